@@ -1,0 +1,159 @@
+"""The vocabulary that every part shares: a rule, what it finds, and the text edits that mend it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from libcst import CSTNode
+
+    from clipcheck.source import Source
+
+
+class Safety(IntEnum):
+    """How far a fix may be trusted; `--fix` applies SAFE ones, `--unsafe-fixes` adds UNSAFE ones."""
+
+    MANUAL = 0
+    UNSAFE = 1
+    SAFE = 2
+
+    @property
+    def applicability(self) -> str:
+        return ("display", "unsafe", "safe")[self]
+
+
+class Severity(str, Enum):
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+class Tier(Enum):
+    """DEFAULT rules run unless ignored, OPT_IN rules only where they are selected."""
+
+    DEFAULT = "default"
+    OPT_IN = "opt-in"
+
+
+class Role(str, Enum):
+    """What an expression of the user's stands for in the statements that a fix replaces.
+
+    With the roles a finding becomes an experiment: the proof puts objects of its own in place of these expressions.
+    """
+
+    PARAMETERS = "parameters"
+    GRADIENTS = "gradients"
+    MODEL = "model"
+    MAX_NORM = "max_norm"
+    NORM_TYPE = "norm_type"
+    EPSILON = "epsilon"
+    OPTIMIZER = "optimizer"
+    SCALER = "scaler"
+    LOSS = "loss"
+    TOTAL = "total"
+
+
+class Edit(NamedTuple):
+    """Replace `text[start:end]` of a block by `text`; offsets count code points."""
+
+    start: int
+    end: int
+    text: str
+
+
+class Fix(NamedTuple):
+    """Text edits that belong together: all are applied or none.
+
+    `imports` are the edits that make the new names available; they are kept apart from `edits`, the change itself,
+    because several fixes share them and because a proof runs the change without them.
+    """
+
+    title: str
+    safety: Safety
+    edits: tuple[Edit, ...]
+    imports: tuple[Edit, ...] = ()
+    roles: tuple[tuple[str, Role], ...] = ()
+
+    @property
+    def all_edits(self) -> tuple[Edit, ...]:
+        return tuple(sorted({*self.edits, *self.imports}))
+
+
+class Hit(NamedTuple):
+    """What a rule yields: lives inside one parse, while its nodes do.
+
+    `help` says what to do by hand where no fix is offered; `related` are the other places that the message speaks of.
+    """
+
+    node: CSTNode
+    message: str
+    fix: Fix | None = None
+    help: str = ""
+    related: tuple[tuple[CSTNode, str], ...] = ()
+
+
+class Place(NamedTuple):
+    """A stretch of a file: lines and columns count from 1, columns in code points, the end is exclusive.
+
+    In a notebook `cell` is the cell's number from 1 and lines count within the cell; elsewhere `cell` is None.
+    """
+
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+    cell: int | None = None
+
+
+class Finding(NamedTuple):
+    """A hit as plain data, free of its parse; sorts by where it stands."""
+
+    path: str
+    place: Place
+    code: str
+    name: str
+    message: str
+    severity: Severity = Severity.WARNING
+    fix: Fix | None = None
+    changes: tuple[tuple[Place, str], ...] = ()  # the fix's edits as places in the file
+    help: str = ""
+    related: tuple[tuple[Place, str], ...] = ()
+    program: int = 0  # which of the file's programs the fix's offsets belong to
+
+    @property
+    def order(self) -> tuple[str, int, int, int, str, str]:
+        at = self.place
+        return self.path, at.cell or 0, at.line, at.column, self.code, self.message
+
+
+Check = Callable[["Source"], Iterator[Hit]]
+CheckT = TypeVar("CheckT", bound=Check)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One check. Its page is the docstring of its module, its example the fixture folder `CODE-name`."""
+
+    code: str
+    name: str
+    check: Check
+    tier: Tier
+    severity: Severity
+    page: str
+
+
+def rule(
+    code: str, name: str, *, tier: Tier = Tier.DEFAULT, severity: Severity = Severity.WARNING
+) -> Callable[[CheckT], CheckT]:
+    """Mark a generator `check(source)` as the rule of its module."""
+
+    def mark(check: CheckT) -> CheckT:
+        page = sys.modules[check.__module__].__doc__ or ""
+        check.rule = Rule(code, name, check, tier, severity, page.strip())  # type: ignore[attr-defined]
+        return check
+
+    return mark
