@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from libcst import CSTNode
@@ -130,30 +128,21 @@ class Finding(NamedTuple):
         return self.path, at.cell or 0, at.line, at.column, self.code, self.message
 
 
-Check = Callable[["Source"], Iterator[Hit]]
-CheckT = TypeVar("CheckT", bound=Check)
+class Rule(NamedTuple):
+    """One kind of fault. Its check and its page are the module `clipcheck.rules.<name>`, its example the fixture folder.
 
-
-@dataclass(frozen=True)
-class Rule:
-    """One check. Its page is the docstring of its module, its example the fixture folder `CODE-name`."""
+    `marks` are patterns that a file's bytes must all hold before the check is worth running.
+    """
 
     code: str
     name: str
-    check: Check
     tier: Tier
     severity: Severity
-    page: str
+    marks: tuple[bytes, ...]
+
+    @property
+    def module(self) -> str:
+        return self.name.replace("-", "_")
 
 
-def rule(
-    code: str, name: str, *, tier: Tier = Tier.DEFAULT, severity: Severity = Severity.WARNING
-) -> Callable[[CheckT], CheckT]:
-    """Mark a generator `check(source)` as the rule of its module."""
-
-    def mark(check: CheckT) -> CheckT:
-        page = sys.modules[check.__module__].__doc__ or ""
-        check.rule = Rule(code, name, check, tier, severity, page.strip())  # type: ignore[attr-defined]
-        return check
-
-    return mark
+Check = Callable[["Source"], Iterator[Hit]]

@@ -1,0 +1,1 @@
+"""The output formats, one module each: a function from an outcome to text."""
