@@ -33,9 +33,7 @@ RULES: dict[str, Rule] = {
 
 def wanted(data: bytes, codes: frozenset[str]) -> frozenset[str]:
     """Those of `codes` whose marks `data` holds. A superset test: a file that lacks a mark cannot hold the fault."""
-    return frozenset(
-        code for code in codes if all(_compiled(mark).search(data) for mark in RULES[code].marks)
-    )
+    return frozenset(code for code in codes if all(_compiled(mark).search(data) for mark in RULES[code].marks))
 
 
 @cache

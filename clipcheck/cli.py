@@ -34,9 +34,7 @@ def main() -> None:
 @main.command()
 @click.argument("paths", nargs=-1)
 @click.option("--fix", is_flag=True, help="Apply safe fixes.")
-@click.option(
-    "--unsafe-fixes", is_flag=True, help="Let --fix and --diff take fixes that change training, too."
-)
+@click.option("--unsafe-fixes", is_flag=True, help="Let --fix and --diff take fixes that change training, too.")
 @click.option("--diff", is_flag=True, help="Show what --fix would change; change nothing.")
 @click.option("--select", multiple=True, metavar="CODES", help="Run these rules only (CLIP001, CLIP1, ALL).")
 @click.option("--ignore", multiple=True, metavar="CODES", help="Leave these rules out.")
@@ -66,9 +64,7 @@ def check(paths: tuple[str, ...], **options: Any) -> None:
             fix=wants_fixes,
             safety=Safety.UNSAFE if options["unsafe_fixes"] else Safety.SAFE,
         )
-        outcome = run.check(
-            paths or (".",), settings, options["jobs"], write=options["fix"] and not options["diff"]
-        )
+        outcome = run.check(paths or (".",), settings, options["jobs"], write=options["fix"] and not options["diff"])
     except (ConfigError, MissingPath) as error:
         raise click.UsageError(str(error)) from None
     for error_line in outcome.errors:

@@ -116,9 +116,7 @@ def _is_loaded(source: Source, name: str, path: str, package: str) -> bool:
     """Whether `path`, bound to `name`, gives access to `package`: `import clipcheck` alone does not load a submodule."""
     if path == package or path.startswith("torch"):
         return True
-    return any(
-        cst_name == package for node in source.nodes(cst.Import) for cst_name in _imported_modules(node)
-    )
+    return any(cst_name == package for node in source.nodes(cst.Import) for cst_name in _imported_modules(node))
 
 
 def _imported_modules(node: cst.Import) -> list[str]:
@@ -189,9 +187,9 @@ def _after_prologue(source: Source) -> int:
     offset = 0
     for index, statement in enumerate(source.module.body):
         match statement:
-            case cst.SimpleStatementLine(
-                body=[cst.Expr(value=cst.SimpleString() | cst.ConcatenatedString())]
-            ) if index == 0:
+            case cst.SimpleStatementLine(body=[cst.Expr(value=cst.SimpleString() | cst.ConcatenatedString())]) if (
+                index == 0
+            ):
                 offset = lines_of(source, statement)[1]
             case cst.SimpleStatementLine(body=[cst.ImportFrom(module=cst.Name("__future__"))]):
                 offset = lines_of(source, statement)[1]

@@ -122,9 +122,7 @@ def _finding(path: str, doc: Document, index: int, code: str, source: object, hi
     )
 
 
-def _settle(
-    path: str, data: bytes, checked: _Checked, codes: frozenset[str], settings: Settings
-) -> FileReport:
+def _settle(path: str, data: bytes, checked: _Checked, codes: frozenset[str], settings: Settings) -> FileReport:
     """Apply every fix that touches no other, look again, and go on until nothing more is to be fixed."""
     fixed: list[Finding] = []
     errors = list(checked.errors)
@@ -150,9 +148,7 @@ def _settle(
     else:
         errors.append(f"{path}: the fixes do not settle after {MAX_ROUNDS} rounds")
         return FileReport(path, data, checked.findings, errors=tuple(errors))
-    return FileReport(
-        path, data, checked.findings, tuple(fixed), current if current != data else None, tuple(errors)
-    )
+    return FileReport(path, data, checked.findings, tuple(fixed), current if current != data else None, tuple(errors))
 
 
 def _step(
@@ -170,9 +166,7 @@ def _step(
     again = _check(path, after, wanted(after, settings.codes) | codes, settings)
     if again.errors or any(f.code == INVALID_SYNTAX for f in again.findings):
         return None
-    before, now, gone = (
-        Counter(f.code for f in group) for group in (checked.findings, again.findings, taken)
-    )
+    before, now, gone = (Counter(f.code for f in group) for group in (checked.findings, again.findings, taken))
     if any(now[code] > before[code] - gone[code] for code in now):
         return None
     return after, again, taken

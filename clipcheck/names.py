@@ -12,9 +12,7 @@ from typing import Literal, TypeAlias
 
 import libcst as cst
 
-Kind: TypeAlias = Literal[
-    "import", "assign", "augmented", "for", "with", "parameter", "def", "class", "other"
-]
+Kind: TypeAlias = Literal["import", "assign", "augmented", "for", "with", "parameter", "def", "class", "other"]
 
 # Fields that hold punctuation and whitespace: nothing that a rule asks about lives below them.
 _PUNCTUATION = frozenset(
@@ -232,9 +230,7 @@ class Names:
         home = scope.elsewhere.get(binding.name, scope)
         home.bindings.setdefault(binding.name, []).append(binding)
 
-    def _bind_target(
-        self, target: cst.CSTNode, scope: Scope, kind: Kind, value: cst.BaseExpression | None
-    ) -> None:
+    def _bind_target(self, target: cst.CSTNode, scope: Scope, kind: Kind, value: cst.BaseExpression | None) -> None:
         match target:
             case cst.Name(value=name):
                 self._add(scope, Binding(name, target, kind, value))

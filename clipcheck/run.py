@@ -82,9 +82,7 @@ def _run(candidates: Sequence[tuple[str, bytes]], settings: Settings, jobs: int)
             try:
                 yield future.result()
             except BrokenProcessPool:
-                yield FileReport(
-                    path, data, errors=(f"{path}: the worker process died, the file was not checked",)
-                )
+                yield FileReport(path, data, errors=(f"{path}: the worker process died, the file was not checked",))
 
 
 def _says_something(report: FileReport) -> bool:

@@ -189,9 +189,7 @@ class _Spans(CodegenState):
 
 
 class _Recorder:
-    def __init__(
-        self, spans: _Spans, node: cst.CSTNode, first: cst.CSTNode | None, last: cst.CSTNode | None
-    ) -> None:
+    def __init__(self, spans: _Spans, node: cst.CSTNode, first: cst.CSTNode | None, last: cst.CSTNode | None) -> None:
         self.spans, self.node, self.first, self.last = spans, node, first, last
 
     def __enter__(self) -> None:

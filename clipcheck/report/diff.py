@@ -19,8 +19,5 @@ def report(outcome: Outcome) -> str:
                 lines = difflib.unified_diff(
                     old.text.splitlines(keepends=True), new.text.splitlines(keepends=True), name, name
                 )
-                pieces += [
-                    line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
-                    for line in lines
-                ]
+                pieces += [line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines]
     return "".join(pieces)

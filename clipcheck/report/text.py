@@ -33,9 +33,7 @@ def summary(outcome: Outcome, settings: Settings) -> str:
     left, fixed = len(outcome.findings), len(outcome.fixed)
     if not left + fixed:
         return "No problems found.\n"
-    safe, unsafe = (
-        sum(_safety(f) is level for f in outcome.findings) for level in (Safety.SAFE, Safety.UNSAFE)
-    )
+    safe, unsafe = (sum(_safety(f) is level for f in outcome.findings) for level in (Safety.SAFE, Safety.UNSAFE))
     if settings.fix:
         lines = [f"Found {_problems(left + fixed)} ({fixed} fixed, {left} left)."]
     else:
@@ -162,9 +160,7 @@ def _diff(changes: tuple[tuple[Place, str], ...], lines: dict[int, str]) -> Iter
     yield f"{' ' * width} |\n"
 
 
-def _touched_lines(
-    changes: tuple[tuple[Place, str], ...], lines: dict[int, str]
-) -> list[tuple[int, int, str]]:
+def _touched_lines(changes: tuple[tuple[Place, str], ...], lines: dict[int, str]) -> list[tuple[int, int, str]]:
     """Runs of whole lines with what they become, changes on neighbouring lines taken together."""
     runs: list[list[tuple[Place, str]]] = []
     for change in changes:
@@ -187,10 +183,7 @@ def _become(run: list[tuple[Place, str]], lines: dict[int, str]) -> tuple[int, i
     def at(line: int, column: int) -> int:
         return starts.get(line, total) + column - 1
 
-    edits = [
-        document.Edit(at(p.line, p.column), at(p.end_line, p.end_column), _unix(content))
-        for p, content in run
-    ]
+    edits = [document.Edit(at(p.line, p.column), at(p.end_line, p.end_column), _unix(content)) for p, content in run]
     return first, last, document.apply(text, edits)
 
 

@@ -49,11 +49,7 @@ def check(source: Source) -> Iterator[Hit]:
                 if binding.kind == "import" and binding.path and source.names.origin(binding) == OLD:
                     yield from _imported(source, scope, binding, alone=len(bindings) == 1)
     for node in source.nodes(cst.Attribute):
-        if (
-            node.attr.value == "clip_grad_norm"
-            and source.qualified(node) == OLD
-            and not _is_target(source, node)
-        ):
+        if node.attr.value == "clip_grad_norm" and source.qualified(node) == OLD and not _is_target(source, node):
             yield _attribute(source, node)
 
 
@@ -79,9 +75,7 @@ def _imported(source: Source, scope: Scope, binding: Binding, alone: bool) -> It
             why=f"`{binding.name}` has several origins", todo="keep the import of `clip_grad_norm_`"
         )
     if _is_exported(source, binding.name):
-        obstacle = BY_HAND.format(
-            why="the name is part of `__all__`", todo="export `clip_grad_norm_` instead"
-        )
+        obstacle = BY_HAND.format(why="the name is part of `__all__`", todo="export `clip_grad_norm_` instead")
     fix = None if obstacle else _import_fix(source, binding, uses)
     help_text = obstacle or (
         COPIES if fix else BY_HAND.format(why="a comment stands in the way", todo="edit the import")
@@ -108,14 +102,11 @@ def _import_fix(source: Source, binding: Binding, uses: list[cst.Name]) -> Fix |
     return Fix(TITLE, _safety(source), edits)
 
 
-def _rename(
-    source: Source, alias: cst.ImportAlias, uses: list[cst.Name], spelled: str, renamed: bool
-) -> Fix | None:
+def _rename(source: Source, alias: cst.ImportAlias, uses: list[cst.Name], spelled: str, renamed: bool) -> Fix | None:
     """Import torch's new name in place of the old one."""
     if not renamed and source.is_taken(NEW):
         beside = any(
-            source.names.origin(b) == f"torch.nn.utils.{NEW}"
-            for b in source.scope(alias).bindings.get(NEW, [])
+            source.names.origin(b) == f"torch.nn.utils.{NEW}" for b in source.scope(alias).bindings.get(NEW, [])
         )
         if not beside:  # something else is called clip_grad_norm_ here
             return Fix(TITLE, Safety.SAFE, (replace(source, alias, f"{NEW} as clip_grad_norm"),))
@@ -200,19 +191,13 @@ def _guard(source: Source, node: cst.CSTNode) -> str:
     for above in source.ancestors(node):
         match above:
             case cst.If(test=test) | cst.IfExp(test=test) if inner is not test:
-                others = [
-                    part for part in (above.body, above.orelse) if part is not None and part is not inner
-                ]
+                others = [part for part in (above.body, above.orelse) if part is not None and part is not inner]
                 if _VERSION.search(source.code(test)) or any(_mentions_new(source, part) for part in others):
-                    return BY_HAND.format(
-                        why="it stands behind a version test", todo="keep the newer branch only"
-                    )
+                    return BY_HAND.format(why="it stands behind a version test", todo="keep the newer branch only")
             case cst.Try(handlers=[*handlers], body=body):
                 parts = [part for part in (body, *handlers) if part is not inner]
                 if any(_mentions_new(source, part) for part in parts):
-                    return BY_HAND.format(
-                        why="it is one of two ways of a `try`", todo="keep the newer one only"
-                    )
+                    return BY_HAND.format(why="it is one of two ways of a `try`", todo="keep the newer one only")
             case cst.FunctionDef() | cst.ClassDef():
                 break
         inner = above
