@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from clipcheck.catalogue import RULES
-from clipcheck.rule import Safety, Tier
+from clipcheck.rule import Safety, Target, Tier
 
 DEFAULT = frozenset(code for code, rule in RULES.items() if rule.tier is Tier.DEFAULT)
 
@@ -20,7 +20,7 @@ class Settings:
     """The frozen wishes of one run, small enough to send to a worker process."""
 
     codes: frozenset[str] = DEFAULT
-    target: str = "clipcheck"
+    target: Target = "clipcheck"
     fix: bool = False
     safety: Safety = Safety.SAFE
 

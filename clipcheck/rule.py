@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from libcst import CSTNode
 
     from clipcheck.source import Source
+
+
+# Whose functions a fix calls: clipcheck's own runtime, or torch's.
+Target: TypeAlias = Literal["clipcheck", "torch"]
 
 
 class Safety(IntEnum):

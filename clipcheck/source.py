@@ -5,23 +5,20 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
-from typing import Literal, TypeAlias, TypeVar, cast
+from typing import TypeAlias, TypeVar, cast
 
 import libcst as cst
 from libcst._nodes.internal import CodegenState
 
 from clipcheck.names import Binding, Names, Scope, children
+from clipcheck.rule import Target
 
-Target: TypeAlias = Literal["clipcheck", "torch"]
 Statement: TypeAlias = cst.SimpleStatementLine | cst.BaseCompoundStatement
 NodeT = TypeVar("NodeT", bound=cst.CSTNode)
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
-
-
-class RoundTripError(Exception):
-    """LibCST does not give the text back unchanged, so no edit can be trusted."""
 
 
 class Source:
@@ -127,8 +124,9 @@ class Source:
                 return found, next(i for i, item in enumerate(found) if item is statement)
         return [], 0
 
-    def function(self, node: cst.CSTNode) -> cst.FunctionDef | cst.Lambda | None:
-        return self.enclosing(node, cst.FunctionDef, cst.Lambda)
+    def function(self, node: cst.CSTNode) -> cst.FunctionDef | None:
+        """The innermost `def` around `node`."""
+        return self.enclosing(node, cst.FunctionDef)
 
     # --- names --------------------------------------------------------------------------------------------------
 
@@ -182,20 +180,12 @@ class _Spans(CodegenState):
         start = self._starts.pop()
         self.of.setdefault(node, (start, self.position))
 
+    @contextmanager
     def record_syntactic_position(
         self, node: cst.CSTNode, *, start_node: cst.CSTNode | None = None, end_node: cst.CSTNode | None = None
-    ) -> _Recorder:
-        return _Recorder(self, node, start_node, end_node)
-
-
-class _Recorder:
-    def __init__(self, spans: _Spans, node: cst.CSTNode, first: cst.CSTNode | None, last: cst.CSTNode | None) -> None:
-        self.spans, self.node, self.first, self.last = spans, node, first, last
-
-    def __enter__(self) -> None:
-        self.start = self.spans.position
-
-    def __exit__(self, *_: object) -> None:
-        start = self.start if self.first is None else self.spans.of[self.first][0]
-        end = self.spans.position if self.last is None else self.spans.of[self.last][1]
-        self.spans.of[self.node] = start, end
+    ) -> Iterator[None]:
+        start = self.position
+        yield
+        if start_node is not None:
+            start = self.of[start_node][0]
+        self.of[node] = start, self.position if end_node is None else self.of[end_node][1]

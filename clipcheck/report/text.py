@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from clipcheck import document
 from clipcheck.config import Settings
 from clipcheck.engine import FileReport
-from clipcheck.rule import Finding, Place, Safety
+from clipcheck.rule import Edit, Finding, Place, Safety
 from clipcheck.run import Outcome
 
 CONTEXT = 2
@@ -183,7 +183,7 @@ def _become(run: list[tuple[Place, str]], lines: dict[int, str]) -> tuple[int, i
     def at(line: int, column: int) -> int:
         return starts.get(line, total) + column - 1
 
-    edits = [document.Edit(at(p.line, p.column), at(p.end_line, p.end_column), _unix(content)) for p, content in run]
+    edits = [Edit(at(p.line, p.column), at(p.end_line, p.end_column), _unix(content)) for p, content in run]
     return first, last, document.apply(text, edits)
 
 

@@ -1,0 +1,109 @@
+"""Every fixture: the findings that stand beside its lines, the fix that stands beside it, and silence where it is due."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from clipcheck import engine, fixtures
+from clipcheck.catalogue import RULES, wanted
+from clipcheck.config import DEFAULT, Settings
+from clipcheck.rule import Rule, Safety, Target
+
+EXPECT = re.compile(r"#\s*expect:\s*(CLIP\d{3}(?:\s*,\s*CLIP\d{3})*)")
+CLAIM = re.compile(r"# claim: (same|bounded|finite|raises)\b")
+
+EXAMPLES = [(rule, example) for rule in RULES.values() for example in fixtures.examples(rule)]
+FIXED = [(rule, example) for rule, example in EXAMPLES if example.after]
+TORCH = [
+    (rule, example) for rule in RULES.values() for example in fixtures.examples(rule, "after_torch") if example.after
+]
+SILENT = [(rule, path) for rule in RULES.values() for path in fixtures.clean(rule)]
+
+
+def run(path: Path, codes: frozenset[str], fix: bool = False, target: Target = "clipcheck") -> engine.FileReport:
+    settings = Settings(codes=codes, fix=fix, safety=Safety.UNSAFE, target=target)
+    report = engine.run(path.name, path.read_bytes(), settings)
+    assert report.errors == ()
+    return report
+
+
+def fixed(path: Path, rule: Rule, target: Target = "clipcheck") -> str:
+    report = run(path, frozenset({rule.code}), fix=True, target=target)
+    return (report.fixed_data or report.data).decode()
+
+
+def identify(value: object) -> str:
+    return value.name if isinstance(value, (Rule, fixtures.Example, Path)) else str(value)
+
+
+@pytest.mark.parametrize(("rule", "example"), EXAMPLES, ids=identify)
+def test_findings_stand_where_they_are_expected(rule: Rule, example: fixtures.Example) -> None:
+    lines = example.before.read_text(encoding="utf-8").splitlines()
+    expected = sorted(
+        (number, code.strip())
+        for number, line in enumerate(lines, 1)
+        if (match := EXPECT.search(line))
+        for code in match.group(1).split(",")
+    )
+    assert any(code == rule.code for _, code in expected), "an example shows its own rule"
+    report = run(example.before, DEFAULT | {rule.code})
+    assert sorted((finding.place.line, finding.code) for finding in report.findings) == expected
+
+
+@pytest.mark.parametrize(("rule", "example"), EXAMPLES, ids=identify)
+def test_prefilter_lets_every_example_pass(rule: Rule, example: fixtures.Example) -> None:
+    assert wanted(example.before.read_bytes(), frozenset({rule.code})) == {rule.code}
+
+
+@pytest.mark.parametrize(("rule", "example"), FIXED, ids=identify)
+def test_fix_gives_the_text_written_beside_it(rule: Rule, example: fixtures.Example) -> None:
+    assert example.after is not None
+    assert without_expectations(fixed(example.before, rule)) == without_expectations(example.after.read_text())
+
+
+@pytest.mark.parametrize(("rule", "example"), TORCH, ids=identify)
+def test_fix_towards_torch(rule: Rule, example: fixtures.Example) -> None:
+    assert example.after is not None
+    assert without_expectations(fixed(example.before, rule, "torch")) == without_expectations(example.after.read_text())
+
+
+@pytest.mark.parametrize(("rule", "example"), FIXED, ids=identify)
+def test_after_is_silent_and_stays_as_it_is(rule: Rule, example: fixtures.Example) -> None:
+    assert example.after is not None
+    codes = DEFAULT | {rule.code}
+    report = run(example.after, codes, fix=True)
+    assert [f"{f.place.line}: {f.code}" for f in report.findings + report.fixed] == []
+    ast.parse(example.after.read_text())
+
+
+@pytest.mark.parametrize(("rule", "example"), [pair for pair in EXAMPLES if not pair[1].after], ids=identify)
+def test_a_shape_without_fix_says_what_to_do(rule: Rule, example: fixtures.Example) -> None:
+    own = [f for f in run(example.before, frozenset({rule.code})).findings if f.code == rule.code]
+    assert [f.fix for f in own] == [None] * len(own)
+    assert all(f.help for f in own)
+
+
+@pytest.mark.parametrize(("rule", "path"), SILENT, ids=identify)
+def test_look_alikes_stay_silent(rule: Rule, path: Path) -> None:
+    report = run(path, DEFAULT | {rule.code})
+    assert [f"{f.place.line}: {f.code} {f.message}" for f in report.findings] == []
+
+
+@pytest.mark.parametrize(("rule", "example"), FIXED, ids=identify)
+def test_a_fixable_example_names_its_claim(rule: Rule, example: fixtures.Example) -> None:
+    """A safe fix must keep the training, so nothing but `same` will do for it."""
+    claim = CLAIM.match(example.before.read_text())
+    assert claim, "the first line says what running the pair must show"
+    report = run(example.before, frozenset({rule.code}))
+    if any(f.fix and f.fix.safety is Safety.SAFE for f in report.findings) and claim.group(1) != "raises":
+        assert claim.group(1) == "same"
+
+
+def without_expectations(text: str) -> str:
+    """The comments that the tests read stay in `before` and may move with their line."""
+    kept = [EXPECT.sub("", line).rstrip() for line in text.splitlines() if not CLAIM.match(line)]
+    return "\n".join(kept)
