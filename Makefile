@@ -17,7 +17,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
-	$(BIN)/python -m clipcheck.bench.startup
+	$(BIN)/python benchmarks/linter.py
 
 clean:
 	rm -rf .venv
