@@ -166,3 +166,8 @@ def test_the_page_shows_the_example(rule: Rule) -> None:
     assert "## Example" in page
     assert "# expect" not in page
     assert "# claim" not in page
+
+
+def test_the_readme_holds_the_table_of_rules() -> None:
+    """`python -c "from clipcheck import pages; print(pages.table())"` prints it anew."""
+    assert pages.table() in (PROJECT / "README.md").read_text(encoding="utf-8")
