@@ -58,13 +58,13 @@ def judge(claim: Claim, before: str, after: str, to_torch: bool = False) -> Outc
 
 
 class _Errors(NamedTuple):
-    """Distances of one setting: between the sides, and of each from the float64 run."""
+    """Distances of one setting: between the sides, and of each from the float64 run; and the seconds of each."""
 
-    dtype: torch.dtype
+    setting: Setting
     apart: float
     before: float
     after: float
-    speed: float
+    seconds: tuple[float, float]
 
 
 def _same(old: Program, new: Program, bitwise: bool, nearness: bool) -> Outcome:
@@ -80,14 +80,14 @@ def _same(old: Program, new: Program, bitwise: bool, nearness: bool) -> Outcome:
         _compare(exact, reference, after, bitwise)
         for dtype in (torch.float32, torch.bfloat16):
             setting = exact._replace(dtype=dtype)
-            one, other = _both(old, new, setting, swap=bool(seed % 2))
+            one, other = run(old, setting), run(new, setting)
             if one.raised is not None:
                 notes[f"before raised {_name(one.raised)} in {dtype}".replace("torch.", "")] = None
                 continue
             apart = _compare(setting, one, other, bitwise)
             errors = (distance.of_traces(reference, side, strict_types=False) for side in (one, other))
-            rows.append(_Errors(dtype, apart, *errors, other.seconds / one.seconds))
-    float32 = [row for row in rows if row.dtype is torch.float32]
+            rows.append(_Errors(setting, apart, *errors, (one.seconds, other.seconds)))
+    float32 = [row for row in rows if row.setting.dtype is torch.float32]
     if not float32:
         raise Refuted("before raised under every setting: " + "; ".join(notes))
     nearer = _nearer(rows, demanded=nearness)
@@ -95,7 +95,7 @@ def _same(old: Program, new: Program, bitwise: bool, nearness: bool) -> Outcome:
         True,
         difference=max(row.apart for row in float32),
         nearer=nearer,
-        speed=median(row.speed for row in float32),
+        speed=_speed(float32),
         notes=tuple(notes),
     )
 
@@ -115,13 +115,13 @@ def _circumstance(setting: Setting) -> str:
     return "a parameter without gradient" if setting.unused else "ordinary gradients"
 
 
-def _both(old: Program, new: Program, setting: Setting, swap: bool) -> tuple[Trace, Trace]:
-    """Both sides under one setting, in turns first, so that neither always finds the caches warm."""
-    if swap:
-        other = run(new, setting)
-        return run(old, setting), other
-    one = run(old, setting)
-    return one, run(new, setting)
+def _speed(rows: list[_Errors]) -> float:
+    """The new side's time by the old one's: of the fastest run with each optimizer, and of those ratios the median."""
+    fastest: dict[str, tuple[float, float]] = {}
+    for row in rows:
+        before, after = fastest.get(row.setting.optimizer, row.seconds)
+        fastest[row.setting.optimizer] = min(before, row.seconds[0]), min(after, row.seconds[1])
+    return median(after / before for before, after in fastest.values())
 
 
 def _compare(setting: Setting, one: Trace, other: Trace, bitwise: bool) -> float:
@@ -140,8 +140,9 @@ def _compare(setting: Setting, one: Trace, other: Trace, bitwise: bool) -> float
 def _nearer(rows: list[_Errors], demanded: bool) -> Nearer:
     """Which side is nearer to the float64 runs, on average over the settings of each precision."""
     verdicts: list[Nearer] = []
-    for dtype in dict.fromkeys(row.dtype for row in rows):
-        before, after = (fmean(getattr(row, side) for row in rows if row.dtype is dtype) for side in ("before", "after"))
+    for dtype in dict.fromkeys(row.setting.dtype for row in rows):
+        here = [row for row in rows if row.setting.dtype is dtype]
+        before, after = fmean(row.before for row in here), fmean(row.after for row in here)
         unit = torch.finfo(dtype).eps / 2
         if demanded and after > WORSE * before + unit:
             raise Refuted(

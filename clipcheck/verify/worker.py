@@ -143,19 +143,19 @@ def serve() -> None:
         say(missing=str(error).partition("\n")[0])
         return
     torch.set_num_threads(1)
-    _limit()
+    _limit(RLIMIT_DATA=MEMORY_BYTES, RLIMIT_CORE=0)  # after the import, which is not the program's fault
     say(ready=True)
     for line in sys.stdin:
         say(result=_answer(json.loads(line), lambda at: say(at=at)))
 
 
-def _limit() -> None:
-    """Bounds on memory and disk, where the system has them; after the import, which is not the program's fault."""
+def _limit(**limits: int) -> None:
+    """Bounds on memory or disk, where the system has them."""
     try:
         import resource
     except ImportError:  # Windows
         return
-    for kind, limit in (("RLIMIT_DATA", MEMORY_BYTES), ("RLIMIT_FSIZE", 0), ("RLIMIT_CORE", 0)):
+    for kind, limit in limits.items():
         if hasattr(resource, kind):
             with contextlib.suppress(ValueError, OSError):
                 resource.setrlimit(getattr(resource, kind), (limit, limit))
