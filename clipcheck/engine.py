@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,9 +13,8 @@ from clipcheck.document import Document, Program
 from clipcheck.rule import Edit, Finding, Hit, Place, Severity
 
 if TYPE_CHECKING:
-    from libcst import ParserSyntaxError
-
     from clipcheck.source import Source
+    from clipcheck.syntax import Fault
 
 MAX_ROUNDS = 10
 INVALID_SYNTAX = "invalid-syntax"
@@ -73,18 +71,23 @@ def _check(path: str, data: bytes, codes: frozenset[str], settings: Settings) ->
 def _check_program(
     path: str, doc: Document, index: int, program: Program, codes: frozenset[str], settings: Settings
 ) -> tuple[list[Finding], list[str]]:
+    from clipcheck import syntax
+
     try:
-        source, faults = _parsed(program, settings.target)
+        source, faults = syntax.parse(program, settings.target)
     except RecursionError:
         return [], [f"{path}: nested too deeply to be analysed"]
-    findings = [_invalid_syntax(path, doc.place(index, at, at), message) for at, message in faults]
+    # a document's fragments are often abridged (`for x, y in …:`), and nobody runs them
+    said = () if doc.fragments else faults
+    broken = [_invalid_syntax(path, doc.place(index, fault.at, fault.at), fault.message) for fault in said]
     if source is None:
-        return findings, []
+        return broken, []
+    findings: list[Finding] = []
     errors: list[str] = []
     for code in sorted(codes):
         try:
             hits = list(_run_rule(code, source))
-            findings += [_finding(path, doc, index, code, source, hit) for hit in hits]
+            findings += [_finding(path, doc, index, code, source, hit, faults) for hit in hits]
         except RecursionError:
             return [], [f"{path}: nested too deeply to be analysed"]
         except Exception as error:
@@ -92,54 +95,29 @@ def _check_program(
     if findings and not source.exact:
         findings = [finding._replace(fix=None, changes=()) for finding in findings]
         findings.append(_not_round_tripped(path, doc.place(index, 0, 0)))
-    return findings, errors
+    return [*broken, *findings], errors
 
 
-def _parsed(program: Program, target: str) -> tuple[Source | None, list[tuple[int, str]]]:
-    """The program parsed, with the offset and message of what does not: a bad cell must not hide the good ones."""
-    import libcst as cst
-
-    from clipcheck.source import Source
-
-    faults: list[tuple[int, str]] = []
-    text = program.text
-    try:
-        return Source(text, target), faults
-    except cst.ParserSyntaxError as error:
-        whole = _fault(text, error)
-    if len(program.segments) == 1:
-        return None, [whole]
-    for segment in program.segments:
-        piece = program.text[segment.start : segment.end]
-        try:
-            cst.parse_module(piece)
-        except cst.ParserSyntaxError as error:
-            at, message = _fault(piece, error)
-            faults.append((segment.start + at, message))
-            text = text[: segment.start] + _NOT_LINE_END.sub(" ", piece) + text[segment.end :]
-    try:
-        return Source(text, target), faults
-    except cst.ParserSyntaxError:
-        return None, faults or [whole]
-
-
-_NOT_LINE_END = re.compile(r"[^\r\n]")
-
-
-def _run_rule(code: str, source: object) -> Iterable[Hit]:
+def _run_rule(code: str, source: Source) -> Iterable[Hit]:
     from clipcheck.rules import check_of
 
-    return check_of(RULES[code])(source)  # type: ignore[arg-type]
+    return check_of(RULES[code])(source)
 
 
-def _finding(path: str, doc: Document, index: int, code: str, source: object, hit: Hit) -> Finding:
-    from clipcheck.source import Source
+def _may_edit(doc: Document, index: int, edit: Edit, faults: Sequence[Fault]) -> bool:
+    """No edit crosses from one cell into the next, and none stands where something is not Python."""
+    segment = doc.segment(index, edit.start, edit.end)
+    in_faulty = any(fault.start <= edit.start and edit.end <= fault.end for fault in faults)
+    return segment is not None and segment.editable and not in_faulty
 
-    assert isinstance(source, Source)
+
+def _finding(
+    path: str, doc: Document, index: int, code: str, source: Source, hit: Hit, faults: Sequence[Fault]
+) -> Finding:
     rule = RULES[code]
     fix = hit.fix
-    if fix is not None and any(doc.segment(index, edit.start, edit.end) is None for edit in fix.all_edits):
-        fix = None  # an edit that crosses from one cell into the next
+    if fix is not None and not all(_may_edit(doc, index, edit, faults) for edit in fix.all_edits):
+        fix = None
     return Finding(
         path,
         doc.place(index, *source.span(hit.node)),
@@ -197,7 +175,7 @@ def _step(
     taken, edits = _compatible(todo, len(checked.document.programs))
     after = checked.document.splice(edits)
     again = _check(path, after, wanted(document.searchable(path, after), settings.codes) | codes, settings)
-    if again.errors or any(f.code == INVALID_SYNTAX for f in again.findings):
+    if set(again.errors) - set(checked.errors):
         return None
     before, now, gone = (Counter(f.code for f in group) for group in (checked.findings, again.findings, taken))
     if any(now[code] > before[code] - gone[code] for code in now):
@@ -262,35 +240,3 @@ def _not_round_tripped(path: str, place: Place) -> Finding:
         NOT_ROUND_TRIPPED,
         "the parser does not give this file back byte for byte, so it is not fixed",
     )
-
-
-def _fault(text: str, error: ParserSyntaxError) -> tuple[int, str]:
-    """Where and why a text is not Python: in the interpreter's words, which people know, else in the parser's."""
-    starts = [0, *(end.end() for end in document.LINE_END.finditer(text))]
-    line, column, message = _interpreters_word(text) or _parsers_word(error)
-    return min(starts[min(max(line, 1), len(starts)) - 1] + column, len(text)), message
-
-
-def _interpreters_word(text: str) -> tuple[int, int, str] | None:
-    """Line from 1, column from 0 and message; None where this interpreter accepts what the parser does not."""
-    import ast
-    import warnings
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes in strings, not ours to judge
-            ast.parse(text)
-    except SyntaxError as error:
-        return error.lineno or 1, max((error.offset or 1) - 1, 0), error.msg
-    except (ValueError, RecursionError, MemoryError):
-        pass
-    return None
-
-
-def _parsers_word(error: ParserSyntaxError) -> tuple[int, int, str]:
-    """The same from the parser's message, whose `error at 4:0` is right where its attributes are a line off."""
-    found = re.search(r"error at (\d+):(\d+): (.*)", error.message)
-    if found is None:
-        return error.raw_line, error.raw_column, error.message.split("\n")[0]
-    expected = found.group(3) if len(found.group(3)) < 60 else "unexpected token"
-    return int(found.group(1)), int(found.group(2)), expected

@@ -259,7 +259,7 @@ def _spelled(text: str, cell: _Cell, after: str) -> str:
     from difflib import SequenceMatcher
 
     old = [piece.text for piece in cell.pieces]
-    new = [line for line in re.findall(r"[^\n]*\n|[^\n]+", after)]
+    new: list[str] = re.findall(r"[^\n]*\n|[^\n]+", after)
     if not cell.gap and not new:
         return '""'
     if not new:
