@@ -15,6 +15,7 @@ _PYTHON = re.compile(
     r"\{?[ \t]*(?:code-(?:cell|block)[ \t]*\}[ \t]*)?\.?(?:i?python[\d.]*|pyi?|py3)(?![\w+-])|\{code-cell\}[ \t]*$",
     re.IGNORECASE,
 )
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)")
 _DIRECTIVE = re.compile(
     r"(?P<indent>[ \t]*)\.\.[ \t]+(?:(?:code-block|code|sourcecode)::[ \t]*(?:i?python[\d.]*|py3?)|testcode::.*)[ \t]*",
     re.IGNORECASE,
@@ -67,23 +68,28 @@ def _document(text: str, bom: bytes, blocks: Sequence[_Block], editable: bool) -
 
 def _in_text(starts: Sequence[int], block: _Block, edit: Edit) -> Edit:
     """An edit of a block's Python as an edit of the file: every line that it adds gets the block's margin."""
-
-    def at(offset: int) -> tuple[int, int]:
-        index = 0
-        while index < len(block.texts) and offset >= len(block.texts[index]):
-            offset -= len(block.texts[index])
-            index += 1
-        return index, starts[block.line - 1 + index] + len(_margin(block, index)) + offset
-
-    index, start = at(edit.start)
-    _, end = at(edit.end)
-    margin = _margin(block, index)
-    return Edit(start, end, LINE_END.sub(lambda line_end: line_end.group() + margin, edit.text))
+    margin = next((m for m, text in zip(block.margins, block.texts, strict=True) if text.strip()), "")
+    (first, column), (last, end_column) = _row_and_column(block, edit.start), _row_and_column(block, edit.end)
+    start, end = starts[block.line - 1 + first], starts[block.line - 1 + last]
+    if not column and not end_column and (not edit.text or LINE_END.search(edit.text[-1])):  # whole lines
+        return Edit(start, end, _LINE.sub(lambda line: margin + line.group(), edit.text))
+    text = LINE_END.sub(lambda line_end: line_end.group() + margin, edit.text)
+    return Edit(start + _margin(block, first) + column, end + _margin(block, last) + end_column, text)
 
 
-def _margin(block: _Block, index: int) -> str:
-    """The margin of a line, and for the line behind the last, which closes the block, that of the fence's own line."""
-    return block.margins[index] if index < len(block.margins) else block.margins[-1] if block.margins else ""
+def _row_and_column(block: _Block, offset: int) -> tuple[int, int]:
+    """The index of a block's line, or of the one behind its last, and the column from 0."""
+    row = 0
+    while row < len(block.texts) and offset >= len(block.texts[row]):
+        if row + 1 == len(block.texts) and not LINE_END.search(block.texts[row]):
+            break  # the file ends inside the block, without a line end
+        offset -= len(block.texts[row])
+        row += 1
+    return row, offset
+
+
+def _margin(block: _Block, row: int) -> int:
+    return len(block.margins[row]) if row < len(block.margins) else 0
 
 
 # --- Markdown -------------------------------------------------------------------------------------------------------
@@ -100,7 +106,7 @@ def _fences(text: str) -> Iterator[_Block]:
     ends = [*LINE_END.findall(text), ""]
     for token in parser.parse(text):
         if token.type == "fence" and token.map and _PYTHON.match(token.info.strip()):
-            block = _fence(token.map[0] + 1, token.content.split("\n")[:-1], lines, ends)
+            block = _fence(token.map[0] + 1, token.content.removesuffix("\n").split("\n"), lines, ends)
             if block is not None:
                 yield block
 
@@ -108,7 +114,7 @@ def _fences(text: str) -> Iterator[_Block]:
 def _fence(first: int, content: Sequence[str], lines: Sequence[str], ends: Sequence[str]) -> _Block | None:
     """The block whose lines start at index `first`; None where Markdown changed them (tabs that it widened)."""
     raw = lines[first : first + len(content)]
-    if not content or any(not line.endswith(inner) for line, inner in zip(raw, content, strict=True)):
+    if len(raw) != len(content) or any(not line.endswith(inner) for line, inner in zip(raw, content, strict=True)):
         return None
     inside = [line[len(line) - len(inner) :] for line, inner in zip(raw, content, strict=True)]
     return _block(first, raw, inside, ends)
