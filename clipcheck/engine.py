@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from clipcheck import document
 from clipcheck.catalogue import RULES, wanted
 from clipcheck.config import Settings
 from clipcheck.document import Document, Program
 from clipcheck.rule import Edit, Finding, Hit, Place, Severity
+
+if TYPE_CHECKING:
+    from libcst import ParserSyntaxError
+
+    from clipcheck.source import Source
 
 MAX_ROUNDS = 10
 INVALID_SYNTAX = "invalid-syntax"
@@ -40,7 +46,7 @@ class _Checked(NamedTuple):
 
 def run(path: str, data: bytes, settings: Settings) -> FileReport:
     """Check one file and, if the settings say so, fix it in memory."""
-    codes = wanted(data, settings.codes)
+    codes = wanted(document.searchable(path, data), settings.codes)
     if not codes:
         return FileReport(path, data)
     first = _check(path, data, codes, settings)
@@ -57,7 +63,8 @@ def _check(path: str, data: bytes, codes: frozenset[str], settings: Settings) ->
     findings: list[Finding] = []
     errors: list[str] = []
     for index, program in enumerate(doc.programs):
-        found, crashed = _check_program(path, doc, index, program, codes, settings)
+        here = wanted(program.text.encode(), codes) if doc.fragments else codes
+        found, crashed = _check_program(path, doc, index, program, here, settings) if here else ([], [])
         findings += found
         errors += crashed
     return _Checked(doc, tuple(sorted(findings, key=lambda finding: finding.order)), tuple(errors))
@@ -66,18 +73,13 @@ def _check(path: str, data: bytes, codes: frozenset[str], settings: Settings) ->
 def _check_program(
     path: str, doc: Document, index: int, program: Program, codes: frozenset[str], settings: Settings
 ) -> tuple[list[Finding], list[str]]:
-    import libcst as cst
-
-    from clipcheck.source import Source
-
     try:
-        source = Source(program.text, settings.target)
-    except cst.ParserSyntaxError as error:
-        offset = _offset(program.text, error.raw_line, error.raw_column)
-        return [_invalid_syntax(path, doc.place(index, offset, offset), error.message)], []
+        source, faults = _parsed(program, settings.target)
     except RecursionError:
         return [], [f"{path}: nested too deeply to be analysed"]
-    findings: list[Finding] = []
+    findings = [_invalid_syntax(path, doc.place(index, at, at), message) for at, message in faults]
+    if source is None:
+        return findings, []
     errors: list[str] = []
     for code in sorted(codes):
         try:
@@ -91,6 +93,37 @@ def _check_program(
         findings = [finding._replace(fix=None, changes=()) for finding in findings]
         findings.append(_not_round_tripped(path, doc.place(index, 0, 0)))
     return findings, errors
+
+
+def _parsed(program: Program, target: str) -> tuple[Source | None, list[tuple[int, str]]]:
+    """The program parsed, with the offset and message of what does not: a bad cell must not hide the good ones."""
+    import libcst as cst
+
+    from clipcheck.source import Source
+
+    faults: list[tuple[int, str]] = []
+    text = program.text
+    try:
+        return Source(text, target), faults
+    except cst.ParserSyntaxError as error:
+        whole = _fault(text, error)
+    if len(program.segments) == 1:
+        return None, [whole]
+    for segment in program.segments:
+        piece = program.text[segment.start : segment.end]
+        try:
+            cst.parse_module(piece)
+        except cst.ParserSyntaxError as error:
+            at, message = _fault(piece, error)
+            faults.append((segment.start + at, message))
+            text = text[: segment.start] + _NOT_LINE_END.sub(" ", piece) + text[segment.end :]
+    try:
+        return Source(text, target), faults
+    except cst.ParserSyntaxError:
+        return None, faults or [whole]
+
+
+_NOT_LINE_END = re.compile(r"[^\r\n]")
 
 
 def _run_rule(code: str, source: object) -> Iterable[Hit]:
@@ -163,7 +196,7 @@ def _step(
     assert checked.document is not None
     taken, edits = _compatible(todo, len(checked.document.programs))
     after = checked.document.splice(edits)
-    again = _check(path, after, wanted(after, settings.codes) | codes, settings)
+    again = _check(path, after, wanted(document.searchable(path, after), settings.codes) | codes, settings)
     if again.errors or any(f.code == INVALID_SYNTAX for f in again.findings):
         return None
     before, now, gone = (Counter(f.code for f in group) for group in (checked.findings, again.findings, taken))
@@ -231,7 +264,33 @@ def _not_round_tripped(path: str, place: Place) -> Finding:
     )
 
 
-def _offset(text: str, line: int, column: int) -> int:
-    """The offset of a line, from 1, and column, from 0, as the parser's errors give them."""
+def _fault(text: str, error: ParserSyntaxError) -> tuple[int, str]:
+    """Where and why a text is not Python: in the interpreter's words, which people know, else in the parser's."""
     starts = [0, *(end.end() for end in document.LINE_END.finditer(text))]
-    return min(starts[min(line, len(starts)) - 1] + column, len(text))
+    line, column, message = _interpreters_word(text) or _parsers_word(error)
+    return min(starts[min(max(line, 1), len(starts)) - 1] + column, len(text)), message
+
+
+def _interpreters_word(text: str) -> tuple[int, int, str] | None:
+    """Line from 1, column from 0 and message; None where this interpreter accepts what the parser does not."""
+    import ast
+    import warnings
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in strings, not ours to judge
+            ast.parse(text)
+    except SyntaxError as error:
+        return error.lineno or 1, max((error.offset or 1) - 1, 0), error.msg
+    except (ValueError, RecursionError, MemoryError):
+        pass
+    return None
+
+
+def _parsers_word(error: ParserSyntaxError) -> tuple[int, int, str]:
+    """The same from the parser's message, whose `error at 4:0` is right where its attributes are a line off."""
+    found = re.search(r"error at (\d+):(\d+): (.*)", error.message)
+    if found is None:
+        return error.raw_line, error.raw_column, error.message.split("\n")[0]
+    expected = found.group(3) if len(found.group(3)) < 60 else "unexpected token"
+    return int(found.group(1)), int(found.group(2)), expected
