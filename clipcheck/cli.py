@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import click
@@ -110,6 +113,50 @@ def rules() -> None:
 
     for one in RULES.values():
         click.echo(f"{one.code}  {one.tier.value:8}  {one.name}")
+
+
+@main.command()
+@click.option("--select", multiple=True, metavar="CODES", help="Only the examples of these rules.")
+@click.option("--output-format", type=click.Choice(["full", "json"]), default="full", help="How the outcome is shown.")
+@click.option("-j", "--jobs", type=click.IntRange(min=0), default=0, help="Processes to use; 0: one a core.")
+def verify(select: tuple[str, ...], output_format: str, jobs: int) -> None:
+    """Run the rules' examples before and after their fix on torch, and show whether their claims hold."""
+    import os
+
+    from clipcheck import config
+    from clipcheck.catalogue import RULES
+    from clipcheck.verify import pairs, table
+    from clipcheck.verify.worker import NoTorch
+
+    try:
+        codes = config.select(select, (), ()) if select else frozenset(RULES)
+        found = pairs.find(sorted(codes))
+        with _progress(len(found), "verifying") as done:
+            rows = pairs.verify(found, jobs or os.cpu_count() or 1, done)
+    except (config.ConfigError, NoTorch) as error:
+        raise click.UsageError(str(error)) from None
+    click.echo(table.as_json(rows) if output_format == "json" else table.table(rows), nl=output_format == "json")
+    sys.exit(1 if table.failed(rows) else 0)
+
+
+@contextmanager
+def _progress(length: int, label: str) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal's stderr, once the work has taken a second: gives what to call after each step."""
+    start = time.monotonic()
+    steps = 0
+    with ExitStack() as stack:
+        bar: Any = None
+
+        def done() -> None:
+            nonlocal bar, steps
+            steps += 1
+            if bar is None and sys.stderr.isatty() and time.monotonic() - start > 1:
+                bar = stack.enter_context(click.progressbar(length=length, label=label, file=sys.stderr))
+                bar.update(steps)
+            elif bar is not None:
+                bar.update(1)
+
+        yield done
 
 
 if __name__ == "__main__":

@@ -1,0 +1,195 @@
+"""The total norm of gradients on the CPU, read once, on all threads, to about 1e-10.
+
+A full reduction in torch runs on one thread and sums millions of float32 squares into few accumulators (error 1e-5
+to 1e-2). Here each gradient is viewed as rows of 128 elements: the row norms run on all threads in torch's vectorised
+kernel, and are combined in float64. Rows that short keep even constant gradients at 1e-7; rows of 4,096 are 10 %
+faster and lose a factor of 20 there.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+ROW = 128  # elements a row
+SMALL = 8_192  # gradients of fewer elements are flattened together: one call each would cost more than the copy
+EXACT = 131_072  # up to here a set of gradients goes through float64 altogether
+CHUNK = 1_048_576  # elements that are flattened or converted at once: 4 MB of scratch in float32
+VIEW = 128 * CHUNK  # elements whose row norms are held at once: 4 MB too
+
+_scratch = threading.local()
+
+
+def norm(grads: list[Tensor], norm_type: float) -> float:
+    """Returns the total norm of real or complex gradients of any floating dtypes; at least one element, not p = 0."""
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for grad in grads:
+        if grad.numel():
+            by_dtype.setdefault(grad.dtype, []).append(grad)
+    return combined([_group_norm(group, norm_type) for group in by_dtype.values()], norm_type)
+
+
+def scale_(grads: list[Tensor], coefficient: float) -> None:
+    """Multiplies the gradients in place; the coefficient is never rounded to a low-precision dtype."""
+    wide: list[Tensor] = []
+    narrow: list[Tensor] = []
+    for grad in grads:
+        (wide if grad.dtype in (torch.float64, torch.complex128) else narrow).append(grad)
+    # A 0-dim tensor takes the vectorised path that a Python float misses: 0.70 against 2.84 ms for 2,000 gradients.
+    if narrow:
+        torch._foreach_mul_(narrow, torch.tensor(coefficient, dtype=torch.float32, device="cpu"))
+    if wide:
+        torch._foreach_mul_(wide, torch.tensor(coefficient, dtype=torch.float64, device="cpu"))
+
+
+def combined(norms: Iterable[float], norm_type: float) -> float:
+    """Returns the norm of a vector of partial norms; no power of them overflows."""
+    values = list(norms)
+    if len(values) == 1:
+        return values[0]
+    largest = max(values)
+    vector = torch.tensor(values, dtype=torch.float64, device="cpu")
+    if not 0 < largest < math.inf or any(map(math.isnan, values)) or math.isinf(norm_type):
+        return _of_doubles(vector, norm_type)
+    return largest * _of_doubles(vector / largest, norm_type)
+
+
+def _group_norm(grads: list[Tensor], norm_type: float) -> float:
+    """The norm of gradients of one dtype: fast, and again in float64 where the fast way left its range."""
+    if grads[0].is_complex():
+        grads = [torch.view_as_real(g.resolve_conj()) if norm_type == 2 else g.abs() for g in grads]
+    fast = _fold(_partial_norms(grads, norm_type), norm_type)
+    return fast if _in_range(fast, grads, norm_type) else careful_norm(grads, norm_type)
+
+
+def _in_range(norm: float, grads: list[Tensor], norm_type: float) -> bool:
+    """Whether no power of an element can have been lost: to infinity above, to zero below.
+
+    An element's power below 1e-38 may be flushed. Where the mean power is above 1e-30 that is under 1e-8 of the sum.
+    """
+    if not math.isfinite(norm):
+        return False
+    if math.isinf(norm_type) or norm_type == 1:
+        return True
+    if norm_type < 0:
+        return norm > 1e-25  # the norms of rows are larger; in float32 none of them is subnormal then
+    if norm == 0:
+        return False
+    elements = sum(map(Tensor.numel, grads))
+    floor = 1e-290 if grads[0].dtype == torch.float64 else 1e-30
+    return norm_type * math.log(norm) > math.log(elements) + math.log(floor)
+
+
+def _partial_norms(grads: list[Tensor], norm_type: float) -> Iterator[Tensor]:
+    """Yields 1-D tensors of norms of pieces, which together cover every element once."""
+    small = [grad for grad in grads if grad.numel() < SMALL]
+    for grad in grads:
+        if grad.numel() >= SMALL:
+            for flat in _flat_pieces(grad):
+                body = flat.numel() - flat.numel() % ROW
+                yield from _row_norms(flat[:body], norm_type)
+                if body < flat.numel():
+                    small.append(flat[body:])
+    for batch in _batches(small):
+        flat = torch._C._nn.flatten_dense_tensors(batch)
+        if flat.numel() <= EXACT:
+            yield torch.linalg.vector_norm(flat.double(), norm_type).view(1)
+            continue
+        body = flat.numel() - flat.numel() % ROW
+        yield from _row_norms(flat[:body], norm_type)
+        if body < flat.numel():
+            yield torch.linalg.vector_norm(flat[body:].double(), norm_type).view(1)
+
+
+def _row_norms(flat: Tensor, norm_type: float) -> Iterator[Tensor]:
+    """Yields the norms of the rows of a flat gradient whose length is a multiple of ROW."""
+    if flat.dtype in (torch.float32, torch.float64):
+        for view in torch.split(flat, VIEW):
+            yield torch.linalg.vector_norm(view.view(-1, ROW), norm_type, dim=1)
+        return
+    # Row norms in float16 or bfloat16 would be rounded to that dtype. `dtype=float32` has no vectorised kernel and
+    # allocates a copy; converting into a buffer that stays is 1.4 times faster.
+    buffer = _buffer()
+    for chunk in torch.split(flat, CHUNK):
+        copy = buffer[: chunk.numel()].copy_(chunk)
+        yield torch.linalg.vector_norm(copy.view(-1, ROW), norm_type, dim=1)
+
+
+def _buffer() -> Tensor:
+    """Returns this thread's 4 MB of scratch: fresh memory costs a page fault every 4 KB at each call."""
+    if not hasattr(_scratch, "buffer"):
+        with torch.inference_mode(False):
+            _scratch.buffer = torch.empty(CHUNK, dtype=torch.float32, device="cpu")
+    buffer: Tensor = _scratch.buffer
+    return buffer
+
+
+def _batches(grads: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Yields the gradients in batches of at most about CHUNK elements."""
+    batch: list[Tensor] = []
+    elements = 0
+    for grad in grads:
+        batch.append(grad)
+        elements += grad.numel()
+        if elements >= CHUNK:
+            yield batch
+            batch, elements = [], 0
+    if batch:
+        yield batch
+
+
+def _flat_pieces(grad: Tensor) -> Iterator[Tensor]:
+    """Yields 1-D tensors with the elements of a gradient in some order: views where its memory is dense."""
+    if grad.is_contiguous():
+        yield grad.view(-1)
+        return
+    in_memory = grad.permute(sorted(range(grad.dim()), key=grad.stride, reverse=True))
+    if in_memory.is_contiguous():  # channels_last, transposed
+        yield in_memory.view(-1)
+    elif grad.numel() <= CHUNK:
+        yield grad.reshape(-1)
+    else:
+        widest = max(range(grad.dim()), key=grad.size)
+        for half in grad.tensor_split(2, dim=widest):
+            yield from _flat_pieces(half)
+
+
+def _fold(partial_norms: Iterator[Tensor], norm_type: float) -> float:
+    """Returns the norm of all partial norms, in float64, holding about a million of them at a time."""
+    pending: list[Tensor] = []
+    done: list[float] = []
+    count = 0
+    for norms in partial_norms:
+        pending.append(norms)
+        count += norms.numel()
+        if count >= CHUNK:
+            done.append(_of_doubles(torch.cat(pending).double(), norm_type))
+            pending, count = [], 0
+    if pending:
+        done.append(_of_doubles(torch.cat(pending).double(), norm_type))
+    return combined(done, norm_type)
+
+
+def _of_doubles(vector: Tensor, norm_type: float) -> float:
+    if norm_type == 2:
+        return math.sqrt(vector.dot(vector).item())
+    return float(torch.linalg.vector_norm(vector, norm_type))
+
+
+def careful_norm(grads: list[Tensor], norm_type: float) -> float:
+    """Returns the norm of real gradients in float64, each divided by the largest element first: no range is left."""
+    largest = max_abs(grads)
+    if largest == 0 or not math.isfinite(largest) or math.isinf(norm_type):
+        return _fold(_partial_norms(grads, norm_type), norm_type)
+    pieces = (chunk for grad in grads for flat in _flat_pieces(grad) for chunk in torch.split(flat, CHUNK))
+    norms = [torch.linalg.vector_norm(piece.double() / largest, norm_type).item() for piece in pieces]
+    return largest * combined(norms, norm_type)
+
+
+def max_abs(grads: list[Tensor]) -> float:
+    """Returns the largest absolute value, NaN if there is one."""
+    return _fold(_partial_norms(grads, math.inf), math.inf)

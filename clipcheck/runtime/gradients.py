@@ -1,0 +1,121 @@
+"""What a caller passes, read once and checked: parameters, their gradients, the values inside the gradients."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+Tensors = Tensor | Iterable[Tensor]
+
+ORDINARY = frozenset({Tensor, Parameter})  # anything else may be a DTensor, a fake tensor, a user's subclass …
+
+
+def listed(tensors: Tensors, what: str = "parameters") -> list[Tensor]:
+    """Returns the tensors as a list, reading an iterator once; warns when a one-shot iterator is already empty.
+
+    torch warns for generators alone; `filter`, `map` and `itertools.chain` run dry just as silently.
+    """
+    if isinstance(tensors, Tensor):
+        return [tensors]
+    try:
+        iterator = iter(tensors)
+    except TypeError:
+        reject(tensors, what)
+    items = list(iterator)
+    if not items and iterator is tensors:
+        warnings.warn(f"`{what}` is an empty iterator, nothing will be clipped or measured", stacklevel=4)
+    return items
+
+
+def gradients(parameters: list[Tensor]) -> list[Tensor]:
+    """Returns the `.grad` of each parameter that has one.
+
+    A parameter that is listed twice counts once, with a warning; torch counts and scales it twice.
+    A list in which nothing could ever hold a gradient is taken for a list of gradients: a warning, where torch
+    silently returns 0.
+    """
+    try:
+        grads = _present([p.grad for p in parameters])
+    except AttributeError:
+        reject(next(p for p in parameters if not hasattr(p, "grad")), "parameters")
+    if torch.compiler.is_compiling():
+        return grads
+    if len(set(map(id, parameters))) != len(parameters):
+        warnings.warn("`parameters` lists a parameter more than once, it is counted once", stacklevel=4)
+        unique = {id(p): p for p in parameters}.values()
+        grads = _present([p.grad for p in unique])
+    if not grads and parameters and not any(map(_can_hold_gradient, parameters)):
+        warnings.warn(
+            "no tensor in `parameters` can hold a gradient: pass the parameters, not their gradients", stacklevel=4
+        )
+    return grads
+
+
+def distinct(grads: list[Tensor]) -> list[Tensor]:
+    """Returns each gradient object once: two parameters that share one must not have it scaled twice."""
+    return list({id(grad): grad for grad in grads}.values())
+
+
+def ordinary(grads: list[Tensor]) -> bool:
+    """Whether every gradient is a strided `torch.Tensor`, not sparse and of no subclass."""
+    return set(map(type, grads)) <= ORDINARY and {grad.layout for grad in grads} <= {torch.strided}
+
+
+def values(grad: Tensor) -> Tensor:
+    """Returns the strided tensor that holds a gradient's values; a sparse COO gradient is coalesced first.
+
+    An uncoalesced gradient holds several summands for one element, so the norm of its raw values is wrong.
+    """
+    match grad.layout:
+        case torch.strided:
+            return grad
+        case torch.sparse_coo:
+            return grad.coalesce().values()
+        case _:
+            return grad.values()
+
+
+def stored(grad: Tensor) -> Tensor:
+    """Returns the strided tensor whose scaling scales the gradient, whether it is coalesced or not."""
+    match grad.layout:
+        case torch.strided:
+            return grad
+        case torch.sparse_coo:
+            return grad._values()
+        case _:
+            return grad.values()
+
+
+def _present(grads: list[Tensor | None]) -> list[Tensor]:
+    return [grad for grad in grads if grad is not None]
+
+
+def _can_hold_gradient(tensor: Tensor) -> bool:
+    return isinstance(tensor, Parameter) or (tensor.is_leaf and tensor.requires_grad)
+
+
+def reject(item: object, what: str) -> NoReturn:
+    """Raises a `TypeError` that says what to pass instead of `item`."""
+    match item:
+        case torch.nn.Module():
+            advice = "a module: pass `module.parameters()`"
+        case torch.optim.Optimizer():
+            advice = "an optimizer: pass the parameters of its `param_groups`"
+        case (str(), Tensor()):
+            advice = "`named_parameters()`: pass `parameters()`"
+        case {"params": _}:
+            advice = '`param_groups`: pass `[p for group in param_groups for p in group["params"]]`'
+        case str():
+            advice = "names, as of a `state_dict()`: pass the tensors"
+        case None:
+            advice = "None among the tensors: leave it out"
+        case _ if callable(item):
+            advice = "a function: call it, as in `model.parameters()`"
+        case _:
+            advice = f"`{type(item).__name__}`"
+    raise TypeError(f"`{what}` must be a tensor or an iterable of tensors, got {advice}")

@@ -1,0 +1,76 @@
+"""The total norm and the scaling in plain torch operations: every device, every subclass, traceable, no host sync."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_HAS_FLOAT64 = frozenset({"cpu", "cuda", "meta"})
+_FOREACH = frozenset({"cpu", "cuda", "xpu", "mtia"})
+_DTYPE_ARGUMENT = "dtype" in str(torch.ops.aten._foreach_norm.Scalar._schema)  # torch 2.4
+_WIDE = frozenset({torch.float64, torch.complex128})
+
+
+def norm(grads: list[Tensor], norm_type: float) -> Tensor:
+    """Returns the total norm as a 0-dim tensor on the first gradient's device; at least one gradient.
+
+    Accumulates in float64 where the device has it, so that squares of 1e30 and 1e-30 stay in range, else in float32.
+    """
+    device = grads[0].device
+    measured = [grad for grad in grads if grad.numel()]
+    if not measured:
+        return torch.zeros((), dtype=torch.float32, device=device)
+    groups: dict[torch.device, list[Tensor]] = {}
+    for grad in measured:
+        groups.setdefault(grad.device, []).append(grad)
+    wide = torch.float64 if all(d.type in _HAS_FLOAT64 for d in (device, *groups)) else torch.float32
+    norms = [n.to(device, wide) for group in groups.values() for n in _norms(group, norm_type)]
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms), norm_type)
+    return total
+
+
+def coefficient(norm: Tensor, max_norm: float) -> Tensor:
+    """Returns `min(1, max_norm / (norm + 1e-6))`; NaN stays NaN."""
+    return torch.clamp(max_norm / (norm + 1e-6), max=1.0)
+
+
+def scale_(grads: list[Tensor], coefficient: Tensor) -> None:
+    """Multiplies the gradients in place by a 0-dim coefficient, which moves to their devices; they do not move."""
+    groups: dict[tuple[torch.device, bool], list[Tensor]] = {}
+    for grad in grads:
+        groups.setdefault((grad.device, grad.dtype in _WIDE), []).append(grad)
+    for (device, wide), group in groups.items():
+        factor = coefficient.to(device, torch.float64 if wide else torch.float32)
+        if device.type in _FOREACH and _all_tensors(group):
+            torch._foreach_mul_(group, factor)
+        else:
+            for grad in group:
+                grad.mul_(factor)
+
+
+def _norms(grads: list[Tensor], norm_type: float) -> list[Tensor]:
+    """The norms of gradients of one device, one 0-dim tensor each."""
+    device = grads[0].device
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for grad in grads:
+        by_dtype.setdefault(grad.dtype, []).append(grad)
+    norms: list[Tensor] = []
+    for dtype, group in by_dtype.items():
+        wide = _accumulator(device, dtype)
+        if device.type in _FOREACH and device.type != "cpu" and _DTYPE_ARGUMENT and _all_tensors(group):
+            norms += torch._foreach_norm(group, norm_type, wide)
+        else:
+            norms += [torch.linalg.vector_norm(grad, norm_type, dtype=wide) for grad in group]
+    return norms
+
+
+def _accumulator(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    if not (dtype.is_floating_point or dtype.is_complex):
+        raise RuntimeError(f"gradients must be floating point or complex, got {dtype}")
+    if device.type in _HAS_FLOAT64:
+        return torch.complex128 if dtype.is_complex else torch.float64
+    return torch.complex64 if dtype.is_complex else torch.float32
+
+
+def _all_tensors(grads: list[Tensor]) -> bool:
+    return all(type(grad) in (Tensor, torch.nn.Parameter) for grad in grads)

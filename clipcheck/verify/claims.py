@@ -1,0 +1,49 @@
+"""What a fixture claims of its pair, and how it turned out: plain words and figures, without torch."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple, TypeAlias, cast
+
+Kind: TypeAlias = Literal["same", "bounded", "finite", "raises"]
+Nearer: TypeAlias = Literal["after", "before", "equal", ""]
+
+_LINE = re.compile(r"# claim: (?P<kind>same|bounded|finite|raises)(?:, not verified here: (?P<obstacle>.+))?\s*$")
+
+
+class Claim(NamedTuple):
+    """`same`: both sides train alike, and the new one is at least as near to a float64 run.
+
+    `bounded`: the norm of the gradients at a step is `max_norm` where they were longer; the old side misses that.
+    `finite`: no NaN or infinity reaches a step or the parameters; on the old side one does.
+    `raises`: the old side raises, the new one does not.
+    `obstacle` says why the pair cannot run here, and is empty where it can.
+    """
+
+    kind: Kind
+    obstacle: str = ""
+
+
+def read(text: str) -> Claim | None:
+    """The claim in the first line of a program, None where it makes none."""
+    found = _LINE.match(text.partition("\n")[0].rstrip("\r"))
+    return Claim(cast("Kind", found["kind"]), found["obstacle"] or "") if found else None
+
+
+class Outcome(NamedTuple):
+    """How a claim turned out. `holds` is None where it could not be tried.
+
+    `difference` is the largest relative difference in float32, `speed` the time of the new side divided by that of the
+    old one, `notes` are what does not count against the claim but should be known.
+    """
+
+    holds: bool | None
+    reason: str = ""
+    difference: float | None = None
+    nearer: Nearer = ""
+    speed: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        return {True: "holds", False: "FAILS", None: "not verified here"}[self.holds]

@@ -1,0 +1,125 @@
+"""How far apart two values or two runs are: relative differences in float64, with NaN and infinities as values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from clipcheck.verify.harness import Trace
+
+# A tensor much smaller than its neighbours is measured against a thousandth of them all: what rounding leaves of a
+# gradient that cancels to nothing is noise, not a difference.
+_FLOOR = 1e-3
+
+
+class Different(Exception):
+    """The two are not comparable: other types, shapes or numbers of values; the message says which."""
+
+
+def of_traces(one: Trace, other: Trace, strict_types: bool = True) -> float:
+    """The largest relative difference of gradients, records and parameters. Raises Different.
+
+    With `strict_types` the records' Python types, shapes and whether they require a gradient must agree, and `other`
+    may not be of lower precision than `one`.
+    """
+    if len(one.steps) != len(other.steps):
+        raise Different(f"{len(one.steps)} optimizer steps against {len(other.steps)}")
+    if len(one.records) != len(other.records):
+        raise Different(f"{len(one.records)} recorded values against {len(other.records)}")
+    largest = of_tensors(one.parameters, other.parameters)
+    for (number, grads), (other_number, other_grads) in zip(one.steps, other.steps, strict=True):
+        if number != other_number:
+            raise Different("the optimizers step in another order")
+        largest = max(largest, of_tensors(grads, other_grads))
+    for left, right in zip(one.records, other.records, strict=True):
+        if strict_types:
+            same_kind(left, right)
+        largest = max(largest, of_values(left, right))
+    return largest
+
+
+def of_tensors(one: Sequence[Tensor | None], other: Sequence[Tensor | None]) -> float:
+    """The largest difference of any tensor from its partner, relative to its norm. Raises Different."""
+    if len(one) != len(other):
+        raise Different(f"{len(one)} tensors against {len(other)}")
+    whole = _norm([t for t in one if t is not None])
+    largest = 0.0
+    for left, right in zip(one, other, strict=True):
+        if left is None or right is None:
+            if left is not right:
+                raise Different("a gradient is None on one side only")
+        elif left.shape != right.shape:
+            raise Different(f"shape {tuple(left.shape)} against {tuple(right.shape)}")
+        else:
+            largest = max(largest, _relative(left, right, whole))
+    return largest
+
+
+def of_values(one: object, other: object) -> float:
+    """The relative difference of two recorded values; infinite where they are not numbers and not equal."""
+    left, right = _number(one), _number(other)
+    if left is None or right is None:
+        return 0.0 if type(one) is type(other) and one == other else math.inf
+    if left.shape != right.shape:
+        raise Different(f"shape {tuple(left.shape)} against {tuple(right.shape)}")
+    return _relative(left, right, 0.0)
+
+
+def same_kind(one: object, other: object) -> None:
+    """Raises Different unless `other` is of the same Python type; a tensor also of the same shape, and as precise."""
+    if type(one) is not type(other):
+        raise Different(f"a {_kind(one)} became a {_kind(other)}")
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        if one.requires_grad != other.requires_grad:
+            raise Different("a tensor is part of the graph on one side only")
+        if one.shape != other.shape:
+            raise Different(f"shape {tuple(one.shape)} against {tuple(other.shape)}")
+        if one.is_floating_point() != other.is_floating_point() or (
+            one.is_floating_point() and torch.finfo(other.dtype).eps > torch.finfo(one.dtype).eps
+        ):
+            raise Different(f"{one.dtype} became {other.dtype}".replace("torch.", ""))
+
+
+def _kind(value: object) -> str:
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.split('.')[0]}.{kind.__name__}"
+
+
+def _number(value: object) -> Tensor | None:
+    if isinstance(value, Tensor):
+        return value.detach().to_dense() if value.is_sparse else value.detach()
+    if isinstance(value, (int, float)) or type(value).__module__ == "numpy":
+        try:
+            return torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            return None
+    return None
+
+
+def _relative(left: Tensor, right: Tensor, whole: float) -> float:
+    a, b = (_wide(t) for t in (left, right))
+    if torch.equal(a, b):
+        return 0.0
+    finite = a.isfinite() & b.isfinite()
+    special = ~finite
+    if special.any():
+        agree = (a[special] == b[special]) | (a[special].isnan() & b[special].isnan())
+        if not agree.all():
+            return math.inf
+        a, b = a[finite], b[finite]
+    apart = float(torch.linalg.vector_norm(a - b)) if a.numel() else 0.0
+    size = max(float(torch.linalg.vector_norm(a)) if a.numel() else 0.0, _FLOOR * whole)
+    return 0.0 if apart == 0.0 else apart / size if size else math.inf
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    dense = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
+    return dense.to(torch.complex128 if dense.is_complex() else torch.float64)
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    norms = [float(torch.linalg.vector_norm(_wide(t))) for t in tensors if t.numel()]
+    return math.sqrt(sum(n * n for n in norms if math.isfinite(n)))
