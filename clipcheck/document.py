@@ -127,6 +127,25 @@ def searchable(path: str, data: bytes) -> bytes:
     return data.replace(b"\\n", b"\n").replace(b"\\t", b"\t").replace(b'\\"', b'"')
 
 
+def encode(path: str, text: str) -> bytes:
+    """The bytes that `read` takes for `text`, for a text that is not (yet) a file's. Raises Unreadable."""
+    encoding = _declared(path, text.encode("utf-8", "surrogatepass"))
+    try:
+        return text.encode(encoding)
+    except (UnicodeError, LookupError) as error:
+        raise Unreadable(f"not {encoding}: {error}") from None
+
+
+def decode(path: str, data: bytes) -> str:
+    """The whole text in a file's bytes, with a byte order mark if there is one. Raises Unreadable."""
+    return decoded(data, _declared(path, data))
+
+
+def _declared(path: str, data: bytes) -> str:
+    other = (*NOTEBOOK, *MARKDOWN, *RST)
+    return "utf-8" if _suffix(path) in other else _encoding(data)
+
+
 def apply(text: str, edits: Iterable[Edit]) -> str:
     """`text` after `edits`, which must not overlap."""
     pieces: list[str] = []
