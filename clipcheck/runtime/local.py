@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from clipcheck.runtime import cpu, plain
-from clipcheck.runtime.gradients import distinct, ordinary, stored, values
+from clipcheck.runtime.gradients import ORDINARY, distinct, ordinary, stored, values
 
-_DOUBLE = frozenset({torch.float64, torch.complex128})
 _FAST_ON_CPU = frozenset(
     {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128}
 )
@@ -26,11 +25,12 @@ Groups: TypeAlias = dict[torch.device, list[list[Tensor]]]  # by device: gradien
 
 def clip_(grads: list[Tensor], max_norm: float, norm_type: float) -> Norm:
     """Clips at least one gradient in place and returns the norm before."""
-    if not _observed() and ordinary(grads):
+    # Every look at every gradient counts here: 2,000 small ones cost the host more than the GPU.
+    if grads[0].is_cuda and not _observed() and set(map(type, grads)) <= ORDINARY:
         groups = _by_device(grads)
-        (device,) = groups if len(groups) == 1 else (None,)
-        if device is not None and device.type == "cuda" and (cuda := _cuda()):
-            total: Tensor | None = cuda.clip_(groups[device], norm_type, max_norm, result_dtype(grads))
+        if len(groups) == 1 and (cuda := _cuda()):
+            (group,) = groups.values()
+            total: Tensor | None = cuda.clip_(group, norm_type, max_norm)
             if total is not None:
                 return total
     total_norm = norm(grads, norm_type)
@@ -94,7 +94,7 @@ def is_finite(norm: Norm) -> bool:
 
 def result_dtype(tensors: list[Tensor]) -> torch.dtype:
     """The dtype of a norm: float64 if any gradient is double, else float32, also for bfloat16 and float16."""
-    return torch.float64 if _DOUBLE & {t.dtype for t in tensors} else torch.float32
+    return torch.float64 if plain.DOUBLE & {t.dtype for t in tensors} else torch.float32
 
 
 def check_foreach(grads: list[Tensor], foreach: bool | None) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 HAS_FLOAT64 = frozenset({"cpu", "cuda", "meta"})
 FOREACH = frozenset({"cpu", "cuda", "xpu", "mtia", torch._C._get_privateuse1_backend_name()})
 _DTYPE_ARGUMENT = "dtype" in str(torch.ops.aten._foreach_norm.Scalar._schema)  # torch 2.4
-_WIDE = frozenset({torch.float64, torch.complex128})
+DOUBLE = frozenset({torch.float64, torch.complex128})
 
 
 def norm(grads: list[Tensor], norm_type: float) -> Tensor:
@@ -38,7 +38,7 @@ def scale_(grads: list[Tensor], coefficient: Tensor) -> None:
     """Multiplies the gradients in place by a 0-dim coefficient, which moves to their devices; they do not move."""
     groups: dict[tuple[torch.device, bool], list[Tensor]] = {}
     for grad in grads:
-        groups.setdefault((grad.device, grad.dtype in _WIDE), []).append(grad)
+        groups.setdefault((grad.device, grad.dtype in DOUBLE), []).append(grad)
     for (device, wide), group in groups.items():
         # A 0-dim tensor takes a vectorised path that a Python float misses (2,000 gradients on the CPU: 0.70 against
         # 2.84 ms), and in float32 it is not rounded to a low-precision dtype.
