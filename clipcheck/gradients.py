@@ -38,7 +38,7 @@ _OTHER_WORDS = frozenset(
     "norm norms sample samples sq square squared squares mask masks name names count counts fn func hook hooks scale "
     "scales scaler hist history stat stats ema mean means std var diff diffs delta ratio penalty dist sim cos cosine "
     "clip clips clipped max min enabled acc accumulation step steps index idx indices shape shapes size sizes sum log logs "
-    "group groups bucket buckets required req requires queue handle handles checkpoint ckpt error errors".split()
+    "no enable set group groups bucket buckets required req requires queue handle handles checkpoint ckpt error errors".split()
 )
 
 
