@@ -141,6 +141,16 @@ def verify(select: tuple[str, ...], output_format: str, jobs: int) -> None:
     sys.exit(1 if table.failed(rows) else 0)
 
 
+@main.command()
+def server() -> None:
+    """Serve an editor over standard input and output (the language server protocol)."""
+    try:
+        from clipcheck.server import main as serve
+    except ModuleNotFoundError as error:
+        raise click.UsageError(f"the server needs `{error.name}`: pip install 'clipcheck[lsp]'") from None
+    serve()
+
+
 @contextmanager
 def _progress(length: int, label: str) -> Iterator[Callable[[], None]]:
     """A bar on a terminal's stderr, once the work has taken a second: gives what to call after each step."""

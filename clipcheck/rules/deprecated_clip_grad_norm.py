@@ -36,7 +36,7 @@ from clipcheck.source import Source
 
 OLD = "torch.nn.utils.clip_grad_norm"
 NEW = "clip_grad_norm_"
-MESSAGE = "`clip_grad_norm` is an alias of `clip_grad_norm_`: clips in place, returns the norm before it"
+MESSAGE = "`clip_grad_norm` is a deprecated alias: it clips in place, returns the norm before clipping"
 TITLE = "Replace with `clip_grad_norm_`"
 COPIES = "for clipped copies that leave `.grad` alone there is `clipcheck.runtime.clipped_grads`"
 BY_HAND = "no fix here: {why}; {todo}"
