@@ -161,7 +161,9 @@ def is_rename(before: str, after: str) -> bool:
 
 
 def _shape(text: str) -> list[tuple[type, object]]:
-    nodes = [node for node in ast.walk(ast.parse(text)) if not isinstance(node, (ast.Import, ast.ImportFrom, ast.alias))]
+    nodes = [
+        node for node in ast.walk(ast.parse(text)) if not isinstance(node, (ast.Import, ast.ImportFrom, ast.alias))
+    ]
     return [(type(node), getattr(node, "value", None) if isinstance(node, ast.Constant) else None) for node in nodes]
 
 
