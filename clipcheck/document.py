@@ -9,6 +9,7 @@ import tokenize
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from clipcheck.rule import Edit, Place
@@ -127,6 +128,25 @@ def searchable(path: str, data: bytes) -> bytes:
     return data.replace(b"\\n", b"\n").replace(b"\\t", b"\t").replace(b'\\"', b'"')
 
 
+def encode(path: str, text: str) -> bytes:
+    """The bytes that `read` takes for `text`, for a text that is not (yet) a file's. Raises Unreadable."""
+    encoding = _declared(path, text.encode("utf-8", "surrogatepass"))
+    try:
+        return text.encode(encoding)
+    except (UnicodeError, LookupError) as error:
+        raise Unreadable(f"not {encoding}: {error}") from None
+
+
+def decode(path: str, data: bytes) -> str:
+    """The whole text in a file's bytes, with a byte order mark if there is one. Raises Unreadable."""
+    return decoded(data, _declared(path, data))
+
+
+def _declared(path: str, data: bytes) -> str:
+    other = (*NOTEBOOK, *MARKDOWN, *RST)
+    return "utf-8" if _suffix(path) in other else _encoding(data)
+
+
 def apply(text: str, edits: Iterable[Edit]) -> str:
     """`text` after `edits`, which must not overlap."""
     pieces: list[str] = []
@@ -182,6 +202,12 @@ def _encoding(data: bytes) -> str:
 
 def _line_and_column(text: str, offset: int) -> tuple[int, int]:
     """Line and column, both from 1, of an offset; columns count code points."""
-    starts = [0, *(end.end() for end in LINE_END.finditer(text))]
+    starts = _line_starts(text)
     line = bisect_right(starts, offset)
     return line, offset - starts[line - 1] + 1
+
+
+@lru_cache(maxsize=16)
+def _line_starts(text: str) -> tuple[int, ...]:
+    """Kept for the texts just seen: each finding asks for several places in one of them."""
+    return (0, *(end.end() for end in LINE_END.finditer(text)))
