@@ -8,12 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipcheck import config, document, engine, files, report, run
 from clipcheck.config import ConfigError, Layer, Project, Projects, Settings
-from clipcheck.report import diff, paint, text
+from clipcheck.report import paint, text
 from clipcheck.report.view import View, shown
 from clipcheck.rule import Safety
 from clipcheck.run import Outcome
@@ -25,8 +24,7 @@ FOR_PEOPLE = ("full", "concise", "grouped")
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """The words of the command line, by the names of its options; None where an option was not given."""
 
     paths: tuple[str, ...] = ()
@@ -289,6 +287,8 @@ def _finish(options: Options, outcome: Outcome, project: Project, stdin: bool = 
     for warning in outcome.warnings:
         _say(options, f"warning: {warning}")
     if options.diff:
+        from clipcheck.report import diff
+
         names = [("" if stdin else shown(one.path)) for one in outcome.reports]
         pieces = (piece for one, name in zip(outcome.reports, names, strict=True) for piece in diff.of_file(one, name))
         _out(options, "".join(pieces))

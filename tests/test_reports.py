@@ -17,8 +17,8 @@ from jsonschema import Draft4Validator
 
 from clipcheck import report, run
 from clipcheck.cli import main
-from clipcheck.config import FORMATS
 from clipcheck.engine import FileReport
+from clipcheck.report import FORMATS
 from clipcheck.report.sarif import line_hashes
 from clipcheck.report.view import View
 from clipcheck.rule import Edit, Finding, Fix, Place, Safety, Severity
