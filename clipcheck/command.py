@@ -90,7 +90,7 @@ def check(options: Options, progress: Progress = lambda done, total: None) -> in
     if options.reads_stdin:
         return _check_stdin(options, projects)
     if options.watch:
-        return _watch(options, projects, progress)
+        return _watch(options, progress)
     return _check_paths(options, projects, progress)
 
 
@@ -212,7 +212,7 @@ def _check_paths(options: Options, projects: Projects, progress: Progress) -> in
     return _finish(options, outcome, main)
 
 
-def _watch(options: Options, projects: Projects, progress: Progress) -> int:
+def _watch(options: Options, progress: Progress) -> int:
     """Check again whenever a file changes, until the user stops it."""
     try:
         from watchfiles import watch
@@ -222,12 +222,19 @@ def _watch(options: Options, projects: Projects, progress: Progress) -> int:
     if not paths:
         raise ConfigError("--watch: nothing to watch, no such file or directory")
     _say(options, f"watching {', '.join(paths)} (Ctrl-C ends)")
-    _check_paths(options, projects, progress)
-    for changes in watch(*paths, raise_interrupt=False):
-        if any(path.endswith((*files.SUFFIXES, *document.MARKDOWN, *config.FILES)) for _, path in changes):
-            _say(options, f"{time.strftime('%H:%M:%S')} changed: {', '.join(sorted({path for _, path in changes}))}")
+    checked = False
+    # the first, empty, round says that changes are noticed from now on: none is lost while the first check runs
+    for changes in watch(*paths, rust_timeout=100, yield_on_timeout=True, raise_interrupt=False):
+        names = sorted({path for _, path in changes if path.endswith(_WATCHED)})
+        if names:
+            _say(options, f"{time.strftime('%H:%M:%S')} changed: {', '.join(names)}")
+        if names or not checked:
+            checked = True
             _check_paths(options, _projects(options), progress)
     return CLEAN
+
+
+_WATCHED = (*files.SUFFIXES, *document.MARKDOWN, *config.FILES)
 
 
 def _add_suppressions(options: Options, outcome: Outcome) -> int:
