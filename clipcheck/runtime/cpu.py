@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+FAST = frozenset({1.0, 2.0, math.inf, -math.inf})  # the other norms go through float64: powers lose digits
 ROW = 128  # elements a row
 SMALL = 8_192  # gradients of fewer elements are flattened together: one call each would cost more than the copy
 EXACT = 131_072  # up to here a set of gradients goes through float64 altogether
@@ -49,26 +50,21 @@ def _group_norm(grads: list[Tensor], norm_type: float) -> float:
     """The norm of gradients of one dtype: fast, and again in float64 where the fast way left its range."""
     if grads[0].is_complex():
         grads = [torch.view_as_real(g.resolve_conj()) if norm_type == 2 else g.abs() for g in grads]
+    if norm_type not in FAST:
+        return careful_norm(grads, norm_type)
     fast = _fold(_partial_norms(grads, norm_type), norm_type)
     return fast if _in_range(fast, grads, norm_type) else careful_norm(grads, norm_type)
 
 
 def _in_range(norm: float, grads: list[Tensor], norm_type: float) -> bool:
-    """Whether no power of an element can have been lost: to infinity above, to zero below.
+    """Whether no square of an element can have been lost: to infinity above, to zero below.
 
-    An element's power below 1e-38 may be flushed. Where the mean power is above 1e-30 that is under 1e-8 of the sum.
+    A float32 square below 1e-38 may be flushed. Where the mean square is above 1e-30 that is under 1e-8 of the sum.
     """
-    if not math.isfinite(norm):
-        return False
-    if math.isinf(norm_type) or norm_type == 1:
-        return True
-    if norm_type < 0:
-        return norm > 1e-25  # the norms of rows are larger; in float32 none of them is subnormal then
-    if norm == 0:
-        return False
-    elements = sum(map(Tensor.numel, grads))
-    floor = 1e-290 if grads[0].dtype == torch.float64 else 1e-30
-    return norm_type * math.log(norm) > math.log(elements) + math.log(floor)
+    if norm_type != 2 or not math.isfinite(norm):
+        return math.isfinite(norm)
+    floor = 1e-145 if grads[0].dtype == torch.float64 else 1e-15
+    return norm > floor * math.sqrt(sum(map(Tensor.numel, grads)))
 
 
 def _partial_norms(grads: list[Tensor], norm_type: float) -> Iterator[Tensor]:
