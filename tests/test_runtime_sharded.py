@@ -117,7 +117,9 @@ def hsdp_and_tensor_parallel(rank: int, size: int) -> None:
         distributed(grads[3], mesh, [Replicate(), Replicate()]),
         replicated(grads[4]),
     ]
-    check(params, grads, 1 + inner)  # two meshes, one of two dimensions, and a plain parameter: still one a process group
+    check(
+        params, grads, 1 + inner
+    )  # two meshes, one of two dimensions, and a plain parameter: still one a process group
 
 
 def partial_gradients(rank: int, size: int) -> None:

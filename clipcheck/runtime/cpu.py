@@ -22,7 +22,13 @@ EXACT = 131_072  # up to here a set of gradients goes through float64 altogether
 CHUNK = 1_048_576  # elements that are flattened or converted at once: 4 MB of scratch in float32
 VIEW = 128 * CHUNK  # elements whose row norms are held at once: 4 MB too
 
-_scratch = threading.local()
+
+class _Scratch(threading.local):
+    def __init__(self) -> None:
+        self.buffers: dict[torch.dtype, Tensor] = {}
+
+
+_scratch = _Scratch()
 
 
 def norm(groups: list[list[Tensor]], norm_type: float) -> float:
@@ -76,7 +82,7 @@ def _partial_norms(grads: list[Tensor], norm_type: float) -> Iterator[Tensor]:
                 body = flat.numel() - flat.numel() % ROW
                 yield from _row_norms(flat[:body], norm_type)
                 if body < flat.numel():
-                    small.append(flat[body:])
+                    small.append(flat[body:].clone())  # a view would keep a copied piece alive
     for batch in _batches(small):
         flat = torch._C._nn.flatten_dense_tensors(batch)
         if flat.numel() <= EXACT:
@@ -96,19 +102,18 @@ def _row_norms(flat: Tensor, norm_type: float) -> Iterator[Tensor]:
         return
     # Row norms in float16 or bfloat16 would be rounded to that dtype. `dtype=float32` has no vectorised kernel and
     # allocates a copy; converting into a buffer that stays is 1.4 times faster.
-    buffer = _buffer()
+    buffer = _buffer(torch.float32)
     for chunk in torch.split(flat, CHUNK):
         copy = buffer[: chunk.numel()].copy_(chunk)
         yield torch.linalg.vector_norm(copy.view(-1, ROW), norm_type, dim=1)
 
 
-def _buffer() -> Tensor:
-    """Returns this thread's 4 MB of scratch: fresh memory costs a page fault every 4 KB at each call."""
-    if not hasattr(_scratch, "buffer"):
+def _buffer(dtype: torch.dtype) -> Tensor:
+    """Returns this thread's scratch, of CHUNK elements: fresh memory costs a page fault every 4 KB at each call."""
+    if dtype not in _scratch.buffers:
         with torch.inference_mode(False):
-            _scratch.buffer = torch.empty(CHUNK, dtype=torch.float32, device="cpu")
-    buffer: Tensor = _scratch.buffer
-    return buffer
+            _scratch.buffers[dtype] = torch.empty(CHUNK, dtype=dtype, device="cpu")
+    return _scratch.buffers[dtype]
 
 
 def _batches(grads: list[Tensor]) -> Iterator[list[Tensor]]:
@@ -126,7 +131,10 @@ def _batches(grads: list[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _flat_pieces(grad: Tensor) -> Iterator[Tensor]:
-    """Yields 1-D tensors with the elements of a gradient in some order: views where its memory is dense."""
+    """Yields 1-D tensors with the elements of a gradient in some order: views where its memory is dense.
+
+    Where it is not, a piece is this thread's scratch, overwritten by the next.
+    """
     if grad.is_contiguous():
         yield grad.view(-1)
         return
@@ -134,7 +142,10 @@ def _flat_pieces(grad: Tensor) -> Iterator[Tensor]:
     if in_memory.is_contiguous():  # channels_last, transposed
         yield in_memory.view(-1)
     elif grad.numel() <= CHUNK:
-        yield grad.reshape(-1)
+        wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
+        copy = _buffer(wide)[: grad.numel()]
+        copy.view(grad.shape).copy_(grad)
+        yield copy
     else:
         widest = max(range(grad.dim()), key=grad.size)
         for half in grad.tensor_split(2, dim=widest):

@@ -66,7 +66,7 @@ def gradients(parameters: list[Tensor]) -> list[Tensor]:
 
 def distinct(grads: list[Tensor]) -> list[Tensor]:
     """Returns each gradient object once: two parameters that share one must not have it scaled twice."""
-    return list({id(grad): grad for grad in grads}.values())
+    return grads if len(set(map(id, grads))) == len(grads) else list({id(grad): grad for grad in grads}.values())
 
 
 def ordinary(grads: list[Tensor]) -> bool:
