@@ -25,19 +25,20 @@ the old name stands in one branch of a version test, replaces another function, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import libcst as cst
 
 from clipcheck.edits import RUNTIME, insert_line_after, reach, replace
 from clipcheck.names import Binding, Scope
-from clipcheck.rule import Edit, Fix, Hit, Safety
+from clipcheck.rule import Edit, Fix, Hit, Role, Safety
 from clipcheck.source import Source
 
 OLD = "torch.nn.utils.clip_grad_norm"
 NEW = "clip_grad_norm_"
 MESSAGE = "`clip_grad_norm` is a deprecated alias: it clips in place, returns the norm before clipping"
 TITLE = "Replace with `clip_grad_norm_`"
+_ARGUMENTS = {"parameters": Role.PARAMETERS, "max_norm": Role.MAX_NORM, "norm_type": Role.NORM_TYPE}
 COPIES = "for clipped copies that leave `.grad` alone there is `clipcheck.runtime.clipped_grads`"
 BY_HAND = "no fix here: {why}; {todo}"
 
@@ -59,9 +60,9 @@ def _attribute(source: Source, node: cst.Attribute) -> Hit:
         return Hit(node, MESSAGE, help=obstacle)
     if source.target == "torch":
         edit = Edit(*source.span(node.attr), NEW)
-        return Hit(node, MESSAGE, Fix(TITLE, Safety.SAFE, (edit,)), COPIES)
+        return Hit(node, MESSAGE, Fix(TITLE, Safety.SAFE, (edit,), roles=_roles(source, [node])), COPIES)
     reached = reach(source, node, NEW)
-    fix = Fix(TITLE, _safety(source), (replace(source, node, reached.text),), reached.imports)
+    fix = Fix(TITLE, _safety(source), (replace(source, node, reached.text),), reached.imports, _roles(source, [node]))
     return Hit(node, MESSAGE, fix, COPIES)
 
 
@@ -77,12 +78,26 @@ def _imported(source: Source, scope: Scope, binding: Binding, alone: bool) -> It
     if _is_exported(source, binding.name):
         obstacle = BY_HAND.format(why="the name is part of `__all__`", todo="export `clip_grad_norm_` instead")
     fix = None if obstacle else _import_fix(source, binding, uses)
+    fix = fix and fix._replace(roles=_roles(source, uses))
     help_text = obstacle or (
         COPIES if fix else BY_HAND.format(why="a comment stands in the way", todo="edit the import")
     )
     yield Hit(binding.node, MESSAGE, fix, help_text)
     for use in uses if alone else ():
         yield Hit(use, MESSAGE, fix, help_text)
+
+
+def _roles(source: Source, uses: Sequence[cst.BaseExpression]) -> tuple[tuple[str, Role], ...]:
+    """What the arguments of the calls stand for."""
+    roles: dict[tuple[str, Role], None] = {}
+    for use in uses:
+        call = source.parent(use)
+        if isinstance(call, cst.Call) and call.func is use:
+            for argument, position in zip(call.args, _ARGUMENTS, strict=False):
+                role = _ARGUMENTS.get(argument.keyword.value) if argument.keyword else _ARGUMENTS[position]
+                if role and not argument.star:
+                    roles[source.code(argument.value), role] = None
+    return tuple(roles)
 
 
 def _import_fix(source: Source, binding: Binding, uses: list[cst.Name]) -> Fix | None:
