@@ -23,6 +23,10 @@ class Unreadable(Exception):
     """The bytes are not text, not in the encoding that they name, or not what the file's ending promises."""
 
 
+class MissingParser(Exception):
+    """Reading such a file needs a package that is not installed."""
+
+
 class Segment(NamedTuple):
     """A stretch of a program's text that stands in one piece in the file: `line` is the file's line, or the cell's.
 
@@ -70,6 +74,11 @@ class Document:
     in_file: Callable[[Place], Place] = lambda place: place
     fragments: bool = False
 
+    @property
+    def cells(self) -> bool:
+        """Whether places count within cells."""
+        return any(segment.cell is not None for program in self.programs for segment in program.segments)
+
     def segment(self, program: int, start: int, end: int) -> Segment | None:
         """The segment that holds the whole stretch, None where it crosses from one to the next."""
         for segment in self.programs[program].segments:
@@ -105,7 +114,7 @@ class Document:
 
 
 def read(path: str, data: bytes) -> Document:
-    """The document in a file's bytes, by the ending of its name. Raises Unreadable."""
+    """The document in a file's bytes, by the ending of its name. Raises Unreadable and MissingParser."""
     suffix = _suffix(path)
     if suffix in NOTEBOOK:
         from clipcheck import notebook
@@ -125,6 +134,25 @@ def searchable(path: str, data: bytes) -> bytes:
     if b"\\u00" in data:
         data = re.sub(rb"\\u00([0-7][0-9a-fA-F])", lambda escape: bytes([int(escape.group(1), 16)]), data)
     return data.replace(b"\\n", b"\n").replace(b"\\t", b"\t").replace(b'\\"', b'"')
+
+
+def encode(path: str, text: str) -> bytes:
+    """The bytes that `read` takes for `text`, for a text that is not (yet) a file's. Raises Unreadable."""
+    encoding = _declared(path, text.encode("utf-8", "surrogatepass"))
+    try:
+        return text.encode(encoding)
+    except (UnicodeError, LookupError) as error:
+        raise Unreadable(f"not {encoding}: {error}") from None
+
+
+def decode(path: str, data: bytes) -> str:
+    """The whole text in a file's bytes, with a byte order mark if there is one. Raises Unreadable."""
+    return decoded(data, _declared(path, data))
+
+
+def _declared(path: str, data: bytes) -> str:
+    other = (*NOTEBOOK, *MARKDOWN, *RST)
+    return "utf-8" if _suffix(path) in other else _encoding(data)
 
 
 def apply(text: str, edits: Iterable[Edit]) -> str:

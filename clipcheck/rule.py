@@ -144,6 +144,7 @@ class Finding(NamedTuple):
     help: str = ""
     related: tuple[tuple[Place, str], ...] = ()
     program: int = 0  # which of the file's programs the fix's offsets belong to
+    silent_at: int = 0  # the line at whose end a suppression silences it, 0 where none can
     verdict: Verdict | None = None  # where the fix was tried on torch
 
     @property
