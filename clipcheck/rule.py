@@ -171,3 +171,4 @@ class Rule(NamedTuple):
 
 
 Check = Callable[["Source"], Iterator[Hit]]
+Prove = Callable[[str, Fix], Verdict]  # a fix whose edits are on a program's text, tried on torch

@@ -57,10 +57,6 @@ class Source:
             start, end = self._spans[node.lpar[0]][0], self._spans[node.rpar[-1]][1]
         return start, end
 
-    def comments(self) -> list[tuple[int, str]]:
-        """Offset and text of every comment, in source order."""
-        return sorted((span[0], node.value) for node, span in self._spans.items() if isinstance(node, cst.Comment))
-
     def logical_line(self, node: cst.CSTNode) -> tuple[int, int]:
         """First and last line of the statement that `node` belongs to; of a compound statement, those of its header."""
         statement = self.statement(node)

@@ -112,7 +112,8 @@ def read(source: Source) -> tuple[list[Directive], list[tuple[int, str]]]:
     """All directives of a program, and what is wrong, with offsets."""
     directives: list[Directive] = []
     malformed: list[tuple[int, str]] = []
-    for offset, comment in source.comments():
+    for offset, end in source.comments:
+        comment = source.text[offset:end]
         line = source.line_at(offset)
         alone = not source.text[source.line_starts[line - 1] : offset].strip()
         for found in _OWN.finditer(comment):

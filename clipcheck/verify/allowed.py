@@ -98,6 +98,8 @@ def _check(node: ast.AST, origins: Mapping[str, str], own: frozenset[str]) -> No
             raise NotProvable("it assigns to an item")
         case ast.With(items=items) if any(_with(item, origins) != "torch.no_grad" for item in items):
             raise NotProvable("it holds a `with` block")
+        case ast.comprehension(is_async=1):
+            raise NotProvable("it is asynchronous")
         case ast.For(orelse=[_, *_]):
             raise NotProvable("it holds a `for` with an `else`")
         case ast.Call(func=func) if not _may_call(func, origins, own):

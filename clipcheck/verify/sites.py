@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from clipcheck.rule import Fix, Verdict
+from clipcheck.rule import Fix, Safety, Verdict
 from clipcheck.verify.allowed import NotProvable
 from clipcheck.verify.claims import Answer
 from clipcheck.verify.lift import Experiment, lift
@@ -32,7 +32,10 @@ class Prover:
             experiments = lift(text, fix)
         except NotProvable as error:
             return Verdict("not provable here", reason=str(error))
-        return together([self._try(experiment) for experiment in experiments])
+        found = together([self._try(experiment) for experiment in experiments])
+        if found.kind == "refuted" and fix.safety is not Safety.SAFE:
+            return Verdict("not provable here", found.cases, reason=f"an unsafe fix: {found.reason}")
+        return found
 
     def _try(self, experiment: Experiment) -> Verdict:
         key = repr(experiment)
