@@ -102,7 +102,7 @@ def run(train: Callable[..., object], setting: Setting) -> Trace:
     """One run of `train` with the objects that its parameters' names ask for."""
     trace = Trace()
     numbers: dict[int, int] = {}
-    with _quiet(), _default_dtype(torch.float64 if setting.dtype is torch.float64 else torch.float32):
+    with _quiet(), default_dtype(torch.float64 if setting.dtype is torch.float64 else torch.float32):
         torch.manual_seed(setting.seed)
         random.seed(setting.seed)
         objects = _objects(setting, trace)
@@ -217,7 +217,7 @@ def flat(value: object) -> Iterator[object]:
 
 
 @contextlib.contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

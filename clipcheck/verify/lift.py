@@ -7,7 +7,7 @@ stand for functions of torch and the like, and what else the statements hold is 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
 
 import libcst as cst
@@ -26,6 +26,7 @@ CLIPS = frozenset(f"torch.nn.utils.{name}" for name in ("clip_grad_norm", "clip_
 _MADE = frozenset(
     (Role.PARAMETERS, Role.GRADIENTS, Role.MODEL, Role.OPTIMIZER, Role.MAX_NORM, Role.NORM_TYPE, Role.EPSILON)
 )
+_LOWER = frozenset("float half bfloat16 float32 float16".split())
 _EDITED_IMPORTS = (cst.Import, cst.ImportFrom)
 
 
@@ -39,11 +40,13 @@ class Side(NamedTuple):
 class Experiment(NamedTuple):
     """Both sides, the harness's names with their roles, the names that hold a value before, and those read later.
 
+    `reference` is `before` with its conversions to a lower precision made ones to float64.
     A harness name that ends in `_call` stands for an expression that gives a fresh object each time.
     """
 
     before: Side
     after: Side
+    reference: Side
     roles: dict[str, str]
     seeds: tuple[str, ...]
     kept: tuple[str, ...]
@@ -103,7 +106,8 @@ def _experiment(source: Source, changed: Source, fix: Fix, edits: Sequence[Edit]
     names = kept if observed else before.stored & after.stored
     if not (observed or names):
         raise NotProvable("it leaves nothing to compare")
-    return Experiment(before.side(seeds), after.side(seeds), places.roles, seeds, tuple(sorted(names)))
+    old, new = before.side(seeds), after.side(seeds)
+    return Experiment(old, new, _in_float64(old), places.roles, seeds, tuple(sorted(names)))
 
 
 def _imports_alone(source: Source, changed: Source, fix: Fix) -> list[Experiment]:
@@ -116,7 +120,7 @@ def _imports_alone(source: Source, changed: Source, fix: Fix) -> list[Experiment
         if origins != others and origins | others <= CLIPS:
             code = f"def site():\n    return ('value', {name}(parameters_own_call(), max_norm_own_name))"
             old, new = Side(code, {name: origins.pop()}), Side(code, {name: others.pop()})
-            found.append(Experiment(old, new, own, (), ()))
+            found.append(Experiment(old, new, old, own, (), ()))
     if not found:
         raise NotProvable("only imports change, and not those of a clip")
     return found
@@ -368,6 +372,25 @@ class _Body:
         if hasattr(function, "type_params"):
             function.type_params = []
         return Side(ast.unparse(ast.fix_missing_locations(ast.Module([function], []))), self.origins)
+
+
+def _in_float64(side: Side) -> Side:
+    return side._replace(code=ast.unparse(_Float64(side.names).visit(ast.parse(side.code))))
+
+
+class _Float64(ast.NodeTransformer):
+    """`.double()` for `.float()`, `torch.float64` for `torch.float32`, and so on."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        self.generic_visit(node)
+        path = allowed.path(node, self._names)
+        if path is None:
+            return ast.Attribute(node.value, "double", node.ctx) if node.attr in _LOWER else node
+        torch, _, name = path.rpartition(".")
+        return ast.Attribute(node.value, "float64", node.ctx) if torch == "torch" and name in _LOWER else node
 
 
 class _Returns(ast.NodeTransformer):

@@ -15,7 +15,7 @@ from clipcheck.verify import battery, distance
 from clipcheck.verify.battery import Case
 from clipcheck.verify.claims import Answer
 from clipcheck.verify.distance import Different
-from clipcheck.verify.harness import flat
+from clipcheck.verify.harness import default_dtype, flat
 
 # As for the fixtures: float32's own rounding for one computation, and three roundings of 2^-9 in low precision.
 _TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-9}
@@ -41,16 +41,17 @@ def replay(experiment: dict[str, Any], at: Callable[[str], None]) -> Answer:
     """Try an experiment on every case; `at` is told each case before it runs."""
     roles: dict[str, str] = experiment["roles"]
     kept, seeds = experiment["kept"], experiment["seeds"]
-    old, new = (_function(experiment[side]) for side in ("before", "after"))
+    old, new, exact = (_function(experiment[side]) for side in ("before", "after", "reference"))
     exceptions: dict[str, list[str]] = {}
     errors: dict[torch.dtype, list[tuple[float, float]]] = {}
     count = tried = 0
     for case in battery.cases(frozenset(roles.values())):
-        sides = []
-        for name, program, variant in (("before", old, case), ("after", new, case), ("before", old, case.as_float64())):
-            at(f"{case.title}, {name}")
-            sides.append(_run(program, variant, roles, seeds, kept))
-        before, after, reference = sides
+        at(f"{case.title}, before")
+        before = _run(old, case, roles, seeds, kept)
+        at(f"{case.title}, after")
+        after = _run(new, case, roles, seeds, kept)
+        at(f"{case.title} in float64, before")
+        reference = _run(exact, case.as_float64(), roles, seeds, kept)
         count += 1
         try:
             if before.raised is None:
@@ -115,7 +116,8 @@ def _run(
 ) -> _Seen:
     objects = battery.build(case, roles)
     try:
-        with warnings.catch_warnings():
+        default = torch.float64 if case.dtype is torch.float64 else torch.float32
+        with warnings.catch_warnings(), default_dtype(default):
             warnings.simplefilter("ignore")
             kind, result = program(objects.names)(**{name: battery.seed(case) for name in seeds})
     except Exception as error:  # what a side raises is part of what it does
