@@ -9,6 +9,7 @@ import tokenize
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from clipcheck.rule import Edit, Place
@@ -210,6 +211,12 @@ def _encoding(data: bytes) -> str:
 
 def _line_and_column(text: str, offset: int) -> tuple[int, int]:
     """Line and column, both from 1, of an offset; columns count code points."""
-    starts = [0, *(end.end() for end in LINE_END.finditer(text))]
+    starts = _line_starts(text)
     line = bisect_right(starts, offset)
     return line, offset - starts[line - 1] + 1
+
+
+@lru_cache(maxsize=16)
+def _line_starts(text: str) -> tuple[int, ...]:
+    """Kept for the texts just seen: each finding asks for several places in one of them."""
+    return (0, *(end.end() for end in LINE_END.finditer(text)))

@@ -22,6 +22,7 @@ from clipcheck import __version__, document, engine
 from clipcheck.catalogue import RULES
 from clipcheck.config import Settings
 from clipcheck.engine import FileReport
+from clipcheck.memory import Memory, remembered
 from clipcheck.rule import Finding, Place, Safety, Severity
 
 # Keystrokes that come together are looked at together; a longer wait would only be felt.
@@ -54,6 +55,7 @@ class Look(NamedTuple):
     text: str
     settings: Settings
     report: FileReport
+    memory: Memory
 
 
 class Server(LanguageServer):
@@ -87,8 +89,10 @@ class Server(LanguageServer):
         last = self.looks.get(at.uri)
         if last is not None and (last.text, last.settings) == (at.text, settings):
             return last.report
-        report = self.run(at, settings)
-        self.looks[at.uri] = Look(at.text, settings, report)
+        memory = last.memory if last is not None else Memory()
+        with remembered(memory):
+            report = self.run(at, settings)
+        self.looks[at.uri] = Look(at.text, settings, report, memory)
         return report
 
     def run(self, at: Opened, settings: Settings) -> FileReport:
