@@ -34,6 +34,10 @@ _SUMMED = (
     rb"(?:\+=|= ?\w+ ?\+|\+ ?\w+\n|\b(?:f?sum|append)\s*\()[^\n]*(?:\n[^\n]*){0,2}?"
     rb"(?:\*\*|pow\s*\(|square\s*\(|sum\s*\(|dot\s*\(|\b(\w+) ?\* ?\1\b)"
 )
+_SCALED = rb"(?:mul_|div_|copy_|_foreach_mul_?)\s*\(|\*=|/=|= ?[\w.\[\]:]+ ?[*/]|[*/] ?[\w.]+\n"
+_RECOMPUTED = (
+    rb"norm\s*\(.*\n(?:.*\n){0,9}?.*\bclip_grad_norm_?\s*\(|\bsum\s*\(.*\n(?:.*\n){0,9}?.*\bclip_grad_norm_?\s*\("
+)
 
 
 def _rule(
@@ -46,6 +50,17 @@ RULES: dict[str, Rule] = {
     rule.code: rule
     for rule in (
         _rule("CLIP001", "item-norm-loop", _RAD, _NORM, _SYNCED, _SUMMED, _GRADIENT),
+        _rule("CLIP004", "linear-norm-sum", _RAD, rb"norm", rb"norm\s*\(", _GRADIENT, tier=Tier.OPT_IN),
+        _rule("CLIP005", "tensor-norm-accumulation", _RAD, _NORM, _GRADIENT, tier=Tier.OPT_IN),
+        _rule("CLIP006", "norm-exponent-mismatch", _RAD, _NORM, _SUMMED, _GRADIENT),
+        _rule("CLIP007", "total-norm-of-parameters", rb"get_total_norm\b", rb"parameters\b"),
+        _rule("CLIP008", "hand-rolled-clip", _RAD, rb"norm", _SCALED, tier=Tier.OPT_IN),
+        _rule("CLIP009", "unclamped-clip-coefficient", _RAD, rb"norm", _SCALED, tier=Tier.OPT_IN),
+        _rule("CLIP010", "item-per-parameter", _RAD, _NORM, _SYNCED, _GRADIENT, tier=Tier.OPT_IN),
+        _rule(
+            "CLIP011", "torch-clip-grad-norm", rb"\b(?:clip_grad_norm_|get_total_norm)\b", rb"torch", tier=Tier.OPT_IN
+        ),
+        _rule("CLIP504", "norm-recomputed-beside-clip", rb"\bclip_grad_norm_?\b", _RECOMPUTED),
         _rule("CLIP002", "deprecated-clip-grad-norm", rb"\bclip_grad_norm\b"),
     )
 }
