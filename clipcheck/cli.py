@@ -53,27 +53,38 @@ def check(**words: Any) -> None:
     Exit code: 0 for no findings, 1 for findings, 2 for anything that went wrong.
     """
     from clipcheck import command
+    from clipcheck.config import ConfigError
 
     options = command.Options(**words)
-    with _progress("checking", show=not (options.quiet or options.silent)) as step:
-        code = command.check(options, step)
+    try:
+        with _progress("checking", show=not (options.quiet or options.silent)) as step:
+            code = command.check(options, step)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
     sys.exit(code)
 
 
 @main.command()
 @click.argument("code", required=False)
 @click.option("--all", "everything", is_flag=True, help="All rules, one after the other.")
-def rule(code: str | None, everything: bool) -> None:
+@click.option("--output-format", type=click.Choice(["text", "json"]), default="text", help="How a rule is shown.")
+def rule(code: str | None, everything: bool, output_format: str) -> None:
     """Explain a rule: what it finds, why that is bad, and what its fix does."""
+    from clipcheck import pages
     from clipcheck.catalogue import RULES
-    from clipcheck.pages import page
 
-    if everything:
-        click.echo("\n\n".join(page(one) for one in RULES.values()))
-    elif code in RULES:
-        click.echo(page(RULES[code]))
-    else:
+    if not everything and code not in RULES:
         raise click.UsageError(f"unknown rule code `{code}`" if code else "name a rule, or give --all")
+    chosen = list(RULES.values()) if everything else [RULES[str(code)]]
+    if output_format == "text":
+        click.echo("\n\n".join(map(pages.page, chosen)))
+        return
+    import json
+
+    described = [{**one._asdict(), "tier": one.tier.value, "marks": None, "page": pages.page(one)} for one in chosen]
+    for one in described:
+        del one["marks"]
+    click.echo(json.dumps(described if everything else described[0], indent=2))
 
 
 @main.command()
@@ -83,6 +94,47 @@ def rules() -> None:
 
     for one in RULES.values():
         click.echo(f"{one.code}  {one.tier.value:8}  {one.name}")
+
+
+@main.command()
+@click.argument("key", required=False)
+def config(key: str | None) -> None:
+    """List the keys of a file of settings, or say what one takes."""
+    from clipcheck.config import KEYS
+
+    if key is not None and key not in KEYS:
+        raise click.UsageError(f"unknown key `{key}` (`clipcheck config` lists them)")
+    for name in [key] if key else KEYS:
+        kind = KEYS[name]
+        click.echo(f"{name}  {kind if isinstance(kind, str) else 'one of ' + ', '.join(kind)}")
+
+
+@main.command()
+@click.argument("folders", nargs=-1)
+def clean(folders: tuple[str, ...]) -> None:
+    """Remove the caches below the given folders (default: the current folder)."""
+    from clipcheck.cache import remove
+
+    for path in remove(folders or (".",)):
+        click.echo(f"removed {path}")
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"clipcheck {__version__}")
+
+
+@main.command("generate-shell-completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def generate_shell_completion(shell: str) -> None:
+    """Print what makes a shell complete clipcheck's words."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    completion = kind(main, {}, "clipcheck", "_CLIPCHECK_COMPLETE")
+    click.echo(completion.source_template % completion.source_vars())
 
 
 @main.command()

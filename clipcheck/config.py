@@ -262,13 +262,14 @@ class Project:
     @cached_property
     def excluded(self) -> list[Globs]:
         """What is left out: a plain `exclude` takes the place of the usual folders and of a wider layer's."""
-        found = [Globs(EXCLUDED, self.folder)]
+        plain = Globs(EXCLUDED, self.folder)
+        more = []
         for layer in self.layers:
             if "exclude" in layer.values:
-                found = [Globs(tuple(layer.values["exclude"]), layer.folder)]
+                plain = Globs(tuple(layer.values["exclude"]), layer.folder)
             if "extend-exclude" in layer.values:
-                found.append(Globs(tuple(layer.values["extend-exclude"]), layer.folder))
-        return found
+                more.append(Globs(tuple(layer.values["extend-exclude"]), layer.folder))
+        return [plain, *more]
 
 
 class Projects:
@@ -370,7 +371,8 @@ def parse_toml(text: str, origin: str = "") -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         message = str(error)
         at = re.search(r" \(at line (\d+), column \d+\)", message)
-        where = f"{origin}:{at[1] if at else 1}: " if origin else ""
+        last = text.count("\n") + 1
+        where = f"{origin}:{at[1] if at else last}: " if origin else ""
         raise ConfigError(f"{where}{message.replace(at[0], '') if at and origin else message}") from None
     return values
 

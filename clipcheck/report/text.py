@@ -8,7 +8,7 @@ from textwrap import wrap
 
 from clipcheck.report.frame import fix_as_diff, source_frame
 from clipcheck.report.paint import Paint
-from clipcheck.report.view import Row, View, by_file, opened, rows, shown, where
+from clipcheck.report.view import Row, View, by_file, lines_of, rows, shown, where
 from clipcheck.rule import Safety, Verdict
 from clipcheck.run import Outcome
 
@@ -165,15 +165,14 @@ def _mark(row: Row, paint: Paint) -> str:
 def _block(row: Row, paint: Paint) -> Iterator[str]:
     finding = row.finding
     yield f"{paint(finding.code, 'bold', 'red')} {_mark(row, paint)}{paint(finding.message, 'bold')}\n"
-    doc = opened(row.report.path, row.report.now)
-    if doc is None or not doc.programs:
+    lines = lines_of(row)
+    if not lines:
         yield f" {paint('-->', 'bold', 'blue')} {where(finding)}\n"
         return
-    lines = doc.lines(finding.place.cell, finding.program)
     yield from source_frame(finding, lines, paint)
     if finding.fix is not None:
         yield f"{paint('help', 'bold', 'cyan')}: {finding.fix.title}\n"
-        yield from fix_as_diff(finding, doc, paint)
+        yield from fix_as_diff(row, paint)
     if finding.help:
         yield f"{paint('help', 'bold', 'cyan')}: {finding.help}\n"
     if finding.verdict is not None:
