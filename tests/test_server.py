@@ -214,6 +214,26 @@ def test_a_half_typed_line_is_no_end() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [(8, "("), (8, " ="), (8, "."), (7, "("), (9, "x = '"), (9, "if x"), (9, "    for y in"), (6, "@"), (0, "(")],
+)
+def test_a_half_typed_line_hides_no_other_finding(line: int, text: str) -> None:
+    program = BEFORE + "\n\ndef forward(x):\n    return x\n\n\n" + BEFORE.partition("\n")[2]
+
+    async def run() -> None:
+        async with session() as client:
+            client.open(URI, program)
+            whole = await client.until(URI, 1)
+            assert [one.range.start.line for one in whole] == [4, 14]
+            client.change(URI, 2, typed(line, len(program.splitlines()[line]), text))
+            half = await client.until(URI, 2)
+            assert sorted(one.code for one in half) == ["CLIP002", "CLIP002", "invalid-syntax"]
+            assert [one.range for one in half if one.code == "CLIP002"] == [one.range for one in whole]
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("encoding", [None, *lsp.PositionEncodingKind], ids=str)
 def test_columns_are_counted_as_agreed(encoding: lsp.PositionEncodingKind | None) -> None:
     text = "import torch\nx = '😀é'; torch.nn.utils.clip_grad_norm([], 1.0)\n"
