@@ -131,6 +131,8 @@ def verify(select: tuple[str, ...], output_format: str, jobs: int) -> None:
     try:
         codes = config.select(select, (), ()) if select else frozenset(RULES)
         found = pairs.find(sorted(codes))
+        if not found:
+            raise config.ConfigError("no example of these rules has a fix to verify")
         with _progress(len(found), "verifying") as done:
             rows = pairs.verify(found, jobs or os.cpu_count() or 1, done)
     except (config.ConfigError, NoTorch) as error:

@@ -70,6 +70,11 @@ class Source:
         found = _LINE_END.search(self.text)
         return found.group() if found else "\n"
 
+    @cached_property
+    def comments(self) -> list[tuple[int, int]]:
+        """Start and end of every comment, in source order."""
+        return sorted(span for node, span in self._spans.items() if type(node) is cst.Comment)
+
     # --- tree ---------------------------------------------------------------------------------------------------
 
     def nodes(self, *kinds: type[NodeT]) -> Iterator[NodeT]:

@@ -24,15 +24,19 @@ TORCH = [
 SILENT = [(rule, path) for rule in RULES.values() for path in fixtures.clean(rule)]
 
 
-def run(path: Path, codes: frozenset[str], fix: bool = False, target: Target = "clipcheck") -> engine.FileReport:
+def run(
+    path: Path, codes: frozenset[str], fix: bool = False, target: Target = "clipcheck", data: bytes | None = None
+) -> engine.FileReport:
     settings = Settings(codes=codes, fix=fix, safety=Safety.UNSAFE, target=target)
-    report = engine.run(path.name, path.read_bytes(), settings)
+    report = engine.run(path.name, path.read_bytes() if data is None else data, settings)
     assert report.errors == ()
     return report
 
 
 def fixed(path: Path, rule: Rule, target: Target = "clipcheck") -> str:
-    report = run(path, frozenset({rule.code}), fix=True, target=target)
+    # A fix keeps the comments of what it replaces, and these comments are the test's own.
+    bare = re.sub(r"[ \t]*" + EXPECT.pattern, "", path.read_bytes().decode())
+    report = run(path, frozenset({rule.code}), fix=True, target=target, data=bare.encode())
     return (report.fixed_data or report.data).decode()
 
 

@@ -1,0 +1,59 @@
+"""
+## What it does
+Finds gradient norms that are added up in Python from one `.item()` per parameter: loops, comprehensions inside `sum`,
+lists that are summed later; with `norm`, `pow(2).sum()`, `float()` or `math.pow`, with or without the root.
+
+## Why is this bad?
+Every `.item()` waits for the device: a model of 150 tensors stops 150 times for one number. Where gradients are
+sharded (FSDP2, tensor parallelism) the sum is that of this rank's shards, which is not the norm of the gradient.
+
+One call computes the norm with one synchronisation: `clipcheck.runtime.grad_norm(parameters)`, or
+`get_total_norm(gradients)` where the tensors are gradients already.
+
+## Fix safety
+Safe: the whole loop becomes one call that gives the same number as a Python float. Parameters without a gradient are
+skipped (code without a test for `None` raised there), other tests go along as a comprehension, casts such as `.float()`
+stay. A squared value stays squared, an accumulator that held something before is added to. Where the accumulator
+started as the integer `0` and there is no gradient at all, the result is `0.0` instead of `0`. A norm type that is a
+variable is passed on; at infinity the loop computed nonsense and the call computes the largest element.
+
+Unsafe in files that use FSDP2 or DTensor, where the value changes from the rank's to the whole and the call is a
+collective, and with `--target torch`, whose `get_total_norm` needs torch 2.6, rejects sparse gradients and overflows
+in float16.
+
+No fix is offered where the loop does more than to add up (it clamps, logs, stores), where its variables are used
+later, or where the sum is reduced over processes.
+
+## References
+- pytorch/pytorch#60691, pytorch/pytorch#61042
+- https://pytorch.org/docs/stable/generated/torch.nn.utils.get_total_norm.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clipcheck.loops import accumulations
+from clipcheck.norms import totals
+from clipcheck.rewrites import Refused, rewrite_loop, rewrite_total
+from clipcheck.rule import Fix, Hit
+from clipcheck.source import Source
+
+MESSAGE = "gradient norm built with one `.item()` per parameter: one device sync per tensor"
+TITLE = "Compute the norm in one call"
+BY_HAND = "no fix here: {why}; take the norm with one `grad_norm(parameters)` beside the loop"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for one in accumulations(source):
+        if one.term.synced and not one.term.exponent.is_one:
+            yield hit(one.statement, rewrite_loop(source, one, TITLE))
+    for found in totals(source):
+        if found.term.synced and not found.term.exponent.is_one and found.form == "sum":
+            yield hit(found.node, rewrite_total(source, found, TITLE))
+
+
+def hit(node: object, outcome: Fix | Refused) -> Hit:
+    if isinstance(outcome, Refused):
+        return Hit(node, MESSAGE, help=BY_HAND.format(why=outcome.why))  # type: ignore[arg-type]
+    return Hit(node, MESSAGE, outcome)  # type: ignore[arg-type]
