@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +12,7 @@ from typing import Any
 import click
 
 from clipcheck import __version__
-
-FORMATS = ("full", "concise", "json")
+from clipcheck.options import OF_CHECK, CheckCommand
 
 
 class DefaultGroup(click.Group):
@@ -24,6 +24,18 @@ class DefaultGroup(click.Group):
             args = ["check", *args]
         return super().parse_args(ctx, args)
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run, with every fault of usage as one line on stderr and exit code 2."""
+        try:
+            return super().main(*args, **{**extra, "standalone_mode": False})
+        except click.ClickException as error:
+            from clipcheck.command import complain
+
+            complain(error.format_message())
+        except click.Abort:
+            pass
+        sys.exit(2)
+
 
 @click.group(cls=DefaultGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "--version", "-V", message="clipcheck %(version)s")
@@ -34,60 +46,18 @@ def main() -> None:
     """
 
 
-@main.command()
-@click.argument("paths", nargs=-1)
-@click.option("--fix", is_flag=True, help="Apply safe fixes.")
-@click.option("--unsafe-fixes", is_flag=True, help="Let --fix and --diff take fixes that change training, too.")
-@click.option("--diff", is_flag=True, help="Show what --fix would change; change nothing.")
-@click.option("--select", multiple=True, metavar="CODES", help="Run these rules only (CLIP001, CLIP1, ALL).")
-@click.option("--ignore", multiple=True, metavar="CODES", help="Leave these rules out.")
-@click.option("--extend-select", multiple=True, metavar="CODES", help="Run these rules as well.")
-@click.option(
-    "--target",
-    type=click.Choice(["clipcheck", "torch"]),
-    default="clipcheck",
-    help="Where rewritten calls go: clipcheck.runtime (default) or torch's own functions.",
-)
-@click.option("--output-format", type=click.Choice(FORMATS), default="full", help="How findings are shown.")
-@click.option("-j", "--jobs", type=click.IntRange(min=0), default=0, help="Processes to use; 0: one a core.")
-@click.option("--isolated", is_flag=True, help="Read no configuration file.")
-@click.option("--no-cache", is_flag=True, help="Read and write no cache.")
-def check(paths: tuple[str, ...], **options: Any) -> None:
-    """Check files and folders (default: the current folder)."""
-    from clipcheck import run
-    from clipcheck.config import ConfigError, Settings, select
-    from clipcheck.files import MissingPath
-    from clipcheck.rule import Safety
+@main.command(cls=CheckCommand, params=OF_CHECK)
+def check(**words: Any) -> None:
+    """Check files and folders (default: the current folder; `-` is stdin).
 
-    wants_fixes = options["fix"] or options["diff"]
-    try:
-        settings = Settings(
-            codes=select(options["select"], options["extend_select"], options["ignore"]),
-            target=options["target"],
-            fix=wants_fixes,
-            safety=Safety.UNSAFE if options["unsafe_fixes"] else Safety.SAFE,
-        )
-        outcome = run.check(paths or (".",), settings, options["jobs"], write=options["fix"] and not options["diff"])
-    except (ConfigError, MissingPath) as error:
-        raise click.UsageError(str(error)) from None
-    for error_line in outcome.errors:
-        click.echo(f"error: {error_line}", err=True)
-    if not outcome.files:
-        click.echo("warning: no Python files found", err=True)
-    _show(outcome, settings, options)
-    left = outcome.fixed if options["diff"] else outcome.findings
-    sys.exit(2 if outcome.errors else 1 if left else 0)
+    Exit code: 0 for no findings, 1 for findings, 2 for anything that went wrong.
+    """
+    from clipcheck import command
 
-
-def _show(outcome: Any, settings: Any, options: dict[str, Any]) -> None:
-    from clipcheck.report import diff, json, text
-
-    if options["diff"]:
-        click.echo(diff.report(outcome), nl=False)
-        click.echo(text.would_fix(outcome), nl=False, err=True)
-        return
-    shapes = {"full": text.full, "concise": text.concise, "json": json.report}
-    click.echo(shapes[options["output_format"]](outcome, settings), nl=options["output_format"] == "json")
+    options = command.Options(**words)
+    with _progress("checking", show=not (options.quiet or options.silent)) as step:
+        code = command.check(options, step)
+    sys.exit(code)
 
 
 @main.command()
@@ -133,8 +103,9 @@ def verify(select: tuple[str, ...], output_format: str, jobs: int) -> None:
         found = pairs.find(sorted(codes))
         if not found:
             raise config.ConfigError("no example of these rules has a fix to verify")
-        with _progress(len(found), "verifying") as done:
-            rows = pairs.verify(found, jobs or os.cpu_count() or 1, done)
+        with _progress("verifying") as step:
+            done = itertools.count(1)
+            rows = pairs.verify(found, jobs or os.cpu_count() or 1, lambda: step(next(done), len(found)))
     except (config.ConfigError, NoTorch) as error:
         raise click.UsageError(str(error)) from None
     click.echo(table.as_json(rows) if output_format == "json" else table.table(rows), nl=output_format == "json")
@@ -152,23 +123,20 @@ def server() -> None:
 
 
 @contextmanager
-def _progress(length: int, label: str) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal's stderr, once the work has taken a second: gives what to call after each step."""
+def _progress(label: str, show: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal's stderr, once the work has taken a second: gives what to call with steps done and to do."""
     start = time.monotonic()
-    steps = 0
     with ExitStack() as stack:
         bar: Any = None
 
-        def done() -> None:
-            nonlocal bar, steps
-            steps += 1
-            if bar is None and sys.stderr.isatty() and time.monotonic() - start > 1:
-                bar = stack.enter_context(click.progressbar(length=length, label=label, file=sys.stderr))
-                bar.update(steps)
-            elif bar is not None:
-                bar.update(1)
+        def step(done: int, total: int) -> None:
+            nonlocal bar
+            if bar is None and show and sys.stderr.isatty() and time.monotonic() - start > 1:
+                bar = stack.enter_context(click.progressbar(length=total, label=label, file=sys.stderr))
+            if bar is not None:
+                bar.update(done - bar.pos)
 
-        yield done
+        yield step
 
 
 if __name__ == "__main__":

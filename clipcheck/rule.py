@@ -125,6 +125,7 @@ class Finding(NamedTuple):
     help: str = ""
     related: tuple[tuple[Place, str], ...] = ()
     program: int = 0  # which of the file's programs the fix's offsets belong to
+    silent_at: int = 0  # the line at whose end a suppression silences it, 0 where none can
 
     @property
     def order(self) -> tuple[str, int, int, int, str, str]:

@@ -53,6 +53,14 @@ class Source:
             start, end = self._spans[node.lpar[0]][0], self._spans[node.rpar[-1]][1]
         return start, end
 
+    def logical_line(self, node: cst.CSTNode) -> tuple[int, int]:
+        """First and last line of the statement that `node` belongs to; of a compound statement, those of its header."""
+        statement = self.statement(node)
+        start, end = self.span(statement)
+        if not isinstance(statement, cst.SimpleStatementLine) and isinstance(statement.body, cst.IndentedBlock):
+            end = self.span(statement.body.header)[0]
+        return self.line_at(start), self.line_at(max(end - 1, start))
+
     def line(self, node: cst.CSTNode) -> int:
         """The line, from 1, on which a node starts."""
         return self.line_at(self._spans[node][0])

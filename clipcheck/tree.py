@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias
 
 import libcst as cst
 from libcst._nodes.internal import CodegenState
@@ -87,7 +87,7 @@ def reparse(text: str, last: Tree) -> Tree | None:
         has_trailing_newline=middle.has_trailing_newline if at_end else old.has_trailing_newline,
     )
     new = _Spans(module, start)
-    stretches = new.write_statements(cast("Sequence[Statement]", middle.body))
+    stretches = new.write_statements(middle.body)
     if at_end:
         new.write(middle.footer)
     if new.code(module if at_end else None) != text[start : old_end + shift]:

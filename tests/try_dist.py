@@ -52,7 +52,7 @@ def try_one(distribution: Path) -> None:
         assert "## Example" in environment.run("clipcheck", "rule", "CLIP002")
         environment.run("clipcheck", "--fix", "train.py")
         assert "clip_grad_norm_(" in train.read_text()
-        environment.install("torch")
+        environment.install(f"{distribution}[torch]")
         table = environment.run("clipcheck", "verify")
         assert "CLIP002" in table
         print(f"{distribution.name}: installs, finds, fixes; {table.strip().splitlines()[-1]}")
