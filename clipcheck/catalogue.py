@@ -34,6 +34,7 @@ _SUMMED = (
     rb"(?:\+=|= ?\w+ ?\+|\+ ?\w+\n|\b(?:f?sum|append)\s*\()[^\n]*(?:\n[^\n]*){0,2}?"
     rb"(?:\*\*|pow\s*\(|square\s*\(|sum\s*\(|dot\s*\(|\b(\w+) ?\* ?\1\b)"
 )
+_CLIP = rb"\bclip_grad_(?:norm|value)|\bclip_gradients\b"
 
 
 def _rule(
@@ -47,6 +48,23 @@ RULES: dict[str, Rule] = {
     for rule in (
         _rule("CLIP001", "item-norm-loop", _RAD, _NORM, _SYNCED, _SUMMED, _GRADIENT),
         _rule("CLIP002", "deprecated-clip-grad-norm", rb"\bclip_grad_norm\b"),
+        _rule("CLIP003", "torch-six-inf", rb"\btorch\s*\._six|_six\b", severity=Severity.ERROR),
+        _rule("CLIP101", "clip-after-step", _CLIP, rb"backward", rb"\bstep\b"),
+        _rule("CLIP102", "clip-before-backward", _CLIP, rb"backward"),
+        _rule("CLIP103", "clip-outside-training-loop", _CLIP, rb"backward"),
+        _rule("CLIP105", "exhausted-parameter-iterator", _CLIP),
+        _rule("CLIP106", "grads-passed-as-parameters", _CLIP, rb"\bgrad\b|\bdata\b|state_dict"),
+        _rule("CLIP107", "discarded-out-of-place-clamp", rb"\bgrad\b", rb"\b(clamp|clip|clamp_min|clamp_max|mul|div|nan_to_num|multiply|divide)\s*\("),
+        _rule("CLIP108", "clip-each-microbatch", _CLIP, rb"backward", rb"%|accum"),
+        _rule("CLIP110", "per-parameter-clip", rb"\bclip_grad_norm", rb"\bfor\b"),
+        _rule("CLIP201", "nonpositive-max-norm", _CLIP),
+        _rule("CLIP202", "wrong-parameters-argument", _CLIP, severity=Severity.ERROR),
+        _rule("CLIP301", "amp-missing-unscale", _CLIP, rb"\.scale\s*\("),
+        _rule("CLIP303", "amp-unscale-each-microbatch", rb"\bunscale_\b", rb"%|accum"),
+        _rule("CLIP401", "lightning-clip-in-training-step", _CLIP, rb"LightningModule", rb"training_step"),
+        _rule("CLIP403", "accelerate-torch-clip", _CLIP, rb"\baccelerator\b|\bAccelerator\b"),
+        _rule("CLIP405", "fsdp1-torch-clip", _CLIP, rb"FullyShardedDataParallel"),
+        _rule("CLIP501", "return-value-named-post-clip", _CLIP, rb"(?i)after|post|clipped|assert"),
     )
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from clipcheck import document
@@ -90,6 +91,7 @@ def _check_program(
     broken = [_invalid_syntax(path, doc.place(index, fault.at, fault.at), fault.message) for fault in said]
     if source is None:
         return broken, []
+    source.locate = partial(_place, doc, index)
     findings: list[Finding] = []
     errors: list[str] = []
     for code in sorted(codes):
@@ -104,6 +106,10 @@ def _check_program(
         findings = [finding._replace(fix=None, changes=()) for finding in findings]
         findings.append(_not_round_tripped(path, doc.place(index, 0, 0)))
     return [*broken, *findings], errors
+
+
+def _place(doc: Document, index: int, offset: int) -> Place:
+    return doc.place(index, offset, offset)
 
 
 def _run_rule(code: str, source: Source) -> Iterable[Hit]:
