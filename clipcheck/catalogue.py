@@ -54,7 +54,12 @@ RULES: dict[str, Rule] = {
         _rule("CLIP103", "clip-outside-training-loop", _CLIP, rb"backward"),
         _rule("CLIP105", "exhausted-parameter-iterator", _CLIP),
         _rule("CLIP106", "grads-passed-as-parameters", _CLIP, rb"\bgrad\b|\bdata\b|state_dict"),
-        _rule("CLIP107", "discarded-out-of-place-clamp", rb"\bgrad\b", rb"\b(clamp|clip|clamp_min|clamp_max|mul|div|nan_to_num|multiply|divide)\s*\("),
+        _rule(
+            "CLIP107",
+            "discarded-out-of-place-clamp",
+            rb"\bgrad\b",
+            rb"\b(clamp|clip|clamp_min|clamp_max|mul|div|nan_to_num|multiply|divide)\s*\(",
+        ),
         _rule("CLIP108", "clip-each-microbatch", _CLIP, rb"backward", rb"%|accum"),
         _rule("CLIP110", "per-parameter-clip", rb"\bclip_grad_norm", rb"\bfor\b"),
         _rule("CLIP201", "nonpositive-max-norm", _CLIP),

@@ -107,7 +107,7 @@ def _backward(source: Source, node: cst.Call, receiver: cst.BaseExpression, firs
     if scaler is not None:
         return Act(Kind.BACKWARD, node, receiver, scaler)
     wrapper = last_name(receiver)
-    if first is not None and (is_wrapper(wrapper) or node.args[0].keyword is None and not _is_loss(wrapper)):
+    if first is not None and (is_wrapper(wrapper) or (node.args[0].keyword is None and not _is_loss(wrapper))):
         return Act(Kind.BACKWARD, node, first, wrapper=wrapper)
     return Act(Kind.BACKWARD, node, receiver)
 
@@ -154,7 +154,21 @@ def _step(source: Source, node: cst.Call, receiver: cst.BaseExpression, first: c
     return Act(Kind.UNKNOWN, node)
 
 
-_NO_OPTIMIZER = ("sched", "lr", "warm", "prof", "timer", "env", "bar", "pbar", "ema", "meter", "tracker", "progress", "sim")
+_NO_OPTIMIZER = (
+    "sched",
+    "lr",
+    "warm",
+    "prof",
+    "timer",
+    "env",
+    "bar",
+    "pbar",
+    "ema",
+    "meter",
+    "tracker",
+    "progress",
+    "sim",
+)
 
 
 def _steps_schedule(source: Source, receiver: cst.BaseExpression) -> bool:
@@ -170,13 +184,8 @@ def _steps_schedule(source: Source, receiver: cst.BaseExpression) -> bool:
 
 def _is_deepspeed(source: Source, node: cst.CSTNode) -> bool:
     """Whether a name is bound by `engine, … = deepspeed.initialize(…)`."""
-    if not isinstance(node, cst.Name):
-        return False
-    return any(
-        isinstance(statement := source.parent(source.parent(binding.node) or binding.node), cst.CSTNode)
-        and _assigns_deepspeed(source, binding.node)
-        for binding in source.bindings(node)
-        if binding.kind == "assign"
+    return isinstance(node, cst.Name) and any(
+        binding.kind == "assign" and _assigns_deepspeed(source, binding.node) for binding in source.bindings(node)
     )
 
 
@@ -205,7 +214,19 @@ def _suspect(source: Source, node: cst.Call, name: str) -> Act | None:
     return Act(Kind.UNKNOWN, node) if hands_over else None
 
 
-_TELLING = ("backward", "step", "optimi", "train", "unscale", "closure", "fit", "learn", "backprop", "clip", "accumulate")
+_TELLING = (
+    "backward",
+    "step",
+    "optimi",
+    "train",
+    "unscale",
+    "closure",
+    "fit",
+    "learn",
+    "backprop",
+    "clip",
+    "accumulate",
+)
 _HARMLESS = frozenset(
     "lr rate learning save load checkpoint resume schedule scheduler sched log print write state dict warmup "
     "isinstance append summary lambda count counter metrics meter set get scalar wandb loader trained steps "

@@ -34,7 +34,8 @@ _ONE_SHOT = {
 _PARAMETERS = {"parameters", "named_parameters", "buffers"}
 # Calls that go through the whole of an iterator that they are given.
 _DRAINS = {
-    f"builtins.{name}" for name in ("list", "tuple", "set", "sorted", "sum", "any", "all", "max", "min", "dict", "frozenset")
+    f"builtins.{name}"
+    for name in ("list", "tuple", "set", "sorted", "sum", "any", "all", "max", "min", "dict", "frozenset")
 } | {"torch.nn.utils.parameters_to_vector"}
 # Calls that wrap an iterator: what drains the result drains the iterator, too.
 _WRAPS = {"filter", "map", "chain", "zip", "enumerate", "iter", "islice"}
@@ -105,7 +106,9 @@ def _spent_name(source: Source, use: cst.Name) -> Spent | None:
     inner = source.function(use)
     here = owner is source.scope(use) or _function_of(source, bindings[0].node) is inner
     if here:
-        reaching = [b for b in bindings if source.span(b.node) < source.span(use) and not exclusive(source, b.node, use)]
+        reaching = [
+            b for b in bindings if source.span(b.node) < source.span(use) and not exclusive(source, b.node, use)
+        ]
     else:
         reaching = list(bindings)  # read in a function that is defined further in
     if not reaching or any(b.kind != "assign" for b in reaching):
@@ -116,9 +119,9 @@ def _spent_name(source: Source, use: cst.Name) -> Spent | None:
         return None
     around = loops(source, use)
     repeated = [loop for loop in around if not _within(source, made.node, loop)] if here else []
-    if repeated and not any(_within(source, b.node, loop) for b in bindings for loop in repeated):
-        if not _leaves(source, use, repeated[0]):
-            return Spent(use, value, use.value, use, again=True)
+    fresh = any(_within(source, b.node, loop) for b in bindings for loop in repeated)
+    if repeated and not fresh and not _leaves(source, use, repeated[0]):
+        return Spent(use, value, use.value, use, again=True)
     for other in source.names.uses(owner, use.value):
         if other is use or source.span(other) < source.span(made.node) or exclusive(source, other, use):
             continue

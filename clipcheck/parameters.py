@@ -93,13 +93,14 @@ def _attribute_assignments(
 ) -> dict[tuple[cst.ClassDef, str], list[tuple[cst.Attribute, cst.BaseExpression | None]]]:
     found: dict[tuple[cst.ClassDef, str], list[tuple[cst.Attribute, cst.BaseExpression | None]]] = {}
     for statement in source.nodes(cst.Assign, cst.AnnAssign, cst.AugAssign):
+        pairs: list[tuple[cst.CSTNode, cst.BaseExpression | None]] = []
         match statement:
             case cst.Assign(targets=targets, value=value):
                 pairs = [(target.target, value) for target in targets]
-            case cst.AnnAssign(target=target, value=value):
-                pairs = [(target, value)] if value is not None else []
-            case _:
-                pairs = [(statement.target, None)]
+            case cst.AnnAssign(target=target, value=value) if value is not None:
+                pairs = [(target, value)]
+            case cst.AugAssign(target=target):
+                pairs = [(target, None)]
         for target, value in pairs:
             match target:
                 case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=attr)):
@@ -116,9 +117,7 @@ def _attribute_assignments(
     return found
 
 
-def attribute_bindings(
-    source: Source, node: cst.Attribute
-) -> list[tuple[cst.Attribute, cst.BaseExpression | None]]:
+def attribute_bindings(source: Source, node: cst.Attribute) -> list[tuple[cst.Attribute, cst.BaseExpression | None]]:
     """The places of the class around `node` that assign this `self.` attribute, with what they assign."""
     owner = source.enclosing(node, cst.ClassDef)
     return _attribute_assignments(source).get((owner, node.attr.value), []) if owner else []
@@ -127,9 +126,9 @@ def attribute_bindings(
 def owners(source: Source, node: cst.CSTNode, depth: int = 4) -> frozenset[str] | None:
     """The modules (as spelled) whose parameters an expression holds, None where that is not plain."""
     match node:
-        case cst.Call(func=cst.Attribute(value=module, attr=cst.Name("parameters" | "named_parameters")), args=args) if (
-            not args
-        ):
+        case cst.Call(
+            func=cst.Attribute(value=module, attr=cst.Name("parameters" | "named_parameters")), args=args
+        ) if not args:
             return frozenset({_unwrapped(spelled(source, module))})
         case cst.Call(func=cst.Name("filter" | "map"), args=[_, cst.Arg(value=inner)]):
             return owners(source, inner, depth)

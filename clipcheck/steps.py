@@ -9,7 +9,7 @@ an event of its own kind, UNKNOWN: a rule that meets one stays silent.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeAlias
@@ -78,7 +78,7 @@ def _first(event: Event, neighbours: Callable[[Event], list[Event]], kinds: froz
                 yield event
             continue
         seen.add(other)
-        if other.kind in kinds and not _contradict(event, other) or other.kind in (Kind.START, Kind.END):
+        if (other.kind in kinds and not _contradict(event, other)) or other.kind in (Kind.START, Kind.END):
             yield other
         else:
             todo.extend(neighbours(other))
@@ -143,9 +143,9 @@ def accumulation_guard(source: Source, node: cst.CSTNode, within: Loop | None = 
     Only guards inside of the loop `within` count, where one is given.
     """
     for test, outcome in branches(source, node):
-        if outcome and counts_steps(source, test.test):
-            if within is None or within in loops(source, test):
-                return test
+        inside = within is None or within in loops(source, test)
+        if outcome and inside and counts_steps(source, test.test):
+            return test
     return None
 
 
@@ -202,8 +202,8 @@ class _Builder:
         _link(exits + around.returns, self.end)
         return Flow(self.function, self.events, self.start, self.end)
 
-    def _block(self, body: object, preds: list[Event], around: _Around) -> list[Event]:
-        for statement in body if isinstance(body, (list, tuple)) else [body]:
+    def _block(self, body: Sequence[cst.CSTNode], preds: list[Event], around: _Around) -> list[Event]:
+        for statement in body:
             if not preds:
                 break  # behind a return, a continue or a break
             # ways that meet again are one: without this, n branches in a row would be 2 ** n ways
@@ -292,7 +292,12 @@ class _Builder:
     def _act(self, node: cst.CSTNode, preds: list[Event]) -> list[Event]:
         if isinstance(node, cst.Call):
             callee = local_function(self.source, node)
-            if callee is not None and callee not in self.active and len(self.active) < DEPTH and callee is not self.function:
+            if (
+                callee is not None
+                and callee not in self.active
+                and len(self.active) < DEPTH
+                and callee is not self.function
+            ):
                 return self._inlined(node, callee, preds)
             for closure in _closures(self.source, node):
                 if closure not in self.active and closure is not self.function:
@@ -367,9 +372,7 @@ def _ordinary(source: Source, function: cst.FunctionDef) -> cst.FunctionDef | No
 
 
 def _is_generator(source: Source, function: cst.FunctionDef) -> bool:
-    return any(
-        isinstance(node, cst.Yield) and source.function(node) is function for node in source.walk(function.body)
-    )
+    return any(isinstance(node, cst.Yield) and source.function(node) is function for node in source.walk(function.body))
 
 
 def _closures(source: Source, call: cst.Call) -> Iterator[cst.FunctionDef]:
@@ -451,7 +454,7 @@ def _is_stable(source: Source, test: cst.BaseExpression) -> bool:
             case cst.Call() | cst.Subscript() | cst.BinaryOperation():
                 return False
             case cst.Name() if any(
-                b.kind != "parameter" and loops(source, b.node) or b.kind in ("for", "augmented")
+                (b.kind != "parameter" and loops(source, b.node)) or b.kind in ("for", "augmented")
                 for b in source.bindings(node)
             ):
                 return False

@@ -45,7 +45,9 @@ def check(source: Source) -> Iterator[Hit]:
             if clip is not None and backward is not None:
                 message = f"torch's clip after `accelerator.backward` on {source.where(backward.at)}: fp16 and FSDP clip wrongly"
                 fix = None if event.is_called or backward.is_called else _fix(source, clip, backward)
-                yield Hit(event.at, message, fix, "" if fix else BY_HAND, ((backward.at, "the gradients are computed here"),))
+                yield Hit(
+                    event.at, message, fix, "" if fix else BY_HAND, ((backward.at, "the gradients are computed here"),)
+                )
 
 
 def _accelerated(source: Source, event: Event) -> Event | None:

@@ -30,7 +30,7 @@ from clipcheck.events import Kind
 from clipcheck.microbatches import guarded_step
 from clipcheck.moves import moved, stands_alone
 from clipcheck.parameters import assigned, last_name, spelled
-from clipcheck.rule import Edit, Fix, Hit, Safety
+from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.source import Source
 from clipcheck.steps import Event, flows
 

@@ -85,7 +85,7 @@ def _fix(source: Source, clip: Event, step: Event) -> Fix | None:
     edits = moved(source, [statement], target)
     if edits is None:
         return None
-    if step.scaler is not None and not step.first_before(Kind.UNSCALE, Kind.BACKWARD)[0].kind is Kind.UNSCALE:
+    if step.scaler is not None and step.first_before(Kind.UNSCALE, Kind.BACKWARD)[0].kind is not Kind.UNSCALE:
         line = f"{source.code(step.scaler)}.unscale_({source.code(step.subject)})" if step.subject else ""
         edits = tuple(
             Edit(e.start, e.end, indentation(source, target) + line + source.newline + e.text) if e.text else e
@@ -99,6 +99,4 @@ def _takes_closure(step: Event) -> bool:
 
 
 def _holds_backward(source: Source, statement: cst.CSTNode) -> bool:
-    return any(
-        isinstance(node, cst.Attribute) and node.attr.value == "backward" for node in source.walk(statement)
-    )
+    return any(isinstance(node, cst.Attribute) and node.attr.value == "backward" for node in source.walk(statement))

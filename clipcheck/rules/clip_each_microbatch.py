@@ -54,7 +54,9 @@ def _clip(source: Source, flow: Flow, clip: Event) -> Iterator[Hit]:
     region = _accumulate(source, clip.at)
     if region is not None and not _is_synchronised(source, clip.at):
         message = f"clips every micro-batch: `accumulate()` on {source.where(region)} adds up several"
-        yield Hit(clip.at, message, None, "clip under `if accelerator.sync_gradients:`", ((region, "accumulates here"),))
+        yield Hit(
+            clip.at, message, None, "clip under `if accelerator.sync_gradients:`", ((region, "accumulates here"),)
+        )
 
 
 def _accumulate(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:

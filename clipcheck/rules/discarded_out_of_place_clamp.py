@@ -47,13 +47,19 @@ def check(source: Source) -> Iterator[Hit]:
 
 def _hit(source: Source, call: cst.Call, name: cst.Name) -> Hit:
     message = f"`{name.value}` returns a new tensor that is thrown away: the gradient is not changed"
-    return Hit(call, message, Fix(f"Use `{name.value}_`, which works in place", Safety.UNSAFE, (insert_after(source, name, "_"),)))
+    return Hit(
+        call,
+        message,
+        Fix(f"Use `{name.value}_`, which works in place", Safety.UNSAFE, (insert_after(source, name, "_"),)),
+    )
 
 
 def _out_of_place(source: Source, call: cst.Call) -> cst.Name | None:
     """The name of the function that leaves a gradient alone and returns another tensor."""
     match call:
-        case cst.Call(func=cst.Attribute(value=tensor, attr=method)) if method.value in _METHODS and is_gradient(tensor):
+        case cst.Call(func=cst.Attribute(value=tensor, attr=method)) if method.value in _METHODS and is_gradient(
+            tensor
+        ):
             return None if _is_copy(tensor) else method
         case cst.Call(func=func, args=[first, *rest]) if source.qualified(func) in _FUNCTIONS:
             if is_gradient(first.value) and not any(arg.keyword and arg.keyword.value == "out" for arg in rest):
@@ -74,7 +80,10 @@ def _is_lost(source: Source, name: cst.Name, target: cst.Name) -> bool:
     before = [b for b in scope.bindings.get(name.value, []) if source.span(b.node) < source.span(target)]
     if not before or before[-1].kind != "assign" or before[-1].value is None or not is_gradient(before[-1].value):
         return False
-    if _is_copy(before[-1].value) or source.siblings(source.statement(before[-1].node))[0] != source.siblings(source.statement(target))[0]:
+    if (
+        _is_copy(before[-1].value)
+        or source.siblings(source.statement(before[-1].node))[0] != source.siblings(source.statement(target))[0]
+    ):
         return False
     uses = source.names.uses(scope, target.value)
     return not any(source.span(use) > source.span(name) for use in uses) and (

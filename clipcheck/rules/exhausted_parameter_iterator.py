@@ -32,9 +32,8 @@ def check(source: Source) -> Iterator[Hit]:
     for call, parameters in _clipped(source):
         found = spent(source, parameters)
         if found is not None:
-            related = ((found.made, "the iterator is made here"),)
-            if not found.again:
-                related += ((found.drained, "and used up here"),)
+            made = (found.made, "the iterator is made here")
+            related = (made,) if found.again else (made, (found.drained, "and used up here"))
             yield Hit(call, _message(source, found), _fix(source, found), "", related)
 
 

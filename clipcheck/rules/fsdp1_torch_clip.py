@@ -40,7 +40,9 @@ def check(source: Source) -> Iterator[Hit]:
                     where = source.where(wrapped)
                     message = f"each rank clips by the norm of its own shards: FSDP wraps the model on {where}"
                     fix = _fix(source, clip, model)
-                    yield Hit(clip.call, message, fix, "" if fix else BY_HAND, ((wrapped, "the model is sharded here"),))
+                    yield Hit(
+                        clip.call, message, fix, "" if fix else BY_HAND, ((wrapped, "the model is sharded here"),)
+                    )
 
 
 def _wrapped_by_fsdp(source: Source, model: cst.BaseExpression) -> cst.Call | None:

@@ -53,15 +53,18 @@ def _instead_of_parameters(source: Source, node: cst.BaseExpression) -> tuple[st
     match node:
         case cst.ListComp(elt=elt) | cst.GeneratorExp(elt=elt) if means_gradient(source, elt):
             return "gradients", node
-        case cst.ListComp(elt=cst.Attribute(attr=cst.Name("data"))) | cst.GeneratorExp(
-            elt=cst.Attribute(attr=cst.Name("data"))
+        case (
+            cst.ListComp(elt=cst.Attribute(attr=cst.Name("data")))
+            | cst.GeneratorExp(elt=cst.Attribute(attr=cst.Name("data")))
         ):
             return "`.data` tensors", node
         case cst.List(elements=[_, *_] as elements) | cst.Tuple(elements=[_, *_] as elements) if all(
             is_gradient(element.value) for element in elements
         ):
             return "gradients", node
-        case cst.Call(func=cst.Attribute(value=cst.Call(func=cst.Attribute(attr=cst.Name("state_dict"))), attr=cst.Name("values"))):
+        case cst.Call(
+            func=cst.Attribute(value=cst.Call(func=cst.Attribute(attr=cst.Name("state_dict"))), attr=cst.Name("values"))
+        ):
             return "tensors of a `state_dict`", node
         case cst.Call(func=func) if source.qualified(func) == "torch.autograd.grad":
             return "the result of `autograd.grad`", node

@@ -73,24 +73,27 @@ def _gives_parameters(source: Source, iterable: cst.BaseExpression, name: cst.Na
             value = assigned(source, iterable)
             if value is not None and depth:
                 return _gives_parameters(source, value, name, depth - 1)
-            unknown = not isinstance(iterable, cst.Name) or all(b.kind == "parameter" for b in source.bindings(iterable))
-            return unknown and name.value in _SINGLE and words(last_name(iterable))[-1:] in (("params",), ("parameters",))
+            unknown = not isinstance(iterable, cst.Name) or all(
+                b.kind == "parameter" for b in source.bindings(iterable)
+            )
+            return (
+                unknown and name.value in _SINGLE and words(last_name(iterable))[-1:] in (("params",), ("parameters",))
+            )
     return False
 
 
 def _is_shared(source: Source, clip: Clip, loop: cst.For) -> bool:
     """Whether every parameter gets the same limit: nothing that the loop binds goes into it."""
-    bound = {node.value for part in (loop.target, loop.body) for node in source.walk(part) if _binds(source, node)}
+    inside = (node for part in (loop.target, loop.body) for node in source.walk(part))
+    bound = {node.value for node in inside if isinstance(node, cst.Name) and _binds(source, node)}
     others = [value for name, value in clip.arguments.items() if name != "parameters"]
     return bool(others) and not any(
         isinstance(node, cst.Name) and node.value in bound for value in others for node in source.walk(value)
     )
 
 
-def _binds(source: Source, node: cst.CSTNode) -> bool:
-    return isinstance(node, cst.Name) and any(
-        b.node is node for b in source.scope(node).bindings.get(node.value, [])
-    )
+def _binds(source: Source, node: cst.Name) -> bool:
+    return any(b.node is node for b in source.scope(node).bindings.get(node.value, []))
 
 
 def _fix(source: Source, clip: Clip, loop: cst.For) -> Fix | None:

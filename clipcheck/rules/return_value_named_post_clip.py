@@ -36,13 +36,21 @@ def check(source: Source) -> Iterator[Hit]:
         target = _target(source, call)
         if target is not None and _says_after(last_name(target)):
             name = source.quoted(target, "the result")
-            yield Hit(target, f"{name} is the norm before clipping: that is what the clip returns", None, BY_HAND, ((call, "clipped here"),))
+            yield Hit(
+                target,
+                f"{name} is the norm before clipping: that is what the clip returns",
+                None,
+                BY_HAND,
+                ((call, "clipped here"),),
+            )
         elif isinstance(target, cst.Name):
             yield from _uses(source, target, call)
         else:
             key = _key(source, call)
             if key:
-                yield Hit(call, f"logged as `{key}`, but the clip returns the norm before clipping"[:100], None, BY_HAND)
+                yield Hit(
+                    call, f"logged as `{key}`, but the clip returns the norm before clipping"[:100], None, BY_HAND
+                )
 
 
 def _results(source: Source) -> Iterator[cst.Call]:
@@ -94,11 +102,27 @@ def _is_float(source: Source, node: cst.CSTNode | None) -> bool:
 
 def _says_after(name: str) -> bool:
     parts = words(name)
-    if set(parts) & {"before", "pre", "un", "unclipped", "preclip", "is", "was", "num", "n", "frac", "ratio", "count", "not"}:
+    if set(parts) & {
+        "before",
+        "pre",
+        "un",
+        "unclipped",
+        "preclip",
+        "is",
+        "was",
+        "num",
+        "n",
+        "frac",
+        "ratio",
+        "count",
+        "not",
+    }:
         return False
     if "clipped" in parts or "postclip" in parts or "afterclip" in parts:
         return True
-    return bool(set(parts) & {"after", "post"}) and bool(set(parts) & {"norm", "grad", "gradient", "gnorm", "clip", "clipping"})
+    return bool(set(parts) & {"after", "post"}) and bool(
+        set(parts) & {"norm", "grad", "gradient", "gnorm", "clip", "clipping"}
+    )
 
 
 def _uses(source: Source, target: cst.Name, call: cst.Call) -> Iterator[Hit]:
@@ -113,9 +137,21 @@ def _uses(source: Source, target: cst.Name, call: cst.Call) -> Iterator[Hit]:
             continue
         key = _key(source, use)
         if key:
-            yield Hit(use, f"logged as `{key}`, but the clip returns the norm before clipping"[:100], None, BY_HAND, ((call, "clipped here"),))
+            yield Hit(
+                use,
+                f"logged as `{key}`, but the clip returns the norm before clipping"[:100],
+                None,
+                BY_HAND,
+                ((call, "clipped here"),),
+            )
         elif limit is not None and _asserted_below(source, use, limit):
-            yield Hit(use, "asserts a limit on the norm before clipping: it fails where clipping works", None, BY_HAND, ((call, "clipped here"),))
+            yield Hit(
+                use,
+                "asserts a limit on the norm before clipping: it fails where clipping works",
+                None,
+                BY_HAND,
+                ((call, "clipped here"),),
+            )
 
 
 def _says_more(source: Source, value: cst.BaseExpression | None, call: cst.Call) -> bool:
@@ -128,12 +164,23 @@ def _key(source: Source, use: cst.CSTNode) -> str:
     node = use
     for above in source.ancestors(use):
         match above:
-            case cst.Attribute(attr=cst.Name("item" | "detach" | "cpu")) | cst.Call(func=cst.Attribute(attr=cst.Name("item" | "detach" | "cpu"))):
+            case (
+                cst.Attribute(attr=cst.Name("item" | "detach" | "cpu"))
+                | cst.Call(func=cst.Attribute(attr=cst.Name("item" | "detach" | "cpu")))
+            ):
                 pass
             case cst.DictElement(key=cst.SimpleString() as key) if above.value is node:
                 text = str(key.evaluated_value)
                 return text if _says_after(text) else ""
-            case cst.Assign(targets=[cst.AssignTarget(target=cst.Subscript(slice=[cst.SubscriptElement(slice=cst.Index(value=cst.SimpleString() as key))]))]) if above.value is node:
+            case cst.Assign(
+                targets=[
+                    cst.AssignTarget(
+                        target=cst.Subscript(
+                            slice=[cst.SubscriptElement(slice=cst.Index(value=cst.SimpleString() as key))]
+                        )
+                    )
+                ]
+            ) if above.value is node:
                 text = str(key.evaluated_value)
                 return text if _says_after(text) else ""
             case cst.Arg(keyword=None):
@@ -151,7 +198,10 @@ def _key(source: Source, use: cst.CSTNode) -> str:
 def _logged(source: Source, call: cst.CSTNode | None, arg: cst.Arg) -> str:
     """The key of `self.log("grad_norm_after_clip", norm)` and `writer.add_scalar(…)`."""
     match call:
-        case cst.Call(func=cst.Attribute(attr=cst.Name("log" | "add_scalar" | "log_metric" | "scalar" | "record")), args=[cst.Arg(value=cst.SimpleString() as key), second, *_]) if second is arg:
+        case cst.Call(
+            func=cst.Attribute(attr=cst.Name("log" | "add_scalar" | "log_metric" | "scalar" | "record")),
+            args=[cst.Arg(value=cst.SimpleString() as key), second, *_],
+        ) if second is arg:
             text = str(key.evaluated_value)
             return text if _says_after(text) else ""
     return ""
@@ -160,7 +210,12 @@ def _logged(source: Source, call: cst.CSTNode | None, arg: cst.Arg) -> str:
 def _asserted_below(source: Source, use: cst.Name, limit: cst.BaseExpression) -> bool:
     statement = source.enclosing(use, cst.Assert)
     match statement:
-        case cst.Assert(test=cst.Comparison(left=left, comparisons=[cst.ComparisonTarget(operator=cst.LessThan() | cst.LessThanEqual(), comparator=right)])):
-            direct = left is use or isinstance(left, cst.Call) and any(node is use for node in source.walk(left))
+        case cst.Assert(
+            test=cst.Comparison(
+                left=left,
+                comparisons=[cst.ComparisonTarget(operator=cst.LessThan() | cst.LessThanEqual(), comparator=right)],
+            )
+        ):
+            direct = left is use or (isinstance(left, cst.Call) and any(node is use for node in source.walk(left)))
             return direct and spelled(source, limit) in spelled(source, right)
     return False

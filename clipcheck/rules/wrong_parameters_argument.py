@@ -43,7 +43,7 @@ def _wrong(source: Source, node: cst.BaseExpression) -> tuple[str, Edit] | None:
     """Why an expression cannot be passed, and the edit that makes it parameters."""
     match node:
         case cst.Attribute(value=owner, attr=cst.Name("parameters")):
-            if not _may_be_a_list(source, node):
+            if not _may_be_a_list(source, node) and not _is_own(source, owner):
                 return f"{source.quoted(node, '`parameters`')} is not called", insert_after(source, node, "()")
         case cst.Call(func=cst.Attribute(attr=cst.Name("named_parameters") as name)):
             return "`named_parameters()` gives pairs of name and parameter", replace(source, name, "parameters")
@@ -81,6 +81,15 @@ def _may_be_a_list(source: Source, node: cst.Attribute) -> bool:
     return False
 
 
+def _is_own(source: Source, owner: cst.BaseExpression) -> bool:
+    """Whether it is an attribute of a class that is not known to be a module, and may have it from a base."""
+    match owner:
+        case cst.Name("self"):
+            holder = source.enclosing(owner, cst.ClassDef)
+            return holder is None or not is_module_class(source, holder)
+    return False
+
+
 def _is_optimizer(source: Source, node: cst.BaseExpression) -> bool:
     match assigned(source, node):
         case cst.Call(func=func):
@@ -107,7 +116,11 @@ def _makes_module(source: Source, node: cst.BaseExpression) -> bool:
             match func:
                 case cst.Name() as name:
                     classes = [b.node for b in source.bindings(name)]
-                    return len(classes) == 1 and isinstance(classes[0], cst.ClassDef) and is_module_class(source, classes[0])
+                    return (
+                        len(classes) == 1
+                        and isinstance(classes[0], cst.ClassDef)
+                        and is_module_class(source, classes[0])
+                    )
     return False
 
 
