@@ -70,7 +70,13 @@ def _norms(grads: list[Tensor], norm_type: float) -> list[Tensor]:
     norms: list[Tensor] = []
     for dtype, group in by_dtype.items():
         wide = _accumulator(device, dtype)
-        if device.type in FOREACH and device.type != "cpu" and _DTYPE_ARGUMENT and not dtype.is_complex and set(map(type, group)) <= ORDINARY:
+        if (
+            device.type in FOREACH
+            and device.type != "cpu"
+            and _DTYPE_ARGUMENT
+            and not dtype.is_complex
+            and set(map(type, group)) <= ORDINARY
+        ):
             norms += torch._foreach_norm(group, norm_type, wide)
         else:
             real = [grad.abs() for grad in group] if dtype.is_complex else group
