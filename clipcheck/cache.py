@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -91,6 +92,19 @@ class Cache:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(entries, file, separators=(",", ":"))
         os.replace(temporary, self._file)
+
+
+def remove(folders: Iterable[str]) -> Iterator[str]:
+    """Delete the caches in folders and below them, and name each. Only what bears our name and our tag is touched."""
+    for top in folders:
+        for folder, inner, _ in os.walk(top):
+            inner[:] = [name for name in inner if name not in (".git", "node_modules", ".venv")]
+            if NAME in inner:
+                inner.remove(NAME)
+                path = os.path.join(folder, NAME)
+                if os.path.isfile(os.path.join(path, "CACHEDIR.TAG")):
+                    shutil.rmtree(path)
+                    yield path
 
 
 def _wishes(settings: Settings) -> tuple[object, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 import click
 
 from clipcheck import __version__
+from clipcheck.config import TARGETS
 from clipcheck.options import OF_CHECK, CheckCommand
 
 
@@ -53,27 +53,38 @@ def check(**words: Any) -> None:
     Exit code: 0 for no findings, 1 for findings, 2 for anything that went wrong.
     """
     from clipcheck import command
+    from clipcheck.config import ConfigError
 
     options = command.Options(**words)
-    with _progress("checking", show=not (options.quiet or options.silent)) as step:
-        code = command.check(options, step)
+    try:
+        with _progress("checking", show=not (options.quiet or options.silent)) as step:
+            code = command.check(options, step)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
     sys.exit(code)
 
 
 @main.command()
 @click.argument("code", required=False)
 @click.option("--all", "everything", is_flag=True, help="All rules, one after the other.")
-def rule(code: str | None, everything: bool) -> None:
+@click.option("--output-format", type=click.Choice(["text", "json"]), default="text", help="How a rule is shown.")
+def rule(code: str | None, everything: bool, output_format: str) -> None:
     """Explain a rule: what it finds, why that is bad, and what its fix does."""
+    from clipcheck import pages
     from clipcheck.catalogue import RULES
-    from clipcheck.pages import page
 
-    if everything:
-        click.echo("\n\n".join(page(one) for one in RULES.values()))
-    elif code in RULES:
-        click.echo(page(RULES[code]))
-    else:
+    if not everything and code not in RULES:
         raise click.UsageError(f"unknown rule code `{code}`" if code else "name a rule, or give --all")
+    chosen = list(RULES.values()) if everything else [RULES[str(code)]]
+    if output_format == "text":
+        click.echo("\n\n".join(map(pages.page, chosen)))
+        return
+    import json
+
+    described = [{**one._asdict(), "tier": one.tier.value, "marks": None, "page": pages.page(one)} for one in chosen]
+    for one in described:
+        del one["marks"]
+    click.echo(json.dumps(described if everything else described[0], indent=2))
 
 
 @main.command()
@@ -86,30 +97,74 @@ def rules() -> None:
 
 
 @main.command()
-@click.option("--select", multiple=True, metavar="CODES", help="Only the examples of these rules.")
+@click.argument("key", required=False)
+def config(key: str | None) -> None:
+    """List the keys of a file of settings, or say what one takes."""
+    from clipcheck.config import KEYS
+
+    if key is not None and key not in KEYS:
+        raise click.UsageError(f"unknown key `{key}` (`clipcheck config` lists them)")
+    for name in [key] if key else KEYS:
+        kind = KEYS[name]
+        click.echo(f"{name}  {kind if isinstance(kind, str) else 'one of ' + ', '.join(kind)}")
+
+
+@main.command()
+@click.argument("folders", nargs=-1)
+def clean(folders: tuple[str, ...]) -> None:
+    """Remove the caches below the given folders (default: the current folder)."""
+    from clipcheck.cache import remove
+
+    for path in remove(folders or (".",)):
+        click.echo(f"removed {path}")
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"clipcheck {__version__}")
+
+
+@main.command("generate-shell-completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def generate_shell_completion(shell: str) -> None:
+    """Print what makes a shell complete clipcheck's words."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    completion = kind(main, {}, "clipcheck", "_CLIPCHECK_COMPLETE")
+    click.echo(completion.source_template % completion.source_vars())
+
+
+@main.command()
+@click.argument("paths", nargs=-1)
+@click.option("--select", multiple=True, metavar="CODES", help="Only these rules.")
+@click.option("--unsafe-fixes", is_flag=True, default=None, help="With PATHS: try fixes that change training, too.")
+@click.option("--target", type=click.Choice(TARGETS), help="With PATHS: whose functions the fixes call.")
+@click.option("--isolated", is_flag=True, help="With PATHS: read no settings from files.")
 @click.option("--output-format", type=click.Choice(["full", "json"]), default="full", help="How the outcome is shown.")
 @click.option("-j", "--jobs", type=click.IntRange(min=0), default=0, help="Processes to use; 0: one a core.")
-def verify(select: tuple[str, ...], output_format: str, jobs: int) -> None:
-    """Run the rules' examples before and after their fix on torch, and show whether their claims hold."""
-    import os
+def verify(paths: tuple[str, ...], output_format: str, jobs: int, **words: Any) -> None:
+    """Run code before and after its fix on torch, and show how they compare.
 
-    from clipcheck import config
-    from clipcheck.catalogue import RULES
-    from clipcheck.verify import pairs, table
-    from clipcheck.verify.worker import NoTorch
+    With PATHS each fix found there is tried on made-up gradients: only the statements that it replaces run, and only
+    in a process of their own. Exit code: 0, or 2 where a fix is refuted. Without PATHS the rules' own examples are
+    trained with: 0 where all claims hold, 1 where one fails.
+    """
+    from clipcheck import command
+    from clipcheck.config import ConfigError
 
     try:
-        codes = config.select(select, (), ()) if select else frozenset(RULES)
-        found = pairs.find(sorted(codes))
-        if not found:
-            raise config.ConfigError("no example of these rules has a fix to verify")
         with _progress("verifying") as step:
-            done = itertools.count(1)
-            rows = pairs.verify(found, jobs or os.cpu_count() or 1, lambda: step(next(done), len(found)))
-    except (config.ConfigError, NoTorch) as error:
+            if paths:
+                code = command.verify(command.Options(paths=paths, output_format=output_format, **words), step)
+            else:
+                shown, code = command.verify_examples(words["select"], output_format, jobs, step)
+                click.echo(shown, nl=output_format == "json")
+    except ConfigError as error:
         raise click.UsageError(str(error)) from None
-    click.echo(table.as_json(rows) if output_format == "json" else table.table(rows), nl=output_format == "json")
-    sys.exit(1 if table.failed(rows) else 0)
+    sys.exit(code)
 
 
 @main.command()

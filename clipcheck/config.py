@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from clipcheck import __version__
 from clipcheck.catalogue import RULES
 from clipcheck.globs import Globs
-from clipcheck.rule import Safety, Target, Tier
+from clipcheck.rule import Prove, Safety, Target, Tier
 
 DEFAULT = frozenset(code for code, rule in RULES.items() if rule.tier is Tier.DEFAULT)
 TARGETS = ("clipcheck", "torch")
@@ -44,6 +44,7 @@ class Settings:
     unfixable: frozenset[str] = frozenset()
     heed: bool = True  # whether comments silence findings
     report_unused: bool = True
+    prove: Prove | None = field(default=None, compare=False, repr=False)  # tries fixes; only what it proves is applied
 
     def applies(self, safety: Safety) -> bool:
         return safety >= self.safety
@@ -261,13 +262,14 @@ class Project:
     @cached_property
     def excluded(self) -> list[Globs]:
         """What is left out: a plain `exclude` takes the place of the usual folders and of a wider layer's."""
-        found = [Globs(EXCLUDED, self.folder)]
+        plain = Globs(EXCLUDED, self.folder)
+        more = []
         for layer in self.layers:
             if "exclude" in layer.values:
-                found = [Globs(tuple(layer.values["exclude"]), layer.folder)]
+                plain = Globs(tuple(layer.values["exclude"]), layer.folder)
             if "extend-exclude" in layer.values:
-                found.append(Globs(tuple(layer.values["extend-exclude"]), layer.folder))
-        return found
+                more.append(Globs(tuple(layer.values["extend-exclude"]), layer.folder))
+        return [plain, *more]
 
 
 class Projects:
@@ -369,7 +371,8 @@ def parse_toml(text: str, origin: str = "") -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         message = str(error)
         at = re.search(r" \(at line (\d+), column \d+\)", message)
-        where = f"{origin}:{at[1] if at else 1}: " if origin else ""
+        last = text.count("\n") + 1
+        where = f"{origin}:{at[1] if at else last}: " if origin else ""
         raise ConfigError(f"{where}{message.replace(at[0], '') if at and origin else message}") from None
     return values
 

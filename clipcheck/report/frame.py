@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from clipcheck.document import Document, apply
+from clipcheck.document import apply
 from clipcheck.report.paint import Paint
-from clipcheck.report.view import where
+from clipcheck.report.view import Row, lines, where
 from clipcheck.rule import Edit, Finding, Place
 
 CONTEXT = 2
@@ -65,12 +65,13 @@ def _underline(place: Place, line: str, sign: str, paint: Paint, color: str) -> 
 # --- a fix ------------------------------------------------------------------------------------------------------------
 
 
-def fix_as_diff(finding: Finding, doc: Document, paint: Paint) -> Iterator[str]:
+def fix_as_diff(row: Row, paint: Paint) -> Iterator[str]:
     """The fix with one line of context, numbered as in the new file; a notebook's cells one after the other."""
+    finding, report = row
     cells = list(dict.fromkeys(place.cell for place, _ in finding.changes))
     for cell in cells:
         changes = [(place, text) for place, text in finding.changes if place.cell == cell]
-        rows = list(_rows(changes, doc.lines(cell, finding.program)))
+        rows = list(_rows(changes, lines(report.path, report.now, cell, finding.program)))
         width = len(str(max((number for _, number, _ in rows), default=1)))
         gutter = paint(f"{' ' * width} |", "bold", "blue")
         if len(cells) > 1:

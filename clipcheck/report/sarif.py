@@ -111,6 +111,8 @@ def _result(row: Row, root: str, codes: list[str], marks: _Fingerprints) -> dict
         ],
         "partialFingerprints": {"primaryLocationLineHash": marks.of(row.report.path, row.report.now, place.line)},
     }
+    if finding.verdict is not None:
+        result["properties"] = {"verdict": str(finding.verdict)}
     if finding.related:
         result["relatedLocations"] = [
             {

@@ -81,6 +81,18 @@ def opened(path: str, data: bytes) -> document.Document | None:
         return None
 
 
+@lru_cache(maxsize=64)
+def lines(path: str, data: bytes, cell: int | None, program: int) -> dict[int, str]:
+    """The lines of a program's cell, or of a whole file, by number; not to be changed. {} for what cannot be read."""
+    doc = opened(path, data)
+    return doc.lines(cell, program) if doc is not None and program < len(doc.programs) else {}
+
+
+def lines_of(row: Row) -> dict[int, str]:
+    """The lines that the finding's place counts in."""
+    return lines(row.report.path, row.report.now, row.finding.place.cell, row.finding.program)
+
+
 def in_file(row: Row) -> Place:
     """Where a finding stands in its file as a whole: in a notebook, in the JSON."""
     place = row.finding.place
@@ -120,9 +132,8 @@ def _text(data: bytes) -> str:
 def cut(row: Row) -> str:
     """The source that a finding covers."""
     place = row.finding.place
-    doc = opened(row.report.path, row.report.now)
-    lines = doc.lines(place.cell, row.finding.program) if doc and doc.programs else {}
-    text = [lines.get(number, "") for number in range(place.line, place.end_line + 1)]
+    known = lines_of(row)
+    text = [known.get(number, "") for number in range(place.line, place.end_line + 1)]
     if not text:
         return ""
     text[-1] = text[-1][: place.end_column - 1]
