@@ -34,6 +34,11 @@ _SUMMED = (
     rb"(?:\+=|= ?\w+ ?\+|\+ ?\w+\n|\b(?:f?sum|append)\s*\()[^\n]*(?:\n[^\n]*){0,2}?"
     rb"(?:\*\*|pow\s*\(|square\s*\(|sum\s*\(|dot\s*\(|\b(\w+) ?\* ?\1\b)"
 )
+_SCALED = rb"(?:mul_|div_|copy_|_foreach_mul_?)\s*\(|\*=|/=|= ?[\w.\[\]:]+ ?[*/]|[*/] ?[\w.]+\n"
+_RECOMPUTED = (
+    rb"norm\s*\(.*\n(?:.*\n){0,9}?.*\bclip_grad_norm_?\s*\(|\bsum\s*\(.*\n(?:.*\n){0,9}?.*\bclip_grad_norm_?\s*\("
+)
+_CLIP = rb"\bclip_grad_(?:norm|value)|\bclip_gradients\b"
 
 
 def _rule(
@@ -46,7 +51,40 @@ RULES: dict[str, Rule] = {
     rule.code: rule
     for rule in (
         _rule("CLIP001", "item-norm-loop", _RAD, _NORM, _SYNCED, _SUMMED, _GRADIENT),
+        _rule("CLIP004", "linear-norm-sum", _RAD, rb"norm", rb"norm\s*\(", _GRADIENT, tier=Tier.OPT_IN),
+        _rule("CLIP005", "tensor-norm-accumulation", _RAD, _NORM, _GRADIENT, tier=Tier.OPT_IN),
+        _rule("CLIP006", "norm-exponent-mismatch", _RAD, _NORM, _SUMMED, _GRADIENT),
+        _rule("CLIP007", "total-norm-of-parameters", rb"get_total_norm\b", rb"parameters\b"),
+        _rule("CLIP008", "hand-rolled-clip", _RAD, rb"norm", _SCALED, tier=Tier.OPT_IN),
+        _rule("CLIP009", "unclamped-clip-coefficient", _RAD, rb"norm", _SCALED, tier=Tier.OPT_IN),
+        _rule("CLIP010", "item-per-parameter", _RAD, _NORM, _SYNCED, _GRADIENT, tier=Tier.OPT_IN),
+        _rule(
+            "CLIP011", "torch-clip-grad-norm", rb"\b(?:clip_grad_norm_|get_total_norm)\b", rb"torch", tier=Tier.OPT_IN
+        ),
+        _rule("CLIP504", "norm-recomputed-beside-clip", rb"\bclip_grad_norm_?\b", _RECOMPUTED),
         _rule("CLIP002", "deprecated-clip-grad-norm", rb"\bclip_grad_norm\b"),
+        _rule("CLIP003", "torch-six-inf", rb"\btorch\s*\._six|_six\b", severity=Severity.ERROR),
+        _rule("CLIP101", "clip-after-step", _CLIP, rb"backward", rb"\bstep\b"),
+        _rule("CLIP102", "clip-before-backward", _CLIP, rb"backward"),
+        _rule("CLIP103", "clip-outside-training-loop", _CLIP, rb"backward"),
+        _rule("CLIP105", "exhausted-parameter-iterator", _CLIP),
+        _rule("CLIP106", "grads-passed-as-parameters", _CLIP, rb"\bgrad\b|\bdata\b|state_dict"),
+        _rule(
+            "CLIP107",
+            "discarded-out-of-place-clamp",
+            rb"\bgrad\b",
+            rb"\b(clamp|clip|clamp_min|clamp_max|mul|div|nan_to_num|multiply|divide)\s*\(",
+        ),
+        _rule("CLIP108", "clip-each-microbatch", _CLIP, rb"backward", rb"%|accum"),
+        _rule("CLIP110", "per-parameter-clip", rb"\bclip_grad_norm", rb"\bfor\b"),
+        _rule("CLIP201", "nonpositive-max-norm", _CLIP),
+        _rule("CLIP202", "wrong-parameters-argument", _CLIP, severity=Severity.ERROR),
+        _rule("CLIP301", "amp-missing-unscale", _CLIP, rb"\.scale\s*\("),
+        _rule("CLIP303", "amp-unscale-each-microbatch", rb"\bunscale_\b", rb"%|accum"),
+        _rule("CLIP401", "lightning-clip-in-training-step", _CLIP, rb"LightningModule", rb"training_step"),
+        _rule("CLIP403", "accelerate-torch-clip", _CLIP, rb"\baccelerator\b|\bAccelerator\b"),
+        _rule("CLIP405", "fsdp1-torch-clip", _CLIP, rb"FullyShardedDataParallel"),
+        _rule("CLIP501", "return-value-named-post-clip", _CLIP, rb"(?i)after|post|clipped|assert"),
     )
 }
 

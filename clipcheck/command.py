@@ -8,13 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, NamedTuple
 
 from clipcheck import config, document, engine, files, report, run
 from clipcheck.config import ConfigError, Layer, Project, Projects, Settings
 from clipcheck.report import paint, text
 from clipcheck.report.view import View, shown
-from clipcheck.rule import Safety
+from clipcheck.rule import Prove, Safety
 from clipcheck.run import Outcome
 
 CLEAN, FINDINGS, ABNORMAL = 0, 1, 2
@@ -32,6 +33,8 @@ class Options(NamedTuple):
     unsafe_fixes: bool | None = None
     fix_only: bool = False
     diff: bool = False
+    verify: bool = False
+    only_verdicts: bool = False
     show_fixes: bool = False
     fixable: tuple[str, ...] = ()
     unfixable: tuple[str, ...] = ()
@@ -84,20 +87,55 @@ class Options(NamedTuple):
 
 def check(options: Options, progress: Progress = lambda done, total: None) -> int:
     """Do what the options say and give the exit code. Raises ConfigError."""
-    projects = _projects(options)
+    if not options.verify:
+        return _check(options, progress)
+    from clipcheck.verify.sites import Prover
+    from clipcheck.verify.worker import NoTorch
+
+    try:
+        with Prover() as prove:
+            return _check(options, progress, prove)
+    except NoTorch as error:
+        raise ConfigError(str(error)) from None
+
+
+def verify(options: Options, progress: Progress = lambda done, total: None) -> int:
+    """Try the fixes of the user's files and show the verdicts; change nothing. Raises ConfigError."""
+    return check(options._replace(verify=True, only_verdicts=True), progress)
+
+
+def verify_examples(select: tuple[str, ...], shape: str, jobs: int, progress: Progress) -> tuple[str, int]:
+    """Run the rules' own examples; gives the table, or JSON, and the exit code. Raises ConfigError."""
+    from clipcheck.catalogue import RULES
+    from clipcheck.verify import pairs, table
+    from clipcheck.verify.worker import NoTorch
+
+    found = pairs.find(sorted(config.select(select, (), ()) if select else RULES))
+    if not found:
+        raise ConfigError("no example of these rules has a fix to verify")
+    steps = count(1)
+    try:
+        rows = pairs.verify(found, jobs or os.cpu_count() or 1, lambda: progress(next(steps), len(found)))
+    except NoTorch as error:
+        raise ConfigError(str(error)) from None
+    return (table.as_json if shape == "json" else table.table)(rows), FINDINGS if table.failed(rows) else CLEAN
+
+
+def _check(options: Options, progress: Progress, prove: Prove | None = None) -> int:
+    projects = _projects(options, prove)
     if options.show_settings:
         return _show_settings(options, projects)
     if options.reads_stdin:
         return _check_stdin(options, projects)
     if options.watch:
-        return _watch(options, progress)
+        return _watch(options, progress, prove)
     return _check_paths(options, projects, progress)
 
 
 # --- settings -------------------------------------------------------------------------------------------------------
 
 
-def _projects(options: Options) -> Projects:
+def _projects(options: Options, prove: Prove | None = None) -> Projects:
     """Where each file's settings come from; options beat `--config 'key = value'`, which beats files."""
     file = ""
     inline: dict[str, Any] = {}
@@ -110,7 +148,7 @@ def _projects(options: Options) -> Projects:
             raise ConfigError(f"--config takes a file or `key = value`, not `{word}`")
     if file and not os.path.isfile(file):
         raise ConfigError(f"{file}: no such file")
-    base = Settings(fix=options.wants_fixes, heed=not options.ignore_noqa)
+    base = Settings(fix=options.wants_fixes, heed=not options.ignore_noqa, prove=prove)
     command = Layer({**inline, **_given(options)}, os.getcwd())
     return Projects(command, base, options.isolated, file)
 
@@ -194,7 +232,13 @@ def _check_paths(options: Options, projects: Projects, progress: Progress) -> in
     wanted = [(path, projects.of(path).for_file(path)) for path in found]
     main = projects.of(".")
     cache = None
-    if not options.no_cache and not changed and options.add_ignore is None and options.add_noqa is None:
+    if (
+        not options.no_cache
+        and not options.verify
+        and not changed
+        and options.add_ignore is None
+        and options.add_noqa is None
+    ):
         cache = _cache_folder(main)
     outcome = run.check_files(wanted, options.jobs, options.writes, cache, progress)
     if changed is not None and options.diff_only:
@@ -212,7 +256,7 @@ def _check_paths(options: Options, projects: Projects, progress: Progress) -> in
     return _finish(options, outcome, main)
 
 
-def _watch(options: Options, progress: Progress) -> int:
+def _watch(options: Options, progress: Progress, prove: Prove | None) -> int:
     """Check again whenever a file changes, until the user stops it."""
     try:
         from watchfiles import watch
@@ -230,7 +274,7 @@ def _watch(options: Options, progress: Progress) -> int:
             _say(options, f"{time.strftime('%H:%M:%S')} changed: {', '.join(names)}")
         if names or not checked:
             checked = True
-            _check_paths(options, _projects(options), progress)
+            _check_paths(options, _projects(options, prove), progress)
     return CLEAN
 
 
@@ -300,7 +344,10 @@ def _finish(options: Options, outcome: Outcome, project: Project, stdin: bool = 
         pieces = (piece for one, name in zip(outcome.reports, names, strict=True) for piece in diff.of_file(one, name))
         _out(options, "".join(pieces))
         if not options.quiet:
-            _say(options, text.would_fix(outcome).rstrip("\n"))
+            _say(options, (text.proofs(outcome) + text.would_fix(outcome)).rstrip("\n"))
+        return code
+    if options.only_verdicts and project.value("output-format", "full") in FOR_PEOPLE:
+        _out(options, text.verdicts(outcome))
         return code
     aside = stdin and options.writes
     if options.fix_only:
@@ -327,6 +374,7 @@ def _rendered(options: Options, outcome: Outcome, project: Project, code: int, a
         exit_code=code,
     )
     before = text.fixes(outcome) if options.show_fixes and shape in FOR_PEOPLE else ""
+    before += text.proofs(outcome) if options.writes and shape in FOR_PEOPLE else ""
     return before + report.render(shape, outcome, view)
 
 
@@ -334,7 +382,7 @@ def _exit_code(options: Options, outcome: Outcome) -> int:
     """2 beats 1 beats 0."""
     if outcome.errors:
         return ABNORMAL
-    if options.exit_zero:
+    if options.exit_zero or options.only_verdicts:
         return CLEAN
     if options.diff or options.exit_non_zero_on_fix:
         fixed = bool(outcome.fixed)

@@ -14,7 +14,7 @@ from clipcheck import __version__
 from clipcheck.catalogue import RULES
 from clipcheck.globs import Globs
 from clipcheck.report import FORMATS
-from clipcheck.rule import TARGETS, Safety, Target, Tier
+from clipcheck.rule import TARGETS, Prove, Safety, Target, Tier
 
 DEFAULT = frozenset(code for code, rule in RULES.items() if rule.tier is Tier.DEFAULT)
 UNUSED = "unused-suppression"
@@ -43,6 +43,7 @@ class Settings:
     unfixable: frozenset[str] = frozenset()
     heed: bool = True  # whether comments silence findings
     report_unused: bool = True
+    prove: Prove | None = field(default=None, compare=False, repr=False)  # tries fixes; only what it proves is applied
 
     def applies(self, safety: Safety) -> bool:
         return safety >= self.safety

@@ -64,10 +64,11 @@ def run(path: str, data: bytes, settings: Settings) -> FileReport:
     codes = wanted(document.searchable(path, data), settings.codes)
     first = _check(path, data, codes, settings)
     if settings.fix and any(_applicable(first.findings, settings)):
-        return _settle(path, data, first, codes, settings)
-    return FileReport(
-        path, data, first.findings, errors=first.errors, warnings=first.warnings, threshold=settings.safety
-    )
+        report = _settle(path, data, first, codes, settings)
+    else:
+        report = FileReport(path, data, first.findings, (), None, first.errors, first.warnings, settings.safety)
+    refuted = [_refuted(f) for f in report.findings if f.verdict and f.verdict.kind == "refuted"]
+    return report._replace(errors=(*report.errors, *refuted)) if refuted else report
 
 
 def run_text(path: str, text: str, settings: Settings) -> FileReport:
@@ -95,10 +96,20 @@ def _check(path: str, data: bytes, codes: frozenset[str], settings: Settings) ->
         here = wanted(text, codes) if doc.fragments else codes
         if here or not doc.fragments or _SUPPRESSION.search(text):
             found = examine(path, doc, index, here, settings)
-            findings += found.findings
+            findings += _tried(program.text, found.findings, settings)
             errors += found.errors
             warnings += found.warnings
     return _Checked(doc, tuple(sorted(findings, key=lambda finding: finding.order)), tuple(errors), tuple(warnings))
+
+
+def _tried(text: str, findings: Iterable[Finding], settings: Settings) -> Iterable[Finding]:
+    """The findings with a verdict on each fix that may be applied, where fixes are to be proved."""
+    if settings.prove is None:
+        return findings
+    return [
+        f._replace(verdict=settings.prove(text, f.fix)) if f.fix and settings.applies(f.fix.safety) else f
+        for f in findings
+    ]
 
 
 def _settle(path: str, data: bytes, first: _Checked, codes: frozenset[str], settings: Settings) -> FileReport:
@@ -156,7 +167,11 @@ def _step(
 
 
 def _applicable(findings: Iterable[Finding], settings: Settings) -> list[Finding]:
-    return [f for f in findings if f.fix is not None and settings.applies(f.fix.safety)]
+    return [
+        f
+        for f in findings
+        if f.fix is not None and settings.applies(f.fix.safety) and (f.verdict is None or f.verdict.kind == "proved")
+    ]
 
 
 def _compatible(findings: Sequence[Finding], programs: int) -> tuple[list[Finding], list[list[Edit]]]:
@@ -185,6 +200,14 @@ def _bad_fix(finding: Finding) -> str:
     return (
         f"{finding.path}:{at.line}:{at.column}: the fix of {finding.code} was not written: its outcome fails clipcheck's "
         "own check. This is a fault of clipcheck, please report it"
+    )
+
+
+def _refuted(finding: Finding) -> str:
+    at = finding.place
+    return (
+        f"{finding.path}:{at.line}:{at.column}: the fix of {finding.code} is {finding.verdict}. "
+        "This is a fault of clipcheck, please report it"
     )
 
 

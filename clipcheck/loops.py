@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import libcst as cst
 
 from clipcheck.flow import contains, reaching_at
-from clipcheck.gradients import Condition, assigned_value, is_zero
 from clipcheck.names import Binding
-from clipcheck.norms import Clause, Power, Series, power
+from clipcheck.powers import Power, power
+from clipcheck.provenance import Condition, assigned_value, is_zero
 from clipcheck.source import Source
+
+
+class Clause(NamedTuple):
+    """One `for target in iterable` with the tests under it."""
+
+    target: cst.BaseExpression
+    iterable: cst.BaseExpression
+    conditions: tuple[Condition, ...] = ()
+
+
+class Series(NamedTuple):
+    """The power of each tensor that the clauses go through.
+
+    `used` are the bindings of the names that it was read through, `loop` the loop that appended the powers to a list.
+    """
+
+    clauses: tuple[Clause, ...]
+    term: Power
+    used: tuple[Binding, ...] = ()
+    loop: Accumulation | None = None
 
 
 class Accumulation(NamedTuple):
@@ -36,7 +58,8 @@ class Accumulation(NamedTuple):
         return self.series.term
 
 
-def accumulations(source: Source) -> Iterator[Accumulation]:
+@lru_cache(maxsize=8)
+def accumulations(source: Source) -> tuple[Accumulation, ...]:
     """Every accumulation of gradient norms in a program, in source order."""
     found = [
         accumulation
@@ -46,7 +69,7 @@ def accumulations(source: Source) -> Iterator[Accumulation]:
         for accumulation in [_accumulation(source, statement)]
         if accumulation is not None
     ]
-    yield from sorted(found, key=lambda one: source.span(one.statement))
+    return tuple(sorted(found, key=lambda one: source.span(one.statement)))
 
 
 def _accumulation(source: Source, statement: cst.BaseSmallStatement) -> Accumulation | None:
@@ -116,14 +139,14 @@ def _is_skip(item: cst.CSTNode) -> bool:
 
 
 def _described(source: Source, one: Accumulation) -> Accumulation:
-    around, obstacle = _clauses(source, one.statement, one.loop)
+    around, obstacle = clauses_around(source, one.statement, one.loop)
     inside = [b for b in one.term.gradient.via if contains(source, one.loop, b.node)]
     guards = [guard for clause in around for guard in clause.conditions]
     extra: list[Condition] = []
     for binding in inside:
         if _is_default(source, binding):
             continue
-        own, why = _clauses(source, binding.node, one.loop)
+        own, why = clauses_around(source, binding.node, one.loop)
         obstacle = obstacle or why
         for test in (test for clause in own for test in clause.conditions):
             if _spelled(source, test) not in (_spelled(source, c) for c in (*guards, *extra)):
@@ -153,7 +176,7 @@ def _is_default(source: Source, binding: Binding) -> bool:
     return value is not None and is_zero(source, value)
 
 
-def _clauses(source: Source, node: cst.CSTNode, loop: cst.For) -> tuple[tuple[Clause, ...], str]:
+def clauses_around(source: Source, node: cst.CSTNode, loop: cst.For) -> tuple[tuple[Clause, ...], str]:
     """The loops from `loop` inwards to `node`, each with the tests that lie between, and what else lies there."""
     found: list[Clause] = []
     tests: list[Condition] = []
@@ -228,6 +251,11 @@ def _extras(source: Source, block: cst.BaseSuite, known: set[int]) -> Iterator[c
                 yield item
 
 
+def extras_in(source: Source, block: cst.BaseSuite, known: Iterable[cst.CSTNode]) -> tuple[cst.CSTNode, ...]:
+    """The statements of a block other than these."""
+    return tuple(_extras(source, block, {id(node) for node in known}))
+
+
 def _other_branches(
     source: Source, item: cst.If | cst.For | cst.With | cst.Try, known: set[int]
 ) -> Iterator[cst.CSTNode]:
@@ -259,3 +287,32 @@ def fresh(source: Source, one: Accumulation) -> Binding | None:
         case [Binding(kind="assign") as seed]:
             return seed
     return None
+
+
+def reduced(source: Source, at: cst.CSTNode, target: cst.BaseExpression) -> bool:
+    """Whether what is added up in `target` goes on to other processes: then it is one part of a norm, and the code knows."""
+    function = source.function(at)
+    names = {source.code(target)}
+    for assign in source.nodes(cst.Assign):
+        match assign.targets[0].target:
+            case cst.Name(value=name) if source.function(assign) is function and _mentions(source, assign.value, names):
+                names.add(name)
+    return any(
+        re.search(r"all_?reduce|reduce_|_reduce\b", source.code(call.func))
+        and source.function(call) is function
+        and any(_mentions(source, arg.value, names) for arg in call.args)
+        for call in source.nodes(cst.Call)
+    )
+
+
+def _mentions(source: Source, node: cst.CSTNode, names: set[str]) -> bool:
+    return any(
+        isinstance(inner, (cst.Name, cst.Attribute, cst.Subscript)) and source.code(inner) in names
+        for inner in source.walk(node)
+    )
+
+
+def is_in_optimizer(source: Source, node: cst.CSTNode) -> bool:
+    """Whether code belongs to an optimizer's own step."""
+    inside = source.enclosing(node, cst.ClassDef)
+    return inside is not None and any("optim" in source.code(base.value).lower() for base in inside.bases)

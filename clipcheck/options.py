@@ -26,6 +26,7 @@ _GROUPS: dict[str, tuple[click.Option, ...]] = {
         ),
         _option("--fix-only", **_flag, help="Apply fixes and do not report what is left."),
         _option("--diff", **_flag, help="Show what --fix would change; change nothing."),
+        _option("--verify", **_flag, help="Try each fix on torch; take only what is proved to change nothing."),
         _option("--show-fixes", **_flag, help="List the fixes that were made."),
         _option("--fixable", **_codes, help="Fix these rules only."),
         _option("--unfixable", **_codes, help="Never fix these rules."),

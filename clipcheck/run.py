@@ -101,7 +101,8 @@ def _tasks(wanted: Iterable[tuple[str, Settings]], errors: list[str]) -> Iterato
 
 def _run(tasks: Sequence[Task], jobs: int) -> Iterator[FileReport]:
     jobs = min(jobs or os.cpu_count() or 1, len(tasks))
-    if jobs < 2 or len(tasks) < POOL_FROM:
+    # a prover keeps a process of its own and does not travel
+    if jobs < 2 or len(tasks) < POOL_FROM or any(task.settings.prove for task in tasks):
         yield from (engine.run(*task) for task in tasks)
         return
     from concurrent.futures import ProcessPoolExecutor, as_completed

@@ -8,7 +8,7 @@ from typing import Any
 
 from clipcheck.engine import INVALID_SYNTAX
 from clipcheck.report.view import View, rows, url
-from clipcheck.rule import Finding, Place
+from clipcheck.rule import Finding, Place, Verdict
 from clipcheck.run import Outcome
 
 
@@ -39,6 +39,7 @@ def as_dict(finding: Finding) -> dict[str, Any]:
         "related": [{"cell": other.cell, "message": label, **_span(other)} for other, label in finding.related],
         "severity": finding.severity.value,
         "url": url(finding),
+        "verdict": _verdict(finding.verdict),
     }
 
 
@@ -49,6 +50,18 @@ def _fix(finding: Finding) -> dict[str, Any] | None:
         "applicability": finding.fix.safety.applicability,
         "edits": [{"content": content, **_span(place)} for place, content in finding.changes],
         "message": finding.fix.title,
+    }
+
+
+def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
+    """How the fix did on torch, null where it was not tried."""
+    if verdict is None:
+        return None
+    return {
+        "cases": verdict.cases,
+        "exceptions": list(verdict.exceptions),
+        "kind": verdict.kind.replace(" ", "-"),
+        "reason": verdict.reason or None,
     }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from textwrap import wrap
 
 from clipcheck.report.paint import Paint
 from clipcheck.report.view import Row, View, by_file, lines_of, rows, shown, where
-from clipcheck.rule import Safety
+from clipcheck.rule import Safety, Verdict
 from clipcheck.run import Outcome
 
 
@@ -91,6 +93,39 @@ def fixes(outcome: Outcome) -> str:
     return "".join(line + "\n" for line in lines)
 
 
+def proofs(outcome: Outcome) -> str:
+    """The verdicts on the fixes that were applied."""
+    tried = (finding for finding in outcome.fixed if finding.verdict)
+    return "".join(f"{where(f)}: {f.code} {''.join(_proof(f.verdict))}" for f in tried)
+
+
+def verdicts(outcome: Outcome) -> str:
+    """The verdicts on all fixes that were tried, and a closing line that counts them."""
+    tried = [finding for finding in outcome.findings if finding.verdict]
+    lines = [f"{where(f)}: {f.code} {''.join(_proof(f.verdict))}" for f in tried]
+    counts = Counter(f.verdict.kind for f in tried if f.verdict)
+    closing = ", ".join(f"{counts[kind]} {kind}" for kind in ("proved", "refuted", "not provable here"))
+    untried = sum(f.fix is None for f in outcome.findings)
+    more = f"; {untried} finding{'' if untried == 1 else 's'} without a fix" if untried else ""
+    return "".join([*lines, f"{_fixes(len(tried))} tried: {closing}{more}.\n"])
+
+
+def _proof(verdict: Verdict | None) -> Iterator[str]:
+    """A verdict in lines: what it is, and what only the old code gets wrong."""
+    if verdict is None:
+        return
+    if not verdict.exceptions or verdict.kind != "proved":
+        yield f"{verdict}\n"
+        return
+    yield f"{verdict._replace(exceptions=())}, except:\n"
+    for exception in verdict.exceptions:
+        yield from (line + "\n" for line in wrap(exception, 100, initial_indent="    ", subsequent_indent="      "))
+
+
+def _fixes(count: int) -> str:
+    return f"{count} fix{'' if count == 1 else 'es'}"
+
+
 def _more(outcome: Outcome) -> str:
     unsafe = _only_unsafe(rows(outcome))
     return f" ({unsafe} more with --unsafe-fixes)" if unsafe else ""
@@ -141,5 +176,7 @@ def _block(row: Row, paint: Paint) -> Iterator[str]:
         yield from fix_as_diff(row, paint)
     if finding.help:
         yield f"{paint('help', 'bold', 'cyan')}: {finding.help}\n"
+    if finding.verdict is not None:
+        yield f"{paint('proof', 'bold', 'cyan')}: {''.join(_proof(finding.verdict))}"
     if finding.fix is not None and finding.fix.safety is Safety.UNSAFE:
         yield f"{paint('note', 'bold', 'yellow')}: unsafe fix, training behaviour may change\n"

@@ -33,9 +33,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from clipcheck.calls import Refused
 from clipcheck.loops import accumulations
 from clipcheck.norms import totals
-from clipcheck.rewrites import Refused, rewrite_loop, rewrite_total
+from clipcheck.rewrites import rewrite_loop, rewrite_total
 from clipcheck.rule import Fix, Hit
 from clipcheck.source import Source
 

@@ -47,3 +47,14 @@ class Outcome(NamedTuple):
     @property
     def verdict(self) -> str:
         return {True: "holds", False: "FAILS", None: "not verified here"}[self.holds]
+
+
+class Answer(NamedTuple):
+    """How a site turned out: `refuted` is the first case that failed, empty where none did, with both sides' values."""
+
+    cases: int
+    exceptions: tuple[str, ...] = ()
+    refuted: str = ""
+    why: str = ""
+    before: str = ""
+    after: str = ""

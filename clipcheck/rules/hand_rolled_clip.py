@@ -1,0 +1,41 @@
+"""
+## What it does
+Finds clipping by norm that is written out: a factor `max_norm / norm`, held at one by a test, `min` or `clamp`, and a loop
+that multiplies every gradient by it.
+
+## Why is this bad?
+`clip_grad_norm_(parameters, max_norm)` does the same in one call, without a kernel per parameter and, where the code tests
+`if factor < 1`, without waiting for the device. It also handles gradients on several devices, sharded ones and `None`.
+
+## Fix safety
+Unsafe: `clip_grad_norm_` adds 1e-6 to the norm, so the factor differs in the seventh digit from code that adds something
+else. The fix is offered where the norm is computed right before, of the same parameters, and nothing else happens. None is
+offered where the norm comes from somewhere else, is reduced over processes, or belongs to other tensors.
+
+## References
+- https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clipcheck.calls import Refused
+from clipcheck.clip_rewrites import rewrite_clip
+from clipcheck.manual_clips import manual_clips
+from clipcheck.rule import Hit
+from clipcheck.source import Source
+
+MESSAGE = "clipping by norm written out by hand: one `clip_grad_norm_` call does it"
+BY_HAND = "no fix here: {why}; call `clip_grad_norm_(parameters, max_norm)`, which returns the norm"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for clip in manual_clips(source):
+        if clip.ratio.bound:
+            outcome = rewrite_clip(source, clip)
+            related = ((clip.statement, "the gradients are multiplied here"),)
+            if isinstance(outcome, Refused):
+                yield Hit(clip.ratio.node, MESSAGE, None, BY_HAND.format(why=outcome.why), related)
+            else:
+                yield Hit(clip.ratio.node, MESSAGE, outcome, "", related)

@@ -1,0 +1,88 @@
+"""
+## What it does
+Finds norms of single gradients that are read to the host one by one, in a loop or a comprehension, to be kept or logged
+as they are.
+
+## Why is this bad?
+Every `.item()`, `float()` or `.cpu().numpy()` waits for the device: as many stops as there are parameters. The single
+values are wanted, so no sum may replace them, but they can be read at once: take all norms with
+`torch._foreach_norm(gradients)` (or a list of `.norm()`), stack them and call `.tolist()` once.
+
+## Fix safety
+There is no fix: how the values are stored decides what the code becomes.
+
+## References
+- pytorch/pytorch#31474
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.norms import clauses as clauses_of
+from clipcheck.powers import Power, power
+from clipcheck.rule import Hit
+from clipcheck.source import Source
+
+MESSAGE = "one device sync for each parameter's norm; stack the norms and read them once"
+BY_HAND = "collect the norms as tensors in the loop, then read them with one `torch.stack(norms).tolist()`"
+
+_REPEATED = (cst.For, cst.ListComp, cst.GeneratorExp, cst.DictComp, cst.SetComp)
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for call in source.nodes(cst.Call):
+        found = power(source, call)
+        if found is None or not found.synced or not found.exponent.is_one or not _is_read_here(source, call):
+            continue
+        if _repeats(source, call, found) and not _is_used_up(source, call):
+            yield Hit(call, MESSAGE, help=BY_HAND)
+
+
+def _is_read_here(source: Source, call: cst.Call) -> bool:
+    """Whether this very call reads the value: not one around it, and not an argument that was read before."""
+    inner = [node for node in source.walk(call) if isinstance(node, cst.Call) and node is not call]
+    return not any((found := power(source, node)) and found.synced for node in inner)
+
+
+def _repeats(source: Source, call: cst.Call, found: Power) -> bool:
+    """Whether the call runs for one gradient after the other: the gradient comes from the loop's own variable."""
+    around = source.enclosing(call, *_REPEATED, cst.FunctionDef, cst.Lambda)
+    while isinstance(around, _REPEATED):
+        if isinstance(around, cst.For):
+            targets: list[cst.BaseExpression] = [around.target]
+        else:
+            targets = [clause.target for clause in clauses_of(around.for_in)]
+        bound = {n.value for target in targets for n in source.walk(target) if isinstance(n, cst.Name)}
+        used = {n.value for n in source.walk(found.gradient.node) if isinstance(n, cst.Name)}
+        if bound & used:
+            return True
+        around = source.enclosing(around, *_REPEATED, cst.FunctionDef, cst.Lambda)
+    return False
+
+
+def _is_used_up(source: Source, call: cst.Call) -> bool:
+    """Whether the value goes into a sum of squares, or only into a test."""
+    for above in source.ancestors(call):
+        match above:
+            case cst.Arg() | cst.Attribute():
+                continue
+            case cst.BinaryOperation(operator=cst.Power()) | cst.Comparison() | cst.Assert():
+                return True
+            case cst.BaseExpression():
+                larger = power(source, above)
+                if larger is None or larger.exponent.is_one:
+                    continue
+                return True
+            case cst.Assign(targets=[cst.AssignTarget(target=cst.Name() as name)]):
+                return _is_squared_later(source, name)
+            case _:
+                return False
+    return False
+
+
+def _is_squared_later(source: Source, name: cst.Name) -> bool:
+    uses = source.names.uses(source.scope(name).owner(name.value), name.value)
+    return len(uses) == 1 and isinstance(source.parent(uses[0]), cst.BinaryOperation)

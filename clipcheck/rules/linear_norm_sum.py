@@ -1,0 +1,72 @@
+"""
+## What it does
+Finds norms of single gradients that are added up as they are, without a square, under a name that speaks of a norm.
+
+## Why is this bad?
+The norm of the gradient is the root of the sum of squares. A sum of norms is larger, by up to the root of the number of
+tensors, and depends on how the model is cut into parameters: a max norm chosen for one does not fit the other.
+
+## Fix safety
+Unsafe: the number changes, which is the point. Where a sum of norms is meant, say so in the name.
+
+## References
+- mr-eggplant/SAR#11
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.calls import Refused
+from clipcheck.flow import contains
+from clipcheck.loops import Accumulation, accumulations
+from clipcheck.norms import totals
+from clipcheck.provenance import words
+from clipcheck.rewrites import rewrite_linear
+from clipcheck.rule import Hit
+from clipcheck.source import Source
+
+MESSAGE = "sum of the parameters' norms: not the norm of the gradient, which adds squares"
+TITLE = "Compute the norm of all gradients"
+BY_HAND = "take `grad_norm(parameters)`, or square each norm and take the root of the sum"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for one in accumulations(source):
+        if one.how == "add" and one.term.exponent.is_one and _speaks_of_norm(source, one.target):
+            if _is_mean(source, one) or _is_asserted(source, one):
+                continue
+            outcome = rewrite_linear(source, one, TITLE)
+            fix = None if isinstance(outcome, Refused) else outcome
+            yield Hit(one.statement, MESSAGE, fix, "" if fix else BY_HAND)
+    for found in totals(source):
+        if found.form == "sum" and found.term.exponent.is_one and found.outer.is_one:
+            match source.parent(found.node):
+                case cst.Assign(targets=[cst.AssignTarget(target=target)]) if _speaks_of_norm(source, target):
+                    yield Hit(found.node, MESSAGE, help=BY_HAND)
+
+
+def _speaks_of_norm(source: Source, target: cst.BaseExpression) -> bool:
+    name = source.code(target).rpartition(".")[2]
+    parts = words(name)
+    return any("norm" in part for part in parts) and not {"mean", "avg", "average", "sum", "sums"} & set(parts)
+
+
+def _is_mean(source: Source, one: Accumulation) -> bool:
+    """Whether the sum is divided by a count afterwards."""
+    wanted = source.code(one.target)
+    divisions = [node.left for node in source.nodes(cst.BinaryOperation) if isinstance(node.operator, cst.Divide)]
+    divisions += [node.target for node in source.nodes(cst.AugAssign) if isinstance(node.operator, cst.DivideAssign)]
+    function = source.function(one.statement)
+    return any(source.code(left) == wanted and source.function(left) is function for left in divisions)
+
+
+def _is_asserted(source: Source, one: Accumulation) -> bool:
+    """Whether all that becomes of the sum is a test that there is a gradient at all."""
+    if not isinstance(one.target, cst.Name):
+        return False
+    uses = source.names.uses(source.scope(one.target).owner(one.target.value), one.target.value)
+    later = [use for use in uses if not contains(source, one.loop, use)]
+    return bool(later) and all(source.enclosing(use, cst.Assert) is not None for use in later)

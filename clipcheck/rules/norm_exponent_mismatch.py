@@ -1,0 +1,142 @@
+"""
+## What it does
+Finds gradient norms whose exponents do not belong together: `x ** 1 / 2`, which is half of `x`; a 1-norm that is squared
+and summed; a sum of squares that is returned or logged as a norm, without the root.
+
+## Why is this bad?
+The p-norm of many tensors is the p-th root of the sum of the p-th powers of their p-norms. Anything else is a number that
+looks like a norm and is compared with norms: `** 1 / 2` halves the sum of squares, and a sum of squares is the square.
+
+## Fix safety
+Unsafe: the number changes, which is the point. `x ** 1 / 2` becomes `x ** (1 / 2)`, and a sum of squares that is only
+returned gets its root. Where order and exponent disagree there is no fix: one of them is wrong, and only you know which.
+
+## References
+- https://docs.python.org/3/reference/expressions.html#operator-precedence
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.edits import insert_after, replace
+from clipcheck.factors import Factor
+from clipcheck.flow import contains, reached
+from clipcheck.loops import Accumulation, accumulations, fresh, reduced
+from clipcheck.norms import total, totals
+from clipcheck.powers import Power
+from clipcheck.provenance import words
+from clipcheck.rewrites import root_of
+from clipcheck.rule import Fix, Hit, Role, Safety
+from clipcheck.source import Source
+
+HALVED = "`{base} ** 1 / {root}` divides by {root}: `**` binds tighter than `/`"
+MIXED = "the {order}-norm of each gradient is raised to {exponent}: the sum is no norm's power"
+ROOTLESS = "`{name}` is a sum of squares, returned or logged as a norm without the root"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    sums = accumulations(source)
+    yield from _halved(source, sums)
+    for term, node in (
+        *((one.term, one.statement) for one in sums),
+        *((found.term, found.node) for found in totals(source)),
+    ):
+        if _disagree(term):
+            message = MIXED.format(order=_shown(term.order), exponent=_shown(term.exponent))
+            yield Hit(node, message, help="make the exponent the norm type, and take the root that belongs to it")
+    for one in sums:
+        if one.how == "add" and not _disagree(one.term) and not one.term.exponent.is_one:
+            yield from _rootless(source, one)
+
+
+def _disagree(term: Power) -> bool:
+    order, exponent = term.order.value, term.exponent.value
+    return order is not None and exponent is not None and order != exponent and exponent != 1
+
+
+def _shown(factor: Factor) -> str:
+    return factor.text or f"{factor.value:g}"
+
+
+def _halved(source: Source, sums: tuple[Accumulation, ...]) -> Iterator[Hit]:
+    names = {source.code(one.target) for one in sums if not one.term.exponent.is_one}
+    for node in source.nodes(cst.BinaryOperation):
+        match node:
+            case cst.BinaryOperation(
+                left=cst.BinaryOperation(
+                    left=base, operator=cst.Power(), right=(cst.Integer() | cst.Float()) as one, lpar=()
+                ),
+                operator=cst.Divide(),
+                right=root,
+            ) if one.evaluated_value == 1:
+                if source.code(base) in names or total(source, base) is not None:
+                    text = f"({source.code(one)} / {source.code(root)})"
+                    edit = replace(source, node, f"{source.code(base)} ** {text}")
+                    fix = Fix("Put the root into parentheses", Safety.UNSAFE, (edit,))
+                    yield Hit(node, HALVED.format(base=source.code(base), root=source.code(root)), fix)
+
+
+def _rootless(source: Source, one: Accumulation) -> Iterator[Hit]:
+    """A sum of squares that leaves the function under the name of a norm."""
+    if not isinstance(one.target, cst.Name) or not _claims_to_be_norm(one.target.value) or fresh(source, one) is None:
+        return
+    scope = source.scope(one.target).owner(one.target.value)
+    if scope is None or reduced(source, one.statement, one.target):
+        return
+    name = one.target.value
+    bindings = [b for b in scope.bindings[name] if contains(source, one.loop, b.node)]
+    later = [use for use in reached(source, scope, bindings) if not contains(source, one.loop, use)]
+    if any(root_of(source, use, one.term) or _is_computed_with(source, use) for use in later):
+        return
+    left = [use for use in later if _leaves(source, use)]
+    if not left:
+        return
+    fix = None
+    if len(later) == 1 and isinstance(source.parent(left[0]), cst.Return):
+        root = "0.5" if one.term.order.value == 2 else f"(1.0 / {_shown(one.term.order)})"
+        edit = insert_after(source, left[0], f" ** {root}")
+        fix = Fix("Take the root", Safety.UNSAFE, (edit,), roles=((name, Role.TOTAL),))
+    yield Hit(left[0], ROOTLESS.format(name=name), fix, "take the root, or name it what it is: the squared norm")
+
+
+def _claims_to_be_norm(name: str) -> bool:
+    parts = words(name)
+    squared = {"sq", "sqr", "square", "squares", "squared", "sum", "pow", "power", "acc", "accum", "2", "exponentiated"}
+    return any("norm" in part for part in parts) and not any(part in squared or part.endswith("2") for part in parts)
+
+
+def _is_computed_with(source: Source, use: cst.Name) -> bool:
+    """Whether more arithmetic follows: a root that is not seen, a mean, a ratio."""
+    for above in source.ancestors(use):
+        match above:
+            case cst.BinaryOperation() | cst.AugAssign() | cst.Comparison():
+                return True
+            case cst.SimpleStatementLine() | cst.BaseCompoundStatement():
+                return False
+    return False
+
+
+def _leaves(source: Source, use: cst.Name) -> bool:
+    match source.parent(use):
+        case cst.Return() | cst.FormattedStringExpression() | cst.DictElement():
+            return True
+        case cst.Arg() as arg:
+            call = source.parent(arg)
+            return (isinstance(call, cst.Call) and source.qualified(call.func) is None) or _is_print(source, arg)
+        case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=target))]):
+            return False if target != use.value else _returned(source, use)
+    return False
+
+
+def _is_print(source: Source, arg: cst.Arg) -> bool:
+    call = source.parent(arg)
+    return isinstance(call, cst.Call) and source.qualified(call.func) == "builtins.print"
+
+
+def _returned(source: Source, use: cst.Name) -> bool:
+    """`total_norm = total_norm`, and then the return."""
+    later = source.names.uses(source.scope(use).owner(use.value), use.value)
+    return any(isinstance(source.parent(other), cst.Return) for other in later)

@@ -1,0 +1,132 @@
+"""
+## What it does
+Finds `get_total_norm(model.parameters())` where the norm of the gradient is meant.
+
+## Why is this bad?
+`get_total_norm` takes the norm of the tensors that it is given. Given parameters it returns the norm of the weights, without
+a warning: a number that moves slowly, looks plausible in a log and says nothing about the gradient. Used for
+`clip_grads_with_norm_` it clips by the wrong amount.
+
+## Fix safety
+Unsafe: the number changes, which is the point. The parameters become their gradients, those that have one. No fix is
+offered where the name of the result does not say that a gradient is meant.
+
+## References
+- https://pytorch.org/docs/stable/generated/torch.nn.utils.get_total_norm.html
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.clips import torch_calls
+from clipcheck.edits import replace
+from clipcheck.flow import reaching
+from clipcheck.provenance import assigned_value, words
+from clipcheck.rule import Edit, Fix, Hit, Role, Safety
+from clipcheck.source import Source
+
+MESSAGE = "`get_total_norm` of parameters is the norm of the weights, not of the gradient"
+BY_HAND = (
+    "pass `[p.grad for p in parameters if p.grad is not None]`, or name the result `param_norm` if weights are meant"
+)
+
+_WEIGHTS = frozenset("param params parameter parameters weight weights model theta w".split())
+_GRADIENT = frozenset("grad grads gradient gradients gn gnorm gradnorm".split())
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for call in torch_calls(source):
+        tensors = call.arguments.get("tensors")
+        if call.function != "get_total_norm" or tensors is None or not are_parameters(source, tensors):
+            continue
+        named = _names_of_result(source, call.call)
+        if named & _GRADIENT or _clips_with(source, call.call):
+            fix = Fix("Take the norm of the gradients", Safety.UNSAFE, (_gradients_of(source, tensors),), (), ())
+            yield Hit(call.call, MESSAGE, fix._replace(roles=((source.code(tensors), Role.PARAMETERS),)))
+        elif not named & _WEIGHTS:
+            yield Hit(call.call, MESSAGE, help=BY_HAND)
+
+
+def are_parameters(source: Source, node: cst.CSTNode, depth: int = 6) -> bool:
+    """Whether an expression is an iterable of parameters, as they come from a module."""
+    if not depth:
+        return False
+    match node:
+        case cst.Call(func=cst.Attribute(attr=cst.Name(value="parameters"))):
+            return True
+        case cst.Call(func=func, args=[*_, cst.Arg(value=inner)]) if source.qualified(func) in (
+            "builtins.list",
+            "builtins.tuple",
+            "builtins.filter",
+        ):
+            return are_parameters(source, inner, depth - 1)
+        case (
+            cst.ListComp(elt=cst.Name() as elt, for_in=clause) | cst.GeneratorExp(elt=cst.Name() as elt, for_in=clause)
+        ):
+            match clause.target, clause.iter:
+                case cst.Name(value=name), iterable if name == elt.value:
+                    return are_parameters(source, iterable, depth - 1)
+                case (
+                    cst.Tuple(elements=[_, cst.Element(value=cst.Name(value=name))]),
+                    cst.Call(func=cst.Attribute(attr=cst.Name(value="named_parameters"))),
+                ):
+                    return name == elt.value
+        case cst.Name():
+            values = [assigned_value(source, b) if b.kind == "assign" else None for b in reaching(source, node)]
+            return bool(values) and all(v is not None and are_parameters(source, v, depth - 1) for v in values)
+    return False
+
+
+def _gradients_of(source: Source, tensors: cst.BaseExpression) -> Edit:
+    match tensors:
+        case cst.ListComp(elt=elt) | cst.GeneratorExp(elt=elt):
+            inner = source.code(tensors)[1:-1] if isinstance(tensors, cst.ListComp) else source.code(tensors)
+            name = source.code(elt)
+            rest = inner.strip()[len(name) :]
+            return replace(source, tensors, f"[{name}.grad{rest} if {name}.grad is not None]")
+    return replace(source, tensors, f"[p.grad for p in {source.code(tensors)} if p.grad is not None]")
+
+
+def _names_of_result(source: Source, call: cst.Call) -> set[str]:
+    """The words that say what the number is: what it is assigned to, logged as, or returned from."""
+    found: list[str] = []
+    for above in source.ancestors(call):
+        match above:
+            case cst.Assign(targets=targets):
+                found += [source.code(target.target).rpartition(".")[2] for target in targets]
+            case cst.AnnAssign(target=target):
+                found.append(source.code(target))
+            case cst.Arg(keyword=cst.Name(value=name)):
+                found.append(name)
+            case cst.DictElement(key=cst.SimpleString(evaluated_value=str(key))):
+                found.append(key)
+            case cst.Call(args=args):
+                found += [
+                    arg.value.evaluated_value
+                    for arg in args
+                    if isinstance(arg.value, cst.SimpleString) and isinstance(arg.value.evaluated_value, str)
+                ]
+            case cst.FormattedString(parts=parts):
+                found += [part.value for part in parts if isinstance(part, cst.FormattedStringText)]
+            case cst.Return():
+                function = source.enclosing(call, cst.FunctionDef)
+                found.append(function.name.value if function else "")
+            case cst.SimpleStatementLine() | cst.BaseCompoundStatement():
+                break
+    return {word for text in found for part in re.split(r"\W+", text) for word in words(part)}
+
+
+def _clips_with(source: Source, call: cst.Call) -> bool:
+    """Whether the norm is what gradients are then clipped by."""
+    match source.parent(call):
+        case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=name))]):
+            return any(
+                source.code(clip.arguments["total_norm"]) == name
+                for clip in torch_calls(source)
+                if clip.function == "clip_grads_with_norm_" and "total_norm" in clip.arguments
+            )
+    return False
