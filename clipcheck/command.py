@@ -231,15 +231,11 @@ def _check_paths(options: Options, projects: Projects, progress: Progress) -> in
         _say(options, "warning: no Python files found" if changed is None else "warning: no changed files found")
     wanted = [(path, projects.of(path).for_file(path)) for path in found]
     main = projects.of(".")
-    cache = None
-    if (
-        not options.no_cache
-        and not options.verify
-        and not changed
-        and options.add_ignore is None
-        and options.add_noqa is None
-    ):
-        cache = _cache_folder(main)
+    # a baseline and a proof speak of the code as it is now; of changes, only some files are known
+    keeps = not (
+        options.no_cache or options.verify or changed or options.add_ignore is not None or options.add_noqa is not None
+    )
+    cache = _cache_folder(main) if keeps else None
     outcome = run.check_files(wanted, options.jobs, options.writes, cache, progress)
     if changed is not None and options.diff_only:
         outcome = changed.only(outcome)
