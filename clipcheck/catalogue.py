@@ -91,7 +91,14 @@ RULES: dict[str, Rule] = {
 
 def wanted(data: bytes, codes: frozenset[str]) -> frozenset[str]:
     """Those of `codes` whose marks `data` holds. A superset test: a file that lacks a mark cannot hold the fault."""
-    return frozenset(code for code in codes if all(_compiled(mark).search(data) for mark in RULES[code].marks))
+    held: dict[bytes, bool] = {}  # many rules share a mark, and the search is what the prefilter costs
+
+    def holds(mark: bytes) -> bool:
+        if mark not in held:
+            held[mark] = _compiled(mark).search(data) is not None
+        return held[mark]
+
+    return frozenset(code for code in codes if all(map(holds, RULES[code].marks)))
 
 
 @cache

@@ -18,7 +18,7 @@ INVALID_SYNTAX = "invalid-syntax"
 NOT_ROUND_TRIPPED = "not-round-tripped"
 
 # A comment that names one of our rules, perhaps for nothing; what it says is read by `suppress`.
-_SUPPRESSION = re.compile(rb"clipcheck:\s*[a-z]|noqa\b[^\r\n]*clip\d", re.IGNORECASE)
+_NOQA = re.compile(rb"noqa\b[^\r\n]*clip\d", re.IGNORECASE)
 
 
 class FileReport(NamedTuple):
@@ -54,7 +54,12 @@ class _Checked(NamedTuple):
 def candidate(path: str, data: bytes, settings: Settings) -> bool:
     """Whether a file holds a selected rule's marks, or a suppression of ours that might be idle."""
     text = document.searchable(path, data)
-    return bool(wanted(text, settings.codes)) or (settings.heed and _SUPPRESSION.search(text) is not None)
+    return bool(wanted(text, settings.codes)) or (settings.heed and _names_us(text))
+
+
+def _names_us(data: bytes) -> bool:
+    """Plain searches first: they take a fiftieth of the time, and few files hold either word."""
+    return b"clipcheck:" in data or ((b"noqa" in data or b"NOQA" in data) and _NOQA.search(data) is not None)
 
 
 def run(path: str, data: bytes, settings: Settings) -> FileReport:
@@ -94,7 +99,7 @@ def _check(path: str, data: bytes, codes: frozenset[str], settings: Settings) ->
     for index, program in enumerate(doc.programs):
         text = program.text.encode(errors="replace") if doc.fragments else b""
         here = wanted(text, codes) if doc.fragments else codes
-        if here or not doc.fragments or _SUPPRESSION.search(text):
+        if here or not doc.fragments or _names_us(text):
             found = examine(path, doc, index, here, settings)
             findings += _tried(program.text, found.findings, settings)
             errors += found.errors
