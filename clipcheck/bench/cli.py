@@ -35,9 +35,9 @@ def _device(_: click.Context, __: click.Parameter, name: str | None) -> torch.de
     return device
 
 
-_device_option = click.option(
-    "--device", callback=_device, help="Where to run: cpu, cuda … [default: cuda if there is]"
-)
+def _device_option(command: Callable[..., None]) -> Callable[..., None]:
+    about = "Where to run: cpu, cuda … [default: cuda if there is]"
+    return click.option("--device", callback=_device, help=about)(command)
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
