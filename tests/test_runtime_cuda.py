@@ -124,19 +124,29 @@ def test_the_host_never_waits() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
+def cuda_plans() -> list[object]:
+    from clipcheck.runtime import cuda
+
+    return cuda._captured
+
+
 @needs_gpu
 @pytest.mark.parametrize("warm", [True, False])
 def test_in_a_cuda_graph_beside_eager_calls(warm: bool) -> None:
-    params = params_of([random(1000 + warm, 100), random(77), random(64, dtype=torch.bfloat16)])
+    params = params_of([random(1000 + warm, 100), random(77), random(64 + warm, dtype=torch.bfloat16)])
     if warm:
         runtime.clip_grad_norm_(params, 1.0)
     for _ in range(2):
-        for p in params:
-            p.grad = torch.randn_like(p)
+        if not warm:  # else the capture meets the addresses of the eager call before it
+            for p in params:
+                p.grad = torch.randn_like(p)
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         with torch.cuda.graph(graph):
+            held = len(cuda_plans())
             norm = runtime.clip_grad_norm_(params, 1.0)
+        assert len(cuda_plans()) == held + 2 * warm  # warm: the kernels, for two dtypes; cold: torch's functions
+        warm = True
         captured = [p.grad for p in params]
         for _ in range(3):
             for grad in captured:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def _device_option(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
-    options = [
+    options: list[Callable[[Callable[..., None]], Callable[..., None]]] = [
         click.option(
             "--workload",
             "names",
@@ -116,7 +117,8 @@ def _run(
     machine["bandwidth_GB_s"] = round(bytes_a_second / 1e9)
     loads = run.chosen(names, options.device)
     rows: list[Row] = []
-    with click.progressbar(loads, label="measuring", item_show_func=_name, file=click.get_text_stream("stderr")) as bar:
+    shown = click.progressbar(loads, label="measuring", item_show_func=_name, file=sys.stderr)
+    with shown as bar:
         for load in bar:
             rows += benchmark(load, options, bytes_a_second)
     click.echo(", ".join(f"{key} {value}" for key, value in machine.items() if value is not None))

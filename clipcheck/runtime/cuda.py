@@ -216,6 +216,8 @@ def _table(plan: Plan, addresses: list[int]) -> Tensor | None:
     """
     if torch.cuda.is_current_stream_capturing():
         return _captured_table(plan, addresses)
+    if plan.spare is None:
+        plan.spare = torch.empty(len(addresses), dtype=torch.int64, device="cpu", pin_memory=True)
     stream = torch.cuda.current_stream()
     table, known = plan.tables.get(stream.cuda_stream, (None, None))
     if known == addresses:
@@ -232,8 +234,6 @@ def _table(plan: Plan, addresses: list[int]) -> Tensor | None:
     else:
         table.copy_(pinned, non_blocking=True)
     plan.tables[stream.cuda_stream] = (table, addresses)
-    if plan.spare is None:
-        plan.spare = torch.empty(len(addresses), dtype=torch.int64, device="cpu", pin_memory=True)
     return table
 
 
