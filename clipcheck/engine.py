@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from clipcheck import document, suppress
+from clipcheck import document
 from clipcheck.catalogue import wanted
-from clipcheck.config import Settings
+from clipcheck.config import UNUSED, Settings
 from clipcheck.document import Document
 from clipcheck.rule import Edit, Finding, Place, Safety, Severity
 
 MAX_ROUNDS = 10
 INVALID_SYNTAX = "invalid-syntax"
 NOT_ROUND_TRIPPED = "not-round-tripped"
+
+# A comment that names one of our rules, perhaps for nothing; what it says is read by `suppress`.
+_SUPPRESSION = re.compile(rb"clipcheck:\s*[a-z]|noqa\b[^\r\n]*clip\d", re.IGNORECASE)
 
 
 class FileReport(NamedTuple):
@@ -50,7 +54,7 @@ class _Checked(NamedTuple):
 def candidate(path: str, data: bytes, settings: Settings) -> bool:
     """Whether a file holds a selected rule's marks, or a suppression of ours that might be idle."""
     text = document.searchable(path, data)
-    return bool(wanted(text, settings.codes)) or (settings.heed and suppress.concerns_us(text))
+    return bool(wanted(text, settings.codes)) or (settings.heed and _SUPPRESSION.search(text) is not None)
 
 
 def run(path: str, data: bytes, settings: Settings) -> FileReport:
@@ -88,8 +92,9 @@ def _check(path: str, data: bytes, codes: frozenset[str], settings: Settings) ->
     errors: list[str] = []
     warnings: list[str] = []
     for index, program in enumerate(doc.programs):
-        here = wanted(program.text.encode(), codes) if doc.fragments else codes
-        if here or suppress.mentioned(program.text):
+        text = program.text.encode(errors="replace") if doc.fragments else b""
+        here = wanted(text, codes) if doc.fragments else codes
+        if here or not doc.fragments or _SUPPRESSION.search(text):
             found = examine(path, doc, index, here, settings)
             findings += _tried(program.text, found.findings, settings)
             errors += found.errors
@@ -155,7 +160,8 @@ def _step(
     if set(again.errors) - set(checked.errors):
         return None
     before, now, gone = (Counter(f.code for f in group) for group in (checked.findings, again.findings, taken))
-    if any(now[code] > before[code] - gone[code] for code in now):
+    # a fix may well leave a comment without anything to silence
+    if any(now[code] > before[code] - gone[code] for code in now if code != UNUSED):
         return None
     return after, again, taken
 
