@@ -131,12 +131,24 @@ def verify(select: tuple[str, ...], output_format: str, jobs: int) -> None:
     try:
         codes = config.select(select, (), ()) if select else frozenset(RULES)
         found = pairs.find(sorted(codes))
+        if not found:
+            raise config.ConfigError("no example of these rules has a fix to verify")
         with _progress(len(found), "verifying") as done:
             rows = pairs.verify(found, jobs or os.cpu_count() or 1, done)
     except (config.ConfigError, NoTorch) as error:
         raise click.UsageError(str(error)) from None
     click.echo(table.as_json(rows) if output_format == "json" else table.table(rows), nl=output_format == "json")
     sys.exit(1 if table.failed(rows) else 0)
+
+
+@main.command()
+def server() -> None:
+    """Serve an editor over standard input and output (the language server protocol)."""
+    try:
+        from clipcheck.server import main as serve
+    except ModuleNotFoundError as error:
+        raise click.UsageError(f"the server needs `{error.name}`: pip install 'clipcheck[lsp]'") from None
+    serve()
 
 
 @contextmanager

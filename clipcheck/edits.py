@@ -131,7 +131,11 @@ def _import_from(source: Source, at: cst.CSTNode, package: str, function: str) -
                 case cst.ImportFrom(names=[*names], module=cst.CSTNode() as module) if (
                     source.code(module) == package and not small.relative
                 ):
-                    return insert_after(source, names[-1], f", {function}")
+                    later = next((name for name in names if source.code(name) > function), None)
+                    if later is None:
+                        return insert_after(source, names[-1], f", {function}")
+                    start = source.span(later)[0]
+                    return Edit(start, start, f"{function}, ")
     return _import_line(source, at, f"from {package} import {function}")
 
 

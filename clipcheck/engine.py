@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from clipcheck import document
 from clipcheck.catalogue import RULES, wanted
 from clipcheck.config import Settings
 from clipcheck.document import Document, Program
 from clipcheck.rule import Edit, Finding, Hit, Place, Severity
+
+if TYPE_CHECKING:
+    from clipcheck.source import Source
+    from clipcheck.syntax import Fault
 
 MAX_ROUNDS = 10
 INVALID_SYNTAX = "invalid-syntax"
@@ -40,13 +44,21 @@ class _Checked(NamedTuple):
 
 def run(path: str, data: bytes, settings: Settings) -> FileReport:
     """Check one file and, if the settings say so, fix it in memory."""
-    codes = wanted(data, settings.codes)
+    codes = wanted(document.searchable(path, data), settings.codes)
     if not codes:
         return FileReport(path, data)
     first = _check(path, data, codes, settings)
     if not settings.fix or not any(_applicable(first.findings, settings)):
         return FileReport(path, data, first.findings, errors=first.errors)
     return _settle(path, data, first, codes, settings)
+
+
+def run_text(path: str, text: str, settings: Settings) -> FileReport:
+    """As `run`, for a text that is not (yet) a file's, such as an editor's."""
+    try:
+        return run(path, document.encode(path, text), settings)
+    except document.Unreadable as error:
+        return FileReport(path, b"", (_unreadable(path, str(error)),))
 
 
 def _check(path: str, data: bytes, codes: frozenset[str], settings: Settings) -> _Checked:
@@ -57,7 +69,8 @@ def _check(path: str, data: bytes, codes: frozenset[str], settings: Settings) ->
     findings: list[Finding] = []
     errors: list[str] = []
     for index, program in enumerate(doc.programs):
-        found, crashed = _check_program(path, doc, index, program, codes, settings)
+        here = wanted(program.text.encode(), codes) if doc.fragments else codes
+        found, crashed = _check_program(path, doc, index, program, here, settings) if here else ([], [])
         findings += found
         errors += crashed
     return _Checked(doc, tuple(sorted(findings, key=lambda finding: finding.order)), tuple(errors))
@@ -66,23 +79,23 @@ def _check(path: str, data: bytes, codes: frozenset[str], settings: Settings) ->
 def _check_program(
     path: str, doc: Document, index: int, program: Program, codes: frozenset[str], settings: Settings
 ) -> tuple[list[Finding], list[str]]:
-    import libcst as cst
-
-    from clipcheck.source import Source
+    from clipcheck import syntax
 
     try:
-        source = Source(program.text, settings.target)
-    except cst.ParserSyntaxError as error:
-        offset = _offset(program.text, error.raw_line, error.raw_column)
-        return [_invalid_syntax(path, doc.place(index, offset, offset), error.message)], []
+        source, faults = syntax.parse(program, settings.target)
     except RecursionError:
         return [], [f"{path}: nested too deeply to be analysed"]
+    # a document's fragments are often abridged (`for x, y in …:`), and nobody runs them
+    said = () if doc.fragments else faults
+    broken = [_invalid_syntax(path, doc.place(index, fault.at, fault.at), fault.message) for fault in said]
+    if source is None:
+        return broken, []
     findings: list[Finding] = []
     errors: list[str] = []
     for code in sorted(codes):
         try:
             hits = list(_run_rule(code, source))
-            findings += [_finding(path, doc, index, code, source, hit) for hit in hits]
+            findings += [_finding(path, doc, index, code, source, hit, faults) for hit in hits]
         except RecursionError:
             return [], [f"{path}: nested too deeply to be analysed"]
         except Exception as error:
@@ -90,23 +103,29 @@ def _check_program(
     if findings and not source.exact:
         findings = [finding._replace(fix=None, changes=()) for finding in findings]
         findings.append(_not_round_tripped(path, doc.place(index, 0, 0)))
-    return findings, errors
+    return [*broken, *findings], errors
 
 
-def _run_rule(code: str, source: object) -> Iterable[Hit]:
+def _run_rule(code: str, source: Source) -> Iterable[Hit]:
     from clipcheck.rules import check_of
 
-    return check_of(RULES[code])(source)  # type: ignore[arg-type]
+    return check_of(RULES[code])(source)
 
 
-def _finding(path: str, doc: Document, index: int, code: str, source: object, hit: Hit) -> Finding:
-    from clipcheck.source import Source
+def _may_edit(doc: Document, index: int, edit: Edit, faults: Sequence[Fault]) -> bool:
+    """No edit crosses from one cell into the next, and none stands where something is not Python."""
+    segment = doc.segment(index, edit.start, edit.end)
+    in_faulty = any(fault.start <= edit.start and edit.end <= fault.end for fault in faults)
+    return segment is not None and segment.editable and not in_faulty
 
-    assert isinstance(source, Source)
+
+def _finding(
+    path: str, doc: Document, index: int, code: str, source: Source, hit: Hit, faults: Sequence[Fault]
+) -> Finding:
     rule = RULES[code]
     fix = hit.fix
-    if fix is not None and any(doc.segment(index, edit.start, edit.end) is None for edit in fix.all_edits):
-        fix = None  # an edit that crosses from one cell into the next
+    if fix is not None and not all(_may_edit(doc, index, edit, faults) for edit in fix.all_edits):
+        fix = None
     return Finding(
         path,
         doc.place(index, *source.span(hit.node)),
@@ -163,8 +182,8 @@ def _step(
     assert checked.document is not None
     taken, edits = _compatible(todo, len(checked.document.programs))
     after = checked.document.splice(edits)
-    again = _check(path, after, wanted(after, settings.codes) | codes, settings)
-    if again.errors or any(f.code == INVALID_SYNTAX for f in again.findings):
+    again = _check(path, after, wanted(document.searchable(path, after), settings.codes) | codes, settings)
+    if set(again.errors) - set(checked.errors):
         return None
     before, now, gone = (Counter(f.code for f in group) for group in (checked.findings, again.findings, taken))
     if any(now[code] > before[code] - gone[code] for code in now):
@@ -229,9 +248,3 @@ def _not_round_tripped(path: str, place: Place) -> Finding:
         NOT_ROUND_TRIPPED,
         "the parser does not give this file back byte for byte, so it is not fixed",
     )
-
-
-def _offset(text: str, line: int, column: int) -> int:
-    """The offset of a line, from 1, and column, from 0, as the parser's errors give them."""
-    starts = [0, *(end.end() for end in document.LINE_END.finditer(text))]
-    return min(starts[min(line, len(starts)) - 1] + column, len(text))

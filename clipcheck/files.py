@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-SUFFIXES = (".py", ".pyi")
+SUFFIXES = (".py", ".pyi", ".ipynb", ".md", ".markdown", ".qmd", ".rst")
 # Folders that hold other people's code or build products; a user who names one of them gets it.
 SKIPPED = frozenset(
     ".git .hg .svn .tox .nox .venv venv .eggs .mypy_cache .ruff_cache .pytest_cache .clipcheck_cache __pycache__ "

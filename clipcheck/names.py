@@ -6,7 +6,6 @@ LibCST's own ScopeProvider answers more and costs three parses; this is one walk
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Literal, TypeAlias
 
@@ -21,9 +20,10 @@ _PUNCTUATION = frozenset(
     "has_trailing_newline lbrace rbrace whitespace".split()
 )
 _FIELDS: dict[type, tuple[str, ...]] = {}
+_IS_NODE: dict[type, bool] = {}
 
 
-def children(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+def children(node: cst.CSTNode) -> list[cst.CSTNode]:
     """The child nodes of `node` in source order, without whitespace and punctuation."""
     kind = type(node)
     names = _FIELDS.get(kind)
@@ -31,12 +31,23 @@ def children(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
         names = _FIELDS[kind] = tuple(
             f.name for f in fields(kind) if f.name not in _PUNCTUATION and not f.name.startswith("whitespace")
         )
+    found: list[cst.CSTNode] = []
     for name in names:
         value = getattr(node, name)
-        if isinstance(value, cst.CSTNode):
-            yield value
-        elif isinstance(value, (tuple, list)):
-            yield from (item for item in value if isinstance(item, cst.CSTNode))
+        if type(value) in (tuple, list):
+            found += [item for item in value if _is_node(item)]
+        elif _is_node(value):
+            found.append(value)
+    return found
+
+
+def _is_node(value: object) -> bool:
+    """`isinstance(value, CSTNode)`, asked once a class: its abstract metaclass makes a walk a third slower."""
+    kind = type(value)
+    known = _IS_NODE.get(kind)
+    if known is None:
+        known = _IS_NODE[kind] = isinstance(value, cst.CSTNode)
+    return known
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,16 +92,17 @@ class Scope:
         return self if self.parent is None else self.parent.module
 
 
-_SCOPED = (
-    cst.FunctionDef,
-    cst.Lambda,
-    cst.ClassDef,
-    cst.GeneratorExp,
-    cst.ListComp,
-    cst.SetComp,
-    cst.DictComp,
-)
 _COMPREHENSIONS = (cst.GeneratorExp, cst.ListComp, cst.SetComp, cst.DictComp)
+# Looked up by exact type before a `match` is entered: most of a program's nodes are of no such kind.
+_SCOPED = frozenset({cst.FunctionDef, cst.Lambda, cst.ClassDef, *_COMPREHENSIONS})
+_SPLIT = frozenset({cst.FunctionDef, cst.ClassDef, cst.Param, cst.CompFor})
+_BINDING = frozenset(
+    {
+        *(cst.Name, cst.Import, cst.ImportFrom, cst.Assign, cst.AnnAssign, cst.AugAssign, cst.NamedExpr, cst.For),
+        *(cst.CompFor, cst.AsName, cst.FunctionDef, cst.ClassDef, cst.Param, cst.Global, cst.Nonlocal, cst.Del),
+        *(cst.MatchAs, cst.MatchStar),
+    }
+)
 
 
 class Names:
@@ -160,15 +172,17 @@ class Names:
         stack: list[tuple[cst.CSTNode, Scope]] = [(root, scope)]
         while stack:
             node, scope = stack.pop()
+            kind = type(node)
             self._scope_of[node] = scope
-            self.by_type.setdefault(type(node), []).append(node)
-            self._bind(node, scope)
+            self.by_type.setdefault(kind, []).append(node)
+            if kind in _BINDING:
+                self._bind(node, scope)
             inner = scope
-            if isinstance(node, _SCOPED):
+            if kind in _SCOPED:
                 inner = self.scopes[node] = Scope(node, scope)
-            for child in reversed(list(children(node))):
+            for child in reversed(children(node)):
                 self.parents[child] = node
-                stack.append((child, self._scope_for(node, child, scope, inner)))
+                stack.append((child, self._scope_for(node, child, scope, inner) if kind in _SPLIT else inner))
 
     @staticmethod
     def _scope_for(node: cst.CSTNode, child: cst.CSTNode, outer: Scope, inner: Scope) -> Scope:

@@ -6,8 +6,10 @@ import difflib
 import re
 from pathlib import Path
 
-from clipcheck import fixtures
-from clipcheck.rule import Rule
+from clipcheck import engine, fixtures
+from clipcheck.catalogue import RULES
+from clipcheck.config import Settings
+from clipcheck.rule import Rule, Tier
 from clipcheck.rules import page_of
 
 # What only the tests and the proof read.
@@ -34,3 +36,31 @@ def _example(rule: Rule) -> str:
 
 def _text(path: Path) -> str:
     return _FOR_TESTS.sub("", path.read_text(encoding="utf-8"))
+
+
+def table() -> str:
+    """The table of all rules as Markdown: what each finds, whether it runs by default, and the best fix it offers."""
+    rows = ["| code | name | runs | fix | finds |", "| --- | --- | --- | --- | --- |"]
+    for rule in RULES.values():
+        tier = "by default" if rule.tier is Tier.DEFAULT else "if selected"
+        rows.append(f"| {rule.code} | `{rule.name}` | {tier} | {best_fix(rule)} | {summary(rule)} |")
+    return "\n".join(rows)
+
+
+def summary(rule: Rule) -> str:
+    """The first sentence of the rule's page."""
+    text = " ".join(page_of(rule).split("## What it does", 1)[-1].split("\n\n")[0].split())
+    sentence = re.split(r"(?<=[.:])\s", text + " ", maxsplit=1)[0]
+    return sentence.rstrip(".:").replace("|", "\\|")
+
+
+def best_fix(rule: Rule) -> str:
+    """`safe`, `unsafe` or `–`: the safest fix that the rule's examples get."""
+    settings = Settings(codes=frozenset({rule.code}))
+    found = [
+        finding.fix.safety
+        for example in fixtures.examples(rule)
+        for finding in engine.run(example.before.name, example.before.read_bytes(), settings).findings
+        if finding.fix
+    ]
+    return max(found).applicability if found else "–"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from clipcheck import engine, files
+from clipcheck import document, engine, files
 from clipcheck.catalogue import wanted
 from clipcheck.config import Settings
 from clipcheck.engine import FileReport
@@ -61,7 +61,7 @@ def _candidates(paths: Sequence[str], settings: Settings, errors: list[str]) -> 
         except OSError as error:
             errors.append(f"{path}: cannot be read: {error.strerror}")
             continue
-        if wanted(data, settings.codes):
+        if wanted(document.searchable(path, data), settings.codes):
             yield path, data
 
 

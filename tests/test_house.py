@@ -95,6 +95,25 @@ def test_importing_the_command_line_loads_click_only() -> None:
     assert loaded_after("import clipcheck.cli", *HEAVY) == {"click"}
 
 
+def test_importing_the_python_interface_loads_nothing_heavy() -> None:
+    assert loaded_after("import clipcheck.api", *HEAVY) == set()
+
+
+def test_the_python_interface_loads_libcst_when_it_is_used_and_never_torch() -> None:
+    text = "import torch\\n\\ntorch.nn.utils.clip_grad_norm([], 1.0)\\n"
+    code = f"from clipcheck import api\nassert api.fix('{text}').fixed"
+    assert loaded_after(code, "libcst", "torch", "click") == {"libcst"}
+
+
+def test_only_the_server_knows_the_editors_protocol() -> None:
+    users = {path.name for path in MODULES if roots(imports(path)) & {"pygls", "lsprotocol"}}
+    assert users == {"server.py"}
+
+
+def test_importing_the_server_loads_the_protocol_only() -> None:
+    assert loaded_after("import clipcheck.server", *HEAVY) == {"pygls"}
+
+
 def test_importing_the_runtime_loads_torch_only() -> None:
     assert loaded_after("import clipcheck.runtime", "torch", "libcst", "click", "clipcheck.rule") == {"torch"}
 
@@ -166,3 +185,8 @@ def test_the_page_shows_the_example(rule: Rule) -> None:
     assert "## Example" in page
     assert "# expect" not in page
     assert "# claim" not in page
+
+
+def test_the_readme_holds_the_table_of_rules() -> None:
+    """`python -c "from clipcheck import pages; print(pages.table())"` prints it anew."""
+    assert pages.table() in (PROJECT / "README.md").read_text(encoding="utf-8")

@@ -43,9 +43,13 @@ def clip_grad_norm_(
     with torch.no_grad():
         params = listed(parameters)
         grads = gradients(params)
+        max_norm, norm_type = float(max_norm), float(norm_type)
+        if grads and not error_if_nonfinite:
+            local.check_foreach(grads, foreach)
+            return _result(local.clip_(grads, max_norm, norm_type), grads)
         norm = _checked_norm(grads, norm_type, error_if_nonfinite, foreach)
         if grads:
-            local.scale_(grads, norm, float(max_norm))
+            local.scale_(grads, norm, max_norm)
         return _result(norm, grads or params)
 
 

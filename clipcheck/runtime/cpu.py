@@ -24,26 +24,13 @@ VIEW = 128 * CHUNK  # elements whose row norms are held at once: 4 MB too
 _scratch = threading.local()
 
 
-def norm(grads: list[Tensor], norm_type: float) -> float:
-    """Returns the total norm of real or complex gradients of any floating dtypes; at least one element, not p = 0."""
-    by_dtype: dict[torch.dtype, list[Tensor]] = {}
-    for grad in grads:
-        if grad.numel():
-            by_dtype.setdefault(grad.dtype, []).append(grad)
-    return combined([_group_norm(group, norm_type) for group in by_dtype.values()], norm_type)
+def norm(groups: list[list[Tensor]], norm_type: float) -> float:
+    """Returns the total norm of gradients, those of one dtype together; `norm_type` is not 0.
 
-
-def scale_(grads: list[Tensor], coefficient: float) -> None:
-    """Multiplies the gradients in place; the coefficient is never rounded to a low-precision dtype."""
-    wide: list[Tensor] = []
-    narrow: list[Tensor] = []
-    for grad in grads:
-        (wide if grad.dtype in (torch.float64, torch.complex128) else narrow).append(grad)
-    # A 0-dim tensor takes the vectorised path that a Python float misses: 0.70 against 2.84 ms for 2,000 gradients.
-    if narrow:
-        torch._foreach_mul_(narrow, torch.tensor(coefficient, dtype=torch.float32, device="cpu"))
-    if wide:
-        torch._foreach_mul_(wide, torch.tensor(coefficient, dtype=torch.float64, device="cpu"))
+    The dtypes are the real and complex floating ones from float16 on; without any element the norm is 0.
+    """
+    filled = [group for tensors in groups if (group := [grad for grad in tensors if grad.numel()])]
+    return combined([_group_norm(group, norm_type) for group in filled], norm_type) if filled else 0.0
 
 
 def combined(norms: Iterable[float], norm_type: float) -> float:

@@ -2,33 +2,56 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
+from types import ModuleType
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from clipcheck.runtime import cpu, plain
-from clipcheck.runtime.gradients import distinct, ordinary, stored, values
+from clipcheck.runtime.gradients import ORDINARY, distinct, ordinary, stored, values
 
-_DOUBLE = frozenset({torch.float64, torch.complex128})
 _FAST_ON_CPU = frozenset(
     {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128}
 )
-_FOREACH_DEVICES = frozenset({"cpu", "cuda", "xpu", "mtia", "privateuseone"})
 
 # What a host computed is a float, what a device computed is a 0-dim tensor that the host has not looked at.
-Norm = float | Tensor
+Norm: TypeAlias = float | Tensor
+Groups: TypeAlias = dict[torch.device, list[list[Tensor]]]  # by device: gradients of one dtype together
+
+
+def clip_(grads: list[Tensor], max_norm: float, norm_type: float) -> Norm:
+    """Clips at least one gradient in place and returns the norm before."""
+    # Every look at every gradient counts here: 2,000 small ones cost the host more than the GPU.
+    if grads[0].is_cuda and not _observed() and set(map(type, grads)) <= ORDINARY:
+        groups = _by_device(grads)
+        if len(groups) == 1 and (cuda := _cuda()):
+            (group,) = groups.values()
+            total: Tensor | None = cuda.clip_(group, norm_type, max_norm)
+            if total is not None:
+                return total
+    total_norm = norm(grads, norm_type)
+    scale_(grads, total_norm, max_norm)
+    return total_norm
 
 
 def norm(grads: list[Tensor], norm_type: float) -> Norm:
-    """Returns the total norm of at least one gradient of any kinds: a float if it was computed on the CPU."""
-    if _tracing():
+    """Returns the total norm of at least one gradient of any kinds: a float if all of it was computed on the CPU."""
+    if _observed():
         return plain.norm(grads, norm_type)
     if not ordinary(grads):
         grads = [values(grad) for grad in grads]
-    if norm_type != 0 and _all_on_cpu(grads) and ordinary(grads):
-        return cpu.norm(grads, norm_type) if any(map(Tensor.numel, grads)) else 0.0
-    return plain.norm(grads, norm_type)
+        if not ordinary(grads):
+            return plain.norm(grads, norm_type)
+    if norm_type == 0:
+        return plain.norm(grads, norm_type)
+    norms = [_device_norm(device, group, norm_type) for device, group in _by_device(grads).items()]
+    if not any(isinstance(n, Tensor) for n in norms):
+        return cpu.combined([float(n) for n in norms], norm_type)
+    return norms[0] if len(norms) == 1 else _combined(norms, norm_type, grads[0].device)
 
 
 def scale_(grads: list[Tensor], norm: Norm, max_norm: float) -> None:
@@ -36,19 +59,25 @@ def scale_(grads: list[Tensor], norm: Norm, max_norm: float) -> None:
 
     A coefficient known on the host to be 1 writes nothing; NaN does, so that it spreads as in torch.
     """
-    if isinstance(norm, Tensor) and (_tracing() or norm.device.type != "cpu" or not ordinary([norm])):
-        plain.scale_(grads if _tracing() else [stored(g) for g in distinct(grads)], plain.coefficient(norm, max_norm))
+    if _observed():
+        plain.scale_(grads, plain.coefficient(torch.as_tensor(norm), max_norm))
         return
-    coefficient = max_norm / (float(norm) + 1e-6)
-    if coefficient >= 1:
-        return
-    grads = distinct(grads)
-    if not ordinary(grads):
-        grads = [stored(grad) for grad in grads]
-    if _all_on_cpu(grads) and ordinary(grads):
-        cpu.scale_(grads, coefficient)
+    grads = [stored(grad) for grad in distinct(grads)]
+    if not isinstance(norm, Tensor) or norm.device.type == "cpu":
+        coefficient = max_norm / (float(norm) + 1e-6)
+        if coefficient >= 1:
+            return
+        factor = torch.tensor(coefficient, dtype=torch.float64, device="cpu")
     else:
-        plain.scale_(grads, torch.tensor(coefficient, dtype=torch.float64, device="cpu"))
+        factor = plain.coefficient(norm, max_norm)
+    if not ordinary(grads):
+        plain.scale_(grads, factor)
+        return
+    for device, group in _by_device(grads).items():
+        on_device = device.type == "cuda" and isinstance(norm, Tensor) and norm.device == device
+        if on_device and (cuda := _cuda()) and cuda.scale_(group, norm, max_norm):
+            continue
+        plain.scale_([grad for same_dtype in group for grad in same_dtype], factor)
 
 
 def as_tensor(norm: Norm, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -65,23 +94,54 @@ def is_finite(norm: Norm) -> bool:
 
 def result_dtype(tensors: list[Tensor]) -> torch.dtype:
     """The dtype of a norm: float64 if any gradient is double, else float32, also for bfloat16 and float16."""
-    return torch.float64 if _DOUBLE & {t.dtype for t in tensors} else torch.float32
+    return torch.float64 if plain.DOUBLE & {t.dtype for t in tensors} else torch.float32
 
 
 def check_foreach(grads: list[Tensor], foreach: bool | None) -> None:
     """Raises as torch does when `foreach=True` cannot be had; otherwise the flag changes nothing here."""
     if foreach:
         for device in {grad.device for grad in grads}:
-            if device.type not in _FOREACH_DEVICES:
+            if device.type not in plain.FOREACH:
                 raise RuntimeError(f"foreach=True was passed, but can't use the foreach API on {device.type} tensors")
 
 
-def _all_on_cpu(grads: list[Tensor]) -> bool:
-    return {grad.is_cpu for grad in grads} == {True} and {grad.dtype for grad in grads} <= _FAST_ON_CPU
+def _device_norm(device: torch.device, groups: list[list[Tensor]], norm_type: float) -> Norm:
+    if device.type == "cpu" and all(group[0].dtype in _FAST_ON_CPU for group in groups):
+        return cpu.norm(groups, norm_type)
+    if device.type == "cuda" and (cuda := _cuda()):
+        total: Tensor | None = cuda.norm(groups, norm_type)
+        if total is not None:
+            return total
+    return plain.norm([grad for group in groups for grad in group], norm_type)
 
 
-def _tracing() -> bool:
+def _combined(norms: list[Norm], norm_type: float, device: torch.device) -> Tensor:
+    """The norm of the norms of several devices: the scalars move, the gradients do not."""
+    wide = torch.float64 if device.type in plain.HAS_FLOAT64 else torch.float32
+    moved = [as_tensor(n, wide, device) for n in norms]
+    total: Tensor = torch.linalg.vector_norm(torch.stack(moved), norm_type)
+    return total
+
+
+def _by_device(grads: list[Tensor]) -> Groups:
+    """Groups ordinary tensors by device, then by dtype, in one call into torch."""
+    groups: Groups = {}
+    for (device, _), (lists, _) in torch._C._group_tensors_by_device_and_dtype([grads], False).items():  # type: ignore[list-item]
+        groups.setdefault(device, []).append(lists[0])  # type: ignore[arg-type]
+    return groups
+
+
+def _observed() -> bool:
     """Whether torch.compile, a dispatch mode or a functorch transform looks on: no value may reach the host then."""
     if torch.compiler.is_compiling():
         return True
     return torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+@functools.cache
+def _cuda() -> ModuleType | None:
+    """The Triton kernels, or None where Triton is not installed (torch for Windows comes without)."""
+    try:
+        return importlib.import_module("clipcheck.runtime.cuda")
+    except ImportError:
+        return None

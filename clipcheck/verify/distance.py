@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +20,15 @@ class Different(Exception):
     """The two are not comparable: other types, shapes or numbers of values; the message says which."""
 
 
-def of_traces(one: Trace, other: Trace, strict_types: bool = True) -> float:
-    """The largest relative difference of gradients, records and parameters. Raises Different.
+class Apart(NamedTuple):
+    """The largest relative differences of two runs: in gradients and parameters, and in what was recorded."""
+
+    training: float
+    records: float
+
+
+def of_traces(one: Trace, other: Trace, strict_types: bool = True) -> Apart:
+    """How far two runs lie apart. Raises Different.
 
     With `strict_types` the records' Python types, shapes and whether they require a gradient must agree, and `other`
     may not be of lower precision than `one`.
@@ -29,16 +37,24 @@ def of_traces(one: Trace, other: Trace, strict_types: bool = True) -> float:
         raise Different(f"{len(one.steps)} optimizer steps against {len(other.steps)}")
     if len(one.records) != len(other.records):
         raise Different(f"{len(one.records)} recorded values against {len(other.records)}")
-    largest = of_tensors(one.parameters, other.parameters)
+    training, records = of_tensors(one.parameters, other.parameters), 0.0
     for (number, grads), (other_number, other_grads) in zip(one.steps, other.steps, strict=True):
         if number != other_number:
             raise Different("the optimizers step in another order")
-        largest = max(largest, of_tensors(grads, other_grads))
+        training = max(training, of_tensors(grads, other_grads))
     for left, right in zip(one.records, other.records, strict=True):
         if strict_types:
             same_kind(left, right)
-        largest = max(largest, of_values(left, right))
-    return largest
+        records = max(records, of_values(left, right))
+    return Apart(training, records)
+
+
+def of_first_steps(one: Trace, other: Trace) -> float:
+    """How far two runs lie apart at their first step, where both still have the same parameters. Raises Different."""
+    if not (one.steps and other.steps):
+        return 0.0
+    early = zip(one.records[: one.early], other.records[: other.early], strict=False)
+    return max([of_tensors(one.steps[0][1], other.steps[0][1]), *(of_values(*pair) for pair in early)])
 
 
 def of_tensors(one: Sequence[Tensor | None], other: Sequence[Tensor | None]) -> float:

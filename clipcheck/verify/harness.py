@@ -53,11 +53,12 @@ class Setting(NamedTuple):
 class Trace:
     """What one run did: the gradients at each step by optimizer, the recorded values, the final parameters.
 
-    `raised` is the exception that ended it, None where it came to its end.
+    `early` counts the values recorded before the first step, while two runs still hold the same parameters; `raised` is the exception that ended it, None where it came to its end.
     """
 
     steps: list[tuple[int, list[Tensor | None]]] = field(default_factory=list)
     records: list[object] = field(default_factory=list)
+    early: int = 0
     parameters: list[Tensor] = field(default_factory=list)
     raised: BaseException | None = None
     seconds: float = 0.0
@@ -172,6 +173,8 @@ def _snapshot(trace: Trace, numbers: dict[int, int]) -> Callable[..., Any]:
 
     def note(optimizer: torch.optim.Optimizer) -> None:
         number = numbers.setdefault(id(optimizer), len(numbers))
+        if not trace.steps:
+            trace.early = len(trace.records)
         grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
         trace.steps.append((number, [None if g is None else g.detach().clone() for g in grads]))
 

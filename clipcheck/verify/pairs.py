@@ -40,9 +40,8 @@ def find(codes: Iterable[str] = tuple(RULES)) -> list[Pair]:
 def _pairs(code: str, after: str) -> Iterator[Pair]:
     for example in fixtures.examples(RULES[code], after):
         if example.after is not None:
-            texts = (path.read_text(encoding="utf-8") for path in (example.before, example.after))
-            name = f"{code}/{example.after.stem}"
-            yield Pair(name, *texts, to_torch=after != "after", suffix=example.before.suffix)
+            old, new = (path.read_text(encoding="utf-8") for path in (example.before, example.after))
+            yield Pair(f"{code}/{example.after.stem}", old, new, after != "after", example.before.suffix)
 
 
 def verify(pairs: list[Pair], jobs: int, done: Callable[[], object] = lambda: None) -> list[Row]:

@@ -10,6 +10,7 @@ from clipcheck.verify.pairs import Row
 
 WIDTH = 100
 _HEAD = ("fixture", "claim", "verdict", "difference", "nearer", "time")
+_LEGEND = "difference: largest, relative; nearer: to a run in float64; time: after / before, lower is faster"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -50,8 +51,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def _summary(rows: Sequence[Row]) -> str:
     held, broken, untried = (sum(row.outcome.holds is value for row in rows) for value in (True, False, None))
-    legend = "difference: largest, relative; nearer: to a float64 run; time: after / before"
-    return f"{held} held, {broken} failed, {untried} not verified here ({legend})."
+    return f"{_LEGEND}\n{held} held, {broken} failed, {untried} not verified here."
 
 
 def _as_dict(row: Row) -> dict[str, object]:

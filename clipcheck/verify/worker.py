@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 START_SECONDS = 120.0  # importing torch from a cold disk
 MEMORY_BYTES = 4 << 30
@@ -47,7 +47,7 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def ask(self, request: dict[str, Any]) -> dict[str, Any] | Lost:
+    def ask(self, request: dict[str, Any]) -> Any | Lost:
         """The result of an experiment, or how it was lost. Raises NoTorch."""
         process = self._process or self._start()
         at = "the start"
@@ -60,7 +60,7 @@ class Worker:
                 if message is None:
                     return Lost(at, self._ended())
                 if "result" in message:
-                    return message["result"]  # type: ignore[no-any-return]
+                    return message["result"]
                 at = message["at"]
         except queue.Empty:
             self.stop()
@@ -108,7 +108,7 @@ class Worker:
     def _read(self, seconds: float) -> dict[str, Any] | None:
         """The next message, None when the process has ended. Raises queue.Empty after `seconds`."""
         line = self._lines.get(timeout=seconds)
-        return None if line is None else json.loads(line)
+        return None if line is None else cast("dict[str, Any]", json.loads(line))
 
     def _ended(self) -> str:
         process = self._process

@@ -1,0 +1,152 @@
+"""clipcheck from Python: check files or a text, fix a text, and run the proof.
+
+    from pathlib import Path
+
+    from clipcheck import api
+
+    for finding in api.check(Path("src")):
+        print(finding.path, finding.place.line, finding.code, finding.message)
+
+Importing this module loads neither torch nor LibCST; `check` and `fix` never execute what they look at.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from clipcheck import config, document, engine, run
+from clipcheck.config import ConfigError, Settings
+from clipcheck.files import MissingPath
+from clipcheck.rule import Edit, Finding, Fix, Place, Safety, Severity, Target
+
+if TYPE_CHECKING:
+    from clipcheck.verify.pairs import Row
+
+__all__ = [
+    "ClipcheckWarning",
+    "ConfigError",
+    "Edit",
+    "Finding",
+    "Fix",
+    "FixResult",
+    "MissingPath",
+    "Place",
+    "Safety",
+    "Severity",
+    "check",
+    "fix",
+    "verify",
+]
+
+Paths: TypeAlias = "os.PathLike[str] | Iterable[str | os.PathLike[str]]"
+_FILE_ENDINGS = (".py", ".pyi", ".ipynb", ".md", ".rst")
+
+
+class ClipcheckWarning(UserWarning):
+    """A file that could not be looked at, or a rule that failed on one; everything else was checked all the same."""
+
+
+class FixResult(NamedTuple):
+    """What a fix made of a text.
+
+    `text` is the text after the fixes, `fixed` the findings that are gone with them, `findings` those that are left.
+    """
+
+    text: str
+    fixed: tuple[Finding, ...]
+    findings: tuple[Finding, ...]
+
+
+def check(
+    source: str | Paths,
+    *,
+    select: Iterable[str] = (),
+    extend_select: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    target: Target = "clipcheck",
+    filename: str = "<text>",
+) -> list[Finding]:
+    """All findings in files or in a text, sorted by path and place.
+
+    `source` is a program text if it is a `str`, else a path or several paths, of files and folders. `filename` is the
+    name that a text's findings carry; its ending tells a notebook (`.ipynb`) or Markdown (`.md`) from Python.
+    `select`, `extend_select` and `ignore` are rule codes or prefixes of them, as on the command line; `target` says
+    whose functions the fixes call.
+
+    Raises `MissingPath` for a path that does not exist, `ConfigError` for a code that no rule has, and `ValueError`
+    for a text that is one file name. Faults of single files are given as `ClipcheckWarning`.
+    """
+    settings = _settings(select, extend_select, ignore, target)
+    if isinstance(source, str):
+        report = _report(source, filename, settings)
+        _warn(report.errors)
+        return list(report.findings)
+    paths = [source] if isinstance(source, os.PathLike) else source
+    outcome = run.check([os.fspath(path) for path in paths], settings)
+    _warn(outcome.errors)
+    return outcome.findings
+
+
+def fix(
+    text: str,
+    *,
+    unsafe: bool = False,
+    select: Iterable[str] = (),
+    extend_select: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    target: Target = "clipcheck",
+    filename: str = "<text>",
+) -> FixResult:
+    """Apply the safe fixes to a text, with `unsafe` also those that may change training.
+
+    The other arguments and the errors are those of `check`. Where a fix fails clipcheck's own check of its outcome,
+    it is left out and a `ClipcheckWarning` says so.
+    """
+    settings = _settings(select, extend_select, ignore, target, fix=True, unsafe=unsafe)
+    report = _report(text, filename, settings)
+    _warn(report.errors)
+    after = text if report.fixed_data is None else document.decode(filename, report.fixed_data)
+    return FixResult(after, report.fixed, report.findings)
+
+
+def verify(*, select: Iterable[str] = (), jobs: int = 1) -> list[Row]:
+    """Run the rules' own examples on torch, before and after their fix: one row an example, with how its claim held.
+
+    Needs torch, and executes the examples in worker processes; raises `clipcheck.verify.worker.NoTorch` without it.
+    """
+    from clipcheck.catalogue import RULES
+    from clipcheck.verify import pairs
+
+    chosen = tuple(select)
+    codes = _settings(chosen, (), (), "clipcheck").codes if chosen else frozenset(RULES)
+    return pairs.verify(pairs.find(sorted(codes)), jobs)
+
+
+def _settings(
+    chosen: Iterable[str],
+    extra: Iterable[str],
+    ignored: Iterable[str],
+    target: Target,
+    fix: bool = False,
+    unsafe: bool = False,
+) -> Settings:
+    codes = config.select(_words(chosen), _words(extra), _words(ignored))
+    return Settings(codes, target, fix, Safety.UNSAFE if unsafe else Safety.SAFE)
+
+
+def _words(codes: Iterable[str]) -> Iterable[str]:
+    return (codes,) if isinstance(codes, str) else codes
+
+
+def _report(text: str, filename: str, settings: Settings) -> engine.FileReport:
+    if text.endswith(_FILE_ENDINGS) and "\n" not in text:
+        raise ValueError(f"a str is a program text; for the file give pathlib.Path({text!r})")
+    return engine.run_text(filename, text, settings)
+
+
+def _warn(errors: Iterable[str]) -> None:
+    for error in errors:
+        warnings.warn(error, ClipcheckWarning, stacklevel=3)

@@ -1,0 +1,105 @@
+"""The two Triton kernels of the clip: sums over chunks of gradients, and the scaling of the same chunks.
+
+A chunk is `tensor_of[i], start_of[i]`: a gradient, and its first element in it. A gradient is `addresses[t], sizes[t]`.
+"""
+
+# Triton's language is not Python's: constants are in capitals, types are values, conditions on them are compiled away.
+# ruff: noqa: N803, N806, RET505, SIM102, SIM300
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _magnitude(x, ORDER: tl.constexpr):
+    """|x|^p in float64; for the inf norm the bits of |x| as an integer, which keep the order and put NaN on top."""
+    if ORDER == 2:
+        x = x.to(tl.float64)
+        return x * x
+    elif ORDER == 1:
+        return tl.abs(x.to(tl.float64))
+    else:
+        return tl.abs(x.to(tl.float64)).to(tl.int64, bitcast=True)
+
+
+@triton.jit
+def _join(a, b, ORDER: tl.constexpr):
+    return a + b if ORDER != 0 else tl.maximum(a, b)
+
+
+@triton.jit
+def _reduce(x, ORDER: tl.constexpr):
+    return tl.sum(x) if ORDER != 0 else tl.max(x)
+
+
+@triton.jit
+def sum_kernel(
+    addresses, sizes, tensor_of, start_of, partials, chunks,
+    DTYPE: tl.constexpr, ORDER: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Writes one partial a program: the sum of |x|^ORDER over its chunks, or the maximum (ORDER 0)."""
+    lane = tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float64 if ORDER != 0 else tl.int64)
+    for chunk in range(tl.program_id(0), chunks, tl.num_programs(0)):
+        tensor = tl.load(tensor_of + chunk)
+        start = tl.load(start_of + chunk)
+        size = tl.load(sizes + tensor)
+        address = tl.load(addresses + tensor)
+        if (address % 16 == 0) & (start + CHUNK <= size):
+            base = tl.multiple_of(address, 16).to(tl.pointer_type(DTYPE), bitcast=True) + tl.multiple_of(start, 16)
+            for block in tl.static_range(CHUNK // BLOCK):
+                x = tl.load(base + (block * BLOCK + lane))
+                total = _join(total, _magnitude(x, ORDER), ORDER)
+        else:
+            base = address.to(tl.pointer_type(DTYPE), bitcast=True) + start
+            left = tl.minimum(size - start, CHUNK).to(tl.int32)
+            for offset in range(0, left, BLOCK):
+                x = tl.load(base + (offset + lane), mask=offset + lane < left, other=0.0)
+                total = _join(total, _magnitude(x, ORDER), ORDER)
+    partial = _reduce(total, ORDER)
+    tl.store(partials + tl.program_id(0), partial if ORDER != 0 else partial.to(tl.float64, bitcast=True))
+
+
+@triton.jit
+def scale_kernel(
+    addresses, sizes, tensor_of, start_of, partials, norm_out, max_norm, max_norm_rest, chunks, count,
+    DTYPE: tl.constexpr, ORDER: tl.constexpr, PARTIALS: tl.constexpr, WRITES_NORM: tl.constexpr,
+    CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Finishes the norm from `count` partials and multiplies the chunks by `min(1, max_norm / (norm + 1e-6))`."""
+    index = tl.arange(0, PARTIALS)
+    each = tl.load(partials + index, mask=index < count, other=0.0)
+    if ORDER == 2:
+        norm = tl.sqrt(tl.sum(each))
+    elif ORDER == 1:
+        norm = tl.sum(each)
+    else:
+        norm = tl.max(each.to(tl.int64, bitcast=True)).to(tl.float64, bitcast=True)
+    if WRITES_NORM:
+        if tl.program_id(0) == 0:
+            tl.store(norm_out, norm.to(norm_out.dtype.element_ty))
+    coefficient = max_norm / (norm + 1e-6) + max_norm_rest / (norm + 1e-6)  # in float64
+    clips = (coefficient < 1.0) | (coefficient != coefficient)
+    if clips:
+        lane = tl.arange(0, BLOCK)
+        WIDE: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
+        factor = coefficient.to(WIDE)
+        for step in range(tl.program_id(0), chunks, tl.num_programs(0)):
+            chunk = chunks - 1 - step
+            tensor = tl.load(tensor_of + chunk)
+            start = tl.load(start_of + chunk)
+            size = tl.load(sizes + tensor)
+            address = tl.load(addresses + tensor)
+            if (address % 16 == 0) & (start + CHUNK <= size):
+                base = tl.multiple_of(address, 16).to(tl.pointer_type(DTYPE), bitcast=True) + tl.multiple_of(start, 16)
+                for block in tl.static_range(CHUNK // BLOCK):
+                    at = base + (block * BLOCK + lane)
+                    tl.store(at, (tl.load(at).to(WIDE) * factor).to(DTYPE))
+            else:
+                base = address.to(tl.pointer_type(DTYPE), bitcast=True) + start
+                left = tl.minimum(size - start, CHUNK).to(tl.int32)
+                for offset in range(0, left, BLOCK):
+                    at = base + (offset + lane)
+                    inside = offset + lane < left
+                    tl.store(at, (tl.load(at, mask=inside, other=0.0).to(WIDE) * factor).to(DTYPE), mask=inside)

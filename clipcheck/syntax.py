@@ -1,0 +1,141 @@
+"""Parse a program; where it is not Python, say where and why, and read on behind the fault."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import libcst as cst
+
+from clipcheck.document import LINE_END, Program
+from clipcheck.rule import Target
+from clipcheck.source import Source
+
+# Lines that may be passed over in one stretch: a file of Python 2 has a `print` on many.
+MAX_FAULTS = 50
+
+_LINE = re.compile(r"(?P<indent>[ \t]*)(?P<code>[^\r\n]*)")
+_NOT_LINE_END = re.compile(r"[^\r\n]")
+
+
+class Fault(NamedTuple):
+    """Something that is not Python: its offset, what is wrong, and the stretch of text where nothing may be edited."""
+
+    at: int
+    message: str
+    start: int
+    end: int
+
+
+class Parsed(NamedTuple):
+    source: Source | None
+    faults: tuple[Fault, ...] = ()
+
+
+def parse(program: Program, target: Target) -> Parsed:
+    """The program without its faulty lines, or None where too little of it is Python. Raises RecursionError.
+
+    A notebook's cells are judged one by one, so that a bad one does not hide the others.
+    """
+    try:
+        return Parsed(Source(program.text, target))
+    except cst.ParserSyntaxError as error:
+        whole = _fault(program.text, error)
+    text = program.text
+    faults: list[Fault] = []
+    for segment in program.segments:
+        piece = text[segment.start : segment.end]
+        fault = _first_fault(piece)
+        if fault is not None:
+            at, message = fault
+            faults.append(Fault(segment.start + at, message, segment.start, segment.end))
+            text = text[: segment.start] + _readable(piece) + text[segment.end :]
+    if not faults:  # each part is Python, but not all of them together
+        faults = [Fault(*whole, 0, len(text))]
+    try:
+        source = Source(text, target) if text != program.text else None
+    except cst.ParserSyntaxError:
+        source = None
+    return Parsed(source, tuple(faults))
+
+
+def _first_fault(text: str) -> tuple[int, str] | None:
+    try:
+        cst.parse_module(text)
+    except cst.ParserSyntaxError as error:
+        return _fault(text, error)
+    return None
+
+
+def _readable(text: str) -> str:
+    """The text with its faulty lines masked, blank where that does not help."""
+    passed: set[int] = set()
+    for start, masked in _masking(text):
+        if start in passed or len(passed) > MAX_FAULTS:
+            break
+        passed.add(start)
+        text = masked
+        if _interpreters_word(text) is None and _first_fault(text) is None:
+            return text
+    return _NOT_LINE_END.sub(" ", text)
+
+
+def _masking(text: str) -> Iterator[tuple[int, str]]:
+    """The text with one faulty line after the other replaced by a placeholder of its length."""
+    while (fault := _first_line_fault(text)) is not None:
+        start = max(text.rfind("\n", 0, fault), text.rfind("\r", 0, fault)) + 1
+        line = _LINE.match(text, start)
+        assert line is not None
+        text = text[:start] + line["indent"] + _placeholder(line["code"]) + text[line.end() :]
+        yield start, text
+
+
+def _first_line_fault(text: str) -> int | None:
+    """Where the first fault is, by the interpreter's fast parser if it sees one, else by LibCST's."""
+    word = _interpreters_word(text)
+    if word is not None:
+        return _offset(text, word[0], word[1])
+    fault = _first_fault(text)
+    return None if fault is None else fault[0]
+
+
+def _placeholder(code: str) -> str:
+    """A line that opens a block when `code` looks as if it did, of the same length."""
+    opens = re.search(r":[ \t]*(#.*)?$", code) is not None and len(code) >= len("if _:")
+    return ("if _:" if opens else "_" if code else "").ljust(len(code))
+
+
+def _fault(text: str, error: cst.ParserSyntaxError) -> tuple[int, str]:
+    """Where and why a text is not Python: in the interpreter's words, which people know, else in the parser's."""
+    line, column, message = _interpreters_word(text) or _parsers_word(error)
+    return _offset(text, line, column), message
+
+
+def _offset(text: str, line: int, column: int) -> int:
+    starts = [0, *(end.end() for end in LINE_END.finditer(text))]
+    return min(starts[min(max(line, 1), len(starts)) - 1] + column, len(text))
+
+
+def _interpreters_word(text: str) -> tuple[int, int, str] | None:
+    """Line from 1, column from 0 and message; None where this interpreter accepts what the parser does not."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in strings, not ours to judge
+            ast.parse(text)
+    except SyntaxError as error:
+        return error.lineno or 1, max((error.offset or 1) - 1, 0), error.msg
+    except (ValueError, RecursionError, MemoryError):
+        pass
+    return None
+
+
+def _parsers_word(error: cst.ParserSyntaxError) -> tuple[int, int, str]:
+    """The same from the parser's message, whose `error at 4:0` is right where its attributes are a line off."""
+    found = re.search(r"error at (\d+):(\d+): (.*)", error.message)
+    if found is None:
+        return error.raw_line, error.raw_column, error.message.split("\n")[0]
+    expected = found[3] if len(found[3]) < 60 else "unexpected token"
+    return int(found[1]), int(found[2]), expected

@@ -1,0 +1,466 @@
+"""The language server, driven by a real client over the server's standard input and output."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PROJECT
+from lsprotocol import types as lsp
+from pygls.lsp.client import LanguageClient
+
+BEFORE = """\
+import torch
+
+
+def clip(model):
+    return torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)
+"""
+AFTER = """\
+import torch
+from clipcheck.runtime import clip_grad_norm_
+
+
+def clip(model):
+    return clip_grad_norm_(model.parameters(), 1.0)
+"""
+# Nobody waits longer than this for an answer that comes in milliseconds.
+PATIENCE = 20.0
+SERVER = ("-m", "clipcheck", "server")
+
+
+class Editor(LanguageClient):
+    """A client that keeps what the server says, as an editor does."""
+
+    def __init__(self) -> None:
+        super().__init__("editor", "1")
+        self.diagnostics: dict[str, lsp.PublishDiagnosticsParams] = {}
+        self.logged: list[str] = []
+        self.shown: list[str] = []
+        self.registered: list[str] = []
+        self.news = asyncio.Event()
+
+    async def until(self, uri: str, version: int | None) -> list[lsp.Diagnostic]:
+        """The diagnostics for this version of a document."""
+
+        async def wait() -> list[lsp.Diagnostic]:
+            while (said := self.diagnostics.get(uri)) is None or said.version != version:
+                self.news.clear()
+                await self.news.wait()
+            return list(said.diagnostics)
+
+        return await asyncio.wait_for(wait(), PATIENCE)
+
+    async def logs(self) -> str:
+        async def wait() -> str:
+            while not self.logged:
+                self.news.clear()
+                await self.news.wait()
+            return self.logged[-1]
+
+        return await asyncio.wait_for(wait(), PATIENCE)
+
+    def open(self, uri: str, text: str, version: int = 1, language: str = "python") -> None:
+        item = lsp.TextDocumentItem(uri, language, version, text)
+        self.text_document_did_open(lsp.DidOpenTextDocumentParams(item))
+
+    def change(self, uri: str, version: int, *changes: lsp.TextDocumentContentChangeEvent) -> None:
+        document = lsp.VersionedTextDocumentIdentifier(version, uri)
+        self.text_document_did_change(lsp.DidChangeTextDocumentParams(document, changes))
+
+    async def actions(
+        self, uri: str, line: int, only: Sequence[str] | None = None, columns: tuple[int, int] = (0, 80)
+    ) -> list[lsp.CodeAction]:
+        where = span(line, columns[0], line, columns[1])
+        params = lsp.CodeActionParams(lsp.TextDocumentIdentifier(uri), where, lsp.CodeActionContext([], only=only))
+        found = await asyncio.wait_for(self.text_document_code_action_async(params), PATIENCE)
+        return [action for action in found or () if isinstance(action, lsp.CodeAction)]
+
+    async def hover(self, uri: str, line: int, character: int) -> str:
+        params = lsp.HoverParams(lsp.TextDocumentIdentifier(uri), lsp.Position(line, character))
+        found = await asyncio.wait_for(self.text_document_hover_async(params), PATIENCE)
+        assert found is None or isinstance(found.contents, lsp.MarkupContent)
+        return "" if found is None else found.contents.value
+
+
+def editor() -> Editor:
+    client = Editor()
+
+    @client.feature(lsp.TEXT_DOCUMENT_PUBLISH_DIAGNOSTICS)
+    def published(params: lsp.PublishDiagnosticsParams) -> None:
+        client.diagnostics[params.uri] = params
+        client.news.set()
+
+    @client.feature(lsp.WINDOW_LOG_MESSAGE)
+    def logged(params: lsp.LogMessageParams) -> None:
+        client.logged.append(params.message)
+        client.news.set()
+
+    @client.feature(lsp.WINDOW_SHOW_MESSAGE)
+    def shown(params: lsp.ShowMessageParams) -> None:
+        client.shown.append(params.message)
+        client.news.set()
+
+    @client.feature(lsp.CLIENT_REGISTER_CAPABILITY)
+    def registered(params: lsp.RegistrationParams) -> None:
+        client.registered += [one.method for one in params.registrations]
+        client.news.set()
+
+    return client
+
+
+@asynccontextmanager
+async def session(
+    command: Sequence[str] = SERVER,
+    folder: Path = PROJECT,
+    encodings: Sequence[lsp.PositionEncodingKind] = (),
+    document_changes: bool = True,
+) -> AsyncIterator[Editor]:
+    client = editor()
+    await client.start_io(sys.executable, *command, cwd=folder)
+    capabilities = lsp.ClientCapabilities(
+        general=lsp.GeneralClientCapabilities(position_encodings=encodings or None),
+        workspace=lsp.WorkspaceClientCapabilities(
+            workspace_edit=lsp.WorkspaceEditClientCapabilities(document_changes=document_changes),
+            did_change_watched_files=lsp.DidChangeWatchedFilesClientCapabilities(dynamic_registration=True),
+        ),
+    )
+    await client.initialize_async(lsp.InitializeParams(capabilities, root_uri=folder.as_uri()))
+    client.initialized(lsp.InitializedParams())
+    server: Any = client._server
+    try:
+        yield client
+        await client.shutdown_async(None)
+        client.exit(None)
+        assert await asyncio.wait_for(server.wait(), PATIENCE) == 0
+    finally:
+        if server.returncode is None:
+            server.kill()
+        await client.stop()
+
+
+def span(line: int, character: int, end_line: int, end_character: int) -> lsp.Range:
+    return lsp.Range(lsp.Position(line, character), lsp.Position(end_line, end_character))
+
+
+def typed(line: int, character: int, text: str, deleted: int = 0) -> lsp.TextDocumentContentChangePartial:
+    return lsp.TextDocumentContentChangePartial(span(line, character, line, character + deleted), text)
+
+
+def applied(text: str, edit: lsp.WorkspaceEdit | None, uri: str) -> str:
+    """What an editor makes of a text with an edit; columns are code points here, as the tests' texts are ASCII."""
+    assert edit is not None
+    edits: list[lsp.TextEdit] = []
+    for change in edit.document_changes or ():
+        assert isinstance(change, lsp.TextDocumentEdit)
+        if change.text_document.uri == uri:
+            edits += [one for one in change.edits if isinstance(one, lsp.TextEdit)]
+    edits += (edit.changes or {}).get(uri, [])
+    starts = [0]
+    for line in text.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+
+    def at(position: lsp.Position) -> int:
+        return starts[position.line] + position.character
+
+    for one in sorted(edits, key=lambda one: at(one.range.start), reverse=True):
+        text = text[: at(one.range.start)] + one.new_text + text[at(one.range.end) :]
+    return text
+
+
+URI = "file:///project/train%20me.py"
+
+
+def test_findings_follow_the_keystrokes() -> None:
+    async def run() -> None:
+        async with session() as client:
+            client.open(URI, BEFORE)
+            (found,) = await client.until(URI, 1)
+            assert (found.code, found.source, found.severity) == ("CLIP002", "clipcheck", 2)
+            assert found.range == span(4, 11, 4, 40)
+            assert "alias" in found.message
+
+            client.change(URI, 2, typed(4, 40, "_"))
+            assert await client.until(URI, 2) == []
+
+            client.change(URI, 3, typed(4, 40, "", 1), typed(0, 0, "# a comment\n"))
+            (found,) = await client.until(URI, 3)
+            assert found.range == span(5, 11, 5, 40)
+
+            client.change(URI, 4, lsp.TextDocumentContentChangeWholeDocument("x = 1\n"))
+            assert await client.until(URI, 4) == []
+
+            client.change(URI, 5, lsp.TextDocumentContentChangeWholeDocument(BEFORE))
+            assert len(await client.until(URI, 5)) == 1
+            client.text_document_did_close(lsp.DidCloseTextDocumentParams(lsp.TextDocumentIdentifier(URI)))
+            assert await client.until(URI, None) == []
+
+    asyncio.run(run())
+
+
+def test_a_half_typed_line_is_no_end() -> None:
+    async def run() -> None:
+        async with session() as client:
+            client.open(URI, BEFORE + "x = (\n")
+            assert "invalid-syntax" in [one.code for one in await client.until(URI, 1)]
+            client.change(URI, 2, typed(5, 5, ")"))
+            assert [one.code for one in await client.until(URI, 2)] == ["CLIP002"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("encoding", [None, *lsp.PositionEncodingKind], ids=str)
+def test_columns_are_counted_as_agreed(encoding: lsp.PositionEncodingKind | None) -> None:
+    text = "import torch\nx = '😀é'; torch.nn.utils.clip_grad_norm([], 1.0)\n"
+    column = {"utf-8": 14, "utf-16": 11, "utf-32": 10}[encoding or "utf-16"]
+
+    async def run() -> None:
+        async with session(encodings=[encoding] if encoding else []) as client:
+            client.open(URI, text)
+            (found,) = await client.until(URI, 1)
+            assert found.range == span(1, column, 1, column + 29)
+
+    asyncio.run(run())
+
+
+def test_lines_end_where_the_protocol_says() -> None:
+    """A form feed or a line separator in a string ends no line, a lone carriage return does."""
+    text = "import torch\n\f\nname = 'a\u2028b'\r\nx = 1\r" + "torch.nn.utils.clip_grad_norm([], 1.0)\n"
+
+    async def run() -> None:
+        async with session() as client:
+            client.open(URI, text)
+            (found,) = [one for one in await client.until(URI, 1) if one.code == "CLIP002"]
+            assert found.range.start == lsp.Position(4, 0)
+            client.change(URI, 2, typed(4, 29, "_"))
+            assert [one for one in await client.until(URI, 2) if one.code == "CLIP002"] == []
+
+    asyncio.run(run())
+
+
+def test_a_quick_fix_mends_the_text() -> None:
+    async def run() -> None:
+        async with session() as client:
+            client.open(URI, BEFORE)
+            (fix,) = await client.actions(URI, 4, only=["quickfix"])
+            assert (fix.title, fix.is_preferred) == ("Replace with `clip_grad_norm_`", True)
+            assert [one.code for one in fix.diagnostics or ()] == ["CLIP002"]
+            assert applied(BEFORE, fix.edit, URI) == AFTER
+            assert len(await client.actions(URI, 4, columns=(40, 40), only=["quickfix"])) == 1
+            assert await client.actions(URI, 4, columns=(0, 10), only=["quickfix"]) == []
+            assert await client.actions(URI, 0, only=["quickfix"]) == []
+
+    asyncio.run(run())
+
+
+def test_an_unsafe_fix_says_so_and_is_never_preferred() -> None:
+    text = BEFORE.replace(
+        "import torch\n", "import torch\nfrom torch.distributed.fsdp import FullyShardedDataParallel\n"
+    )
+
+    async def run() -> None:
+        async with session() as client:
+            client.open(URI, text)
+            (fix,) = await client.actions(URI, 5, only=["quickfix"])
+            assert fix.title == "Replace with `clip_grad_norm_` (unsafe: training may change)"
+            assert not fix.is_preferred
+            assert await client.actions(URI, 5, only=["source.fixAll"]) == []
+
+    asyncio.run(run())
+
+
+def test_everything_safe_is_fixed_on_save() -> None:
+    text = BEFORE + "\n\ndef again(model):\n    torch.nn.utils.clip_grad_norm(model.parameters(), 2.0)\n"
+
+    async def run() -> None:
+        async with session() as client:
+            client.open(URI, text)
+            (fix,) = await client.actions(URI, 0, only=["source.fixAll"])
+            assert fix.kind == "source.fixAll.clipcheck"
+            after = applied(text, fix.edit, URI)
+            assert "clip_grad_norm(" not in after
+            assert after.count("clip_grad_norm_(") == 2
+            assert await client.actions(URI, 0, only=["source.fixAll.other"]) == []
+            client.change(URI, 2, lsp.TextDocumentContentChangeWholeDocument(after))
+            assert await client.actions(URI, 0, only=["source.fixAll"]) == []
+
+    asyncio.run(run())
+
+
+def test_edits_fit_a_client_without_versions() -> None:
+    async def run() -> None:
+        async with session(document_changes=False) as client:
+            client.open(URI, BEFORE)
+            (fix,) = await client.actions(URI, 4, only=["quickfix"])
+            assert fix.edit is not None
+            assert fix.edit.document_changes is None
+            assert applied(BEFORE, fix.edit, URI) == AFTER
+
+    asyncio.run(run())
+
+
+def test_hover_shows_the_rules_page() -> None:
+    async def run() -> None:
+        async with session() as client:
+            client.open(URI, BEFORE + "x = 1  # clipcheck: ignore[CLIP002]\n")
+            assert (await client.hover(URI, 4, 30)).startswith("# CLIP002 `deprecated-clip-grad-norm`")
+            assert (await client.hover(URI, 5, 30)).startswith("# CLIP002 `deprecated-clip-grad-norm`")
+            assert await client.hover(URI, 0, 3) == ""
+
+    asyncio.run(run())
+
+
+# --- notebooks ----------------------------------------------------------------------------------------------------------
+
+NOTEBOOK = "file:///project/train.ipynb"
+CELLS = ["import torch\n", "# a heading", "%matplotlib inline\ntorch.nn.utils.clip_grad_norm([], 1.0)"]
+
+
+def cell_uri(number: int) -> str:
+    return f"vscode-notebook-cell:/project/train.ipynb#{number}"
+
+
+def open_notebook(client: Editor) -> None:
+    kinds = [lsp.NotebookCellKind.Code, lsp.NotebookCellKind.Markup, lsp.NotebookCellKind.Code]
+    cells = [lsp.NotebookCell(kind, cell_uri(number)) for number, kind in enumerate(kinds)]
+    texts = [
+        lsp.TextDocumentItem(cell_uri(number), "markdown" if number == 1 else "python", 1, text)
+        for number, text in enumerate(CELLS)
+    ]
+    notebook = lsp.NotebookDocument(NOTEBOOK, "jupyter-notebook", 1, cells)
+    client.notebook_document_did_open(lsp.DidOpenNotebookDocumentParams(notebook, texts))
+
+
+def change_cells(client: Editor, version: int, change: lsp.NotebookDocumentCellChanges) -> None:
+    document = lsp.VersionedNotebookDocumentIdentifier(version, NOTEBOOK)
+    client.notebook_document_did_change(
+        lsp.DidChangeNotebookDocumentParams(document, lsp.NotebookDocumentChangeEvent(cells=change))
+    )
+
+
+def test_the_cells_of_a_notebook_are_one_program() -> None:
+    async def run() -> None:
+        async with session() as client:
+            open_notebook(client)
+            (found,) = await client.until(cell_uri(2), 1)
+            assert (found.code, found.range.start) == ("CLIP002", lsp.Position(1, 0))
+            assert await client.until(cell_uri(0), 1) == []
+            assert cell_uri(1) not in client.diagnostics
+
+            (fix,) = await client.actions(cell_uri(2), 1, only=["quickfix"])
+            (all_of_them,) = await client.actions(cell_uri(0), 0, only=["notebook.source.fixAll"])
+            for edit in (fix.edit, all_of_them.edit):
+                assert "from clipcheck.runtime import clip_grad_norm_" in applied(CELLS[0], edit, cell_uri(0))
+                assert applied(CELLS[2], edit, cell_uri(2)) == "%matplotlib inline\nclip_grad_norm_([], 1.0)"
+            assert all_of_them.kind == "notebook.source.fixAll.clipcheck"
+
+    asyncio.run(run())
+
+
+def test_cells_change_come_and_go() -> None:
+    async def run() -> None:
+        async with session() as client:
+            open_notebook(client)
+            assert len(await client.until(cell_uri(2), 1)) == 1
+
+            text = lsp.VersionedTextDocumentIdentifier(2, cell_uri(2))
+            content = lsp.NotebookDocumentCellContentChanges(text, [typed(1, 29, "_")])
+            change_cells(client, 2, lsp.NotebookDocumentCellChanges(text_content=[content]))
+            assert await client.until(cell_uri(2), 2) == []
+
+            new = lsp.NotebookCell(lsp.NotebookCellKind.Code, cell_uri(3))
+            opened = lsp.TextDocumentItem(cell_uri(3), "python", 1, "torch.nn.utils.clip_grad_norm([], 2.0)")
+            array = lsp.NotebookCellArrayChange(start=1, delete_count=1, cells=[new])
+            structure = lsp.NotebookDocumentCellChangeStructure(array, did_open=[opened])
+            change_cells(client, 3, lsp.NotebookDocumentCellChanges(structure=structure))
+            assert [one.code for one in await client.until(cell_uri(3), 1)] == ["CLIP002"]
+
+            array = lsp.NotebookCellArrayChange(start=1, delete_count=1, cells=[])
+            gone = [lsp.TextDocumentIdentifier(cell_uri(3))]
+            structure = lsp.NotebookDocumentCellChangeStructure(array, did_close=gone)
+            change_cells(client, 4, lsp.NotebookDocumentCellChanges(structure=structure))
+            assert await client.until(cell_uri(3), None) == []
+
+    asyncio.run(run())
+
+
+# --- faults -------------------------------------------------------------------------------------------------------------
+
+FAULTY = """
+import clipcheck.engine
+from clipcheck.server import main
+
+run_text = clipcheck.engine.run_text
+
+def faulty(path, text, settings):
+    if "explode" in text:
+        raise MemoryError("too much")
+    return run_text(path, text, settings)
+
+clipcheck.engine.run_text = faulty
+main()
+"""
+
+
+def test_a_fault_in_one_file_ends_nothing() -> None:
+    async def run() -> None:
+        async with session(("-c", FAULTY)) as client:
+            other = "file:///project/other.py"
+            client.open(other, "explode = 1\n")
+            assert await client.until(other, 1) == []
+            assert await client.logs() == f"{Path('/project/other.py')}: MemoryError: too much"
+            client.open(URI, BEFORE)
+            assert len(await client.until(URI, 1)) == 1
+            assert await client.actions(other, 0) == []
+
+    asyncio.run(run())
+
+
+def test_hostile_texts_end_nothing() -> None:
+    texts = [
+        "(" * 100_000,
+        "# coding: nonsense\nclip_grad_norm",
+        "clip_grad_norm \x00",
+        "x = 1;" * 9_000 + "clip_grad_norm",
+    ]
+
+    async def run() -> None:
+        async with session() as client:
+            for number, text in enumerate(texts):
+                client.open(f"file:///project/{number}.py", "import torch\n" + text)
+            client.open(URI, BEFORE)
+            assert len(await client.until(URI, 1)) == 1
+            for number in range(len(texts)):
+                await client.until(f"file:///project/{number}.py", 1)
+
+    asyncio.run(run())
+
+
+def test_other_languages_are_left_alone() -> None:
+    async def run() -> None:
+        async with session() as client:
+            client.open("file:///project/notes.txt", BEFORE, language="plaintext")
+            client.open(URI, BEFORE)
+            await client.until(URI, 1)
+            assert [*client.diagnostics] == [URI]
+            assert await client.actions("file:///project/notes.txt", 4) == []
+            assert await client.hover("file:///project/nowhere.py", 0, 0) == ""
+
+    asyncio.run(run())
+
+
+def test_the_server_ends_when_the_client_is_gone() -> None:
+    async def run() -> int:
+        server = await asyncio.create_subprocess_exec(
+            sys.executable, *SERVER, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=PROJECT
+        )
+        assert server.stdin is not None
+        server.stdin.close()
+        return await asyncio.wait_for(server.wait(), PATIENCE)
+
+    assert asyncio.run(run()) == 0
