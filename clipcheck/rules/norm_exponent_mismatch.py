@@ -121,13 +121,18 @@ def _is_computed_with(source: Source, use: cst.Name) -> bool:
 
 def _leaves(source: Source, use: cst.Name) -> bool:
     match source.parent(use):
-        case cst.Return() | cst.FormattedStringExpression() | cst.DictElement():
+        case cst.Return():
+            function = source.enclosing(use, cst.FunctionDef)
+            return function is not None and _claims_to_be_norm(function.name.value)
+        case cst.FormattedStringExpression() | cst.DictElement():
             return True
         case cst.Arg() as arg:
             call = source.parent(arg)
             return (isinstance(call, cst.Call) and source.qualified(call.func) is None) or _is_print(source, arg)
         case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=target))]):
-            return False if target != use.value else _returned(source, use)
+            function = source.enclosing(use, cst.FunctionDef)
+            says = function is not None and _claims_to_be_norm(function.name.value)
+            return target == use.value and says and _returned(source, use)
     return False
 
 
