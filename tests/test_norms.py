@@ -368,10 +368,41 @@ def test_sharded_gradients_make_the_fix_unsafe() -> None:
     assert "grad_norm(ps).item()" in fixed(text, "CLIP001", safety=Safety.UNSAFE)
 
 
+def test_what_else_a_loop_does_stays_and_the_norm_moves_out() -> None:
+    text = """
+    def norm(model):
+        total = 0.0
+        count = 0
+        for name, p in model.named_parameters():
+            if p.grad is not None:
+                n = p.grad.data.norm(2)
+                total += n.item() ** 2  # squared
+            count += 1
+            print(name)
+        total = total ** 0.5
+        return total / count
+    """
+    after = """
+    def norm(model):
+        count = 0
+        # squared
+        total = grad_norm(model.parameters()).item()
+        for name, p in model.named_parameters():
+            count += 1
+            print(name)
+        return total / count
+    """
+    assert fixed(text, "CLIP001") == textwrap.dedent(after).strip()
+
+
 REFUSED = {
+    "needs what the loop computes": "for n, p in m.named_parameters():\n    odd = len(n)\n    if odd:\n        continue\n"
+    "    total += p.grad.norm().item() ** 2",
     "single values are kept": "kept = []\nfor p in ps:\n    kept.append(p.grad.norm().item() ** 2)\nprint(kept)",
     "used after the loop": "for p in ps:\n    n = p.grad.norm()\n    total += n.item() ** 2\nprint(n)",
-    "does more than add up": "for p in ps:\n    total += p.grad.norm().item() ** 2\n    count += 1",
+    "does more than add up": "for p in list(ps):\n    total += p.grad.norm().item() ** 2\n    p.grad.zero_()",
+    "can be read only once": "for p in ps:\n    total += p.grad.norm().item() ** 2\n    count += 1",
+    "is needed for each tensor": "for p in m.parameters():\n    n = p.grad.norm()\n    print(n)\n    total += n.item() ** 2",
     "may be left early": "for p in ps:\n    total += p.grad.norm().item() ** 2\n    if total > 9:\n        break",
     "has an `else`": "for p in ps:\n    total += p.grad.norm().item() ** 2\nelse:\n    print(1)",
     "errors in the loop are caught": "for p in ps:\n    try:\n        total += p.grad.norm().item() ** 2\n    except E:\n        pass",
