@@ -54,7 +54,9 @@ def _attribute(source: Source, node: cst.Attribute, swap: Swap) -> Hit:
         edit = Edit(*source.span(node.attr), swap.new)
         return Hit(node, swap.message, Fix(swap.title, Safety.SAFE, (edit,), roles=_roles(source, [node])), swap.help)
     reached = reach(source, node, swap.new)
-    fix = Fix(swap.title, _safety(source), (replace(source, node, reached.text),), reached.imports, _roles(source, [node]))
+    fix = Fix(
+        swap.title, _safety(source), (replace(source, node, reached.text),), reached.imports, _roles(source, [node])
+    )
     return Hit(node, swap.message, fix, swap.help)
 
 
