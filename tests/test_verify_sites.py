@@ -149,7 +149,7 @@ def test_a_right_fix_is_proved(prove: Prover, shape: str) -> None:
 def test_a_sabotaged_fix_is_refuted(prove: Prover, shape: str, name: str) -> None:
     found = verdict(prove, *SABOTAGE[shape, name])
     assert found.kind == "refuted", found
-    assert found.reason.startswith("with ")
+    assert "(before " in found.reason and ", after " in found.reason
 
 
 def test_a_detached_result_may_not_join_the_graph(prove: Prover) -> None:
@@ -167,7 +167,7 @@ def test_a_result_that_leaves_the_graph_is_an_exception(prove: Prover) -> None:
 
 def test_the_smallest_failing_case_stands_with_both_values(prove: Prover) -> None:
     found = verdict(prove, LOOP, LOOP_MUTATIONS["no root"])
-    assert found.reason == "with gradients [3, 4] it differs by 4: before total = 5, after total = 25"
+    assert found.reason == "gradients [3, 4]: differs by 4 (before total = 5, after total = 25)"
 
 
 def test_what_only_the_old_code_gets_wrong_is_named(prove: Prover) -> None:

@@ -328,11 +328,16 @@ class _Placeholders(ast.NodeTransformer):
         return ast.Name(name, ast.Load())
 
     def visit(self, node: ast.AST) -> ast.AST:
+        match node:
+            case ast.Call(func=ast.Attribute(attr="to"), args=[ast.Name(id=name) | ast.Attribute(attr=name)]) if (
+                name.endswith("device")
+            ):
+                node = ast.Call(node.func, [ast.Constant("cpu")], node.keywords)
         if isinstance(node, ast.expr) and isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
-            name = self._names.get(ast.unparse(node))
-            if name is not None:
-                found: ast.expr = ast.Name(name, ast.Load())
-                return ast.Call(found, [], []) if name.endswith("_call") else found
+            known = self._names.get(ast.unparse(node))
+            if known is not None:
+                found: ast.expr = ast.Name(known, ast.Load())
+                return ast.Call(found, [], []) if known.endswith("_call") else found
         return self.generic_visit(node)
 
 
@@ -353,15 +358,18 @@ class _Body:
         self.origins = {name: path for name in loaded if (path := _origin(source, name, [s for s, _ in pieces]))}
         self.unknown = loaded - set(self.origins)
         self.returns = any(isinstance(node, ast.Return) for root in self.nodes for node in ast.walk(root))
-        self.touches_gradients = any(
-            isinstance(node, ast.Call)
-            and (
-                (isinstance(node.func, ast.Attribute) and node.func.attr.endswith("_"))
-                or allowed.path(node.func, self.origins) in CLIPS
-            )
-            for root in self.nodes
-            for node in ast.walk(root)
-        )
+        self.touches_gradients = any(self._touches(node) for root in self.nodes for node in ast.walk(root))
+
+    def _touches(self, node: ast.AST) -> bool:
+        """Whether a node changes gradients in place."""
+        match node:
+            case ast.Call(func=ast.Attribute(attr=attr)) if attr.endswith("_"):
+                return True
+            case ast.Call(func=func):
+                return allowed.path(func, self.origins) in CLIPS
+            case ast.Attribute(ctx=ast.Store()) | ast.Subscript(ctx=ast.Store()):
+                return True
+        return False
 
     def side(self, seeds: Sequence[str]) -> Side:
         """The function `site`: takes the seeds, returns what was returned or all local values."""
