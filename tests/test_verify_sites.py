@@ -338,7 +338,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_verify_shows_a_verdict_on_each_fix(project: Path) -> None:
-    done = clipcheck("verify", "train.py", cwd=project)
+    done = clipcheck("verify", "--select", "CLIP001,CLIP002", "train.py", cwd=project)
     assert done.returncode == 0, done.stderr
     assert "train.py:10:13: CLIP001 proved on " in done.stdout
     assert "train.py:13:5: CLIP002 proved on " in done.stdout
@@ -358,13 +358,20 @@ def test_only_what_is_proved_is_written(project: Path) -> None:
 
 
 def test_json_and_diff_carry_the_verdict(project: Path) -> None:
-    done = clipcheck("verify", "--output-format", "json", "train.py", cwd=project)
+    done = clipcheck("verify", "--select", "CLIP001,CLIP002", "--output-format", "json", "train.py", cwd=project)
     assert {found["verdict"]["kind"] for found in json.loads(done.stdout)} == {"proved"}
     done = clipcheck("--output-format", "json", "train.py", cwd=project)
     assert {found["verdict"] for found in json.loads(done.stdout)} == {None}
     done = clipcheck("--diff", "--verify", "train.py", cwd=project)
     assert "+    total_norm = grad_norm(model.parameters()).item()" in done.stdout
     assert "CLIP001 proved on" in done.stderr
+
+
+def test_statements_at_the_very_start_are_lifted_without_the_import(prove: Prover) -> None:
+    data = b"for grad in gradients:\n    total_norm += grad.norm(2).item() ** 2\n"
+    (finding,) = run("fence.py", data, Settings(codes=frozenset({"CLIP001"}))).findings
+    assert finding.fix is not None
+    assert prove(data.decode(), finding.fix).kind == "proved"
 
 
 def test_a_refuted_fix_is_clipchecks_own_fault(tmp_path: Path) -> None:

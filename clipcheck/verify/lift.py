@@ -265,15 +265,18 @@ class _Shift:
         return self._moved(start, behind=False), self._moved(end, behind=True)
 
     def _moved(self, offset: int, behind: bool) -> int:
-        """`behind`: an insertion at the very offset counts as in front of it."""
-        done = [e for e in self._edits if e.end < offset or (e.end == offset and (behind or e.start < e.end))]
+        """`behind`: an insertion at the very offset counts as in front of it; that of an import always does."""
+        done = [
+            e
+            for e in self._edits
+            if e.end < offset or (e.end == offset and (behind or e.start < e.end or _adds_import(e)))
+        ]
         return offset + sum(len(e.text) - (e.end - e.start) for e in done)
 
 
 def _in_import(source: Source, edit: Edit) -> bool:
     """Whether an edit changes an import statement, or adds one."""
-    added = edit.text.split()[:1]
-    if edit.start == edit.end and added in (["import"], ["from"]):
+    if _adds_import(edit):
         return True
     start, end = _trimmed(source.text, edit)
     return any(
@@ -281,6 +284,10 @@ def _in_import(source: Source, edit: Edit) -> bool:
         for node in source.nodes(*_EDITED_IMPORTS)
         for first, last in [source.span(source.statement(node))]
     )
+
+
+def _adds_import(edit: Edit) -> bool:
+    return edit.start == edit.end and edit.text.split()[:1] in (["import"], ["from"])
 
 
 def _kept(source: Source, stored: Iterable[str], spans: Sequence[tuple[int, int]]) -> set[str]:
