@@ -38,6 +38,7 @@ _SCALED = rb"(?:mul_|div_|copy_|_foreach_mul_?)\s*\(|\*=|/=|= ?[\w.\[\]:]+ ?[*/]
 _RECOMPUTED = (
     rb"norm\s*\(.*\n(?:.*\n){0,9}?.*\bclip_grad_norm_?\s*\(|\bsum\s*\(.*\n(?:.*\n){0,9}?.*\bclip_grad_norm_?\s*\("
 )
+_CLIP = rb"\bclip_grad_(?:norm|value)|\bclip_gradients\b"
 
 
 def _rule(
@@ -62,6 +63,28 @@ RULES: dict[str, Rule] = {
         ),
         _rule("CLIP504", "norm-recomputed-beside-clip", rb"\bclip_grad_norm_?\b", _RECOMPUTED),
         _rule("CLIP002", "deprecated-clip-grad-norm", rb"\bclip_grad_norm\b"),
+        _rule("CLIP003", "torch-six-inf", rb"\btorch\s*\._six|_six\b", severity=Severity.ERROR),
+        _rule("CLIP101", "clip-after-step", _CLIP, rb"backward", rb"\bstep\b"),
+        _rule("CLIP102", "clip-before-backward", _CLIP, rb"backward"),
+        _rule("CLIP103", "clip-outside-training-loop", _CLIP, rb"backward"),
+        _rule("CLIP105", "exhausted-parameter-iterator", _CLIP),
+        _rule("CLIP106", "grads-passed-as-parameters", _CLIP, rb"\bgrad\b|\bdata\b|state_dict"),
+        _rule(
+            "CLIP107",
+            "discarded-out-of-place-clamp",
+            rb"\bgrad\b",
+            rb"\b(clamp|clip|clamp_min|clamp_max|mul|div|nan_to_num|multiply|divide)\s*\(",
+        ),
+        _rule("CLIP108", "clip-each-microbatch", _CLIP, rb"backward", rb"%|accum"),
+        _rule("CLIP110", "per-parameter-clip", rb"\bclip_grad_norm", rb"\bfor\b"),
+        _rule("CLIP201", "nonpositive-max-norm", _CLIP),
+        _rule("CLIP202", "wrong-parameters-argument", _CLIP, severity=Severity.ERROR),
+        _rule("CLIP301", "amp-missing-unscale", _CLIP, rb"\.scale\s*\("),
+        _rule("CLIP303", "amp-unscale-each-microbatch", rb"\bunscale_\b", rb"%|accum"),
+        _rule("CLIP401", "lightning-clip-in-training-step", _CLIP, rb"LightningModule", rb"training_step"),
+        _rule("CLIP403", "accelerate-torch-clip", _CLIP, rb"\baccelerator\b|\bAccelerator\b"),
+        _rule("CLIP405", "fsdp1-torch-clip", _CLIP, rb"FullyShardedDataParallel"),
+        _rule("CLIP501", "return-value-named-post-clip", _CLIP, rb"(?i)after|post|clipped|assert"),
     )
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import libcst as cst
 
 from clipcheck.calls import Refused, parameters_code, parameters_of
-from clipcheck.edits import indentation, lines_of, reach
+from clipcheck.edits import indentation, lines_of, reach, without_unused
 from clipcheck.factors import ONE, TWO
 from clipcheck.flow import reached, reaching
 from clipcheck.loops import Series, clauses_around, extras_in
@@ -107,15 +107,15 @@ def _assigns(source: Source, clip: ManualClip) -> list[cst.Assign]:
     """The assignments that only give the factor a name."""
     found: list[cst.Assign] = []
     for assign in source.nodes(cst.Assign):
-        if source.function(assign) is source.function(clip.statement) and assign is not clip.statement:
-            if any(node is clip.ratio.node for node in source.walk(assign.value)):
-                found.append(assign)
+        here = source.function(assign) is source.function(clip.statement) and assign is not clip.statement
+        if here and any(node is clip.ratio.node for node in source.walk(assign.value)):
+            found.append(assign)
     names = {source.code(target) for assign in found for target in _targets(assign)}
     for assign in source.nodes(cst.Assign):
-        clamped = any(isinstance(node, cst.Name) and node.value in names for node in source.walk(assign.value))
-        if clamped and assign not in found and source.function(assign) is source.function(clip.statement):
-            if all(isinstance(target, cst.Name) for target in _targets(assign)) and assign is not clip.statement:
-                found.append(assign)
+        here = source.function(assign) is source.function(clip.statement) and assign is not clip.statement
+        plain = assign not in found and all(isinstance(target, cst.Name) for target in _targets(assign))
+        if here and plain and any(isinstance(n, cst.Name) and n.value in names for n in source.walk(assign.value)):
+            found.append(assign)
     return found
 
 
@@ -154,6 +154,7 @@ def _fix(
             return Refused("the norm is not a statement of its own")
     wanted = any(not start <= source.span(use)[0] < end for use in uses)
     reached_ = reach(source, line, "clip_grad_norm_")
+    imports = without_unused(source, start, end, reached_)
     shown = parameters_code(source, scaled)
     limit = source.code(clip.ratio.limit)
     order = "" if norm.order.value == 2 and not norm.order.symbol else f", norm_type={norm.order.text}"
@@ -162,4 +163,4 @@ def _fix(
     pad = indentation(source, line)
     kept = "".join(f"{pad}{comment}{source.newline}" for comment in comments_within(source, start, end))
     roles = ((shown, Role.PARAMETERS), (limit, Role.MAX_NORM))
-    return Fix(TITLE, Safety.UNSAFE, (Edit(start, end, f"{kept}{pad}{text}"),), reached_.imports, roles)
+    return Fix(TITLE, Safety.UNSAFE, (Edit(start, end, f"{kept}{pad}{text}"),), imports, roles)

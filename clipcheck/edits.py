@@ -200,3 +200,25 @@ def _after_prologue(source: Source) -> int:
             case _:
                 return offset or lines_of(source, statement)[0]
     return offset
+
+
+def without_unused(source: Source, start: int, end: int, added: Reached | None = None) -> tuple[Edit, ...]:
+    """The import edits of a change to `text[start:end]` that takes away the last use of a function of the runtime.
+
+    The name makes way for the one that `added` needs, or goes with its import where nothing else is imported there.
+    """
+    needed = added.imports if added else ()
+    for node in source.nodes(cst.ImportFrom):
+        if isinstance(node.names, cst.ImportStar) or node.module is None or dotted(node.module) != RUNTIME:
+            continue
+        for alias in node.names:
+            name = dotted(alias.name)
+            uses = source.names.uses(source.scope(alias), name)
+            if alias.asname is not None or not uses or any(not start <= source.span(use)[0] < end for use in uses):
+                continue
+            if added and needed:
+                return (replace(source, alias.name, added.text),)
+            statement = source.statement(node)
+            if len(node.names) == 1 and isinstance(statement, cst.SimpleStatementLine) and len(statement.body) == 1:
+                return (*needed, delete_lines(source, statement))
+    return needed

@@ -46,6 +46,7 @@ def examine(path: str, document: Document, index: int, codes: frozenset[str], se
         broken = tuple(_invalid_syntax(path, document, index, fault) for fault in faults if not document.fragments)
         if source is None:
             return Examined(broken)
+        source.locate = lambda offset: document.place(index, offset, offset)
         view = _View(path, document, index, source, faults, settings)
         found, errors = _run_rules(view, codes)
     except RecursionError:

@@ -10,9 +10,11 @@ import libcst as cst
 
 from clipcheck.calls import parameters_of
 from clipcheck.clips import Clip, number, torch_calls
-from clipcheck.factors import TWO, Factor, factor
-from clipcheck.loops import accumulations
-from clipcheck.norms import totals
+from clipcheck.factors import ONE, TWO, Factor, factor
+from clipcheck.loops import Series, accumulations
+from clipcheck.norms import clauses, totals
+from clipcheck.powers import Power
+from clipcheck.provenance import gradient
 from clipcheck.source import Source
 
 
@@ -39,6 +41,12 @@ def measured(source: Source) -> Iterator[Norm]:
             yield Norm(
                 call.call, (plain(source, call.parameters),), order_of(source, call), *_valued(source, call.call)
             )
+        tensors = call.arguments.get("tensors")
+        if call.function == "get_total_norm" and isinstance(tensors, (cst.ListComp, cst.GeneratorExp)):
+            element = gradient(source, tensors.elt)
+            if element is not None:
+                found = Series(clauses(tensors.for_in), Power(element, TWO, ONE))
+                yield Norm(call.call, parameters_of(source, found), order_of(source, call), *_valued(source, call.call))
     for node in source.nodes(cst.Call):
         if source.qualified(node.func) == "clipcheck.runtime.grad_norm" and node.args:
             order = factor(source, node.args[1].value) if len(node.args) > 1 else TWO

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from clipcheck.edits import RUNTIME, insert_line_after, reach, replace
+from clipcheck.edits import RUNTIME, delete_lines, insert_after, insert_line_after, reach, replace
 from clipcheck.names import Binding, Scope
 from clipcheck.rule import Edit, Fix, Hit, Role, Safety
 from clipcheck.source import Source
@@ -156,13 +156,28 @@ def _to_module(source: Source, alias: cst.ImportAlias, uses: list[cst.Name], swa
 
 
 def _swap_import(source: Source, alias: cst.ImportAlias, line: str) -> tuple[Edit, ...] | None:
-    """Put an import of its own in the place of one name of a `from` import."""
+    """Put an import of its own in the place of one name of a `from` import, or add the name to one that stands there."""
     statement = source.parent(alias)
     assert isinstance(statement, cst.ImportFrom)
+    beside = _runtime_import(source, statement) if line.startswith("from ") else None
     if not isinstance(statement.names, cst.ImportStar) and len(statement.names) == 1:
-        return None if "#" in source.code(statement) else (replace(source, statement, line),)
+        if "#" in source.code(statement):
+            return None
+        whole = source.statement(statement)
+        if beside is not None and isinstance(whole, cst.SimpleStatementLine) and len(whole.body) == 1:
+            return (insert_after(source, beside, f", {line.partition(' import ')[2]}"), delete_lines(source, whole))
+        return (replace(source, statement, line),)
     dropped = _drop_alias(source, alias)
     return None if dropped is None else (*dropped, insert_line_after(source, source.statement(alias), line))
+
+
+def _runtime_import(source: Source, near: cst.ImportFrom) -> cst.ImportAlias | None:
+    """The last name of an import from the runtime that stands in the same block, further up or down."""
+    for node in source.nodes(cst.ImportFrom):
+        same = source.parent(source.statement(node)) is source.parent(source.statement(near))
+        if same and node.module is not None and not node.relative and source.code(node.module) == RUNTIME:
+            return None if isinstance(node.names, cst.ImportStar) or node.lpar else node.names[-1]
+    return None
 
 
 def _drop_alias(source: Source, alias: cst.ImportAlias) -> tuple[Edit, ...] | None:

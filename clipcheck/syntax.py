@@ -11,8 +11,10 @@ from typing import NamedTuple
 import libcst as cst
 
 from clipcheck.document import LINE_END, Program
+from clipcheck.memory import current, remembered
 from clipcheck.rule import Target
 from clipcheck.source import Source
+from clipcheck.tree import difference
 
 # Lines that may be passed over in one stretch: a file of Python 2 has a `print` on many.
 MAX_FAULTS = 50
@@ -40,10 +42,18 @@ def parse(program: Program, target: Target) -> Parsed:
 
     A notebook's cells are judged one by one, so that a bad one does not hide the others.
     """
+    half_typed = _without_what_is_typed(program, target)
+    if half_typed is not None:
+        return half_typed
     try:
         return Parsed(Source(program.text, target))
     except cst.ParserSyntaxError as error:
         whole = _fault(program.text, error)
+    with remembered(None):  # what is left of a broken text is nothing to go on from
+        return _readable_parts(program, target, whole)
+
+
+def _readable_parts(program: Program, target: Target, whole: tuple[int, str]) -> Parsed:
     text = program.text
     faults: list[Fault] = []
     for segment in program.segments:
@@ -60,6 +70,29 @@ def parse(program: Program, target: Target) -> Parsed:
     except cst.ParserSyntaxError:
         source = None
     return Parsed(source, tuple(faults))
+
+
+def _without_what_is_typed(program: Program, target: Target) -> Parsed | None:
+    """In an editor: the program without the lines that changed since it last was Python, if it is not so now.
+
+    None where that does not apply or does not help.
+    """
+    memory = current()
+    word = _interpreters_word(program.text) if memory and memory.tree else None
+    if memory is None or memory.tree is None or word is None:
+        return None
+    text = program.text
+    start, _, end = difference(memory.tree.text, text)
+    start = max(text.rfind("\n", 0, start), text.rfind("\r", 0, start)) + 1
+    end = next((found.start() for found in LINE_END.finditer(text, end)), len(text))
+    for opens in (None, True):  # the line may be one that a block hangs on, though it does not end so yet
+        masked = _LINE.sub(lambda line: line["indent"] + _placeholder(line["code"], opens), text[start:end])  # noqa: B023
+        try:
+            source = Source(text[:start] + masked + text[end:], target)
+        except cst.ParserSyntaxError:
+            continue
+        return Parsed(source, (Fault(_offset(text, word[0], word[1]), word[2], start, end),))
+    return None
 
 
 def _first_fault(text: str) -> tuple[int, str] | None:
@@ -102,10 +135,11 @@ def _first_line_fault(text: str) -> int | None:
     return None if fault is None else fault[0]
 
 
-def _placeholder(code: str) -> str:
-    """A line that opens a block when `code` looks as if it did, of the same length."""
-    opens = re.search(r":[ \t]*(#.*)?$", code) is not None and len(code) >= len("if _:")
-    return ("if _:" if opens else "_" if code else "").ljust(len(code))
+def _placeholder(code: str, opens: bool | None = None) -> str:
+    """A line that opens a block, if not told otherwise when `code` looks as if it did, of the same length."""
+    if opens is None:
+        opens = re.search(r":[ \t]*(#.*)?$", code) is not None
+    return ("if _:" if opens and len(code) >= len("if _:") else "_" if code else "").ljust(len(code))
 
 
 def _fault(text: str, error: cst.ParserSyntaxError) -> tuple[int, str]:

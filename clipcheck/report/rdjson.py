@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from clipcheck.report.view import HOME, Row, View, in_file, replacements, rows, shown, url
+from clipcheck.report.view import SITE, Row, View, in_file, replacements, rows, shown, url
 from clipcheck.rule import Place, Severity
 from clipcheck.run import Outcome
 
@@ -14,7 +14,7 @@ _SEVERITY = {Severity.ERROR: "ERROR", Severity.WARNING: "WARNING", Severity.NOTE
 
 def report(outcome: Outcome, view: View) -> str:
     content = {
-        "source": {"name": "clipcheck", "url": HOME},
+        "source": {"name": "clipcheck", **({"url": SITE} if SITE else {})},
         "severity": "WARNING",
         "diagnostics": [_diagnostic(row) for row in rows(outcome)],
     }

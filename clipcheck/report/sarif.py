@@ -13,7 +13,7 @@ from urllib.parse import quote
 from clipcheck import __version__
 from clipcheck.catalogue import RULES
 from clipcheck.engine import INVALID_SYNTAX
-from clipcheck.report.view import HOME, Row, View, cut, in_file, replacements, repository, rows, url
+from clipcheck.report.view import SITE, Row, View, cut, in_file, replacements, repository, rows, url
 from clipcheck.rule import Finding, Place, Severity
 from clipcheck.run import Outcome
 
@@ -39,7 +39,7 @@ def report(outcome: Outcome, view: View) -> str:
             "driver": {
                 "name": "clipcheck",
                 "semanticVersion": __version__,
-                "informationUri": HOME,
+                **({"informationUri": SITE} if SITE else {}),
                 "rules": [_rule(finding) for finding in listed],
             }
         },
@@ -74,7 +74,7 @@ def _rule(finding: Finding) -> dict[str, Any]:
         **({"helpUri": page} if page else {}),
         "defaultConfiguration": {"level": finding.severity.value},
         "properties": {
-            "tags": ["pytorch", "gradient-clipping"] if page else ["clipcheck"],
+            "tags": ["pytorch", "gradient-clipping"] if finding.code in RULES else ["clipcheck"],
             "precision": "very-high",
             "problem.severity": _PROBLEM[finding.severity],
         },

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipcheck import document
+from clipcheck.catalogue import RULES
 from clipcheck.engine import FileReport
 from clipcheck.rule import Finding, Place
 from clipcheck.run import Outcome
 
-# The pages of the rules, one a name.
-PAGES = "https://clipcheck.dev/rules"
-HOME = "https://clipcheck.dev"
+# Where the site that `make docs` builds is published. It is not yet: a made-up address would lead nowhere, so the
+# formats leave their links out, and `clipcheck rule CODE` has the page.
+SITE: str | None = None
 
 
 class View(NamedTuple):
@@ -48,8 +49,8 @@ def rows(outcome: Outcome) -> list[Row]:
 
 
 def url(finding: Finding) -> str | None:
-    """The page of the finding's rule, None for what no rule finds."""
-    return None if finding.code == finding.name else f"{PAGES}/{finding.name}"
+    """The page of the finding's rule on the site, None without a site and for what no rule finds."""
+    return f"{SITE}/rules/{finding.name}/" if SITE and finding.code in RULES else None
 
 
 def shown(path: str) -> str:

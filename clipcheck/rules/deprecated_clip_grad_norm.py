@@ -33,7 +33,7 @@ from clipcheck.swaps import Swap, swapped
 SWAP = Swap(
     "clip_grad_norm",
     "clip_grad_norm_",
-    "`clip_grad_norm` is an alias of `clip_grad_norm_`: clips in place, returns the norm before it",
+    "`clip_grad_norm` is a deprecated alias: it clips in place, returns the norm before clipping",
     "Replace with `clip_grad_norm_`",
     "for clipped copies that leave `.grad` alone there is `clipcheck.runtime.clipped_grads`",
 )

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.clips import Clip, clips, number
-from clipcheck.edits import delete_lines, replace
+from clipcheck.edits import delete_lines, replace, without_unused
 from clipcheck.flow import contains
 from clipcheck.measured import Norm, measured, order_of, plain
 from clipcheck.rewrites import comments_of
@@ -114,4 +114,5 @@ def _fix(source: Source, norm: Norm, clip: Clip, siblings: list[Statement], here
     named = [(source.code(clip.parameters), Role.PARAMETERS)] if clip.parameters is not None else []
     named += [(source.code(clip.limit), Role.MAX_NORM)] if clip.limit is not None else []
     edits = (delete_lines(source, line), replace(source, clip.call, text))
-    return Fix("Take the norm that `clip_grad_norm_` returns", Safety.UNSAFE, edits, roles=tuple(named))
+    unused = without_unused(source, *source.span(line))
+    return Fix("Take the norm that `clip_grad_norm_` returns", Safety.UNSAFE, edits, unused, tuple(named))

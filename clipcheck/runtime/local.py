@@ -62,7 +62,6 @@ def scale_(grads: list[Tensor], norm: Norm, max_norm: float) -> None:
     if _observed():
         plain.scale_(grads, plain.coefficient(torch.as_tensor(norm), max_norm))
         return
-    grads = [stored(grad) for grad in distinct(grads)]
     if not isinstance(norm, Tensor) or norm.device.type == "cpu":
         coefficient = max_norm / (float(norm) + 1e-6)
         if coefficient >= 1:
@@ -70,14 +69,16 @@ def scale_(grads: list[Tensor], norm: Norm, max_norm: float) -> None:
         factor = torch.tensor(coefficient, dtype=torch.float64, device="cpu")
     else:
         factor = plain.coefficient(norm, max_norm)
+    grads = distinct(grads)
     if not ordinary(grads):
-        plain.scale_(grads, factor)
+        plain.scale_([stored(grad) for grad in grads], factor)
         return
     for device, group in _by_device(grads).items():
         on_device = device.type == "cuda" and isinstance(norm, Tensor) and norm.device == device
         if on_device and (cuda := _cuda()) and cuda.scale_(group, norm, max_norm):
             continue
-        plain.scale_([grad for same_dtype in group for grad in same_dtype], factor)
+        for same_dtype in group:
+            plain.scale_group_(same_dtype, factor)
 
 
 def as_tensor(norm: Norm, dtype: torch.dtype, device: torch.device) -> Tensor:
