@@ -67,6 +67,14 @@ def run(path: str, data: bytes, settings: Settings) -> FileReport:
     return report._replace(errors=(*report.errors, *refuted)) if refuted else report
 
 
+def run_text(path: str, text: str, settings: Settings) -> FileReport:
+    """As `run`, for a text that is not (yet) a file's, such as an editor's."""
+    try:
+        return run(path, document.encode(path, text), settings)
+    except document.Unreadable as error:
+        return FileReport(path, b"", (_unreadable(path, str(error)),))
+
+
 def _check(path: str, data: bytes, codes: frozenset[str], settings: Settings) -> _Checked:
     try:
         doc = document.read(path, data)
