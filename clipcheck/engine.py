@@ -101,20 +101,10 @@ def _check(path: str, data: bytes, codes: frozenset[str], settings: Settings) ->
         here = wanted(text, codes) if doc.fragments else codes
         if here or not doc.fragments or _names_us(text):
             found = examine(path, doc, index, here, settings)
-            findings += _tried(program.text, found.findings, settings)
+            findings += found.findings
             errors += found.errors
             warnings += found.warnings
     return _Checked(doc, tuple(sorted(findings, key=lambda finding: finding.order)), tuple(errors), tuple(warnings))
-
-
-def _tried(text: str, findings: Iterable[Finding], settings: Settings) -> Iterable[Finding]:
-    """The findings with a verdict on each fix that may be applied, where fixes are to be proved."""
-    if settings.prove is None:
-        return findings
-    return [
-        f._replace(verdict=settings.prove(text, f.fix)) if f.fix and settings.applies(f.fix.safety) else f
-        for f in findings
-    ]
 
 
 def _settle(path: str, data: bytes, first: _Checked, codes: frozenset[str], settings: Settings) -> FileReport:

@@ -24,6 +24,7 @@ from clipcheck.rules import page_of
 
 ROOT = Path(__file__).resolve().parent.parent
 VERIFIED = ROOT / "build" / "verified.json"
+FIXES = {"safe": "safe", "unsafe": "unsafe", "–": "none"}
 FAMILIES = {
     "0": ("Norms and names", "How a gradient norm is computed, and under which name the clip is called."),
     "1": ("The clip does nothing, or the wrong thing", "Its place in the training step, and what it is given."),
@@ -32,6 +33,14 @@ FAMILIES = {
     "4": ("Frameworks and sharding", "Lightning, Accelerate, DeepSpeed, FSDP."),
     "5": ("The returned norm", "What the clip gives back, and what is done with it."),
 }
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """The rules' pages, below Rules."""
+    families = [{title: [f"rules/{rule.name}.md" for rule in rules]} for title, _, rules in families_of_rules()]
+    assert config.nav is not None
+    config.nav = [{"Rules": ["rules/index.md", *families]} if "Rules" in entry else entry for entry in config.nav]
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -59,19 +68,23 @@ def rules_index() -> str:
         "# Rules\n\nEach page says what the rule finds, why that is bad, how far its fix may be trusted, and shows its "
         "examples with what running them on torch measured. In a terminal, `clipcheck rule CODE` gives the same page."
     ]
-    for digit, (title, about) in FAMILIES.items():
-        rows = [rule for rule in RULES.values() if rule.code[4] == digit]
-        if rows:
-            parts.append(f"## {title}\n\n{about}\n\n{table(rows)}")
+    parts += [f"## {title}\n\n{about}\n\n{table(rules)}" for title, about, rules in families_of_rules()]
     return "\n\n".join(parts)
+
+
+def families_of_rules() -> Iterator[tuple[str, str, list[Rule]]]:
+    """Title, sentence and rules of each family that has rules, by code."""
+    for digit, (title, about) in FAMILIES.items():
+        rules = [RULES[code] for code in sorted(RULES) if code[4] == digit]
+        if rules:
+            yield title, about, rules
 
 
 def table(rules: list[Rule]) -> str:
     lines = ["| code | rule | runs | fix |", "| --- | --- | --- | --- |"]
     for rule in rules:
-        runs = "by default" if rule.tier.value == "default" else "if selected"
         about = f"[`{rule.name}`]({rule.name}.md)<br>{pages.summary(rule)}"
-        lines.append(f"| {rule.code} | {about} | {runs} | {pages.best_fix(rule)} |")
+        lines.append(f"| {rule.code} | {about} | {rule.tier.value} | {pages.best_fix(rule)} |")
     return "\n".join(lines)
 
 
@@ -79,9 +92,12 @@ def rule_page(rule: Rule, verified: dict[str, dict[str, Any]]) -> str:
     head = (
         f"---\ntitle: {rule.name}\n---\n\n# {rule.name} <small>{rule.code}</small>\n\n"
         f"Runs {'by default' if rule.tier.value == 'default' else 'only where it is selected'} · severity "
-        f"{rule.severity.value} · fix: {pages.best_fix(rule)}"
+        f"{rule.severity.value} · fix: {FIXES[pages.best_fix(rule)]}"
     )
-    return "\n\n".join([head, linked(page_of(rule)), "## Examples", *examples(rule, verified)])
+    first, *more = examples(rule, verified)
+    if more:
+        more.insert(0, "## More examples")
+    return "\n\n".join([head, first, linked(page_of(rule)), *more, *silent(rule)])
 
 
 def examples(rule: Rule, verified: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -95,6 +111,9 @@ def examples(rule: Rule, verified: dict[str, dict[str, Any]]) -> Iterator[str]:
             yield block
         else:
             yield f'??? example "Example {number} of {len(found)}"\n\n' + indented(block)
+
+
+def silent(rule: Rule) -> Iterator[str]:
     clean = fixtures.clean(rule)
     if clean:
         looks = "\n\n".join(f"```python\n{path.read_text(encoding='utf-8').strip()}\n```" for path in clean)
@@ -131,10 +150,18 @@ def proof(rule: Rule, example: fixtures.Example, verified: dict[str, dict[str, A
         return f"{claim}. {row['verdict'].capitalize()}: {row['reason']}."
     parts = [f"{claim}, holds on torch {torch_version()}, Python {platform.python_version()}"]
     if row["difference"] is not None:
-        parts.append(f"largest relative difference {row['difference']:.1e}" if row["difference"] else "bitwise equal")
+        parts.append(
+            f"largest relative difference {power(row['difference'])}" if row["difference"] else "bitwise equal"
+        )
     if row["nearer"] in ("after", "before"):
         parts.append(f"nearer to a float64 run: {row['nearer']}")
     return "; ".join(parts) + "." + "".join(f"\n\n- {note}" for note in row["notes"])
+
+
+def power(number: float) -> str:
+    """1.2e-07 as people write it."""
+    digits, exponent = f"{number:.1e}".split("e")
+    return f"{digits}×10<sup>{int(exponent)}</sup>".replace("-", "−")
 
 
 def torch_version() -> str:
