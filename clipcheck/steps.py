@@ -78,7 +78,9 @@ def _first(event: Event, neighbours: Callable[[Event], list[Event]], kinds: froz
                 yield event
             continue
         seen.add(other)
-        if (other.kind in kinds and not _contradict(event, other)) or other.kind in (Kind.START, Kind.END):
+        if _contradict(event, other):
+            continue  # no run takes this way
+        if other.kind in kinds or other.kind in (Kind.START, Kind.END):
             yield other
         else:
             todo.extend(neighbours(other))
