@@ -52,7 +52,9 @@ def _read(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:
         case cst.Arg():
             call = source.parent(parent)
             return call if isinstance(call, cst.Call) and source.qualified(call.func) == "builtins.float" else None
-        case cst.Comparison():
+        case cst.Comparison(comparisons=[cst.ComparisonTarget(operator=operator)]) if not isinstance(
+            operator, (cst.Is, cst.IsNot, cst.In, cst.NotIn)
+        ):
             return parent
     return None
 
