@@ -12,9 +12,9 @@ from typing import NamedTuple
 import libcst as cst
 
 from clipcheck.clips import torch_calls, words
+from clipcheck.guards import branches, loops
 from clipcheck.parameters import attribute_bindings, is_optimizer_class, last_name
 from clipcheck.source import Source
-from clipcheck.steps import branches, loops
 
 _ONE_SHOT = {
     "builtins.filter",
