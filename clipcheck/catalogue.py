@@ -44,10 +44,15 @@ _SUMMED = (
     + rb"|(?:\*\*|pow\s*\(|square\s*\(|sum\s*\(|dot\s*\(|item\s*\()[^\n]*\+ ?\w+[ \t]*(?:#[^\n]*)?\r?\n"
 )
 _ADDED = rb"\*\* ?1\.?0? ?/|" + _SUMMED
-_METHOD = rb"(?:clamp|clip|clamp_min|clamp_max|mul|div|nan_to_num|multiply|divide)\s*\("
-_DISCARDED = (
-    rb"\.grad(?:\.data)?\s*\.\s*" + _METHOD + rb"|" + _METHOD + rb"\s*[^\n]*\.grad\b"
-    rb"|= ?[\w.\[\]]+\.grad(?:\.data)?[ \t]*(?:#[^\n]*)?\r?\n(?:[^\n]*\n){0,30}?[^\n]*= ?\w+\." + _METHOD
+_RESULT = rb"\.(?:clamp|clip|clamp_min|clamp_max|mul|div|nan_to_num|multiply|divide)\s*\("
+_DISCARDED = (  # a statement that begins with a gradient's method, torch's function of a gradient, or `g = g.clamp(`
+    rb"(?m)(?:^|[:;])[ \t]*(?:[\w.\[\]]*grad(?:\.data)?"
+    + _RESULT
+    + rb"|\w+"
+    + _RESULT
+    + rb"[\w.\[\]]*grad\b|\w+ *= *\w+"
+    + _RESULT
+    + rb")"
 )
 _SCALED = rb"(?:mul_|div_|copy_|_foreach_mul_?)\s*\(|\*=|/=|= ?[\w.\[\]:]+ ?[*/]|[*/] ?[\w.]+\n"
 _RECOMPUTED = rb"(?:norm|sum)\s*\(.*\n(?:.*\n){0,9}?.*\bclip_grad_norm_?\s*\("

@@ -67,6 +67,8 @@ def _call(source: Source, node: cst.Call) -> Act | None:
     match node.func:
         case cst.Attribute(value=receiver, attr=cst.Name(value=method)):
             return _method(source, node, receiver, method)
+        case cst.Name(value="clip_grad_norm_" | "clip_grad_value_"):
+            return Act(Kind.CLIP, node, _parameters(node), wrapper="own")  # a copy of torch's
         case cst.Name(value=name):
             return _suspect(source, node, name)
     return None
@@ -96,7 +98,15 @@ def _method(source: Source, node: cst.Call, receiver: cst.BaseExpression, method
             return Act(Kind.CLIP, node, first, wrapper="fabric")
         case _ if method.endswith("_") and not method.startswith("_") and _is_gradient(receiver):
             return Act(Kind.EDIT, node)
+        case "clip_grad_norm_" | "clip_grad_value_":
+            return Act(Kind.CLIP, node, _parameters(node), wrapper="own")
     return _suspect(source, node, method)
+
+
+def _parameters(node: cst.Call) -> cst.BaseExpression | None:
+    """What a function with torch's name is given first, where that can be parameters and not a limit."""
+    first = node.args[0].value if node.args else None
+    return first if isinstance(first, (cst.Call, cst.Name, cst.Attribute)) and len(node.args) > 1 else None
 
 
 def _backward(source: Source, node: cst.Call, receiver: cst.BaseExpression, first: cst.BaseExpression | None) -> Act:

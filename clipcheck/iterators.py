@@ -12,9 +12,9 @@ from typing import NamedTuple
 import libcst as cst
 
 from clipcheck.clips import torch_calls, words
+from clipcheck.guards import branches, loops
 from clipcheck.parameters import attribute_bindings, is_optimizer_class, last_name
 from clipcheck.source import Source
-from clipcheck.steps import branches, loops
 
 _ONE_SHOT = {
     "builtins.filter",
@@ -117,11 +117,6 @@ def _spent_name(source: Source, use: cst.Name) -> Spent | None:
     value = _origin(source, made.value)
     if value is None or not all(is_one_shot(source, _origin(source, b.value)) for b in reaching):
         return None
-    around = loops(source, use)
-    repeated = [loop for loop in around if not _within(source, made.node, loop)] if here else []
-    fresh = any(_within(source, b.node, loop) for b in bindings for loop in repeated)
-    if repeated and not fresh and not _leaves(source, use, repeated[0]):
-        return Spent(use, value, use.value, use, again=True)
     for other in source.names.uses(owner, use.value):
         if other is use or source.span(other) < source.span(made.node) or exclusive(source, other, use):
             continue
@@ -132,7 +127,11 @@ def _spent_name(source: Source, use: cst.Name) -> Spent | None:
         drain = drains(source, other)
         if drain is not None and not _within(source, use, drain):
             return Spent(use, value, use.value, drain, again=False)
-    # an alias takes from the same iterator: opt = Adam(alias)
+    around = loops(source, use)
+    repeated = [loop for loop in around if not _within(source, made.node, loop)] if here else []
+    fresh = any(_within(source, b.node, loop) for b in bindings for loop in repeated)
+    if repeated and not fresh and not _leaves(source, use, repeated[0]):
+        return Spent(use, value, use.value, use, again=True)
     return None
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import libcst as cst
 
 from clipcheck.events import Kind
+from clipcheck.guards import accumulation_guard, loops
 from clipcheck.moves import moved, names_settled, stands_alone
 from clipcheck.rule import Fix, Safety
 from clipcheck.source import Source, Statement
-from clipcheck.steps import Event, Flow, accumulation_guard, loops
+from clipcheck.steps import Event, Flow
 
 TITLE = "Move under the accumulation guard, above the step"
 

@@ -178,7 +178,11 @@ def belong(source: Source, parameters: cst.CSTNode | None, optimizer: cst.CSTNod
     mine = owners(source, parameters)
     theirs = stepped(source, optimizer)
     if mine is not None and theirs is not None:
-        return any(_within(a, b) or _within(b, a) for a in mine for b in theirs)
+        if any(_within(a, b) or _within(b, a) for a in mine for b in theirs):
+            return True
+        # `model` in __init__ and `self.model` in a method may well be one
+        comparable = _same_scope(source, parameters, optimizer) or all(a.startswith("self.") for a in mine | theirs)
+        return False if comparable else None
     given = spelled(source, parameters)
     match assigned(source, optimizer):
         case cst.Call(func=func, args=[first, *_]) if (
@@ -193,6 +197,11 @@ def belong(source: Source, parameters: cst.CSTNode | None, optimizer: cst.CSTNod
         if suffixes and other:
             return other in suffixes
     return None
+
+
+def _same_scope(source: Source, parameters: cst.CSTNode, optimizer: cst.CSTNode) -> bool:
+    made = assigned(source, optimizer)
+    return made is not None and source.function(made) is source.function(parameters)
 
 
 def _within(inner: str, outer: str) -> bool:

@@ -8,7 +8,6 @@ an event of its own kind, UNKNOWN: a rule that meets one stays silent.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,12 +15,12 @@ from typing import TypeAlias
 
 import libcst as cst
 
-from clipcheck.clips import words
 from clipcheck.events import Act, Kind, act
-from clipcheck.parameters import spelled
+from clipcheck.guards import Loop
+from clipcheck.names import children
+from clipcheck.outcomes import arguments, facts
 from clipcheck.source import Source
 
-Loop: TypeAlias = "cst.For | cst.While"
 Function: TypeAlias = "cst.FunctionDef | cst.Module"
 DEPTH = 3  # how deep calls of local functions are followed
 
@@ -78,7 +77,9 @@ def _first(event: Event, neighbours: Callable[[Event], list[Event]], kinds: froz
                 yield event
             continue
         seen.add(other)
-        if (other.kind in kinds and not _contradict(event, other)) or other.kind in (Kind.START, Kind.END):
+        if _contradict(event, other):
+            continue  # no run takes this way
+        if other.kind in kinds or other.kind in (Kind.START, Kind.END):
             yield other
         else:
             todo.extend(neighbours(other))
@@ -107,66 +108,6 @@ def flows(source: Source) -> tuple[Flow, ...]:
     functions: list[Function] = [source.module, *source.nodes(cst.FunctionDef)]
     found = (_Builder(source, function).flow() for function in functions)
     return tuple(flow for flow in found if flow.events)
-
-
-def loops(source: Source, node: cst.CSTNode) -> list[Loop]:
-    """The loops around `node` in its function, innermost first; a loop's own header is outside of it."""
-    found: list[Loop] = []
-    inner = node
-    for above in source.ancestors(node):
-        match above:
-            case cst.For() | cst.While() if inner is above.body:
-                found.append(above)
-            case cst.FunctionDef() | cst.Lambda() | cst.ClassDef():
-                break
-        inner = above
-    return found
-
-
-def branches(source: Source, node: cst.CSTNode) -> Iterator[tuple[cst.If, bool]]:
-    """The `if` statements around `node` in its function, innermost first, and whether it stands under the test's truth."""
-    inner = node
-    for above in source.ancestors(node):
-        match above:
-            case cst.If() if inner is above.body:
-                yield above, True
-            case cst.If() if inner is above.orelse:
-                yield above, False
-            case cst.FunctionDef() | cst.Lambda() | cst.ClassDef():
-                return
-        inner = above
-
-
-def accumulation_guard(source: Source, node: cst.CSTNode, within: Loop | None = None) -> cst.If | None:
-    """The `if (i + 1) % n == 0:` around `node`: a test that is true once in several micro-batches.
-
-    Only guards inside of the loop `within` count, where one is given.
-    """
-    for test, outcome in branches(source, node):
-        inside = within is None or within in loops(source, test)
-        if outcome and inside and counts_steps(source, test.test):
-            return test
-    return None
-
-
-def counts_steps(source: Source, test: cst.CSTNode, depth: int = 2) -> bool:
-    """Whether a test counts micro-batches: by a remainder, or by a name that speaks of accumulation."""
-    for node in source.walk(test):
-        match node:
-            case cst.BinaryOperation(operator=cst.Modulo(), left=left) if not isinstance(left, cst.SimpleString):
-                return True
-            case cst.Name(value=name) if _speaks_of_accumulation(name):
-                return True
-            case cst.Name() if depth:
-                values = [b.value for b in source.bindings(node) if b.kind == "assign" and b.value is not None]
-                if any(not isinstance(v, cst.Call) and counts_steps(source, v, depth - 1) for v in values):
-                    return True
-    return False
-
-
-def _speaks_of_accumulation(name: str) -> bool:
-    parts = words(name)
-    return any(part.startswith("accum") for part in parts) or parts in (("sync", "gradients"), ("sync", "grads"))
 
 
 # --- from code to events --------------------------------------------------------------------------------------------
@@ -306,15 +247,15 @@ class _Builder:
         if found is None:
             return preds
         at = self.call or node
-        event = Event(found.kind, node, at, found, self.facts | _facts(self.source, node, self.renamed, self.call))
+        event = Event(found.kind, node, at, found, self.facts | facts(self.source, node, self.renamed, self.call))
         _link(preds, event)
         self.events.append(event)
         return [event]
 
     def _inlined(self, call: cst.Call, callee: cst.FunctionDef, preds: list[Event]) -> list[Event]:
         outer = self.call, self.facts, self.renamed
-        self.facts = self.facts | _facts(self.source, call, self.renamed, self.call)
-        self.renamed = _arguments(self.source, call, callee) if self.call is None else {}
+        self.facts = self.facts | facts(self.source, call, self.renamed, self.call)
+        self.renamed = arguments(self.source, call, callee) if self.call is None else {}
         self.call = self.call or call
         self.active.append(callee)
         around = _Around([], None, [])
@@ -336,8 +277,6 @@ _CLOSED = (cst.FunctionDef, cst.Lambda, cst.ClassDef)
 
 def _evaluated(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
     """Calls and assignments in the order in which they take effect, without those of nested functions."""
-    from clipcheck.names import children
-
     # post-order with an explicit stack: generated files nest deeper than the interpreter's recursion limit
     stack: list[tuple[cst.CSTNode, bool]] = [(node, False)]
     while stack:
@@ -384,78 +323,3 @@ def _closures(source: Source, call: cst.Call) -> Iterator[cst.FunctionDef]:
                     for binding in source.bindings(arg.value):
                         if isinstance(binding.node, cst.FunctionDef):
                             yield binding.node
-
-
-# --- facts ----------------------------------------------------------------------------------------------------------
-
-
-def _facts(
-    source: Source, node: cst.CSTNode, renamed: dict[str, str], call: cst.Call | None
-) -> frozenset[tuple[str, bool]]:
-    """The outcomes of the tests around `node` in its function, in the words of the caller where `call` led there."""
-    found: set[tuple[str, bool]] = set()
-    for branch, outcome in branches(source, node):
-        if not _is_stable(source, branch.test):
-            continue
-        for test, known in _outcomes(source, branch.test, outcome):
-            root = _NAME.match(test)
-            if call is None or root is None or root.group() == "self":
-                found.add((test, known))
-            elif root.group() in renamed and len(set(_NAME.findall(test)) & renamed.keys()) == 1:
-                found.add((renamed[root.group()] + test[root.end() :], known))
-    return frozenset(found)
-
-
-_NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
-
-
-def _arguments(source: Source, call: cst.Call, callee: cst.FunctionDef) -> dict[str, str]:
-    """How a call spells the parameters that it gives as names or attributes."""
-    names = [param.name.value for param in callee.params.params]
-    if isinstance(call.func, cst.Attribute):
-        names = names[1:]  # self
-    given: dict[str, str] = {}
-    for position, arg in enumerate(call.args):
-        if arg.star:
-            break
-        name = arg.keyword.value if arg.keyword else names[position] if position < len(names) else ""
-        if name and isinstance(arg.value, (cst.Name, cst.Attribute)):
-            given[name] = spelled(source, arg.value)
-    return given
-
-
-def _outcomes(source: Source, test: cst.BaseExpression, outcome: bool) -> Iterator[tuple[str, bool]]:
-    """What is known once `test` came out as `outcome`."""
-    match test:
-        case cst.UnaryOperation(operator=cst.Not(), expression=inner):
-            yield from _outcomes(source, inner, not outcome)
-        case cst.BooleanOperation(left=left, operator=cst.And(), right=right) if outcome:
-            yield from _outcomes(source, left, True)
-            yield from _outcomes(source, right, True)
-        case cst.BooleanOperation(left=left, operator=cst.Or(), right=right) if not outcome:
-            yield from _outcomes(source, left, False)
-            yield from _outcomes(source, right, False)
-        case cst.Comparison(
-            left=left, comparisons=[cst.ComparisonTarget(operator=cst.IsNot(), comparator=cst.Name("None"))]
-        ):
-            yield f"{spelled(source, left)} is None", not outcome
-        case cst.Comparison(
-            left=left, comparisons=[cst.ComparisonTarget(operator=cst.Is(), comparator=cst.Name("None"))]
-        ):
-            yield f"{spelled(source, left)} is None", outcome
-        case _:
-            yield spelled(source, test), outcome
-
-
-def _is_stable(source: Source, test: cst.BaseExpression) -> bool:
-    """Whether a test comes out alike all through a run: nothing is called, no name in it changes in a loop."""
-    for node in source.walk(test):
-        match node:
-            case cst.Call() | cst.Subscript() | cst.BinaryOperation():
-                return False
-            case cst.Name() if any(
-                (b.kind != "parameter" and loops(source, b.node)) or b.kind in ("for", "augmented")
-                for b in source.bindings(node)
-            ):
-                return False
-    return True

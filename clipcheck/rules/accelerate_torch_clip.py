@@ -25,10 +25,11 @@ import libcst as cst
 from clipcheck.clips import Clip, clips
 from clipcheck.edits import replace
 from clipcheck.events import Kind
+from clipcheck.guards import branches
 from clipcheck.parameters import assigned, last_name
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.source import Source
-from clipcheck.steps import Event, branches, flows
+from clipcheck.steps import Event, flows
 
 BY_HAND = "call the accelerator's method of that name"
 _SHARDED = re.compile(r"FSDP|FullyShardedDataParallel|deepspeed", re.IGNORECASE)

@@ -19,7 +19,6 @@ changes, which is the point.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import libcst as cst
@@ -36,7 +35,6 @@ from clipcheck.steps import Event, flows
 
 TITLE = "Unscale the gradients before the clip"
 BY_HAND = "call `scaler.unscale_(optimizer)` before the clip"
-_OTHER_SCALERS = re.compile(r"\bapex\b|get_scale\b")
 
 
 def check(source: Source) -> Iterator[Hit]:

@@ -20,10 +20,11 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.events import Kind
+from clipcheck.guards import loops
 from clipcheck.microbatches import guarded_step
 from clipcheck.rule import Hit
 from clipcheck.source import Source
-from clipcheck.steps import Event, flows, loops
+from clipcheck.steps import Event, flows
 
 BY_HAND = "call `scaler.update()` before the `continue`"
 

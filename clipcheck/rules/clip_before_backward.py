@@ -20,10 +20,11 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.events import Kind
+from clipcheck.guards import loops
 from clipcheck.moves import carrier, moved_behind, names_settled
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.source import Source
-from clipcheck.steps import Event, flows, loops
+from clipcheck.steps import Event, flows
 
 TITLE = "Clip after `backward()`"
 BY_HAND = "clip between `backward()` and the step"

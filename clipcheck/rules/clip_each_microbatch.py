@@ -24,11 +24,12 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.events import Kind
+from clipcheck.guards import accumulation_guard
 from clipcheck.microbatches import guarded_step, into_guard
 from clipcheck.parameters import belong
 from clipcheck.rule import Hit
 from clipcheck.source import Source
-from clipcheck.steps import Event, Flow, accumulation_guard, flows
+from clipcheck.steps import Event, Flow, flows
 
 BY_HAND = "clip once, right before the step"
 _PER_SAMPLE = re.compile(r"\bopacus\b|per_sample|grad_sample")

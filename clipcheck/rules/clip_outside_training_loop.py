@@ -18,9 +18,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from clipcheck.events import Kind
+from clipcheck.guards import loops
 from clipcheck.rule import Hit
 from clipcheck.source import Source
-from clipcheck.steps import Event, flows, loops
+from clipcheck.steps import Event, flows
 
 BY_HAND = "move it into the loop, between `backward()` and the step"
 

@@ -52,9 +52,15 @@ def _is_idle(source: Source, first: Clip, second: Clip) -> bool:
         return False
     if spelled(source, first.parameters) != spelled(source, second.parameters) or first.limit is None:
         return False
+    if _type_of(source, first) != _type_of(source, second):
+        return False
     if not isinstance(source.parent(second.call), cst.Expr) or second.limit is None:
         return False  # the second one measures
     if spelled(source, first.limit) == spelled(source, second.limit):
         return True
     small, large = number(source, first.limit), number(source, second.limit)
     return small is not None and large is not None and small <= large and large != math.inf
+
+
+def _type_of(source: Source, clip: Clip) -> str:
+    return "2.0" if clip.norm_type is None else spelled(source, clip.norm_type)

@@ -23,10 +23,10 @@ import libcst as cst
 
 from clipcheck.clips import Clip, clips
 from clipcheck.edits import replace
+from clipcheck.guards import branches
 from clipcheck.parameters import attribute_bindings
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.source import Source
-from clipcheck.steps import branches
 
 BY_HAND = "call the wrapped model's own `clip_grad_norm_(max_norm)`"
 

@@ -75,6 +75,10 @@ def _instead_of_parameters(source: Source, node: cst.BaseExpression) -> tuple[st
 
 def _variable(source: Source, name: cst.Name) -> tuple[str, cst.BaseExpression]:
     bindings = source.bindings(name)
+    if bindings and all(b.kind == "for" and b.value is not None for b in bindings):
+        # for g in [p.grad for p in parameters]: the list's elements are what is passed
+        made = [_instead_of_parameters(source, b.value) for b in bindings if b.value is not None]
+        return ("a gradient", made[0][1]) if all(what for what, _ in made) else ("", name)
     if _has_gradients(source, name) or not bindings or any(b.kind != "assign" or b.value is None for b in bindings):
         return "", name
     found = []
@@ -119,7 +123,8 @@ def _has_gradients(source: Source, name: cst.Name) -> bool:
 def _fix(source: Source, given: cst.BaseExpression, made: cst.BaseExpression) -> Fix | None:
     if made is not given and isinstance(given, cst.Name):
         used = source.names.uses(source.scope(given).owner(given.value), given.value)
-        if len(used) != 1 or isinstance(made, cst.Attribute):
+        looped = any(binding.kind == "for" for binding in source.bindings(given))
+        if len(used) != 1 or looped or isinstance(made, cst.Attribute):
             return None
     match made:
         case cst.ListComp(elt=elt, for_in=comp) | cst.GeneratorExp(elt=elt, for_in=comp):

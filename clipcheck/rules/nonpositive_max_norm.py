@@ -21,9 +21,9 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.clips import Clip, clips, number
+from clipcheck.guards import branches
 from clipcheck.rule import Hit
 from clipcheck.source import Source
-from clipcheck.steps import branches
 
 BY_HAND = "pass a positive limit; to switch clipping off, leave the call out"
 

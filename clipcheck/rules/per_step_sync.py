@@ -20,9 +20,9 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.clips import clips
+from clipcheck.guards import accumulation_guard, branches, loops
 from clipcheck.rule import Hit
 from clipcheck.source import Source
-from clipcheck.steps import accumulation_guard, branches, loops
 
 MESSAGE = "waits for the device in every step to read the norm"
 BY_HAND = "keep the tensor, and read it only where it is logged"
@@ -52,7 +52,9 @@ def _read(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:
         case cst.Arg():
             call = source.parent(parent)
             return call if isinstance(call, cst.Call) and source.qualified(call.func) == "builtins.float" else None
-        case cst.Comparison():
+        case cst.Comparison(comparisons=[cst.ComparisonTarget(operator=operator)]) if not isinstance(
+            operator, (cst.Is, cst.IsNot, cst.In, cst.NotIn)
+        ):
             return parent
     return None
 

@@ -21,9 +21,9 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.clips import clips
+from clipcheck.guards import branches
 from clipcheck.rule import Hit
 from clipcheck.source import Source
-from clipcheck.steps import branches
 
 BY_HAND = "call the clip on all ranks, and test the rank only to log its result"
 _SHARDED = re.compile(r"\b(fully_shard|FullyShardedDataParallel|DTensor|distribute_tensor|parallelize_module)\b")
