@@ -32,6 +32,9 @@ dist: $(INSTALLED)
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/python tests/try_dist.py dist
 
+mutate: $(INSTALLED)
+	$(BIN)/python tests/mutate.py
+
 clean:
 	rm -rf .venv build dist site
 

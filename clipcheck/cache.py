@@ -129,7 +129,8 @@ def _fingerprint() -> str:
 
 
 def _packed(finding: Finding) -> list[Any]:
-    return [*finding._replace(path="")][1:]
+    """All of a finding but its path, which is the entry's name, and its verdict: runs that try fixes are not kept."""
+    return [value for name, value in finding._asdict().items() if name not in ("path", "verdict")]
 
 
 def _finding(path: str, packed: list[Any]) -> Finding:

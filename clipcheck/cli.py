@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from clipcheck import __version__
-from clipcheck.config import TARGETS
 from clipcheck.options import OF_CHECK, CheckCommand
+from clipcheck.rule import TARGETS
 
 
 class DefaultGroup(click.Group):

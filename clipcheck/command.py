@@ -8,13 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipcheck import config, document, engine, files, report, run
 from clipcheck.config import ConfigError, Layer, Project, Projects, Settings
-from clipcheck.report import diff, paint, text
+from clipcheck.report import paint, text
 from clipcheck.report.view import View, shown
 from clipcheck.rule import Prove, Safety
 from clipcheck.run import Outcome
@@ -26,8 +25,7 @@ FOR_PEOPLE = ("full", "concise", "grouped")
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """The words of the command line, by the names of its options; None where an option was not given."""
 
     paths: tuple[str, ...] = ()
@@ -103,7 +101,7 @@ def check(options: Options, progress: Progress = lambda done, total: None) -> in
 
 def verify(options: Options, progress: Progress = lambda done, total: None) -> int:
     """Try the fixes of the user's files and show the verdicts; change nothing. Raises ConfigError."""
-    return check(replace(options, verify=True, only_verdicts=True), progress)
+    return check(options._replace(verify=True, only_verdicts=True), progress)
 
 
 def verify_examples(select: tuple[str, ...], shape: str, jobs: int, progress: Progress) -> tuple[str, int]:
@@ -130,7 +128,7 @@ def _check(options: Options, progress: Progress, prove: Prove | None = None) -> 
     if options.reads_stdin:
         return _check_stdin(options, projects)
     if options.watch:
-        return _watch(options, projects, progress)
+        return _watch(options, progress, prove)
     return _check_paths(options, projects, progress)
 
 
@@ -233,15 +231,11 @@ def _check_paths(options: Options, projects: Projects, progress: Progress) -> in
         _say(options, "warning: no Python files found" if changed is None else "warning: no changed files found")
     wanted = [(path, projects.of(path).for_file(path)) for path in found]
     main = projects.of(".")
-    cache = None
-    if (
-        not options.no_cache
-        and not options.verify
-        and not changed
-        and options.add_ignore is None
-        and options.add_noqa is None
-    ):
-        cache = _cache_folder(main)
+    # a baseline and a proof speak of the code as it is now; of changes, only some files are known
+    keeps = not (
+        options.no_cache or options.verify or changed or options.add_ignore is not None or options.add_noqa is not None
+    )
+    cache = _cache_folder(main) if keeps else None
     outcome = run.check_files(wanted, options.jobs, options.writes, cache, progress)
     if changed is not None and options.diff_only:
         outcome = changed.only(outcome)
@@ -258,7 +252,7 @@ def _check_paths(options: Options, projects: Projects, progress: Progress) -> in
     return _finish(options, outcome, main)
 
 
-def _watch(options: Options, projects: Projects, progress: Progress) -> int:
+def _watch(options: Options, progress: Progress, prove: Prove | None) -> int:
     """Check again whenever a file changes, until the user stops it."""
     try:
         from watchfiles import watch
@@ -268,12 +262,19 @@ def _watch(options: Options, projects: Projects, progress: Progress) -> int:
     if not paths:
         raise ConfigError("--watch: nothing to watch, no such file or directory")
     _say(options, f"watching {', '.join(paths)} (Ctrl-C ends)")
-    _check_paths(options, projects, progress)
-    for changes in watch(*paths, raise_interrupt=False):
-        if any(path.endswith((*files.SUFFIXES, *document.MARKDOWN, *config.FILES)) for _, path in changes):
-            _say(options, f"{time.strftime('%H:%M:%S')} changed: {', '.join(sorted({path for _, path in changes}))}")
-            _check_paths(options, _projects(options), progress)
+    checked = False
+    # the first, empty, round says that changes are noticed from now on: none is lost while the first check runs
+    for changes in watch(*paths, rust_timeout=100, yield_on_timeout=True, raise_interrupt=False):
+        names = sorted({path for _, path in changes if path.endswith(_WATCHED)})
+        if names:
+            _say(options, f"{time.strftime('%H:%M:%S')} changed: {', '.join(names)}")
+        if names or not checked:
+            checked = True
+            _check_paths(options, _projects(options, prove), progress)
     return CLEAN
+
+
+_WATCHED = (*files.SUFFIXES, *document.MARKDOWN, *config.FILES)
 
 
 def _add_suppressions(options: Options, outcome: Outcome) -> int:
@@ -333,6 +334,8 @@ def _finish(options: Options, outcome: Outcome, project: Project, stdin: bool = 
     for warning in outcome.warnings:
         _say(options, f"warning: {warning}")
     if options.diff:
+        from clipcheck.report import diff
+
         names = [("" if stdin else shown(one.path)) for one in outcome.reports]
         pieces = (piece for one, name in zip(outcome.reports, names, strict=True) for piece in diff.of_file(one, name))
         _out(options, "".join(pieces))

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 from clipcheck import __version__
 from clipcheck.catalogue import RULES
 from clipcheck.globs import Globs
-from clipcheck.rule import Prove, Safety, Target, Tier
+from clipcheck.report import FORMATS
+from clipcheck.rule import TARGETS, Prove, Safety, Target, Tier
 
 DEFAULT = frozenset(code for code, rule in RULES.items() if rule.tier is Tier.DEFAULT)
-TARGETS = ("clipcheck", "torch")
-FORMATS = tuple("full concise grouped json json-lines github gitlab sarif junit pylint rdjson azure".split())
 UNUSED = "unused-suppression"
 # Folders that hold other people's code or build products; a user who names one of them gets it.
 EXCLUDED = tuple(

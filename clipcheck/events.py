@@ -147,7 +147,7 @@ def _step(source: Source, node: cst.Call, receiver: cst.BaseExpression, first: c
     if is_optimizer(source, receiver):
         return Act(Kind.STEP, node, receiver)
     name = words(last_name(receiver))
-    if "engine" in name or _is_deepspeed(source, receiver):
+    if "engine" in name or is_deepspeed(source, receiver):
         return Act(Kind.STEP, node, receiver, wrapper="engine")
     if first is not None or any(word.startswith(_NO_OPTIMIZER) for word in name) or _steps_schedule(source, receiver):
         return None
@@ -182,7 +182,7 @@ def _steps_schedule(source: Source, receiver: cst.BaseExpression) -> bool:
     return False
 
 
-def _is_deepspeed(source: Source, node: cst.CSTNode) -> bool:
+def is_deepspeed(source: Source, node: cst.CSTNode) -> bool:
     """Whether a name is bound by `engine, … = deepspeed.initialize(…)`."""
     return isinstance(node, cst.Name) and any(
         binding.kind == "assign" and _assigns_deepspeed(source, binding.node) for binding in source.bindings(node)

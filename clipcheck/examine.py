@@ -55,7 +55,18 @@ def examine(path: str, document: Document, index: int, codes: frozenset[str], se
     if found and not source.exact:
         findings = [finding._replace(fix=None, changes=()) for finding in findings]
         findings.append(_not_round_tripped(view))
-    return Examined((*broken, *findings), tuple(errors), tuple(warnings))
+    return Examined((*broken, *_tried(view, findings)), tuple(errors), tuple(warnings))
+
+
+def _tried(view: _View, findings: Sequence[Finding]) -> Sequence[Finding]:
+    """The findings with a verdict on each fix that may be applied, where fixes are to be proved."""
+    settings, text = view.settings, view.source.text
+    if settings.prove is None:
+        return findings
+    return [
+        f._replace(verdict=settings.prove(text, f.fix)) if f.fix and settings.applies(f.fix.safety) else f
+        for f in findings
+    ]
 
 
 def _run_rules(view: _View, codes: frozenset[str]) -> tuple[list[_Found], list[str]]:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 
 from clipcheck.config import Layer, Project, Projects, Settings
 from clipcheck.document import MARKDOWN
@@ -63,7 +60,7 @@ def _walk(top: str, projects: Projects) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not left_out(name, True))
         for name in names:
             if name.endswith(suffixes) and not left_out(name, False):
-                yield str(Path(folder, name))
+                yield os.path.normpath(os.path.join(folder, name))
 
 
 class Ignores:
@@ -75,7 +72,7 @@ class Ignores:
     def __init__(self, top: str) -> None:
         self._of: dict[str, tuple[Globs, ...]] = {}
         top = os.path.abspath(top)
-        if not any(os.path.exists(os.path.join(folder, ".git")) for folder in (top, *map(str, Path(top).parents))):
+        if not _in_repository(top):
             own = _patterns(os.path.join(top, ".gitignore"), top)
             self._of[top] = (own,) if own else ()
 
@@ -99,6 +96,11 @@ class Ignores:
             own = _patterns(os.path.join(folder, ".gitignore"), folder)
             known = self._of[folder] = (*inherited, own) if own else inherited
         return known
+
+
+def _in_repository(folder: str) -> bool:
+    above = os.path.dirname(folder)
+    return os.path.exists(os.path.join(folder, ".git")) or (above != folder and _in_repository(above))
 
 
 def _repositorys(root: str) -> tuple[Globs, ...]:
@@ -126,19 +128,25 @@ def write(path: str, data: bytes, was: bytes) -> None:
 
     A file with several hard links is written in place, since a new file would part them.
     """
+    import shutil
+    import tempfile
+
     target = os.path.realpath(path)
-    if Path(target).read_bytes() != was:
+    with open(target, "rb") as file:
+        now = file.read()
+    if now != was:
         raise Changed(f"{path}: changed while clipcheck was at work, not written")
     status = os.stat(target)
     if status.st_nlink > 1:
-        Path(target).write_bytes(data)
+        with open(target, "wb") as shared:
+            shared.write(data)
         return
     handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=".clipcheck-")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        with os.fdopen(handle, "wb") as new:
+            new.write(data)
+            new.flush()
+            os.fsync(new.fileno())
         shutil.copymode(target, temporary)
         os.replace(temporary, target)
     except BaseException:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from clipcheck.clips import torch_calls
+from clipcheck.clips import torch_calls, words
 from clipcheck.parameters import attribute_bindings, is_optimizer_class, last_name
 from clipcheck.source import Source
 from clipcheck.steps import branches, loops
@@ -176,7 +176,7 @@ def drains(source: Source, use: cst.BaseExpression) -> cst.CSTNode | None:
 
 
 def _draining_call(source: Source, call: cst.Call, arg: cst.Arg) -> cst.CSTNode | None:
-    if is_optimizer_class(source, call.func):
+    if is_optimizer_class(source, call.func) or _is_class_of_optimizers(last_name(call.func)):
         return call if call.args[0] is arg or (arg.keyword and arg.keyword.value == "params") else None
     if source.qualified(call.func) in _DRAINS or any(call is clip.call for clip in torch_calls(source)):
         return call
@@ -185,6 +185,12 @@ def _draining_call(source: Source, call: cst.Call, arg: cst.Arg) -> cst.CSTNode 
     if last_name(call.func) in _WRAPS:
         return drains(source, call)
     return None
+
+
+def _is_class_of_optimizers(name: str) -> bool:
+    """Whether a name is that of a class chosen elsewhere: `optimizer_class`, `optim_cls`."""
+    parts = words(name)
+    return parts[-1:] in (("class",), ("cls",)) and any(part.startswith("optim") for part in parts)
 
 
 def _breaks(source: Source, loop: cst.For) -> bool:

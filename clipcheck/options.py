@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from clipcheck.config import FORMATS, TARGETS
+from clipcheck.report import FORMATS
+from clipcheck.rule import TARGETS
 
 _codes = {"multiple": True, "metavar": "CODES"}
 _patterns = {"multiple": True, "metavar": "PATTERNS"}

@@ -101,19 +101,14 @@ def _attribute_assignments(
                 pairs = [(target, value)]
             case cst.AugAssign(target=target):
                 pairs = [(target, None)]
-        for target, value in pairs:
-            match target:
-                case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=attr)):
-                    owner = source.enclosing(target, cst.ClassDef)
-                    if owner is not None:
-                        found.setdefault((owner, attr), []).append((target, value))
-                case cst.Tuple(elements=elements):
-                    for element in elements:
-                        match element.value:
-                            case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=attr)) as inner:
-                                owner = source.enclosing(inner, cst.ClassDef)
-                                if owner is not None:
-                                    found.setdefault((owner, attr), []).append((inner, None))
+        for place, given in pairs:
+            parts = [element.value for element in place.elements] if isinstance(place, cst.Tuple) else [place]
+            for part in parts:
+                match part:
+                    case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=attr)):
+                        owner = source.enclosing(part, cst.ClassDef)
+                        if owner is not None:
+                            found.setdefault((owner, attr), []).append((part, given if part is place else None))
     return found
 
 

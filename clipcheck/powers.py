@@ -57,6 +57,8 @@ def power(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Power | Non
         product = inner and inner.exponent.times(exponent)
         if inner is None or product is None:
             return None
+        if kind == "numpy" and not inner.synced:
+            return None  # numpy takes no tensor of the device: these are arrays
         kind = kind if kind != "tensor" else inner.kind
         return inner._replace(exponent=product._replace(text=exponent.text), kind=kind)
     match node:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 
 import libcst as cst
 
@@ -14,6 +14,7 @@ from clipcheck.flow import contains, reached, reaching
 from clipcheck.loops import Accumulation, fresh, reduced
 from clipcheck.names import Binding
 from clipcheck.norms import Total
+from clipcheck.parting import parting
 from clipcheck.powers import Kind, Power, raised
 from clipcheck.provenance import is_zero
 from clipcheck.rule import Edit, Fix, Safety
@@ -121,16 +122,24 @@ class Root(NamedTuple):
 
 def rewrite_loop(source: Source, one: Accumulation, title: str, limit: Safety = Safety.SAFE) -> Fix | Refused:
     """Put one call in the place of a loop, with the zero before it and the root behind it where they belong to it."""
-    why = unmovable(source, one)
+    extras, one = one.extras, one._replace(extras=())
+    why = unmovable(source, one, kept=bool(extras))
     if why:
         return Refused(why)
     call = norm_call(source, one.loop, one.series, one.term.order)
     if isinstance(call, Refused):
         return call
+    place: Place | None = None
+    if extras:
+        removed = parting(source, one, extras)
+        if isinstance(removed, str):
+            return Refused(removed)
+        place = _before(source, one.loop, removed)
     seed = fresh(source, one)
     owned = _owned_seed(source, one, seed) if seed else None
     found = _roots(source, one, owned) if owned else None
-    edits = _as_norm(source, one, call, owned, found) if owned and found else _as_power(source, one, call)
+    norm = _as_norm(source, one, call, owned, found, place) if owned and found else None
+    edits = norm or _as_power(source, one, call, place)
     return Fix(title, min(limit, safety(source)), tuple(edits), call.imports, call.roles)
 
 
@@ -151,7 +160,23 @@ def rewrite_linear(source: Source, one: Accumulation, title: str) -> Fix | Refus
     return Fix(title, Safety.UNSAFE, tuple(edits), call.imports, call.roles)
 
 
-def unmovable(source: Source, one: Accumulation) -> str:
+Place: TypeAlias = Callable[[str, list[str]], list[Edit]]
+
+
+def _before(source: Source, loop: cst.For, removed: Sequence[Statement]) -> Place:
+    """Puts the norm above a loop that goes on without the statements that added it up."""
+
+    def place(line: str, comments: list[str]) -> list[Edit]:
+        start = lines_of(source, loop)[0]
+        pad = indentation(source, loop)
+        kept = [*comments, *(comment for one in removed for comment in comments_of(source, one))]
+        text = "".join(f"{pad}{comment}{source.newline}" for comment in kept) + line + source.newline
+        return [Edit(start, start, text), *(delete_lines(source, one) for one in removed)]
+
+    return place
+
+
+def unmovable(source: Source, one: Accumulation, kept: bool = False) -> str:
     """Why a loop cannot be replaced by one call."""
     if one.obstacle:
         return one.obstacle
@@ -161,17 +186,40 @@ def unmovable(source: Source, one: Accumulation) -> str:
         return "the loop does more than add up"
     if _reads_accumulator(source, one):
         return f"`{source.code(one.target)}` is read inside the loop"
-    leaked = leaking(source, one)
+    leaked = "" if kept else leaking(source, one)
     if leaked:
         return f"`{leaked}` is used after the loop"
     if not isinstance(one.target, (cst.Name, cst.Attribute, cst.Subscript)):
         return "the accumulator is not a plain name"
-    bound = {b for clause in one.series.clauses for b in _names(source, clause.target)}
+    bound = _bound_inside(source, one)
     if bound & set(_names(source, one.target)):
         return "each round adds to another accumulator"
+    targets = {name for clause in one.series.clauses for name in _names(source, clause.target)}
+    helpers = {binding.name for binding in one.term.gradient.via}
+    read = {name for node in _carried_along(one) for name in _names(source, node)}
+    if read & (bound - targets - helpers):
+        return "the test in the loop needs what the loop computes"
     if reduced(source, one.statement, one.target):
         return "the sum is reduced over processes"
     return ""
+
+
+def _bound_inside(source: Source, one: Accumulation) -> set[str]:
+    """The names that the loop binds, but for the accumulator."""
+    own = one.target.value if isinstance(one.target, cst.Name) else ""
+    return {
+        name
+        for name, bindings in source.scope(one.loop).bindings.items()
+        if name != own and any(contains(source, one.loop, binding.node) for binding in bindings)
+    }
+
+
+def _carried_along(one: Accumulation) -> Iterator[cst.CSTNode]:
+    """The user's expressions that the call repeats."""
+    yield one.term.gradient.node
+    for clause in one.series.clauses:
+        yield clause.iterable
+        yield from (condition.test for condition in clause.conditions)
 
 
 def _names(source: Source, node: cst.CSTNode) -> Iterator[str]:
@@ -294,7 +342,7 @@ def root_of(source: Source, use: cst.Name, term: Power) -> Root | None:
     return best
 
 
-def _as_power(source: Source, one: Accumulation, call: Call) -> list[Edit]:
+def _as_power(source: Source, one: Accumulation, call: Call, place: Place | None = None) -> list[Edit]:
     """The loop becomes a sum: the accumulator held something before, or its power is what is wanted."""
     kind: Kind = "float" if one.term.synced else "tensor"
     target = source.code(one.target)
@@ -304,7 +352,7 @@ def _as_power(source: Source, one: Accumulation, call: Call) -> list[Edit]:
             line = fitted(source, one.loop, call, lambda norm: f"{target}.{method}({typed(norm, kind)} ** {power})")
         case _:
             line = fitted(source, one.loop, call, lambda norm: f"{target} += {typed(norm, kind)} ** {power}")
-    return [replace_lines(source, one.loop, line, ())]
+    return place(line, []) if place else [replace_lines(source, one.loop, line, ())]
 
 
 def fitted(source: Source, statement: Statement, call: Call, written: Callable[[str], str]) -> str:
@@ -316,7 +364,9 @@ def fitted(source: Source, statement: Statement, call: Call, written: Callable[[
     return pad + text.replace("\n", source.newline)
 
 
-def _as_norm(source: Source, one: Accumulation, call: Call, seed: Binding, roots: list[Root]) -> list[Edit]:
+def _as_norm(
+    source: Source, one: Accumulation, call: Call, seed: Binding, roots: list[Root], place: Place | None = None
+) -> list[Edit]:
     """The loop becomes the norm, and every root of the accumulator the accumulator."""
     assert isinstance(one.target, cst.Name)
     name = one.target.value
@@ -336,12 +386,12 @@ def _as_norm(source: Source, one: Accumulation, call: Call, seed: Binding, roots
         if own == "same" and beside:
             result, numpy = root.kind, root.numpy
             doomed.append(statement)
-        elif own and own != "same" and len(roots) == 1 and _follows(source, one.loop, statement):
+        elif own and own != "same" and len(roots) == 1 and _follows(source, one.loop, statement) and not place:
             target, result, numpy, last = own, root.kind, root.numpy, statement
         else:
             edits.append(Edit(*source.span(root.node), _as_kind(name, kind, root)))
     if len(roots) > 1 and any(s is not doomed[0] for s in doomed):
-        return _as_power(source, one, call)
+        return _as_power(source, one, call, place)
     gone = [comment for statement in doomed for comment in comments_of(source, statement)]
     line = fitted(source, one.loop, call, lambda norm: target + typed(norm, result, numpy))
     if last is not one.loop:
@@ -350,7 +400,7 @@ def _as_norm(source: Source, one: Accumulation, call: Call, seed: Binding, roots
         pad = indentation(source, one.loop)
         edits.append(Edit(start, end, "".join(f"{pad}{comment}{source.newline}" for comment in gone) + line))
     else:
-        edits.append(replace_lines(source, one.loop, line, gone))
+        edits += place(line, gone) if place else [replace_lines(source, one.loop, line, gone)]
     edits += [delete_lines(source, statement) for statement in doomed]
     return edits
 

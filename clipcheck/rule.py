@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 if TYPE_CHECKING:
     from libcst import CSTNode
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Whose functions a fix calls: clipcheck's own runtime, or torch's.
 Target: TypeAlias = Literal["clipcheck", "torch"]
+TARGETS: tuple[Target, ...] = get_args(Target)
 
 
 class Safety(IntEnum):

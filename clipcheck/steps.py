@@ -198,7 +198,7 @@ class _Builder:
     def flow(self) -> Flow:
         around = _Around([], None, [])
         body = self.function.body
-        exits = self._block(body.body if isinstance(body, cst.IndentedBlock) else body, [self.start], around)
+        exits = self._block(body.body if isinstance(body, cst.BaseSuite) else body, [self.start], around)
         _link(exits + around.returns, self.end)
         return Flow(self.function, self.events, self.start, self.end)
 

@@ -20,7 +20,6 @@ UNUSED = "unused-suppression"
 VERBS = ("ignore", "disable", "enable", "file-ignore", "noqa")
 
 _MENTION = re.compile(r"clipcheck:|noqa", re.IGNORECASE)
-_MENTION_OF_OURS = re.compile(rb"clipcheck:\s*[a-z]|noqa\b[^\r\n]*clip\d", re.IGNORECASE)
 _OWN = re.compile(r"#\s*clipcheck:\s*(?P<verb>[\w-]*)(?P<rest>[^#]*)", re.IGNORECASE)
 _NOQA = re.compile(r"#\s*noqa(?![\w-])(?P<rest>[^#]*)", re.IGNORECASE)
 _CODE = re.compile(r"[A-Za-z]+\d+")
@@ -73,11 +72,6 @@ class Sifted(NamedTuple):
 
 def mentioned(text: str) -> bool:
     return _MENTION.search(text) is not None
-
-
-def concerns_us(data: bytes) -> bool:
-    """Whether a file's bytes may hold a directive that names one of our rules."""
-    return _MENTION_OF_OURS.search(data) is not None
 
 
 def standing(source: Source, start: int, end: int, logical: tuple[int, int]) -> Standing:

@@ -6,6 +6,7 @@ import ast
 import re
 import warnings
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import libcst as cst
@@ -105,25 +106,25 @@ def _first_fault(text: str) -> tuple[int, str] | None:
 
 def _readable(text: str) -> str:
     """The text with its faulty lines masked, blank where that does not help."""
-    passed: set[int] = set()
-    for start, masked in _masking(text):
-        if start in passed or len(passed) > MAX_FAULTS:
-            break
-        passed.add(start)
-        text = masked
-        if _interpreters_word(text) is None and _first_fault(text) is None:
-            return text
+    for masked in islice(_masking(text), MAX_FAULTS):
+        if _interpreters_word(masked) is None and _first_fault(masked) is None:
+            return masked
     return _NOT_LINE_END.sub(" ", text)
 
 
-def _masking(text: str) -> Iterator[tuple[int, str]]:
-    """The text with one faulty line after the other replaced by a placeholder of its length."""
+def _masking(text: str) -> Iterator[str]:
+    """The text with one faulty line after the other replaced by a placeholder of its length, or by blanks if need be."""
+    seen: set[int] = set()
     while (fault := _first_line_fault(text)) is not None:
         start = max(text.rfind("\n", 0, fault), text.rfind("\r", 0, fault)) + 1
         line = _LINE.match(text, start)
         assert line is not None
-        text = text[:start] + line["indent"] + _placeholder(line["code"]) + text[line.end() :]
-        yield start, text
+        if not line.group().strip():
+            return  # what is wrong with a blank line, no line's change can mend
+        code = " " * len(line["code"]) if start in seen else _placeholder(line["code"])
+        text = text[:start] + line["indent"] + code + text[line.end() :]
+        seen.add(start)
+        yield text
 
 
 def _first_line_fault(text: str) -> int | None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -364,3 +365,75 @@ def test_since_nothing_that_git_knows() -> None:
     result = run("--since", "nope")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert "nope" in result.stderr
+
+
+# --- long runs ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_changes_is_checked_again_while_watching() -> None:
+    pytest.importorskip("watchfiles")
+    put("a.py", GOOD)
+    watching = subprocess.Popen(
+        [sys.executable, "-u", "-m", "clipcheck", "check", "--isolated", "--no-cache", "--watch", "--output-format", "concise", "a.py"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert watching.stdout is not None and watching.stderr is not None
+    guard = threading.Timer(60, watching.kill)
+    guard.start()
+    try:
+        assert watching.stderr.readline().startswith("watching a.py")
+        assert watching.stdout.readline() == "No problems found.\n"
+        put("a.py", BAD)
+        assert watching.stdout.readline().startswith("a.py:2:1: CLIP002")
+    finally:
+        guard.cancel()
+        watching.kill()
+        watching.communicate()
+
+
+def test_progress_is_shown_on_a_terminal_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipcheck import cli
+
+    class Terminal:
+        encoding = "utf-8"
+        text = ""
+
+        def write(self, text: str) -> int:
+            self.text += text
+            return len(text)
+
+        def flush(self) -> None: ...
+
+        def isatty(self) -> bool:
+            return True
+
+    clock = iter([0.0, 0.5, 1.5])
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
+    with cli._progress("checking") as step:
+        step(1, 3)
+        assert terminal.text == ""
+        step(2, 3)
+    assert "checking" in terminal.text and "66%" in terminal.text
+
+
+HEAVY = "clipcheck.config clipcheck.engine json difflib pathspec tomllib concurrent.futures hashlib tempfile xml.etree"
+
+
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [
+        (["--version"], set()),
+        (["check", "--help"], set()),
+        (["check", "--isolated", "--no-cache", "a.py"], {"clipcheck.config", "clipcheck.engine"}),
+    ],
+)
+def test_nothing_is_loaded_before_it_is_needed(words: list[str], needed: set[str]) -> None:
+    put("a.py", "x = 1\n")
+    probe = (
+        f"import sys\nfrom clipcheck.cli import main\ntry: main({words!r})\nexcept SystemExit: pass\n"
+        f"print(*[m for m in {HEAVY.split()!r} if m in sys.modules], sep=',')"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert set(done.stdout.splitlines()[-1].split(",")) - {""} == needed

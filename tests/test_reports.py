@@ -17,10 +17,11 @@ from jsonschema import Draft4Validator
 
 from clipcheck import report, run
 from clipcheck.cli import main
-from clipcheck.config import FORMATS
 from clipcheck.engine import FileReport
+from clipcheck.report import FORMATS
+from clipcheck.report import view as views
 from clipcheck.report.sarif import line_hashes
-from clipcheck.report.view import View
+from clipcheck.report.view import View, url
 from clipcheck.rule import Edit, Finding, Fix, Place, Safety, Severity
 
 TRAIN = """\
@@ -34,7 +35,6 @@ def train(model, loss, opt):
 """
 MESSAGE = "`clip_grad_norm` is a deprecated alias of `clip_grad_norm_`"
 AT = TRAIN.index("(model.parameters")
-PAGE = "https://clipcheck.dev/rules/deprecated-clip-grad-norm"
 
 
 def finding(**more: Any) -> Finding:
@@ -254,7 +254,8 @@ def test_json(project: Path) -> None:
             "noqa_row": 6,
             "related": [],
             "severity": "warning",
-            "url": PAGE,
+            "url": url(finding()),
+            "verdict": None,
         }
     ]
     assert shown("json", finding()).startswith('[\n  {\n    "cell": null,')
@@ -266,6 +267,12 @@ def test_the_edit_of_a_renaming_is_as_short_as_it_can_be() -> None:
     assert found["fix"]["edits"] == [
         {"content": "_", "end_location": {"column": 34, "row": 6}, "location": {"column": 34, "row": 6}}
     ]
+
+
+def test_a_rule_has_a_page_where_there_is_a_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "SITE", "https://example.org")
+    assert url(finding()) == "https://example.org/rules/deprecated-clip-grad-norm/"
+    assert url(finding(code="invalid-syntax", name="invalid-syntax")) is None
 
 
 def test_json_lines() -> None:
@@ -325,7 +332,7 @@ def test_rdjson() -> None:
                 "range": {"start": {"line": 6, "column": 5}, "end": {"line": 6, "column": 34}},
             },
             "severity": "WARNING",
-            "code": {"value": "CLIP002", "url": PAGE},
+            "code": {"value": "CLIP002"} | ({"url": page} if (page := url(finding())) else {}),
             "suggestions": [{"range": at, "text": "_"}],
         }
     ]
@@ -377,9 +384,9 @@ def test_sarif_is_valid_and_holds_what_code_scanning_needs(project: Path) -> Non
     assert log["originalUriBaseIds"]["SRCROOT"]["uri"] == project.as_uri() + "/"
     assert log["invocations"] == [{"executionSuccessful": True, "exitCode": 1, "toolExecutionNotifications": []}]
     (rule,) = log["tool"]["driver"]["rules"]
-    assert (rule["id"], rule["name"], rule["helpUri"]) == ("CLIP002", "deprecated-clip-grad-norm", PAGE)
+    assert (rule["id"], rule["name"]) == ("CLIP002", "deprecated-clip-grad-norm")
     assert rule["shortDescription"]["text"] and 0 < len(rule["fullDescription"]["text"]) <= 1024
-    assert "## Why is this bad?" in rule["help"]["markdown"] and PAGE in rule["help"]["markdown"]
+    assert "## Why is this bad?" in rule["help"]["markdown"]
     assert rule["properties"]["problem.severity"] == rule["defaultConfiguration"]["level"] == "warning"
     (result,) = log["results"]
     location = result["locations"][0]["physicalLocation"]

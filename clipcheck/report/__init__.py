@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from clipcheck.report.view import View
-from clipcheck.run import Outcome
+if TYPE_CHECKING:
+    from clipcheck.report.view import View
+    from clipcheck.run import Outcome
 
 # Where each format is made: module and function.
 _MAKERS = {
@@ -22,6 +24,7 @@ _MAKERS = {
     "junit": ("junit", "report"),
     "sarif": ("sarif", "report"),
 }
+FORMATS = tuple(_MAKERS)
 
 
 def render(name: str, outcome: Outcome, view: View) -> str:

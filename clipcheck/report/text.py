@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 from textwrap import wrap
 
-from clipcheck.report.frame import fix_as_diff, source_frame
 from clipcheck.report.paint import Paint
 from clipcheck.report.view import Row, View, by_file, lines_of, rows, shown, where
 from clipcheck.rule import Safety, Verdict
@@ -165,6 +164,8 @@ def _mark(row: Row, paint: Paint) -> str:
 def _block(row: Row, paint: Paint) -> Iterator[str]:
     finding = row.finding
     yield f"{paint(finding.code, 'bold', 'red')} {_mark(row, paint)}{paint(finding.message, 'bold')}\n"
+    from clipcheck.report.frame import fix_as_diff, source_frame
+
     lines = lines_of(row)
     if not lines:
         yield f" {paint('-->', 'bold', 'blue')} {where(finding)}\n"

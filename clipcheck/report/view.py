@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 from clipcheck import document
@@ -143,8 +142,13 @@ def cut(row: Row) -> str:
 
 def repository(path: str) -> str:
     """The root of the repository that holds a path, else the current folder; links resolved."""
-    here = Path(os.path.realpath(path))
-    return next((str(folder) for folder in here.parents if (folder / ".git").exists()), os.path.realpath(os.getcwd()))
+    folder = os.path.dirname(os.path.realpath(path))
+    while not os.path.exists(os.path.join(folder, ".git")):
+        above = os.path.dirname(folder)
+        if above == folder:
+            return os.path.realpath(os.getcwd())
+        folder = above
+    return folder
 
 
 def by_file(outcome: Outcome) -> Iterator[tuple[str, list[Row]]]:

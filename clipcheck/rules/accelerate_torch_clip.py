@@ -28,7 +28,7 @@ from clipcheck.events import Kind
 from clipcheck.parameters import assigned, last_name
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.source import Source
-from clipcheck.steps import Event, flows
+from clipcheck.steps import Event, branches, flows
 
 BY_HAND = "call the accelerator's method of that name"
 _SHARDED = re.compile(r"FSDP|FullyShardedDataParallel|deepspeed", re.IGNORECASE)
@@ -41,6 +41,8 @@ def check(source: Source) -> Iterator[Hit]:
     for flow in flows(source):
         for event in flow.of(Kind.CLIP):
             clip = own.get(event.node) if isinstance(event.node, cst.Call) else None
+            if any(other.wrapper and other.at is event.at for other in flow.of(Kind.CLIP)):
+                continue  # a function that knows both ways
             backward = _accelerated(source, event) if clip is not None else None
             if clip is not None and backward is not None:
                 message = f"torch's clip after `accelerator.backward` on {source.where(backward.at)}: fp16 and FSDP clip wrongly"
@@ -56,7 +58,9 @@ def _accelerated(source: Source, event: Event) -> Event | None:
     found = [e for e in earlier if e.kind is Kind.BACKWARD and _is_accelerator(source, e)]
     if any(e.kind is Kind.UNSCALE for e in earlier) and not _SHARDED.search(source.text):
         return None
-    return found[0] if found and not (event.is_called and found[0].at is event.at) else None
+    if not found or (event.is_called and (found[0].at is event.at or any(branches(source, event.node)))):
+        return None
+    return found[0]
 
 
 def _is_accelerator(source: Source, backward: Event) -> bool:

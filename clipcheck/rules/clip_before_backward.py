@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import libcst as cst
+
 from clipcheck.events import Kind
 from clipcheck.moves import carrier, moved_behind, names_settled
 from clipcheck.rule import Fix, Hit, Safety
@@ -46,10 +48,19 @@ def _too_late(source: Source, clip: Event) -> Event | None:
     backward = later[0]
     if backward.at is clip.at or loops(source, backward.at) != loops(source, clip.at):
         return None  # in another loop: not of the same step
+    if backward.is_called and _is_step(backward.at):
+        return None  # inside of a closure: a fault of its own
     # a clip behind a step is too late, not too early, unless the step belongs to the iteration before
     if any(e.kind is Kind.STEP and source.span(e.at) < source.span(clip.at) for e in earlier):
         return None
     return backward
+
+
+def _is_step(node: cst.CSTNode) -> bool:
+    match node:
+        case cst.Call(func=cst.Attribute(attr=cst.Name("step"))):
+            return True
+    return False
 
 
 def _hit(source: Source, clip: Event, backward: Event) -> Hit:

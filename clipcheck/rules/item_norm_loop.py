@@ -21,7 +21,7 @@ Unsafe in files that use FSDP2 or DTensor, where the value changes from the rank
 collective, and with `--target torch`, whose `get_total_norm` needs torch 2.6, rejects sparse gradients and overflows
 in float16.
 
-No fix is offered where the loop does more than to add up (it clamps, logs, stores), where its variables are used
+No fix is offered where the loop does more than add up (it clamps, logs, stores), where its variables are used
 later, or where the sum is reduced over processes.
 
 ## References
@@ -46,11 +46,18 @@ BY_HAND = "no fix here: {why}; take the norm with one `grad_norm(parameters)` be
 
 
 def check(source: Source) -> Iterator[Hit]:
+    sums = [found for found in totals(source) if found.form == "sum" and found.term.synced]
+    lists = {id(found.series.loop.statement): found for found in sums if found.series.loop is not None}
     for one in accumulations(source):
         if one.term.synced and not one.term.exponent.is_one:
-            yield hit(one.statement, rewrite_loop(source, one, TITLE))
-    for found in totals(source):
-        if found.term.synced and not found.term.exponent.is_one and found.form == "sum":
+            if one.how == "add":
+                yield hit(one.statement, rewrite_loop(source, one, TITLE))
+            elif id(one.statement) in lists:
+                yield hit(one.statement, rewrite_total(source, lists[id(one.statement)], TITLE))
+            else:
+                yield hit(one.statement, Refused("the single values are kept"))
+    for found in sums:
+        if not found.term.exponent.is_one and found.series.loop is None:
             yield hit(found.node, rewrite_total(source, found, TITLE))
 
 

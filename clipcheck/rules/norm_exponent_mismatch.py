@@ -25,7 +25,7 @@ from clipcheck.edits import insert_after, replace
 from clipcheck.factors import Factor
 from clipcheck.flow import contains, reached
 from clipcheck.loops import Accumulation, accumulations, fresh, reduced
-from clipcheck.norms import total, totals
+from clipcheck.norms import total
 from clipcheck.powers import Power
 from clipcheck.provenance import words
 from clipcheck.rewrites import root_of
@@ -40,15 +40,12 @@ ROOTLESS = "`{name}` is a sum of squares, returned or logged as a norm without t
 def check(source: Source) -> Iterator[Hit]:
     sums = accumulations(source)
     yield from _halved(source, sums)
-    for term, node in (
-        *((one.term, one.statement) for one in sums),
-        *((found.term, found.node) for found in totals(source)),
-    ):
-        if _disagree(term):
-            message = MIXED.format(order=_shown(term.order), exponent=_shown(term.exponent))
-            yield Hit(node, message, help="make the exponent the norm type, and take the root that belongs to it")
     for one in sums:
-        if one.how == "add" and not _disagree(one.term) and not one.term.exponent.is_one:
+        if _disagree(one.term):
+            message = MIXED.format(order=_shown(one.term.order), exponent=_shown(one.term.exponent))
+            todo = "make the exponent the norm type, and take the root that belongs to it"
+            yield Hit(one.statement, message, help=todo)
+        elif one.how == "add" and not one.term.exponent.is_one:
             yield from _rootless(source, one)
 
 
@@ -121,13 +118,18 @@ def _is_computed_with(source: Source, use: cst.Name) -> bool:
 
 def _leaves(source: Source, use: cst.Name) -> bool:
     match source.parent(use):
-        case cst.Return() | cst.FormattedStringExpression() | cst.DictElement():
+        case cst.Return():
+            function = source.enclosing(use, cst.FunctionDef)
+            return function is not None and _claims_to_be_norm(function.name.value)
+        case cst.FormattedStringExpression() | cst.DictElement():
             return True
         case cst.Arg() as arg:
             call = source.parent(arg)
             return (isinstance(call, cst.Call) and source.qualified(call.func) is None) or _is_print(source, arg)
         case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=target))]):
-            return False if target != use.value else _returned(source, use)
+            function = source.enclosing(use, cst.FunctionDef)
+            says = function is not None and _claims_to_be_norm(function.name.value)
+            return target == use.value and says and _returned(source, use)
     return False
 
 

@@ -64,7 +64,7 @@ def clip_grad_norm_(
         grads = gradients(params)
         if how is None and grads and not error_if_nonfinite:
             local.check_foreach(grads, foreach)
-            return _result(local.clip_(grads, max_norm, norm_type), grads)
+            return local.clip_(grads, max_norm, norm_type)
         norm = _norm(params, grads, how, norm_type, error_if_nonfinite, foreach)
         _scale(grads, norm, max_norm)
         return _result(norm, grads or params)

@@ -16,7 +16,7 @@ class Claim(NamedTuple):
 
     `bounded`: the norm of the gradients at a step is `max_norm` where they were longer; the old side misses that.
     `finite`: no NaN or infinity reaches a step or the parameters; on the old side one does.
-    `raises`: the old side raises, the new one does not.
+    `raises`: the old side raises, the new one does not, and keeps the limit if it takes one.
     `obstacle` says why the pair cannot run here, and is empty where it can.
     """
 

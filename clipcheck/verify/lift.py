@@ -265,15 +265,18 @@ class _Shift:
         return self._moved(start, behind=False), self._moved(end, behind=True)
 
     def _moved(self, offset: int, behind: bool) -> int:
-        """`behind`: an insertion at the very offset counts as in front of it."""
-        done = [e for e in self._edits if e.end < offset or (e.end == offset and (behind or e.start < e.end))]
+        """`behind`: an insertion at the very offset counts as in front of it; that of an import always does."""
+        done = [
+            e
+            for e in self._edits
+            if e.end < offset or (e.end == offset and (behind or e.start < e.end or _adds_import(e)))
+        ]
         return offset + sum(len(e.text) - (e.end - e.start) for e in done)
 
 
 def _in_import(source: Source, edit: Edit) -> bool:
     """Whether an edit changes an import statement, or adds one."""
-    added = edit.text.split()[:1]
-    if edit.start == edit.end and added in (["import"], ["from"]):
+    if _adds_import(edit):
         return True
     start, end = _trimmed(source.text, edit)
     return any(
@@ -281,6 +284,10 @@ def _in_import(source: Source, edit: Edit) -> bool:
         for node in source.nodes(*_EDITED_IMPORTS)
         for first, last in [source.span(source.statement(node))]
     )
+
+
+def _adds_import(edit: Edit) -> bool:
+    return edit.start == edit.end and edit.text.split()[:1] in (["import"], ["from"])
 
 
 def _kept(source: Source, stored: Iterable[str], spans: Sequence[tuple[int, int]]) -> set[str]:
@@ -328,11 +335,16 @@ class _Placeholders(ast.NodeTransformer):
         return ast.Name(name, ast.Load())
 
     def visit(self, node: ast.AST) -> ast.AST:
+        match node:
+            case ast.Call(func=ast.Attribute(attr="to"), args=[ast.Name(id=name) | ast.Attribute(attr=name)]) if (
+                name.endswith("device")
+            ):
+                node = ast.Call(node.func, [ast.Constant("cpu")], node.keywords)
         if isinstance(node, ast.expr) and isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
-            name = self._names.get(ast.unparse(node))
-            if name is not None:
-                found: ast.expr = ast.Name(name, ast.Load())
-                return ast.Call(found, [], []) if name.endswith("_call") else found
+            known = self._names.get(ast.unparse(node))
+            if known is not None:
+                found: ast.expr = ast.Name(known, ast.Load())
+                return ast.Call(found, [], []) if known.endswith("_call") else found
         return self.generic_visit(node)
 
 
@@ -353,15 +365,18 @@ class _Body:
         self.origins = {name: path for name in loaded if (path := _origin(source, name, [s for s, _ in pieces]))}
         self.unknown = loaded - set(self.origins)
         self.returns = any(isinstance(node, ast.Return) for root in self.nodes for node in ast.walk(root))
-        self.touches_gradients = any(
-            isinstance(node, ast.Call)
-            and (
-                (isinstance(node.func, ast.Attribute) and node.func.attr.endswith("_"))
-                or allowed.path(node.func, self.origins) in CLIPS
-            )
-            for root in self.nodes
-            for node in ast.walk(root)
-        )
+        self.touches_gradients = any(self._touches(node) for root in self.nodes for node in ast.walk(root))
+
+    def _touches(self, node: ast.AST) -> bool:
+        """Whether a node changes gradients in place."""
+        match node:
+            case ast.Call(func=ast.Attribute(attr=attr)) if attr.endswith("_"):
+                return True
+            case ast.Call(func=func):
+                return allowed.path(func, self.origins) in CLIPS
+            case ast.Attribute(ctx=ast.Store()) | ast.Subscript(ctx=ast.Store()):
+                return True
+        return False
 
     def side(self, seeds: Sequence[str]) -> Side:
         """The function `site`: takes the seeds, returns what was returned or all local values."""

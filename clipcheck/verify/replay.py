@@ -142,7 +142,7 @@ def _compare(
         return "" if after.raised is not None else f"before raises {type(before.raised).__name__}"
     if after.raised is not None:
         raise _Failed("raises", before.values, f"{type(after.raised).__name__}: {after.raised}")
-    note = _kinds(before, after)
+    note = _kinds(before, after, idle=all(g is None for g in case.gradients()))
     dtype = _coarsest(case)
     limit = _TOLERANCE[dtype]
     apart = _apart(before, after)
@@ -179,8 +179,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float, Tensor))
 
 
-def _kinds(before: _Seen, after: _Seen) -> str:
-    """Checks that the values keep their Python types. Raises _Failed."""
+def _kinds(before: _Seen, after: _Seen, idle: bool) -> str:
+    """Checks that the values keep their Python types; where no gradient is, a zero of any type will do. Raises _Failed."""
     for name, old in before.values.items():
         if name not in after.values:
             raise _Failed(f"`{name}` is read later, and after no longer binds it", old, "unbound")
@@ -191,8 +191,8 @@ def _kinds(before: _Seen, after: _Seen) -> str:
             try:
                 distance.same_kind(one, other)
             except Different as error:
-                if type(one) is int and type(other) is float and one == other:
-                    return f"`{name}` is the integer {one} before and {other} after"
+                if idle and distance.of_values(one, other) == 0:
+                    return f"`{name}` is {one!r} before and {other!r} after"
                 if (
                     isinstance(one, Tensor)
                     and isinstance(other, Tensor)

@@ -57,8 +57,8 @@ def verdict(answer: Answer) -> Verdict:
     if answer.refuted == "every case":
         return Verdict("not provable here", answer.cases, reason=answer.why)
     if answer.refuted:
-        sides = f": before {answer.before}, after {answer.after}" if answer.before or answer.after else ""
-        return Verdict("refuted", answer.cases, reason=f"with {answer.refuted} it {answer.why}{sides}")
+        sides = f" (before {answer.before}, after {answer.after})" if answer.before or answer.after else ""
+        return Verdict("refuted", answer.cases, reason=f"{answer.refuted}: {answer.why}{sides}")
     return Verdict("proved", answer.cases, tuple(answer.exceptions))
 
 
