@@ -2,7 +2,8 @@
 
     python benchmarks/keystroke.py [FILE] [--keys N] [--pause SECONDS]
 
-Without FILE, demo/train.py is repeated until it has 1,000 lines. A comment is typed into the middle of the text, one
+Without FILE, it is demo/train.py with its two faults among 1,000 lines, the rest being the standard library's argparse;
+with --dense, demo/train.py is repeated until it has 1,000 lines, with a fault in every twentieth. A comment is typed into the middle of the text, one
 letter a pause; each letter's time runs from the client's sending of it to its receipt of the diagnostics for that very
 version of the text. With --half it is an open parenthesis that is typed, so that no version is Python. With a pause shorter than an answer, letters are looked at together.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import inspect
 import os
 import platform
 import statistics
@@ -25,9 +27,13 @@ HERE = Path(__file__).resolve().parent.parent
 URI = (HERE / "typed.py").as_uri()
 
 
-def program(lines: int = 1000) -> str:
+def program(dense: bool, lines: int = 1000) -> str:
     one = (HERE / "demo" / "train.py").read_text(encoding="utf-8").splitlines(keepends=True)
-    return "".join((one * (lines // len(one) + 1))[:lines])
+    rest = one * (lines // len(one)) if dense else inspect.getsource(argparse).splitlines(keepends=True)
+    text = [*one, *rest][:lines]
+    while not text[-1].startswith(("def ", "class ", "if __name__")):  # end where a statement of the top level does
+        text.pop()
+    return "".join(text[:-1])
 
 
 async def measure(text: str, keys: int, pause: float, first: str) -> list[float]:
@@ -83,9 +89,10 @@ def main() -> None:
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--keys", type=int, default=40)
     parser.add_argument("--pause", type=float, default=0.2)
+    parser.add_argument("--dense", action="store_true")
     parser.add_argument("--half", action="store_true")
     options = parser.parse_args()
-    text = options.file.read_text(encoding="utf-8") if options.file else program()
+    text = options.file.read_text(encoding="utf-8") if options.file else program(options.dense)
     load = f", load {os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else ""
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}{load}")
     times = sorted(

@@ -289,8 +289,13 @@ def fresh(source: Source, one: Accumulation) -> Binding | None:
     return None
 
 
+_REDUCTION = re.compile(r"all_?reduce|reduce_|_reduce\b")
+
+
 def reduced(source: Source, at: cst.CSTNode, target: cst.BaseExpression) -> bool:
     """Whether what is added up in `target` goes on to other processes: then it is one part of a norm, and the code knows."""
+    if not _REDUCTION.search(source.text):  # spares a walk through the file for each loop
+        return False
     function = source.function(at)
     names = {source.code(target)}
     for assign in source.nodes(cst.Assign):
@@ -298,7 +303,7 @@ def reduced(source: Source, at: cst.CSTNode, target: cst.BaseExpression) -> bool
             case cst.Name(value=name) if source.function(assign) is function and _mentions(source, assign.value, names):
                 names.add(name)
     return any(
-        re.search(r"all_?reduce|reduce_|_reduce\b", source.code(call.func))
+        _REDUCTION.search(source.code(call.func))
         and source.function(call) is function
         and any(_mentions(source, arg.value, names) for arg in call.args)
         for call in source.nodes(cst.Call)

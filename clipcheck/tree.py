@@ -65,10 +65,7 @@ def _whole(text: str) -> Tree:
 
 
 def reparse(text: str, last: Tree) -> Tree | None:
-    """The tree of `text` with the untouched statements of `last`, or None where nothing is gained by that.
-
-    One statement more than the edit touched is parsed on either side: an `else:` or a decorator joins its neighbour.
-    """
+    """The tree of `text` with the untouched statements of `last`, or None where nothing is gained by that."""
     touched = _touched(text, last)
     if touched is None or not last.exact:
         return None
@@ -116,9 +113,14 @@ def reparse(text: str, last: Tree) -> Tree | None:
 def _touched(text: str, last: Tree) -> tuple[int, int] | None:
     """The statements to parse anew, as a range; the module's head belongs to the first, which is never among them."""
     start, end, _ = difference(last.text, text)
-    first = next((i for i, s in enumerate(last.stretches) if s.stop >= start), len(last.stretches)) - 1
-    stop = next((i for i, s in enumerate(last.stretches) if s.start > end), len(last.stretches) - 1) + 1
-    return (first, min(stop, len(last.stretches))) if first > 0 else None
+    count = len(last.stretches)
+    first = next((i for i, s in enumerate(last.stretches) if s.stop >= start), count - 1)
+    if first < 1:
+        return None
+    if start <= last.spans[last.module.body[first]][0]:
+        first -= 1  # above a statement's first word: a comment there may be the end of the block before
+    stop = next((i for i, s in enumerate(last.stretches) if s.start > end), count)
+    return (first, stop) if first > 0 else None
 
 
 def difference(old: str, new: str) -> tuple[int, int, int]:
@@ -144,7 +146,8 @@ def _common(one: str, other: str) -> int:
 def _parse_within(text: str, module: cst.Module, at_end: bool) -> cst.Module | None:
     """The statements in a piece of a module; None where they would not stand alone.
 
-    They are parsed between two others, since comments at the edge of a text would become the module's own.
+    They are parsed between two others: comments at the edge of a text would become the module's own, and what is open
+    at its end (a bracket, a decorator, a block without a body) would go unnoticed.
     """
     config = cst.PartialParserConfig(default_indent=module.default_indent, default_newline=module.default_newline)
     try:

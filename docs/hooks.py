@@ -149,7 +149,7 @@ def proof(rule: Rule, example: fixtures.Example, verified: dict[str, dict[str, A
     if row["verdict"] != "holds":
         return f"{claim}. {row['verdict'].capitalize()}: {row['reason']}."
     parts = [f"{claim}, holds on torch {torch_version()}, Python {platform.python_version()}"]
-    if row["difference"] is not None:
+    if row["claim"] == "same" and row["difference"] is not None:
         parts.append(
             f"largest relative difference {power(row['difference'])}" if row["difference"] else "bitwise equal"
         )

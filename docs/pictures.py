@@ -1,9 +1,9 @@
-"""The pictures of the README and the site, made from what the programs themselves say.
+"""The picture that the README and the site open with: a terminal, made from what clipcheck prints about demo/train.py.
 
-    python docs/pictures.py terminal                what clipcheck prints about demo/train.py
-    python docs/pictures.py speed RESULTS.json      the figure of a run of `clipcheck bench clip --json`
+    python docs/pictures.py
 
-Both write SVG into docs/images/, with text as text: it can be read out, searched and copied.
+writes docs/images/terminal.svg, with text as text: it can be read out, searched and copied. (`clipcheck bench clip
+--plot FILE.svg` makes the figure of speed.)
 """
 
 from __future__ import annotations
@@ -93,11 +93,7 @@ def styled(codes: str, style: str) -> str:
 
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
-    match sys.argv[1:]:
-        case ["terminal"]:
-            (IMAGES / "terminal.svg").write_text(terminal(), encoding="utf-8")
-        case _:
-            sys.exit(__doc__)
+    (IMAGES / "terminal.svg").write_text(terminal(), encoding="utf-8")
 
 
 if __name__ == "__main__":
