@@ -13,11 +13,11 @@ from typing import NamedTuple, cast
 import libcst as cst
 
 from clipcheck import document
-from clipcheck.flow import reached
 from clipcheck.rule import Edit, Fix, Role
 from clipcheck.source import Source
 from clipcheck.verify import allowed
 from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.pieces import apart, in_import, inside, kept, pieces
 
 CLIPS = frozenset(f"torch.nn.utils.{name}" for name in ("clip_grad_norm", "clip_grad_norm_")) | {
     "clipcheck.runtime.clip_grad_norm_"
@@ -27,7 +27,6 @@ _MADE = frozenset(
     (Role.PARAMETERS, Role.GRADIENTS, Role.MODEL, Role.OPTIMIZER, Role.MAX_NORM, Role.NORM_TYPE, Role.EPSILON)
 )
 _LOWER = frozenset("float half bfloat16 float32 float16".split())
-_EDITED_IMPORTS = (cst.Import, cst.ImportFrom)
 
 
 class Side(NamedTuple):
@@ -52,48 +51,22 @@ class Experiment(NamedTuple):
     kept: tuple[str, ...]
 
 
-class _Piece(NamedTuple):
-    """A stretch of both texts: whole statements, or an expression."""
-
-    before: tuple[int, int]
-    after: tuple[int, int]
-    whole: bool
-
-
 def lift(text: str, fix: Fix) -> list[Experiment]:
     """The experiments that together show what a fix does. Raises NotProvable."""
     source = Source(text)
     changed = Source(document.apply(text, fix.all_edits))
-    edits = [edit for edit in fix.edits if not _in_import(source, edit)]
+    edits = [edit for edit in fix.edits if not in_import(source, edit)]
     if not edits:
         return _imports_alone(source, changed, fix)
-    groups = _apart(source, edits)
+    groups = apart(source, edits)
     return [_experiment(source, changed, fix, group) for group in groups]
 
 
-def _apart(source: Source, edits: Sequence[Edit]) -> list[list[Edit]]:
-    """Edits of expressions in different statements show what they do each by itself; others only together."""
-    groups: dict[cst.CSTNode, list[Edit]] = {}
-    for edit in edits:
-        found = _smallest(source, edit)
-        if found is None:
-            return [list(edits)]
-        groups.setdefault(source.statement(found), []).append(edit)
-    free = all(_is_function(source, edit) for edit in edits)
-    return list(groups.values()) if free else [list(edits)]
-
-
-def _is_function(source: Source, edit: Edit) -> bool:
-    """Whether an edit only exchanges one function for another."""
-    node = _smallest(source, edit)
-    return node is not None and source.qualified(node) in allowed.FUNCTIONS
-
-
 def _experiment(source: Source, changed: Source, fix: Fix, edits: Sequence[Edit]) -> Experiment:
-    pieces = _pieces(source, changed, fix, edits)
+    found = pieces(source, fix, edits)
     places = _Placeholders(fix.roles)
-    before = _Body(source, [(piece.before, piece.whole) for piece in pieces], places)
-    after = _Body(changed, [(piece.after, piece.whole) for piece in pieces], places)
+    before = _Body(source, [(piece.before, piece.whole) for piece in found], places)
+    after = _Body(changed, [(piece.after, piece.whole) for piece in found], places)
     seeds = tuple(sorted(before.seeds | after.seeds))
     unknown = (before.unknown | after.unknown) - set(seeds)
     if unknown:
@@ -101,9 +74,9 @@ def _experiment(source: Source, changed: Source, fix: Fix, edits: Sequence[Edit]
     own = frozenset(places.roles)
     for body in (before, after):
         allowed.check(body.nodes, body.origins, own)
-    kept = _kept(source, before.stored, [piece.before for piece in pieces])
-    observed = kept or any(not piece.whole for piece in pieces) or before.returns or before.touches_gradients
-    names = kept if observed else before.stored & after.stored
+    read = kept(source, before.stored, [piece.before for piece in found])
+    observed = read or any(not piece.whole for piece in found) or before.returns or before.touches_gradients
+    names = read if observed else before.stored & after.stored
     if not (observed or names):
         raise NotProvable("it leaves nothing to compare")
     old, new = before.side(seeds), after.side(seeds)
@@ -124,185 +97,6 @@ def _imports_alone(source: Source, changed: Source, fix: Fix) -> list[Experiment
     if not found:
         raise NotProvable("only imports change, and not those of a clip")
     return found
-
-
-# --- which stretches ----------------------------------------------------------------------------------------------
-
-
-def _pieces(source: Source, changed: Source, fix: Fix, edits: Sequence[Edit]) -> list[_Piece]:
-    shift = _Shift(fix.all_edits)
-    single = _one_expression(source, edits)
-    if single is not None:
-        return [_Piece(single, shift.stretch(*single), whole=False)]
-    statements = _covering(source, edits)
-    pieces: list[_Piece] = []
-    for group in _grouped(source, statements, edits):
-        lines = _lines(source, group)
-        here = [edit for edit in edits if lines[0] <= edit.start and edit.end <= lines[1]]
-        pieces += _statement_pieces(source, group, lines, here, shift)
-    return pieces
-
-
-def _statement_pieces(
-    source: Source, group: list[cst.CSTNode], lines: tuple[int, int], edits: Sequence[Edit], shift: _Shift
-) -> Iterator[_Piece]:
-    """The group as a whole, or only the edited expressions where the rest of a statement is none of our business."""
-    if len(group) == 1 and edits:
-        expressions = [_one_expression(source, [edit]) for edit in edits]
-        if all(expressions) and not _is_arithmetic(source, group[0]):
-            for span in dict.fromkeys(span for span in expressions if span):
-                yield _Piece(span, shift.stretch(*span), whole=False)
-            return
-    yield _Piece(lines, shift.stretch(*lines), whole=True)
-
-
-def _is_arithmetic(source: Source, statement: cst.CSTNode) -> bool:
-    """Whether a statement is an assignment, a return or a loop, and not the call of something unknown."""
-    match statement:
-        case cst.SimpleStatementLine(body=[cst.Expr(value=cst.Call())]):
-            return False
-        case cst.If() | cst.With() | cst.While() | cst.Try():
-            return False
-    return True
-
-
-def _one_expression(source: Source, edits: Sequence[Edit]) -> tuple[int, int] | None:
-    """The span of the smallest expression that holds all edits; for the function of a call, that of the call."""
-    whole = Edit(min(edit.start for edit in edits), max(edit.end for edit in edits), "")
-    node = _smallest(source, whole)
-    if node is None:
-        return None
-    above = source.parent(node)
-    if isinstance(above, cst.Attribute) and above.attr is node:
-        node, above = above, source.parent(above)
-    if isinstance(above, cst.Call) and above.func is node:
-        node, above = above, source.parent(above)
-    if isinstance(above, (cst.AssignTarget, cst.AugAssign)) and node is above.target:
-        return None
-    return source.outer_span(node)
-
-
-def _smallest(source: Source, edit: Edit) -> cst.BaseExpression | None:
-    """The smallest expression whose text holds the edit's, an insertion included."""
-    start, end = _trimmed(source.text, edit)
-    best: tuple[int, cst.BaseExpression] | None = None
-    for node in source.walk(source.module):
-        if isinstance(node, cst.BaseExpression):
-            first, last = source.span(node)
-            if first <= start and end <= last and (best is None or last - first <= best[0]):
-                best = last - first, node
-    return best[1] if best else None
-
-
-def _trimmed(text: str, edit: Edit) -> tuple[int, int]:
-    """The edit's stretch without white space at its ends."""
-    replaced = text[edit.start : edit.end]
-    if not replaced.strip():
-        return edit.start, edit.start
-    return edit.start + len(replaced) - len(replaced.lstrip()), edit.end - len(replaced) + len(replaced.rstrip())
-
-
-def _covering(source: Source, edits: Sequence[Edit]) -> list[cst.CSTNode]:
-    """The statements of the innermost block that hold all edits, from the first edited one to the last."""
-    low, high = (pick(_trimmed(source.text, e)[i] for e in edits) for i, pick in ((0, min), (1, max)))
-    best: list[cst.CSTNode] = []
-    blocks: list[cst.IndentedBlock | cst.Module] = [*source.nodes(cst.IndentedBlock), source.module]
-    for block in blocks:
-        body: list[cst.CSTNode] = list(block.body)
-        touched = [i for i, item in enumerate(body) if _overlap(_lines(source, [item]), (low, high))]
-        if not touched:
-            continue
-        run = body[touched[0] : touched[-1] + 1]
-        first, last = _lines(source, run)
-        if first <= low and high <= last and (not best or last - first < _width(_lines(source, best))):
-            best = run
-    if not best:
-        raise NotProvable("the edits do not lie in one block")
-    return best
-
-
-def _width(span: tuple[int, int]) -> int:
-    return span[1] - span[0]
-
-
-def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    return one[0] < max(other[1], other[0] + 1) and other[0] < one[1]
-
-
-def _grouped(source: Source, statements: list[cst.CSTNode], edits: Sequence[Edit]) -> list[list[cst.CSTNode]]:
-    """Statements side by side, those that one edit spans taken together."""
-    groups: list[list[cst.CSTNode]] = []
-    for statement in statements:
-        lines = _lines(source, [statement])
-        joined = groups and any(
-            edit.start < _lines(source, groups[-1])[1]
-            and lines[0] < edit.end
-            and _overlap(lines, _trimmed(source.text, edit))
-            for edit in edits
-        )
-        if joined and groups:
-            groups[-1].append(statement)
-        else:
-            groups.append([statement])
-    return groups
-
-
-def _lines(source: Source, statements: Sequence[cst.CSTNode]) -> tuple[int, int]:
-    """From the start of the first line to behind the end of the last."""
-    start, end = source.span(statements[0])[0], source.span(statements[-1])[1]
-    last = source.line_at(max(start, end - 1))
-    stop = source.line_starts[last] if last < len(source.line_starts) else len(source.text)
-    return source.line_starts[source.line_at(start) - 1], stop
-
-
-class _Shift:
-    """Where a stretch of the old text lies in the new one."""
-
-    def __init__(self, edits: Iterable[Edit]) -> None:
-        self._edits = sorted(edits)
-
-    def stretch(self, start: int, end: int) -> tuple[int, int]:
-        return self._moved(start, behind=False), self._moved(end, behind=True)
-
-    def _moved(self, offset: int, behind: bool) -> int:
-        """`behind`: an insertion at the very offset counts as in front of it; that of an import always does."""
-        done = [
-            e
-            for e in self._edits
-            if e.end < offset or (e.end == offset and (behind or e.start < e.end or _adds_import(e)))
-        ]
-        return offset + sum(len(e.text) - (e.end - e.start) for e in done)
-
-
-def _in_import(source: Source, edit: Edit) -> bool:
-    """Whether an edit changes an import statement, or adds one."""
-    if _adds_import(edit):
-        return True
-    start, end = _trimmed(source.text, edit)
-    return any(
-        first <= start and end <= last
-        for node in source.nodes(*_EDITED_IMPORTS)
-        for first, last in [source.span(source.statement(node))]
-    )
-
-
-def _adds_import(edit: Edit) -> bool:
-    return edit.start == edit.end and edit.text.split()[:1] in (["import"], ["from"])
-
-
-def _kept(source: Source, stored: Iterable[str], spans: Sequence[tuple[int, int]]) -> set[str]:
-    """The names whose value from the pieces is read by code outside of them."""
-    kept = set()
-    for name in stored:
-        for scope in source.names.scopes.values():
-            inside = [b for b in scope.bindings.get(name, []) if _inside(source.span(b.node), spans)]
-            if any(not _inside(source.span(use), spans) for use in reached(source, scope, inside)):
-                kept.add(name)
-    return kept
-
-
-def _inside(span: tuple[int, int], spans: Sequence[tuple[int, int]]) -> bool:
-    return any(first <= span[0] and span[1] <= last for first, last in spans)
 
 
 # --- what stands in them ------------------------------------------------------------------------------------------
@@ -450,7 +244,7 @@ def _origin(source: Source, name: str, spans: Sequence[tuple[int, int]]) -> str 
     found = {
         source.qualified(node)
         for node in source.nodes(cst.Name)
-        if node.value == name and _inside(source.span(node), spans) and not _is_attribute(source, node)
+        if node.value == name and inside(source.span(node), spans) and not _is_attribute(source, node)
     }
     path = found.pop() if len(found) == 1 else None
     return path if path and (path in allowed.FUNCTIONS or path in allowed.PREFIXES) else None

@@ -1,0 +1,219 @@
+"""Which stretches of a text a fix is about: the statements or expressions that hold its edits, before and after them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import libcst as cst
+
+from clipcheck.flow import reached
+from clipcheck.rule import Edit, Fix
+from clipcheck.source import Source
+from clipcheck.verify import allowed
+from clipcheck.verify.allowed import NotProvable
+
+_EDITED_IMPORTS = (cst.Import, cst.ImportFrom)
+
+
+class Piece(NamedTuple):
+    """A stretch of both texts: whole statements, or an expression."""
+
+    before: tuple[int, int]
+    after: tuple[int, int]
+    whole: bool
+
+
+def apart(source: Source, edits: Sequence[Edit]) -> list[list[Edit]]:
+    """Edits of expressions in different statements show what they do each by itself; others only together."""
+    groups: dict[cst.CSTNode, list[Edit]] = {}
+    for edit in edits:
+        found = _smallest(source, edit)
+        if found is None:
+            return [list(edits)]
+        groups.setdefault(source.statement(found), []).append(edit)
+    free = all(_is_function(source, edit) for edit in edits)
+    return list(groups.values()) if free else [list(edits)]
+
+
+def _is_function(source: Source, edit: Edit) -> bool:
+    """Whether an edit only exchanges one function for another."""
+    node = _smallest(source, edit)
+    return node is not None and source.qualified(node) in allowed.FUNCTIONS
+
+
+def pieces(source: Source, fix: Fix, edits: Sequence[Edit]) -> list[Piece]:
+    """The stretches that these edits of a fix are about, in order. Raises NotProvable."""
+    shift = _Shift(fix.all_edits)
+    single = _one_expression(source, edits)
+    if single is not None:
+        return [Piece(single, shift.stretch(*single), whole=False)]
+    statements = _covering(source, edits)
+    found: list[Piece] = []
+    for group in _grouped(source, statements, edits):
+        lines = _lines(source, group)
+        here = [edit for edit in edits if lines[0] <= edit.start and edit.end <= lines[1]]
+        found += _statement_pieces(source, group, lines, here, shift)
+    return found
+
+
+def _statement_pieces(
+    source: Source, group: list[cst.CSTNode], lines: tuple[int, int], edits: Sequence[Edit], shift: _Shift
+) -> Iterator[Piece]:
+    """The group as a whole, or only the edited expressions where the rest of a statement is none of our business."""
+    if len(group) == 1 and edits:
+        expressions = [_one_expression(source, [edit]) for edit in edits]
+        if all(expressions) and not _is_arithmetic(source, group[0]):
+            for span in dict.fromkeys(span for span in expressions if span):
+                yield Piece(span, shift.stretch(*span), whole=False)
+            return
+    yield Piece(lines, shift.stretch(*lines), whole=True)
+
+
+def _is_arithmetic(source: Source, statement: cst.CSTNode) -> bool:
+    """Whether a statement is an assignment, a return or a loop, and not the call of something unknown."""
+    match statement:
+        case cst.SimpleStatementLine(body=[cst.Expr(value=cst.Call())]):
+            return False
+        case cst.If() | cst.With() | cst.While() | cst.Try():
+            return False
+    return True
+
+
+def _one_expression(source: Source, edits: Sequence[Edit]) -> tuple[int, int] | None:
+    """The span of the smallest expression that holds all edits; for the function of a call, that of the call."""
+    whole = Edit(min(edit.start for edit in edits), max(edit.end for edit in edits), "")
+    node = _smallest(source, whole)
+    if node is None:
+        return None
+    above = source.parent(node)
+    if isinstance(above, cst.Attribute) and above.attr is node:
+        node, above = above, source.parent(above)
+    if isinstance(above, cst.Call) and above.func is node:
+        node, above = above, source.parent(above)
+    if isinstance(above, (cst.AssignTarget, cst.AugAssign)) and node is above.target:
+        return None
+    return source.outer_span(node)
+
+
+def _smallest(source: Source, edit: Edit) -> cst.BaseExpression | None:
+    """The smallest expression whose text holds the edit's, an insertion included."""
+    start, end = _trimmed(source.text, edit)
+    best: tuple[int, cst.BaseExpression] | None = None
+    for node in source.walk(source.module):
+        if isinstance(node, cst.BaseExpression):
+            first, last = source.span(node)
+            if first <= start and end <= last and (best is None or last - first <= best[0]):
+                best = last - first, node
+    return best[1] if best else None
+
+
+def _trimmed(text: str, edit: Edit) -> tuple[int, int]:
+    """The edit's stretch without white space at its ends."""
+    replaced = text[edit.start : edit.end]
+    if not replaced.strip():
+        return edit.start, edit.start
+    return edit.start + len(replaced) - len(replaced.lstrip()), edit.end - len(replaced) + len(replaced.rstrip())
+
+
+def _covering(source: Source, edits: Sequence[Edit]) -> list[cst.CSTNode]:
+    """The statements of the innermost block that hold all edits, from the first edited one to the last."""
+    low, high = (pick(_trimmed(source.text, e)[i] for e in edits) for i, pick in ((0, min), (1, max)))
+    best: list[cst.CSTNode] = []
+    blocks: list[cst.IndentedBlock | cst.Module] = [*source.nodes(cst.IndentedBlock), source.module]
+    for block in blocks:
+        body: list[cst.CSTNode] = list(block.body)
+        touched = [i for i, item in enumerate(body) if _overlap(_lines(source, [item]), (low, high))]
+        if not touched:
+            continue
+        run = body[touched[0] : touched[-1] + 1]
+        first, last = _lines(source, run)
+        if first <= low and high <= last and (not best or last - first < _width(_lines(source, best))):
+            best = run
+    if not best:
+        raise NotProvable("the edits do not lie in one block")
+    return best
+
+
+def _width(span: tuple[int, int]) -> int:
+    return span[1] - span[0]
+
+
+def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one[0] < max(other[1], other[0] + 1) and other[0] < one[1]
+
+
+def _grouped(source: Source, statements: list[cst.CSTNode], edits: Sequence[Edit]) -> list[list[cst.CSTNode]]:
+    """Statements side by side, those that one edit spans taken together."""
+    groups: list[list[cst.CSTNode]] = []
+    for statement in statements:
+        lines = _lines(source, [statement])
+        joined = groups and any(
+            edit.start < _lines(source, groups[-1])[1]
+            and lines[0] < edit.end
+            and _overlap(lines, _trimmed(source.text, edit))
+            for edit in edits
+        )
+        if joined and groups:
+            groups[-1].append(statement)
+        else:
+            groups.append([statement])
+    return groups
+
+
+def _lines(source: Source, statements: Sequence[cst.CSTNode]) -> tuple[int, int]:
+    """From the start of the first line to behind the end of the last."""
+    start, end = source.span(statements[0])[0], source.span(statements[-1])[1]
+    last = source.line_at(max(start, end - 1))
+    stop = source.line_starts[last] if last < len(source.line_starts) else len(source.text)
+    return source.line_starts[source.line_at(start) - 1], stop
+
+
+class _Shift:
+    """Where a stretch of the old text lies in the new one."""
+
+    def __init__(self, edits: Iterable[Edit]) -> None:
+        self._edits = sorted(edits)
+
+    def stretch(self, start: int, end: int) -> tuple[int, int]:
+        return self._moved(start, behind=False), self._moved(end, behind=True)
+
+    def _moved(self, offset: int, behind: bool) -> int:
+        """`behind`: an insertion at the very offset counts as in front of it; that of an import always does."""
+        done = [
+            e
+            for e in self._edits
+            if e.end < offset or (e.end == offset and (behind or e.start < e.end or _adds_import(e)))
+        ]
+        return offset + sum(len(e.text) - (e.end - e.start) for e in done)
+
+
+def in_import(source: Source, edit: Edit) -> bool:
+    """Whether an edit changes an import statement, or adds one."""
+    if _adds_import(edit):
+        return True
+    start, end = _trimmed(source.text, edit)
+    return any(
+        first <= start and end <= last
+        for node in source.nodes(*_EDITED_IMPORTS)
+        for first, last in [source.span(source.statement(node))]
+    )
+
+
+def _adds_import(edit: Edit) -> bool:
+    return edit.start == edit.end and edit.text.split()[:1] in (["import"], ["from"])
+
+
+def kept(source: Source, stored: Iterable[str], spans: Sequence[tuple[int, int]]) -> set[str]:
+    """The names whose value from the pieces is read by code outside of them."""
+    names = set()
+    for name in stored:
+        for scope in source.names.scopes.values():
+            own = [b for b in scope.bindings.get(name, []) if inside(source.span(b.node), spans)]
+            if any(not inside(source.span(use), spans) for use in reached(source, scope, own)):
+                names.add(name)
+    return names
+
+
+def inside(span: tuple[int, int], spans: Sequence[tuple[int, int]]) -> bool:
+    return any(first <= span[0] and span[1] <= last for first, last in spans)
