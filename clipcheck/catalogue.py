@@ -41,7 +41,11 @@ _ADDED = (
     rb"\*\* ?1\.?0? ?/|(?:\+=|= ?[\w.]+ ?\+)[^\n]*(?:\n[^\n]*){0,2}?"
     rb"(?:\*\*|pow\s*\(|square\s*\(|sum\s*\(|dot\s*\(|\b(\w+) ?\* ?\1\b)"
 )
-_SCALED = rb"(?:mul_|div_|copy_|_foreach_mul_?)\s*\(|\*=|/=|= ?[\w.\[\]:]+ ?[*/]|[*/] ?[\w.]+\n"
+_SCALED = (
+    rb"\.grad\b[^\n]{0,60}?(?:\.mul_\s*\(|\.div_\s*\(|\.copy_\s*\(|[*/]=|=[^=])|"
+    rb"\b\w+(?:\.data|\.detach\(\))?\.(?:mul_|div_)\s*\(|(?i:grad\w*|\bg)(?:\[:\])? ?[*/]="
+)
+_RATIO = rb"/[^\n]{0,80}norm|norm\w*[^\n]{0,60}/"
 _RECOMPUTED = (
     rb"norm\s*\(.*\n(?:.*\n){0,9}?.*\bclip_grad_norm_?\s*\(|\bsum\s*\(.*\n(?:.*\n){0,9}?.*\bclip_grad_norm_?\s*\("
 )
@@ -61,8 +65,8 @@ RULES: dict[str, Rule] = {
         _rule("CLIP005", "tensor-norm-accumulation", _RAD, _NORM, _GRADIENT, tier=Tier.OPT_IN),
         _rule("CLIP006", "norm-exponent-mismatch", _RAD, _NORM, _ADDED, _GRADIENT),
         _rule("CLIP007", "total-norm-of-parameters", rb"get_total_norm\b", rb"parameters\b"),
-        _rule("CLIP008", "hand-rolled-clip", _RAD, rb"norm", _SCALED, tier=Tier.OPT_IN),
-        _rule("CLIP009", "unclamped-clip-coefficient", _RAD, rb"norm", _SCALED, tier=Tier.OPT_IN),
+        _rule("CLIP008", "hand-rolled-clip", _RAD, rb"norm", _RATIO, _SCALED, tier=Tier.OPT_IN),
+        _rule("CLIP009", "unclamped-clip-coefficient", _RAD, rb"norm", _RATIO, _SCALED, tier=Tier.OPT_IN),
         _rule("CLIP010", "item-per-parameter", _RAD, _NORM, _HOST, _SYNCED, _GRADIENT, tier=Tier.OPT_IN),
         _rule(
             "CLIP011", "torch-clip-grad-norm", rb"\b(?:clip_grad_norm_|get_total_norm)\b", rb"torch", tier=Tier.OPT_IN

@@ -421,3 +421,38 @@ def test_what_cannot_be_rewritten_says_why(why: str, loop: str) -> None:
     (finding,) = report("total = 0.0\ncount = 0\n" + loop + "\n", "CLIP001").findings
     assert finding.fix is None
     assert why in finding.help
+
+
+CLIPS = [
+    "norm = torch.sqrt(sum(torch.sum(p.grad ** 2) for p in ps))\nif norm > theta:\n    for p in ps:\n        p.grad[:] *= theta / norm",
+    "norm = sum(p.grad.norm() ** 2 for p in ps) ** 0.5\ncoef = theta / (norm + 1e-6)\nif coef < 1:\n    for p in ps:\n        p.grad.data.mul_(coef)",
+    "norm = sum(p.grad.norm() ** 2 for p in ps) ** 0.5\ncoef = min(1.0, theta / (norm + 1e-8))\nfor p in ps:\n    p.grad = p.grad * coef",
+    "norm = sum(p.grad.norm() ** 2 for p in ps) ** 0.5\ncoef = torch.clamp(theta / (norm + 1e-6), max=1)\nfor p in ps:\n    p.grad.detach().mul_(coef)",
+    "norm = sum(p.grad.norm() ** 2 for p in ps) ** 0.5\ncoef = theta / max(norm, theta)\nfor p in ps:\n    p.grad *= coef",
+    "norm = sum(p.grad.norm() ** 2 for p in ps) ** 0.5\nif norm > theta:\n    scale = theta / norm\n    for p in ps:\n        if p.grad is not None:\n            p.grad.mul_(scale)",
+]
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_a_clip_by_hand_becomes_one_call(clip: str) -> None:
+    text = "ps = list(model.parameters())\n" + clip + "\n"
+    assert codes(text, "CLIP008", "CLIP009") == ["CLIP008"]
+    assert fixed(text, "CLIP008", safety=Safety.UNSAFE) == "ps = list(model.parameters())\nclip_grad_norm_(ps, theta)"
+    logged = text + "print(norm)\n"
+    assert "norm = clip_grad_norm_(ps, theta)\nprint(norm)" in fixed(logged, "CLIP008", safety=Safety.UNSAFE)
+    assert fixed(text, "CLIP008") == text.strip(), "never a safe fix"
+
+
+@pytest.mark.parametrize(
+    ("clip", "why"),
+    [
+        (CLIPS[0].replace("ps:\n        p.grad[:]", "qs:\n        p.grad[:]"), "same parameters"),
+        (CLIPS[0].replace("norm > theta", "norm > 2 * theta"), "another one"),
+        (CLIPS[1].replace("    for p", "    count += 1\n    for p"), "something else"),
+        (CLIPS[2] + "\nprint(coef)", "used later"),
+    ],
+)
+def test_a_clip_that_differs_from_torchs_is_left(clip: str, why: str) -> None:
+    (finding,) = report("count = 0\nps = list(model.parameters())\n" + clip + "\n", "CLIP008").findings
+    assert finding.fix is None
+    assert why in finding.help
