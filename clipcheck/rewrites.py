@@ -28,8 +28,8 @@ def rewrite_total(source: Source, found: Total, title: str, limit: Safety = Safe
     degree = found.degree
     if degree is None:
         return Refused("the exponent does not match the norm type")
-    if found.kind == "numpy" and not found.numpy:
-        return Refused("the result is one of numpy's numbers, and numpy has no name here")
+    if found.kind == "numpy" and (not found.numpy or found.term.kind == "numpy"):
+        return Refused("the result is one of numpy's numbers")
     if not found.term.gradient.certain:
         return Refused("the norm comes about in more than one way")
     call = norm_call(source, found.node, found.series, found.term.order)
@@ -182,6 +182,8 @@ def unmovable(source: Source, one: Accumulation, kept: bool = False) -> str:
         return one.obstacle
     if not one.term.order.equals(one.term.exponent):
         return "the exponent does not match the norm type"
+    if one.term.kind == "numpy":
+        return "the sum is one of numpy's numbers"
     if one.extras:
         return "the loop does more than add up"
     if _reads_accumulator(source, one):

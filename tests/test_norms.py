@@ -66,7 +66,6 @@ SQUARES = [
     "torch.sum(torch.pow(p.grad, 2)).item()",
     "torch.dot(p.grad.flatten(), p.grad.flatten()).item()",
     "p.grad.view(-1).dot(p.grad.view(-1)).item()",
-    "p.grad.norm().detach().cpu().numpy() ** 2",
 ]
 
 
@@ -179,6 +178,7 @@ GRADIENTS = [
     "xs = {n: p.grad for n, p in named}\nfor x in xs.values():\n    total += x.norm().item() ** 2",
     "xs = tuple(p.grad for p in ps)\nfor i, x in enumerate(xs):\n    total += x.norm().item() ** 2",
     "for p, g in [(p, p.grad) for p in ps]:\n    total += g.norm().item() ** 2",
+    "for p in ps:\n    total += safe_get_full_grad(p).norm().item() ** 2",
     "for grad in collect():\n    total += grad.norm().item() ** 2",
 ]
 
@@ -327,6 +327,20 @@ def test_global_and_attribute_accumulators_are_added_to() -> None:
         assert f"    {target} += grad_norm(ps).item() ** 2" in fixed(text, "CLIP001")
 
 
+def test_statements_that_only_prepare_a_norm_go() -> None:
+    text = """
+    def norm(model):
+        flat = torch.cat([p.grad.flatten() for p in model.parameters()])
+        return flat.norm().item()
+    """
+    assert (
+        fixed(text, "CLIP005", safety=Safety.UNSAFE)
+        == "def norm(model):\n    return grad_norm(model.parameters()).item()"
+    )
+    away = text.replace("        return", "        step()\n        return")
+    assert fixed(away, "CLIP005", safety=Safety.UNSAFE) == textwrap.dedent(away).strip()
+
+
 def test_comments_survive() -> None:
     text = """
     total = 0.0  # start
@@ -396,6 +410,7 @@ def test_what_else_a_loop_does_stays_and_the_norm_moves_out() -> None:
 
 
 REFUSED = {
+    "one of numpy's numbers": "for p in ps:\n    total += np.linalg.norm(p.grad.cpu().numpy()) ** 2",
     "needs what the loop computes": "for n, p in m.named_parameters():\n    odd = len(n)\n    if odd:\n        continue\n"
     "    total += p.grad.norm().item() ** 2",
     "single values are kept": "kept = []\nfor p in ps:\n    kept.append(p.grad.norm().item() ** 2)\nprint(kept)",
