@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs dist clean
 
 demo: $(INSTALLED)
 	@$(BIN)/python demo/run.py
@@ -19,8 +19,24 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/linter.py
 
+# The site, in site/: the rules' pages come from the rules, and what their proof measured from a run of it.
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	mkdir -p build
+	$(BIN)/python -m clipcheck verify --output-format json > build/verified.json
+	$(BIN)/mkdocs build --strict --quiet
+
+# A wheel and a source distribution in dist/, each installed into an empty environment and tried there.
+dist: $(INSTALLED)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python tests/try_dist.py dist
+
+mutate: $(INSTALLED)
+	$(BIN)/python tests/mutate.py
+
 clean:
-	rm -rf .venv
+	rm -rf .venv build dist site
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

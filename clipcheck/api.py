@@ -15,10 +15,11 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from clipcheck import config, document, engine, run
-from clipcheck.config import ConfigError, Settings
+from clipcheck import document, engine, files, run
+from clipcheck.config import ConfigError, Layer, Projects, Settings
 from clipcheck.files import MissingPath
 from clipcheck.rule import Edit, Finding, Fix, Place, Safety, Severity, Target
 
@@ -66,7 +67,8 @@ def check(
     select: Iterable[str] = (),
     extend_select: Iterable[str] = (),
     ignore: Iterable[str] = (),
-    target: Target = "clipcheck",
+    target: Target | None = None,
+    isolated: bool = False,
     filename: str = "<text>",
 ) -> list[Finding]:
     """All findings in files or in a text, sorted by path and place.
@@ -74,19 +76,21 @@ def check(
     `source` is a program text if it is a `str`, else a path or several paths, of files and folders. `filename` is the
     name that a text's findings carry; its ending tells a notebook (`.ipynb`) or Markdown (`.md`) from Python.
     `select`, `extend_select` and `ignore` are rule codes or prefixes of them, as on the command line; `target` says
-    whose functions the fixes call.
+    whose functions the fixes call. They win over the settings in files, which count as on the command line, unless
+    `isolated`.
 
     Raises `MissingPath` for a path that does not exist, `ConfigError` for a code that no rule has, and `ValueError`
     for a text that is one file name. Faults of single files are given as `ClipcheckWarning`.
     """
-    settings = _settings(select, extend_select, ignore, target)
+    projects = _projects(select, extend_select, ignore, target, isolated)
     if isinstance(source, str):
-        report = _report(source, filename, settings)
-        _warn(report.errors)
+        report = _report(source, filename, projects.of(filename).for_file(filename))
+        _warn((*report.errors, *report.warnings))
         return list(report.findings)
     paths = [source] if isinstance(source, os.PathLike) else source
-    outcome = run.check([os.fspath(path) for path in paths], settings)
-    _warn(outcome.errors)
+    found = files.find([os.fspath(path) for path in paths], projects)
+    outcome = run.check_files([(path, projects.of(path).for_file(path)) for path in found])
+    _warn((*outcome.errors, *outcome.warnings))
     return outcome.findings
 
 
@@ -97,7 +101,8 @@ def fix(
     select: Iterable[str] = (),
     extend_select: Iterable[str] = (),
     ignore: Iterable[str] = (),
-    target: Target = "clipcheck",
+    target: Target | None = None,
+    isolated: bool = False,
     filename: str = "<text>",
 ) -> FixResult:
     """Apply the safe fixes to a text, with `unsafe` also those that may change training.
@@ -105,9 +110,12 @@ def fix(
     The other arguments and the errors are those of `check`. Where a fix fails clipcheck's own check of its outcome,
     it is left out and a `ClipcheckWarning` says so.
     """
-    settings = _settings(select, extend_select, ignore, target, fix=True, unsafe=unsafe)
+    projects = _projects(select, extend_select, ignore, target, isolated)
+    settings = replace(projects.of(filename).for_file(filename), fix=True)
+    if unsafe:
+        settings = replace(settings, safety=Safety.UNSAFE)
     report = _report(text, filename, settings)
-    _warn(report.errors)
+    _warn((*report.errors, *report.warnings))
     after = text if report.fixed_data is None else document.decode(filename, report.fixed_data)
     return FixResult(after, report.fixed, report.findings)
 
@@ -120,21 +128,20 @@ def verify(*, select: Iterable[str] = (), jobs: int = 1) -> list[Row]:
     from clipcheck.catalogue import RULES
     from clipcheck.verify import pairs
 
-    chosen = tuple(select)
-    codes = _settings(chosen, (), (), "clipcheck").codes if chosen else frozenset(RULES)
+    chosen = tuple(_words(select))
+    codes = _projects(chosen, (), (), None, isolated=True).of(".").settings.codes if chosen else frozenset(RULES)
     return pairs.verify(pairs.find(sorted(codes)), jobs)
 
 
-def _settings(
-    chosen: Iterable[str],
-    extra: Iterable[str],
-    ignored: Iterable[str],
-    target: Target,
-    fix: bool = False,
-    unsafe: bool = False,
-) -> Settings:
-    codes = config.select(_words(chosen), _words(extra), _words(ignored))
-    return Settings(codes, target, fix, Safety.UNSAFE if unsafe else Safety.SAFE)
+def _projects(
+    chosen: Iterable[str], extra: Iterable[str], ignored: Iterable[str], target: Target | None, isolated: bool
+) -> Projects:
+    """The settings of files under those that the caller gives."""
+    given = {"select": chosen, "extend-select": extra, "ignore": ignored}
+    values: dict[str, object] = {key: words for key, codes in given.items() if (words := list(_words(codes)))}
+    if target is not None:
+        values["target"] = target
+    return Projects(Layer(values, os.getcwd()), Settings(), isolated)
 
 
 def _words(codes: Iterable[str]) -> Iterable[str]:

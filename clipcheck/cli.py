@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from clipcheck import __version__
-
-FORMATS = ("full", "concise", "json")
+from clipcheck.options import OF_CHECK, CheckCommand
+from clipcheck.rule import TARGETS
 
 
 class DefaultGroup(click.Group):
@@ -24,6 +24,18 @@ class DefaultGroup(click.Group):
             args = ["check", *args]
         return super().parse_args(ctx, args)
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run, with every fault of usage as one line on stderr and exit code 2."""
+        try:
+            return super().main(*args, **{**extra, "standalone_mode": False})
+        except click.ClickException as error:
+            from clipcheck.command import complain
+
+            complain(error.format_message())
+        except click.Abort:
+            pass
+        sys.exit(2)
+
 
 @click.group(cls=DefaultGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "--version", "-V", message="clipcheck %(version)s")
@@ -34,76 +46,45 @@ def main() -> None:
     """
 
 
-@main.command()
-@click.argument("paths", nargs=-1)
-@click.option("--fix", is_flag=True, help="Apply safe fixes.")
-@click.option("--unsafe-fixes", is_flag=True, help="Let --fix and --diff take fixes that change training, too.")
-@click.option("--diff", is_flag=True, help="Show what --fix would change; change nothing.")
-@click.option("--select", multiple=True, metavar="CODES", help="Run these rules only (CLIP001, CLIP1, ALL).")
-@click.option("--ignore", multiple=True, metavar="CODES", help="Leave these rules out.")
-@click.option("--extend-select", multiple=True, metavar="CODES", help="Run these rules as well.")
-@click.option(
-    "--target",
-    type=click.Choice(["clipcheck", "torch"]),
-    default="clipcheck",
-    help="Where rewritten calls go: clipcheck.runtime (default) or torch's own functions.",
-)
-@click.option("--output-format", type=click.Choice(FORMATS), default="full", help="How findings are shown.")
-@click.option("-j", "--jobs", type=click.IntRange(min=0), default=0, help="Processes to use; 0: one a core.")
-@click.option("--isolated", is_flag=True, help="Read no configuration file.")
-@click.option("--no-cache", is_flag=True, help="Read and write no cache.")
-def check(paths: tuple[str, ...], **options: Any) -> None:
-    """Check files and folders (default: the current folder)."""
-    from clipcheck import run
-    from clipcheck.config import ConfigError, Settings, select
-    from clipcheck.files import MissingPath
-    from clipcheck.rule import Safety
+@main.command(cls=CheckCommand, params=OF_CHECK)
+def check(**words: Any) -> None:
+    """Check files and folders (default: the current folder; `-` is stdin).
 
-    wants_fixes = options["fix"] or options["diff"]
+    Exit code: 0 for no findings, 1 for findings, 2 for anything that went wrong.
+    """
+    from clipcheck import command
+    from clipcheck.config import ConfigError
+
+    options = command.Options(**words)
     try:
-        settings = Settings(
-            codes=select(options["select"], options["extend_select"], options["ignore"]),
-            target=options["target"],
-            fix=wants_fixes,
-            safety=Safety.UNSAFE if options["unsafe_fixes"] else Safety.SAFE,
-        )
-        outcome = run.check(paths or (".",), settings, options["jobs"], write=options["fix"] and not options["diff"])
-    except (ConfigError, MissingPath) as error:
+        with _progress("checking", show=not (options.quiet or options.silent)) as step:
+            code = command.check(options, step)
+    except ConfigError as error:
         raise click.UsageError(str(error)) from None
-    for error_line in outcome.errors:
-        click.echo(f"error: {error_line}", err=True)
-    if not outcome.files:
-        click.echo("warning: no Python files found", err=True)
-    _show(outcome, settings, options)
-    left = outcome.fixed if options["diff"] else outcome.findings
-    sys.exit(2 if outcome.errors else 1 if left else 0)
-
-
-def _show(outcome: Any, settings: Any, options: dict[str, Any]) -> None:
-    from clipcheck.report import diff, json, text
-
-    if options["diff"]:
-        click.echo(diff.report(outcome), nl=False)
-        click.echo(text.would_fix(outcome), nl=False, err=True)
-        return
-    shapes = {"full": text.full, "concise": text.concise, "json": json.report}
-    click.echo(shapes[options["output_format"]](outcome, settings), nl=options["output_format"] == "json")
+    sys.exit(code)
 
 
 @main.command()
 @click.argument("code", required=False)
 @click.option("--all", "everything", is_flag=True, help="All rules, one after the other.")
-def rule(code: str | None, everything: bool) -> None:
+@click.option("--output-format", type=click.Choice(["text", "json"]), default="text", help="How a rule is shown.")
+def rule(code: str | None, everything: bool, output_format: str) -> None:
     """Explain a rule: what it finds, why that is bad, and what its fix does."""
+    from clipcheck import pages
     from clipcheck.catalogue import RULES
-    from clipcheck.pages import page
 
-    if everything:
-        click.echo("\n\n".join(page(one) for one in RULES.values()))
-    elif code in RULES:
-        click.echo(page(RULES[code]))
-    else:
+    if not everything and code not in RULES:
         raise click.UsageError(f"unknown rule code `{code}`" if code else "name a rule, or give --all")
+    chosen = list(RULES.values()) if everything else [RULES[str(code)]]
+    if output_format == "text":
+        click.echo("\n\n".join(map(pages.page, chosen)))
+        return
+    import json
+
+    described = [{**one._asdict(), "tier": one.tier.value, "marks": None, "page": pages.page(one)} for one in chosen]
+    for one in described:
+        del one["marks"]
+    click.echo(json.dumps(described if everything else described[0], indent=2))
 
 
 @main.command()
@@ -116,29 +97,74 @@ def rules() -> None:
 
 
 @main.command()
-@click.option("--select", multiple=True, metavar="CODES", help="Only the examples of these rules.")
+@click.argument("key", required=False)
+def config(key: str | None) -> None:
+    """List the keys of a file of settings, or say what one takes."""
+    from clipcheck.config import KEYS
+
+    if key is not None and key not in KEYS:
+        raise click.UsageError(f"unknown key `{key}` (`clipcheck config` lists them)")
+    for name in [key] if key else KEYS:
+        kind = KEYS[name]
+        click.echo(f"{name}  {kind if isinstance(kind, str) else 'one of ' + ', '.join(kind)}")
+
+
+@main.command()
+@click.argument("folders", nargs=-1)
+def clean(folders: tuple[str, ...]) -> None:
+    """Remove the caches below the given folders (default: the current folder)."""
+    from clipcheck.cache import remove
+
+    for path in remove(folders or (".",)):
+        click.echo(f"removed {path}")
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"clipcheck {__version__}")
+
+
+@main.command("generate-shell-completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def generate_shell_completion(shell: str) -> None:
+    """Print what makes a shell complete clipcheck's words."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    completion = kind(main, {}, "clipcheck", "_CLIPCHECK_COMPLETE")
+    click.echo(completion.source_template % completion.source_vars())
+
+
+@main.command()
+@click.argument("paths", nargs=-1)
+@click.option("--select", multiple=True, metavar="CODES", help="Only these rules.")
+@click.option("--unsafe-fixes", is_flag=True, default=None, help="With PATHS: try fixes that change training, too.")
+@click.option("--target", type=click.Choice(TARGETS), help="With PATHS: whose functions the fixes call.")
+@click.option("--isolated", is_flag=True, help="With PATHS: read no settings from files.")
 @click.option("--output-format", type=click.Choice(["full", "json"]), default="full", help="How the outcome is shown.")
 @click.option("-j", "--jobs", type=click.IntRange(min=0), default=0, help="Processes to use; 0: one a core.")
-def verify(select: tuple[str, ...], output_format: str, jobs: int) -> None:
-    """Run the rules' examples before and after their fix on torch, and show whether their claims hold."""
-    import os
+def verify(paths: tuple[str, ...], output_format: str, jobs: int, **words: Any) -> None:
+    """Run code before and after its fix on torch, and show how they compare.
 
-    from clipcheck import config
-    from clipcheck.catalogue import RULES
-    from clipcheck.verify import pairs, table
-    from clipcheck.verify.worker import NoTorch
+    With PATHS each fix found there is tried on made-up gradients: only the statements that it replaces run, and only
+    in a process of their own. Exit code: 0, or 2 where a fix is refuted. Without PATHS the rules' own examples are
+    trained with: 0 where all claims hold, 1 where one fails.
+    """
+    from clipcheck import command
+    from clipcheck.config import ConfigError
 
     try:
-        codes = config.select(select, (), ()) if select else frozenset(RULES)
-        found = pairs.find(sorted(codes))
-        if not found:
-            raise config.ConfigError("no example of these rules has a fix to verify")
-        with _progress(len(found), "verifying") as done:
-            rows = pairs.verify(found, jobs or os.cpu_count() or 1, done)
-    except (config.ConfigError, NoTorch) as error:
+        with _progress("verifying") as step:
+            if paths:
+                code = command.verify(command.Options(paths=paths, output_format=output_format, **words), step)
+            else:
+                shown, code = command.verify_examples(words["select"], output_format, jobs, step)
+                click.echo(shown, nl=output_format == "json")
+    except ConfigError as error:
         raise click.UsageError(str(error)) from None
-    click.echo(table.as_json(rows) if output_format == "json" else table.table(rows), nl=output_format == "json")
-    sys.exit(1 if table.failed(rows) else 0)
+    sys.exit(code)
 
 
 @main.command()
@@ -152,23 +178,20 @@ def server() -> None:
 
 
 @contextmanager
-def _progress(length: int, label: str) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal's stderr, once the work has taken a second: gives what to call after each step."""
+def _progress(label: str, show: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal's stderr, once the work has taken a second: gives what to call with steps done and to do."""
     start = time.monotonic()
-    steps = 0
     with ExitStack() as stack:
         bar: Any = None
 
-        def done() -> None:
-            nonlocal bar, steps
-            steps += 1
-            if bar is None and sys.stderr.isatty() and time.monotonic() - start > 1:
-                bar = stack.enter_context(click.progressbar(length=length, label=label, file=sys.stderr))
-                bar.update(steps)
-            elif bar is not None:
-                bar.update(1)
+        def step(done: int, total: int) -> None:
+            nonlocal bar
+            if bar is None and show and sys.stderr.isatty() and time.monotonic() - start > 1:
+                bar = stack.enter_context(click.progressbar(length=total, label=label, file=sys.stderr))
+            if bar is not None:
+                bar.update(done - bar.pos)
 
-        yield done
+        yield step
 
 
 if __name__ == "__main__":

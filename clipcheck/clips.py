@@ -18,6 +18,7 @@ _SIGNATURES = {
     "clip_grads_with_norm_": ("parameters", "max_norm", "total_norm", "foreach"),
     "get_total_norm": ("tensors", "norm_type", "error_if_nonfinite", "foreach"),
 }
+KEYWORDS = {name: frozenset(arguments) for name, arguments in _SIGNATURES.items()}
 _FUNCTIONS = {
     f"{package}.{name}": name for package in ("torch.nn.utils", "clipcheck.runtime") for name in _SIGNATURES
 } | {"torch.nn.utils.clip_grad_norm": "clip_grad_norm_"}

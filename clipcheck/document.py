@@ -24,6 +24,10 @@ class Unreadable(Exception):
     """The bytes are not text, not in the encoding that they name, or not what the file's ending promises."""
 
 
+class MissingParser(Exception):
+    """Reading such a file needs a package that is not installed."""
+
+
 class Segment(NamedTuple):
     """A stretch of a program's text that stands in one piece in the file: `line` is the file's line, or the cell's.
 
@@ -71,6 +75,11 @@ class Document:
     in_file: Callable[[Place], Place] = lambda place: place
     fragments: bool = False
 
+    @property
+    def cells(self) -> bool:
+        """Whether places count within cells."""
+        return any(segment.cell is not None for program in self.programs for segment in program.segments)
+
     def segment(self, program: int, start: int, end: int) -> Segment | None:
         """The segment that holds the whole stretch, None where it crosses from one to the next."""
         for segment in self.programs[program].segments:
@@ -106,7 +115,7 @@ class Document:
 
 
 def read(path: str, data: bytes) -> Document:
-    """The document in a file's bytes, by the ending of its name. Raises Unreadable."""
+    """The document in a file's bytes, by the ending of its name. Raises Unreadable and MissingParser."""
     suffix = _suffix(path)
     if suffix in NOTEBOOK:
         from clipcheck import notebook

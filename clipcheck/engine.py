@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from clipcheck import document
-from clipcheck.catalogue import RULES, wanted
-from clipcheck.config import Settings
-from clipcheck.document import Document, Program
-from clipcheck.rule import Edit, Finding, Hit, Place, Severity
-
-if TYPE_CHECKING:
-    from clipcheck.source import Source
-    from clipcheck.syntax import Fault
+from clipcheck.catalogue import wanted
+from clipcheck.config import UNUSED, Settings
+from clipcheck.document import Document
+from clipcheck.rule import Edit, Finding, Place, Safety, Severity
 
 MAX_ROUNDS = 10
 INVALID_SYNTAX = "invalid-syntax"
 NOT_ROUND_TRIPPED = "not-round-tripped"
+
+# A comment that names one of our rules, perhaps for nothing; what it says is read by `suppress`.
+_NOQA = re.compile(rb"noqa\b[^\r\n]*clip\d", re.IGNORECASE)
 
 
 class FileReport(NamedTuple):
     """All that is known of one file after a run; plain data, so that it travels between processes.
 
     `data` is what the file held, `fixed_data` what it should hold after the fixes (None: unchanged). `errors` are
-    clipcheck's own faults, a line each.
+    clipcheck's own faults, `warnings` what is wrong with the file's suppressions, a line each. Fixes of `threshold`
+    and safer are those that `--fix` applies here.
     """
 
     path: str
@@ -34,23 +35,45 @@ class FileReport(NamedTuple):
     fixed: tuple[Finding, ...] = ()
     fixed_data: bytes | None = None
     errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    threshold: Safety = Safety.SAFE
+
+    @property
+    def now(self) -> bytes:
+        """The bytes that the places of `findings` count in."""
+        return self.data if self.fixed_data is None else self.fixed_data
 
 
 class _Checked(NamedTuple):
     document: Document | None
     findings: tuple[Finding, ...]
     errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def candidate(path: str, data: bytes, settings: Settings) -> bool:
+    """Whether a file holds a selected rule's marks, or a suppression of ours that might be idle."""
+    text = document.searchable(path, data)
+    return bool(wanted(text, settings.codes)) or (settings.heed and _names_us(text))
+
+
+def _names_us(data: bytes) -> bool:
+    """Plain searches first: they take a fiftieth of the time, and few files hold either word."""
+    return b"clipcheck:" in data or ((b"noqa" in data or b"NOQA" in data) and _NOQA.search(data) is not None)
 
 
 def run(path: str, data: bytes, settings: Settings) -> FileReport:
     """Check one file and, if the settings say so, fix it in memory."""
+    if not candidate(path, data, settings):
+        return FileReport(path, data, threshold=settings.safety)
     codes = wanted(document.searchable(path, data), settings.codes)
-    if not codes:
-        return FileReport(path, data)
     first = _check(path, data, codes, settings)
-    if not settings.fix or not any(_applicable(first.findings, settings)):
-        return FileReport(path, data, first.findings, errors=first.errors)
-    return _settle(path, data, first, codes, settings)
+    if settings.fix and any(_applicable(first.findings, settings)):
+        report = _settle(path, data, first, codes, settings)
+    else:
+        report = FileReport(path, data, first.findings, (), None, first.errors, first.warnings, settings.safety)
+    refuted = [_refuted(f) for f in report.findings if f.verdict and f.verdict.kind == "refuted"]
+    return report._replace(errors=(*report.errors, *refuted)) if refuted else report
 
 
 def run_text(path: str, text: str, settings: Settings) -> FileReport:
@@ -66,87 +89,32 @@ def _check(path: str, data: bytes, codes: frozenset[str], settings: Settings) ->
         doc = document.read(path, data)
     except document.Unreadable as error:
         return _Checked(None, (_unreadable(path, str(error)),))
+    except document.MissingParser as error:
+        return _Checked(None, (), (f"{path}: {error}",))
+    from clipcheck.examine import examine  # imports libcst
+
     findings: list[Finding] = []
     errors: list[str] = []
+    warnings: list[str] = []
     for index, program in enumerate(doc.programs):
-        here = wanted(program.text.encode(), codes) if doc.fragments else codes
-        found, crashed = _check_program(path, doc, index, program, here, settings) if here else ([], [])
-        findings += found
-        errors += crashed
-    return _Checked(doc, tuple(sorted(findings, key=lambda finding: finding.order)), tuple(errors))
+        text = program.text.encode(errors="replace") if doc.fragments else b""
+        here = wanted(text, codes) if doc.fragments else codes
+        if here or not doc.fragments or _names_us(text):
+            found = examine(path, doc, index, here, settings)
+            findings += found.findings
+            errors += found.errors
+            warnings += found.warnings
+    return _Checked(doc, tuple(sorted(findings, key=lambda finding: finding.order)), tuple(errors), tuple(warnings))
 
 
-def _check_program(
-    path: str, doc: Document, index: int, program: Program, codes: frozenset[str], settings: Settings
-) -> tuple[list[Finding], list[str]]:
-    from clipcheck import syntax
-
-    try:
-        source, faults = syntax.parse(program, settings.target)
-    except RecursionError:
-        return [], [f"{path}: nested too deeply to be analysed"]
-    # a document's fragments are often abridged (`for x, y in …:`), and nobody runs them
-    said = () if doc.fragments else faults
-    broken = [_invalid_syntax(path, doc.place(index, fault.at, fault.at), fault.message) for fault in said]
-    if source is None:
-        return broken, []
-    findings: list[Finding] = []
-    errors: list[str] = []
-    for code in sorted(codes):
-        try:
-            hits = list(_run_rule(code, source))
-            findings += [_finding(path, doc, index, code, source, hit, faults) for hit in hits]
-        except RecursionError:
-            return [], [f"{path}: nested too deeply to be analysed"]
-        except Exception as error:
-            errors.append(f"{path}: rule {code} crashed: {type(error).__name__}: {error}".replace("\n", " "))
-    if findings and not source.exact:
-        findings = [finding._replace(fix=None, changes=()) for finding in findings]
-        findings.append(_not_round_tripped(path, doc.place(index, 0, 0)))
-    return [*broken, *findings], errors
-
-
-def _run_rule(code: str, source: Source) -> Iterable[Hit]:
-    from clipcheck.rules import check_of
-
-    return check_of(RULES[code])(source)
-
-
-def _may_edit(doc: Document, index: int, edit: Edit, faults: Sequence[Fault]) -> bool:
-    """No edit crosses from one cell into the next, and none stands where something is not Python."""
-    segment = doc.segment(index, edit.start, edit.end)
-    in_faulty = any(fault.start <= edit.start and edit.end <= fault.end for fault in faults)
-    return segment is not None and segment.editable and not in_faulty
-
-
-def _finding(
-    path: str, doc: Document, index: int, code: str, source: Source, hit: Hit, faults: Sequence[Fault]
-) -> Finding:
-    rule = RULES[code]
-    fix = hit.fix
-    if fix is not None and not all(_may_edit(doc, index, edit, faults) for edit in fix.all_edits):
-        fix = None
-    return Finding(
-        path,
-        doc.place(index, *source.span(hit.node)),
-        code,
-        rule.name,
-        hit.message,
-        rule.severity,
-        fix,
-        tuple((doc.place(index, e.start, e.end), e.text) for e in fix.all_edits) if fix else (),
-        hit.help,
-        tuple((doc.place(index, *source.span(node)), label) for node, label in hit.related),
-        index,
-    )
-
-
-def _settle(path: str, data: bytes, checked: _Checked, codes: frozenset[str], settings: Settings) -> FileReport:
+def _settle(path: str, data: bytes, first: _Checked, codes: frozenset[str], settings: Settings) -> FileReport:
     """Apply every fix that touches no other, look again, and go on until nothing more is to be fixed."""
     fixed: list[Finding] = []
-    errors = list(checked.errors)
+    checked = first
+    errors = list(first.errors)
     refused: set[tuple[str, str]] = set()
     current = data
+    warnings = checked.warnings
     for _ in range(MAX_ROUNDS):
         todo = [f for f in _applicable(checked.findings, settings) if (f.code, f.message) not in refused]
         if not todo or checked.document is None:
@@ -166,8 +134,9 @@ def _settle(path: str, data: bytes, checked: _Checked, codes: frozenset[str], se
         fixed += taken
     else:
         errors.append(f"{path}: the fixes do not settle after {MAX_ROUNDS} rounds")
-        return FileReport(path, data, checked.findings, errors=tuple(errors))
-    return FileReport(path, data, checked.findings, tuple(fixed), current if current != data else None, tuple(errors))
+        return FileReport(path, data, first.findings, (), None, tuple(errors), warnings, settings.safety)
+    after = current if current != data else None
+    return FileReport(path, data, checked.findings, tuple(fixed), after, tuple(errors), warnings, settings.safety)
 
 
 def _step(
@@ -186,13 +155,18 @@ def _step(
     if set(again.errors) - set(checked.errors):
         return None
     before, now, gone = (Counter(f.code for f in group) for group in (checked.findings, again.findings, taken))
-    if any(now[code] > before[code] - gone[code] for code in now):
+    # a fix may well leave a comment without anything to silence
+    if any(now[code] > before[code] - gone[code] for code in now if code != UNUSED):
         return None
     return after, again, taken
 
 
 def _applicable(findings: Iterable[Finding], settings: Settings) -> list[Finding]:
-    return [f for f in findings if f.fix is not None and settings.applies(f.fix.safety)]
+    return [
+        f
+        for f in findings
+        if f.fix is not None and settings.applies(f.fix.safety) and (f.verdict is None or f.verdict.kind == "proved")
+    ]
 
 
 def _compatible(findings: Sequence[Finding], programs: int) -> tuple[list[Finding], list[list[Edit]]]:
@@ -224,6 +198,14 @@ def _bad_fix(finding: Finding) -> str:
     )
 
 
+def _refuted(finding: Finding) -> str:
+    at = finding.place
+    return (
+        f"{finding.path}:{at.line}:{at.column}: the fix of {finding.code} is {finding.verdict}. "
+        "This is a fault of clipcheck, please report it"
+    )
+
+
 def _unreadable(path: str, why: str) -> Finding:
     return Finding(
         path,
@@ -232,19 +214,4 @@ def _unreadable(path: str, why: str) -> Finding:
         INVALID_SYNTAX,
         f"cannot be decoded: {why}",
         Severity.ERROR,
-    )
-
-
-def _invalid_syntax(path: str, place: Place, message: str) -> Finding:
-    first = message.strip().split("\n")[0]
-    return Finding(path, place, INVALID_SYNTAX, INVALID_SYNTAX, f"not valid Python: {first}", Severity.ERROR)
-
-
-def _not_round_tripped(path: str, place: Place) -> Finding:
-    return Finding(
-        path,
-        place,
-        NOT_ROUND_TRIPPED,
-        NOT_ROUND_TRIPPED,
-        "the parser does not give this file back byte for byte, so it is not fixed",
     )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from clipcheck.document import LINE_END, Document, Program, Segment, Unreadable, apply, decoded, without_bom
+from clipcheck.document import LINE_END, Document, MissingParser, Program, Segment, apply, decoded, without_bom
 from clipcheck.magics import masked
 from clipcheck.rule import Edit
 
@@ -31,7 +31,7 @@ class _Block(NamedTuple):
 
 
 def read(data: bytes) -> Document:
-    """The fenced Python of a Markdown file. Raises Unreadable, also where the parser of Markdown is not installed."""
+    """The fenced Python of a Markdown file. Raises Unreadable and MissingParser."""
     text, bom = _decoded(data)
     return _document(text, bom, list(_fences(text)), editable=True)
 
@@ -99,7 +99,7 @@ def _fences(text: str) -> Iterator[_Block]:
     try:
         from markdown_it import MarkdownIt
     except ImportError:
-        raise Unreadable("checking Markdown needs `pip install clipcheck[markdown]`") from None
+        raise MissingParser("Markdown is checked with `pip install 'clipcheck[markdown]'`") from None
     parser = MarkdownIt("commonmark")
     parser.core.ruler.enableOnly(["normalize", "block"])
     lines = LINE_END.split(text)

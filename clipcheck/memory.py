@@ -21,8 +21,8 @@ _memory: ContextVar[Memory | None] = ContextVar("_memory", default=None)
 
 
 @contextmanager
-def remembered(memory: Memory) -> Iterator[None]:
-    """Within this, a parse starts from what `memory` holds and leaves there what it gave."""
+def remembered(memory: Memory | None) -> Iterator[None]:
+    """Within this, a parse starts from what `memory` holds and leaves there what it gave; with None it does neither."""
     token = _memory.set(memory)
     try:
         yield

@@ -12,7 +12,6 @@ from clipcheck.config import Settings
 from clipcheck.rule import Rule, Tier
 from clipcheck.rules import page_of
 
-# What only the tests and the proof read.
 _FOR_TESTS = re.compile(r"^# claim:.*\n|[ \t]*# expect:.*$", re.MULTILINE)
 
 
@@ -26,16 +25,26 @@ def _example(rule: Rule) -> str:
     example = next(fixtures.examples(rule), None)
     if example is None:
         return ""
-    before = _text(example.before)
     if example.after is None:
-        return f"## Example\n\n```python\n{before}```"
-    lines = difflib.unified_diff(before.splitlines(), _text(example.after).splitlines(), lineterm="", n=3)
-    diff = "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
-    return f"## Example\n\n```diff\n{diff}\n```"
+        return f"## Example\n\n```python\n{_text(example.before)}```"
+    return f"## Example\n\n```diff\n{diff_of(example)}\n```"
+
+
+def diff_of(example: fixtures.Example) -> str:
+    """What the fix makes of an example, as a diff without its headers."""
+    assert example.after is not None
+    before, after = (_text(path).splitlines() for path in (example.before, example.after))
+    lines = difflib.unified_diff(before, after, lineterm="", n=3)
+    return "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
 
 
 def _text(path: Path) -> str:
-    return _FOR_TESTS.sub("", path.read_text(encoding="utf-8"))
+    return readable(path.read_text(encoding="utf-8"))
+
+
+def readable(text: str) -> str:
+    """An example without the comments that only the tests and the proof read."""
+    return _FOR_TESTS.sub("", text)
 
 
 def table() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 if TYPE_CHECKING:
     from libcst import CSTNode
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Whose functions a fix calls: clipcheck's own runtime, or torch's.
 Target: TypeAlias = Literal["clipcheck", "torch"]
+TARGETS: tuple[Target, ...] = get_args(Target)
 
 
 class Safety(IntEnum):
@@ -85,6 +86,25 @@ class Fix(NamedTuple):
         return tuple(sorted({*self.edits, *self.imports}))
 
 
+class Verdict(NamedTuple):
+    """What running a fix on torch showed.
+
+    `exceptions` are the cases in which the old code failed or lost digits and the new one does not; `reason` says why a
+    fix was refuted, with the case and both values, or why it could not be tried.
+    """
+
+    kind: Literal["proved", "refuted", "not provable here"]
+    cases: int = 0
+    exceptions: tuple[str, ...] = ()
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.kind != "proved":
+            return f"{self.kind}: {self.reason}"
+        cases = f"proved on {self.cases} cases"
+        return f"{cases}, except: {'; '.join(self.exceptions)}" if self.exceptions else cases
+
+
 class Hit(NamedTuple):
     """What a rule yields: lives inside one parse, while its nodes do.
 
@@ -125,6 +145,8 @@ class Finding(NamedTuple):
     help: str = ""
     related: tuple[tuple[Place, str], ...] = ()
     program: int = 0  # which of the file's programs the fix's offsets belong to
+    silent_at: int = 0  # the line at whose end a suppression silences it, 0 where none can
+    verdict: Verdict | None = None  # where the fix was tried on torch
 
     @property
     def order(self) -> tuple[str, int, int, int, str, str]:
@@ -150,3 +172,4 @@ class Rule(NamedTuple):
 
 
 Check = Callable[["Source"], Iterator[Hit]]
+Prove = Callable[[str, Fix], Verdict]  # a fix whose edits are on a program's text, tried on torch

@@ -3,50 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
-import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote
 
 from lsprotocol import types as lsp
 from pygls.lsp.server import LanguageServer
-from pygls.uris import to_fs_path
-from pygls.workspace import TextDocument, Workspace
-from pygls.workspace.position_codec import ServerTextPosition, ServerTextRange
+from pygls.workspace import TextDocument
 
 from clipcheck import __version__, document, engine
+from clipcheck.buffers import Opened, ProtocolWorkspace, differences, meet, opened, path_of, span, span_in
 from clipcheck.catalogue import RULES
-from clipcheck.config import Settings
+from clipcheck.config import FILES, ConfigError, Layer, Projects, Settings
 from clipcheck.engine import FileReport
 from clipcheck.memory import Memory, remembered
 from clipcheck.rule import Finding, Place, Safety, Severity
 
 # Keystrokes that come together are looked at together; a longer wait would only be felt.
 DELAY = 0.01
-CONFIGURATION = ("pyproject.toml", "clipcheck.toml", ".clipcheck.toml")
 FIX_ALL = "source.fixAll.clipcheck"
 FIX_ALL_CELLS = "notebook.source.fixAll.clipcheck"
 
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
 _CODE = re.compile(r"\bCLIP\d{3}\b")
 _SEVERITIES = {
     Severity.ERROR: lsp.DiagnosticSeverity.Error,
     Severity.WARNING: lsp.DiagnosticSeverity.Warning,
     Severity.NOTE: lsp.DiagnosticSeverity.Information,
 }
-
-
-class Opened(NamedTuple):
-    """What is looked at as one: a program, or a notebook with its cells by number; `text` is what its file would hold."""
-
-    uri: str
-    path: str
-    text: str
-    parts: dict[int | None, TextDocument]
 
 
 class Look(NamedTuple):
@@ -66,22 +52,9 @@ class Server(LanguageServer):
         )
         self.looks: dict[str, Look] = {}
         self.waiting: dict[str, asyncio.TimerHandle] = {}
+        self.told = ""
 
     # --- looking ----------------------------------------------------------------------------------------------------
-
-    def opened(self, uri: str) -> Opened | None:
-        """The program or notebook that `uri` is, or is a cell of; None for what is neither."""
-        notebook = self.workspace.get_notebook_document(notebook_uri=uri) or (
-            self.workspace.get_notebook_document(cell_uri=uri)
-        )
-        if notebook is not None:
-            cells = {n: self.workspace.get_text_document(cell.document) for n, cell in enumerate(notebook.cells, 1)}
-            parts: dict[int | None, TextDocument] = {n: c for n, c in cells.items() if c.language_id == "python"}
-            return Opened(notebook.uri, _path(notebook.uri, ".ipynb"), _notebook(len(cells), parts), parts)
-        text = self.workspace.text_documents.get(unquote(uri))
-        if text is None or text.language_id != "python":
-            return None
-        return Opened(uri, _path(uri, ".py"), text.source, {None: text})
 
     def look(self, at: Opened) -> FileReport:
         """The findings in what is opened, from the last look if nothing has changed since."""
@@ -101,12 +74,27 @@ class Server(LanguageServer):
             report = engine.run_text(at.path, at.text, settings)
         except Exception as error:
             report = FileReport(at.path, b"", errors=(f"{at.path}: {type(error).__name__}: {error}",))
-        for line in report.errors:
-            self.window_log_message(lsp.LogMessageParams(lsp.MessageType.Error, line))
+        for kind, lines in ((lsp.MessageType.Error, report.errors), (lsp.MessageType.Warning, report.warnings)):
+            for line in lines:
+                self.window_log_message(lsp.LogMessageParams(kind, line))
         return report
 
     def settings(self, path: str) -> Settings:
-        return Settings()
+        """What holds for a file now: read anew at each look, so that no change of a settings file goes unnoticed."""
+        try:
+            project = Projects(Layer({}, os.getcwd()), Settings()).of(path)
+            settings = project.for_file(path)
+            left_out = project.excludes(path)
+        except ConfigError as error:
+            self.tell(str(error))
+            return Settings()
+        return replace(settings, codes=frozenset(), report_unused=False) if left_out else settings
+
+    def tell(self, fault: str) -> None:
+        """Show a fault of the settings, once and not at every keystroke."""
+        if fault != self.told:
+            self.told = fault
+            self.window_show_message(lsp.ShowMessageParams(lsp.MessageType.Error, f"clipcheck: {fault}"))
 
     def look_soon(self, uri: str) -> None:
         """Publish the findings once no keystroke follows at once."""
@@ -123,7 +111,7 @@ class Server(LanguageServer):
 
     def publish(self, uri: str) -> None:
         self.waiting.pop(uri, None)
-        at = self.opened(uri)
+        at = opened(self.workspace, uri)
         if at is None:
             return
         findings = self.look(at).findings
@@ -165,7 +153,7 @@ class Server(LanguageServer):
         """The fixes of the findings that touch a range; the safe ones alone are preferred, so only they fix unasked."""
         for finding in self.look(at).findings:
             where = span(at, finding.place)
-            if finding.fix is None or at.parts[finding.place.cell].uri != part or not _meet(where, wanted):
+            if finding.fix is None or at.parts[finding.place.cell].uri != part or not meet(where, wanted):
                 continue
             safe = finding.fix.safety is Safety.SAFE
             yield lsp.CodeAction(
@@ -176,14 +164,28 @@ class Server(LanguageServer):
                 edit=self.workspace_edit(at, finding.changes),
             )
 
+    def silencers(self, at: Opened, wanted: lsp.Range, part: str) -> Iterator[lsp.CodeAction]:
+        """A comment beside each finding in a range that silences it there."""
+        from clipcheck import baseline
+
+        report = self.look(at)
+        for finding in report.findings:
+            if at.parts[finding.place.cell].uri == part and meet(span(at, finding.place), wanted):
+                after, count = baseline.added(report._replace(findings=(finding,)), "ignore", "")
+                if count:
+                    changes = tuple(differences(at, document.decode(at.path, after)))
+                    title = f"Ignore {finding.code} on this line"
+                    edit = self.workspace_edit(at, changes)
+                    yield lsp.CodeAction(title, lsp.CodeActionKind.QuickFix, [self.diagnostic(at, finding)], edit=edit)
+
     def fix_all(self, at: Opened) -> lsp.WorkspaceEdit | None:
         """Every safe fix at once, or None where there is none."""
-        settings = replace(self.settings(at.path), fix=True, safety=Safety.SAFE)
+        settings = replace(self.settings(at.path), fix=True, safety=Safety.SAFE)  # unsafe ones are asked for one by one
         report = self.run(at, settings)
         if report.fixed_data is None:
             return None
         after = document.decode(at.path, report.fixed_data)
-        return self.workspace_edit(at, tuple(_differences(at, after)))
+        return self.workspace_edit(at, tuple(differences(at, after)))
 
     def workspace_edit(self, at: Opened, changes: Sequence[tuple[Place, str]]) -> lsp.WorkspaceEdit:
         edits: dict[int | None, list[lsp.TextEdit]] = {}
@@ -209,83 +211,17 @@ class Server(LanguageServer):
         found: dict[str, lsp.Range] = {}
         for finding in self.look(at).findings:
             where = span(at, finding.place)
-            if finding.code in RULES and at.parts[finding.place.cell].uri == part.uri and _meet(where, here):
+            if finding.code in RULES and at.parts[finding.place.cell].uri == part.uri and meet(where, here):
                 found.setdefault(finding.code, where)
         line = part.lines[position.line] if position.line < len(part.lines) else ""
         for word in _CODE.finditer(line):
-            where = _span(part, Place(position.line + 1, word.start() + 1, position.line + 1, word.end() + 1))
-            if word.group() in RULES and _meet(where, here):
+            where = span_in(part, Place(position.line + 1, word.start() + 1, position.line + 1, word.end() + 1))
+            if word.group() in RULES and meet(where, here):
                 found.setdefault(word.group(), where)
         if not found:
             return None
         text = "\n\n---\n\n".join(page(RULES[code]) for code in found)
         return lsp.Hover(lsp.MarkupContent(lsp.MarkupKind.Markdown, text), next(iter(found.values())))
-
-
-# --- places and texts ---------------------------------------------------------------------------------------------------
-
-
-class _Text(TextDocument):
-    """A text that is cut into lines where the protocol cuts them.
-
-    `str.splitlines`, which pygls uses, also cuts at form feeds and the like: the edits below one would go astray.
-    """
-
-    @property
-    def lines(self) -> Sequence[str]:
-        return _LINE.findall(self.source)
-
-
-class _Workspace(Workspace):
-    def _create_text_document(
-        self, doc_uri: str, source: str | None = None, version: int | None = None, language_id: str | None = None
-    ) -> TextDocument:
-        return _Text(
-            doc_uri, source, version, language_id, sync_kind=self._sync_kind, position_codec=self._position_codec
-        )
-
-
-def span(at: Opened, place: Place) -> lsp.Range:
-    """A place as the client counts it: from 0, and in the code units that were agreed on."""
-    return _span(at.parts[place.cell], place)
-
-
-def _span(part: TextDocument, place: Place) -> lsp.Range:
-    start = ServerTextPosition(place.line - 1, place.column - 1)
-    end = ServerTextPosition(place.end_line - 1, place.end_column - 1)
-    return part.position_codec.range_to_client_units(part.lines, ServerTextRange(start, end))
-
-
-def _meet(one: lsp.Range, other: lsp.Range) -> bool:
-    return one.start <= other.end and other.start <= one.end
-
-
-def _path(uri: str, ending: str) -> str:
-    """A name for what is opened: its path, and one with the right ending for what is not in a file yet."""
-    path = to_fs_path(uri)
-    return path if path is not None and uri.startswith("file:") else f"untitled{ending}"
-
-
-def _notebook(count: int, parts: dict[int | None, TextDocument]) -> str:
-    """The notebook's file as it would be saved, as far as clipcheck reads it."""
-    empty = {"cell_type": "raw", "metadata": {}, "source": ""}
-    cells = [
-        {"cell_type": "code", "metadata": {}, "outputs": [], "source": parts[number].source}
-        if number in parts
-        else empty
-        for number in range(1, count + 1)
-    ]
-    return json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
-
-
-def _differences(at: Opened, after: str) -> Iterator[tuple[Place, str]]:
-    """What to change in each part so that the whole becomes `after`: runs of lines, so that cursors stay put."""
-    sources = [cell["source"] for cell in json.loads(after)["cells"]] if None not in at.parts else []
-    for cell, part in at.parts.items():
-        old, new = part.lines, _LINE.findall(after if cell is None else sources[cell - 1])
-        for kind, start, end, new_start, new_end in difflib.SequenceMatcher(None, old, new, False).get_opcodes():
-            if kind != "equal":
-                yield Place(start + 1, 1, end + 1, 1, cell), "".join(new[new_start:new_end])
 
 
 # --- the protocol -------------------------------------------------------------------------------------------------------
@@ -298,7 +234,7 @@ def server() -> Server:
     @ls.feature(lsp.INITIALIZE)
     def initialize(params: lsp.InitializeParams) -> None:
         was = ls.workspace
-        ls.protocol._workspace = _Workspace(
+        ls.protocol._workspace = ProtocolWorkspace(
             was.root_uri, lsp.TextDocumentSyncKind.Incremental, [*was.folders.values()], was.position_encoding
         )
 
@@ -307,7 +243,7 @@ def server() -> Server:
         capabilities = ls.client_capabilities.workspace
         watching = capabilities and capabilities.did_change_watched_files
         if watching and watching.dynamic_registration:
-            watchers = [lsp.FileSystemWatcher(f"**/{name}") for name in CONFIGURATION]
+            watchers = [lsp.FileSystemWatcher(f"**/{name}") for name in FILES]
             options = lsp.DidChangeWatchedFilesRegistrationOptions(watchers)
             registration = lsp.Registration("configuration", lsp.WORKSPACE_DID_CHANGE_WATCHED_FILES, options)
             await ls.client_register_capability_async(lsp.RegistrationParams([registration]))
@@ -323,12 +259,12 @@ def server() -> Server:
 
     @ls.feature(lsp.TEXT_DOCUMENT_DID_SAVE)
     def saved(params: lsp.DidSaveTextDocumentParams) -> None:
-        if Path(_path(params.text_document.uri, "")).name in CONFIGURATION:
+        if Path(path_of(params.text_document.uri, "")).name in FILES:
             ls.look_again()
 
     @ls.feature(lsp.WORKSPACE_DID_CHANGE_WATCHED_FILES)
     @ls.feature(lsp.WORKSPACE_DID_CHANGE_CONFIGURATION)
-    def configured(params: object) -> None:
+    def configured(params: lsp.DidChangeWatchedFilesParams | lsp.DidChangeConfigurationParams) -> None:
         ls.look_again()
 
     @ls.feature(lsp.NOTEBOOK_DOCUMENT_DID_OPEN)
@@ -351,13 +287,13 @@ def server() -> Server:
     @ls.feature(lsp.TEXT_DOCUMENT_CODE_ACTION, lsp.CodeActionOptions(kinds))
     def actions(params: lsp.CodeActionParams) -> list[lsp.CodeAction]:
         uri = params.text_document.uri
-        at = ls.opened(uri)
+        at = opened(ls.workspace, uri)
         if at is None:
             return []
         only = params.context.only
         found: list[lsp.CodeAction] = []
         if _asked(lsp.CodeActionKind.QuickFix, only):
-            found += ls.quick_fixes(at, params.range, uri)
+            found += [*ls.quick_fixes(at, params.range, uri), *ls.silencers(at, params.range, uri)]
         kind = next((kind for kind in (FIX_ALL, FIX_ALL_CELLS) if _asked(kind, only)), None)
         if kind is not None and (edit := ls.fix_all(at)) is not None:
             found.append(lsp.CodeAction("Apply all safe fixes of clipcheck", kind, edit=edit))
@@ -366,7 +302,7 @@ def server() -> Server:
     @ls.feature(lsp.TEXT_DOCUMENT_HOVER)
     def hover(params: lsp.HoverParams) -> lsp.Hover | None:
         uri = params.text_document.uri
-        at = ls.opened(uri)
+        at = opened(ls.workspace, uri)
         return None if at is None else ls.page_at(at, ls.workspace.get_text_document(uri), params.position)
 
     return ls

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TypeVar, cast
 
 import libcst as cst
 
 from clipcheck.names import Binding, Names, Scope, children
-from clipcheck.rule import Target
+from clipcheck.rule import Place, Target
 from clipcheck.tree import Statement as Statement
 from clipcheck.tree import parse
 
@@ -26,6 +26,9 @@ class Source:
     Raises `libcst.ParserSyntaxError` where the text is not Python. `exact` is False where LibCST loses text (a lone
     carriage return, a comment behind a whitespace-only last line): findings still hold, edits would not.
     """
+
+    # An offset's place in the file, where the text is not the file itself but a notebook's cells in a row.
+    locate: Callable[[int], Place] | None = None
 
     def __init__(self, text: str, target: Target = "clipcheck") -> None:
         self.text = text
@@ -53,9 +56,29 @@ class Source:
             start, end = self._spans[node.lpar[0]][0], self._spans[node.rpar[-1]][1]
         return start, end
 
+    def logical_line(self, node: cst.CSTNode) -> tuple[int, int]:
+        """First and last line of the statement that `node` belongs to; of a compound statement, those of its header."""
+        statement = self.statement(node)
+        start, end = self.span(statement)
+        if not isinstance(statement, cst.SimpleStatementLine) and isinstance(statement.body, cst.IndentedBlock):
+            end = self.span(statement.body.header)[0]
+        return self.line_at(start), self.line_at(max(end - 1, start))
+
     def line(self, node: cst.CSTNode) -> int:
         """The line, from 1, on which a node starts."""
         return self.line_at(self._spans[node][0])
+
+    def quoted(self, node: cst.CSTNode | None, otherwise: str, limit: int = 32) -> str:
+        """The code of a node between backticks for a message; `otherwise` where it is long or spans lines."""
+        code = "" if node is None else self.code(node)
+        return f"`{code}`" if code and len(code) <= limit and "\n" not in code and "`" not in code else otherwise
+
+    def where(self, node: cst.CSTNode) -> str:
+        """The line on which a node starts, in words for a message: "line 12", in a notebook "line 3 of cell 5"."""
+        if self.locate is None:
+            return f"line {self.line(node)}"
+        place = self.locate(self._spans[node][0])
+        return f"line {place.line}" if place.cell is None else f"line {place.line} of cell {place.cell}"
 
     def line_at(self, offset: int) -> int:
         return bisect_right(self.line_starts, offset)

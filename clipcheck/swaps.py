@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import libcst as cst
 
 from clipcheck.edits import RUNTIME, delete_lines, insert_after, insert_line_after, reach, replace
 from clipcheck.names import Binding, Scope
-from clipcheck.rule import Edit, Fix, Hit, Safety
+from clipcheck.rule import Edit, Fix, Hit, Role, Safety
 from clipcheck.source import Source
 
 
@@ -40,6 +40,9 @@ def swapped(source: Source, swap: Swap) -> Iterator[Hit]:
             yield _attribute(source, node, swap)
 
 
+# The arguments of a clip and of a norm, in order.
+_CLIP = {"parameters": Role.PARAMETERS, "max_norm": Role.MAX_NORM, "norm_type": Role.NORM_TYPE}
+_NORM = {"tensors": Role.GRADIENTS, "norm_type": Role.NORM_TYPE}
 BY_HAND = "no fix here: {why}; {todo}"
 
 
@@ -49,9 +52,11 @@ def _attribute(source: Source, node: cst.Attribute, swap: Swap) -> Hit:
         return Hit(node, swap.message, help=obstacle)
     if source.target == "torch":
         edit = Edit(*source.span(node.attr), swap.new)
-        return Hit(node, swap.message, Fix(swap.title, Safety.SAFE, (edit,)), swap.help)
+        return Hit(node, swap.message, Fix(swap.title, Safety.SAFE, (edit,), roles=_roles(source, [node])), swap.help)
     reached = reach(source, node, swap.new)
-    fix = Fix(swap.title, _safety(source), (replace(source, node, reached.text),), reached.imports)
+    fix = Fix(
+        swap.title, _safety(source), (replace(source, node, reached.text),), reached.imports, _roles(source, [node])
+    )
     return Hit(node, swap.message, fix, swap.help)
 
 
@@ -67,12 +72,27 @@ def _imported(source: Source, scope: Scope, binding: Binding, alone: bool, swap:
     if _is_exported(source, binding.name):
         obstacle = BY_HAND.format(why="the name is part of `__all__`", todo=f"export `{swap.new}` instead")
     fix = None if obstacle else _import_fix(source, binding, uses, swap)
+    fix = fix and fix._replace(roles=_roles(source, uses))
     help_text = obstacle or (
         swap.help if fix else BY_HAND.format(why="a comment stands in the way", todo="edit the import")
     )
     yield Hit(binding.node, swap.message, fix, help_text)
     for use in uses if alone else ():
         yield Hit(use, swap.message, fix, help_text)
+
+
+def _roles(source: Source, uses: Sequence[cst.BaseExpression]) -> tuple[tuple[str, Role], ...]:
+    """What the arguments of the calls stand for."""
+    roles: dict[tuple[str, Role], None] = {}
+    for use in uses:
+        call = source.parent(use)
+        if isinstance(call, cst.Call) and call.func is use:
+            known = _NORM if (source.qualified(use) or "").endswith("get_total_norm") else _CLIP
+            for argument, position in zip(call.args, known, strict=False):
+                role = known.get(argument.keyword.value) if argument.keyword else known[position]
+                if role and not argument.star:
+                    roles[source.code(argument.value), role] = None
+    return tuple(roles)
 
 
 def _import_fix(source: Source, binding: Binding, uses: list[cst.Name], swap: Swap) -> Fix | None:

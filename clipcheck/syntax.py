@@ -6,13 +6,16 @@ import ast
 import re
 import warnings
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import libcst as cst
 
 from clipcheck.document import LINE_END, Program
+from clipcheck.memory import current, remembered
 from clipcheck.rule import Target
 from clipcheck.source import Source
+from clipcheck.tree import difference
 
 # Lines that may be passed over in one stretch: a file of Python 2 has a `print` on many.
 MAX_FAULTS = 50
@@ -40,10 +43,18 @@ def parse(program: Program, target: Target) -> Parsed:
 
     A notebook's cells are judged one by one, so that a bad one does not hide the others.
     """
+    half_typed = _without_what_is_typed(program, target)
+    if half_typed is not None:
+        return half_typed
     try:
         return Parsed(Source(program.text, target))
     except cst.ParserSyntaxError as error:
         whole = _fault(program.text, error)
+    with remembered(None):  # what is left of a broken text is nothing to go on from
+        return _readable_parts(program, target, whole)
+
+
+def _readable_parts(program: Program, target: Target, whole: tuple[int, str]) -> Parsed:
     text = program.text
     faults: list[Fault] = []
     for segment in program.segments:
@@ -62,6 +73,29 @@ def parse(program: Program, target: Target) -> Parsed:
     return Parsed(source, tuple(faults))
 
 
+def _without_what_is_typed(program: Program, target: Target) -> Parsed | None:
+    """In an editor: the program without the lines that changed since it last was Python, if it is not so now.
+
+    None where that does not apply or does not help.
+    """
+    memory = current()
+    word = _interpreters_word(program.text) if memory and memory.tree else None
+    if memory is None or memory.tree is None or word is None:
+        return None
+    text = program.text
+    start, _, end = difference(memory.tree.text, text)
+    start = max(text.rfind("\n", 0, start), text.rfind("\r", 0, start)) + 1
+    end = next((found.start() for found in LINE_END.finditer(text, end)), len(text))
+    for opens in (None, True):  # the line may be one that a block hangs on, though it does not end so yet
+        masked = _LINE.sub(lambda line: line["indent"] + _placeholder(line["code"], opens), text[start:end])  # noqa: B023
+        try:
+            source = Source(text[:start] + masked + text[end:], target)
+        except cst.ParserSyntaxError:
+            continue
+        return Parsed(source, (Fault(_offset(text, word[0], word[1]), word[2], start, end),))
+    return None
+
+
 def _first_fault(text: str) -> tuple[int, str] | None:
     try:
         cst.parse_module(text)
@@ -72,25 +106,25 @@ def _first_fault(text: str) -> tuple[int, str] | None:
 
 def _readable(text: str) -> str:
     """The text with its faulty lines masked, blank where that does not help."""
-    passed: set[int] = set()
-    for start, masked in _masking(text):
-        if start in passed or len(passed) > MAX_FAULTS:
-            break
-        passed.add(start)
-        text = masked
-        if _interpreters_word(text) is None and _first_fault(text) is None:
-            return text
+    for masked in islice(_masking(text), MAX_FAULTS):
+        if _interpreters_word(masked) is None and _first_fault(masked) is None:
+            return masked
     return _NOT_LINE_END.sub(" ", text)
 
 
-def _masking(text: str) -> Iterator[tuple[int, str]]:
-    """The text with one faulty line after the other replaced by a placeholder of its length."""
+def _masking(text: str) -> Iterator[str]:
+    """The text with one faulty line after the other replaced by a placeholder of its length, or by blanks if need be."""
+    seen: set[int] = set()
     while (fault := _first_line_fault(text)) is not None:
         start = max(text.rfind("\n", 0, fault), text.rfind("\r", 0, fault)) + 1
         line = _LINE.match(text, start)
         assert line is not None
-        text = text[:start] + line["indent"] + _placeholder(line["code"]) + text[line.end() :]
-        yield start, text
+        if not line.group().strip():
+            return  # what is wrong with a blank line, no line's change can mend
+        code = " " * len(line["code"]) if start in seen else _placeholder(line["code"])
+        text = text[:start] + line["indent"] + code + text[line.end() :]
+        seen.add(start)
+        yield text
 
 
 def _first_line_fault(text: str) -> int | None:
@@ -102,10 +136,11 @@ def _first_line_fault(text: str) -> int | None:
     return None if fault is None else fault[0]
 
 
-def _placeholder(code: str) -> str:
-    """A line that opens a block when `code` looks as if it did, of the same length."""
-    opens = re.search(r":[ \t]*(#.*)?$", code) is not None and len(code) >= len("if _:")
-    return ("if _:" if opens else "_" if code else "").ljust(len(code))
+def _placeholder(code: str, opens: bool | None = None) -> str:
+    """A line that opens a block, if not told otherwise when `code` looks as if it did, of the same length."""
+    if opens is None:
+        opens = re.search(r":[ \t]*(#.*)?$", code) is not None
+    return ("if _:" if opens and len(code) >= len("if _:") else "_" if code else "").ljust(len(code))
 
 
 def _fault(text: str, error: cst.ParserSyntaxError) -> tuple[int, str]:

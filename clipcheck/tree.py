@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias
 
 import libcst as cst
 from libcst._nodes.internal import CodegenState
@@ -87,7 +87,7 @@ def reparse(text: str, last: Tree) -> Tree | None:
         has_trailing_newline=middle.has_trailing_newline if at_end else old.has_trailing_newline,
     )
     new = _Spans(module, start)
-    stretches = new.write_statements(cast("Sequence[Statement]", middle.body))
+    stretches = new.write_statements(middle.body)
     if at_end:
         new.write(middle.footer)
     if new.code(module if at_end else None) != text[start : old_end + shift]:
@@ -115,12 +115,18 @@ def reparse(text: str, last: Tree) -> Tree | None:
 
 def _touched(text: str, last: Tree) -> tuple[int, int] | None:
     """The statements to parse anew, as a range; the module's head belongs to the first, which is never among them."""
-    start = _common(text, last.text)
-    rest = min(len(text), len(last.text)) - start
-    end = len(last.text) - min(_common(text[::-1], last.text[::-1]), rest)
+    start, end, _ = difference(last.text, text)
     first = next((i for i, s in enumerate(last.stretches) if s.stop >= start), len(last.stretches)) - 1
     stop = next((i for i, s in enumerate(last.stretches) if s.start > end), len(last.stretches) - 1) + 1
     return (first, min(stop, len(last.stretches))) if first > 0 else None
+
+
+def difference(old: str, new: str) -> tuple[int, int, int]:
+    """The stretch that an edit replaced: its start in both texts, its end in the old and its end in the new one."""
+    start = _common(old, new)
+    rest = min(len(old), len(new)) - start
+    same = min(_common(old[::-1], new[::-1]), rest)
+    return start, len(old) - same, len(new) - same
 
 
 def _common(one: str, other: str) -> int:

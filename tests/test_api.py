@@ -11,7 +11,7 @@ from clipcheck import api
 
 BEFORE = "import torch\n\n\ndef clip(model):\n    return torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)\n"
 AFTER = BEFORE.replace("clip_grad_norm(", "clip_grad_norm_(")
-ONLY = {"select": ["CLIP002"]}
+ONLY = {"select": ["CLIP002"], "isolated": True}
 
 
 def test_a_text_is_checked_without_a_file() -> None:
@@ -42,6 +42,20 @@ def test_selection_is_that_of_the_command_line() -> None:
     assert api.check(BEFORE, select="CLIP0") == api.check(BEFORE, select=["CLIP002"])
     with pytest.raises(api.ConfigError, match="CLIP9"):
         api.check(BEFORE, select=["CLIP9"])
+
+
+def test_settings_in_files_count(tmp_path: Path) -> None:
+    (tmp_path / "clipcheck.toml").write_text('ignore = ["CLIP002"]\n')
+    (tmp_path / "train.py").write_text(BEFORE)
+    assert api.check(tmp_path) == []
+    assert api.check(BEFORE, filename=str(tmp_path / "other.py")) == []
+    assert len(api.check(tmp_path, select=["CLIP002"])) == 1
+    assert len(api.check(tmp_path, isolated=True)) == 1
+    (tmp_path / "clipcheck.toml").write_text('target = "torch"\n')
+    assert api.fix(BEFORE, filename=str(tmp_path / "other.py")).text == AFTER
+    (tmp_path / "clipcheck.toml").write_text("tarjet = 1\n")
+    with pytest.raises(api.ConfigError, match="tarjet"):
+        api.check(tmp_path)
 
 
 def test_a_missing_path_is_an_error(tmp_path: Path) -> None:

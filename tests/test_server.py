@@ -214,6 +214,26 @@ def test_a_half_typed_line_is_no_end() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [(8, "("), (8, " ="), (8, "."), (7, "("), (9, "x = '"), (9, "if x"), (9, "    for y in"), (6, "@"), (0, "(")],
+)
+def test_a_half_typed_line_hides_no_other_finding(line: int, text: str) -> None:
+    program = BEFORE + "\n\ndef forward(x):\n    return x\n\n\n" + BEFORE.partition("\n")[2]
+
+    async def run() -> None:
+        async with session() as client:
+            client.open(URI, program)
+            whole = await client.until(URI, 1)
+            assert [one.range.start.line for one in whole] == [4, 14]
+            client.change(URI, 2, typed(line, len(program.splitlines()[line]), text))
+            half = await client.until(URI, 2)
+            assert sorted(one.code for one in half) == ["CLIP002", "CLIP002", "invalid-syntax"]
+            assert [one.range for one in half if one.code == "CLIP002"] == [one.range for one in whole]
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("encoding", [None, *lsp.PositionEncodingKind], ids=str)
 def test_columns_are_counted_as_agreed(encoding: lsp.PositionEncodingKind | None) -> None:
     text = "import torch\nx = '😀é'; torch.nn.utils.clip_grad_norm([], 1.0)\n"
@@ -247,11 +267,15 @@ def test_a_quick_fix_mends_the_text() -> None:
     async def run() -> None:
         async with session() as client:
             client.open(URI, BEFORE)
-            (fix,) = await client.actions(URI, 4, only=["quickfix"])
+            fix, silence = await client.actions(URI, 4, only=["quickfix"])
+            assert silence.title == "Ignore CLIP002 on this line"
+            assert not silence.is_preferred
+            ignored = BEFORE.replace("1.0)", "1.0)  # clipcheck: ignore[CLIP002]")
+            assert applied(BEFORE, silence.edit, URI) == ignored
             assert (fix.title, fix.is_preferred) == ("Replace with `clip_grad_norm_`", True)
             assert [one.code for one in fix.diagnostics or ()] == ["CLIP002"]
             assert applied(BEFORE, fix.edit, URI) == AFTER
-            assert len(await client.actions(URI, 4, columns=(40, 40), only=["quickfix"])) == 1
+            assert len(await client.actions(URI, 4, columns=(40, 40), only=["quickfix"])) == 2
             assert await client.actions(URI, 4, columns=(0, 10), only=["quickfix"]) == []
             assert await client.actions(URI, 0, only=["quickfix"]) == []
 
@@ -266,7 +290,7 @@ def test_an_unsafe_fix_says_so_and_is_never_preferred() -> None:
     async def run() -> None:
         async with session() as client:
             client.open(URI, text)
-            (fix,) = await client.actions(URI, 5, only=["quickfix"])
+            fix, _ = await client.actions(URI, 5, only=["quickfix"])
             assert fix.title == "Replace with `clip_grad_norm_` (unsafe: training may change)"
             assert not fix.is_preferred
             assert await client.actions(URI, 5, only=["source.fixAll"]) == []
@@ -296,7 +320,7 @@ def test_edits_fit_a_client_without_versions() -> None:
     async def run() -> None:
         async with session(document_changes=False) as client:
             client.open(URI, BEFORE)
-            (fix,) = await client.actions(URI, 4, only=["quickfix"])
+            fix, _ = await client.actions(URI, 4, only=["quickfix"])
             assert fix.edit is not None
             assert fix.edit.document_changes is None
             assert applied(BEFORE, fix.edit, URI) == AFTER
@@ -352,7 +376,7 @@ def test_the_cells_of_a_notebook_are_one_program() -> None:
             assert await client.until(cell_uri(0), 1) == []
             assert cell_uri(1) not in client.diagnostics
 
-            (fix,) = await client.actions(cell_uri(2), 1, only=["quickfix"])
+            fix, _ = await client.actions(cell_uri(2), 1, only=["quickfix"])
             (all_of_them,) = await client.actions(cell_uri(0), 0, only=["notebook.source.fixAll"])
             for edit in (fix.edit, all_of_them.edit):
                 assert "from clipcheck.runtime import clip_grad_norm_" in applied(CELLS[0], edit, cell_uri(0))
@@ -385,6 +409,56 @@ def test_cells_change_come_and_go() -> None:
             structure = lsp.NotebookDocumentCellChangeStructure(array, did_close=gone)
             change_cells(client, 4, lsp.NotebookDocumentCellChanges(structure=structure))
             assert await client.until(cell_uri(3), None) == []
+
+    asyncio.run(run())
+
+
+# --- settings -----------------------------------------------------------------------------------------------------------
+
+
+def test_settings_are_noticed_when_they_change(tmp_path: Path) -> None:
+    uri = (tmp_path / "train.py").as_uri()
+    settings = tmp_path / "clipcheck.toml"
+
+    def told(client: Editor) -> None:
+        event = lsp.FileEvent(settings.as_uri(), lsp.FileChangeType.Changed)
+        client.workspace_did_change_watched_files(lsp.DidChangeWatchedFilesParams([event]))
+
+    async def run() -> None:
+        async with session(folder=tmp_path) as client:
+            client.open(uri, BEFORE)
+            assert len(await client.until(uri, 1)) == 1
+            assert client.registered == ["workspace/didChangeWatchedFiles"]
+
+            settings.write_text('ignore = ["CLIP002"]\n')
+            client.diagnostics.clear()
+            told(client)
+            assert await client.until(uri, 1) == []
+
+            settings.write_text('target = "torch"\n')
+            client.change(uri, 2, typed(0, 0, "\n"))
+            assert len(await client.until(uri, 2)) == 1
+            fix, _ = await client.actions(uri, 5, only=["quickfix"])
+            assert applied("\n" + BEFORE, fix.edit, uri) == "\n" + BEFORE.replace("norm(", "norm_(")
+
+            settings.write_text('extend-exclude = ["train.py"]\n')
+            client.change(uri, 3, typed(0, 0, "\n"))
+            assert await client.until(uri, 3) == []
+
+    asyncio.run(run())
+
+
+def test_a_fault_in_the_settings_is_shown_once(tmp_path: Path) -> None:
+    uri = (tmp_path / "train.py").as_uri()
+    (tmp_path / "clipcheck.toml").write_text("\ntarjet = 1\n")
+
+    async def run() -> None:
+        async with session(folder=tmp_path) as client:
+            for version in (1, 2, 3):
+                client.open(uri, BEFORE, version)
+                assert len(await client.until(uri, version)) == 1
+            (shown,) = client.shown
+            assert "clipcheck.toml:2: unknown key `tarjet`" in shown
 
     asyncio.run(run())
 

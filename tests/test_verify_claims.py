@@ -192,6 +192,9 @@ RAISES_MUTATIONS = {
     "another name": ("clip_grad_norm_(model", "clip_gradient_norm_(model"),
     "raises when it overflows": ("max_norm)\n", "max_norm, error_if_nonfinite=True)\n"),
     "no step": (STEP, ""),
+    "the clip dropped": (BOUND, ""),
+    "the limit squared": ("max_norm)\n", "max_norm**2)\n"),
+    "one parameter left out": ("model.parameters()", "list(model.parameters())[1:]"),
     "no gradient": (BOUND, BOUND + "        model.head.bias.grad.fill_(None)\n"),
 }
 

@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 
 from clipcheck import document
-from clipcheck.report.text import shown
+from clipcheck.document import Document
+from clipcheck.engine import FileReport
+from clipcheck.report.view import shown
 from clipcheck.run import Outcome
 
 
 def report(outcome: Outcome) -> str:
-    pieces: list[str] = []
-    for file in outcome.reports:
-        if file.fixed_data is not None:
-            before, after = (document.read(file.path, data) for data in (file.data, file.fixed_data))
-            name = shown(file.path)
-            for old, new in zip(before.programs, after.programs, strict=True):
-                lines = difflib.unified_diff(
-                    old.text.splitlines(keepends=True), new.text.splitlines(keepends=True), name, name
-                )
-                pieces += [line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines]
-    return "".join(pieces)
+    return "".join(piece for file in outcome.reports for piece in of_file(file, shown(file.path)))
+
+
+def of_file(file: FileReport, name: str) -> Iterator[str]:
+    """The diff of one file under `name`, cell by cell for a notebook; no headers without a name."""
+    if file.fixed_data is None:
+        return
+    before, after = (document.read(file.path, data) for data in (file.data, file.fixed_data))
+    if not before.cells:
+        yield from _unified(file.data.decode("utf-8", "replace"), file.fixed_data.decode("utf-8", "replace"), name)
+        return
+    new = _cells(after)
+    for cell, text in _cells(before).items():
+        yield from _unified(text, new[cell], f"{name}:cell {cell}" if name else "")
+
+
+def _cells(doc: Document) -> dict[int | None, str]:
+    return {
+        segment.cell: program.written[segment.start : segment.end]
+        for program in doc.programs
+        for segment in program.segments
+    }
+
+
+def _unified(old: str, new: str, name: str) -> Iterator[str]:
+    lines = difflib.unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True), name, name)
+    for line in lines:
+        if not name and line.startswith(("--- ", "+++ ")) and line[4:].strip() == "":
+            continue
+        yield line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"

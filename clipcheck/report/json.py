@@ -1,4 +1,4 @@
-"""The `json` format: an array of findings, in the shape that ruff's users know."""
+"""The formats `json`, an array of findings in the shape that ruff's users know, and `json-lines`, one a line."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import json
 import os
 from typing import Any
 
-from clipcheck.config import Settings
 from clipcheck.engine import INVALID_SYNTAX
-from clipcheck.rule import Finding, Place
+from clipcheck.report.view import View, rows, url
+from clipcheck.rule import Finding, Place, Verdict
 from clipcheck.run import Outcome
 
-PAGES = "https://clipcheck.dev/rules"
+
+def report(outcome: Outcome, view: View) -> str:
+    return json.dumps([as_dict(row.finding) for row in rows(outcome)], indent=2, sort_keys=True)
 
 
-def report(outcome: Outcome, settings: Settings) -> str:
-    return json.dumps([as_dict(finding) for finding in outcome.findings], indent=2, sort_keys=True)
+def lines(outcome: Outcome, view: View) -> str:
+    return "".join(
+        json.dumps(as_dict(row.finding), sort_keys=True, separators=(",", ":")) + "\n" for row in rows(outcome)
+    )
 
 
 def as_dict(finding: Finding) -> dict[str, Any]:
+    """A finding as JSON; in a notebook all rows count within the cell."""
     place = finding.place
-    pseudo = finding.code == finding.name
     return {
         "cell": place.cell,
         "code": finding.code,
@@ -31,10 +35,11 @@ def as_dict(finding: Finding) -> dict[str, Any]:
         "location": _point(place.line, place.column),
         "message": finding.message,
         "name": finding.name,
-        "noqa_row": None if finding.code == INVALID_SYNTAX else place.line,
-        "related": [{"message": label, **_span(other)} for other, label in finding.related],
+        "noqa_row": None if finding.code == INVALID_SYNTAX else finding.silent_at or place.line,
+        "related": [{"cell": other.cell, "message": label, **_span(other)} for other, label in finding.related],
         "severity": finding.severity.value,
-        "url": None if pseudo else f"{PAGES}/{finding.name}",
+        "url": url(finding),
+        "verdict": _verdict(finding.verdict),
     }
 
 
@@ -45,6 +50,18 @@ def _fix(finding: Finding) -> dict[str, Any] | None:
         "applicability": finding.fix.safety.applicability,
         "edits": [{"content": content, **_span(place)} for place, content in finding.changes],
         "message": finding.fix.title,
+    }
+
+
+def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
+    """How the fix did on torch, null where it was not tried."""
+    if verdict is None:
+        return None
+    return {
+        "cases": verdict.cases,
+        "exceptions": list(verdict.exceptions),
+        "kind": verdict.kind.replace(" ", "-"),
+        "reason": verdict.reason or None,
     }
 
 

@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from clipcheck.runtime import local
-from clipcheck.runtime.gradients import Tensors, gradients, listed, reject
+from clipcheck.runtime import local, sharded
+from clipcheck.runtime.gradients import Tensors, gradients, listed, parameters_of, reject
+from clipcheck.runtime.sharded import ProcessGroup, ShardGroup
 
 __all__ = ["Clipped", "clip_grad_norm_", "clip_grads_with_norm_", "clipped_grads", "get_total_norm", "grad_norm"]
 
@@ -23,6 +25,9 @@ def clip_grad_norm_(
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
+    *,
+    group: ProcessGroup | Iterable[ProcessGroup] | None = None,
+    shard_group: ShardGroup | None = None,
 ) -> Tensor:
     """Scales the gradients of `parameters` in place so that their total norm is at most `max_norm`.
 
@@ -30,26 +35,38 @@ def clip_grad_norm_(
     by `min(1, max_norm / (norm + 1e-6))`, the formula of `torch.nn.utils.clip_grad_norm_`. Nothing is written when the
     coefficient is 1. A norm of NaN or infinity spreads to the gradients as it does in torch.
 
+    With DTensors, on one mesh or on several, or with `group` or `shard_group`, the norm is that of the whole model and
+    the call is a collective: every rank makes it with the same list of parameters.
+
     Args:
         parameters: an iterable of parameters, read once, or one parameter; a `.grad` of None is skipped.
         max_norm: the largest norm allowed.
         norm_type: the order of the norm; may be `inf`. 0 counts the gradients that are not all zero.
         error_if_nonfinite: raise a `RuntimeError` if the norm is NaN or infinite; reads the norm on the host.
         foreach: as in torch; True raises on devices without foreach functions, nothing else depends on it.
+        group: process groups, one or several, whose ranks hold different parameters: pipeline stages.
+        shard_group: for parameters that are no DTensors, the process group whose ranks hold different parts of them,
+            or a function from a parameter to that group or None: experts, flat parameters. Without it a plain
+            parameter is taken to be whole on every rank.
 
     Returns:
         The norm before clipping, 0-dim, on the first gradient's device: float64 if any gradient is double, else float32.
+
+    Raises:
+        TypeError: `parameters` is a module, `named_parameters()`, `param_groups` or the like.
+        RuntimeError: the norm is not finite under `error_if_nonfinite`; `foreach=True` on a device without it; the
+            parameters are FSDP1's.
     """
     with torch.no_grad():
-        params = listed(parameters)
-        grads = gradients(params)
+        params = parameters_of(parameters)
         max_norm, norm_type = float(max_norm), float(norm_type)
-        if grads and not error_if_nonfinite:
+        how = sharded.spread(params, group, shard_group)
+        grads = gradients(params)
+        if how is None and grads and not error_if_nonfinite:
             local.check_foreach(grads, foreach)
-            return _result(local.clip_(grads, max_norm, norm_type), grads)
-        norm = _checked_norm(grads, norm_type, error_if_nonfinite, foreach)
-        if grads:
-            local.scale_(grads, norm, max_norm)
+            return local.clip_(grads, max_norm, norm_type)
+        norm = _norm(params, grads, how, norm_type, error_if_nonfinite, foreach)
+        _scale(grads, norm, max_norm)
         return _result(norm, grads or params)
 
 
@@ -61,14 +78,16 @@ def get_total_norm(
 ) -> Tensor:
     """Returns the total norm of `tensors`, which are gradients and not parameters, seen as one vector.
 
-    Arguments, result and errors are those of `clip_grad_norm_`; the norm of no tensors is 0.
+    Arguments, result and errors are those of `clip_grad_norm_`; the norm of no tensors is 0. DTensors give the norm of
+    the whole tensors.
     """
     with torch.no_grad():
-        grads = listed(tensors, "tensors")
+        grads = listed(tensors, "tensors", level=3)
         for grad in grads:
             if not isinstance(grad, Tensor):
                 reject(grad, "tensors")
-        return _result(_checked_norm(grads, norm_type, error_if_nonfinite, foreach), grads)
+        how = sharded.spread(grads, None, None)
+        return _result(_norm(grads, grads, how, float(norm_type), error_if_nonfinite, foreach), grads)
 
 
 def clip_grads_with_norm_(
@@ -79,10 +98,9 @@ def clip_grads_with_norm_(
     `total_norm` is a tensor of one element, as `get_total_norm` returns it, or a number.
     """
     with torch.no_grad():
-        grads = gradients(listed(parameters))
+        grads = gradients(parameters_of(parameters))
         local.check_foreach(grads, foreach)
-        if grads:
-            local.scale_(grads, total_norm, float(max_norm))
+        _scale(grads, sharded.plain(total_norm), float(max_norm))
 
 
 def grad_norm(
@@ -90,16 +108,20 @@ def grad_norm(
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
+    *,
+    group: ProcessGroup | Iterable[ProcessGroup] | None = None,
+    shard_group: ShardGroup | None = None,
 ) -> Tensor:
     """Returns the total norm of the gradients of `parameters`; nothing is changed.
 
     Arguments and errors are those of `clip_grad_norm_`. The result is 0-dim and float64 (float32 on devices without
-    it), so that `.item()` has every digit that a sum in Python floats has, and more.
+    it), so that `.item()` has every digit that a sum in Python floats has.
     """
     with torch.no_grad():
-        params = listed(parameters)
+        params = parameters_of(parameters)
+        how = sharded.spread(params, group, shard_group)
         grads = gradients(params)
-        norm = _checked_norm(grads, norm_type, error_if_nonfinite, foreach)
+        norm = _norm(params, grads, how, float(norm_type), error_if_nonfinite, foreach)
         return _result(norm, grads or params, torch.float64)
 
 
@@ -117,27 +139,48 @@ def clipped_grads(
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
+    *,
+    group: ProcessGroup | Iterable[ProcessGroup] | None = None,
+    shard_group: ShardGroup | None = None,
 ) -> Clipped:
     """Returns clipped copies of the gradients of `parameters`, and the norm before and after; `.grad` stays as it is.
 
     Arguments and errors are those of `clip_grad_norm_`. The copies share no memory with the gradients.
     """
     with torch.no_grad():
-        params = listed(parameters)
+        given = listed(parameters, level=3)
+        params = parameters_of(given)
+        max_norm, norm_type = float(max_norm), float(norm_type)
+        how = sharded.spread(params, group, shard_group)
         grads = gradients(params)
-        norm = _checked_norm(grads, norm_type, error_if_nonfinite, foreach)
-        copies = [None if p.grad is None else p.grad.clone() for p in params]
-        present = [copy for copy in copies if copy is not None]
-        if present:
-            local.scale_(present, norm, float(max_norm))
-        after = local.norm(present, float(norm_type)) if present else 0.0
-        return Clipped(copies, _result(norm, grads or params), _result(after, grads or params))
+        norm = _norm(params, grads, how, norm_type, error_if_nonfinite, foreach)
+        copies = {id(p): None if p.grad is None else p.grad.clone() for p in params}
+        present = [copy for copy in copies.values() if copy is not None]
+        _scale(present, norm, max_norm)
+        after: local.Norm = 0.0
+        if how is not None:
+            after = sharded.norm(params, list(copies.values()), norm_type, how)
+        elif present:
+            after = local.norm(present, norm_type)
+        return Clipped([copies[id(p)] for p in given], _result(norm, grads or params), _result(after, grads or params))
 
 
-def _checked_norm(grads: list[Tensor], norm_type: float, error_if_nonfinite: bool, foreach: bool | None) -> local.Norm:
-    norm_type = float(norm_type)
+def _norm(
+    tensors: list[Tensor],
+    grads: list[Tensor],
+    how: sharded.Spread | None,
+    norm_type: float,
+    error_if_nonfinite: bool,
+    foreach: bool | None,
+) -> local.Norm:
+    """The total norm of `grads`: of `tensors` themselves if they are the same list, else of their `.grad`."""
     local.check_foreach(grads, foreach)
-    norm = local.norm(grads, norm_type) if grads else 0.0
+    norm: local.Norm = 0.0
+    if how is not None:
+        own: list[Tensor | None] = [*grads] if tensors is grads else [t.grad for t in tensors]
+        norm = sharded.norm(tensors, own, norm_type, how)
+    elif grads:
+        norm = local.norm(grads, norm_type)
     if error_if_nonfinite and not local.is_finite(norm):
         raise RuntimeError(
             f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be "
@@ -145,6 +188,11 @@ def _checked_norm(grads: list[Tensor], norm_type: float, error_if_nonfinite: boo
             "`error_if_nonfinite=False`"
         )
     return norm
+
+
+def _scale(grads: list[Tensor], norm: local.Norm, max_norm: float) -> None:
+    if grads:
+        local.scale_([sharded.local_storage(grad) for grad in grads], norm, max_norm)
 
 
 def _result(norm: local.Norm, tensors: list[Tensor], dtype: torch.dtype | None = None) -> Tensor:

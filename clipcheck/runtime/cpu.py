@@ -15,13 +15,20 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+FAST = frozenset({1.0, 2.0, math.inf, -math.inf})  # the other norms go through float64: powers lose digits
 ROW = 128  # elements a row
 SMALL = 8_192  # gradients of fewer elements are flattened together: one call each would cost more than the copy
 EXACT = 131_072  # up to here a set of gradients goes through float64 altogether
 CHUNK = 1_048_576  # elements that are flattened or converted at once: 4 MB of scratch in float32
 VIEW = 128 * CHUNK  # elements whose row norms are held at once: 4 MB too
 
-_scratch = threading.local()
+
+class _Scratch(threading.local):
+    def __init__(self) -> None:
+        self.buffers: dict[torch.dtype, Tensor] = {}
+
+
+_scratch = _Scratch()
 
 
 def norm(groups: list[list[Tensor]], norm_type: float) -> float:
@@ -49,26 +56,21 @@ def _group_norm(grads: list[Tensor], norm_type: float) -> float:
     """The norm of gradients of one dtype: fast, and again in float64 where the fast way left its range."""
     if grads[0].is_complex():
         grads = [torch.view_as_real(g.resolve_conj()) if norm_type == 2 else g.abs() for g in grads]
+    if norm_type not in FAST:
+        return careful_norm(grads, norm_type)
     fast = _fold(_partial_norms(grads, norm_type), norm_type)
     return fast if _in_range(fast, grads, norm_type) else careful_norm(grads, norm_type)
 
 
 def _in_range(norm: float, grads: list[Tensor], norm_type: float) -> bool:
-    """Whether no power of an element can have been lost: to infinity above, to zero below.
+    """Whether no square of an element can have been lost: to infinity above, to zero below.
 
-    An element's power below 1e-38 may be flushed. Where the mean power is above 1e-30 that is under 1e-8 of the sum.
+    A float32 square below 1e-38 may be flushed. Where the mean square is above 1e-30 that is under 1e-8 of the sum.
     """
-    if not math.isfinite(norm):
-        return False
-    if math.isinf(norm_type) or norm_type == 1:
-        return True
-    if norm_type < 0:
-        return norm > 1e-25  # the norms of rows are larger; in float32 none of them is subnormal then
-    if norm == 0:
-        return False
-    elements = sum(map(Tensor.numel, grads))
-    floor = 1e-290 if grads[0].dtype == torch.float64 else 1e-30
-    return norm_type * math.log(norm) > math.log(elements) + math.log(floor)
+    if norm_type != 2 or not math.isfinite(norm):
+        return math.isfinite(norm)
+    floor = 1e-145 if grads[0].dtype == torch.float64 else 1e-15
+    return norm > floor * math.sqrt(sum(map(Tensor.numel, grads)))
 
 
 def _partial_norms(grads: list[Tensor], norm_type: float) -> Iterator[Tensor]:
@@ -80,7 +82,7 @@ def _partial_norms(grads: list[Tensor], norm_type: float) -> Iterator[Tensor]:
                 body = flat.numel() - flat.numel() % ROW
                 yield from _row_norms(flat[:body], norm_type)
                 if body < flat.numel():
-                    small.append(flat[body:])
+                    small.append(flat[body:].clone())  # a view would keep a copied piece alive
     for batch in _batches(small):
         flat = torch._C._nn.flatten_dense_tensors(batch)
         if flat.numel() <= EXACT:
@@ -100,19 +102,18 @@ def _row_norms(flat: Tensor, norm_type: float) -> Iterator[Tensor]:
         return
     # Row norms in float16 or bfloat16 would be rounded to that dtype. `dtype=float32` has no vectorised kernel and
     # allocates a copy; converting into a buffer that stays is 1.4 times faster.
-    buffer = _buffer()
+    buffer = _buffer(torch.float32)
     for chunk in torch.split(flat, CHUNK):
         copy = buffer[: chunk.numel()].copy_(chunk)
         yield torch.linalg.vector_norm(copy.view(-1, ROW), norm_type, dim=1)
 
 
-def _buffer() -> Tensor:
-    """Returns this thread's 4 MB of scratch: fresh memory costs a page fault every 4 KB at each call."""
-    if not hasattr(_scratch, "buffer"):
+def _buffer(dtype: torch.dtype) -> Tensor:
+    """Returns this thread's scratch, of CHUNK elements: fresh memory costs a page fault every 4 KB at each call."""
+    if dtype not in _scratch.buffers:
         with torch.inference_mode(False):
-            _scratch.buffer = torch.empty(CHUNK, dtype=torch.float32, device="cpu")
-    buffer: Tensor = _scratch.buffer
-    return buffer
+            _scratch.buffers[dtype] = torch.empty(CHUNK, dtype=dtype, device="cpu")
+    return _scratch.buffers[dtype]
 
 
 def _batches(grads: list[Tensor]) -> Iterator[list[Tensor]]:
@@ -130,7 +131,10 @@ def _batches(grads: list[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _flat_pieces(grad: Tensor) -> Iterator[Tensor]:
-    """Yields 1-D tensors with the elements of a gradient in some order: views where its memory is dense."""
+    """Yields 1-D tensors with the elements of a gradient in some order: views where its memory is dense.
+
+    Where it is not, a piece is this thread's scratch, overwritten by the next.
+    """
     if grad.is_contiguous():
         yield grad.view(-1)
         return
@@ -138,7 +142,10 @@ def _flat_pieces(grad: Tensor) -> Iterator[Tensor]:
     if in_memory.is_contiguous():  # channels_last, transposed
         yield in_memory.view(-1)
     elif grad.numel() <= CHUNK:
-        yield grad.reshape(-1)
+        wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
+        copy = _buffer(wide)[: grad.numel()]
+        copy.view(grad.shape).copy_(grad)
+        yield copy
     else:
         widest = max(range(grad.dim()), key=grad.size)
         for half in grad.tensor_split(2, dim=widest):

@@ -15,10 +15,10 @@ Tensors = Tensor | Iterable[Tensor]
 ORDINARY = frozenset({Tensor, Parameter})  # anything else may be a DTensor, a fake tensor, a user's subclass …
 
 
-def listed(tensors: Tensors, what: str = "parameters") -> list[Tensor]:
+def listed(tensors: Tensors, what: str = "parameters", level: int = 4) -> list[Tensor]:
     """Returns the tensors as a list, reading an iterator once; warns when a one-shot iterator is already empty.
 
-    torch warns for generators alone; `filter`, `map` and `itertools.chain` run dry just as silently.
+    `level` is how far up the caller's caller is, for the warning. torch warns for generators alone; `filter`, `map` and `itertools.chain` run dry just as silently.
     """
     if isinstance(tensors, Tensor):
         return [tensors]
@@ -28,37 +28,45 @@ def listed(tensors: Tensors, what: str = "parameters") -> list[Tensor]:
         reject(tensors, what)
     items = list(iterator)
     if not items and iterator is tensors:
-        warnings.warn(f"`{what}` is an empty iterator, nothing will be clipped or measured", stacklevel=4)
+        warnings.warn(f"`{what}` is an empty iterator, nothing will be clipped or measured", stacklevel=level)
     return items
+
+
+def parameters_of(parameters: Tensors) -> list[Tensor]:
+    """Returns the parameters as a list, each once, with a warning; torch counts and scales a repeated one twice."""
+    params = listed(parameters)
+    if torch.compiler.is_compiling() or len(set(map(id, params))) == len(params):
+        return params
+    warnings.warn("`parameters` lists a parameter more than once, it is counted once", stacklevel=3)
+    return list({id(p): p for p in params}.values())
 
 
 def gradients(parameters: list[Tensor]) -> list[Tensor]:
     """Returns the `.grad` of each parameter that has one.
 
-    A parameter that is listed twice counts once, with a warning; torch counts and scales it twice.
     A list in which nothing could ever hold a gradient is taken for a list of gradients: a warning, where torch
     silently returns 0.
     """
     try:
-        grads = _present([p.grad for p in parameters])
+        grads = [p.grad for p in parameters]
     except AttributeError:
         reject(next(p for p in parameters if not hasattr(p, "grad")), "parameters")
-    if torch.compiler.is_compiling():
-        return grads
-    if len(set(map(id, parameters))) != len(parameters):
-        warnings.warn("`parameters` lists a parameter more than once, it is counted once", stacklevel=4)
-        unique = {id(p): p for p in parameters}.values()
-        grads = _present([p.grad for p in unique])
-    if not grads and parameters and not any(map(_can_hold_gradient, parameters)):
+    present = [grad for grad in grads if grad is not None]
+    if (
+        not present
+        and parameters
+        and not torch.compiler.is_compiling()
+        and not any(map(_can_hold_gradient, parameters))
+    ):
         warnings.warn(
-            "no tensor in `parameters` can hold a gradient: pass the parameters, not their gradients", stacklevel=4
+            "no tensor in `parameters` can hold a gradient: pass the parameters, not their gradients", stacklevel=3
         )
-    return grads
+    return present
 
 
 def distinct(grads: list[Tensor]) -> list[Tensor]:
     """Returns each gradient object once: two parameters that share one must not have it scaled twice."""
-    return list({id(grad): grad for grad in grads}.values())
+    return grads if len(set(map(id, grads))) == len(grads) else list({id(grad): grad for grad in grads}.values())
 
 
 def ordinary(grads: list[Tensor]) -> bool:
@@ -89,10 +97,6 @@ def stored(grad: Tensor) -> Tensor:
             return grad._values()
         case _:
             return grad.values()
-
-
-def _present(grads: list[Tensor | None]) -> list[Tensor]:
-    return [grad for grad in grads if grad is not None]
 
 
 def _can_hold_gradient(tensor: Tensor) -> bool:

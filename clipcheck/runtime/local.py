@@ -18,13 +18,16 @@ _FAST_ON_CPU = frozenset(
     {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128}
 )
 
+_get_device = torch._C.TensorBase.get_device
+_get_dtype = torch._C.TensorBase.dtype.__get__  # type: ignore[attr-defined]
+
 # What a host computed is a float, what a device computed is a 0-dim tensor that the host has not looked at.
 Norm: TypeAlias = float | Tensor
 Groups: TypeAlias = dict[torch.device, list[list[Tensor]]]  # by device: gradients of one dtype together
 
 
-def clip_(grads: list[Tensor], max_norm: float, norm_type: float) -> Norm:
-    """Clips at least one gradient in place and returns the norm before."""
+def clip_(grads: list[Tensor], max_norm: float, norm_type: float) -> Tensor:
+    """Clips at least one gradient in place and returns the norm before, as callers get it."""
     # Every look at every gradient counts here: 2,000 small ones cost the host more than the GPU.
     if grads[0].is_cuda and not _observed() and set(map(type, grads)) <= ORDINARY:
         groups = _by_device(grads)
@@ -35,7 +38,7 @@ def clip_(grads: list[Tensor], max_norm: float, norm_type: float) -> Norm:
                 return total
     total_norm = norm(grads, norm_type)
     scale_(grads, total_norm, max_norm)
-    return total_norm
+    return as_tensor(total_norm, result_dtype(grads), grads[0].device)
 
 
 def norm(grads: list[Tensor], norm_type: float) -> Norm:
@@ -62,7 +65,6 @@ def scale_(grads: list[Tensor], norm: Norm, max_norm: float) -> None:
     if _observed():
         plain.scale_(grads, plain.coefficient(torch.as_tensor(norm), max_norm))
         return
-    grads = [stored(grad) for grad in distinct(grads)]
     if not isinstance(norm, Tensor) or norm.device.type == "cpu":
         coefficient = max_norm / (float(norm) + 1e-6)
         if coefficient >= 1:
@@ -70,14 +72,16 @@ def scale_(grads: list[Tensor], norm: Norm, max_norm: float) -> None:
         factor = torch.tensor(coefficient, dtype=torch.float64, device="cpu")
     else:
         factor = plain.coefficient(norm, max_norm)
+    grads = distinct(grads)
     if not ordinary(grads):
-        plain.scale_(grads, factor)
+        plain.scale_([stored(grad) for grad in grads], factor)
         return
     for device, group in _by_device(grads).items():
         on_device = device.type == "cuda" and isinstance(norm, Tensor) and norm.device == device
         if on_device and (cuda := _cuda()) and cuda.scale_(group, norm, max_norm):
             continue
-        plain.scale_([grad for same_dtype in group for grad in same_dtype], factor)
+        for same_dtype in group:
+            plain.scale_group_(same_dtype, factor)
 
 
 def as_tensor(norm: Norm, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -124,7 +128,9 @@ def _combined(norms: list[Norm], norm_type: float, device: torch.device) -> Tens
 
 
 def _by_device(grads: list[Tensor]) -> Groups:
-    """Groups ordinary tensors by device, then by dtype, in one call into torch."""
+    """Groups ordinary tensors by device, then by dtype."""
+    if grads[0].is_cuda and len(set(map(_get_device, grads))) == 1 and len(set(map(_get_dtype, grads))) == 1:
+        return {grads[0].device: [grads]}  # a quarter of the time of the call below
     groups: Groups = {}
     for (device, _), (lists, _) in torch._C._group_tensors_by_device_and_dtype([grads], False).items():  # type: ignore[list-item]
         groups.setdefault(device, []).append(lists[0])  # type: ignore[arg-type]

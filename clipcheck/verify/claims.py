@@ -16,7 +16,7 @@ class Claim(NamedTuple):
 
     `bounded`: the norm of the gradients at a step is `max_norm` where they were longer; the old side misses that.
     `finite`: no NaN or infinity reaches a step or the parameters; on the old side one does.
-    `raises`: the old side raises, the new one does not.
+    `raises`: the old side raises, the new one does not, and keeps the limit if it takes one.
     `obstacle` says why the pair cannot run here, and is empty where it can.
     """
 
@@ -47,3 +47,14 @@ class Outcome(NamedTuple):
     @property
     def verdict(self) -> str:
         return {True: "holds", False: "FAILS", None: "not verified here"}[self.holds]
+
+
+class Answer(NamedTuple):
+    """How a site turned out: `refuted` is the first case that failed, empty where none did, with both sides' values."""
+
+    cases: int
+    exceptions: tuple[str, ...] = ()
+    refuted: str = ""
+    why: str = ""
+    before: str = ""
+    after: str = ""

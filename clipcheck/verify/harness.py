@@ -102,7 +102,7 @@ def run(train: Callable[..., object], setting: Setting) -> Trace:
     """One run of `train` with the objects that its parameters' names ask for."""
     trace = Trace()
     numbers: dict[int, int] = {}
-    with _quiet(), _default_dtype(torch.float64 if setting.dtype is torch.float64 else torch.float32):
+    with _quiet(), default_dtype(torch.float64 if setting.dtype is torch.float64 else torch.float32):
         torch.manual_seed(setting.seed)
         random.seed(setting.seed)
         objects = _objects(setting, trace)
@@ -110,7 +110,7 @@ def run(train: Callable[..., object], setting: Setting) -> Trace:
         hook = register_optimizer_step_pre_hook(_snapshot(trace, numbers))
         start = time.perf_counter()
         try:
-            trace.records += _flat(train(**arguments))
+            trace.records += flat(train(**arguments))
         except Exception as error:  # whatever the program raises is what we came to see
             trace.raised = error
         finally:
@@ -128,7 +128,7 @@ def _objects(setting: Setting, trace: Trace) -> dict[str, Any]:
     model = model.to(setting.dtype)
 
     def record(*values: object, **named: object) -> None:
-        trace.records.extend(_flat((*values, named)))
+        trace.records.extend(flat((*values, named)))
 
     make = OPTIMIZERS[setting.optimizer]
     return {
@@ -197,7 +197,7 @@ def _snapshot(trace: Trace, numbers: dict[int, int]) -> Callable[..., Any]:
     return hook
 
 
-def _flat(value: object) -> Iterator[object]:
+def flat(value: object) -> Iterator[object]:
     """The single values in nested containers, in order; tensors as copies."""
     match value:
         case None:
@@ -205,10 +205,10 @@ def _flat(value: object) -> Iterator[object]:
         case dict():
             for key, item in value.items():
                 yield key
-                yield from _flat(item)
+                yield from flat(item)
         case list() | tuple():
             for item in value:
-                yield from _flat(item)
+                yield from flat(item)
         case Tensor():
             copy = value.detach().clone()
             yield copy.requires_grad_(value.requires_grad) if value.is_floating_point() else copy
@@ -217,7 +217,7 @@ def _flat(value: object) -> Iterator[object]:
 
 
 @contextlib.contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

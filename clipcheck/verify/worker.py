@@ -61,6 +61,8 @@ class Worker:
                     return Lost(at, self._ended())
                 if "result" in message:
                     return message["result"]
+                if "failed" in message:
+                    return Lost(at, f"failed in the harness ({message['failed']})")
                 at = message["at"]
         except queue.Empty:
             self.stop()
@@ -146,7 +148,12 @@ def serve() -> None:
     _limit(RLIMIT_DATA=MEMORY_BYTES, RLIMIT_CORE=0)  # after the import, which is not the program's fault
     say(ready=True)
     for line in sys.stdin:
-        say(result=_answer(json.loads(line), lambda at: say(at=at)))
+        try:
+            answer = _answer(json.loads(line), lambda at: say(at=at))
+        except Exception as error:
+            say(failed=f"{type(error).__name__}: {error}".partition("\n")[0])
+        else:
+            say(result=answer)
 
 
 def _limit(**limits: int) -> None:
@@ -169,4 +176,9 @@ def _answer(request: dict[str, Any], at: Callable[[str], None]) -> Any:
 
             at("the pair")
             return judge(Claim(kind), before, after, to_torch)
+        case {"site": experiment}:
+            from clipcheck.verify.replay import replay
+
+            _limit(RLIMIT_FSIZE=0)  # nothing is written to disk
+            return replay(experiment, at)
     raise ValueError(f"no such request: {sorted(request)}")

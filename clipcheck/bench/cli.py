@@ -1,0 +1,146 @@
+"""The commands of `clipcheck bench`; the program mounts the group that `bench()` returns."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import torch
+
+from clipcheck.bench import beliefs as belief_bench
+from clipcheck.bench import measure, report, run, workloads
+from clipcheck.bench.run import Options, Row
+from clipcheck.bench.workloads import Workload
+
+
+def bench() -> click.Group:
+    """Returns the command group: `clip`, `norm` and `beliefs`."""
+    return _bench
+
+
+@click.group("bench")
+def _bench() -> None:
+    """Measure the runtime on this machine, beside torch and hand-written loops."""
+
+
+def _device(_: click.Context, __: click.Parameter, name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise click.BadParameter(f"`{name}` cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _device_option(command: Callable[..., None]) -> Callable[..., None]:
+    about = "Where to run: cpu, cuda … [default: cuda if there is]"
+    return click.option("--device", callback=_device, help=about)(command)
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    options: list[Callable[[Callable[..., None]], Callable[..., None]]] = [
+        click.option(
+            "--workload",
+            "names",
+            multiple=True,
+            type=click.Choice(workloads.names()),
+            help="Repeatable. [default: all]",
+        ),
+        _device_option,
+        click.option("--rounds", default=15, show_default=True, type=click.IntRange(1), help="Calls of each peer."),
+        click.option("--threads", type=click.IntRange(1), help="Threads of torch on the CPU."),
+        click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the rows."),
+        click.option("--plot", "plot_file", type=click.Path(path_type=Path, dir_okay=False), help="An .svg or .png."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@_bench.command("clip")
+@_options
+@click.option("--compiled", is_flag=True, help="torch.compile too; its first call takes up to 40 s a workload.")
+def _clip(
+    names: tuple[str, ...],
+    device: torch.device,
+    rounds: int,
+    threads: int | None,
+    json_file: Path | None,
+    plot_file: Path | None,
+    compiled: bool,
+) -> None:
+    """Time `clip_grad_norm_`, when nothing is clipped and when something is."""
+    _run(run.clip, names, Options(device, rounds, compiled), threads, json_file, plot_file)
+
+
+@_bench.command("norm")
+@_options
+def _norm(
+    names: tuple[str, ...],
+    device: torch.device,
+    rounds: int,
+    threads: int | None,
+    json_file: Path | None,
+    plot_file: Path | None,
+) -> None:
+    """Time the total norm alone."""
+    _run(run.norm, names, Options(device, rounds), threads, json_file, plot_file)
+
+
+@_bench.command("beliefs")
+@_device_option
+def _beliefs(device: torch.device) -> None:
+    """Run what two widely read documents claim about clipping."""
+    click.echo(f"{measure.machine(device)['device']}, torch {torch.__version__}")
+    for belief in belief_bench.all_beliefs(device):
+        click.echo(f"{'true ' if belief.holds else 'FALSE'}  {belief.claim}\n       {belief.seen}")
+
+
+def _run(
+    benchmark: Callable[[Workload, Options, float], Iterator[Row]],
+    names: tuple[str, ...],
+    options: Options,
+    threads: int | None,
+    json_file: Path | None,
+    plot_file: Path | None,
+) -> None:
+    if plot_file is not None:
+        _check_plot(plot_file)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    machine = measure.machine(options.device)
+    bytes_a_second = measure.bandwidth(options.device)
+    machine["bandwidth_GB_s"] = round(bytes_a_second / 1e9)
+    loads = run.chosen(names, options.device)
+    rows: list[Row] = []
+    shown = click.progressbar(loads, label="measuring", item_show_func=_name, file=sys.stderr)
+    with shown as bar:
+        for load in bar:
+            rows += benchmark(load, options, bytes_a_second)
+    click.echo(", ".join(f"{key} {value}" for key, value in machine.items() if value is not None))
+    skipped = set(names or workloads.names()) - {load.name for load in loads}
+    if skipped:
+        click.echo(f"skipped, too large for the memory: {', '.join(sorted(skipped))}", err=True)
+    click.echo(report.table(rows))
+    if json_file is not None:
+        json_file.write_text(report.as_json(machine, rows), encoding="utf-8")
+    if plot_file is not None:
+        report.plot(machine, rows, plot_file)
+
+
+def _name(load: Workload | None) -> str | None:
+    return None if load is None else load.name
+
+
+def _check_plot(path: Path) -> None:
+    """Fails before the measuring, not after it."""
+    if path.suffix not in (".svg", ".png"):
+        raise click.BadParameter(f"`{path}` must end in .svg or .png", param_hint="--plot")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise click.UsageError("`--plot` needs matplotlib: install `clipcheck[bench]`") from error

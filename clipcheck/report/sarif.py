@@ -1,0 +1,214 @@
+"""The format `sarif`: SARIF 2.1.0 as code scanning on GitHub reads it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from clipcheck import __version__
+from clipcheck.catalogue import RULES
+from clipcheck.engine import INVALID_SYNTAX
+from clipcheck.report.view import SITE, Row, View, cut, in_file, replacements, repository, rows, url
+from clipcheck.rule import Finding, Place, Severity
+from clipcheck.run import Outcome
+
+_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+_PROBLEM = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "recommendation"}
+_LONGEST = 1024  # what GitHub takes of a description
+# What clipcheck itself has to say, beside the rules.
+_OWN = {
+    INVALID_SYNTAX: "The file, or a cell of it, is not Python, so it could not be checked as a whole.",
+    "not-round-tripped": "The parser does not give the file back byte for byte, so it is reported and not fixed.",
+    "unused-suppression": "A comment silences a rule where that rule finds nothing.",
+}
+
+
+def report(outcome: Outcome, view: View) -> str:
+    found = rows(outcome)
+    listed = list({row.finding.code: row.finding for row in sorted(found, key=lambda row: row.finding.code)}.values())
+    root = repository(found[0].finding.path if found else os.path.join(os.getcwd(), "x"))
+    marks = _Fingerprints()
+    category = view.category or "clipcheck"
+    run = {
+        "tool": {
+            "driver": {
+                "name": "clipcheck",
+                "semanticVersion": __version__,
+                **({"informationUri": SITE} if SITE else {}),
+                "rules": [_rule(finding) for finding in listed],
+            }
+        },
+        "columnKind": "unicodeCodePoints",
+        "automationDetails": {"id": f"{category}/"},
+        "originalUriBaseIds": {"SRCROOT": {"uri": Path(root).as_uri().rstrip("/") + "/"}},
+        "invocations": [
+            {
+                "executionSuccessful": not outcome.errors,
+                "exitCode": view.exit_code,
+                "toolExecutionNotifications": [
+                    *(_unparsed(row, root) for row in found if row.finding.code == INVALID_SYNTAX),
+                    *({"level": "error", "message": {"text": error}} for error in outcome.errors),
+                ],
+            }
+        ],
+        "results": [_result(row, root, [f.code for f in listed], marks) for row in found],
+    }
+    return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2)
+
+
+def _rule(finding: Finding) -> dict[str, Any]:
+    page = url(finding)
+    summary, explanation = _explained(finding)
+    link = f" [Docs]({page})" if page else ""
+    return {
+        "id": finding.code,
+        "name": finding.name,
+        "shortDescription": {"text": finding.name.replace("-", " ").capitalize()},
+        "fullDescription": {"text": summary[:_LONGEST]},
+        "help": {"text": explanation, "markdown": explanation + link},
+        **({"helpUri": page} if page else {}),
+        "defaultConfiguration": {"level": finding.severity.value},
+        "properties": {
+            "tags": ["pytorch", "gradient-clipping"] if finding.code in RULES else ["clipcheck"],
+            "precision": "very-high",
+            "problem.severity": _PROBLEM[finding.severity],
+        },
+    }
+
+
+def _explained(finding: Finding) -> tuple[str, str]:
+    """A rule's first sentence and its whole page."""
+    if finding.code in _OWN:
+        return _OWN[finding.code], _OWN[finding.code]
+    from clipcheck import pages
+    from clipcheck.rules import page_of
+
+    rule = RULES[finding.code]
+    return pages.summary(rule).replace("\\|", "|") + ".", page_of(rule)
+
+
+def _result(row: Row, root: str, codes: list[str], marks: _Fingerprints) -> dict[str, Any]:
+    finding = row.finding
+    place = in_file(row)
+    artifact = _artifact(finding.path, root)
+    result: dict[str, Any] = {
+        "ruleId": finding.code,
+        "ruleIndex": codes.index(finding.code),
+        "level": finding.severity.value,
+        "message": {"text": finding.message},
+        "locations": [
+            {
+                "physicalLocation": {
+                    "artifactLocation": artifact,
+                    "region": {**_region(place), "snippet": {"text": cut(row)}},
+                }
+            }
+        ],
+        "partialFingerprints": {"primaryLocationLineHash": marks.of(row.report.path, row.report.now, place.line)},
+    }
+    if finding.verdict is not None:
+        result["properties"] = {"verdict": str(finding.verdict)}
+    if finding.related:
+        result["relatedLocations"] = [
+            {
+                "id": number,
+                "message": {"text": label},
+                "physicalLocation": {"artifactLocation": artifact, "region": _region(_elsewhere(row, other))},
+            }
+            for number, (other, label) in enumerate(finding.related, 1)
+        ]
+    if finding.fix is not None and (changes := replacements(row)):
+        result["fixes"] = [
+            {
+                "description": {"text": finding.fix.title},
+                "artifactChanges": [
+                    {
+                        "artifactLocation": artifact,
+                        "replacements": [
+                            {"deletedRegion": _region(where), "insertedContent": {"text": text}}
+                            for where, text in changes
+                        ],
+                    }
+                ],
+            }
+        ]
+    return result
+
+
+def _elsewhere(row: Row, place: Place) -> Place:
+    return in_file(row._replace(finding=row.finding._replace(place=place)))
+
+
+def _unparsed(row: Row, root: str) -> dict[str, Any]:
+    location = {"artifactLocation": _artifact(row.finding.path, root), "region": _region(in_file(row))}
+    return {
+        "level": "error",
+        "message": {"text": row.finding.message},
+        "locations": [{"physicalLocation": location}],
+    }
+
+
+def _artifact(path: str, root: str) -> dict[str, str]:
+    """The file's address, relative to the repository where it lies in it; links resolved, the same in every run."""
+    real = os.path.realpath(path)
+    try:
+        relative = os.path.relpath(real, root)
+    except ValueError:  # another drive
+        return {"uri": Path(real).as_uri()}
+    if relative.startswith(".."):
+        return {"uri": Path(real).as_uri()}
+    return {"uri": quote(relative.replace(os.sep, "/")), "uriBaseId": "SRCROOT"}
+
+
+def _region(place: Place) -> dict[str, int]:
+    return {
+        "startLine": place.line,
+        "startColumn": place.column,
+        "endLine": place.end_line,
+        "endColumn": place.end_column,
+    }
+
+
+class _Fingerprints:
+    """The line hashes of each file, worked out once."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, list[str]] = {}
+
+    def of(self, path: str, data: bytes, line: int) -> str:
+        if path not in self._of:
+            self._of[path] = list(line_hashes(data.decode("utf-8", "replace")))
+        hashes = self._of[path]
+        return hashes[min(line, len(hashes)) - 1]
+
+
+_BLOCK = 100  # characters that go into a line's hash
+_BASE = 37
+_MASK = 2**64 - 1
+
+
+def line_hashes(text: str) -> Iterable[str]:
+    """The hash of each line as GitHub's upload action computes it, with its running count in the file.
+
+    A hash covers the first 100 characters from the line's start on, line ends as LF, without blanks and tabs, U+FFFF
+    for the end of the file and zeros behind it; characters are those of UTF-16. All of them come from one pass: with
+    H(i) the hash of the first i characters, that of characters s to s+100 is H(s+100) - H(s)·37^100 mod 2^64.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace(" ", "").replace("\t", "") + "\uffff"
+    units = text.encode("utf-16-le", "surrogatepass")
+    numbers = [int.from_bytes(units[i : i + 2], "little") for i in range(0, len(units), 2)]
+    hashes = [0]
+    for number in [*numbers, *[0] * _BLOCK]:
+        hashes.append((hashes[-1] * _BASE + number) & _MASK)
+    shift = pow(_BASE, _BLOCK, 2**64)
+    starts = [0, *(i + 1 for i, number in enumerate(numbers[:-1]) if number == 10)]
+    counts: Counter[int] = Counter()
+    for start in starts:
+        value = (hashes[start + _BLOCK] - hashes[start] * shift) & _MASK
+        counts[value] += 1
+        yield f"{value:x}:{counts[value]}"

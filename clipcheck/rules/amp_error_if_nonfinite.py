@@ -1,0 +1,64 @@
+"""
+## What it does
+Finds `error_if_nonfinite=True` in a clip of gradients that a `GradScaler` has unscaled.
+
+## Why is this bad?
+With a loss scale an overflow is normal: the scaler finds the infinity, skips the step and lowers the scale. The clip
+raises a RuntimeError first and ends the training.
+
+## Fix safety
+Unsafe: drops the argument, so that the scaler can skip the step.
+
+## References
+- pytorch/pytorch#53843, pytorch/pytorch#55169
+- https://pytorch.org/docs/stable/amp.html#torch.amp.GradScaler
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import libcst as cst
+
+from clipcheck.clips import Clip, clips
+from clipcheck.events import Kind
+from clipcheck.rule import Edit, Fix, Hit, Safety
+from clipcheck.source import Source
+from clipcheck.steps import Event, flows
+
+MESSAGE = "raises on every overflow, which the scaler would answer by skipping the step"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    strict = {clip.call: clip for clip in clips(source) if _is_strict(source, clip)}
+    for flow in flows(source) if strict else ():
+        for event in flow.of(Kind.CLIP):
+            clip = strict.get(event.node) if isinstance(event.node, cst.Call) else None
+            unscale = _unscaled(event) if clip is not None and not event.is_called else None
+            if clip is not None and unscale is not None and source.enclosing(clip.call, cst.Try) is None:
+                fix = _fix(source, clip)
+                related = ((unscale.at, "an infinity stays one when it is unscaled"),)
+                yield Hit(clip.call, MESSAGE, fix, "" if fix else "drop `error_if_nonfinite`", related)
+
+
+def _is_strict(source: Source, clip: Clip) -> bool:
+    value = clip.arguments.get("error_if_nonfinite")
+    return value is not None and source.code(value) == "True"
+
+
+def _unscaled(event: Event) -> Event | None:
+    earlier = event.first_before(Kind.UNSCALE, Kind.BACKWARD, Kind.STEP, Kind.UNKNOWN)
+    return earlier[0] if earlier and all(e.kind is Kind.UNSCALE and e.subject is not None for e in earlier) else None
+
+
+def _fix(source: Source, clip: Clip) -> Fix | None:
+    for before, arg in pairwise(clip.call.args):
+        if arg.keyword is not None and arg.keyword.value == "error_if_nonfinite":
+            start, end = source.span(before.value)[1], source.span(arg.value)[1]
+            if isinstance(before.value, cst.BaseExpression) and before.value.rpar:
+                start = source.outer_span(before.value)[1]
+            if "#" in source.text[start:end]:
+                return None
+            return Fix("Leave overflows to the scaler", Safety.UNSAFE, (Edit(start, end, ""),))
+    return None

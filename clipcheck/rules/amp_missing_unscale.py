@@ -1,0 +1,132 @@
+"""
+## What it does
+Finds clips of gradients that a `GradScaler` has scaled and that nothing has unscaled yet: `unscale_` is missing, or
+comes after the clip.
+
+## Why is this bad?
+The gradients are multiplied by the loss scale, 65536 at first. Clipped to a norm of 1.0 and then divided by the scale,
+they reach the optimizer with a norm of 1/65536: training all but stops, or goes on only where the optimizer hides it.
+
+## Fix safety
+Unsafe: inserts `scaler.unscale_(optimizer)` above the clip, with the optimizer that `scaler.step` names. Training
+changes, which is the point.
+
+## References
+- https://pytorch.org/docs/stable/notes/amp_examples.html#gradient-clipping
+- pytorch/pytorch#40907, pytorch/examples#1196, milesial/Pytorch-UNet#468, TorchSSL/TorchSSL#59
+- Lightning-AI/pytorch-lightning#9599, rwth-i6/returnn#1595, NCAR/miles-credit#141
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.clips import bound
+from clipcheck.edits import insert_line_before
+from clipcheck.events import Kind
+from clipcheck.microbatches import guarded_step
+from clipcheck.moves import moved, stands_alone
+from clipcheck.parameters import assigned, last_name, spelled
+from clipcheck.rule import Fix, Hit, Safety
+from clipcheck.source import Source
+from clipcheck.steps import Event, flows
+
+TITLE = "Unscale the gradients before the clip"
+BY_HAND = "call `scaler.unscale_(optimizer)` before the clip"
+_OTHER_SCALERS = re.compile(r"\bapex\b|get_scale\b")
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for flow in flows(source):
+        for clip in flow.of(Kind.CLIP):
+            backward = _scaled(source, clip)
+            if backward is not None:
+                yield _hit(source, clip, backward)
+
+
+def _scaled(source: Source, clip: Event) -> Event | None:
+    """The scaled backward before `clip`, where nothing on any way between them may have unscaled the gradients."""
+    if clip.wrapper:
+        return None  # accelerate and Fabric unscale by themselves
+    earlier = clip.first_before(
+        Kind.BACKWARD, Kind.UNSCALE, Kind.EDIT, Kind.UNKNOWN, Kind.STEP, Kind.UPDATE, Kind.ZERO_GRAD
+    )
+    if any(event.kind in (Kind.UNSCALE, Kind.EDIT, Kind.UNKNOWN) for event in earlier):
+        return None
+    scaled = [event for event in earlier if event.kind is Kind.BACKWARD and event.scaler is not None]
+    if not scaled or scaled[0].at is clip.at:
+        return None
+    backward = scaled[0]
+    assert backward.scaler is not None
+    if _is_off(source, backward.scaler) or _accounts_for_scale(source, clip):
+        return None
+    return backward
+
+
+def _is_off(source: Source, scaler: cst.CSTNode) -> bool:
+    """Whether the scaler is made with `enabled=False`, or by something else than torch's class."""
+    match assigned(source, scaler):
+        case cst.Call(func=func, args=args):
+            if last_name(func) not in ("GradScaler", "ShardedGradScaler"):
+                return True
+            return any(
+                arg.keyword is not None and arg.keyword.value == "enabled" and source.code(arg.value) == "False"
+                for arg in args
+            )
+    return False
+
+
+def _accounts_for_scale(source: Source, clip: Event) -> bool:
+    """Whether the limit is multiplied by the scale."""
+    limit = bound(clip.node, "clip_grad_norm_").limit if isinstance(clip.node, cst.Call) else None
+    seen = "" if limit is None else source.code(limit)
+    match assigned(source, limit) if limit is not None else None:
+        case cst.CSTNode() as value:
+            seen += source.code(value)
+    return "scale" in seen
+
+
+def _hit(source: Source, clip: Event, backward: Event) -> Hit:
+    scaler = source.quoted(backward.scaler, "the scaler", 20)
+    message = f"clips gradients that {scaler} still scales (by 65536 at first): nothing has unscaled them"
+    late = _late_unscale(source, clip)
+    if late is not None:
+        message = f"clips gradients that {scaler} still scales: `unscale_` comes later, on {source.where(late.at)}"
+    fix = None if clip.is_called or backward.is_called else _fix(source, clip, late)
+    related = [(backward.at, "the gradients are scaled here")]
+    if late is not None:
+        related.append((late.at, "and unscaled here"))
+    return Hit(clip.at, message, fix, "" if fix else BY_HAND, tuple(related))
+
+
+def _late_unscale(source: Source, clip: Event) -> Event | None:
+    later = clip.first_after(Kind.UNSCALE, Kind.STEP, Kind.UNKNOWN, Kind.BACKWARD)
+    return later[0] if later and all(event.kind is Kind.UNSCALE for event in later) else None
+
+
+def _fix(source: Source, clip: Event, late: Event | None) -> Fix | None:
+    statement = source.statement(clip.node)
+    if not stands_alone(source, statement) or guarded_step(source, clip) is not None:
+        return None  # under accumulation `unscale_` goes under the guard, together with the clip
+    if late is not None:
+        other = source.statement(late.node)
+        block, _ = source.siblings(statement)
+        if late.is_called or not any(other is item for item in block):
+            return None
+        edits = moved(source, [other], statement)
+        return None if edits is None else Fix(TITLE, Safety.UNSAFE, edits)
+    steps = clip.first_after(Kind.STEP, Kind.BACKWARD, Kind.UNKNOWN)
+    scaled = [step for step in steps if step.kind is Kind.STEP and step.scaler is not None]
+    names = {spelled(source, step.subject) for step in scaled if step.subject is not None}
+    if len(names) != 1 or any(step.is_called for step in scaled):
+        return None
+    step = scaled[0]
+    assert step.subject is not None and step.scaler is not None
+    line = f"{source.code(step.scaler)}.unscale_({source.code(step.subject)})"
+    # where only some ways are scaled, unscale_ has to stand under the same test
+    if not step.facts <= clip.facts:
+        return None
+    return Fix(TITLE, Safety.UNSAFE, (insert_line_before(source, statement, line),))

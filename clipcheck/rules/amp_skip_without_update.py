@@ -1,0 +1,51 @@
+"""
+## What it does
+Finds a `continue` between `scaler.unscale_(optimizer)` and `scaler.update()`.
+
+## Why is this bad?
+The scaler remembers that the optimizer was unscaled until `update()` is called. The next iteration's `unscale_` raises
+`RuntimeError: unscale_() has already been called on this optimizer since the last update()`.
+
+## Fix safety
+No fix: call `scaler.update()` on the way out as well, or let the scaler skip the step.
+
+## References
+- Haian-Jin/LVSM#19, pytorch/pytorch#185915
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.events import Kind
+from clipcheck.microbatches import guarded_step
+from clipcheck.rule import Hit
+from clipcheck.source import Source
+from clipcheck.steps import Event, flows, loops
+
+BY_HAND = "call `scaler.update()` before the `continue`"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for flow in flows(source):
+        for unscale in flow.of(Kind.UNSCALE):
+            later = unscale.first_after(Kind.UPDATE, Kind.UNSCALE, Kind.UNKNOWN)
+            again = unscale in later and Kind.UPDATE in {event.kind for event in later}
+            if again and not unscale.is_called and guarded_step(source, unscale) is None:
+                leave = _continue(source, unscale)
+                if leave is not None:
+                    where = source.where(unscale.at)
+                    message = f"skips `scaler.update()`: the next `unscale_` on {where} raises a RuntimeError"
+                    yield Hit(leave, message, None, BY_HAND, ((unscale.at, "unscaled here"),))
+
+
+def _continue(source: Source, unscale: Event) -> cst.Continue | None:
+    """The `continue` behind the unscale, in the same loop."""
+    around = loops(source, unscale.node)
+    for node in source.walk(around[0].body) if around else ():
+        behind = source.span(node) > source.span(unscale.node)
+        if isinstance(node, cst.Continue) and behind and loops(source, node) == around:
+            return node
+    return None

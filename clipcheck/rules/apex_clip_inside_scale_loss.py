@@ -1,0 +1,62 @@
+"""
+## What it does
+Finds clips inside of apex's `with amp.scale_loss(loss, optimizer) as scaled_loss:`.
+
+## Why is this bad?
+The gradients are unscaled where the block ends. Inside of it they are multiplied by the loss scale, so they are clipped
+to almost nothing.
+
+## Fix safety
+Unsafe: moves the clip behind the block, so the training changes.
+
+## References
+- https://nvidia.github.io/apex/advanced.html#gradient-clipping
+- NVIDIA/apex#201, pytorch/vision#4874
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.clips import clips
+from clipcheck.moves import moved_behind
+from clipcheck.rule import Fix, Hit, Safety
+from clipcheck.source import Source
+
+BY_HAND = "clip behind the block"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for clip in clips(source):
+        block = _scale_loss(source, clip.call)
+        if block is not None:
+            where = source.where(block)
+            message = f"clips gradients that are still scaled: they are unscaled where the block of {where} ends"
+            fix = _fix(source, clip.call, block)
+            related = ((block.items[0].item, "the gradients are scaled in this block"),)
+            yield Hit(clip.call, message, fix, "" if fix else BY_HAND, related)
+
+
+def _scale_loss(source: Source, node: cst.CSTNode) -> cst.With | None:
+    for above in source.ancestors(node):
+        match above:
+            case cst.With(items=[cst.WithItem(item=cst.Call(func=cst.Attribute(attr=cst.Name("scale_loss"))))]):
+                return above
+            case cst.FunctionDef():
+                return None
+    return None
+
+
+def _fix(source: Source, call: cst.Call, block: cst.With) -> Fix | None:
+    statement = source.statement(call)
+    siblings, index = source.siblings(statement)
+    if source.parent(source.parent(statement) or statement) is not block or index == 0 or index + 1 != len(siblings):
+        return None
+    edits = moved_behind(source, [statement], block)
+    if edits is None:
+        return None
+    # the block ends with the clip's own lines: both edits become one
+    (start, stop, _), (_, _, text) = edits
+    return Fix("Clip behind the block", Safety.UNSAFE, (edits[0]._replace(start=start, end=stop, text=text),))

@@ -1,0 +1,60 @@
+"""
+## What it does
+Finds clips of `model.parameters()` after apex's `amp.scale_loss`, where the optimizer may hold master copies.
+
+## Why is this bad?
+At `opt_level="O2"` the optimizer steps copies of the weights in float32, with gradients of their own. A clip of the
+model's parameters bounds gradients that nobody uses.
+
+## Fix safety
+Unsafe: clips `amp.master_params(optimizer)`, which are the model's own parameters at O0 and O1.
+
+## References
+- https://nvidia.github.io/apex/advanced.html#gradient-clipping
+- Lightning-AI/pytorch-lightning#2556, NVIDIA/apex#201
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.clips import clips
+from clipcheck.edits import replace
+from clipcheck.events import Kind
+from clipcheck.rule import Fix, Hit, Safety
+from clipcheck.source import Source
+from clipcheck.steps import Event, flows
+
+_OWN_WEIGHTS = re.compile(r"""opt_level\s*=\s*["']O[013]["']""")
+
+
+def check(source: Source) -> Iterator[Hit]:
+    if _OWN_WEIGHTS.search(source.text):
+        return
+    own = {clip.call: clip for clip in clips(source)}
+    for flow in flows(source):
+        for event in flow.of(Kind.CLIP):
+            clip = own.get(event.node) if isinstance(event.node, cst.Call) else None
+            scaled = _scaled(source, event) if clip is not None and not event.is_called else None
+            match clip.parameters if clip is not None else None:
+                case cst.Call(func=cst.Attribute(attr=cst.Name("parameters"))) as given if scaled is not None:
+                    amp, optimizer = scaled
+                    text = f"{source.code(amp)}.master_params({source.code(optimizer)})"
+                    fix = Fix("Clip the master parameters", Safety.UNSAFE, (replace(source, given, text),))
+                    message = "clips the model's gradients: at O2 the optimizer steps master copies with their own"
+                    yield Hit(event.at, message, fix)
+
+
+def _scaled(source: Source, clip: Event) -> tuple[cst.BaseExpression, cst.BaseExpression] | None:
+    """The `amp` and the optimizer of the `amp.scale_loss(loss, optimizer)` whose backward comes before `clip`."""
+    for backward in clip.first_before(Kind.BACKWARD, Kind.STEP, Kind.UNKNOWN):
+        for above in source.ancestors(backward.node):
+            match above:
+                case cst.With(items=[cst.WithItem(item=cst.Call(func=func, args=[_, cst.Arg(value=optimizer), *_]))]):
+                    if isinstance(func, cst.Attribute) and func.attr.value == "scale_loss":
+                        inside = any(node is clip.node for node in source.walk(above))
+                        return None if backward.is_called or inside else (func.value, optimizer)
+    return None

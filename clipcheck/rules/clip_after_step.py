@@ -1,0 +1,102 @@
+"""
+## What it does
+Finds clips that run after `optimizer.step()` has used the gradients, with no `backward()` in between and no step of
+that optimizer to follow before the gradients are cleared.
+
+## Why is this bad?
+The optimizer has taken its step with the gradients as they were; what is clipped then is thrown away by the next
+`zero_grad()`. Training runs without any clipping, and no error says so.
+
+## Fix safety
+Unsafe: moves the clip above the step, so the training changes, which is the point. With a `GradScaler` the gradients
+are unscaled there first.
+
+## References
+- awslabs/graphstorm#1366, jongwook/onsets-and-frames#24, VGraphRNN/VGRNN#4, APPFL/APPFL#198
+- https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.clips import bound, number
+from clipcheck.edits import indentation
+from clipcheck.events import Kind
+from clipcheck.moves import carrier, moved, names_settled
+from clipcheck.parameters import belong, spelled
+from clipcheck.rule import Edit, Fix, Hit, Safety
+from clipcheck.source import Source
+from clipcheck.steps import Event, Flow, flows
+
+TITLE = "Clip before the step"
+BY_HAND = "clip between `backward()` and the step"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for flow in flows(source):
+        for clip in flow.of(Kind.CLIP):
+            step = _used_by(source, flow, clip)
+            if step is not None:
+                yield _hit(source, flow, clip, step)
+
+
+def _used_by(source: Source, flow: Flow, clip: Event) -> Event | None:
+    """The step that used the gradients before `clip`, where that is so on every way."""
+    earlier = clip.first_before(Kind.BACKWARD, Kind.STEP, Kind.EDIT, Kind.UNKNOWN)
+    if not earlier or any(event.kind is not Kind.STEP for event in earlier):
+        return None
+    later = clip.first_after(Kind.BACKWARD, Kind.STEP, Kind.ZERO_GRAD, Kind.UNKNOWN)
+    if any(event.kind in (Kind.STEP, Kind.UNKNOWN) for event in later) or not flow.of(Kind.BACKWARD):
+        return None
+    step = earlier[0]
+    if step.at is clip.at or _measures(source, clip):
+        return None
+    optimizers = {spelled(source, event.subject) for event in flow.of(Kind.STEP) if event.subject is not None}
+    same = step.subject is not None and belong(source, clip.subject, step.subject)
+    return step if same or (same is None and len(optimizers) == 1) else None
+
+
+def _measures(source: Source, clip: Event) -> bool:
+    """Whether the limit is infinite: the norm is wanted, nothing is to be clipped."""
+    return isinstance(clip.node, cst.Call) and number(source, bound(clip.node, "clip_grad_norm_").limit) == math.inf
+
+
+def _hit(source: Source, flow: Flow, clip: Event, step: Event) -> Hit:
+    name = source.quoted(step.at, "the optimizer's step")
+    zeroed = bool(flow.of(Kind.ZERO_GRAD)) or Kind.BACKWARD not in {e.kind for e in clip.first_after(Kind.BACKWARD)}
+    outcome = "has no effect" if zeroed else "comes too late"
+    message = f"clipping {outcome}: {name} on {source.where(step.at)} has used the gradients"
+    fix = None if clip.is_called or step.is_called else _fix(source, clip, step)
+    return Hit(clip.at, message, fix, "" if fix else BY_HAND, ((step.at, "the gradients are used here"),))
+
+
+def _fix(source: Source, clip: Event, step: Event) -> Fix | None:
+    pair = carrier(source, clip.node, step.node)
+    if pair is None or _takes_closure(step) or clip.wrapper:
+        return None
+    statement, target = pair
+    start, stop = source.span(target)[0], source.span(statement)[0]
+    if not names_settled(source, statement, start, stop) or _holds_backward(source, target):
+        return None
+    edits = moved(source, [statement], target)
+    if edits is None:
+        return None
+    if step.scaler is not None and step.first_before(Kind.UNSCALE, Kind.BACKWARD)[0].kind is not Kind.UNSCALE:
+        line = f"{source.code(step.scaler)}.unscale_({source.code(step.subject)})" if step.subject else ""
+        edits = tuple(
+            Edit(e.start, e.end, indentation(source, target) + line + source.newline + e.text) if e.text else e
+            for e in edits
+        )
+    return Fix(TITLE, Safety.UNSAFE, edits)
+
+
+def _takes_closure(step: Event) -> bool:
+    return isinstance(step.node, cst.Call) and bool(step.node.args) and step.scaler is None
+
+
+def _holds_backward(source: Source, statement: cst.CSTNode) -> bool:
+    return any(isinstance(node, cst.Attribute) and node.attr.value == "backward" for node in source.walk(statement))

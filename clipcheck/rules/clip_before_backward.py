@@ -1,0 +1,86 @@
+"""
+## What it does
+Finds clips that run before the `backward()` whose gradients they should bound.
+
+## Why is this bad?
+Before `backward()` there are no gradients (after `zero_grad()` they are None, and the clip sees nothing) or only those
+of the step before. The gradients that the optimizer then uses are never clipped.
+
+## Fix safety
+Unsafe: moves the clip below `backward()`, so the training changes, which is the point.
+
+## References
+- Cranial-XIX/FAMO#4, yandex-research/tabm#20
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.events import Kind
+from clipcheck.moves import carrier, moved_behind, names_settled
+from clipcheck.rule import Fix, Hit, Safety
+from clipcheck.source import Source
+from clipcheck.steps import Event, flows, loops
+
+TITLE = "Clip after `backward()`"
+BY_HAND = "clip between `backward()` and the step"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for flow in flows(source):
+        for clip in flow.of(Kind.CLIP):
+            backward = _too_late(source, clip)
+            if backward is not None:
+                yield _hit(source, clip, backward)
+
+
+def _too_late(source: Source, clip: Event) -> Event | None:
+    """The first backward behind `clip`, where nothing before it leaves gradients to be clipped."""
+    later = clip.first_after(Kind.BACKWARD, Kind.STEP, Kind.UNKNOWN, Kind.EDIT)
+    if not later or any(event.kind is not Kind.BACKWARD for event in later):
+        return None
+    earlier = clip.first_before(Kind.BACKWARD, Kind.STEP, Kind.ZERO_GRAD, Kind.UNKNOWN, Kind.EDIT)
+    if any(event.kind in (Kind.BACKWARD, Kind.UNKNOWN, Kind.EDIT) for event in earlier):
+        return None
+    backward = later[0]
+    if backward.at is clip.at or loops(source, backward.at) != loops(source, clip.at):
+        return None  # in another loop: not of the same step
+    if backward.is_called and _is_step(backward.at):
+        return None  # inside of a closure: a fault of its own
+    # a clip behind a step is too late, not too early, unless the step belongs to the iteration before
+    if any(e.kind is Kind.STEP and source.span(e.at) < source.span(clip.at) for e in earlier):
+        return None
+    return backward
+
+
+def _is_step(node: cst.CSTNode) -> bool:
+    match node:
+        case cst.Call(func=cst.Attribute(attr=cst.Name("step"))):
+            return True
+    return False
+
+
+def _hit(source: Source, clip: Event, backward: Event) -> Hit:
+    message = f"clips before {source.where(backward.at)} runs `backward()`: the new gradients are never clipped"
+    fix = None if clip.is_called or backward.is_called else _fix(source, clip, backward)
+    return Hit(clip.at, message, fix, "" if fix else BY_HAND, ((backward.at, "the gradients are computed here"),))
+
+
+def _fix(source: Source, clip: Event, backward: Event) -> Fix | None:
+    pair = carrier(source, clip.node, backward.node)
+    if pair is None or clip.wrapper or backward.scaler is not None or not _follows_at_once(source, backward):
+        return None
+    statement, target = pair
+    if not names_settled(source, statement, source.span(statement)[1], source.span(target)[1]):
+        return None
+    edits = moved_behind(source, [statement], target)
+    return None if edits is None else Fix(TITLE, Safety.UNSAFE, edits)
+
+
+def _follows_at_once(source: Source, backward: Event) -> bool:
+    """Whether it is this backward's gradients that the next step uses: not those of a second one behind it."""
+    later = backward.first_after(Kind.BACKWARD, Kind.STEP, Kind.UNKNOWN)
+    return all(event.kind in (Kind.STEP, Kind.END) for event in later)

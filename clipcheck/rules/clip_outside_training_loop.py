@@ -1,0 +1,53 @@
+"""
+## What it does
+Finds a clip that is called once, before the loop that trains, where no `backward()` has run yet.
+
+## Why is this bad?
+`clip_grad_norm_` is no setting that is switched on: it scales the gradients that exist when it is called. During set-up
+there are none, so the call does nothing, and the loop below trains without clipping.
+
+## Fix safety
+No fix: the clip belongs between `backward()` and the step, and its limit (often 0 in such calls) has to be chosen.
+
+## References
+- https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clipcheck.events import Kind
+from clipcheck.rule import Hit
+from clipcheck.source import Source
+from clipcheck.steps import Event, flows, loops
+
+BY_HAND = "move it into the loop, between `backward()` and the step"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for flow in flows(source):
+        for clip in flow.of(Kind.CLIP):
+            backward = _in_later_loop(source, clip)
+            if backward is not None:
+                message = f"clips nothing: no gradients yet, `backward()` runs in a loop on {source.where(backward.at)}"
+                yield Hit(clip.at, message, None, BY_HAND, ((backward.at, "the gradients are computed here"),))
+
+
+def _in_later_loop(source: Source, clip: Event) -> Event | None:
+    earlier = clip.first_before(Kind.BACKWARD, Kind.STEP, Kind.UNKNOWN, Kind.EDIT)
+    if any(event.kind is not Kind.START for event in earlier):
+        return None
+    later = clip.first_after(Kind.BACKWARD, Kind.STEP, Kind.UNKNOWN, Kind.EDIT)
+    runs = [event for event in later if event.kind is not Kind.END]
+    if not runs or any(event.kind is not Kind.BACKWARD for event in runs):
+        return None
+    outer = loops(source, clip.at)
+    deeper = all(_loop_count(source, event) > len(outer) for event in runs)
+    return runs[0] if deeper and runs[0].at is not clip.at else None
+
+
+def _loop_count(source: Source, event: Event) -> int:
+    """How many loops run the event: those around the call that leads to it, and around it in the function called."""
+    count = len(loops(source, event.at))
+    return count + (len(loops(source, event.node)) if event.is_called else 0)

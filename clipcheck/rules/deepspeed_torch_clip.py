@@ -1,0 +1,50 @@
+"""
+## What it does
+Finds torch's clip between `engine.backward(loss)` and `engine.step()` of a DeepSpeed engine.
+
+## Why is this bad?
+The engine keeps gradients in buffers and partitions of its own, and unscales them in `step()`. A clip of `.grad` sees
+none of them, or only a part, and what it does is ignored.
+
+## Fix safety
+No fix: set `"gradient_clipping"` in the DeepSpeed configuration.
+
+## References
+- https://www.deepspeed.ai/docs/config-json/#gradient-clipping
+- deepspeedai/DeepSpeed#6480, axolotl-ai-cloud/axolotl#1381, huggingface/transformers#37566
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.events import Kind
+from clipcheck.events import is_deepspeed as is_engine
+from clipcheck.rule import Hit
+from clipcheck.source import Source
+from clipcheck.steps import Event, flows
+
+BY_HAND = 'set `"gradient_clipping"` in the DeepSpeed configuration'
+_IMPORT = re.compile(r"\bdeepspeed\.initialize\b")
+
+
+def check(source: Source) -> Iterator[Hit]:
+    if not _IMPORT.search(source.text):
+        return
+    for flow in flows(source):
+        for clip in flow.of(Kind.CLIP):
+            earlier = clip.first_before(Kind.BACKWARD, Kind.STEP)
+            if earlier and not clip.wrapper and all(_runs_engine(source, event) for event in earlier):
+                where = source.where(earlier[0].at)
+                message = f"has no effect: the DeepSpeed engine of {where} keeps gradients of its own"
+                yield Hit(clip.at, message, None, BY_HAND, ((earlier[0].at, "the engine runs backward"),))
+
+
+def _runs_engine(source: Source, event: Event) -> bool:
+    match event.node:
+        case cst.Call(func=cst.Attribute(value=receiver, attr=cst.Name("backward")), args=[_, *_]):
+            return is_engine(source, receiver)
+    return False

@@ -1,0 +1,91 @@
+"""
+## What it does
+Finds gradients that are clamped, scaled or cleaned by a function that returns a new tensor, where that tensor is
+thrown away: `p.grad.clamp(-1, 1)` as a statement.
+
+## Why is this bad?
+`clamp`, `mul`, `nan_to_num` and their like leave the tensor that they are called on alone. The gradient stays as it
+is, and the optimizer uses it unclipped.
+
+## Fix safety
+Unsafe: adds the underscore, so that the gradient is changed in place, which is the point.
+
+## References
+- pytorch/tutorials#30, pytorch/pytorch#4829
+- https://pytorch.org/docs/stable/generated/torch.Tensor.clamp_.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.edits import insert_after
+from clipcheck.holders import is_gradient
+from clipcheck.rule import Fix, Hit, Safety
+from clipcheck.source import Source
+
+_METHODS = frozenset("clamp clip clamp_min clamp_max mul div nan_to_num multiply divide".split())
+_FUNCTIONS = {f"torch.{name}": name for name in ("clamp", "clip", "clamp_min", "clamp_max", "nan_to_num")}
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for statement in source.nodes(cst.Expr):
+        if isinstance(statement.value, cst.Call):
+            name = _out_of_place(source, statement.value)
+            if name is not None:
+                yield _hit(source, statement.value, name)
+    for assign in source.nodes(cst.Assign):
+        match assign:
+            case cst.Assign(
+                targets=[cst.AssignTarget(target=cst.Name() as target)],
+                value=cst.Call(func=cst.Attribute(value=cst.Name() as name, attr=method)) as call,
+            ) if method.value in _METHODS and _is_lost(source, name, target):
+                yield _hit(source, call, method)
+
+
+def _hit(source: Source, call: cst.Call, name: cst.Name) -> Hit:
+    message = f"`{name.value}` returns a new tensor that is thrown away: the gradient is not changed"
+    return Hit(
+        call,
+        message,
+        Fix(f"Use `{name.value}_`, which works in place", Safety.UNSAFE, (insert_after(source, name, "_"),)),
+    )
+
+
+def _out_of_place(source: Source, call: cst.Call) -> cst.Name | None:
+    """The name of the function that leaves a gradient alone and returns another tensor."""
+    match call:
+        case cst.Call(func=cst.Attribute(value=tensor, attr=method)) if method.value in _METHODS and is_gradient(
+            tensor
+        ):
+            return None if _is_copy(tensor) else method
+        case cst.Call(func=func, args=[first, *rest]) if source.qualified(func) in _FUNCTIONS:
+            if is_gradient(first.value) and not any(arg.keyword and arg.keyword.value == "out" for arg in rest):
+                return func.attr if isinstance(func, cst.Attribute) else None
+    return None
+
+
+def _is_copy(tensor: cst.BaseExpression) -> bool:
+    """Whether the gradient is copied first: changing the copy in place would change nothing."""
+    return isinstance(tensor, cst.Call)
+
+
+def _is_lost(source: Source, name: cst.Name, target: cst.Name) -> bool:
+    """Whether `name` is `p.grad` and what is assigned to `target` is never read: `g = p.grad; g = g.clamp(-1, 1)`."""
+    scope = source.scope(name)
+    if scope is not scope.module and not isinstance(scope.node, cst.FunctionDef):
+        return False
+    before = [b for b in scope.bindings.get(name.value, []) if source.span(b.node) < source.span(target)]
+    if not before or before[-1].kind != "assign" or before[-1].value is None or not is_gradient(before[-1].value):
+        return False
+    if (
+        _is_copy(before[-1].value)
+        or source.siblings(source.statement(before[-1].node))[0] != source.siblings(source.statement(target))[0]
+    ):
+        return False
+    uses = source.names.uses(scope, target.value)
+    return not any(source.span(use) > source.span(name) for use in uses) and (
+        target.value == name.value or len(scope.bindings[target.value]) == 1
+    )

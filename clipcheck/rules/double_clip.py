@@ -1,0 +1,60 @@
+"""
+## What it does
+Finds a clip that comes right after another one of the same kind over the same parameters, with the same or a larger
+limit.
+
+## Why is this bad?
+The second call cannot change anything: the gradients are within the limit already. Most often a line was copied, and
+another list of parameters, or another limit, is meant.
+
+## Fix safety
+No fix: which of the two is meant cannot be known.
+
+## References
+- https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.clips import Clip, clips, number
+from clipcheck.parameters import spelled
+from clipcheck.rule import Hit
+from clipcheck.source import Source
+
+BY_HAND = "drop one of the two, or pass the parameters that are meant"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for clip in clips(source):
+        first = _right_before(source, clip)
+        if first is not None and _is_idle(source, first, clip):
+            message = f"changes nothing: {source.where(first.call)} has clipped the same parameters already"
+            yield Hit(clip.call, message, None, BY_HAND, ((first.call, "clipped here"),))
+
+
+def _right_before(source: Source, clip: Clip) -> Clip | None:
+    """The clip on the line above."""
+    block, index = source.siblings(source.statement(clip.call))
+    above = block[index - 1] if index else None
+    for other in clips(source):
+        if isinstance(above, cst.SimpleStatementLine) and source.statement(other.call) is above:
+            return other
+    return None
+
+
+def _is_idle(source: Source, first: Clip, second: Clip) -> bool:
+    if first.function != second.function or first.parameters is None or second.parameters is None:
+        return False
+    if spelled(source, first.parameters) != spelled(source, second.parameters) or first.limit is None:
+        return False
+    if not isinstance(source.parent(second.call), cst.Expr) or second.limit is None:
+        return False  # the second one measures
+    if spelled(source, first.limit) == spelled(source, second.limit):
+        return True
+    small, large = number(source, first.limit), number(source, second.limit)
+    return small is not None and large is not None and small <= large and large != math.inf

@@ -1,0 +1,90 @@
+"""
+## What it does
+Finds torch's `clip_grad_norm_` on the parameters of a model that was wrapped by FSDP1 (`FullyShardedDataParallel`).
+
+## Why is this bad?
+Each rank holds a shard of every gradient, so each rank computes a norm of its own, smaller than the true one, and
+scales its shards by a factor of its own. The model's method `clip_grad_norm_` computes the norm across ranks.
+
+## Fix safety
+Unsafe: calls the model's method, a collective that every rank has to reach. FSDP2 (`fully_shard`) is not concerned:
+torch's function is right there.
+
+## References
+- https://pytorch.org/docs/stable/fsdp.html#torch.distributed.fsdp.FullyShardedDataParallel.clip_grad_norm_
+- pytorch/pytorch#72548, ContextualAI/HALOs#15, PrimeIntellect-ai/OpenDiloco#6, Modalities/modalities#206
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.clips import Clip, clips
+from clipcheck.edits import replace
+from clipcheck.parameters import attribute_bindings
+from clipcheck.rule import Fix, Hit, Safety
+from clipcheck.source import Source
+from clipcheck.steps import branches
+
+BY_HAND = "call the wrapped model's own `clip_grad_norm_(max_norm)`"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for clip in clips(source):
+        match clip.parameters:
+            case cst.Call(func=cst.Attribute(value=model, attr=cst.Name("parameters")), args=()) if clip.is_norm:
+                wrapped = _wrapped_by_fsdp(source, model)
+                if wrapped is not None and not _is_dispatched(source, clip.call):
+                    where = source.where(wrapped)
+                    message = f"each rank clips by the norm of its own shards: FSDP wraps the model on {where}"
+                    fix = _fix(source, clip, model)
+                    yield Hit(
+                        clip.call, message, fix, "" if fix else BY_HAND, ((wrapped, "the model is sharded here"),)
+                    )
+
+
+def _wrapped_by_fsdp(source: Source, model: cst.BaseExpression) -> cst.Call | None:
+    """The `FSDP(…)` that is the last thing the name is assigned before, None where it may be something else."""
+    match model:
+        case cst.Name():
+            owner = source.scope(model).owner(model.value)
+            bindings = owner.bindings[model.value] if owner else []
+            if any(b.kind != "assign" for b in bindings):
+                bindings = [b for b in bindings if b.kind == "assign"] if owner is source.scope(model) else []
+            values = [b.value for b in bindings if source.span(b.node) < source.span(model)]
+        case cst.Attribute(value=cst.Name("self")):
+            values = [value for _, value in attribute_bindings(source, model)]
+        case _:
+            return None
+    match values[-1:]:
+        case [cst.Call(func=func) as call] if (source.qualified(func) or "").endswith(".FullyShardedDataParallel"):
+            conditional = any(True for _ in branches(source, call)) and not _same_branch(source, call, model)
+            return None if conditional or "NO_SHARD" in source.code(call) else call
+    return None
+
+
+def _same_branch(source: Source, one: cst.CSTNode, other: cst.CSTNode) -> bool:
+    around = {(id(branch), outcome) for branch, outcome in branches(source, other)}
+    return all((id(branch), outcome) in around for branch, outcome in branches(source, one))
+
+
+def _is_dispatched(source: Source, node: cst.CSTNode) -> bool:
+    """Whether a test around the clip has asked whether the model is sharded."""
+    return any(
+        "isinstance" in source.code(branch.test) or "fsdp" in source.code(branch.test).lower()
+        for branch, _ in branches(source, node)
+    )
+
+
+def _fix(source: Source, clip: Clip, model: cst.BaseExpression) -> Fix | None:
+    if clip.unknown or clip.limit is None or not clip.arguments.keys() <= {"parameters", "max_norm", "norm_type"}:
+        return None
+    given = [source.code(clip.limit)]
+    if clip.norm_type is not None:
+        given.append(f"norm_type={source.code(clip.norm_type)}")
+    text = f"{source.code(model)}.clip_grad_norm_({', '.join(given)})"
+    if "#" in source.code(clip.call):
+        return None
+    return Fix("Call the wrapped model's own method", Safety.UNSAFE, (replace(source, clip.call, text),))

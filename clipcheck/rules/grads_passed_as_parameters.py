@@ -1,0 +1,153 @@
+"""
+## What it does
+Finds torch's in-place clips that are given gradients, `.data` tensors or the values of a `state_dict` in place of
+parameters.
+
+## Why is this bad?
+The function reads `.grad` of each tensor that it is given. A gradient has no gradient of its own, so nothing is
+clipped, the result is 0.0, and neither an error nor a warning says so.
+
+## Fix safety
+Unsafe: passes the parameters themselves, so that clipping starts. No fix for the results of `torch.autograd.grad`,
+which belong to no parameter: scale them by `max_norm / get_total_norm(grads)` where that is below 1.
+
+## References
+- https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.clips import Clip, clips
+from clipcheck.edits import replace
+from clipcheck.holders import holder, is_gradient, means_gradient
+from clipcheck.rule import Edit, Fix, Hit, Safety
+from clipcheck.source import Source
+
+TITLE = "Pass the parameters"
+BY_HAND = "pass the parameters themselves"
+BY_HAND_GRADS = "scale them by `max_norm / get_total_norm(grads)` where that is below 1"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for clip in clips(source):
+        if clip.parameters is not None:
+            yield from _clip(source, clip, clip.parameters)
+
+
+def _clip(source: Source, clip: Clip, given: cst.BaseExpression) -> Iterator[Hit]:
+    what, made = _instead_of_parameters(source, given)
+    if what:
+        message = f"clips nothing and returns 0.0: it is given {what}, and reads `.grad` of each"
+        fix = _fix(source, given, made)
+        by_hand = BY_HAND_GRADS if "autograd" in what else BY_HAND
+        related = ((made, "they are made here"),) if made is not given else ()
+        yield Hit(clip.call, message, fix, "" if fix else by_hand, related)
+
+
+def _instead_of_parameters(source: Source, node: cst.BaseExpression) -> tuple[str, cst.BaseExpression]:
+    """What is passed in place of parameters, and the expression that makes it; empty where that is not certain."""
+    match node:
+        case cst.ListComp(elt=elt) | cst.GeneratorExp(elt=elt) if means_gradient(source, elt):
+            return "gradients", node
+        case (
+            cst.ListComp(elt=cst.Attribute(attr=cst.Name("data")))
+            | cst.GeneratorExp(elt=cst.Attribute(attr=cst.Name("data")))
+        ):
+            return "`.data` tensors", node
+        case cst.List(elements=[_, *_] as elements) | cst.Tuple(elements=[_, *_] as elements) if all(
+            is_gradient(element.value) for element in elements
+        ):
+            return "gradients", node
+        case cst.Call(
+            func=cst.Attribute(value=cst.Call(func=cst.Attribute(attr=cst.Name("state_dict"))), attr=cst.Name("values"))
+        ):
+            return "tensors of a `state_dict`", node
+        case cst.Call(func=func) if source.qualified(func) == "torch.autograd.grad":
+            return "the result of `autograd.grad`", node
+        case cst.Name():
+            return _variable(source, node)
+    return ("a gradient", node) if is_gradient(node) else ("", node)
+
+
+def _variable(source: Source, name: cst.Name) -> tuple[str, cst.BaseExpression]:
+    bindings = source.bindings(name)
+    if _has_gradients(source, name) or not bindings or any(b.kind != "assign" or b.value is None for b in bindings):
+        return "", name
+    found = []
+    for binding in bindings:
+        value = binding.value
+        assert value is not None
+        if isinstance(value, cst.List) and not value.elements:
+            found.append(_appended(source, name))
+        elif means_gradient(source, value):
+            found.append(("a gradient", value))
+        else:
+            found.append(("", name) if isinstance(value, cst.Name) else _instead_of_parameters(source, value))
+    return found[0] if all(what for what, _ in found) else ("", name)
+
+
+def _appended(source: Source, name: cst.Name) -> tuple[str, cst.BaseExpression]:
+    """What a list that starts empty is filled with."""
+    values: list[cst.BaseExpression] = []
+    for use in source.names.uses(source.scope(name).owner(name.value), name.value):
+        match source.parent(use):
+            case cst.Attribute(attr=cst.Name("append" | "extend" | "insert")) as method:
+                call = source.parent(method)
+                if not isinstance(call, cst.Call) or method.attr.value != "append" or len(call.args) != 1:
+                    return "", name
+                values.append(call.args[0].value)
+    if values and all(means_gradient(source, value) for value in values):
+        return "gradients", values[0]
+    return "", name
+
+
+def _has_gradients(source: Source, name: cst.Name) -> bool:
+    """Whether the program gives the tensors a `.grad` of their own, as for master copies in float32."""
+    for use in source.names.uses(source.scope(name).owner(name.value), name.value):
+        match source.parent(use):
+            case cst.Attribute(attr=cst.Name("grad" | "requires_grad" | "requires_grad_")):
+                return True
+            case cst.For(target=cst.Name()):
+                return True
+    return False
+
+
+def _fix(source: Source, given: cst.BaseExpression, made: cst.BaseExpression) -> Fix | None:
+    if made is not given and isinstance(given, cst.Name):
+        used = source.names.uses(source.scope(given).owner(given.value), given.value)
+        if len(used) != 1 or isinstance(made, cst.Attribute):
+            return None
+    match made:
+        case cst.ListComp(elt=elt, for_in=comp) | cst.GeneratorExp(elt=elt, for_in=comp):
+            inner = holder(elt) if is_gradient(elt) else elt.value if isinstance(elt, cst.Attribute) else None
+            if inner is None:
+                return None
+            plain = source.code(inner) == source.code(comp.target) and comp.inner_for_in is None
+            if plain and all(_only_skips_none(source, condition.test) for condition in comp.ifs):
+                start, end = source.outer_span(made) if isinstance(made, cst.GeneratorExp) else source.span(made)
+                return Fix(TITLE, Safety.UNSAFE, (Edit(start, end, source.code(comp.iter)),))
+            return Fix(TITLE, Safety.UNSAFE, (replace(source, elt, source.code(inner)),))
+        case cst.Attribute() if is_gradient(made):
+            inner = holder(made)
+            return None if inner is None else Fix(TITLE, Safety.UNSAFE, (replace(source, made, source.code(inner)),))
+        case cst.List(elements=elements) | cst.Tuple(elements=elements):
+            pairs = [(element.value, holder(element.value)) for element in elements]
+            if all(inner is not None for _, inner in pairs):
+                return Fix(
+                    TITLE, Safety.UNSAFE, tuple(replace(source, g, source.code(p)) for g, p in pairs if p is not None)
+                )
+    return None
+
+
+def _only_skips_none(source: Source, test: cst.BaseExpression) -> bool:
+    """Whether a condition leaves out what the clip would skip by itself."""
+    match test:
+        case cst.Comparison(
+            left=left, comparisons=[cst.ComparisonTarget(operator=cst.IsNot(), comparator=cst.Name("None"))]
+        ):
+            return is_gradient(left)
+    return False

@@ -1,0 +1,72 @@
+"""
+## What it does
+Finds a clip in front of the step of Horovod's `DistributedOptimizer` without `optimizer.synchronize()`.
+
+## Why is this bad?
+Horovod averages the gradients in the background and waits for them in `step()`. A clip before that works on gradients
+that are this worker's own, or are being written at that moment.
+
+## Fix safety
+Unsafe: waits before the clip, and steps without waiting again.
+
+## References
+- https://horovod.readthedocs.io/en/stable/api.html#module-horovod.torch
+- horovod/horovod#1099, horovod/horovod#1104
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.edits import indentation, insert_line_before, replace
+from clipcheck.events import Kind
+from clipcheck.moves import stands_alone
+from clipcheck.parameters import last_name
+from clipcheck.rule import Fix, Hit, Safety
+from clipcheck.source import Source
+from clipcheck.steps import Event, flows
+
+BY_HAND = "call `optimizer.synchronize()` before the clip, and step under `optimizer.skip_synchronize()`"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    if any(node.value in ("synchronize", "skip_synchronize") for node in source.nodes(cst.Name)):
+        return
+    for flow in flows(source):
+        for clip in flow.of(Kind.CLIP):
+            later = clip.first_after(Kind.STEP, Kind.BACKWARD, Kind.UNKNOWN)
+            if later and all(_is_distributed(source, event) for event in later) and not clip.is_called:
+                message = (
+                    f"clips before the gradients are averaged, which the step on {source.where(later[0].at)} waits for"
+                )
+                fix = _fix(source, clip, later[0])
+                yield Hit(clip.at, message, fix, "" if fix else BY_HAND, ((later[0].at, "averaged here"),))
+
+
+def _is_distributed(source: Source, step: Event) -> bool:
+    """Whether the optimizer that steps was last wrapped by `hvd.DistributedOptimizer`."""
+    if step.kind is not Kind.STEP or not isinstance(step.subject, cst.Name):
+        return False
+    values = [b.value for b in source.bindings(step.subject) if b.kind == "assign"]
+    match values[-1:]:
+        case [cst.Call(func=func)]:
+            return last_name(func) == "DistributedOptimizer" and (source.qualified(func) or "").startswith("horovod")
+    return False
+
+
+def _fix(source: Source, clip: Event, step: Event) -> Fix | None:
+    statement, target = source.statement(clip.node), source.statement(step.node)
+    if step.is_called or step.subject is None or not (stands_alone(source, statement) and stands_alone(source, target)):
+        return None
+    if not isinstance(target, cst.SimpleStatementLine) or not isinstance(target.body[0], cst.Expr):
+        return None
+    optimizer = source.code(step.subject)
+    unit = source.module.default_indent
+    lines = f"with {optimizer}.skip_synchronize():{source.newline}{indentation(source, target)}{unit}"
+    edits = (
+        insert_line_before(source, statement, f"{optimizer}.synchronize()"),
+        replace(source, target.body[0], lines + source.code(target.body[0])),
+    )
+    return Fix("Wait for the gradients before the clip", Safety.UNSAFE, edits)

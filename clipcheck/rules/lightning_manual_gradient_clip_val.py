@@ -1,0 +1,57 @@
+"""
+## What it does
+Finds `Trainer(gradient_clip_val=...)` in a file whose LightningModule sets `automatic_optimization = False`.
+
+## Why is this bad?
+Lightning raises a MisconfigurationException when training starts: with manual optimization it does not clip.
+
+## Fix safety
+No fix: call `self.clip_gradients(optimizer, gradient_clip_val=...)` in `training_step`.
+
+## References
+- https://lightning.ai/docs/pytorch/stable/common/optimization.html
+- Lightning-AI/pytorch-lightning#7698, #6328, galilai-group/stable-pretraining#246
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.context import is_lightning_module
+from clipcheck.parameters import last_name
+from clipcheck.rule import Hit
+from clipcheck.source import Source
+
+MESSAGE = "raises when training starts: with manual optimization Lightning does not clip"
+BY_HAND = "call `self.clip_gradients(optimizer, gradient_clip_val=…)` in `training_step`"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    modules = [node for node in source.nodes(cst.ClassDef) if is_lightning_module(source, node)]
+    manual = [place for place in map(_is_manual_at, [source] * len(modules), modules) if place is not None]
+    if not modules or len(manual) != len(modules):
+        return
+    for call in source.nodes(cst.Call):
+        if last_name(call.func) == "Trainer" and _is_lightning(source, call):
+            for arg in call.args:
+                named = arg.keyword is not None and arg.keyword.value == "gradient_clip_val"
+                if named and source.code(arg.value) not in ("None", "0", "0.0"):
+                    yield Hit(arg, MESSAGE, None, BY_HAND, ((manual[0], "optimization is manual here"),))
+
+
+def _is_lightning(source: Source, call: cst.Call) -> bool:
+    return (source.qualified(call.func) or "").startswith(("lightning", "pytorch_lightning"))
+
+
+def _is_manual_at(source: Source, owner: cst.ClassDef) -> cst.CSTNode | None:
+    """Where a class switches automatic optimization off."""
+    for node in source.walk(owner):
+        match node:
+            case cst.Assign(
+                targets=[cst.AssignTarget(target=cst.Attribute(attr=cst.Name("automatic_optimization")))],
+                value=cst.Name("False"),
+            ):
+                return node
+    return None

@@ -1,0 +1,70 @@
+"""
+## What it does
+Finds clips that are given some parameters twice: `list(m.parameters()) + list(m.head.parameters())`.
+
+## Why is this bad?
+A parameter that is listed twice counts twice in the norm and is scaled twice: for a gradient of norm 5.0 the call
+reports 7.07 and leaves 0.1 where the limit was 1.0.
+
+## Fix safety
+Unsafe: drops the list that the other one holds already, so the training changes.
+
+## References
+- https://pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.parameters
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.clips import clips
+from clipcheck.edits import replace
+from clipcheck.parameters import owners
+from clipcheck.rule import Fix, Hit, Safety
+from clipcheck.source import Source
+
+BY_HAND = "list each parameter once"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for clip in clips(source):
+        parts = list(_parts(source, clip.parameters)) if clip.parameters is not None else []
+        for index, (part, owner) in enumerate(parts):
+            outer = next((o for i, (_, o) in enumerate(parts) if i != index and _holds(o, owner, i < index)), None)
+            if outer is not None:
+                message = f"counts the parameters of `{owner}` twice: `{outer}` holds them already"
+                fix = _fix(source, clip.parameters, part)
+                yield Hit(clip.call, message[:100], fix, "" if fix else BY_HAND)
+                break
+
+
+def _holds(outer: str, inner: str, first: bool) -> bool:
+    return inner.startswith(outer + ".") or (outer == inner and first)
+
+
+def _parts(source: Source, node: cst.BaseExpression) -> Iterator[tuple[cst.BaseExpression, str]]:
+    """The lists that are put together, each with the one module whose parameters it holds."""
+    match node:
+        case cst.BinaryOperation(operator=cst.Add(), left=left, right=right):
+            yield from _parts(source, left)
+            yield from _parts(source, right)
+        case cst.Call(func=cst.Name("chain") | cst.Attribute(attr=cst.Name("chain")), args=args):
+            for arg in args:
+                yield from _parts(source, arg.value)
+        case cst.List(elements=[_, *_] as elements) if all(isinstance(e, cst.StarredElement) for e in elements):
+            for element in elements:
+                yield from _parts(source, element.value)
+        case cst.Call():
+            found = owners(source, node, depth=0)
+            if found is not None and len(found) == 1:
+                yield node, next(iter(found))
+
+
+def _fix(source: Source, whole: cst.BaseExpression | None, part: cst.BaseExpression) -> Fix | None:
+    match whole:
+        case cst.BinaryOperation(operator=cst.Add(), left=left, right=right) if part in (left, right):
+            kept = left if part is right else right
+            return Fix("Pass each parameter once", Safety.UNSAFE, (replace(source, whole, source.code(kept)),))
+    return None

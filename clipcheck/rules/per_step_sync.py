@@ -1,0 +1,63 @@
+"""
+## What it does
+Finds `.item()`, `float()` or a comparison on the norm that a clip returns, in every step of a loop.
+
+## Why is this bad?
+The norm is computed on the device. Reading it makes the program wait until the device has caught up, once a step; the
+next step's kernels are launched late.
+
+## Fix safety
+No fix: read the norm only where it is logged, or once in many steps.
+
+## References
+- kohya-ss/musubi-tuner#988, pytorch/pytorch#60691
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.clips import clips
+from clipcheck.rule import Hit
+from clipcheck.source import Source
+from clipcheck.steps import accumulation_guard, branches, loops
+
+MESSAGE = "waits for the device in every step to read the norm"
+BY_HAND = "keep the tensor, and read it only where it is logged"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for clip in clips(source):
+        if not clip.is_norm or not loops(source, clip.call):
+            continue
+        read = _read(source, clip.call)
+        if read is not None:
+            yield Hit(read, MESSAGE, None, BY_HAND)
+        match source.parent(clip.call):
+            case cst.Assign(targets=[cst.AssignTarget(target=cst.Name() as target)]):
+                for use in source.names.uses(source.scope(target), target.value):
+                    read = _read(source, use)
+                    if read is not None and _each_step(source, read, clip.call):
+                        yield Hit(read, MESSAGE, None, BY_HAND, ((clip.call, "the norm is computed here"),))
+
+
+def _read(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:
+    """What makes a Python number of the tensor at `node`."""
+    parent = source.parent(node)
+    match parent:
+        case cst.Attribute(attr=cst.Name("item" | "tolist")):
+            return source.parent(parent)
+        case cst.Arg():
+            call = source.parent(parent)
+            return call if isinstance(call, cst.Call) and source.qualified(call.func) == "builtins.float" else None
+        case cst.Comparison():
+            return parent
+    return None
+
+
+def _each_step(source: Source, read: cst.CSTNode, clip: cst.Call) -> bool:
+    """Whether the read runs as often as the clip: in the same loop, and under no further test."""
+    extra = len(list(branches(source, read))) - len(list(branches(source, clip)))
+    return loops(source, read) == loops(source, clip) and extra <= 0 and accumulation_guard(source, read) is None

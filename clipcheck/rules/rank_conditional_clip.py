@@ -1,0 +1,56 @@
+"""
+## What it does
+Finds clips of sharded parameters under a test that only one rank passes: `if rank == 0:`.
+
+## Why is this bad?
+With FSDP or DTensor the norm is computed by all ranks together. Where one rank calls the clip and the others do not, it
+waits for them until the process group times out.
+
+## Fix safety
+No fix: call the clip on all ranks, and test the rank only to log its result.
+
+## References
+- https://pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.clips import clips
+from clipcheck.rule import Hit
+from clipcheck.source import Source
+from clipcheck.steps import branches
+
+BY_HAND = "call the clip on all ranks, and test the rank only to log its result"
+_SHARDED = re.compile(r"\b(fully_shard|FullyShardedDataParallel|DTensor|distribute_tensor|parallelize_module)\b")
+_ONE_RANK = re.compile(
+    r"\brank(\(\))?\s*==\s*0|\bget_rank\([^)]*\)\s*==\s*0|\bis_(main|master|rank_zero|local_main)\w*"
+)
+
+
+def check(source: Source) -> Iterator[Hit]:
+    if not _SHARDED.search(source.text):
+        return
+    for call in _clipping(source):
+        for branch, outcome in branches(source, call):
+            test = source.code(branch.test)
+            if outcome and _ONE_RANK.search(test) and " or " not in test and not test.startswith("not "):
+                message = f"hangs: all ranks compute the norm together, and only one passes the test on {source.where(branch)}"
+                yield Hit(call, message, None, BY_HAND, ((branch.test, "one rank passes this"),))
+                break
+
+
+def _clipping(source: Source) -> Iterator[cst.Call]:
+    for clip in clips(source):
+        if clip.is_norm:
+            yield clip.call
+    for call in source.nodes(cst.Call):
+        match call.func:
+            case cst.Attribute(value=cst.Name(), attr=cst.Name("clip_grad_norm_")) if (
+                source.qualified(call.func) is None
+            ):
+                yield call

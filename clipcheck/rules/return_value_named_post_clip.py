@@ -1,0 +1,221 @@
+"""
+## What it does
+Finds the result of `clip_grad_norm_` under a name, or logged under a key, that says it is the norm after clipping, and
+assertions that it is within the limit.
+
+## Why is this bad?
+The function returns the norm **before** clipping. A plot of it shows spikes far above the limit, and an assertion fails,
+although clipping works; or clipping seems to work when it does not.
+
+## Fix safety
+No fix: rename it, or take `min(norm, max_norm)`, which is the norm after clipping.
+
+## References
+- verl-project/verl#2282, hiyouga/LlamaFactory#3996, ray-project/ray#4965, radixark/miles#2132, pytorch/torchtitan#1500
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.clips import bound, clips, number, words
+from clipcheck.parameters import last_name, spelled
+from clipcheck.rule import Hit
+from clipcheck.source import Source
+
+BY_HAND = "rename it, or use `min(norm, max_norm)`, the norm after clipping"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for call in _results(source):
+        if _measures_again(source, call):
+            continue
+        target = _target(source, call)
+        if target is not None and _says_after(last_name(target)):
+            name = source.quoted(target, "the result")
+            yield Hit(
+                target,
+                f"{name} is the norm before clipping: that is what the clip returns",
+                None,
+                BY_HAND,
+                ((call, "clipped here"),),
+            )
+        elif isinstance(target, cst.Name):
+            yield from _uses(source, target, call)
+        else:
+            key = _key(source, call)
+            if key:
+                yield Hit(
+                    call, f"logged as `{key}`, but the clip returns the norm before clipping"[:100], None, BY_HAND
+                )
+
+
+def _results(source: Source) -> Iterator[cst.Call]:
+    """Every call whose result is a norm before clipping: torch's function, and the methods that follow it."""
+    known = {clip.call for clip in clips(source) if clip.is_norm}
+    for call in source.nodes(cst.Call):
+        if call in known:
+            yield call
+        else:
+            match call.func:
+                case cst.Attribute(value=owner, attr=cst.Name("clip_grad_norm_")) if source.qualified(owner) is None:
+                    yield call
+
+
+def _measures_again(source: Source, call: cst.Call) -> bool:
+    """Whether the call measures what another one has clipped: no limit, or the same parameters a second time."""
+    if number(source, bound(call, "clip_grad_norm_").limit) == math.inf:
+        return True
+    first = call.args[0] if call.args else None
+    for other in _results(source):
+        if other is not call and first is not None and other.args and source.span(other) < source.span(call):
+            same = spelled(source, other.args[0].value) == spelled(source, first.value)
+            if same and source.function(other) is source.function(call):
+                return True
+    return False
+
+
+def _target(source: Source, call: cst.Call) -> cst.BaseExpression | None:
+    """What the result is assigned to, as it is or as a Python number."""
+    node: cst.CSTNode = call
+    while True:
+        parent = source.parent(node)
+        match parent:
+            case cst.Attribute(attr=cst.Name("item" | "detach" | "cpu" | "clone" | "float" | "to")):
+                node = source.parent(parent) or parent
+            case cst.Arg() if _is_float(source, source.parent(parent)):
+                node = source.parent(parent) or parent
+            case cst.Assign(targets=[cst.AssignTarget(target=target)], value=value) if value is node:
+                return target
+            case cst.AnnAssign(target=target, value=value) if value is node:
+                return target
+            case _:
+                return None
+
+
+def _is_float(source: Source, node: cst.CSTNode | None) -> bool:
+    return isinstance(node, cst.Call) and source.qualified(node.func) == "builtins.float"
+
+
+def _says_after(name: str) -> bool:
+    parts = words(name)
+    if set(parts) & {
+        "before",
+        "pre",
+        "un",
+        "unclipped",
+        "preclip",
+        "is",
+        "was",
+        "num",
+        "n",
+        "frac",
+        "ratio",
+        "count",
+        "not",
+    }:
+        return False
+    if "clipped" in parts or "postclip" in parts or "afterclip" in parts:
+        return True
+    return bool(set(parts) & {"after", "post"}) and bool(
+        set(parts) & {"norm", "grad", "gradient", "gnorm", "clip", "clipping"}
+    )
+
+
+def _uses(source: Source, target: cst.Name, call: cst.Call) -> Iterator[Hit]:
+    """Where the variable is logged under such a name, or asserted to be within the limit."""
+    scope = source.scope(target)
+    bindings = scope.bindings.get(target.value, [])
+    if len(bindings) != 1 and any(_says_more(source, b.value, call) for b in bindings):
+        return
+    limit = bound(call, "clip_grad_norm_").limit
+    for use in source.names.uses(scope, target.value):
+        if source.span(use) < source.span(call):
+            continue
+        key = _key(source, use)
+        if key:
+            yield Hit(
+                use,
+                f"logged as `{key}`, but the clip returns the norm before clipping"[:100],
+                None,
+                BY_HAND,
+                ((call, "clipped here"),),
+            )
+        elif limit is not None and _asserted_below(source, use, limit):
+            yield Hit(
+                use,
+                "asserts a limit on the norm before clipping: it fails where clipping works",
+                None,
+                BY_HAND,
+                ((call, "clipped here"),),
+            )
+
+
+def _says_more(source: Source, value: cst.BaseExpression | None, call: cst.Call) -> bool:
+    """Whether a variable is also given something else than the result of a clip."""
+    return value is None or not any(node is call for node in source.walk(value))
+
+
+def _key(source: Source, use: cst.CSTNode) -> str:
+    """The name under which a value is logged, where that name says it is the norm after clipping."""
+    node = use
+    for above in source.ancestors(use):
+        match above:
+            case (
+                cst.Attribute(attr=cst.Name("item" | "detach" | "cpu"))
+                | cst.Call(func=cst.Attribute(attr=cst.Name("item" | "detach" | "cpu")))
+            ):
+                pass
+            case cst.DictElement(key=cst.SimpleString() as key) if above.value is node:
+                text = str(key.evaluated_value)
+                return text if _says_after(text) else ""
+            case cst.Assign(
+                targets=[
+                    cst.AssignTarget(
+                        target=cst.Subscript(
+                            slice=[cst.SubscriptElement(slice=cst.Index(value=cst.SimpleString() as key))]
+                        )
+                    )
+                ]
+            ) if above.value is node:
+                text = str(key.evaluated_value)
+                return text if _says_after(text) else ""
+            case cst.Arg(keyword=None):
+                call = source.parent(above)
+                if isinstance(call, cst.Call) and source.qualified(call.func) == "builtins.float":
+                    node = call
+                    continue
+                return _logged(source, call, above)
+            case _:
+                return ""
+        node = above
+    return ""
+
+
+def _logged(source: Source, call: cst.CSTNode | None, arg: cst.Arg) -> str:
+    """The key of `self.log("grad_norm_after_clip", norm)` and `writer.add_scalar(…)`."""
+    match call:
+        case cst.Call(
+            func=cst.Attribute(attr=cst.Name("log" | "add_scalar" | "log_metric" | "scalar" | "record")),
+            args=[cst.Arg(value=cst.SimpleString() as key), second, *_],
+        ) if second is arg:
+            text = str(key.evaluated_value)
+            return text if _says_after(text) else ""
+    return ""
+
+
+def _asserted_below(source: Source, use: cst.Name, limit: cst.BaseExpression) -> bool:
+    statement = source.enclosing(use, cst.Assert)
+    match statement:
+        case cst.Assert(
+            test=cst.Comparison(
+                left=left,
+                comparisons=[cst.ComparisonTarget(operator=cst.LessThan() | cst.LessThanEqual(), comparator=right)],
+            )
+        ):
+            direct = left is use or (isinstance(left, cst.Call) and any(node is use for node in source.walk(left)))
+            return direct and spelled(source, limit) in spelled(source, right)
+    return False

@@ -1,0 +1,57 @@
+"""
+## What it does
+Finds the result of a clip assigned to something that is no norm: `loss =`, `grads =`, `params =`, `p.grad =`.
+
+## Why is this bad?
+`clip_grad_norm_` works in place and returns a norm. What stood under the name is lost: the loss that is logged is a
+norm, the list of parameters is a number, and `p.grad` raises or is broken.
+
+## Fix safety
+Unsafe: drops the target where it is a plain name, which keeps its value. No fix for attributes.
+
+## References
+- https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.clips import clips, words
+from clipcheck.parameters import last_name
+from clipcheck.rule import Edit, Fix, Hit, Safety
+from clipcheck.source import Source
+
+BY_HAND = "call it without assigning the result"
+_NO_NORM = {"loss", "losses", "grads", "gradients", "params", "parameters", "model", "optimizer"}
+_NORMS = {"norm", "norms", "gnorm", "total", "clip", "clipped", "value", "size", "magnitude"}
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for clip in clips(source):
+        match source.parent(clip.call):
+            case cst.Assign(targets=[cst.AssignTarget(target=target)]) as assign if _is_no_norm(target):
+                name = source.quoted(target, "the target")
+                fix = _fix(source, assign, target)
+                message = f"{name} becomes a norm: the clip works in place and returns the norm before it"
+                yield Hit(assign, message, fix, "" if fix else BY_HAND)
+
+
+def _is_no_norm(target: cst.BaseExpression) -> bool:
+    parts = words(last_name(target))
+    if isinstance(target, cst.Attribute) and parts in (("grad",), ("data",)):
+        return True
+    return bool(set(parts[-1:]) & _NO_NORM) and not set(parts) & _NORMS
+
+
+def _fix(source: Source, assign: cst.Assign, target: cst.BaseExpression) -> Fix | None:
+    """Only where the name has a value already: else its uses would raise a NameError."""
+    if not isinstance(target, cst.Name):
+        return None
+    bindings = source.scope(target).bindings.get(target.value, [])
+    if not any(source.span(b.node) < source.span(target) for b in bindings):
+        return None
+    start, end = source.span(assign)[0], source.span(assign.value)[0]
+    return Fix("Keep the name as it is", Safety.UNSAFE, (Edit(start, end, ""),))

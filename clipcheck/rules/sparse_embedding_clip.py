@@ -1,0 +1,66 @@
+"""
+## What it does
+Finds clips in a program whose model has `nn.Embedding(..., sparse=True)`.
+
+## Why is this bad?
+The gradient of such an embedding is a sparse tensor. `clip_grad_norm_` and `clip_grad_value_` raise NotImplementedError
+for it since torch 2.0.
+
+## Fix safety
+No fix: leave the embedding's parameters out of the clip, or use a dense gradient.
+
+## References
+- pytorch/tutorials#2245, pytorch/pytorch#4829
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.clips import clips
+from clipcheck.context import is_module_class
+from clipcheck.parameters import assigned
+from clipcheck.rule import Hit
+from clipcheck.source import Source
+
+BY_HAND = "leave its parameters out of the clip, or drop `sparse=True`"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    sparse = [call for call in source.nodes(cst.Call) if _is_sparse(source, call)]
+    for clip in clips(source) if sparse else ():
+        if not (source.qualified(clip.call.func) or "").startswith("torch."):
+            continue  # the runtime measures sparse gradients
+        match clip.parameters:
+            case cst.Call(func=cst.Attribute(value=model, attr=cst.Name("parameters"))):
+                for embedding in sparse:
+                    if _belongs(source, embedding, model):
+                        where = source.where(embedding)
+                        message = f"raises in the first step: the embedding on {where} has sparse gradients"
+                        yield Hit(clip.call, message, None, BY_HAND, ((embedding, "sparse gradients"),))
+                        break
+
+
+def _is_sparse(source: Source, call: cst.Call) -> bool:
+    return source.qualified(call.func) in ("torch.nn.Embedding", "torch.nn.EmbeddingBag") and any(
+        arg.keyword is not None and arg.keyword.value == "sparse" and source.code(arg.value) == "True"
+        for arg in call.args
+    )
+
+
+def _belongs(source: Source, embedding: cst.Call, model: cst.BaseExpression) -> bool:
+    """Whether the embedding is the model itself, or an attribute that the model's class sets."""
+    made = assigned(source, model)
+    if made is embedding:
+        return True
+    owner = source.enclosing(embedding, cst.ClassDef)
+    if owner is None or not is_module_class(source, owner):
+        return made is not None and any(node is embedding for node in source.walk(made))
+    while isinstance(made, cst.Call) and isinstance(made.func, cst.Attribute) and isinstance(made.func.value, cst.Call):
+        made = made.func.value  # Net().to(device)
+    match made:
+        case cst.Call(func=cst.Name() as name):
+            return any(b.node is owner for b in source.bindings(name))
+    return isinstance(model, cst.Name) and model.value == "self" and source.enclosing(model, cst.ClassDef) is owner

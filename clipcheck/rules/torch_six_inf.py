@@ -1,0 +1,69 @@
+"""
+## What it does
+Finds imports from `torch._six`, a private module that was removed in torch 2.0.
+
+## Why is this bad?
+The import raises `ModuleNotFoundError`, so the whole file cannot be imported. It is mostly found beside functions that
+compute a gradient norm, for the constant `inf`.
+
+## Fix safety
+Safe for `inf`: the same float, from `math`. The other names (`container_abcs`, `string_classes`, `int_classes`) are
+reported without a fix: `collections.abc`, `str` and `int` stand for them.
+
+## References
+- facebookresearch/mae#172, NVIDIA/Megatron-LM#534, VITA-Group/SLaK#18, facebookresearch/fairscale#1106
+- pytorch/pytorch#94709
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.edits import replace
+from clipcheck.names import dotted
+from clipcheck.rule import Fix, Hit, Safety
+from clipcheck.source import Source
+
+MESSAGE = "`torch._six` was removed in torch 2.0: this import raises ModuleNotFoundError"
+BY_HAND = "use `math.inf`, `collections.abc`, `str` and `int` in place of its names"
+_VERSION = re.compile(r"version|\btorch_?(\d|major|minor)|hasattr|find_spec", re.IGNORECASE)
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for node in source.nodes(cst.ImportFrom):
+        if node.module is not None and not node.relative and dotted(node.module) == "torch._six":
+            if not _is_guarded(source, node):
+                fix = _fix(source, node)
+                yield Hit(node, MESSAGE, fix, "" if fix else BY_HAND)
+        elif node.module is not None and not node.relative and dotted(node.module) == "torch":
+            names = () if isinstance(node.names, cst.ImportStar) else node.names
+            if any(dotted(alias.name) == "_six" for alias in names) and not _is_guarded(source, node):
+                yield Hit(node, MESSAGE, None, BY_HAND)
+    for plain in source.nodes(cst.Import):
+        if any(dotted(alias.name) == "torch._six" for alias in plain.names) and not _is_guarded(source, plain):
+            yield Hit(plain, MESSAGE, None, BY_HAND)
+
+
+def _fix(source: Source, node: cst.ImportFrom) -> Fix | None:
+    match node.names:
+        case [cst.ImportAlias(name=cst.Name("inf"))] if node.module is not None:
+            return Fix("Import `inf` from `math`", Safety.SAFE, (replace(source, node.module, "math"),))
+    return None
+
+
+def _is_guarded(source: Source, node: cst.CSTNode) -> bool:
+    """Whether another way is taken where the module is missing: a `try` around it, or a test of the version."""
+    inner = node
+    for above in source.ancestors(node):
+        match above:
+            case cst.Try(body=body, handlers=[_, *_]) if inner is body:
+                return True
+            case cst.ExceptHandler():
+                return True
+            case cst.If(test=test) if _VERSION.search(source.code(test)):
+                return True
+        inner = above
+    return False

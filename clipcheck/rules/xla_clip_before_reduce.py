@@ -1,0 +1,66 @@
+"""
+## What it does
+Finds a clip followed by `xm.optimizer_step(optimizer)` of torch_xla.
+
+## Why is this bad?
+`xm.optimizer_step` sums the gradients over all replicas and then steps. The clip in front of it bounds each replica's
+own gradients; their sum may be as long as there are replicas.
+
+## Fix safety
+Unsafe: reduces the gradients first, clips, and calls the optimizer's own step.
+
+## References
+- pytorch/xla#1708, pytorch/xla#1709, huggingface/transformers#20116
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.edits import insert_line_before, replace
+from clipcheck.events import Kind
+from clipcheck.moves import stands_alone
+from clipcheck.rule import Fix, Hit, Safety
+from clipcheck.source import Source
+from clipcheck.steps import Event, flows
+
+BY_HAND = "call `xm.reduce_gradients(optimizer)` before the clip, and `optimizer.step()` behind it"
+
+
+def check(source: Source) -> Iterator[Hit]:
+    if any(node.value == "reduce_gradients" for node in source.nodes(cst.Name)):
+        return
+    for flow in flows(source):
+        for clip in flow.of(Kind.CLIP):
+            step = _reducing_step(source, clip)
+            if step is not None and not clip.wrapper:
+                message = (
+                    f"clips each replica's own gradients: the step on {source.where(step.at)} sums them afterwards"
+                )
+                fix = None if clip.is_called or step.is_called else _fix(source, clip, step)
+                yield Hit(clip.at, message, fix, "" if fix else BY_HAND, ((step.at, "reduced here"),))
+
+
+def _reducing_step(source: Source, clip: Event) -> Event | None:
+    later = clip.first_after(Kind.STEP, Kind.BACKWARD, Kind.UNKNOWN)
+    for event in later:
+        match event.node:
+            case cst.Call(func=func) if (source.qualified(func) or "").endswith("xla_model.optimizer_step"):
+                continue
+        return None
+    return later[0] if later else None
+
+
+def _fix(source: Source, clip: Event, step: Event) -> Fix | None:
+    statement = source.statement(clip.node)
+    match step.node:
+        case cst.Call(func=cst.Attribute(value=xm), args=[cst.Arg(value=optimizer)]) if stands_alone(source, statement):
+            reduce = f"{source.code(xm)}.reduce_gradients({source.code(optimizer)})"
+            edits = (
+                insert_line_before(source, statement, reduce),
+                replace(source, step.node, f"{source.code(optimizer)}.step()"),
+            )
+            return Fix("Reduce the gradients before the clip", Safety.UNSAFE, edits)
+    return None

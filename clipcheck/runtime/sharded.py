@@ -1,0 +1,190 @@
+"""The total norm of gradients that are spread over processes: DTensors on any meshes, pipeline stages, experts.
+
+Each rank sums the powers of its own elements, separately for each distinct set of process groups that the elements
+are spread over. Then there is one small all-reduce a process group, in order of first use. The order comes from the
+parameters, never from the gradients: a rank where a gradient is None takes part in the same collectives.
+
+What is replicated counts once; a gradient that is still a partial sum is reduced first.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from clipcheck.runtime import local
+from clipcheck.runtime.gradients import ORDINARY
+
+ProcessGroup: TypeAlias = "dist.ProcessGroup"
+ShardGroup: TypeAlias = "ProcessGroup | Callable[[Tensor], ProcessGroup | None]"
+
+
+class Spread(NamedTuple):
+    """How the tensors are spread: for each the process groups that hold its parts, and those that hold other tensors."""
+
+    shards: list[tuple[ProcessGroup, ...]]  # one a tensor
+    groups: tuple[ProcessGroup, ...]  # over which the whole sets are disjoint: pipeline stages
+
+
+def spread(
+    tensors: list[Tensor], group: ProcessGroup | Iterable[ProcessGroup] | None, shard_group: ShardGroup | None
+) -> Spread | None:
+    """Returns how parameters (or gradients) are spread over processes; None if all is in this process.
+
+    Raises a `RuntimeError` for parameters of FSDP1, whose parts do not show what they are parts of.
+    """
+    if group is None and shard_group is None:
+        _refuse_fsdp1(tensors)
+        if set(map(type, tensors)) <= ORDINARY or not any(map(is_dtensor, tensors)):
+            return None
+    match group:
+        case None:
+            groups: tuple[ProcessGroup, ...] = ()
+        case dist.ProcessGroup():
+            groups = (group,)
+        case _:
+            groups = tuple(group)
+    return Spread([_shard_groups(tensor, shard_group) for tensor in tensors], groups)
+
+
+def norm(tensors: list[Tensor], grads: list[Tensor | None], norm_type: float, how: Spread) -> Tensor:
+    """Returns the global norm, the same on every rank, as a 0-dim float64 tensor on the collectives' device.
+
+    `tensors` are what `how` was made from, `grads` are the gradients in the same order. A collective call: every rank
+    of the groups must make it, with the same list of tensors.
+    """
+    if norm_type == 0:
+        raise ValueError("the 0-norm of sharded gradients is not defined: it counts whole gradients")
+    parts: dict[tuple[ProcessGroup, ...], list[Tensor]] = {groups: [] for groups in how.shards}
+    for tensor, grad, groups in zip(tensors, grads, how.shards, strict=True):
+        if grad is not None:
+            parts[groups].append(local_values(grad, tensor))
+    powers = _Powers(norm_type)
+    keys = list(parts)
+    device = tensors[0].device if tensors else torch.device("cpu")
+    sums = torch.stack([powers.of(parts[key], device) for key in keys]) if keys else powers.none(device)
+    for group in dict.fromkeys(group for key in keys for group in key):
+        members = [index for index, key in enumerate(keys) if group in key]
+        sums[members] = powers.reduce(sums[members], group)
+    total = powers.joined(sums)
+    for group in how.groups:
+        total = powers.reduce(total, group)
+    return powers.root(total)
+
+
+class _Powers:
+    """Sums of p-th powers, or maxima for the inf norm: what can be joined over parts and processes in any order."""
+
+    def __init__(self, norm_type: float) -> None:
+        self.p = norm_type
+        self.infinite = norm_type in (float("inf"), float("-inf"))
+        self.empty = float("inf") if norm_type == float("-inf") else 0.0
+        maximum = dist.ReduceOp.MAX if norm_type > 0 else dist.ReduceOp.MIN
+        self.op = maximum if self.infinite else dist.ReduceOp.SUM
+
+    def of(self, grads: list[Tensor], device: torch.device) -> Tensor:
+        grads = [grad for grad in grads if grad.numel()]
+        if not grads:
+            return torch.full((), self.empty, dtype=torch.float64, device=device)
+        norm = local.as_tensor(local.norm(grads, self.p), torch.float64, device)
+        return norm if self.infinite else norm**self.p
+
+    def none(self, device: torch.device) -> Tensor:
+        return torch.full((1,), self.empty, dtype=torch.float64, device=device)
+
+    def joined(self, sums: Tensor) -> Tensor:
+        if not self.infinite:
+            return sums.sum()
+        return sums.max() if self.p > 0 else sums.min()
+
+    def root(self, total: Tensor) -> Tensor:
+        return total if self.infinite else total ** (1.0 / self.p)
+
+    def reduce(self, sums: Tensor, group: ProcessGroup) -> Tensor:
+        """All-reduces a copy of `sums` where the group can: gradients may be offloaded to the CPU under NCCL."""
+        sent = sums.to(_device_for(group, sums.device)).clone()
+        if self.infinite:
+            # A maximum may drop NaN, depending on the backend. NaN is sent as a count beside it.
+            nans = sent.isnan()
+            sent = torch.cat([torch.where(nans, self.empty, sent).view(-1), self._signal(nans).view(-1)])
+            dist.all_reduce(sent, op=self.op, group=group)
+            values, signals = sent.view(2, -1).unbind()
+            sent = torch.where(signals == self._signal(torch.ones_like(signals)), float("nan"), values).view(sums.shape)
+        else:
+            dist.all_reduce(sent, op=self.op, group=group)
+        return sent.to(sums.device)
+
+    def _signal(self, nans: Tensor) -> Tensor:
+        """1 for NaN under a maximum, -1 under a minimum; 0 for none."""
+        return nans.double() if self.p > 0 else -nans.double()
+
+
+def is_dtensor(tensor: Tensor) -> bool:
+    """Whether it is a DTensor; loads nothing, since there is none before torch.distributed.tensor is loaded."""
+    module = sys.modules.get("torch.distributed.tensor") or sys.modules.get("torch.distributed._tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def local_values(grad: Any, tensor: Any) -> Tensor:
+    """Returns this rank's part of a gradient, laid out as its parameter is; partial sums are reduced for that."""
+    if not is_dtensor(grad):
+        return grad  # type: ignore[no-any-return]
+    like = tensor.placements if is_dtensor(tensor) and tensor.device_mesh == grad.device_mesh else grad.placements
+    wanted = tuple(_whole(placement) for placement in like)
+    if grad.placements != wanted:
+        grad = grad.redistribute(placements=wanted)
+    return local_storage(grad)
+
+
+def local_storage(grad: Any) -> Tensor:
+    """Returns the memory of this rank's part of a gradient: scaling it scales the gradient, partial sums too."""
+    if not is_dtensor(grad):
+        return grad  # type: ignore[no-any-return]
+    part = grad._local_tensor
+    return part.wait() if hasattr(part, "wait") else part  # type: ignore[no-any-return]
+
+
+def plain(norm: Any) -> Any:
+    """Returns a total norm as a plain tensor or number: torch's own norm of DTensors is a DTensor."""
+    return norm.full_tensor() if is_dtensor(norm) else norm
+
+
+def _whole(placement: Any) -> Any:
+    from torch.distributed.tensor import Replicate
+
+    return Replicate() if placement.is_partial() else placement
+
+
+def _shard_groups(tensor: Any, shard_group: ShardGroup | None) -> tuple[ProcessGroup, ...]:
+    """Returns the process groups whose ranks hold different parts of one tensor."""
+    if is_dtensor(tensor):
+        mesh = tensor.device_mesh
+        if mesh.get_coordinate() is None:  # this rank holds nothing of it
+            return ()
+        split = [not (p.is_replicate() or p.is_partial()) for p in tensor.placements]
+        return tuple(mesh.get_group(dim) for dim, is_split in enumerate(split) if is_split and mesh.size(dim) > 1)
+    group = shard_group(tensor) if callable(shard_group) else shard_group
+    return () if group is None or group.size() == 1 else (group,)
+
+
+def _device_for(group: ProcessGroup, device: torch.device) -> torch.device:
+    """Returns a device whose tensors the group can reduce: `device` itself if it can."""
+    able = [d.type for d in group._device_types]
+    if device.type in able or not able:
+        return device
+    return torch.device("cpu") if able[0] == "cpu" else torch.device(able[0], torch.accelerator.current_device_index())
+
+
+def _refuse_fsdp1(tensors: list[Tensor]) -> None:
+    if "torch.distributed.fsdp" not in sys.modules or not (dist.is_available() and dist.is_initialized()):
+        return
+    if any(getattr(t, "_fsdp_flattened", False) or getattr(t, "_is_flat_param", False) for t in tensors):
+        raise RuntimeError(
+            "parameters of FullyShardedDataParallel (FSDP1) are parts of flat ones: call `model.clip_grad_norm_()` on "
+            "the wrapped model instead, or pass `shard_group`"
+        )

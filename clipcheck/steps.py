@@ -1,0 +1,461 @@
+"""The training step: the order in which a function runs backward, unscale, clip, step, zero_grad and update.
+
+A function becomes a graph of events: every event knows which events can come right before and right after it, through
+branches, loops (the end of an iteration leads to the next one), `continue`, `break`, `return` and the local functions
+that are called. Rules then ask what comes first on every way from a clip, forwards or backwards. What may be anything is
+an event of its own kind, UNKNOWN: a rule that meets one stays silent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TypeAlias
+
+import libcst as cst
+
+from clipcheck.clips import words
+from clipcheck.events import Act, Kind, act
+from clipcheck.parameters import spelled
+from clipcheck.source import Source
+
+Loop: TypeAlias = "cst.For | cst.While"
+Function: TypeAlias = "cst.FunctionDef | cst.Module"
+DEPTH = 3  # how deep calls of local functions are followed
+
+
+@dataclass(eq=False)
+class Event:
+    """An act and where it takes place in the function that is asked about.
+
+    `at` is the act's node, or the call of the local function that holds it. `facts` are the tests around it whose outcome
+    cannot change between two events of one iteration, with that outcome.
+    """
+
+    kind: Kind
+    node: cst.CSTNode
+    at: cst.CSTNode
+    act: Act | None = None
+    facts: frozenset[tuple[str, bool]] = frozenset()
+    before: list[Event] = field(default_factory=list, repr=False)
+    after: list[Event] = field(default_factory=list, repr=False)
+
+    @property
+    def subject(self) -> cst.BaseExpression | None:
+        return self.act.subject if self.act else None
+
+    @property
+    def scaler(self) -> cst.BaseExpression | None:
+        return self.act.scaler if self.act else None
+
+    @property
+    def wrapper(self) -> str:
+        return self.act.wrapper if self.act else ""
+
+    @property
+    def is_called(self) -> bool:
+        """Whether it takes place inside a local function that is called here."""
+        return self.at is not self.node
+
+    def first_before(self, *kinds: Kind) -> list[Event]:
+        """The first event of these kinds on every way that leads here; START where a way meets none."""
+        return list(_first(self, lambda event: event.before, frozenset(kinds)))
+
+    def first_after(self, *kinds: Kind) -> list[Event]:
+        """The first event of these kinds on every way from here; END where a way meets none."""
+        return list(_first(self, lambda event: event.after, frozenset(kinds)))
+
+
+def _first(event: Event, neighbours: Callable[[Event], list[Event]], kinds: frozenset[Kind]) -> Iterator[Event]:
+    todo, seen = list(neighbours(event)), {event}
+    while todo:
+        other = todo.pop()
+        if other in seen:
+            # an event that only leads back to itself ends the search
+            if other is event and event.kind in kinds:
+                yield event
+            continue
+        seen.add(other)
+        if (other.kind in kinds and not _contradict(event, other)) or other.kind in (Kind.START, Kind.END):
+            yield other
+        else:
+            todo.extend(neighbours(other))
+
+
+def _contradict(one: Event, other: Event) -> bool:
+    return any((test, not outcome) in other.facts for test, outcome in one.facts)
+
+
+@dataclass(eq=False)
+class Flow:
+    """The events of one function, or of a module's top level, in the order of the text."""
+
+    function: Function
+    events: list[Event]
+    start: Event
+    end: Event
+
+    def of(self, *kinds: Kind) -> list[Event]:
+        return [event for event in self.events if event.kind in kinds]
+
+
+@lru_cache(maxsize=2)  # the rules ask one after the other about the same source
+def flows(source: Source) -> tuple[Flow, ...]:
+    """The flow of every function, and of the module's top level, that holds an event of its own or by a call."""
+    functions: list[Function] = [source.module, *source.nodes(cst.FunctionDef)]
+    found = (_Builder(source, function).flow() for function in functions)
+    return tuple(flow for flow in found if flow.events)
+
+
+def loops(source: Source, node: cst.CSTNode) -> list[Loop]:
+    """The loops around `node` in its function, innermost first; a loop's own header is outside of it."""
+    found: list[Loop] = []
+    inner = node
+    for above in source.ancestors(node):
+        match above:
+            case cst.For() | cst.While() if inner is above.body:
+                found.append(above)
+            case cst.FunctionDef() | cst.Lambda() | cst.ClassDef():
+                break
+        inner = above
+    return found
+
+
+def branches(source: Source, node: cst.CSTNode) -> Iterator[tuple[cst.If, bool]]:
+    """The `if` statements around `node` in its function, innermost first, and whether it stands under the test's truth."""
+    inner = node
+    for above in source.ancestors(node):
+        match above:
+            case cst.If() if inner is above.body:
+                yield above, True
+            case cst.If() if inner is above.orelse:
+                yield above, False
+            case cst.FunctionDef() | cst.Lambda() | cst.ClassDef():
+                return
+        inner = above
+
+
+def accumulation_guard(source: Source, node: cst.CSTNode, within: Loop | None = None) -> cst.If | None:
+    """The `if (i + 1) % n == 0:` around `node`: a test that is true once in several micro-batches.
+
+    Only guards inside of the loop `within` count, where one is given.
+    """
+    for test, outcome in branches(source, node):
+        inside = within is None or within in loops(source, test)
+        if outcome and inside and counts_steps(source, test.test):
+            return test
+    return None
+
+
+def counts_steps(source: Source, test: cst.CSTNode, depth: int = 2) -> bool:
+    """Whether a test counts micro-batches: by a remainder, or by a name that speaks of accumulation."""
+    for node in source.walk(test):
+        match node:
+            case cst.BinaryOperation(operator=cst.Modulo(), left=left) if not isinstance(left, cst.SimpleString):
+                return True
+            case cst.Name(value=name) if _speaks_of_accumulation(name):
+                return True
+            case cst.Name() if depth:
+                values = [b.value for b in source.bindings(node) if b.kind == "assign" and b.value is not None]
+                if any(not isinstance(v, cst.Call) and counts_steps(source, v, depth - 1) for v in values):
+                    return True
+    return False
+
+
+def _speaks_of_accumulation(name: str) -> bool:
+    parts = words(name)
+    return any(part.startswith("accum") for part in parts) or parts in (("sync", "gradients"), ("sync", "grads"))
+
+
+# --- from code to events --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Around:
+    """Where control goes from inside the loops and functions being built."""
+
+    breaks: list[Event]
+    loop: Event | None
+    returns: list[Event]
+
+
+class _Builder:
+    """Builds the graph of one function by walking its statements once."""
+
+    def __init__(self, source: Source, function: Function) -> None:
+        self.source = source
+        self.function = function
+        self.start = Event(Kind.START, function, function)
+        self.end = Event(Kind.END, function, function)
+        self.events: list[Event] = []
+        self.active: list[cst.FunctionDef] = []
+        self.call: cst.Call | None = None  # the call in the function asked about that led to where we are
+        self.facts: frozenset[tuple[str, bool]] = frozenset()  # what is known at that call
+        self.renamed: dict[str, str] = {}  # how the caller spells what the function called here names otherwise
+
+    def flow(self) -> Flow:
+        around = _Around([], None, [])
+        body = self.function.body
+        exits = self._block(body.body if isinstance(body, cst.BaseSuite) else body, [self.start], around)
+        _link(exits + around.returns, self.end)
+        return Flow(self.function, self.events, self.start, self.end)
+
+    def _block(self, body: Sequence[cst.CSTNode], preds: list[Event], around: _Around) -> list[Event]:
+        for statement in body:
+            if not preds:
+                break  # behind a return, a continue or a break
+            # ways that meet again are one: without this, n branches in a row would be 2 ** n ways
+            preds = list(dict.fromkeys(self._statement(statement, preds, around)))
+        return preds
+
+    def _suite(self, suite: cst.BaseSuite, preds: list[Event], around: _Around) -> list[Event]:
+        return self._block(suite.body, preds, around)
+
+    def _statement(self, node: cst.CSTNode, preds: list[Event], around: _Around) -> list[Event]:
+        match node:
+            case cst.SimpleStatementLine(body=body):
+                return self._block(body, preds, around)
+            case cst.If(test=test, body=body, orelse=orelse):
+                preds = self._expression(test, preds)
+                taken = self._suite(body, preds, around)
+                match orelse:
+                    case None:
+                        return taken + preds
+                    case cst.If():
+                        return taken + self._statement(orelse, preds, around)
+                    case cst.Else(body=other):
+                        return taken + self._suite(other, preds, around)
+            case cst.For(iter=header) | cst.While(test=header):
+                return self._loop(node, header, preds, around)
+            case cst.With(items=items, body=body):
+                for item in items:
+                    preds = self._expression(item.item, preds)
+                return self._suite(body, preds, around)
+            case cst.Try() | cst.TryStar():
+                return self._try(node, preds, around)
+            case cst.Match(subject=subject, cases=cases):
+                preds = self._expression(subject, preds)
+                return [exit for case in cases for exit in self._suite(case.body, preds, around)] + preds
+            case cst.FunctionDef() | cst.ClassDef():
+                return preds
+            case cst.Return(value=value):
+                exits = self._expression(value, preds) if value is not None else preds
+                around.returns[:] = dict.fromkeys((*around.returns, *exits))
+                return []
+            case cst.Raise():
+                return []
+            case cst.Continue() if around.loop is not None:
+                _link(preds, around.loop)
+                return []
+            case cst.Break():
+                around.breaks += preds
+                return []
+        return self._expression(node, preds)
+
+    def _loop(self, node: Loop, header: cst.CSTNode, preds: list[Event], around: _Around) -> list[Event]:
+        if isinstance(node, cst.For):
+            preds = self._expression(header, preds)
+        head = Event(Kind.LOOP, node, self.call or node)
+        _link(preds, head)
+        inside: list[Event] = [head]
+        if isinstance(node, cst.While):
+            inside = self._expression(header, inside)
+        within = _Around([], head, around.returns)
+        _link(self._suite(node.body, inside, within), head)
+        endless = isinstance(node, cst.While) and isinstance(header, cst.Name) and header.value == "True"
+        exits = [] if endless else inside
+        if node.orelse is not None:
+            exits = self._suite(node.orelse.body, exits, around)
+        return exits + within.breaks
+
+    def _try(self, node: cst.Try | cst.TryStar, preds: list[Event], around: _Around) -> list[Event]:
+        count = len(self.events)
+        exits = self._suite(node.body, preds, around)
+        # an exception may leave the body before, or behind, each of its events
+        raised = [*preds, *self.events[count:]]
+        if node.orelse is not None:
+            exits = self._suite(node.orelse.body, exits, around)
+        for handler in node.handlers:
+            exits = exits + self._suite(handler.body, raised, around)
+        if node.finalbody is not None:
+            exits = self._suite(node.finalbody.body, exits or raised, around)
+        return exits
+
+    def _expression(self, node: cst.CSTNode, preds: list[Event]) -> list[Event]:
+        """The events of a simple statement or an expression, the arguments of a call before the call."""
+        for inner in _evaluated(node):
+            preds = self._act(inner, preds)
+        return preds
+
+    def _act(self, node: cst.CSTNode, preds: list[Event]) -> list[Event]:
+        if isinstance(node, cst.Call):
+            callee = local_function(self.source, node)
+            if (
+                callee is not None
+                and callee not in self.active
+                and len(self.active) < DEPTH
+                and callee is not self.function
+            ):
+                return self._inlined(node, callee, preds)
+            for closure in _closures(self.source, node):
+                if closure not in self.active and closure is not self.function:
+                    preds = self._inlined(node, closure, preds)
+        found = act(self.source, node)
+        if found is None:
+            return preds
+        at = self.call or node
+        event = Event(found.kind, node, at, found, self.facts | _facts(self.source, node, self.renamed, self.call))
+        _link(preds, event)
+        self.events.append(event)
+        return [event]
+
+    def _inlined(self, call: cst.Call, callee: cst.FunctionDef, preds: list[Event]) -> list[Event]:
+        outer = self.call, self.facts, self.renamed
+        self.facts = self.facts | _facts(self.source, call, self.renamed, self.call)
+        self.renamed = _arguments(self.source, call, callee) if self.call is None else {}
+        self.call = self.call or call
+        self.active.append(callee)
+        around = _Around([], None, [])
+        exits = self._suite(callee.body, preds, around) + around.returns
+        self.active.pop()
+        self.call, self.facts, self.renamed = outer
+        return exits
+
+
+def _link(preds: list[Event], event: Event) -> None:
+    for pred in preds:
+        if event not in pred.after:
+            pred.after.append(event)
+            event.before.append(pred)
+
+
+_CLOSED = (cst.FunctionDef, cst.Lambda, cst.ClassDef)
+
+
+def _evaluated(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    """Calls and assignments in the order in which they take effect, without those of nested functions."""
+    from clipcheck.names import children
+
+    # post-order with an explicit stack: generated files nest deeper than the interpreter's recursion limit
+    stack: list[tuple[cst.CSTNode, bool]] = [(node, False)]
+    while stack:
+        top, done = stack.pop()
+        if done:
+            yield top
+        elif not isinstance(top, _CLOSED):
+            if isinstance(top, (cst.Call, cst.Assign, cst.AugAssign)):
+                stack.append((top, True))
+            stack.extend((child, False) for child in reversed(list(children(top))))
+
+
+def local_function(source: Source, call: cst.Call) -> cst.FunctionDef | None:
+    """The function of this file that a call runs, where that is plain: by its name, or a method by `self.`."""
+    match call.func:
+        case cst.Name() as name:
+            bindings = source.bindings(name)
+            if len(bindings) == 1 and isinstance(bindings[0].node, cst.FunctionDef):
+                return _ordinary(source, bindings[0].node)
+        case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=method)):
+            owner = source.enclosing(call, cst.ClassDef)
+            if owner is not None:
+                bindings = source.names.scopes[owner].bindings.get(method, [])
+                if len(bindings) == 1 and isinstance(bindings[0].node, cst.FunctionDef):
+                    return _ordinary(source, bindings[0].node)
+    return None
+
+
+def _ordinary(source: Source, function: cst.FunctionDef) -> cst.FunctionDef | None:
+    """None for generators, whose body does not run when they are called."""
+    return None if _is_generator(source, function) else function
+
+
+def _is_generator(source: Source, function: cst.FunctionDef) -> bool:
+    return any(isinstance(node, cst.Yield) and source.function(node) is function for node in source.walk(function.body))
+
+
+def _closures(source: Source, call: cst.Call) -> Iterator[cst.FunctionDef]:
+    """Local functions that are handed to `step(closure)`, which calls them first."""
+    match call.func:
+        case cst.Attribute(attr=cst.Name("step")):
+            for arg in call.args:
+                if isinstance(arg.value, cst.Name):
+                    for binding in source.bindings(arg.value):
+                        if isinstance(binding.node, cst.FunctionDef):
+                            yield binding.node
+
+
+# --- facts ----------------------------------------------------------------------------------------------------------
+
+
+def _facts(
+    source: Source, node: cst.CSTNode, renamed: dict[str, str], call: cst.Call | None
+) -> frozenset[tuple[str, bool]]:
+    """The outcomes of the tests around `node` in its function, in the words of the caller where `call` led there."""
+    found: set[tuple[str, bool]] = set()
+    for branch, outcome in branches(source, node):
+        if not _is_stable(source, branch.test):
+            continue
+        for test, known in _outcomes(source, branch.test, outcome):
+            root = _NAME.match(test)
+            if call is None or root is None or root.group() == "self":
+                found.add((test, known))
+            elif root.group() in renamed and len(set(_NAME.findall(test)) & renamed.keys()) == 1:
+                found.add((renamed[root.group()] + test[root.end() :], known))
+    return frozenset(found)
+
+
+_NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
+
+
+def _arguments(source: Source, call: cst.Call, callee: cst.FunctionDef) -> dict[str, str]:
+    """How a call spells the parameters that it gives as names or attributes."""
+    names = [param.name.value for param in callee.params.params]
+    if isinstance(call.func, cst.Attribute):
+        names = names[1:]  # self
+    given: dict[str, str] = {}
+    for position, arg in enumerate(call.args):
+        if arg.star:
+            break
+        name = arg.keyword.value if arg.keyword else names[position] if position < len(names) else ""
+        if name and isinstance(arg.value, (cst.Name, cst.Attribute)):
+            given[name] = spelled(source, arg.value)
+    return given
+
+
+def _outcomes(source: Source, test: cst.BaseExpression, outcome: bool) -> Iterator[tuple[str, bool]]:
+    """What is known once `test` came out as `outcome`."""
+    match test:
+        case cst.UnaryOperation(operator=cst.Not(), expression=inner):
+            yield from _outcomes(source, inner, not outcome)
+        case cst.BooleanOperation(left=left, operator=cst.And(), right=right) if outcome:
+            yield from _outcomes(source, left, True)
+            yield from _outcomes(source, right, True)
+        case cst.BooleanOperation(left=left, operator=cst.Or(), right=right) if not outcome:
+            yield from _outcomes(source, left, False)
+            yield from _outcomes(source, right, False)
+        case cst.Comparison(
+            left=left, comparisons=[cst.ComparisonTarget(operator=cst.IsNot(), comparator=cst.Name("None"))]
+        ):
+            yield f"{spelled(source, left)} is None", not outcome
+        case cst.Comparison(
+            left=left, comparisons=[cst.ComparisonTarget(operator=cst.Is(), comparator=cst.Name("None"))]
+        ):
+            yield f"{spelled(source, left)} is None", outcome
+        case _:
+            yield spelled(source, test), outcome
+
+
+def _is_stable(source: Source, test: cst.BaseExpression) -> bool:
+    """Whether a test comes out alike all through a run: nothing is called, no name in it changes in a loop."""
+    for node in source.walk(test):
+        match node:
+            case cst.Call() | cst.Subscript() | cst.BinaryOperation():
+                return False
+            case cst.Name() if any(
+                (b.kind != "parameter" and loops(source, b.node)) or b.kind in ("for", "augmented")
+                for b in source.bindings(node)
+            ):
+                return False
+    return True

@@ -1,0 +1,261 @@
+"""The gradients that a lifted site is tried on, from the plainest to the strangest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Gradient = Callable[[], "list[Tensor | None]"]
+LOW = (torch.bfloat16, torch.float16)
+
+
+class Case(NamedTuple):
+    """One set of gradients and the other inputs of a site.
+
+    `ratio` is max_norm divided by the norm of all gradients, `container` how the user's iterable comes, `seed` the value
+    that an accumulator starts from. `exact` are the gradients of the reference, where they are not the same.
+    """
+
+    title: str
+    gradients: Gradient
+    dtype: torch.dtype = torch.float32
+    ratio: float = 0.5
+    container: str = "list"
+    norm_type: float = 2.0
+    seed: float | str = 2.5
+    frozen: bool = False
+    exact: Gradient | None = None
+
+    def as_float64(self) -> Case:
+        """The same numbers in float64, for the reference."""
+        return self._replace(dtype=torch.float64, gradients=self.exact or self.gradients)
+
+
+def cases(roles: frozenset[str]) -> Iterator[Case]:
+    """All cases that make a difference for these roles, small ones first."""
+    small = Case("gradients [3, 4]", _small)
+    yield small
+    yield small._replace(title="one gradient, a scalar", gradients=lambda: [torch.tensor(-3.0)])
+    yield small._replace(title="small gradients", gradients=lambda: _scaled(2.0**-10))
+    ordinary = Case("ordinary gradients", _ordinary)
+    yield ordinary
+    if "max_norm" in roles:
+        yield small._replace(title="gradients [3, 4], limit above", ratio=2.0)
+        yield small._replace(title="gradients [3, 4], limit met", ratio=1.0)
+        yield ordinary._replace(title="ordinary gradients, limit above", ratio=3.0)
+        yield ordinary._replace(title="ordinary gradients, limit far below", ratio=1e-4)
+    for container in ("a tuple", "a generator"):
+        yield ordinary._replace(title=f"ordinary gradients in {container}", container=container)
+    if "norm_type" in roles:
+        for norm_type in (1.0, 3.0, float("inf")):
+            yield ordinary._replace(title=f"ordinary gradients, norm type {norm_type:g}", norm_type=norm_type)
+    for seed in (0.0, "int", "tensor"):
+        yield small._replace(title=f"gradients [3, 4], accumulator from {seed}", seed=seed)
+    yield ordinary._replace(title="a gradient of many elements", gradients=_large)
+    yield small._replace(title="gradients of zero", gradients=lambda: [torch.zeros(3), torch.zeros(2, 2)])
+    yield small._replace(title="non-contiguous gradients", gradients=_strided)
+    yield small._replace(
+        title="a gradient without elements", gradients=lambda: [torch.tensor([3.0]), torch.zeros(0, 2)]
+    )
+    yield small._replace(title="no parameters", gradients=list)
+    yield small._replace(
+        title="a gradient that is None", gradients=lambda: [torch.tensor([3.0]), None, torch.tensor([4.0])]
+    )
+    yield small._replace(title="gradients that are all None", gradients=lambda: [None, None])
+    yield ordinary._replace(title="frozen parameters", frozen=True)
+    yield small._replace(title="a parameter listed twice", gradients=_twice, exact=_once)
+    yield small._replace(title="a sparse gradient", gradients=_sparse)
+    yield small._replace(title="huge gradients", gradients=lambda: _scaled(2.0**66))
+    yield small._replace(title="tiny gradients", ratio=2.0**100, gradients=lambda: _scaled(2.0**-100))
+    for name, value in (("NaN", "nan"), ("infinity", "inf"), ("minus infinity", "-inf")):
+        yield small._replace(title=f"a gradient with {name}", gradients=_special(float(value)))
+    yield ordinary._replace(title="float64 gradients", dtype=torch.float64)
+    for dtype in LOW:
+        name = str(dtype).removeprefix("torch.")
+        yield ordinary._replace(title=f"{name} gradients", dtype=dtype)
+        yield small._replace(title=f"large {name} gradients", dtype=dtype, gradients=lambda: _scaled(2.0**14))
+    yield ordinary._replace(title="float32 and bfloat16 gradients", gradients=_mixed)
+    if "gradients" in roles:
+        yield small._replace(title="gradients that are part of the graph", gradients=_in_graph)
+
+
+class Objects(NamedTuple):
+    """What stands in a site's names, and the parameters and gradients to look at afterwards."""
+
+    names: dict[str, Any]
+    parameters: list[nn.Parameter]
+    gradients: list[Tensor | None]
+
+
+def build(case: Case, roles: dict[str, str]) -> Objects:
+    """Fresh objects for one run of one side."""
+    given = case.gradients()
+    cast = {id(g): _cast(g, case.dtype) for g in given if g is not None}
+    gradients = [None if g is None else cast[id(g)] for g in given]
+    made: dict[int, nn.Parameter] = {}
+    parameters: list[nn.Parameter] = []
+    for index, gradient in enumerate(gradients):
+        key = -1 - index if gradient is None else id(gradient)
+        if key not in made:
+            made[key] = _parameter(index, gradient, case)
+        parameters.append(made[key])
+    if case.frozen and parameters:
+        parameters[0].requires_grad_(False)  # its gradient of earlier steps stays
+        parameters.append(_parameter(1, None, case))
+        parameters[-1].requires_grad_(False)
+    norm = sum(float(torch.linalg.vector_norm(_dense(g).double())) ** 2 for g in _distinct(gradients) if g is not None)
+    values: dict[str, Any] = {
+        "max_norm": case.ratio * norm**0.5 if 0 < norm < math.inf else 1.0,
+        "norm_type": case.norm_type,
+        "epsilon": 1e-6,
+    }
+    names = {name: _object(name, role, case, parameters, gradients, values) for name, role in roles.items()}
+    return Objects(names, _distinct(parameters), _distinct(gradients))
+
+
+def _distinct(tensors: list[Any]) -> list[Any]:
+    return list({id(t) if t is not None else -1 - i: t for i, t in enumerate(tensors)}.values())
+
+
+def seed(case: Case) -> Any:
+    match case.seed:
+        case "int":
+            return 0
+        case "tensor":
+            return torch.zeros(1)
+    return case.seed
+
+
+def _object(
+    name: str,
+    role: str,
+    case: Case,
+    parameters: list[nn.Parameter],
+    gradients: list[Tensor | None],
+    values: dict[str, Any],
+) -> Any:
+    fresh = name.endswith("_call")
+    match role:
+        case "parameters":
+            return (lambda: _container(case, parameters)) if fresh else _container(case, parameters)
+        case "gradients":
+            return (lambda: _container(case, gradients)) if fresh else _container(case, gradients)
+        case "model":
+            value: Any = _model(parameters)
+        case "optimizer":
+            half = len(parameters) // 2
+            value = SimpleNamespace(param_groups=[{"params": parameters[:half]}, {"params": parameters[half:]}])
+        case _ if role in values:
+            value = values[role]
+        case _:
+            raise LookupError(role)
+    return (lambda: value) if fresh else value
+
+
+def _container(case: Case, items: list[Any]) -> Any:
+    match case.container:
+        case "a tuple":
+            return tuple(items)
+        case "a generator":
+            return (item for item in items)
+    return list(items)
+
+
+class _Model(nn.Module):
+    """Holds parameters under names such as networks use; `parameters` gives generators, as every module does."""
+
+    def __init__(self, listed: list[nn.Parameter]) -> None:
+        super().__init__()
+        for index, parameter in enumerate(listed):
+            block = nn.Module()
+            block.register_parameter("bias" if index % 2 else "weight", parameter)
+            self.add_module(f"layer{index}", block)
+
+
+def _model(parameters: list[nn.Parameter]) -> _Model:
+    return _Model(parameters)
+
+
+def _parameter(index: int, gradient: Tensor | None, case: Case) -> nn.Parameter:
+    if gradient is None:
+        return nn.Parameter(torch.ones(2, dtype=case.dtype))
+    start = torch.arange(gradient.numel(), dtype=torch.float32).reshape(gradient.shape) % 7 + index
+    parameter = nn.Parameter(start.to(gradient.dtype))
+    parameter.grad = gradient.detach() if gradient.is_leaf else gradient
+    return parameter
+
+
+def _cast(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """In the case's dtype, with its strides; mixed cases keep theirs unless the reference wants float64."""
+    if gradient.dtype is not torch.float32 and dtype is not torch.float64:
+        return gradient
+    return gradient.to(dtype)
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()
+
+
+# --- the gradients ------------------------------------------------------------------------------------------------
+
+
+def _small() -> list[Tensor | None]:
+    return [torch.tensor([3.0]), torch.tensor([[4.0]])]
+
+
+def _random(*shape: int, number: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(number)
+    # bfloat16 holds these exactly, so that one set of numbers serves every dtype
+    return torch.randn(*shape, generator=generator).bfloat16().float()
+
+
+def _ordinary() -> list[Tensor | None]:
+    return [_random(7, 5, number=1), _random(5, number=2), _random(3, 4, 2, number=3), _random(1, number=4)]
+
+
+def _scaled(factor: float) -> list[Tensor | None]:
+    return [_random(4, 3, number=5) * factor, _random(6, number=6) * factor]
+
+
+def _large() -> list[Tensor | None]:
+    return [_random(300, 90, number=7), _random(90, number=8)]
+
+
+def _strided() -> list[Tensor | None]:
+    return [_random(6, 4, number=9).t(), _random(8, 3, number=10)[::2], _random(1, 5, number=11).expand(1, 5)]
+
+
+def _once() -> list[Tensor | None]:
+    return [torch.tensor([3.0, 4.0]), torch.tensor([12.0])]
+
+
+def _twice() -> list[Tensor | None]:
+    one, other = _once()
+    return [one, other, one]
+
+
+def _sparse() -> list[Tensor | None]:
+    indices = torch.tensor([[0, 3, 0]])
+    return [torch.sparse_coo_tensor(indices, _random(3, 2, number=12), (5, 2)).coalesce(), _random(4, number=13)]
+
+
+def _special(value: float) -> Gradient:
+    def gradients() -> list[Tensor | None]:
+        odd = _random(3, 3, number=14)
+        odd[1, 1] = value
+        return [odd, _random(4, number=15)]
+
+    return gradients
+
+
+def _mixed() -> list[Tensor | None]:
+    return [_random(5, 5, number=16), _random(5, number=17).bfloat16()]
+
+
+def _in_graph() -> list[Tensor | None]:
+    return [(g * 1.0) for g in (_random(4, number=18).requires_grad_(), _random(2, 2, number=19).requires_grad_())]

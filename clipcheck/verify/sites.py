@@ -1,0 +1,72 @@
+"""The user's own files: each fix lifted into an experiment, run in a worker, and given a verdict."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from clipcheck.rule import Fix, Safety, Verdict
+from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.claims import Answer
+from clipcheck.verify.lift import Experiment, lift
+from clipcheck.verify.worker import Lost, Worker
+
+SECONDS_A_CASE = 10.0
+
+
+class Prover:
+    """Gives verdicts on fixes; keeps one worker, and what it has found out, while it is open."""
+
+    def __init__(self) -> None:
+        self._worker = Worker(SECONDS_A_CASE)
+        self._known: dict[str, Verdict] = {}
+
+    def __enter__(self) -> Prover:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._worker.stop()
+
+    def __call__(self, text: str, fix: Fix) -> Verdict:
+        """What trying `fix`, whose edits are on `text`, shows. Raises NoTorch."""
+        try:
+            experiments = lift(text, fix)
+        except NotProvable as error:
+            return Verdict("not provable here", reason=str(error))
+        found = together([self._try(experiment) for experiment in experiments])
+        if found.kind == "refuted" and fix.safety is not Safety.SAFE:
+            return Verdict("not provable here", found.cases, reason=f"an unsafe fix: {found.reason}")
+        return found
+
+    def _try(self, experiment: Experiment) -> Verdict:
+        key = repr(experiment)
+        if key not in self._known:
+            self._known[key] = self._run(experiment)
+        return self._known[key]
+
+    def _run(self, experiment: Experiment) -> Verdict:
+        answer = self._worker.ask({"site": experiment._asdict()})
+        if isinstance(answer, Lost):
+            side = answer.at.rpartition(", ")[2]
+            if side == "after":
+                return Verdict("refuted", reason=f"{answer.at}: it {answer.how}")
+            return Verdict("not provable here", reason=f"{answer.at}: it {answer.how}")
+        return verdict(Answer(*answer))
+
+
+def verdict(answer: Answer) -> Verdict:
+    if answer.refuted == "every case":
+        return Verdict("not provable here", answer.cases, reason=answer.why)
+    if answer.refuted:
+        sides = f" (before {answer.before}, after {answer.after})" if answer.before or answer.after else ""
+        return Verdict("refuted", answer.cases, reason=f"{answer.refuted}: {answer.why}{sides}")
+    return Verdict("proved", answer.cases, tuple(answer.exceptions))
+
+
+def together(verdicts: list[Verdict]) -> Verdict:
+    """One verdict on a fix of several places: the worst decides."""
+    for kind in ("refuted", "not provable here"):
+        for one in verdicts:
+            if one.kind == kind:
+                return one
+    exceptions = dict.fromkeys(note for one in verdicts for note in one.exceptions)
+    return Verdict("proved", sum(one.cases for one in verdicts), tuple(exceptions))

@@ -1,0 +1,307 @@
+"""Settings: which file holds, what each key does, what is refused, and which files are looked at."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from clipcheck.cli import main
+
+CALL = "import torch\ntorch.nn.utils.clip_grad_norm(model.parameters(), 1.0)\n"
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder as the current one, without settings of the user's."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("APPDATA", str(tmp_path / "home"))
+    return folder
+
+
+def put(path: str, text: str = CALL) -> Path:
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(main, ["check", "--no-cache", "--output-format", "json", *words])
+
+
+def found(*words: str) -> list[str]:
+    """The files with a finding of CLIP002, relative to the current folder."""
+    result = run(*words)
+    assert result.exit_code in (0, 1), result.stderr
+    here = Path.cwd()
+    return [
+        Path(one["filename"]).relative_to(here).as_posix()
+        for one in json.loads(result.stdout)
+        if one["code"] == "CLIP002"
+    ]
+
+
+def refused(*words: str) -> str:
+    """The one line on stderr with which clipcheck refuses to run."""
+    result = run(*words)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1, result.stderr
+    return result.stderr.strip()
+
+
+# --- which file ---------------------------------------------------------------------------------------------------
+
+
+def test_the_hidden_file_beats_the_plain_one_beats_pyproject() -> None:
+    put("a.py")
+    put("pyproject.toml", '[tool.clipcheck]\nignore = ["CLIP002"]\n')
+    assert found() == []
+    put("clipcheck.toml", "select = ['CLIP002']\n")
+    assert found() == ["a.py"]
+    put(".clipcheck.toml", "ignore = ['CLIP002']\n")
+    assert found() == []
+    assert found("--isolated") == ["a.py"]
+
+
+def test_a_pyproject_without_our_table_is_passed_over() -> None:
+    put("clipcheck.toml", "ignore = ['CLIP002']\n")
+    put("pkg/pyproject.toml", "[tool.ruff]\nline-length = 100\n# clipcheck\n")
+    put("pkg/a.py")
+    assert found() == []
+
+
+def test_the_nearest_file_holds_and_is_not_merged() -> None:
+    put("clipcheck.toml", "ignore = ['CLIP002']\n")
+    put("a.py")
+    put("pkg/clipcheck.toml", "")
+    put("pkg/sub/b.py")
+    assert found() == ["pkg/sub/b.py"]
+
+
+def test_extend_takes_over_what_is_not_set_again() -> None:
+    put("shared.toml", "exclude = ['old']\nignore = ['CLIP002']\n")
+    put("pkg/clipcheck.toml", "extend = '../shared.toml'\nextend-select = ['CLIP002']\n")
+    put("pkg/a.py")
+    put("pkg/old/b.py")
+    assert found("pkg") == ["pkg/a.py"]
+
+
+def test_extending_in_a_circle_or_nothing_is_refused() -> None:
+    put("clipcheck.toml", "\nextend = 'other.toml'\n")
+    assert refused() == "error: clipcheck.toml:2: `extend` names no file: other.toml"
+    put("other.toml", "extend = 'clipcheck.toml'\n")
+    assert "goes round in a circle" in refused()
+
+
+def test_the_users_own_file_holds_where_there_is_no_other(tmp_path: Path) -> None:
+    put("a.py")
+    put(str(tmp_path / "home" / "clipcheck" / "clipcheck.toml"), "ignore = ['CLIP002']\n")
+    assert found() == []
+    put("clipcheck.toml", "")
+    assert found() == ["a.py"]
+
+
+def test_config_names_a_file_or_a_setting(tmp_path: Path) -> None:
+    put("a.py")
+    put("clipcheck.toml", "ignore = ['CLIP002']\n")
+    put("special.toml", "")
+    assert found("--config", "special.toml") == ["a.py"]
+    assert found("--config", "special.toml", "--config", "ignore = ['CLIP002']") == []
+    assert found("--isolated", "--config", "exclude = ['a.py']") == []
+    assert "no such file" in refused("--config", "missing.toml")
+    assert "takes a file or `key = value`" in refused("--config", "what")
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\n\nselct = ['CLIP002']\n", "clipcheck.toml:3: unknown key `selct`, did you mean `select`?"),
+        ("per_file_ignores = {}\n", "clipcheck.toml:1: unknown key `per_file_ignores`, did you mean `per-file-ignores`?"),
+        ("[lint]\nselect = []\n", "clipcheck.toml:1: unknown key `lint`"),
+        ("target = 'jax'\n", "clipcheck.toml:1: `target` is one of clipcheck, torch, not 'jax'"),
+        ("\nselect = 'CLIP002'\n", "clipcheck.toml:2: `select` is a list of rule codes, not 'CLIP002'"),
+        ("unsafe-fixes = 1\n", "clipcheck.toml:1: `unsafe-fixes` is true or false, not 1"),
+        ("ignore = ['CLIP002', 'E501']\n", "clipcheck.toml:1: unknown rule code `E501` in `ignore`"),
+        ("\n[per-file-ignores]\n'a.py' = ['X']\n", "clipcheck.toml:2: unknown rule code `X` in `per-file-ignores`"),
+        ("exclude = [\n", "clipcheck.toml:2: "),
+        ("required-version = '>=99'\n", "clipcheck.toml:1: clipcheck >=99 is required, this is "),
+        ("required-version = 'new'\n", "clipcheck.toml:1: `required-version` is a version such as"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_named_with_file_and_line(text: str, message: str) -> None:
+    put("clipcheck.toml", text)
+    assert refused().startswith(f"error: {message}")
+
+
+def test_the_line_is_that_of_our_table_in_pyproject() -> None:
+    put("pyproject.toml", "[tool.other]\ncolour = 1\n\n[tool.clipcheck]\nselect = []\ncolour = 1\n")
+    assert refused() == "error: pyproject.toml:6: unknown key `colour`"
+
+
+@pytest.mark.parametrize("version", ["0.1.0", ">=0.1,<1", "==0.1", "~=0.1", "!=3"])
+def test_a_required_version_that_holds(version: str) -> None:
+    put("clipcheck.toml", f"required-version = '{version}'\n")
+    put("a.py")
+    assert found() == ["a.py"]
+
+
+@pytest.mark.parametrize("option", ["--select", "--ignore", "--extend-select", "--unfixable"])
+def test_an_unknown_code_on_the_command_line_is_refused(option: str) -> None:
+    assert refused(option, "CLIP999").startswith("error: unknown rule code `CLIP999`")
+
+
+# --- selection --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "on"),
+    [
+        ((), True),
+        (("--select", "CLIP001"), False),
+        (("--select", "CLIP"), True),
+        (("--select", "ALL"), True),
+        (("--select", "CLIP001,CLIP002"), True),
+        (("--ignore", "CLIP0"), False),
+        (("--select", "CLIP002", "--ignore", "CLIP0"), True),
+        (("--select", "CLIP0", "--ignore", "CLIP002"), False),
+        (("--select", "CLIP002", "--ignore", "CLIP002"), False),
+        (("--ignore", "ALL"), False),
+        (("--ignore", "CLIP0", "--extend-select", "CLIP002"), True),
+    ],
+)
+def test_the_longest_prefix_wins_and_ignore_wins_ties(words: tuple[str, ...], on: bool) -> None:
+    put("a.py")
+    assert found(*words) == (["a.py"] if on else [])
+
+
+def test_the_command_line_beats_the_file() -> None:
+    put("a.py")
+    put("clipcheck.toml", "ignore = ['CLIP002']\n")
+    assert found("--select", "CLIP002") == ["a.py"]
+
+
+def test_per_file_ignores() -> None:
+    put("pkg/clipcheck.toml", "[per-file-ignores]\n'tests/*' = ['CLIP002']\n'legacy.py' = ['CLIP']\n")
+    for name in ("pkg/a.py", "pkg/tests/b.py", "pkg/sub/legacy.py", "pkg/sub/tests/c.py"):
+        put(name)
+    assert found() == ["pkg/a.py", "pkg/sub/tests/c.py"]
+    assert found("--per-file-ignores", "a.py:CLIP002") == ["pkg/sub/tests/c.py"]
+    assert "PATTERN:CODES" in refused("--per-file-ignores", "a.py")
+
+
+def test_safety_is_the_users_to_say() -> None:
+    file = put("a.py")
+    put("clipcheck.toml", "unfixable = ['CLIP002']\n")
+    run("--fix")
+    assert file.read_text() == CALL
+    put("clipcheck.toml", "extend-unsafe-fixes = ['CLIP0']\n")
+    run("--fix")
+    assert file.read_text() == CALL
+    put("clipcheck.toml", "extend-unsafe-fixes = ['CLIP0']\nunsafe-fixes = true\ntarget = 'torch'\n")
+    run("--fix", "--no-unsafe-fixes")
+    assert file.read_text() == CALL
+    run("--fix")
+    assert file.read_text() == CALL.replace("norm(", "norm_(")
+
+
+def test_fixable_keeps_other_rules_from_being_fixed() -> None:
+    file = put("a.py")
+    run("--fix", "--fixable", "CLIP001")
+    assert file.read_text() == CALL
+    run("--fix", "--fixable", "CLIP0", "--target", "torch")
+    assert file.read_text() == CALL.replace("norm(", "norm_(")
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_folders_of_others_are_left_out_unless_named() -> None:
+    for name in ("a.py", ".venv/lib/b.py", "build/c.py", "node_modules/d.py", "x/__pycache__/e.py"):
+        put(name)
+    assert found() == ["a.py"]
+    assert found("build") == ["build/c.py"]
+    assert found(".venv/lib/b.py") == [".venv/lib/b.py"]
+
+
+def test_exclude_takes_the_place_of_the_usual_and_extend_exclude_adds() -> None:
+    for name in ("a.py", "build/b.py", "old/c.py", "src/gen/d.py"):
+        put(name)
+    put("clipcheck.toml", "exclude = ['old']\n")
+    assert found() == ["a.py", "build/b.py", "src/gen/d.py"]
+    put("clipcheck.toml", "extend-exclude = ['src/gen/*.py', 'old']\n")
+    assert found() == ["a.py"]
+    assert found("--exclude", "a.py") == ["build/b.py"]
+
+
+def test_a_named_file_is_taken_unless_force_excluded() -> None:
+    put("old/a.py")
+    put("clipcheck.toml", "exclude = ['old']\n")
+    assert found("old/a.py") == ["old/a.py"]
+    assert found("--force-exclude", "old/a.py") == []
+    put("clipcheck.toml", "exclude = ['old']\nforce-exclude = true\n")
+    assert found("old/a.py") == []
+    assert found("--no-force-exclude", "old/a.py") == ["old/a.py"]
+
+
+def test_gitignore_is_respected_while_walking() -> None:
+    subprocess.run(["git", "init", "-q", "."], check=True)
+    put(".gitignore", "# generated\n/gen/\n*.tmp.py\n!keep.tmp.py\n")
+    put("sub/.gitignore", "local.py\n")
+    put(".git/info/exclude", "private.py\n")
+    for name in (
+        "a.py",
+        "gen/b.py",
+        "sub/gen/c.py",
+        "x.tmp.py",
+        "keep.tmp.py",
+        "sub/local.py",
+        "local.py",
+        "private.py",
+    ):
+        put(name)
+    assert found() == ["a.py", "keep.tmp.py", "local.py", "sub/gen/c.py"]
+    assert found("sub") == ["sub/gen/c.py"]
+    assert found("gen/b.py") == ["gen/b.py"]
+    assert "gen/b.py" in found("--no-respect-gitignore")
+
+
+def test_a_gitignore_above_the_repository_does_not_count(project: Path) -> None:
+    put("../.gitignore", "*\n")
+    put("a.py")
+    assert found() == ["a.py"]
+
+
+def test_show_files_and_show_settings() -> None:
+    put("a.py")
+    put("sub/b.ipynb", "{}")
+    put("notes.txt")
+    put("clipcheck.toml", "select = ['CLIP002']\ntarget = 'torch'\n")
+    result = CliRunner().invoke(main, ["check", "--show-files"])
+    assert (result.exit_code, result.stdout.split()) == (0, ["a.py", "sub/b.ipynb"])
+    shown = CliRunner().invoke(main, ["check", "--show-settings"])
+    assert shown.exit_code == 0
+    assert 'file = "clipcheck.toml"' in shown.stdout
+    assert 'select = ["CLIP002"]' in shown.stdout
+    assert 'target = "torch"' in shown.stdout
+
+
+def test_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    put("a.py")
+    monkeypatch.setenv("CLIPCHECK_OUTPUT_FORMAT", "concise")
+    result = CliRunner().invoke(main, ["check", "--no-cache"])
+    assert result.stdout.startswith("a.py:2:1: CLIP002")
+    put("clipcheck.toml", "output-format = 'pylint'\n")
+    assert CliRunner().invoke(main, ["check", "--no-cache"]).stdout.startswith("a.py:2:1: CLIP002")
+    monkeypatch.delenv("CLIPCHECK_OUTPUT_FORMAT")
+    assert CliRunner().invoke(main, ["check", "--no-cache"]).stdout.startswith("a.py:2: [CLIP002]")

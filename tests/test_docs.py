@@ -1,0 +1,143 @@
+"""The documents: their code runs or parses, their links lead somewhere, and the site is made of them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+from clipcheck.catalogue import RULES
+
+DOCUMENTS = sorted(
+    path for path in [*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")] if path.name not in ("CHANGELOG.md",)
+)
+# Pages whose Python blocks are one program, and are run.
+RUN = ("docs/beliefs.md", "docs/guides/python.md")
+MADE = {f"docs/rules/{rule.name}.md" for rule in RULES.values()} | {
+    f"docs/{name}.md" for name in ("rules/index", "contributing", "changelog")
+}
+FENCE = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+
+
+def name(path: Path) -> str:
+    return path.relative_to(PROJECT).as_posix()
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return [
+        textwrap.dedent(code) for _, found, code in FENCE.findall(path.read_text(encoding="utf-8")) if found == language
+    ]
+
+
+def links(path: Path) -> Iterator[str]:
+    text = FENCE.sub("", path.read_text(encoding="utf-8"))
+    yield from re.findall(r"\]\(([^)\s]+)\)", text)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_every_block_of_python_parses(path: Path) -> None:
+    for code in blocks(path, "python"):
+        ast.parse(code)
+
+
+@pytest.mark.parametrize("path", [PROJECT / path for path in RUN], ids=name)
+def test_the_python_of_a_page_runs(path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "src").mkdir()
+    program = "\n\n".join(blocks(path, "python"))
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert program.count("assert ") >= 5
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_settings_in_toml_are_known(path: Path) -> None:
+    from clipcheck.config import Layer, checked, parse_toml
+
+    for text in blocks(path, "toml"):
+        values = parse_toml(text)
+        if "language-server" in values:  # an editor's
+            continue
+        checked(Layer(values.get("tool", {}).get("clipcheck", values), str(PROJECT)))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_json_is_json(path: Path) -> None:
+    for text in blocks(path, "json"):
+        json.loads(text)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_commands_and_options_exist(path: Path) -> None:
+    from click.testing import CliRunner
+
+    from clipcheck.cli import main
+
+    for text in blocks(path, "console") + blocks(path, "yaml"):
+        for line in re.findall(r"(?:^\$ |run: |\d+m)(clipcheck .*)$", text, re.MULTILINE):
+            words = line.split("#")[0].split()
+            command = words[1] if words[1] in main.commands else "check"
+            known = {option for parameter in main.commands[command].params for option in parameter.opts}
+            given = {word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)}
+            assert given <= known | {"--help", "--version"}, line
+    assert CliRunner().invoke(main, ["--help"]).exit_code == 0
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for link in links(path):
+        if link.startswith(("http://", "https://", "#")):
+            continue
+        target = link.partition("#")[0]
+        base = PROJECT if path.name == "readme-opening.md" else path.parent
+        found = (base / target).resolve()
+        assert found.exists() or name(found) in MADE, link
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_rules_that_are_named_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    example = {"CLIP990"} if path.name == "CONTRIBUTING.md" else set()
+    assert set(re.findall(r"\bCLIP\d{3}\b", text)) - example <= set(RULES)
+
+
+def test_the_task_for_vs_code_reads_our_lines(tmp_path: Path) -> None:
+    """The guide's regular expression, on a line that clipcheck prints."""
+    (task,) = [text for text in blocks(PROJECT / "docs/guides/editors.md", "json") if "problemMatcher" in text]
+    pattern = json.loads(task)["tasks"][0]["problemMatcher"]["pattern"]
+    (tmp_path / "train.py").write_text("import torch\n\ntorch.nn.utils.clip_grad_norm([], 1.0)\n")
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-m", "clipcheck", "--output-format", "concise", "--quiet", "."]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    found = re.match(pattern["regexp"], done.stdout.splitlines()[0])
+    assert found is not None
+    parts = [found.group(pattern[key]) for key in ("file", "line", "column", "code")]
+    assert parts == ["train.py", "3", "1", "CLIP002"]
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("material")
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for rule in RULES.values():
+        page = (tmp_path / "site" / "rules" / rule.name / "index.html").read_text(encoding="utf-8")
+        assert rule.code in page
+        assert "Why is this bad?" in page
+        assert "# expect" not in page
+    html = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "site").rglob("*.html"))
+    loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="?(https?://[^"\s>]+)', html)
+    assert loaded == [], "the site loads nothing from elsewhere"

@@ -1,0 +1,509 @@
+"""The runtime against the float64 reference, against torch, and in the corners of torch's contract."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import math
+import subprocess
+import sys
+import threading
+import warnings
+import weakref
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from torch import nn  # noqa: E402
+
+from clipcheck import runtime  # noqa: E402
+from clipcheck.runtime import cpu, plain, reference  # noqa: E402
+
+torch_clip = torch.nn.utils.clip_grad_norm_
+INF = math.inf
+NORM_TYPES = (0.5, 1.0, 2.0, 3.0, INF, -1.0, -INF)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128)
+# One rounding of the stored gradient, and one of a float32 coefficient.
+ROUNDING = {torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+def params_of(grads: list[torch.Tensor]) -> list[torch.Tensor]:
+    params = []
+    for grad in grads:
+        param = nn.Parameter(torch.empty(grad.shape, dtype=grad.dtype, device=grad.device))
+        param.grad = grad
+        params.append(param)
+    return params
+
+
+def random(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, scale: float = 1.0) -> torch.Tensor:
+    wide = torch.complex64 if dtype.is_complex else torch.float32
+    return (torch.randn(shape, dtype=wide) * scale).to(dtype)
+
+
+def check(grads: list[torch.Tensor], max_norm: float, norm_type: float = 2.0) -> None:
+    """Clips the gradients and compares with the float64 reference."""
+    before = [grad.clone() for grad in grads]
+    want = reference.total_norm(before, norm_type)
+    assert runtime.grad_norm(params_of(grads), norm_type).item() == pytest.approx(want, rel=1e-7)
+    norm = runtime.clip_grad_norm_(params_of(grads), max_norm, norm_type)
+    if want < 3e38:
+        assert norm.item() == pytest.approx(want, rel=2e-7)
+    for grad, clipped in zip(grads, reference.clipped(before, max_norm, norm_type), strict=True):
+        rtol = ROUNDING.get(grad.dtype, 5e-7)
+        smallest = 1e-7 if grad.dtype == torch.float16 else 1e-44
+        torch.testing.assert_close(grad.to_dense().to(clipped.dtype), clipped, rtol=rtol, atol=smallest)
+
+
+@pytest.mark.parametrize("norm_type", NORM_TYPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("clips", [False, True])
+def test_agrees_with_the_reference(dtype: torch.dtype, norm_type: float, clips: bool) -> None:
+    torch.manual_seed(0)
+    shapes = [(3, 4), (300, 301), (7,), (0,), (), (20_001,)]
+    grads = [random(shape, dtype) for shape in shapes]
+    norm = reference.total_norm(grads, norm_type)
+    check(grads, norm / 3 if clips else norm * 3, norm_type)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64, torch.complex64], ids=str)
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.0, INF])
+def test_no_square_overflows_or_vanishes(dtype: torch.dtype, scale: float, norm_type: float) -> None:
+    torch.manual_seed(1)
+    grads = [random((5,), dtype, scale), random((100, 200), dtype, scale)]
+    check(grads, reference.total_norm(grads, norm_type) / 2, norm_type)
+
+
+def test_float16_beyond_65504_is_clipped_where_torch_zeroes() -> None:
+    grads = [torch.full((1000,), 6e4, dtype=torch.float16)]
+    torch_clip(params_of(theirs := [grads[0].clone()]), 1.0)
+    assert theirs[0].count_nonzero() == 0
+    check(grads, 1.0)
+    assert grads[0].count_nonzero() == 1000
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 1.7, 3.3333e-3])
+def test_constant_gradients_keep_seven_digits(value: float) -> None:
+    """The worst case for sums in float32: every rounding goes the same way. torch loses three digits here."""
+    grad = torch.full((4_000_000,), value)
+    want = reference.total_norm([grad])
+    assert abs(runtime.grad_norm(params_of([grad])).item() / want - 1) < 1.5e-7
+    assert abs(torch.nn.utils.get_total_norm([grad]).item() / want - 1) > 1e-5
+
+
+def test_small_sets_are_exact() -> None:
+    """`.item()` must not be less exact than the loop of Python floats that it replaces."""
+    torch.manual_seed(2)
+    params = params_of([random((64,)) for _ in range(500)])
+    got = runtime.grad_norm(params).item()
+    assert got == pytest.approx(reference.total_norm([p.grad for p in params]), rel=1e-14)
+    assert runtime.grad_norm(nn.Parameter(torch.zeros(2))).item() == 0.0
+
+
+def memory_formats() -> list[torch.Tensor]:
+    base = torch.randn(400, 500)
+    return [
+        base.t(),
+        base[:, ::2],
+        base[1:, 3:],
+        base.view(-1)[1:150_000],
+        torch.randn(8, 32, 20, 20).contiguous(memory_format=torch.channels_last),
+        torch.randn(3, 4, 5, 6, 7).permute(4, 0, 2, 1, 3),
+        torch.randn(2000, 1500)[:, 7:1400],
+    ]
+
+
+def test_every_memory_layout() -> None:
+    torch.manual_seed(3)
+    for grad in memory_formats():
+        check([grad, torch.randn(3)], 0.5)
+
+
+def test_an_expanded_gradient_is_measured_and_scaled_or_refused_as_in_torch() -> None:
+    expanded = torch.ones(1).expand(5)
+    assert runtime.get_total_norm([expanded]).item() == pytest.approx(math.sqrt(5), rel=1e-7)
+    with pytest.raises(RuntimeError, match="single memory location"):
+        runtime.clip_grad_norm_(params_of([expanded]), 0.1)
+
+
+def test_lazily_conjugated_gradients() -> None:
+    """torch's own clip raises for them."""
+    check([torch.randn(200, 100, dtype=torch.complex64).conj(), torch.randn(3)], 0.5)
+
+
+def test_uncoalesced_sparse_gradients() -> None:
+    grad = torch.sparse_coo_tensor(torch.tensor([[1, 1, 4]]), torch.tensor([1.0, 2.0, 4.0]), (6,))
+    assert runtime.clip_grad_norm_(params_of([grad, torch.zeros(3)]), 1.0).item() == pytest.approx(5.0)
+    torch.testing.assert_close(grad.to_dense(), torch.tensor([0, 0.6, 0, 0, 0.8, 0]), rtol=1e-6, atol=0)
+    embedding = nn.Embedding(10, 3, sparse=True)
+    embedding(torch.tensor([1, 1, 2])).square().sum().backward()
+    want = embedding.weight.grad.to_dense().norm().item()
+    assert runtime.clip_grad_norm_(embedding.parameters(), 1e9).item() == pytest.approx(want)
+
+
+def test_nothing_is_written_when_nothing_is_clipped() -> None:
+    grad = torch.randn(100)
+    version = grad._version
+    runtime.clip_grad_norm_(params_of([grad]), 1e9)
+    assert grad._version == version
+
+
+@pytest.mark.parametrize("bad", [math.nan, INF, -INF])
+@pytest.mark.parametrize("max_norm", [1.0, 0.0, -1.0, INF, math.nan])
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.0, INF])
+def test_nonfinite_norms_spread_as_in_torch(bad: float, max_norm: float, norm_type: float) -> None:
+    ours = [torch.randn(30), torch.randn(40, 300)]
+    ours[1][2, 3] = bad
+    theirs = [grad.clone() for grad in ours]
+    norm = runtime.clip_grad_norm_(params_of(ours), max_norm, norm_type)
+    torch.testing.assert_close(norm, torch_clip(params_of(theirs), max_norm, norm_type), equal_nan=True)
+    torch.testing.assert_close(ours, theirs, equal_nan=True)
+    with pytest.raises(RuntimeError, match="non-finite"):
+        runtime.clip_grad_norm_(params_of(ours), 1.0, norm_type, error_if_nonfinite=True)
+
+
+@pytest.mark.parametrize("norm_type", [0, 0.0, "inf", "2", 2, True])
+def test_norm_types_as_torch_reads_them(norm_type: object) -> None:
+    ours = [torch.randn(30), torch.zeros(5), torch.randn(4, 3)]
+    theirs = [grad.clone() for grad in ours]
+    norm = runtime.clip_grad_norm_(params_of(ours), 0.5, norm_type)
+    torch.testing.assert_close(norm, torch_clip(params_of(theirs), 0.5, norm_type))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_one_tensor_no_tensor_and_none_gradients() -> None:
+    (param,) = params_of([torch.tensor([3.0, 4.0])])
+    assert runtime.clip_grad_norm_(param, 1.0).item() == 5.0
+    assert runtime.get_total_norm(torch.tensor([3.0, 4.0])).item() == 5.0
+    empty = runtime.clip_grad_norm_([], 1.0)
+    assert (empty.item(), empty.dim(), empty.device.type) == (0.0, 0, "cpu")
+    assert runtime.clip_grad_norm_([nn.Parameter(torch.zeros(2))], 1.0).item() == 0.0
+    assert runtime.clip_grads_with_norm_([], 1.0, torch.tensor(1.0)) is None
+    assert runtime.get_total_norm([torch.empty(0)], INF).item() == 0.0
+
+
+def test_a_generator_is_read_once() -> None:
+    params = params_of([torch.ones(4), torch.ones(5)])
+    assert runtime.clip_grad_norm_((p for p in params), 1.0).item() == pytest.approx(3.0)
+    assert runtime.grad_norm(p for p in params).item() == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("empty", [(p for p in ()), filter(None, []), map(abs, []), itertools.chain()])
+def test_an_empty_iterator_is_warned_about(empty: object) -> None:
+    with pytest.warns(UserWarning, match="empty iterator") as caught:
+        runtime.clip_grad_norm_(empty, 1.0)
+    assert caught[0].filename == __file__
+
+
+def test_a_repeated_parameter_counts_once() -> None:
+    (param,) = params_of([torch.tensor([3.0, 4.0])])
+    with pytest.warns(UserWarning, match="more than once"):
+        norm = runtime.clip_grad_norm_([param, param], 1.0)
+    assert norm.item() == 5.0
+    torch.testing.assert_close(param.grad, torch.tensor([0.6, 0.8]), rtol=1e-5, atol=0)
+
+
+def test_a_shared_gradient_is_scaled_once() -> None:
+    grad = torch.tensor([3.0, 4.0])
+    params = params_of([grad, grad])
+    assert runtime.clip_grad_norm_(params, 1.0).item() == pytest.approx(math.sqrt(50))
+    assert runtime.grad_norm(params).item() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_a_list_of_gradients_is_warned_about() -> None:
+    with pytest.warns(UserWarning, match="not their gradients") as caught:
+        assert runtime.clip_grad_norm_([torch.ones(3)], 1.0).item() == 0.0
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        runtime.clip_grad_norm_([nn.Parameter(torch.ones(3), requires_grad=False)], 1.0)  # frozen, no mistake
+        runtime.clip_grad_norm_([torch.ones(3, requires_grad=True)], 1.0)
+
+
+MODEL = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "advice"),
+    [
+        (MODEL, "module"),
+        (MODEL[0], "module"),
+        (MODEL.parameters, "call it"),
+        (list(MODEL.named_parameters()), "parameters"),
+        (torch.optim.SGD(MODEL.parameters(), 0.1).param_groups, "param_groups"),
+        (torch.optim.SGD(MODEL.parameters(), 0.1), "optimizer"),
+        (MODEL.state_dict(), "state_dict"),
+        ([None], "None"),
+        (3, "int"),
+    ],
+)
+def test_a_wrong_argument_is_named(wrong: object, advice: str) -> None:
+    with pytest.raises(TypeError, match=advice):
+        runtime.clip_grad_norm_(wrong, 1.0)
+
+
+def test_get_total_norm_names_a_missing_gradient() -> None:
+    with pytest.raises(TypeError, match="None"):
+        runtime.get_total_norm([torch.ones(2), None])
+    with pytest.raises(RuntimeError):
+        runtime.get_total_norm([torch.ones(2, dtype=torch.int64)])
+
+
+def test_a_parameter_list_works() -> None:
+    params = nn.ParameterList(params_of([torch.ones(4)]))
+    assert runtime.clip_grad_norm_(params, 9.0).item() == 2.0
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "wanted"),
+    [
+        ((torch.float16,), torch.float32),
+        ((torch.bfloat16, torch.float32), torch.float32),
+        ((torch.complex64,), torch.float32),
+        ((torch.float32, torch.float64), torch.float64),
+        ((torch.complex128,), torch.float64),
+    ],
+)
+def test_the_dtype_of_the_norm(dtypes: tuple[torch.dtype, ...], wanted: torch.dtype) -> None:
+    grads = [random((5,), dtype) for dtype in dtypes]
+    assert runtime.clip_grad_norm_(params_of(grads), 1.0).dtype == wanted
+    assert runtime.get_total_norm(grads).dtype == wanted
+    assert runtime.grad_norm(params_of(grads)).dtype == torch.float64
+
+
+def test_mixed_dtypes_have_one_norm() -> None:
+    check([random((100,), dtype) for dtype in DTYPES[:4]] * 2, 0.3)
+
+
+def test_foreach_is_taken_as_in_torch() -> None:
+    for foreach in (None, True, False):
+        assert runtime.clip_grad_norm_(params_of([torch.ones(4)]), 9.0, foreach=foreach).item() == 2.0
+    with pytest.raises(RuntimeError, match="foreach=True"):
+        runtime.clip_grad_norm_(params_of([torch.ones(4, device="meta")]), 9.0, foreach=True)
+
+
+def test_the_two_halves_are_the_clip() -> None:
+    ours, theirs = [torch.randn(300, 40)], []
+    theirs = [ours[0].clone()]
+    for total_norm in (torch.tensor(7.0), 7.0):
+        runtime.clip_grads_with_norm_(params_of(ours), 2.0, total_norm)
+        torch.nn.utils.clip_grads_with_norm_(params_of(theirs), 2.0, torch.tensor(7.0))
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_out_of_place() -> None:
+    params = [*params_of([torch.tensor([3.0, 4.0])]), nn.Parameter(torch.zeros(2))]
+    clipped = runtime.clipped_grads(params, 1.0)
+    assert params[0].grad.tolist() == [3.0, 4.0]
+    assert clipped.norm.item() == 5.0
+    assert clipped.clipped_norm.item() == pytest.approx(1.0, rel=1e-5)
+    torch.testing.assert_close(clipped.grads[0], torch.tensor([0.6, 0.8]), rtol=1e-5, atol=0)
+    assert clipped.grads[1] is None
+    copy = runtime.clipped_grads(params, 10.0).grads[0]
+    assert copy is not None
+    copy.zero_()
+    assert params[0].grad.tolist() == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.0, INF])
+def test_compiles_into_one_graph(norm_type: float) -> None:
+    torch.compiler.reset()
+    ours = [torch.randn(5, 6), torch.randn(7)]
+    want = [reference.total_norm(ours, norm_type), *reference.clipped(ours, 0.5, norm_type)]
+    compiled = torch.compile(runtime.clip_grad_norm_, fullgraph=True, backend="aot_eager")
+    norm = compiled(params_of(ours), 0.5, norm_type)
+    assert norm.item() == pytest.approx(want[0], rel=2e-7)
+    torch.testing.assert_close([grad.double() for grad in ours], want[1:], rtol=5e-7, atol=0)
+    total = torch.compile(runtime.get_total_norm, fullgraph=True, backend="aot_eager")
+    assert total(ours, norm_type).item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_under_modes_and_contexts() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    grads = [torch.randn(30, 40), torch.randn(3, dtype=torch.bfloat16)]
+    want = reference.total_norm(grads)
+    contexts = [
+        torch.inference_mode(),
+        torch.enable_grad(),
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        torch.device("meta"),
+    ]
+    for context in contexts:
+        with context:
+            got = runtime.get_total_norm(grads)
+        assert got.device.type == "cpu"
+        assert not got.requires_grad
+        assert got.item() == pytest.approx(want, rel=2e-7)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert runtime.get_total_norm(grads).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(default)
+    with FakeTensorMode():
+        fake = params_of([torch.empty(5, 6)])
+        assert runtime.clip_grad_norm_(fake, 1.0).shape == ()
+    assert runtime.clip_grad_norm_(params_of([torch.empty(5, device="meta")]), 1.0).device.type == "meta"
+    assert torch.func.vmap(lambda g: runtime.get_total_norm([g]))(torch.ones(3, 4)).tolist() == [2.0] * 3
+
+
+def test_scratch_made_in_inference_mode_serves_outside_of_it() -> None:
+    big = [torch.randn(20_000, dtype=torch.bfloat16)]
+    found = []
+
+    def work() -> None:
+        with torch.inference_mode():
+            runtime.get_total_norm(big)
+        found.append(runtime.clip_grad_norm_(params_of(big), 1e9).item())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [pytest.approx(reference.total_norm(big), rel=2e-7)]
+
+
+def test_a_tensor_subclass_keeps_its_type() -> None:
+    class Tagged(torch.Tensor):
+        pass
+
+    grad = torch.tensor([3.0, 4.0]).as_subclass(Tagged)
+    assert runtime.clip_grad_norm_(params_of([grad]), 1.0).item() == 5.0
+    assert type(grad) is Tagged
+    torch.testing.assert_close(grad.as_subclass(torch.Tensor), torch.tensor([0.6, 0.8]), rtol=1e-5, atol=0)
+
+
+def test_gradients_that_require_grad_are_clipped() -> None:
+    param = torch.ones(3, requires_grad=True)
+    (param**3).sum().backward(create_graph=True)
+    assert param.grad.requires_grad
+    assert runtime.clip_grad_norm_([param], 1.0).item() == pytest.approx(math.sqrt(27))
+
+
+def test_several_threads_at_once() -> None:
+    grads = [[torch.randn(50_000, dtype=torch.bfloat16) * scale] for scale in (1, 10, 100, 1000)]
+    want = [pytest.approx(reference.total_norm(g), rel=2e-7) for g in grads]
+    got = [0.0] * 4
+
+    def work(index: int) -> None:
+        for _ in range(50):
+            got[index] = runtime.get_total_norm(grads[index]).item()
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == want
+
+
+def test_no_gradient_is_kept_alive() -> None:
+    params = params_of([torch.randn(100_000), torch.randn(5)])
+    runtime.clip_grad_norm_(params, 1e-3)
+    references = [weakref.ref(p.grad) for p in params]
+    for p in params:
+        p.grad = None
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]
+
+
+def test_little_extra_memory() -> None:
+    """400 MB of gradients, in one tensor and in a strided one, need less than 40 MB more."""
+    script = """
+import resource, torch
+from clipcheck import runtime
+def grads(n):
+    base = torch.ones(2, 2 * n, dtype=torch.bfloat16)
+    return [base[0], base.t()[::2], torch.ones(n)]
+runtime.get_total_norm(grads(1_000_000))  # the code itself takes memory when it runs first
+large = grads(25_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+runtime.get_total_norm(large)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    if sys.platform != "linux":
+        pytest.skip("reads the resident set as Linux counts it")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 40
+
+
+def test_the_import_loads_torch_and_nothing_else() -> None:
+    script = """
+import sys, torch
+before = set(sys.modules)
+import clipcheck.runtime
+new = {name.split(".")[0] for name in set(sys.modules) - before} - {"clipcheck", "torch"}
+print(sorted(new - set(sys.stdlib_module_names)))
+print(sorted(name for name in sys.modules if name.startswith("clipcheck.") and ".runtime" not in name))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "[]"]
+
+
+# --- torch and ours on the same made-up gradients -------------------------------------------------------------------
+
+shapes = st.lists(st.integers(0, 40), max_size=3).map(tuple)
+values = st.floats(-1e4, 1e4, width=32, allow_subnormal=False)
+
+
+@st.composite
+def made_up(draw: st.DrawFn) -> list[torch.Tensor]:
+    """Gradients of mixed shapes, dtypes and strides, that torch itself can measure."""
+    grads = []
+    seed = draw(st.integers(0, 2**32))
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(draw(st.integers(1, 6))):
+        dtype = draw(st.sampled_from((torch.bfloat16, torch.float32, torch.float64, torch.complex64)))
+        scale = abs(draw(values)) or 1.0
+        kind = torch.complex64 if dtype.is_complex else torch.float32
+        grad = (torch.randn(draw(shapes), dtype=kind, generator=generator) * scale).to(dtype)
+        match draw(st.sampled_from(("as it is", "transposed", "strided", "zero"))):
+            case "transposed" if grad.dim() >= 2:
+                grad = grad.transpose(0, 1)
+            case "strided" if grad.dim() >= 1:
+                grad = grad[..., ::2]
+            case "zero":
+                grad.zero_()
+        grads.append(grad)
+    return grads
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    grads=made_up(),
+    norm_type=st.sampled_from((0.0, 0.5, 1.0, 2.0, 3.0, INF)),
+    max_norm=st.sampled_from((0.0, 1e-3, 1.0, 10.0, 1e6, INF)),
+    foreach=st.sampled_from((None, True, False)),
+)
+def test_as_torch_does(grads: list[torch.Tensor], norm_type: float, max_norm: float, foreach: bool | None) -> None:
+    """Every difference from torch is listed here: the inf norm of an empty gradient, and digits that torch loses."""
+    if norm_type == INF:
+        grads = [grad for grad in grads if grad.numel()]  # torch raises
+    ours = [grad.clone(memory_format=torch.preserve_format) for grad in grads]
+    theirs = [grad.clone(memory_format=torch.preserve_format) for grad in grads]
+    norm = runtime.clip_grad_norm_(params_of(ours), max_norm, norm_type, foreach=foreach)
+    expected = torch_clip(params_of(theirs), max_norm, norm_type, foreach=foreach)
+    low = any(grad.dtype == torch.bfloat16 for grad in grads)
+    loose = 3e-2 if low else 2e-5
+    assert norm.device == expected.device
+    assert norm.shape == expected.shape
+    assert norm.item() == pytest.approx(expected.item(), rel=loose)
+    if 0.9 < max_norm / (expected.item() + 1e-6) < 1.1:
+        return  # either side of the limit
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.stride() == other.stride()
+        torch.testing.assert_close(one, other, rtol=loose, atol=1e-30)
+
+
+def test_each_fast_path_has_a_plain_twin() -> None:
+    """The careful, the plain and the fast norm agree on every norm type."""
+    grads = [torch.randn(300, 400), torch.randn(77)]
+    for norm_type in (1.0, 2.0, 3.0, INF):
+        want = reference.total_norm(grads, norm_type)
+        assert cpu.norm([grads], norm_type) == pytest.approx(want, rel=1e-8)
+        assert cpu.careful_norm(grads, norm_type) == pytest.approx(want, rel=1e-13)
+        assert plain.norm(grads, norm_type).item() == pytest.approx(want, rel=1e-13)

@@ -1,0 +1,253 @@
+"""The CUDA clip: on a GPU where there is one, and its kernels in Triton's interpreter on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from clipcheck import runtime  # noqa: E402
+from clipcheck.runtime import reference  # noqa: E402
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+ROUNDING = {torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+def params_of(grads: list[torch.Tensor]) -> list[torch.Tensor]:
+    params = []
+    for grad in grads:
+        param = nn.Parameter(torch.empty_like(grad))
+        param.grad = grad
+        params.append(param)
+    return params
+
+
+def check(grads: list[torch.Tensor], max_norm: float, norm_type: float = 2.0) -> None:
+    before = [grad.clone() for grad in grads]
+    want = reference.total_norm(before, norm_type)
+    exact = 1e-7 if grads[0].is_complex() else 1e-12  # a complex modulus is rounded to float32
+    assert runtime.grad_norm(params_of(before), norm_type).item() == pytest.approx(want, rel=exact)
+    norm = runtime.clip_grad_norm_(params_of(grads), max_norm, norm_type)
+    assert norm.device == grads[0].device
+    assert norm.item() == pytest.approx(want, rel=2e-7)
+    for grad, clipped in zip(grads, reference.clipped(before, max_norm, norm_type), strict=True):
+        smallest = 1e-7 if grad.dtype == torch.float16 else 0
+        torch.testing.assert_close(
+            grad.cpu().to(clipped.dtype), clipped, rtol=ROUNDING.get(grad.dtype, 3e-7), atol=smallest
+        )
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> torch.Tensor:
+    wide = dtype if dtype.is_complex else torch.float32
+    return (torch.randn(shape, device="cuda", dtype=wide) * scale).to(dtype)
+
+
+@needs_gpu
+@pytest.mark.parametrize("norm_type", [0.5, 1.0, 2.0, 3.0, math.inf])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64], ids=str
+)
+def test_agrees_with_the_reference(dtype: torch.dtype, norm_type: float) -> None:
+    for scale in (1.0,) if dtype == torch.float16 or norm_type in (0.5, 3.0) else (1.0, 1e30, 1e-30):
+        for max_norm in (1e-3, 1e35):
+            check([random(*s, dtype=dtype, scale=scale) for s in ((5,), (200, 301), (1,), (0,))], max_norm, norm_type)
+
+
+@needs_gpu
+def test_mixed_dtypes_views_and_odd_addresses() -> None:
+    check([random(1000, dtype=d) for d in (torch.float32, torch.bfloat16, torch.float16, torch.float64)] * 3, 0.1)
+    flat = random(300_003)
+    check([flat[1:100_000], flat[100_001:100_004], flat[100_007:250_001]], 0.1)
+    check([random(100_001, dtype=torch.bfloat16)[1:]], 0.1)
+    check([random(8, 16, 5, 5).contiguous(memory_format=torch.channels_last), random(64, 128).t()], 0.1)
+    check([random(64, 128)[:, ::2], random(10)], 0.1)
+    check([random(1000), torch.randn(500)], 0.1)
+    check([torch.randn(500), random(1000)], 0.1, math.inf)
+
+
+@needs_gpu
+def test_overlapping_gradients_as_in_torch() -> None:
+    ours = random(100_000)
+    theirs = ours.clone()
+    norm = runtime.clip_grad_norm_(params_of([ours[:60_000], ours[30_000:]]), 1.0)
+    expected = torch.nn.utils.clip_grad_norm_(params_of([theirs[:60_000], theirs[30_000:]]), 1.0)
+    torch.testing.assert_close(norm, expected)
+    torch.testing.assert_close(ours, theirs)
+
+
+@needs_gpu
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, math.inf])
+def test_nonfinite_norms_spread_as_in_torch(bad: float, norm_type: float) -> None:
+    ours = [random(100), random(77)]
+    ours[0][3] = bad
+    theirs = [grad.clone() for grad in ours]
+    norm = runtime.clip_grad_norm_(params_of(ours), 1.0, norm_type)
+    torch.testing.assert_close(norm, torch.nn.utils.clip_grad_norm_(params_of(theirs), 1.0, norm_type), equal_nan=True)
+    torch.testing.assert_close(ours, theirs, equal_nan=True)
+
+
+@needs_gpu
+def test_more_than_two_to_the_31_elements() -> None:
+    if torch.cuda.mem_get_info()[0] < 6e9:
+        pytest.skip("needs 6 GB of GPU memory")
+    elements = 2**31 + 12_345
+    grad = torch.full((elements,), 0.5, device="cuda", dtype=torch.bfloat16)
+    grad[-1] = 3.0
+    want = math.sqrt((elements - 1) * 0.25 + 9)
+    assert runtime.clip_grad_norm_(params_of([grad]), want / 2).item() == pytest.approx(want, rel=2e-7)
+    assert [grad[at].item() for at in (0, elements // 2, -1)] == [0.25, 0.25, 1.5]
+
+
+@needs_gpu
+def test_the_host_never_waits() -> None:
+    grads = [random(1000, 1000), random(64, dtype=torch.bfloat16)]
+    params = params_of(grads)
+    runtime.clip_grad_norm_(params, 1.0)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        runtime.clip_grad_norm_(params, 0.5)
+        runtime.grad_norm(params)
+        runtime.clip_grads_with_norm_(params, 0.1, runtime.get_total_norm(grads))
+        runtime.clip_grad_norm_(params_of([torch.empty(123, device="cuda").normal_()]), 0.1)  # sizes never met
+        runtime.clip_grad_norm_(params, 0.1, 3.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def cuda_plans() -> list[object]:
+    from clipcheck.runtime import cuda
+
+    return cuda._captured
+
+
+@needs_gpu
+@pytest.mark.parametrize("warm", [True, False])
+def test_in_a_cuda_graph_beside_eager_calls(warm: bool) -> None:
+    params = params_of([random(1000 + warm, 100), random(77), random(64 + warm, dtype=torch.bfloat16)])
+    if warm:
+        runtime.clip_grad_norm_(params, 1.0)
+    for _ in range(2):
+        if not warm:  # else the capture meets the addresses of the eager call before it
+            for p in params:
+                p.grad = torch.randn_like(p)
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            held = len(cuda_plans())
+            norm = runtime.clip_grad_norm_(params, 1.0)
+        assert len(cuda_plans()) == held + 2 * warm  # warm: the kernels, for two dtypes; cold: torch's functions
+        warm = True
+        captured = [p.grad for p in params]
+        for _ in range(3):
+            for grad in captured:
+                grad.normal_()
+            before = [grad.clone() for grad in captured]
+            graph.replay()
+            assert norm.item() == pytest.approx(reference.total_norm(before), rel=2e-7)
+            for grad, clipped in zip(captured, reference.clipped(before, 1.0), strict=True):
+                torch.testing.assert_close(grad.cpu().double(), clipped, rtol=ROUNDING.get(grad.dtype, 3e-7), atol=0)
+            for p in params:  # an eager call on other memory must not disturb the graph
+                p.grad = torch.randn_like(p)
+            runtime.clip_grad_norm_(params, 1.0)
+
+
+@needs_gpu
+def test_bitwise_repeatable_on_every_stream() -> None:
+    params = params_of([random(1000, 1000) for _ in range(20)])
+    torch.cuda.synchronize()
+    norms = []
+    for _ in range(10):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            norms.append(runtime.grad_norm(params))
+    torch.cuda.synchronize()
+    assert len({norm.item() for norm in norms}) == 1
+
+
+@needs_gpu
+def test_compiles_into_one_graph() -> None:
+    grads = [random(1000), random(500)]
+    want = reference.total_norm(grads)
+    norm = torch.compile(runtime.clip_grad_norm_, fullgraph=True)(params_of(grads), 1.0)
+    assert norm.item() == pytest.approx(want, rel=2e-7)
+    assert reference.total_norm(grads) == pytest.approx(1.0, rel=1e-5)
+
+
+INTERPRETED = """
+import contextlib, math, types
+import torch
+from clipcheck.runtime import cuda, reference
+
+# The kernels and the chunk tables are the real ones; what speaks to a GPU is replaced.
+cuda.CHUNK, cuda.BLOCK = 64, 16
+cuda._sent = lambda host, device: host
+cuda._table = lambda plan, addresses: None if cuda._overlap(plan, torch.tensor(addresses)) else torch.tensor(addresses)
+torch.cuda.Event = lambda: types.SimpleNamespace(record=lambda: None)
+torch.cuda.device = lambda device: contextlib.nullcontext()
+torch.cuda.is_current_stream_capturing = lambda: False
+torch.cuda.get_device_properties = lambda device: types.SimpleNamespace(multi_processor_count=1)
+
+def close(got, want, dtype):
+    rtol = {torch.bfloat16: 8e-3, torch.float16: 1e-3}.get(dtype, 3e-7)
+    torch.testing.assert_close(got.double(), want, rtol=rtol, atol=1e-7 if dtype == torch.float16 else 0)
+
+torch.manual_seed(0)
+for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+    for norm_type in (1.0, 2.0, math.inf):
+        for scale in (1,) if dtype == torch.float16 else (1, 1e30, 1e-30):
+            for max_norm in (0.5, 1e35):
+                whole = (torch.randn(100) * scale).to(dtype)
+                edges = [whole[:3].clone(), whole[90:].clone()]  # not ours to write
+                grads = [(torch.randn(n) * scale).to(dtype) for n in (5, 64, 200, 1, 0)] + [whole[3:90]]
+                before = [grad.clone() for grad in grads]
+                want = reference.total_norm(before, norm_type)
+                assert abs(cuda.norm([grads], norm_type).item() / want - 1) < 1e-14
+                assert abs(cuda.clip_([grads], norm_type, max_norm).item() / want - 1) < 1e-7
+                for grad, clipped in zip(grads, reference.clipped(before, max_norm, norm_type)):
+                    close(grad, clipped, dtype)
+                assert torch.equal(whole[:3], edges[0]) and torch.equal(whole[90:], edges[1])
+
+groups = [[torch.randn(5), torch.randn(300)], [torch.randn(33).bfloat16()]]
+every = [grad for group in groups for grad in group]
+before = [grad.clone() for grad in every]
+assert abs(cuda.clip_(groups, 2.0, 1.0).item() / reference.total_norm(before) - 1) < 1e-7
+for grad, clipped in zip(every, reference.clipped(before, 1.0)):
+    close(grad, clipped, grad.dtype)
+
+for bad in (math.nan, math.inf):
+    for norm_type in (1.0, 2.0, math.inf):
+        ours = [torch.randn(70), torch.tensor([bad, 1.0])]
+        params = [torch.zeros_like(grad, requires_grad=True) for grad in ours]
+        for p, grad in zip(params, ours):
+            p.grad = grad.clone()
+        want = torch.nn.utils.clip_grad_norm_(params, 1.0, norm_type)
+        torch.testing.assert_close(cuda.clip_([ours], norm_type, 1.0), want, equal_nan=True)
+        torch.testing.assert_close(ours, [p.grad for p in params], equal_nan=True)
+
+known = [torch.randn(100)]
+before = known[0].clone()
+assert cuda.scale_([known], torch.tensor(4.0), 1.0)
+torch.testing.assert_close(known[0], before / 4, rtol=1e-6, atol=0)
+assert cuda.clip_([[known[0][:60], known[0][30:]]], 2.0, 1.0) is None
+print("interpreted")
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+def test_the_kernels_in_tritons_interpreter() -> None:
+    """Dtypes, norms, scales, unaligned and empty gradients, NaN and infinity: the same kernels, run by numpy."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", INTERPRETED], capture_output=True, text=True, env=environment)
+    if "only 0-dimensional arrays can be converted" in done.stderr:
+        pytest.skip("the interpreter of this Triton does not work with this numpy")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "interpreted\n"

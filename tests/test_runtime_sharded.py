@@ -1,0 +1,314 @@
+"""The sharded clip, in real processes over gloo, against the float64 norm of the whole gradients."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.distributed as dist  # noqa: E402
+import torch.multiprocessing as mp  # noqa: E402
+
+from clipcheck import runtime  # noqa: E402
+from clipcheck.runtime import reference  # noqa: E402
+
+TIMEOUT = timedelta(seconds=60)  # a collective that some rank does not join fails after this
+MAX_NORM = 0.5
+
+
+def whole(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
+    """Gradients of the unsharded model, the same on every rank."""
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """Counts the all-reduces and their elements."""
+    sizes: list[int] = []
+    original = dist.all_reduce
+
+    def all_reduce(tensor: torch.Tensor, *args: object, **kwargs: object) -> object:
+        sizes.append(tensor.numel())
+        return original(tensor, *args, **kwargs)
+
+    dist.all_reduce = all_reduce
+    try:
+        yield sizes
+    finally:
+        dist.all_reduce = original
+
+
+def check(
+    params: list[torch.Tensor],
+    grads: list[torch.Tensor],
+    reduces: int,
+    norm_type: float = 2.0,
+    **how: object,
+) -> None:
+    """Clips `params`, of whose whole gradients `grads` is the list, and compares norm, gradients and collectives."""
+    want = reference.total_norm(grads, norm_type)
+    measured = runtime.grad_norm(params, norm_type, **how)
+    assert measured.item() == pytest.approx(want, rel=1e-7)
+    with counted() as sizes:
+        norm = runtime.clip_grad_norm_(params, MAX_NORM, norm_type, **how)
+    assert type(norm) is torch.Tensor
+    assert norm.dim() == 0
+    assert norm.dtype == torch.float32
+    assert norm.item() == pytest.approx(want, rel=2e-7)
+    assert len(sizes) == reduces
+    assert sum(sizes) <= 8
+    scale = MAX_NORM / (want + 1e-6)
+    for p, grad in zip(params, grads, strict=True):
+        if p.grad is not None:
+            got = p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad
+            if got.shape == grad.shape:
+                torch.testing.assert_close(got, grad * scale)
+    assert runtime.grad_norm(params, norm_type, **how).item() == pytest.approx(MAX_NORM, rel=1e-5)
+
+
+def distributed(grad: torch.Tensor, mesh: object, placements: list[object]) -> torch.Tensor:
+    """A parameter on the mesh whose gradient, put together, is `grad`."""
+    from torch.distributed.tensor import distribute_tensor
+
+    param = torch.nn.Parameter(distribute_tensor(torch.zeros_like(grad), mesh, placements))
+    param.grad = distribute_tensor(grad.clone(), mesh, placements)
+    return param
+
+
+def replicated(grad: torch.Tensor) -> torch.Tensor:
+    param = torch.nn.Parameter(torch.zeros_like(grad))
+    param.grad = grad.clone()
+    return param
+
+
+def fsdp2_uneven(rank: int, size: int) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard
+
+    mesh = init_device_mesh("cpu", (size,))
+    grads = whole((7, 13), (1, 5), (4,), (0, 3))  # 7 over 4 ranks: 2, 2, 2, 1; 1 over 4: three empty shards
+    for norm_type in (1.0, 2.0, 3.0, float("inf")):
+        check([distributed(g, mesh, [Shard(0)]) for g in grads], grads, 1, norm_type)
+
+
+def hsdp_and_tensor_parallel(rank: int, size: int) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard
+
+    mesh = init_device_mesh("cpu", (2, size // 2), mesh_dim_names=("dp", "tp"))
+    inner = int(size > 2)  # on two ranks the second dimension has one rank, and nothing to exchange
+    grads = whole((8, 6), (5, 3), (9,))
+    check([distributed(g, mesh, [Replicate(), Shard(0)]) for g in grads], grads, inner)
+    check([distributed(g, mesh, [Shard(0), Shard(0)]) for g in grads], grads, 1 + inner)
+    grads = whole((8, 6), (6, 8), (5, 3), (9,), (4,))
+    params = [
+        distributed(grads[0], mesh, [Shard(0), Shard(1)]),
+        distributed(grads[1], mesh["dp"], [Shard(0)]),
+        distributed(grads[2], mesh["tp"], [Shard(0)]),
+        distributed(grads[3], mesh, [Replicate(), Replicate()]),
+        replicated(grads[4]),
+    ]
+    check(
+        params, grads, 1 + inner
+    )  # two meshes, one of two dimensions, and a plain parameter: still one a process group
+
+
+def partial_gradients(rank: int, size: int) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (size,))
+    grads = whole((6, 4), (5,))
+    param = torch.nn.Parameter(distribute_tensor(torch.zeros(6, 4), mesh, [Replicate()]))
+    weights = torch.arange(1.0, size + 1)
+    share = grads[0] * (weights[rank] / weights.sum())
+    param.grad = DTensor.from_local(share, mesh, [Partial()])
+    check([param, distributed(grads[1], mesh, [Shard(0)])], grads, 1)
+
+
+def missing_gradients(rank: int, size: int) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard
+
+    mesh = init_device_mesh("cpu", (size,))
+    grads = whole((8, 4), (8, 2))
+    params = [distributed(g, mesh, [Shard(0)]) for g in grads]
+    # Rank 0 lost its part of the first gradient; the norm is that of what is there, and nobody hangs.
+    if rank == 0:
+        params[0].grad = None
+    parts = grads[0].chunk(size)
+    want = reference.total_norm([*parts[1:], grads[1]])
+    assert runtime.clip_grad_norm_(params, 1e9).item() == pytest.approx(want, rel=2e-7)
+    for p in params:
+        p.grad = None
+    assert runtime.clip_grad_norm_(params, 1.0).item() == 0
+
+
+def pipeline(rank: int, size: int) -> None:
+    stages = [whole((10, rank_ + 1), (3,)) for rank_ in range(size)]
+    everything = [grad for stage in stages for grad in stage]
+    for norm_type in (2.0, float("inf")):
+        want = reference.total_norm(everything, norm_type)
+        params = [replicated(g) for g in stages[rank]]
+        got = runtime.clip_grad_norm_(params, MAX_NORM, norm_type, group=dist.group.WORLD)
+        assert got.item() == pytest.approx(want, rel=2e-7)
+        torch.testing.assert_close(params[0].grad, stages[rank][0] * (MAX_NORM / (want + 1e-6)))
+    # A stage without parameters still takes part.
+    params = [] if rank == 0 else [replicated(g) for g in stages[rank]]
+    rest = [grad for stage in stages[1:] for grad in stage]
+    got = runtime.clip_grad_norm_(params, 1e9, group=[dist.group.WORLD])
+    assert got.item() == pytest.approx(reference.total_norm(rest), rel=2e-7)
+
+
+def experts(rank: int, size: int) -> None:
+    shared, expert = whole((6, 6), (size * 3, 4))
+    parts = expert.chunk(size)
+    params = [replicated(shared), replicated(parts[rank])]
+    check(params, [shared, expert], 1, shard_group=lambda p: dist.group.WORLD if p is params[1] else None)
+    params = [replicated(shared), replicated(parts[rank])]
+    if rank == 1:  # an expert that got no token
+        params[1].grad = None
+    want = reference.total_norm([shared, *(part for index, part in enumerate(parts) if index != 1)])
+    got = runtime.clip_grad_norm_(params, 1e9, shard_group=lambda p: dist.group.WORLD if p is params[1] else None)
+    assert got.item() == pytest.approx(want, rel=2e-7)
+
+
+def nonfinite(rank: int, size: int) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard
+
+    mesh = init_device_mesh("cpu", (size,))
+    for bad in (float("nan"), float("inf")):
+        for norm_type in (2.0, float("inf")):
+            grad = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+            grad[-1, 1] = bad  # on the last rank
+            params = [distributed(grad, mesh, [Shard(0)])]
+            with pytest.raises(RuntimeError, match="non-finite"):
+                runtime.clip_grad_norm_(params, 1.0, norm_type, error_if_nonfinite=True)
+            norm = runtime.clip_grad_norm_(params, 1.0, norm_type)
+            assert torch.equal(norm.isnan(), torch.tensor(bad != bad))
+            assert not norm.isfinite()
+
+
+def out_of_place(rank: int, size: int) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard
+
+    mesh = init_device_mesh("cpu", (size,))
+    (grad,) = whole((7, 13))
+    param = distributed(grad, mesh, [Shard(0)])
+    clipped = runtime.clipped_grads([param], MAX_NORM)
+    assert clipped.norm.item() == pytest.approx(reference.total_norm([grad]), rel=2e-7)
+    assert clipped.clipped_norm.item() == pytest.approx(MAX_NORM, rel=1e-5)
+    torch.testing.assert_close(param.grad.full_tensor(), grad)
+    torch.testing.assert_close(clipped.grads[0].full_tensor().norm(), torch.tensor(MAX_NORM), rtol=1e-5, atol=0)
+    total = runtime.get_total_norm([param.grad])
+    assert total.item() == pytest.approx(reference.total_norm([grad]), rel=2e-7)
+    runtime.clip_grads_with_norm_([param], MAX_NORM, total)
+    torch.testing.assert_close(param.grad.full_tensor().norm(), torch.tensor(MAX_NORM), rtol=1e-5, atol=0)
+
+
+def fsdp2_module(rank: int, size: int) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(3)
+    model = torch.nn.Sequential(torch.nn.Linear(13, 7), torch.nn.Linear(7, 3))
+    twin = [p.detach().clone().requires_grad_() for p in model.parameters()]
+    inputs = torch.randn(4, 13)
+    for layer in model:
+        fully_shard(layer, mesh=init_device_mesh("cpu", (size,)))
+    fully_shard(model, mesh=init_device_mesh("cpu", (size,)))
+    model(inputs).square().sum().backward()
+    hidden = torch.nn.functional.linear(inputs, twin[0], twin[1])
+    torch.nn.functional.linear(hidden, twin[2], twin[3]).square().sum().backward()
+    check(list(model.parameters()), [p.grad for p in twin], 1)
+
+
+def fsdp1_is_refused(rank: int, size: int) -> None:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    model = FullyShardedDataParallel(torch.nn.Linear(4, 4), device_id=torch.device("cpu"), use_orig_params=rank >= 0)
+    model(torch.randn(2, 4)).sum().backward()
+    with pytest.raises(RuntimeError, match=r"model\.clip_grad_norm_"):
+        runtime.clip_grad_norm_(model.parameters(), 1.0)
+
+
+CASES: list[Callable[[int, int], None]] = [
+    fsdp2_uneven,
+    hsdp_and_tensor_parallel,
+    partial_gradients,
+    missing_gradients,
+    pipeline,
+    experts,
+    nonfinite,
+    out_of_place,
+    fsdp2_module,
+    fsdp1_is_refused,
+]
+
+
+def _work(rank: int, size: int, port: int, reports: object) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=size, timeout=TIMEOUT)
+    for case in CASES:
+        try:
+            case(rank, size)
+            reports.put((case.__name__, rank, ""))
+        except BaseException:
+            reports.put((case.__name__, rank, traceback.format_exc()))
+            break  # the other ranks may hang in a collective of this case; they time out
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def outcomes(request: pytest.FixtureRequest) -> tuple[int, dict[str, dict[int, str]]]:
+    """Runs every case on so many processes, all in one spawn; returns the error texts by case and rank."""
+    if not dist.is_available() or not dist.is_gloo_available() or sys.platform == "win32":
+        pytest.skip("torch has no gloo here")
+    pytest.importorskip("torch.distributed.tensor", reason="public DTensor came with torch 2.5")
+    size: int = request.param
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = mp.get_context("spawn")
+    reports = context.Queue()
+    workers = [context.Process(target=_work, args=(rank, size, port, reports)) for rank in range(size)]
+    for worker in workers:
+        worker.start()
+    found: dict[str, dict[int, str]] = {}
+    try:
+        for _ in range(size * len(CASES)):
+            name, rank, error = reports.get(timeout=100)
+            found.setdefault(name, {})[rank] = error
+            if error:
+                break
+    except Exception:  # nothing more comes: what is missing is reported as such below
+        pass
+    finally:
+        for worker in workers:
+            worker.join(timeout=5)
+            if worker.is_alive():
+                worker.kill()
+    return size, found
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_every_rank_agrees_with_the_unsharded_gradients(
+    case: Callable[[int, int], None], outcomes: tuple[int, dict[str, dict[int, str]]]
+) -> None:
+    size, found = outcomes
+    ranks = found.get(case.__name__, {})
+    assert "".join(ranks.values()) == ""
+    assert sorted(ranks) == list(range(size)), "a rank did not finish"
