@@ -173,6 +173,8 @@ def unmovable(source: Source, one: Accumulation, kept: bool = False) -> str:
         return one.obstacle
     if not one.term.order.equals(one.term.exponent):
         return "the exponent does not match the norm type"
+    if isinstance(source.scope(one.loop).node, cst.ClassDef):
+        return "the names of a class body are its attributes"
     if one.term.kind == "numpy":
         return "the sum is one of numpy's numbers"
     if one.extras:
@@ -335,6 +337,8 @@ def _as_norm(
             doomed.append(statement)
         elif own and own != "same" and len(roots) == 1 and _follows(source, one.loop, statement) and not place:
             target, result, numpy, last = own, root.kind, root.numpy, statement
+        elif isinstance(root.node, cst.AugAssign):
+            return _as_power(source, one, call, place)
         else:
             edits.append(Edit(*source.span(root.node), _as_kind(name, kind, root)))
     if len(roots) > 1 and any(s is not doomed[0] for s in doomed):

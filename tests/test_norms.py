@@ -410,6 +410,8 @@ def test_what_else_a_loop_does_stays_and_the_norm_moves_out() -> None:
 
 
 REFUSED = {
+    "is asynchronous": "async def f():\n    total = 0.0\n    async for p in ps:\n        total += p.grad.norm().item() ** 2",
+    "its attributes": "class C:\n    total = 0.0\n    for p in ps:\n        total += p.grad.norm().item() ** 2",
     "one of numpy's numbers": "for p in ps:\n    total += np.linalg.norm(p.grad.cpu().numpy()) ** 2",
     "needs what the loop computes": "for n, p in m.named_parameters():\n    odd = len(n)\n    if odd:\n        continue\n"
     "    total += p.grad.norm().item() ** 2",
