@@ -54,7 +54,11 @@ _DISCARDED = (  # a statement that begins with a gradient's method, torch's func
     + _RESULT
     + rb")"
 )
-_SCALED = rb"(?:mul_|div_|copy_|_foreach_mul_?)\s*\(|\*=|/=|= ?[\w.\[\]:]+ ?[*/]|[*/] ?[\w.]+\n"
+_SCALED = (
+    rb"\.grad\b[^\n]{0,60}?(?:\.mul_\s*\(|\.div_\s*\(|\.copy_\s*\(|[*/]=|=[^=])|"
+    rb"\b\w+(?:\.data|\.detach\(\))?\.(?:mul_|div_)\s*\(|(?i:grad\w*|\bg)(?:\[:\])? ?[*/]="
+)
+_RATIO = rb"/[^\n]{0,80}norm|norm\w*[^\n]{0,60}/"
 _RECOMPUTED = rb"(?:norm|sum)\s*\(.*\n(?:.*\n){0,9}?.*\bclip_grad_norm_?\s*\("
 _CLIP = b"clip_grad_norm|clip_grad_value|clip_grads_with|clip_gradients"
 
@@ -73,8 +77,8 @@ RULES: dict[str, Rule] = {
         _rule("CLIP005", "tensor-norm-accumulation", _GRAD, _NORM, _GRADIENT, tier=Tier.OPT_IN),
         _rule("CLIP006", "norm-exponent-mismatch", _GRAD, _NORM, _ADDED, _GRADIENT),
         _rule("CLIP007", "total-norm-of-parameters", b"get_total_norm", b"parameters"),
-        _rule("CLIP008", "hand-rolled-clip", b".grad|grads", b"norm", _SCALED, tier=Tier.OPT_IN),
-        _rule("CLIP009", "unclamped-clip-coefficient", b".grad|grads", b"norm", _SCALED, tier=Tier.OPT_IN),
+        _rule("CLIP008", "hand-rolled-clip", _GRAD, b"norm", _SCALED, _RATIO, tier=Tier.OPT_IN),
+        _rule("CLIP009", "unclamped-clip-coefficient", _GRAD, b"norm", _SCALED, _RATIO, tier=Tier.OPT_IN),
         _rule("CLIP010", "item-per-parameter", _GRAD, _NORM, _HOST, _SYNCED, _GRADIENT, tier=Tier.OPT_IN),
         _rule("CLIP011", "torch-clip-grad-norm", b"clip_grad_norm_|get_total_norm", tier=Tier.OPT_IN),
         _rule("CLIP504", "norm-recomputed-beside-clip", b"clip_grad_norm", _RECOMPUTED),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import libcst as cst
 
-from clipcheck.calls import Refused, parameters_code, parameters_of
+from clipcheck.calls import Refused, parameters_code, parameters_of, roles
 from clipcheck.edits import indentation, lines_of, reach, without_unused
 from clipcheck.factors import ONE, TWO
 from clipcheck.flow import reached, reaching
@@ -162,5 +162,5 @@ def _fix(
     text = f"{name} = {call}{'.item()' if norm.item else ''}" if wanted else call
     pad = indentation(source, line)
     kept = "".join(f"{pad}{comment}{source.newline}" for comment in comments_within(source, start, end))
-    roles = ((shown, Role.PARAMETERS), (limit, Role.MAX_NORM))
-    return Fix(TITLE, Safety.UNSAFE, (Edit(start, end, f"{kept}{pad}{text}"),), imports, roles)
+    named = (*roles(source, scaled, norm.order), (limit, Role.MAX_NORM))
+    return Fix(TITLE, Safety.UNSAFE, (Edit(start, end, f"{kept}{pad}{text}"),), imports, named)

@@ -158,6 +158,8 @@ def _described(source: Source, one: Accumulation) -> Accumulation:
     clauses = (*around[:-1], last._replace(conditions=tests))
     if not one.term.gradient.certain:
         obstacle = obstacle or "the norm comes about in more than one way"
+    if one.loop.asynchronous is not None:
+        obstacle = obstacle or "the loop is asynchronous"
     if one.loop.orelse is not None:
         obstacle = obstacle or "the loop has an `else`"
     if any(_leaves(source, node, one.loop) for node in source.walk(one.loop.body)):

@@ -259,10 +259,9 @@ def _is_global(source: Source, ratio: Ratio, loop: cst.For) -> bool:
     for name in (node for node in source.walk(ratio.norm) if isinstance(node, cst.Name)):
         if any(contains(source, loop, binding.node) for binding in reaching(source, name)):
             return False
-        for binding in reaching(source, name):
-            value = assigned_value(source, binding) if binding.kind == "assign" else None
-            if value is not None and power(source, value) is not None:
-                return False  # the norm of one tensor
+        values = [assigned_value(source, b) if b.kind == "assign" else None for b in reaching(source, name)]
+        if values and all(value is not None and power(source, value) is not None for value in values):
+            return False  # the norm of one tensor
     return not contains(source, loop, ratio.node) or not any(
         power(source, node) for node in source.walk(ratio.norm) if isinstance(node, cst.Call)
     )

@@ -50,7 +50,7 @@ def series(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Series | N
         return None
     match node:
         case cst.GeneratorExp(elt=elt, for_in=clause) | cst.ListComp(elt=elt, for_in=clause):
-            term = power(source, elt)
+            term = None if clause.asynchronous else power(source, elt)
             return Series(clauses(clause), term) if term else None
         case cst.Call(func=func, args=[cst.Arg(value=value, keyword=None)]) if source.qualified(func) in (
             "builtins.list",

@@ -94,6 +94,8 @@ def gradient(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Gradient
     if not depth or speaks_torch(source) is False:
         return None
     match node:
+        case cst.Call(func=cst.Name(value=name) | cst.Attribute(attr=cst.Name(value=name))) if _gives_gradient(name):
+            return Gradient(node)
         case cst.Attribute(value=owner, attr=cst.Name(value="grad")):
             return None if _is_module(source, owner) else Gradient(node, owner)
         case cst.Attribute(value=value, attr=cst.Name(value="data")):
@@ -110,6 +112,12 @@ def gradient(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Gradient
         case cst.Subscript(value=value) if _holds_gradients(source, value, depth - 1):
             return Gradient(node)
     return None
+
+
+def _gives_gradient(name: str) -> bool:
+    """`safe_get_full_grad(p)` and its like."""
+    parts = words(name)
+    return "get" in parts and parts[-1] in ("grad", "gradient")
 
 
 def _is_module(source: Source, owner: cst.BaseExpression) -> bool:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import libcst as cst
 
 from clipcheck.calls import Call, Refused, norm_call, safety, typed, width
 from clipcheck.edits import delete_lines, indentation, lines_of
-from clipcheck.factors import Factor, factor
 from clipcheck.flow import contains, reached, reaching
 from clipcheck.loops import Accumulation, fresh, reduced
 from clipcheck.names import Binding
 from clipcheck.norms import Total
 from clipcheck.parting import parting
-from clipcheck.powers import Kind, Power, raised
+from clipcheck.powers import Kind
 from clipcheck.provenance import is_zero
+from clipcheck.roots import Root, root_of
 from clipcheck.rule import Edit, Fix, Safety
 from clipcheck.source import Source, Statement
 
@@ -28,8 +28,8 @@ def rewrite_total(source: Source, found: Total, title: str, limit: Safety = Safe
     degree = found.degree
     if degree is None:
         return Refused("the exponent does not match the norm type")
-    if found.kind == "numpy" and not found.numpy:
-        return Refused("the result is one of numpy's numbers, and numpy has no name here")
+    if found.kind == "numpy" and (not found.numpy or found.term.kind == "numpy"):
+        return Refused("the result is one of numpy's numbers")
     if not found.term.gradient.certain:
         return Refused("the norm comes about in more than one way")
     call = norm_call(source, found.node, found.series, found.term.order)
@@ -111,15 +111,6 @@ def comments_within(source: Source, start: int, end: int) -> list[str]:
 # --- a loop ----------------------------------------------------------------------------------------------------------
 
 
-class Root(NamedTuple):
-    """The root of an accumulator, taken at one of its uses."""
-
-    use: cst.Name
-    node: cst.CSTNode  # the expression, or the statement `t **= 0.5`
-    kind: Kind
-    numpy: str = ""
-
-
 def rewrite_loop(source: Source, one: Accumulation, title: str, limit: Safety = Safety.SAFE) -> Fix | Refused:
     """Put one call in the place of a loop, with the zero before it and the root behind it where they belong to it."""
     extras, one = one.extras, one._replace(extras=())
@@ -182,6 +173,10 @@ def unmovable(source: Source, one: Accumulation, kept: bool = False) -> str:
         return one.obstacle
     if not one.term.order.equals(one.term.exponent):
         return "the exponent does not match the norm type"
+    if isinstance(source.scope(one.loop).node, cst.ClassDef):
+        return "the names of a class body are its attributes"
+    if one.term.kind == "numpy":
+        return "the sum is one of numpy's numbers"
     if one.extras:
         return "the loop does more than add up"
     if _reads_accumulator(source, one):
@@ -296,52 +291,6 @@ def _roots(source: Source, one: Accumulation, seed: Binding) -> list[Root] | Non
     return found or None
 
 
-def root_of(source: Source, use: cst.Name, term: Power) -> Root | None:
-    """The root, fitting the power that `term` adds up, that is taken of an accumulator where it is used."""
-    match source.parent(use):
-        case cst.AugAssign(target=target, operator=cst.PowerAssign(), value=value) as statement if target is use:
-            by = factor(source, value)
-            whole = by and term.order.times(by)
-            return Root(use, statement, term.kind) if whole and whole.is_one else None
-    node: cst.CSTNode = use
-    kind: Kind = "float" if term.synced else "tensor"
-    numpy = ""
-    product: Factor | None = term.order
-    best: Root | None = None
-    for above in source.ancestors(use):
-        if isinstance(above, (cst.Arg, cst.Attribute)):
-            continue
-        step = raised(source, above)
-        if step is not None and step[0] is node and best is None:
-            product = product and product.times(step[1])
-            if product is None:
-                return None
-            if step[2] == "numpy":
-                match above:
-                    case cst.Call(func=cst.Attribute(value=value)):
-                        kind, numpy = "numpy", source.code(value)
-                    case _:
-                        return None
-                if not term.synced:
-                    return None
-            elif step[2] == "float":
-                kind = "float"
-            elif term.synced and isinstance(above, cst.Call) and source.qualified(above.func) != "builtins.pow":
-                return None  # torch.sqrt of a float raises; a method of a float does not exist
-            if product.is_one:
-                best = Root(use, above, kind, numpy)
-            node = above
-            continue
-        if best is not None and not term.synced:
-            match above:
-                case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value="item")), args=()) if value is node:
-                    best = Root(use, above, "float")
-                    node = above
-                    continue
-        break
-    return best
-
-
 def _as_power(source: Source, one: Accumulation, call: Call, place: Place | None = None) -> list[Edit]:
     """The loop becomes a sum: the accumulator held something before, or its power is what is wanted."""
     kind: Kind = "float" if one.term.synced else "tensor"
@@ -388,6 +337,8 @@ def _as_norm(
             doomed.append(statement)
         elif own and own != "same" and len(roots) == 1 and _follows(source, one.loop, statement) and not place:
             target, result, numpy, last = own, root.kind, root.numpy, statement
+        elif isinstance(root.node, cst.AugAssign):
+            return _as_power(source, one, call, place)
         else:
             edits.append(Edit(*source.span(root.node), _as_kind(name, kind, root)))
     if len(roots) > 1 and any(s is not doomed[0] for s in doomed):

@@ -66,7 +66,6 @@ SQUARES = [
     "torch.sum(torch.pow(p.grad, 2)).item()",
     "torch.dot(p.grad.flatten(), p.grad.flatten()).item()",
     "p.grad.view(-1).dot(p.grad.view(-1)).item()",
-    "p.grad.norm().detach().cpu().numpy() ** 2",
 ]
 
 
@@ -179,6 +178,7 @@ GRADIENTS = [
     "xs = {n: p.grad for n, p in named}\nfor x in xs.values():\n    total += x.norm().item() ** 2",
     "xs = tuple(p.grad for p in ps)\nfor i, x in enumerate(xs):\n    total += x.norm().item() ** 2",
     "for p, g in [(p, p.grad) for p in ps]:\n    total += g.norm().item() ** 2",
+    "for p in ps:\n    total += safe_get_full_grad(p).norm().item() ** 2",
     "for grad in collect():\n    total += grad.norm().item() ** 2",
 ]
 
@@ -327,6 +327,20 @@ def test_global_and_attribute_accumulators_are_added_to() -> None:
         assert f"    {target} += grad_norm(ps).item() ** 2" in fixed(text, "CLIP001")
 
 
+def test_statements_that_only_prepare_a_norm_go() -> None:
+    text = """
+    def norm(model):
+        flat = torch.cat([p.grad.flatten() for p in model.parameters()])
+        return flat.norm().item()
+    """
+    assert (
+        fixed(text, "CLIP005", safety=Safety.UNSAFE)
+        == "def norm(model):\n    return grad_norm(model.parameters()).item()"
+    )
+    away = text.replace("        return", "        step()\n        return")
+    assert fixed(away, "CLIP005", safety=Safety.UNSAFE) == textwrap.dedent(away).strip()
+
+
 def test_comments_survive() -> None:
     text = """
     total = 0.0  # start
@@ -396,6 +410,9 @@ def test_what_else_a_loop_does_stays_and_the_norm_moves_out() -> None:
 
 
 REFUSED = {
+    "is asynchronous": "async def f():\n    total = 0.0\n    async for p in ps:\n        total += p.grad.norm().item() ** 2",
+    "its attributes": "class C:\n    total = 0.0\n    for p in ps:\n        total += p.grad.norm().item() ** 2",
+    "one of numpy's numbers": "for p in ps:\n    total += np.linalg.norm(p.grad.cpu().numpy()) ** 2",
     "needs what the loop computes": "for n, p in m.named_parameters():\n    odd = len(n)\n    if odd:\n        continue\n"
     "    total += p.grad.norm().item() ** 2",
     "single values are kept": "kept = []\nfor p in ps:\n    kept.append(p.grad.norm().item() ** 2)\nprint(kept)",
@@ -419,5 +436,40 @@ REFUSED = {
 @pytest.mark.parametrize(("why", "loop"), REFUSED.items(), ids=REFUSED)
 def test_what_cannot_be_rewritten_says_why(why: str, loop: str) -> None:
     (finding,) = report("total = 0.0\ncount = 0\n" + loop + "\n", "CLIP001").findings
+    assert finding.fix is None
+    assert why in finding.help
+
+
+CLIPS = [
+    "norm = torch.sqrt(sum(torch.sum(p.grad ** 2) for p in ps))\nif norm > theta:\n    for p in ps:\n        p.grad[:] *= theta / norm",
+    "norm = sum(p.grad.norm() ** 2 for p in ps) ** 0.5\ncoef = theta / (norm + 1e-6)\nif coef < 1:\n    for p in ps:\n        p.grad.data.mul_(coef)",
+    "norm = sum(p.grad.norm() ** 2 for p in ps) ** 0.5\ncoef = min(1.0, theta / (norm + 1e-8))\nfor p in ps:\n    p.grad = p.grad * coef",
+    "norm = sum(p.grad.norm() ** 2 for p in ps) ** 0.5\ncoef = torch.clamp(theta / (norm + 1e-6), max=1)\nfor p in ps:\n    p.grad.detach().mul_(coef)",
+    "norm = sum(p.grad.norm() ** 2 for p in ps) ** 0.5\ncoef = theta / max(norm, theta)\nfor p in ps:\n    p.grad *= coef",
+    "norm = sum(p.grad.norm() ** 2 for p in ps) ** 0.5\nif norm > theta:\n    scale = theta / norm\n    for p in ps:\n        if p.grad is not None:\n            p.grad.mul_(scale)",
+]
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_a_clip_by_hand_becomes_one_call(clip: str) -> None:
+    text = "ps = list(model.parameters())\n" + clip + "\n"
+    assert codes(text, "CLIP008", "CLIP009") == ["CLIP008"]
+    assert fixed(text, "CLIP008", safety=Safety.UNSAFE) == "ps = list(model.parameters())\nclip_grad_norm_(ps, theta)"
+    logged = text + "print(norm)\n"
+    assert "norm = clip_grad_norm_(ps, theta)\nprint(norm)" in fixed(logged, "CLIP008", safety=Safety.UNSAFE)
+    assert fixed(text, "CLIP008") == text.strip(), "never a safe fix"
+
+
+@pytest.mark.parametrize(
+    ("clip", "why"),
+    [
+        (CLIPS[0].replace("ps:\n        p.grad[:]", "qs:\n        p.grad[:]"), "same parameters"),
+        (CLIPS[0].replace("norm > theta", "norm > 2 * theta"), "another one"),
+        (CLIPS[1].replace("    for p", "    count += 1\n    for p"), "something else"),
+        (CLIPS[2] + "\nprint(coef)", "used later"),
+    ],
+)
+def test_a_clip_that_differs_from_torchs_is_left(clip: str, why: str) -> None:
+    (finding,) = report("count = 0\nps = list(model.parameters())\n" + clip + "\n", "CLIP008").findings
     assert finding.fix is None
     assert why in finding.help

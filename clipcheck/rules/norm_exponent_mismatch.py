@@ -28,7 +28,7 @@ from clipcheck.loops import Accumulation, accumulations, fresh, reduced
 from clipcheck.norms import total
 from clipcheck.powers import Power
 from clipcheck.provenance import words
-from clipcheck.rewrites import root_of
+from clipcheck.roots import root_of
 from clipcheck.rule import Fix, Hit, Role, Safety
 from clipcheck.source import Source
 

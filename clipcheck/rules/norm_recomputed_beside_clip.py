@@ -22,11 +22,11 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.clips import Clip, clips, number
-from clipcheck.edits import delete_lines, replace, without_unused
+from clipcheck.edits import delete_lines, lines_of, without_unused
 from clipcheck.flow import contains
 from clipcheck.measured import Norm, measured, order_of, plain
 from clipcheck.rewrites import comments_of
-from clipcheck.rule import Fix, Hit, Role, Safety
+from clipcheck.rule import Edit, Fix, Hit, Role, Safety
 from clipcheck.source import Source, Statement
 
 MESSAGE = "`clip_grad_norm_` already returns this norm: it is computed twice"
@@ -113,6 +113,8 @@ def _fix(source: Source, norm: Norm, clip: Clip, siblings: list[Statement], here
     text = f"{name.value} = {source.code(clip.call)}{'.item()' if norm.item else ''}"
     named = [(source.code(clip.parameters), Role.PARAMETERS)] if clip.parameters is not None else []
     named += [(source.code(clip.limit), Role.MAX_NORM)] if clip.limit is not None else []
-    edits = (delete_lines(source, line), replace(source, clip.call, text))
+    first, stop = lines_of(source, clipping)
+    before, behind = source.text[first : source.span(clip.call)[0]], source.text[source.span(clip.call)[1] : stop]
+    edits = (delete_lines(source, line), Edit(first, stop, f"{before}{text}{behind}"))
     unused = without_unused(source, *source.span(line))
     return Fix("Take the norm that `clip_grad_norm_` returns", Safety.UNSAFE, edits, unused, tuple(named))
