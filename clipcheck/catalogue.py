@@ -19,7 +19,9 @@ _NORM = b"norm(|dot(|sum(|max("
 _HOST = b".item(|.tolist(|.numpy(|float(|math|linalg.norm"  # how a value gets from the device into Python
 _RAD = rb"rad(?:s|ients?)?(?![a-z])"  # grad, grads, gradient, gradients; a literal start is what makes it fast
 _NAMED = (
-    rb"(?<!requires_g)(?<!no_g)(?<!enable_g)(?<!set_g)(?<!clip_g)" + _RAD + rb"(?![_ ](?:norm|fn|check|accum|scale))"
+    rb"(?<!requires_g)(?<!no_g)(?<!enable_g)(?<!set_g)(?<!clip_g)"
+    + _RAD
+    + rb"(?![_ ](?:norm|fn|check|clipping|accum|scale))"
 )
 _GRADIENT = (
     rb"\.grad\b(?! ?\()|autograd\.grad\b"
@@ -43,16 +45,15 @@ _SUMMED = (
     + _SQUARE
     + rb"|(?:\*\*|pow\s*\(|square\s*\(|sum\s*\(|dot\s*\(|item\s*\()[^\n]*\+ ?\w+[ \t]*(?:#[^\n]*)?\r?\n"
 )
-_ADDED = rb"\*\* ?1\.?0? ?/|" + _SUMMED
+# A root that is a division, a norm that is summed by its name, or a norm raised to a power.
+_EXPONENT = (
+    rb"\*\* ?1\.?0? ?/|norm\w* ?\+=|norm\w* ?= ?\w*norm\w* ?\+"
+    rb"|norm\s*\([^\n]*(?:\n[^\n]*){0,6}?(?:\*\*|pow\s*\()"
+)
 _RESULT = rb"\.(?:clamp|clip|clamp_min|clamp_max|mul|div|nan_to_num|multiply|divide)\s*\("
-_DISCARDED = (  # a statement that begins with a gradient's method, torch's function of a gradient, or `g = g.clamp(`
-    rb"(?m)(?:^|[:;])[ \t]*(?:[\w.\[\]]*grad(?:\.data)?"
-    + _RESULT
-    + rb"|\w+"
-    + _RESULT
-    + rb"[\w.\[\]]*grad\b|\w+ *= *\w+"
-    + _RESULT
-    + rb")"
+_DISCARDED = (  # a statement that begins with a gradient's method or torch's function of one, or `g = p.grad`, `g = g.clamp(`
+    rb"(?m)(?:^|[:;])[ \t]*(?:[\w.\[\]]*grad(?:\.data)?" + _RESULT + rb"|\w+" + _RESULT + rb"[\w.\[\]]*grad\b)"
+    rb"|= ?[\w.\[\]]+\.grad(?:\.data)?[ \t]*(?:#[^\n]*)?\r?\n(?:[^\n]*\n){0,30}?[^\n]*= ?\w+" + _RESULT
 )
 _SCALED = (
     rb"\.grad\b[^\n]{0,60}?(?:\.mul_\s*\(|\.div_\s*\(|\.copy_\s*\(|[*/]=|=[^=])|"
@@ -75,7 +76,7 @@ RULES: dict[str, Rule] = {
         _rule("CLIP001", "item-norm-loop", _GRAD, _NORM, _HOST, _SYNCED, _SUMMED, _GRADIENT),
         _rule("CLIP004", "linear-norm-sum", _GRAD, b"norm(", _GRADIENT, tier=Tier.OPT_IN),
         _rule("CLIP005", "tensor-norm-accumulation", _GRAD, _NORM, _GRADIENT, tier=Tier.OPT_IN),
-        _rule("CLIP006", "norm-exponent-mismatch", _GRAD, _NORM, _ADDED, _GRADIENT),
+        _rule("CLIP006", "norm-exponent-mismatch", _GRAD, b"norm", _NORM, _EXPONENT, _GRADIENT),
         _rule("CLIP007", "total-norm-of-parameters", b"get_total_norm", b"parameters"),
         _rule("CLIP008", "hand-rolled-clip", _GRAD, b"norm", _SCALED, _RATIO, tier=Tier.OPT_IN),
         _rule("CLIP009", "unclamped-clip-coefficient", _GRAD, b"norm", _SCALED, _RATIO, tier=Tier.OPT_IN),
@@ -90,7 +91,7 @@ RULES: dict[str, Rule] = {
         _rule(
             "CLIP104",
             "zero-grad-discards-gradients",
-            b"zero_grad",
+            b"zero_grad(",
             b"clip_grad|scaler",
             b"backward",
         ),
@@ -100,6 +101,7 @@ RULES: dict[str, Rule] = {
             "CLIP107",
             "discarded-out-of-place-clamp",
             b".grad",
+            rb"\.grad\b",
             b"clamp|clip|mul(|div(|nan_to_num|multiply(|divide(",
             _DISCARDED,
         ),
@@ -124,7 +126,7 @@ RULES: dict[str, Rule] = {
         _rule("CLIP207", "sparse-embedding-clip", _CLIP, b"sparse", b"Embedding"),
         _rule("CLIP208", "clip-value-result-used", b"clip_grad_value_"),
         _rule("CLIP301", "amp-missing-unscale", _CLIP, b".scale"),
-        _rule("CLIP303", "amp-unscale-each-microbatch", b"unscale_", b"%|accum"),
+        _rule("CLIP303", "amp-unscale-each-microbatch", b"unscale_(", b"%|accum"),
         _rule("CLIP304", "amp-error-if-nonfinite", _CLIP, b"error_if_nonfinite", b"unscale_"),
         _rule("CLIP305", "amp-unscale-wrong-optimizer", _CLIP, b"unscale_", tier=Tier.OPT_IN),
         _rule("CLIP306", "apex-clip-inside-scale-loss", _CLIP, b"scale_loss"),

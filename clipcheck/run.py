@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from clipcheck import engine, files
@@ -12,10 +13,14 @@ from clipcheck.engine import FileReport
 from clipcheck.rule import Finding
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from clipcheck.cache import Cache
 
 # A worker pays a quarter of a second to import libcst; fewer files than this are done sooner without one.
 POOL_FROM = 24
+# With this many files to read, searching them for marks is shared out, too, so many at a time.
+SIFT_FROM, CHUNK = 1000, 250
 
 
 class Task(NamedTuple):
@@ -63,14 +68,14 @@ def check_files(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
     """Check each file with its settings. Reports come in the order of `wanted`, whatever the processes' order."""
-    errors: list[str] = []
-    tasks = list(_tasks(wanted, errors))
-    cache = _cache(cache_folder) if cache_folder and tasks else None
-    known = {task.path: report for task in tasks if cache and (report := cache.get(task))}
-    new = {}
-    for report in _run([task for task in tasks if task.path not in known], jobs):
-        new[report.path] = report
-        progress(len(known) + len(new), len(tasks))
+    with _workers(wanted, jobs) as pool:
+        tasks, errors = _sift(wanted, pool)
+        cache = _cache(cache_folder) if cache_folder and tasks else None
+        known = {task.path: report for task in tasks if cache and (report := cache.get(task))}
+        new = {}
+        for report in _run([task for task in tasks if task.path not in known], pool):
+            new[report.path] = report
+            progress(len(known) + len(new), len(tasks))
     if cache:
         cache.put((task, new[task.path]) for task in tasks if task.path in new)
     reports = [report for task in tasks if _says_something(report := known.get(task.path) or new[task.path])]
@@ -86,8 +91,34 @@ def _cache(folder: str) -> Cache:
     return Cache(folder)
 
 
-def _tasks(wanted: Iterable[tuple[str, Settings]], errors: list[str]) -> Iterator[Task]:
-    """The files that hold a mark of a selected rule, with their bytes."""
+@contextmanager
+def _workers(wanted: Sequence[tuple[str, Settings]], jobs: int) -> Iterator[Executor | None]:
+    """Processes for a run over many files, None where they would not pay; a prover keeps one of its own."""
+    jobs = jobs or os.cpu_count() or 1
+    _collect_less()
+    if jobs < 2 or len(wanted) < POOL_FROM or any(settings.prove for _, settings in wanted):
+        yield None
+        return
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    # no process starts before the first task
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_collect_less) as pool:
+        yield pool
+
+
+def _sift(wanted: Sequence[tuple[str, Settings]], pool: Executor | None) -> tuple[list[Task], list[str]]:
+    """The files that hold a mark of a selected rule, with their bytes; what cannot be read is an error."""
+    if pool is None or len(wanted) < SIFT_FROM:
+        return _sift_some(wanted)
+    chunks = [wanted[start : start + CHUNK] for start in range(0, len(wanted), CHUNK)]
+    done = list(pool.map(_sift_some, chunks))
+    return [task for tasks, _ in done for task in tasks], [error for _, errors in done for error in errors]
+
+
+def _sift_some(wanted: Sequence[tuple[str, Settings]]) -> tuple[list[Task], list[str]]:
+    tasks: list[Task] = []
+    errors: list[str] = []
     for path, settings in wanted:
         try:
             with open(path, "rb") as file:
@@ -96,30 +127,33 @@ def _tasks(wanted: Iterable[tuple[str, Settings]], errors: list[str]) -> Iterato
             errors.append(f"{path}: cannot be read: {error.strerror}")
             continue
         if engine.candidate(path, data, settings):
-            yield Task(path, data, settings)
+            tasks.append(Task(path, data, settings))
+    return tasks, errors
 
 
-def _run(tasks: Sequence[Task], jobs: int) -> Iterator[FileReport]:
-    jobs = min(jobs or os.cpu_count() or 1, len(tasks))
-    # a prover keeps a process of its own and does not travel
-    if jobs < 2 or len(tasks) < POOL_FROM or any(task.settings.prove for task in tasks):
+def _run(tasks: Sequence[Task], pool: Executor | None) -> Iterator[FileReport]:
+    if pool is None or len(tasks) < POOL_FROM:
         yield from (engine.run(*task) for task in tasks)
         return
-    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures import as_completed
     from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
 
     # The largest first: a big file that starts last would leave the other processes idle.
-    order = sorted(tasks, key=lambda task: -len(task.data))
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(engine.run, *task): task for task in order}
-        for future in as_completed(futures):
-            task = futures[future]
-            try:
-                yield future.result()
-            except BrokenProcessPool:
-                died = f"{task.path}: the worker process died, the file was not checked"
-                yield FileReport(task.path, task.data, errors=(died,))
+    futures = {pool.submit(engine.run, *task): task for task in sorted(tasks, key=lambda task: -len(task.data))}
+    for future in as_completed(futures):
+        task = futures[future]
+        try:
+            yield future.result()
+        except BrokenProcessPool:
+            died = f"{task.path}: the worker process died, the file was not checked"
+            yield FileReport(task.path, task.data, errors=(died,))
+
+
+def _collect_less() -> None:
+    """A syntax tree is a hundred thousand objects without a cycle: looking for cycles in it takes a third of the parse."""
+    import gc
+
+    gc.set_threshold(100_000, 50, 50)
 
 
 def _written(report: FileReport, errors: list[str]) -> FileReport:
