@@ -28,7 +28,7 @@ _GRADIENT = (
     rb"|\bfor\s+[\w., (*]{0,60}?" + _NAMED + rb"[\w., )]{0,60}?\s+in\s"
     rb"|\bfor\s+[\w., ()*]{1,80}?\s+in\s[^:#]{0,200}?" + _NAMED + rb"|" + _NAMED + rb"[\w, \t]*(?::[^=\n]*)?=[^=]"
 )
-_READ = rb"\.(?:item|tolist|numpy)\s*\("
+_READ = rb"(?:\.(?:item|tolist|numpy)|float|pow|sqrt)\s*\("
 _SYNCED = (
     rb"(?s)(?:norm|dot)\s*\(.{0,2000}?"
     + _READ
@@ -61,7 +61,14 @@ _SCALED = (
 )
 _RATIO = rb"/[^\n]{0,80}norm|norm\w*[^\n]{0,60}/"
 _RECOMPUTED = rb"(?:norm|sum)\s*\(.*\n(?:.*\n){0,9}?.*\bclip_grad_norm_?\s*\("
-_CLIP = b"clip_grad_norm|clip_grad_value|clip_grads_with|clip_gradients"
+_CLIPS = b"clip_grad"
+# A call of a clip, its import or a reference to it; an option of that name (`clip_grad_norm: float = 1.0`) is none.
+_CLIP = (
+    rb"clip_grad(?:s_with)?_(?:norm|value)_?\s*\(|utils\.clip_grad|clip_gradients\s*\(|import[^\n]*clip_grad"
+    rb"|clip_grad(?:s_with)?_(?:norm|value)_?,?[ \t]*(?:as \w+,?)?[ \t]*(?:#[^\n]*)?\r?\n"
+)
+_TOTALS = b"clip_grad|get_total_norm"
+_TOTAL = _CLIP + rb"|get_total_norm"
 
 
 def _rule(
@@ -82,12 +89,12 @@ RULES: dict[str, Rule] = {
         _rule("CLIP009", "unclamped-clip-coefficient", _GRAD, b"norm", _SCALED, _RATIO, tier=Tier.OPT_IN),
         _rule("CLIP010", "item-per-parameter", _GRAD, _NORM, _HOST, _SYNCED, _GRADIENT, tier=Tier.OPT_IN),
         _rule("CLIP011", "torch-clip-grad-norm", b"clip_grad_norm_|get_total_norm", tier=Tier.OPT_IN),
-        _rule("CLIP504", "norm-recomputed-beside-clip", b"clip_grad_norm", _RECOMPUTED),
-        _rule("CLIP002", "deprecated-clip-grad-norm", b"clip_grad_norm", rb"clip_grad_norm\b"),
+        _rule("CLIP504", "norm-recomputed-beside-clip", _CLIPS, _CLIP, _RECOMPUTED),
+        _rule("CLIP002", "deprecated-clip-grad-norm", _CLIPS, rb"clip_grad_norm\b", _CLIP),
         _rule("CLIP003", "torch-six-inf", b"_six", b"torch", severity=Severity.ERROR),
-        _rule("CLIP101", "clip-after-step", _CLIP, b"backward", b"step"),
-        _rule("CLIP102", "clip-before-backward", _CLIP, b"backward"),
-        _rule("CLIP103", "clip-outside-training-loop", _CLIP, b"backward"),
+        _rule("CLIP101", "clip-after-step", _CLIPS, _CLIP, b"backward", b"step"),
+        _rule("CLIP102", "clip-before-backward", _CLIPS, _CLIP, b"backward"),
+        _rule("CLIP103", "clip-outside-training-loop", _CLIPS, _CLIP, b"backward"),
         _rule(
             "CLIP104",
             "zero-grad-discards-gradients",
@@ -95,8 +102,8 @@ RULES: dict[str, Rule] = {
             b"clip_grad|scaler",
             b"backward",
         ),
-        _rule("CLIP105", "exhausted-parameter-iterator", _CLIP),
-        _rule("CLIP106", "grads-passed-as-parameters", _CLIP, b"grad|data|state_dict"),
+        _rule("CLIP105", "exhausted-parameter-iterator", _CLIPS, _CLIP),
+        _rule("CLIP106", "grads-passed-as-parameters", _CLIPS, _CLIP, b"grad|data|state_dict"),
         _rule(
             "CLIP107",
             "discarded-out-of-place-clamp",
@@ -105,15 +112,15 @@ RULES: dict[str, Rule] = {
             b"clamp|clip|mul(|div(|nan_to_num|multiply(|divide(",
             _DISCARDED,
         ),
-        _rule("CLIP108", "clip-each-microbatch", _CLIP, b"backward", b"%|accum"),
-        _rule("CLIP109", "clip-outside-closure", _CLIP, rb"closure|\.step\(\w"),
-        _rule("CLIP110", "per-parameter-clip", b"clip_grad_norm", b"for "),
-        _rule("CLIP111", "per-group-or-module-clip", _CLIP, b"for ", tier=Tier.OPT_IN),
-        _rule("CLIP112", "overlapping-parameter-lists", _CLIP, rb"\+|chain|\*"),
-        _rule("CLIP201", "nonpositive-max-norm", _CLIP),
-        _rule("CLIP202", "wrong-parameters-argument", _CLIP, severity=Severity.ERROR),
-        _rule("CLIP203", "invalid-norm-type", b"clip_grad_norm|get_total_norm"),
-        _rule("CLIP204", "wrong-keyword", b"clip_grad|get_total_norm", severity=Severity.ERROR),
+        _rule("CLIP108", "clip-each-microbatch", _CLIPS, _CLIP, b"backward", b"%|accum"),
+        _rule("CLIP109", "clip-outside-closure", _CLIPS, _CLIP, rb"closure|\.step\(\w"),
+        _rule("CLIP110", "per-parameter-clip", _CLIPS, _CLIP, b"for "),
+        _rule("CLIP111", "per-group-or-module-clip", _CLIPS, _CLIP, b"for ", tier=Tier.OPT_IN),
+        _rule("CLIP112", "overlapping-parameter-lists", _CLIPS, _CLIP, rb"\+|chain|\*"),
+        _rule("CLIP201", "nonpositive-max-norm", _CLIPS, _CLIP),
+        _rule("CLIP202", "wrong-parameters-argument", _CLIPS, _CLIP, severity=Severity.ERROR),
+        _rule("CLIP203", "invalid-norm-type", _TOTALS, _TOTAL),
+        _rule("CLIP204", "wrong-keyword", _TOTALS, _TOTAL, severity=Severity.ERROR),
         _rule(
             "CLIP205",
             "inf-max-norm-for-logging",
@@ -123,16 +130,16 @@ RULES: dict[str, Rule] = {
             severity=Severity.NOTE,
         ),
         _rule("CLIP206", "float-total-norm", b"clip_grads_with_norm_", severity=Severity.ERROR),
-        _rule("CLIP207", "sparse-embedding-clip", _CLIP, b"sparse", b"Embedding"),
+        _rule("CLIP207", "sparse-embedding-clip", _CLIPS, _CLIP, b"sparse", b"Embedding"),
         _rule("CLIP208", "clip-value-result-used", b"clip_grad_value_"),
-        _rule("CLIP301", "amp-missing-unscale", _CLIP, b".scale"),
+        _rule("CLIP301", "amp-missing-unscale", _CLIPS, _CLIP, b".scale"),
         _rule("CLIP303", "amp-unscale-each-microbatch", b"unscale_(", b"%|accum"),
-        _rule("CLIP304", "amp-error-if-nonfinite", _CLIP, b"error_if_nonfinite", b"unscale_"),
-        _rule("CLIP305", "amp-unscale-wrong-optimizer", _CLIP, b"unscale_", tier=Tier.OPT_IN),
-        _rule("CLIP306", "apex-clip-inside-scale-loss", _CLIP, b"scale_loss"),
-        _rule("CLIP307", "apex-master-params", _CLIP, b"scale_loss"),
+        _rule("CLIP304", "amp-error-if-nonfinite", _CLIPS, _CLIP, b"error_if_nonfinite", b"unscale_"),
+        _rule("CLIP305", "amp-unscale-wrong-optimizer", _CLIPS, _CLIP, b"unscale_", tier=Tier.OPT_IN),
+        _rule("CLIP306", "apex-clip-inside-scale-loss", _CLIPS, _CLIP, b"scale_loss"),
+        _rule("CLIP307", "apex-master-params", _CLIPS, _CLIP, b"scale_loss"),
         _rule("CLIP308", "amp-skip-without-update", b"unscale_", b"continue", tier=Tier.OPT_IN),
-        _rule("CLIP401", "lightning-clip-in-training-step", _CLIP, b"LightningModule", b"training_step"),
+        _rule("CLIP401", "lightning-clip-in-training-step", _CLIPS, _CLIP, b"LightningModule", b"training_step"),
         _rule(
             "CLIP402",
             "lightning-manual-gradient-clip-val",
@@ -140,29 +147,31 @@ RULES: dict[str, Rule] = {
             b"automatic_optimization",
             severity=Severity.ERROR,
         ),
-        _rule("CLIP403", "accelerate-torch-clip", _CLIP, b"accelerator|Accelerator"),
-        _rule("CLIP404", "deepspeed-torch-clip", _CLIP, b"deepspeed"),
-        _rule("CLIP405", "fsdp1-torch-clip", _CLIP, b"FullyShardedDataParallel"),
+        _rule("CLIP403", "accelerate-torch-clip", _CLIPS, _CLIP, b"accelerator|Accelerator"),
+        _rule("CLIP404", "deepspeed-torch-clip", _CLIPS, _CLIP, b"deepspeed"),
+        _rule("CLIP405", "fsdp1-torch-clip", _CLIPS, _CLIP, b"FullyShardedDataParallel"),
         _rule(
             "CLIP406",
             "rank-conditional-clip",
+            _CLIPS,
             _CLIP,
             b"fully_shard|FullyShardedDataParallel|DTensor|parallelize_module",
             b"rank|is_m",
         ),
-        _rule("CLIP407", "dtensor-local-norm", b"clip_grad_norm|get_total_norm", b"fully_shard"),
-        _rule("CLIP408", "xla-clip-before-reduce", _CLIP, b"optimizer_step"),
+        _rule("CLIP407", "dtensor-local-norm", _TOTALS, _TOTAL, b"fully_shard"),
+        _rule("CLIP408", "xla-clip-before-reduce", _CLIPS, _CLIP, b"optimizer_step"),
         _rule(
             "CLIP409",
             "horovod-clip-without-synchronize",
+            _CLIPS,
             _CLIP,
             b"horovod",
             b"DistributedOptimizer",
             tier=Tier.OPT_IN,
         ),
-        _rule("CLIP411", "fabric-torch-clip", _CLIP, b"fabric"),
-        _rule("CLIP501", "return-value-named-post-clip", _CLIP, rb"(?i)after|post|clipped|assert"),
-        _rule("CLIP502", "return-value-rebinds", _CLIP, b"="),
+        _rule("CLIP411", "fabric-torch-clip", _CLIPS, _CLIP, b"fabric"),
+        _rule("CLIP501", "return-value-named-post-clip", _CLIPS, _CLIP, rb"(?i)after|post|clipped|assert"),
+        _rule("CLIP502", "return-value-rebinds", _CLIPS, _CLIP, b"="),
         _rule(
             "CLIP503",
             "per-step-sync",
@@ -171,7 +180,7 @@ RULES: dict[str, Rule] = {
             tier=Tier.OPT_IN,
             severity=Severity.NOTE,
         ),
-        _rule("CLIP505", "double-clip", _CLIP),
+        _rule("CLIP505", "double-clip", _CLIPS, _CLIP),
     )
 }
 

@@ -194,5 +194,17 @@ def _progress(label: str, show: bool = True) -> Iterator[Callable[[int, int], No
         yield step
 
 
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def bench(ctx: click.Context, words: tuple[str, ...]) -> None:
+    """Measure the runtime on this machine, beside torch and hand-written loops: clip, norm, beliefs."""
+    try:
+        from clipcheck.bench.cli import bench as group  # imports torch
+    except ModuleNotFoundError as error:
+        raise click.UsageError(f"the benchmark needs {error.name}: pip install 'clipcheck[torch]'") from None
+    group().main(list(words), prog_name=f"{ctx.find_root().info_name} bench", standalone_mode=False)
+
+
 if __name__ == "__main__":
     main()

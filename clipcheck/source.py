@@ -10,10 +10,11 @@ from typing import TypeVar, cast
 
 import libcst as cst
 
+from clipcheck.memory import current
 from clipcheck.names import Binding, Names, Scope, children
 from clipcheck.rule import Place, Target
 from clipcheck.tree import Statement as Statement
-from clipcheck.tree import parse
+from clipcheck.tree import Tree, parse, placed
 
 NodeT = TypeVar("NodeT", bound=cst.CSTNode)
 
@@ -33,7 +34,21 @@ class Source:
     def __init__(self, text: str, target: Target = "clipcheck") -> None:
         self.text = text
         self.target = target
-        _, self.module, self._spans, self.exact, _ = parse(text)
+        # An editor's memory has the places of most nodes; elsewhere most files are done with before a place is asked for.
+        self._tree = parse(text) if current() else None
+        self.module = self._tree.module if self._tree else cst.parse_module(text)
+
+    @cached_property
+    def _placed(self) -> Tree:
+        return self._tree or placed(self.text, self.module)
+
+    @cached_property
+    def _spans(self) -> dict[cst.CSTNode, tuple[int, int]]:
+        return self._placed.spans
+
+    @property
+    def exact(self) -> bool:
+        return self._placed.exact
 
     @cached_property
     def names(self) -> Names:
