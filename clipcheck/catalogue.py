@@ -24,7 +24,7 @@ _NAMED = (
     + rb"(?![_ ](?:norm|fn|check|clipping|accum|scale))"
 )
 _GRADIENT = (
-    rb"\.grad\b(?! ?\()|autograd\.grad\b"
+    rb"\.grad\b(?! ?\()|autograd\.grad\b|get\w*_grad(?:ient)?\s*\("
     rb"|\bfor\s+[\w., (*]{0,60}?" + _NAMED + rb"[\w., )]{0,60}?\s+in\s"
     rb"|\bfor\s+[\w., ()*]{1,80}?\s+in\s[^:#]{0,200}?" + _NAMED + rb"|" + _NAMED + rb"[\w, \t]*(?::[^=\n]*)?=[^=]"
 )

@@ -75,12 +75,14 @@ class Ignores:
         if not _in_repository(top):
             own = _patterns(os.path.join(top, ".gitignore"), top)
             self._of[top] = (own,) if own else ()
+        # what ignores the folder that the user names has no say in it
+        self._overruled = tuple(globs for globs in self._files(os.path.dirname(top)) if globs.decides(top, True))
 
     def match(self, path: str, is_folder: bool) -> bool:
         """The nearest file that has a word on it decides; a path whose folder is ignored is not asked for."""
         absolute = os.path.abspath(path)
         for globs in reversed(self._files(os.path.dirname(absolute))):
-            word = globs.decides(absolute, is_folder)
+            word = None if globs in self._overruled else globs.decides(absolute, is_folder)
             if word is not None:
                 return word
         return False

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from clipcheck import files
 from clipcheck.cli import main
 
 CALL = "import torch\ntorch.nn.utils.clip_grad_norm(model.parameters(), 1.0)\n"
@@ -305,3 +307,10 @@ def test_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CliRunner().invoke(main, ["check", "--no-cache"]).stdout.startswith("a.py:2:1: CLIP002")
     monkeypatch.delenv("CLIPCHECK_OUTPUT_FORMAT")
     assert CliRunner().invoke(main, ["check", "--no-cache"]).stdout.startswith("a.py:2: [CLIP002]")
+
+
+def test_a_named_folder_is_looked_into_though_git_ignores_it() -> None:
+    put(".gitignore", "downloads/\n")
+    put("downloads/package/train.py", "x = 1\n")
+    assert files.find(["downloads"]) == [os.path.join("downloads", "package", "train.py")]
+    assert "train.py" not in {os.path.basename(path) for path in files.find(["."])}

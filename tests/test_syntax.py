@@ -50,7 +50,7 @@ def test_a_text_without_sense_is_one_finding() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["clip_grad_norm\x00", "clip_grad_norm(\n", "clip_grad_norm = '''", "\tclip_grad_norm\n  x"]
+    "text", ["clip_grad_norm(\x00", "clip_grad_norm(\n", "clip_grad_norm('''", "\tclip_grad_norm\n  x"]
 )
 def test_odd_ends_are_findings_and_no_crash(text: str) -> None:
     assert [f.code for f in look(text).findings] == ["invalid-syntax"]
