@@ -121,7 +121,7 @@ def _sift_some(wanted: Sequence[tuple[str, Settings]]) -> tuple[list[Task], list
     errors: list[str] = []
     for path, settings in wanted:
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", buffering=0) as file:  # a quarter of the system calls
                 data = file.read()
         except OSError as error:
             errors.append(f"{path}: cannot be read: {error.strerror}")

@@ -65,6 +65,14 @@ def placed(text: str, module: cst.Module) -> Tree:
     return Tree(text, module, spans.of, spans.code(module) == text, stretches)
 
 
+def code(module: cst.Module, node: cst.BaseExpression) -> str:
+    """The code of an expression without parentheses around it; its lines have no indents if they stand in a block."""
+    spans = _Spans(module)
+    spans.write((node,))
+    start, end = spans.of[node]
+    return "".join(spans.tokens)[start:end]
+
+
 # --- after an edit ------------------------------------------------------------------------------------------------------
 
 
