@@ -66,11 +66,20 @@ class Source:
 
     def code(self, node: cst.CSTNode) -> str:
         """The code of a node, without surrounding parentheses and whitespace."""
-        if isinstance(node, cst.BaseExpression) and not self._has_places:
+        if isinstance(node, (cst.BaseExpression, cst.Arg)) and not self._has_places:
             written = code(self.module, node)
-            if "\n" not in written and "\r" not in written:  # what spans lines is written without their indents
+            if not _LINE_END.search(written):  # what spans lines is written without their indents
                 return written
         start, end = self._spans[node]
+        return self.text[start:end]
+
+    def outer_code(self, node: cst.BaseExpression) -> str:
+        """As `code`, with the parentheses that belong to the expression."""
+        if not self._has_places:
+            written = code(self.module, node, outer=True)
+            if not _LINE_END.search(written):
+                return written
+        start, end = self.outer_span(node)
         return self.text[start:end]
 
     def spelled(self, node: cst.BaseExpression) -> str:

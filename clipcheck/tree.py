@@ -65,12 +65,13 @@ def placed(text: str, module: cst.Module) -> Tree:
     return Tree(text, module, spans.of, spans.code(module) == text, stretches)
 
 
-def code(module: cst.Module, node: cst.BaseExpression) -> str:
-    """The code of an expression without parentheses around it; its lines have no indents if they stand in a block."""
+def code(module: cst.Module, node: cst.BaseExpression | cst.Arg, outer: bool = False) -> str:
+    """The code of an expression, with `outer` in its parentheses; its lines have no indents if they stand in a block."""
     spans = _Spans(module)
     spans.write((node,))
     start, end = spans.of[node]
-    return "".join(spans.tokens)[start:end]
+    text = "".join(spans.tokens)
+    return text if outer else text[start:end]
 
 
 # --- after an edit ------------------------------------------------------------------------------------------------------
