@@ -9,7 +9,8 @@ import libcst as cst
 import pytest
 from conftest import PROJECT
 
-from clipcheck import tree
+from clipcheck import document, syntax, tree
+from clipcheck.document import Program
 from clipcheck.memory import Memory, remembered
 from clipcheck.names import children
 from clipcheck.tree import Tree
@@ -122,3 +123,18 @@ def test_a_memory_serves_only_who_asks_for_it() -> None:
     kept = memory.tree
     tree.parse("y = 1\n")
     assert memory.tree is kept
+
+
+def program(text: str) -> Program:
+    return document.read("a.py", text.encode()).programs[0]
+
+
+@pytest.mark.parametrize("typed", ["#", "#   ", "# x "])
+@pytest.mark.parametrize("head", ["    for x in xs:", "    if xs:", "    with xs:"])
+def test_the_head_of_a_block_behind_a_comment_sign_leaves_the_rest_readable(head: str, typed: str) -> None:
+    text = f"def f(xs):\n    y = xs\n{head}\n        print(y)\n    return y\n"
+    half = text.replace(head, typed + head)
+    with remembered(Memory()):
+        syntax.parse(program(text), "clipcheck")
+        (fault,) = syntax.parse(program(half), "clipcheck").faults
+    assert half[fault.start : fault.end] == typed + head  # the stretch that no fix may touch
