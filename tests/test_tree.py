@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import libcst as cst
@@ -69,6 +70,7 @@ def assert_same(one: Tree, other: Tree) -> None:
         span for node, span in other.spans.items() if isinstance(node, cst.Comment)
     )
     assert [s[:2] for s in one.stretches] == [s[:2] for s in other.stretches]
+    assert [[m[:2] for m in s.members] for s in one.stretches] == [[m[:2] for m in s.members] for s in other.stretches]
     assert len(one.spans) == len(other.spans)
 
 
@@ -114,6 +116,24 @@ def test_what_was_not_touched_is_not_parsed_again() -> None:
     same = [one is other for one, other in zip(before, after, strict=True)]
     assert [i for i, kept in enumerate(same) if not kept] == [8]
     assert same[0] and same[-1]
+
+
+def test_the_other_methods_of_a_class_are_not_parsed_again() -> None:
+    methods = "\n".join(f"    def f{i}(self, x):\n        return x + {i}\n" for i in range(20))
+    text = f"import torch\n\n\nclass C:\n{methods}\n\nprint(C)\n"
+    memory = Memory()
+
+    def body(of: str) -> Sequence[cst.CSTNode]:
+        owner = tree.parse(of).module.body[1]
+        assert isinstance(owner, cst.ClassDef)
+        return owner.body.body
+
+    with remembered(memory):
+        before = body(text)
+        after = body(text.replace("x + 7", "x - 7"))
+        again = body(text.replace("x + 7", "x - 77"))
+    for other in (after, again):
+        assert [i for i, (one, two) in enumerate(zip(before, other, strict=True)) if one is not two] == [7]
 
 
 def test_a_memory_serves_only_who_asks_for_it() -> None:
