@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from textwrap import wrap
 
+from clipcheck.document import MARKDOWN, NOTEBOOK, RST
 from clipcheck.report.paint import Paint
-from clipcheck.report.view import Row, View, by_file, lines_of, rows, shown, where
+from clipcheck.report.view import Looked, Row, View, by_file, lines_of, rows, shown, where
 from clipcheck.rule import Safety, Verdict
 from clipcheck.run import Outcome
 
@@ -53,7 +54,7 @@ def summary(outcome: Outcome, view: View) -> str:
     if not view.summary:
         return ""
     if not left + fixed:
-        return "No problems found.\n"
+        return f"No problems found{_in_what(view.looked)}.\n"
     if view.fixing:
         lines = [f"Found {_problems(left + fixed)} ({fixed} fixed, {left} left)."]
     else:
@@ -66,6 +67,21 @@ def summary(outcome: Outcome, view: View) -> str:
     if more:
         lines.append(f"{more} more fixable with --fix --unsafe-fixes.")
     return "".join(line + "\n" for line in lines)
+
+
+def _in_what(looked: Looked | None) -> str:
+    """What a run without a finding looked at: silence alone does not tell it from a run over the wrong folder."""
+    if looked is None or not looked.paths:
+        return ""
+    kinds = Counter(_kind(path) for path in looked.paths)
+    named = ", ".join(_counted(kinds[kind], kind) for kind in ("notebook", "document") if kinds[kind])
+    return f" in {_counted(len(looked.paths), 'file')}{f' ({named})' if named else ''}, {looked.seconds:.2f} s"
+
+
+def _kind(path: str) -> str:
+    if path.endswith(NOTEBOOK):
+        return "notebook"
+    return "document" if path.endswith((*MARKDOWN, *RST)) else "program"
 
 
 def would_fix(outcome: Outcome) -> str:
@@ -106,7 +122,7 @@ def verdicts(outcome: Outcome) -> str:
     counts = Counter(f.verdict.kind for f in tried if f.verdict)
     closing = ", ".join(f"{counts[kind]} {kind}" for kind in ("proved", "refuted", "not provable here"))
     untried = sum(f.fix is None for f in outcome.findings)
-    more = f"; {untried} finding{'' if untried == 1 else 's'} without a fix" if untried else ""
+    more = f"; {_counted(untried, 'finding')} without a fix" if untried else ""
     return "".join([*lines, f"{_fixes(len(tried))} tried: {closing}{more}.\n"])
 
 
@@ -138,7 +154,11 @@ def _only_unsafe(found: list[Row]) -> int:
 
 
 def _problems(count: int) -> str:
-    return f"{count} problem{'' if count == 1 else 's'}"
+    return _counted(count, "problem")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 # --- one finding ----------------------------------------------------------------------------------------------------
