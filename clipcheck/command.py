@@ -9,9 +9,10 @@ from collections.abc import Callable
 from itertools import count
 
 from clipcheck import config, document, engine, files, output, run
-from clipcheck.config import ConfigError, Project, Projects
+from clipcheck.config import ConfigError
 from clipcheck.invocation import Options, cache_folder, effective, projects_of
 from clipcheck.output import put, put_bytes, say
+from clipcheck.projects import FILES, Project, Projects
 from clipcheck.report.view import Looked
 from clipcheck.rule import Prove
 from clipcheck.run import Outcome
@@ -134,7 +135,7 @@ def _watch(options: Options, progress: Progress, prove: Prove | None) -> int:
     return CLEAN
 
 
-_WATCHED = (*files.SUFFIXES, *document.MARKDOWN, *config.FILES)
+_WATCHED = (*files.SUFFIXES, *document.MARKDOWN, *FILES)
 
 
 def _add_suppressions(options: Options, outcome: Outcome) -> int:

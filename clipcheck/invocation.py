@@ -6,7 +6,8 @@ import os
 from typing import Any, NamedTuple
 
 from clipcheck import config
-from clipcheck.config import ConfigError, Layer, Project, Projects, Settings
+from clipcheck.config import ConfigError, Layer, Settings
+from clipcheck.projects import Project, Projects, parse_toml
 from clipcheck.rule import Prove, Safety
 
 
@@ -78,7 +79,7 @@ def projects_of(options: Options, prove: Prove | None = None) -> Projects:
         if os.path.isfile(word) or word.endswith(".toml"):
             file = word
         elif "=" in word:
-            inline |= config.parse_toml(word)
+            inline |= parse_toml(word)
         else:
             raise ConfigError(f"--config takes a file or `key = value`, not `{word}`")
     if file and not os.path.isfile(file):

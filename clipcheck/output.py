@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from clipcheck import report
-from clipcheck.config import ConfigError, Project
+from clipcheck.config import ConfigError
 from clipcheck.invocation import Options
+from clipcheck.projects import Project
 from clipcheck.report import paint, text
 from clipcheck.report.view import Looked, View, shown
 from clipcheck.run import Outcome

@@ -17,9 +17,10 @@ from pygls.workspace import TextDocument
 from clipcheck import __version__, document, engine
 from clipcheck.buffers import Opened, ProtocolWorkspace, differences, meet, opened, path_of, span, span_in
 from clipcheck.catalogue import RULES
-from clipcheck.config import FILES, ConfigError, Layer, Projects, Settings
+from clipcheck.config import ConfigError, Layer, Settings
 from clipcheck.engine import FileReport
 from clipcheck.memory import Memory, remembered
+from clipcheck.projects import FILES, Projects
 from clipcheck.rule import Finding, Place, Safety, Severity
 
 # Keystrokes that come together are looked at together; a longer wait would only be felt.

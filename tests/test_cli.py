@@ -294,6 +294,7 @@ def test_windows_word_for_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None
     import errno
 
     from clipcheck import command
+    from clipcheck.invocation import Options
 
     class Closed:
         encoding = "utf-8"
@@ -308,7 +309,7 @@ def test_windows_word_for_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None
 
     put("a.py")
     monkeypatch.setattr(sys, "stdout", Closed())
-    assert command.check(command.Options(paths=("a.py",), isolated=True, no_cache=True)) == 1
+    assert command.check(Options(paths=("a.py",), isolated=True, no_cache=True)) == 1
 
 
 def test_a_terminal_that_cannot_show_a_sign_gets_an_escape() -> None:

@@ -64,7 +64,8 @@ def test_the_python_of_a_page_runs(path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_settings_in_toml_are_known(path: Path) -> None:
-    from clipcheck.config import Layer, checked, parse_toml
+    from clipcheck.config import Layer, checked
+    from clipcheck.projects import parse_toml
 
     for text in blocks(path, "toml"):
         values = parse_toml(text)
