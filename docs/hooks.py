@@ -55,9 +55,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """The home page begins as the README does."""
-    opening = (ROOT / "docs" / "readme-opening.md").read_text(encoding="utf-8").replace("docs/images/", "images/")
-    return markdown.replace("<!-- opening -->", opening)
+    """The home page begins as the README does, up to its first heading."""
+    opening = (ROOT / "README.md").read_text(encoding="utf-8").split("\n", 1)[1].split("\n## ", 1)[0]
+    return markdown.replace("<!-- opening -->", opening.replace("docs/images/", "images/"))
 
 
 # --- rules --------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 from conftest import PROJECT
@@ -102,8 +104,7 @@ def test_links_lead_somewhere(path: Path) -> None:
         if link.startswith(("http://", "https://", "#")):
             continue
         target = link.partition("#")[0]
-        base = PROJECT if path.name == "readme-opening.md" else path.parent
-        found = (base / target).resolve()
+        found = (path.parent / target).resolve()
         assert found.exists() or name(found) in MADE, link
 
 
@@ -126,6 +127,42 @@ def test_the_task_for_vs_code_reads_our_lines(tmp_path: Path) -> None:
     assert found is not None
     parts = [found.group(pattern[key]) for key in ("file", "line", "column", "code")]
     assert parts == ["train.py", "3", "1", "CLIP002"]
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(PROJECT / "docs"))
+    import pictures
+
+    yield pictures
+    sys.path.remove(str(PROJECT / "docs"))
+
+
+def words(svg: str) -> list[str]:
+    """What a picture says, line by line, without the sizes of rounding errors, which belong to the machine."""
+    lines = ["".join(ElementTree.fromstring(line).itertext()) for line in svg.splitlines() if line.startswith("<text")]
+    return [re.sub(r"off by [\d.e-]+", "off by …", line) for line in lines]
+
+
+def test_the_terminal_of_the_readme_shows_what_clipcheck_prints(pictures: ModuleType) -> None:
+    pytest.importorskip("torch")
+    shown = words((pictures.IMAGES / "terminal.svg").read_text(encoding="utf-8"))
+    assert any("proved on" in line for line in shown)
+    assert shown == words(pictures.terminal()), "python docs/pictures.py draws it anew"
+
+
+def test_the_figure_of_speed_is_drawn_from_the_figures(pictures: ModuleType) -> None:
+    measured = json.loads(pictures.FIGURES.read_text(encoding="utf-8"))
+    drawn = (pictures.IMAGES / "speed.svg").read_text(encoding="utf-8")
+    assert drawn == pictures.speed(measured), "python docs/pictures.py draws it anew"
+    ours = [row["ratio"] for row in measured["rows"] if row["peer"] == "clipcheck"]
+    assert re.findall(r'class="number[^>]*>([\d.]+)<', drawn) == [f"{ratio:.2f}" for ratio in ours]
+
+
+def test_the_readme_and_the_home_page_open_with_both_pictures() -> None:
+    opening = (PROJECT / "README.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    assert re.findall(r"\]\((docs/images/\w+\.svg)\)", opening) == ["docs/images/terminal.svg", "docs/images/speed.svg"]
+    assert "<!-- opening -->" in (PROJECT / "docs" / "index.md").read_text(encoding="utf-8")
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
