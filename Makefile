@@ -21,7 +21,6 @@ bench: $(INSTALLED)
 
 # The site, in site/: the rules' pages come from the rules, and what their proof measured from a run of it.
 docs: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	mkdir -p build
 	$(BIN)/python -m clipcheck verify --output-format json > build/verified.json
 	$(BIN)/mkdocs build --strict --quiet
