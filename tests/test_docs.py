@@ -64,6 +64,31 @@ def test_the_python_of_a_page_runs(path: Path, tmp_path: Path) -> None:
     assert program.count("assert ") >= 5
 
 
+# What the blocks on sharded training speak of: here a group of one process, which holds everything.
+ALONE = """
+import torch, torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+pipeline_mesh = init_device_mesh("cpu", (1,))
+model, expert_group = torch.nn.Linear(3, 2), dist.group.WORLD
+of_experts = {id(model.bias)}
+"""
+BEFORE_EACH = "for p in model.parameters(): p.grad = torch.full_like(p, 2.0)\n"
+AFTER_EACH = "\nassert abs(total_norm.item() - 32**0.5) < 1e-6 and model.bias.grad.norm() < 1.0\n"
+
+
+def test_the_calls_for_sharded_training_run(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()) or sys.platform == "win32":
+        pytest.skip("torch has no gloo here")
+    calls = blocks(PROJECT / "docs/guides/sharding.md", "python")
+    assert len(calls) == 3
+    program = ALONE + "".join(BEFORE_EACH + call + AFTER_EACH for call in calls) + "dist.destroy_process_group()"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_settings_in_toml_are_known(path: Path) -> None:
     from clipcheck.config import Layer, checked
