@@ -23,7 +23,7 @@ bench: $(INSTALLED)
 docs: $(INSTALLED)
 	mkdir -p build
 	$(BIN)/python -m clipcheck verify --output-format json > build/verified.json
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # A wheel and a source distribution in dist/, each installed into an empty environment and tried there.
 dist: $(INSTALLED)
