@@ -112,7 +112,9 @@ def examples(rule: Rule, verified: dict[str, dict[str, Any]]) -> Iterator[str]:
         if number == 1:
             yield block
         else:
-            yield f'??? example "Example {number} of {len(found)}"\n\n' + indented(block)
+            claim = re.search(r"^# claim: (\w+)", example.before.read_text(encoding="utf-8"))
+            what = "no fix" if not example.after else f"claim: {claim[1]}" if claim else "not a program"
+            yield f'??? example "Example {number} of {len(found)} · {what}"\n\n' + indented(block)
 
 
 def marked(rule: Rule, text: str) -> str:
