@@ -109,8 +109,7 @@ def _check_paths(options: Options, projects: Projects, progress: Progress) -> in
             say(options, f"settings from {origin}")
     if options.add_ignore is not None or options.add_noqa is not None:
         return _add_suppressions(options, outcome)
-    looked = None if outcome.errors else Looked(found, time.monotonic() - started)
-    return _finish(options, outcome, main, looked)
+    return _finish(options, outcome, main, Looked(found, time.monotonic() - started))
 
 
 def _watch(options: Options, progress: Progress, prove: Prove | None) -> int:

@@ -246,9 +246,12 @@ def test_a_run_without_findings_says_what_was_looked_at_and_how_long_it_took() -
 
 def test_a_run_that_did_not_see_everything_does_not_say_that_it_did() -> None:
     put("a.py", GOOD)
-    assert run("a.py", "missing.py").stdout == "No problems found.\n"
+    some = run("a.py", "missing.py")
+    assert (some.stdout, some.stderr) == ("", "error: missing.py: no such file or directory\n")
     Path("empty").mkdir()
-    assert run("empty").stdout == "No problems found.\n"
+    none = run("empty")
+    assert (none.stdout, none.stderr) == ("", "warning: no Python files found\n")
+    assert run("-", stdin=GOOD).stdout == "No problems found.\n"
 
 
 def test_verbose_tells_what_was_done_on_stderr() -> None:

@@ -54,7 +54,7 @@ def summary(outcome: Outcome, view: View) -> str:
     if not view.summary:
         return ""
     if not left + fixed:
-        return f"No problems found{_in_what(view.looked)}.\n"
+        return _nothing_found(outcome, view.looked)
     if view.fixing:
         lines = [f"Found {_problems(left + fixed)} ({fixed} fixed, {left} left)."]
     else:
@@ -69,13 +69,16 @@ def summary(outcome: Outcome, view: View) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def _in_what(looked: Looked | None) -> str:
-    """What a run without a finding looked at: silence alone does not tell it from a run over the wrong folder."""
-    if looked is None or not looked.paths:
+def _nothing_found(outcome: Outcome, looked: Looked | None) -> str:
+    """Says what was looked at, which tells a clean run from one over the wrong folder; nothing after an error."""
+    if outcome.errors or (looked is not None and not looked.paths):
         return ""
+    if looked is None:
+        return "No problems found.\n"
     kinds = Counter(_kind(path) for path in looked.paths)
     named = ", ".join(_counted(kinds[kind], kind) for kind in ("notebook", "document") if kinds[kind])
-    return f" in {_counted(len(looked.paths), 'file')}{f' ({named})' if named else ''}, {looked.seconds:.2f} s"
+    where = f"{_counted(len(looked.paths), 'file')}{f' ({named})' if named else ''}"
+    return f"No problems found in {where}, {looked.seconds:.2f} s.\n"
 
 
 def _kind(path: str) -> str:
