@@ -140,6 +140,15 @@ def test_rules_that_are_named_exist(path: Path) -> None:
     assert set(re.findall(r"\bCLIP\d{3}\b", text)) - example <= set(RULES)
 
 
+def test_clipcheck_has_nothing_to_say_about_itself() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-m", "clipcheck", "--no-cache"]
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
+    found = re.fullmatch(r"No problems found in (\d+) files \((\d+) documents\), [\d.]+ s\.\n", done.stdout)
+    assert found is not None, done.stdout
+    assert int(found[1]) >= 150 and int(found[2]) >= 10
+
+
 def test_the_task_for_vs_code_reads_our_lines(tmp_path: Path) -> None:
     """The guide's regular expression, on a line that clipcheck prints."""
     (task,) = [text for text in blocks(PROJECT / "docs/guides/editors.md", "json") if "problemMatcher" in text]
