@@ -156,7 +156,7 @@ def proof(rule: Rule, example: fixtures.Example, verified: dict[str, dict[str, A
     row = verified.get(f"{rule.code}/{example.after.stem}")
     if row is None:
         return "Not run for this site."
-    claim = f"Claim: [{row['claim']}](../guides/proof.md#{row['claim']})"
+    claim = f"Claim: [{row['claim']}](../guides/proof.md#{row['claim']}){meaning(row['claim'])}"
     if row["verdict"] != "holds":
         return f"{claim}. {row['verdict'].replace('-', ' ').capitalize()}: {row['reason']}."
     parts = [f"{claim}, holds on torch {torch_version()}, Python {platform.python_version()}"]
@@ -167,6 +167,13 @@ def proof(rule: Rule, example: fixtures.Example, verified: dict[str, dict[str, A
     if row["nearer"] in ("after", "before"):
         parts.append(f"nearer to a float64 run: {row['nearer']}")
     return "; ".join(parts) + "." + "".join(f"\n\n- {note}" for note in row["notes"])
+
+
+def meaning(claim: str) -> str:
+    """What a claim says, in the words of the guide; nothing for `same`, whose name says it."""
+    guide = (ROOT / "docs" / "guides" / "proof.md").read_text(encoding="utf-8")
+    found = re.search(rf"^### {claim}\n\n(.+?)\.\n", guide, re.MULTILINE | re.DOTALL)
+    return f" ({found[1][0].lower()}{found[1][1:]})" if found and claim != "same" else ""
 
 
 def power(number: float) -> str:
