@@ -229,17 +229,22 @@ def test_quiet_drops_the_summary_and_silent_everything() -> None:
 
 
 def test_a_run_without_findings_says_what_was_looked_at_and_how_long_it_took() -> None:
-    put("a.py", GOOD)
+    put("a.py", f"import torch\n{CALL}  # noqa: CLIP002\n")
     put("folder/b.py", "x = 1\n")
     put("book.ipynb", BOOK)
     put("paper.rst", "A paper\n")
     for shape in ("full", "concise", "grouped"):
         said = run("--output-format", shape)
-        assert re.fullmatch(r"No problems found in 4 files \(1 notebook, 1 document\), \d+\.\d\d s\.\n", said.stdout)
+        assert re.fullmatch(
+            r"No problems found in 4 files \(1 notebook, 1 document, 1 speaks of clipping\), \d+\.\d\d s\.\n",
+            said.stdout,
+        )
         assert (said.stderr, said.exit_code) == ("", 0)
-    assert re.fullmatch(r"No problems found in 1 file, \d+\.\d\d s\.\n", run("folder").stdout)
-    assert re.fullmatch(r"No problems found in 1 file, \d+\.\d\d s\.\n", run("--fix", "folder").stdout)
-    assert re.fullmatch(r"No problems found in 1 file, .* s\.\n", CliRunner().invoke(main, ["folder"]).stdout)
+    assert re.fullmatch(r"No problems found in 1 file \(0 speak of clipping\), \d+\.\d\d s\.\n", run("folder").stdout)
+    assert re.fullmatch(
+        r"No problems found in 1 file \(0 speak of clipping\), \d+\.\d\d s\.\n", run("--fix", "folder").stdout
+    )
+    assert re.fullmatch(r"No problems found in 1 file \(.*\), .* s\.\n", CliRunner().invoke(main, ["folder"]).stdout)
     assert CliRunner().invoke(main, ["folder", "--output-format", "json"]).stdout == "[]"
     assert CliRunner().invoke(main, ["folder", "-q"]).stdout == ""
 
@@ -410,7 +415,7 @@ def test_a_file_that_changes_is_checked_again_while_watching() -> None:
     guard.start()
     try:
         assert watching.stderr.readline().startswith("watching a.py")
-        assert watching.stdout.readline().startswith("No problems found in 1 file, ")
+        assert watching.stdout.readline().startswith("No problems found in 1 file (1 speaks of clipping), ")
         put("a.py", BAD)
         assert watching.stdout.readline().startswith("a.py:2:1: CLIP002")
     finally:

@@ -76,9 +76,10 @@ def _nothing_found(outcome: Outcome, looked: Looked | None) -> str:
     if looked is None:
         return "No problems found.\n"
     kinds = Counter(_kind(path) for path in looked.paths)
-    named = ", ".join(_counted(kinds[kind], kind) for kind in ("notebook", "document") if kinds[kind])
-    where = f"{_counted(len(looked.paths), 'file')}{f' ({named})' if named else ''}"
-    return f"No problems found in {where}, {looked.seconds:.2f} s.\n"
+    named = [_counted(kinds[kind], kind) for kind in ("notebook", "document") if kinds[kind]]
+    named.append(f"{outcome.candidates} {'speaks' if outcome.candidates == 1 else 'speak'} of clipping")
+    files = _counted(len(looked.paths), "file")
+    return f"No problems found in {files} ({', '.join(named)}), {looked.seconds:.2f} s.\n"
 
 
 def _kind(path: str) -> str:
