@@ -19,8 +19,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from clipcheck import document, engine, files, run
-from clipcheck.config import ConfigError, Layer, Projects, Settings
+from clipcheck.config import ConfigError, Layer, Settings
 from clipcheck.files import MissingPath
+from clipcheck.projects import Projects
 from clipcheck.rule import Edit, Finding, Fix, Place, Safety, Severity, Target
 
 if TYPE_CHECKING:

@@ -32,11 +32,15 @@ class Task(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a whole run came to: a report for each file with something to say, and how many files were looked at."""
+    """What a whole run came to: a report for each file with something to say, and how many files were looked at.
+
+    `candidates` is how many of them hold a mark of a selected rule; the others were not parsed.
+    """
 
     reports: tuple[FileReport, ...]
     files: int
     errors: tuple[str, ...] = ()
+    candidates: int = 0
 
     @property
     def findings(self) -> list[Finding]:
@@ -82,7 +86,7 @@ def check_files(
     if write:
         reports = [_written(report, errors) for report in reports]
     errors += [error for report in reports for error in report.errors]
-    return Outcome(tuple(reports), len(wanted), tuple(errors))
+    return Outcome(tuple(reports), len(wanted), tuple(errors), len(tasks))
 
 
 def _cache(folder: str) -> Cache:
