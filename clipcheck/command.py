@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from itertools import count
 
-from clipcheck import config, document, engine, files, output, run
+from clipcheck import api, config, document, engine, files, output
 from clipcheck.config import ConfigError
 from clipcheck.invocation import Options, cache_folder, effective, projects_of
 from clipcheck.output import put, put_bytes, say
@@ -89,14 +89,13 @@ def _check_paths(options: Options, projects: Projects, progress: Progress) -> in
         return ABNORMAL if missing else CLEAN
     if not found and not missing:
         say(options, "warning: no Python files found" if changed is None else "warning: no changed files found")
-    wanted = [(path, projects.of(path).for_file(path)) for path in found]
     main = projects.of(".")
     # a baseline and a proof speak of the code as it is now; of changes, only some files are known
     keeps = not (
         options.no_cache or options.verify or changed or options.add_ignore is not None or options.add_noqa is not None
     )
     cache = cache_folder(main) if keeps else None
-    outcome = run.check_files(wanted, options.jobs, options.writes, cache, progress)
+    outcome = api.run_files(found, projects, options.jobs, options.writes, cache, progress)
     if changed is not None and options.diff_only:
         outcome = changed.only(outcome)
     outcome = outcome._replace(errors=(*missing, *outcome.errors))
@@ -105,7 +104,7 @@ def _check_paths(options: Options, projects: Projects, progress: Progress) -> in
             options,
             f"{len(found)} files, {len(outcome.reports)} with something to say, {time.monotonic() - started:.2f} s",
         )
-        for origin in sorted({project.origin for path, _ in wanted if (project := projects.of(path)).origin}):
+        for origin in sorted({project.origin for path in found if (project := projects.of(path)).origin}):
             say(options, f"settings from {origin}")
     if options.add_ignore is not None or options.add_noqa is not None:
         return _add_suppressions(options, outcome)

@@ -14,7 +14,7 @@ from lsprotocol import types as lsp
 from pygls.lsp.server import LanguageServer
 from pygls.workspace import TextDocument
 
-from clipcheck import __version__, document, engine
+from clipcheck import __version__, api, document
 from clipcheck.buffers import Opened, ProtocolWorkspace, differences, meet, opened, path_of, span, span_in
 from clipcheck.catalogue import RULES
 from clipcheck.config import ConfigError, Layer, Settings
@@ -72,7 +72,7 @@ class Server(LanguageServer):
     def run(self, at: Opened, settings: Settings) -> FileReport:
         """One run of the engine; whatever goes wrong in it is told and ends nothing."""
         try:
-            report = engine.run_text(at.path, at.text, settings)
+            report = api.run_text(at.text, at.path, settings)
         except Exception as error:
             report = FileReport(at.path, b"", errors=(f"{at.path}: {type(error).__name__}: {error}",))
         for kind, lines in ((lsp.MessageType.Error, report.errors), (lsp.MessageType.Warning, report.warnings)):
