@@ -218,6 +218,8 @@ def concerned(data: bytes, codes: frozenset[str]) -> frozenset[str]:
     around = _holder(outside)
     near: set[str] = set()
     for holds in map(_holder, (b"", *inner)):
+        if near == together:
+            break
         near |= {code for code in together - near if all(around(mark) or holds(mark) for mark in RULES[code].marks)}
     return held - together | near
 
