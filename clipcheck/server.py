@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lsprotocol import types as lsp
+from pygls.exceptions import JsonRpcException, JsonRpcInternalError, PyglsError
 from pygls.lsp.server import LanguageServer
 from pygls.workspace import TextDocument
 
@@ -136,6 +137,16 @@ class Server(LanguageServer):
             self.waiting.pop(uri).cancel()
         self.clear(parts)
 
+    def rest(self) -> None:
+        """Start nothing more: what runs after the goodbye finds nobody to write to."""
+        for timer in (*self.waiting.values(), *([self.tidying] if self.tidying else [])):
+            timer.cancel()
+
+    def report_server_error(self, error: Exception, source: type[PyglsError] | type[JsonRpcException]) -> None:
+        """Tell the client of a fault, other than that it cannot be told anything: that would have no end."""
+        if source is not JsonRpcInternalError:
+            super().report_server_error(error, source)
+
     def clear(self, parts: Sequence[str]) -> None:
         for part in parts:
             self.text_document_publish_diagnostics(lsp.PublishDiagnosticsParams(part, []))
@@ -256,6 +267,11 @@ def server() -> Server:
             options = lsp.DidChangeWatchedFilesRegistrationOptions(watchers)
             registration = lsp.Registration("configuration", lsp.WORKSPACE_DID_CHANGE_WATCHED_FILES, options)
             await ls.client_register_capability_async(lsp.RegistrationParams([registration]))
+
+    @ls.feature(lsp.SHUTDOWN)
+    @ls.feature(lsp.EXIT)
+    def leave(*_: object) -> None:
+        ls.rest()
 
     @ls.feature(lsp.TEXT_DOCUMENT_DID_OPEN)
     @ls.feature(lsp.TEXT_DOCUMENT_DID_CHANGE)

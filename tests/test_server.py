@@ -14,6 +14,8 @@ from conftest import PROJECT
 from lsprotocol import types as lsp
 from pygls.lsp.client import LanguageClient
 
+from clipcheck.server import server
+
 BEFORE = """\
 import torch
 
@@ -130,18 +132,20 @@ async def session(
             did_change_watched_files=lsp.DidChangeWatchedFilesClientCapabilities(dynamic_registration=True),
         ),
     )
-    await client.initialize_async(lsp.InitializeParams(capabilities, root_uri=folder.as_uri()))
+    await asyncio.wait_for(
+        client.initialize_async(lsp.InitializeParams(capabilities, root_uri=folder.as_uri())), PATIENCE
+    )
     client.initialized(lsp.InitializedParams())
     server: Any = client._server
     try:
         yield client
-        await client.shutdown_async(None)
+        await asyncio.wait_for(client.shutdown_async(None), PATIENCE)
         client.exit(None)
         assert await asyncio.wait_for(server.wait(), PATIENCE) == 0
     finally:
         if server.returncode is None:
             server.kill()
-        await client.stop()
+        await asyncio.wait_for(client.stop(), PATIENCE)
 
 
 def span(line: int, character: int, end_line: int, end_character: int) -> lsp.Range:
@@ -633,3 +637,63 @@ def test_the_server_ends_when_the_client_is_gone() -> None:
         return await asyncio.wait_for(server.wait(), PATIENCE)
 
     assert asyncio.run(run()) == 0
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_goodbye_right_behind_a_keystroke_is_heard(asked: bool) -> None:
+    """What the keystroke has set going is not waited for, and does not keep the server alive."""
+
+    async def run() -> None:
+        client = editor()
+        await client.start_io(sys.executable, *SERVER, cwd=PROJECT)
+        server: Any = client._server
+        try:
+            params = lsp.InitializeParams(lsp.ClientCapabilities(), root_uri=PROJECT.as_uri())
+            await asyncio.wait_for(client.initialize_async(params), PATIENCE)
+            client.initialized(lsp.InitializedParams())
+            client.open(URI, BEFORE)
+            await client.until(URI, 1)
+            client.change(URI, 2, typed(0, 0, "#"))
+            if asked:
+                answer = asyncio.ensure_future(client.shutdown_async(None))
+                await asyncio.sleep(0)
+            client.exit(None)
+            assert await asyncio.wait_for(server.wait(), PATIENCE) == 0
+            assert not asked or await answer is None
+        finally:
+            if server.returncode is None:
+                server.kill()
+
+    asyncio.run(run())
+
+
+def test_what_cannot_be_told_is_told_once() -> None:
+    """A client that is gone is not told of each message that did not reach it."""
+
+    class Gone:
+        tries = 0
+
+        def write(self, data: bytes) -> None:
+            self.tries += 1
+            if self.tries > 3:
+                raise KeyboardInterrupt  # or it would go on without an end
+            raise ValueError("write to closed file")
+
+    ls, gone = server(), Gone()
+    ls.protocol.set_writer(gone)
+    ls.window_show_message(lsp.ShowMessageParams(lsp.MessageType.Info, "hello"))
+    assert gone.tries == 1
+
+
+def test_nothing_begins_after_the_goodbye() -> None:
+    begun: list[str] = []
+
+    async def run() -> None:
+        ls = server()
+        ls.waiting[URI] = asyncio.get_running_loop().call_later(0, begun.append, "look")
+        ls.tidying = asyncio.get_running_loop().call_later(0, begun.append, "collection")
+        ls.rest()
+        await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+    assert begun == []
