@@ -39,7 +39,7 @@ def spread(
     Raises a `RuntimeError` for parameters of FSDP1, whose parts do not show what they are parts of.
     """
     if group is None and shard_group is None:
-        _refuse_fsdp1(tensors)
+        refuse_fsdp1(tensors)
         if set(map(type, tensors)) <= ORDINARY or not any(map(is_dtensor, tensors)):
             return None
     match group:
@@ -180,7 +180,7 @@ def _device_for(group: ProcessGroup, device: torch.device) -> torch.device:
     return torch.device("cpu") if able[0] == "cpu" else torch.device(able[0], torch.accelerator.current_device_index())
 
 
-def _refuse_fsdp1(tensors: list[Tensor]) -> None:
+def refuse_fsdp1(tensors: list[Tensor]) -> None:
     if "torch.distributed.fsdp" not in sys.modules or not (dist.is_available() and dist.is_initialized()):
         return
     if any(getattr(t, "_fsdp_flattened", False) or getattr(t, "_is_flat_param", False) for t in tensors):
