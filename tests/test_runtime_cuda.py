@@ -108,27 +108,27 @@ def test_nothing_is_taken_for_what_was_there_before() -> None:
 def test_no_gradient_is_kept_alive() -> None:
     params = params_of([random(1000), random(5)])
     before = torch.cuda.memory_allocated()
-    params[0].grad = random(100_000)
+    params += params_of([random(100_000)])
     runtime.clip_grad_norm_(params, 1e-3)
     runtime.get_total_norm([p.grad for p in params])
     references = [weakref.ref(p.grad) for p in params]
     for p in params:
         p.grad = None
     gc.collect()
-    assert [reference() for reference in references] == [None, None]
-    assert torch.cuda.memory_allocated() < before + 100_000
+    assert [reference() for reference in references] == [None] * 3
+    assert torch.cuda.memory_allocated() < before + 500_000
 
 
 @needs_gpu
 def test_a_repeated_parameter_counts_once() -> None:
-    first, second = params_of([torch.tensor([3.0, 4.0], device="cuda"), random(9)])
+    first, second = params_of([torch.tensor([3.0, 4.0], device="cuda"), random(2)])
     runtime.clip_grad_norm_([first, second], 1e9)
     for _ in range(2):
         with pytest.warns(UserWarning, match="more than once"):
             assert runtime.clip_grad_norm_([first, first], 1e9).item() == 5.0
     second.grad = first.grad  # two parameters, one gradient: counted twice, scaled once
     assert runtime.clip_grad_norm_([first, second], 1.0).item() == pytest.approx(math.sqrt(50))
-    torch.testing.assert_close(first.grad.cpu().norm().item(), 5 / math.sqrt(50), rtol=1e-6, atol=0)
+    assert first.grad.norm().item() == pytest.approx(5 / math.sqrt(50), rel=1e-6)
 
 
 @needs_gpu
@@ -149,8 +149,7 @@ def test_in_inference_mode_and_out_of_it() -> None:
     for mode in (torch.inference_mode, torch.enable_grad, torch.inference_mode, torch.no_grad):
         with mode():
             for p in params:
-                p.grad.normal_()
-                p.grad = p.grad.clone()
+                p.grad = random(*p.shape)
             want = reference.total_norm([p.grad for p in params])
             assert runtime.clip_grad_norm_(params, 1.0).item() == pytest.approx(want, rel=2e-7)
 
@@ -227,7 +226,7 @@ def test_in_a_cuda_graph_beside_eager_calls(warm: bool) -> None:
         with torch.cuda.graph(graph):
             held = len(cuda_plans())
             norm = runtime.clip_grad_norm_(params, 1.0)
-        assert len(cuda_plans()) == held + 2 * warm  # warm: the kernels, for two dtypes; cold: torch's functions
+        assert len(cuda_plans()) == held + warm  # warm: the kernels; cold: torch's functions
         warm = True
         captured = [p.grad for p in params]
         for _ in range(3):
