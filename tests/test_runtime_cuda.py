@@ -154,6 +154,57 @@ def test_in_inference_mode_and_out_of_it() -> None:
             assert runtime.clip_grad_norm_(params, 1.0).item() == pytest.approx(want, rel=2e-7)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("norm_type", [0.0, 1.0, 2.0, 3.0, math.inf])
+def test_several_devices(norm_type: float) -> None:
+    def spread() -> list[torch.Tensor]:
+        first = [random(300, 40), random(7, dtype=torch.bfloat16)]
+        second = [random(500, dtype=torch.complex64 if norm_type == 2 else torch.float32), random(90_000)]
+        return [*first, *(grad.to("cuda:1") for grad in second), torch.randn(33)]
+
+    for order in (1, -1):
+        for max_norm in (1e-3, 1e35):
+            grads = spread()[::order]
+            before = [grad.clone() for grad in grads]
+            want = reference.total_norm(before, norm_type)
+            assert runtime.get_total_norm(grads, norm_type).item() == pytest.approx(want, rel=2e-7)
+            norm = runtime.clip_grad_norm_(params_of(grads), max_norm, norm_type)
+            assert norm.device == grads[0].device
+            assert norm.item() == pytest.approx(want, rel=2e-7)
+            for grad, clipped in zip(grads, reference.clipped(before, max_norm, norm_type), strict=True):
+                torch.testing.assert_close(
+                    grad.cpu().to(clipped.dtype), clipped, rtol=ROUNDING.get(grad.dtype, 5e-7), atol=0
+                )
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_gradients_on_another_device_than_the_current_one() -> None:
+    assert torch.cuda.current_device() == 0
+    for _ in range(3):
+        grads = [random(300, 40).to("cuda:1"), random(70).to("cuda:1")]
+        before = [grad.clone() for grad in grads]
+        total = runtime.get_total_norm(grads)
+        assert total.device == grads[0].device
+        runtime.clip_grads_with_norm_(params_of(grads), 0.5, total.to("cuda:0"))
+        for grad, clipped in zip(grads, reference.clipped(before, 0.5), strict=True):
+            torch.testing.assert_close(grad.cpu().double(), clipped, rtol=3e-7, atol=0)
+        check([random(300, 40).to("cuda:1"), random(70).to("cuda:1")], 0.1)
+    assert torch.cuda.current_device() == 0
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_the_host_never_waits_with_several_devices() -> None:
+    params = params_of([random(1000), random(500).to("cuda:1")])
+    runtime.clip_grad_norm_(params, 1.0)
+    for device in (0, 1):
+        torch.cuda.synchronize(device)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        runtime.clip_grad_norm_(params, 0.5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @needs_gpu
 def test_overlapping_gradients_as_in_torch() -> None:
     ours = random(100_000)
