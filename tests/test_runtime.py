@@ -499,6 +499,16 @@ def test_as_torch_does(grads: list[torch.Tensor], norm_type: float, max_norm: fl
         torch.testing.assert_close(one, other, rtol=loose, atol=1e-30)
 
 
+@pytest.mark.parametrize("scale", [1e30, 1e-30])
+@pytest.mark.parametrize("norm_type", [9.0, 30.0, -30.0])
+def test_the_plain_norm_keeps_high_powers_in_range(scale: float, norm_type: float) -> None:
+    grads = [torch.randn(30, 40) * scale, torch.randn(77, dtype=torch.complex64) * scale]
+    assert plain.norm(grads, norm_type).item() == pytest.approx(reference.total_norm(grads, norm_type), rel=1e-6)
+    grads[0][3] = math.nan
+    assert plain.norm(grads, norm_type).isnan()
+    assert plain.norm([torch.zeros(3)], norm_type).item() == 0.0
+
+
 def test_each_fast_path_has_a_plain_twin() -> None:
     """The careful, the plain and the fast norm agree on every norm type."""
     grads = [torch.randn(300, 400), torch.randn(77)]
