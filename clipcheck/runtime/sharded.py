@@ -59,7 +59,7 @@ def norm(tensors: list[Tensor], grads: list[Tensor | None], norm_type: float, ho
     `tensors` are what `how` was made from, `grads` are the gradients in the same order. A collective call: every rank
     of the groups must make it, with the same list of tensors.
     """
-    device = tensors[0].device if tensors else torch.device("cpu")
+    device = tensors[0].device if tensors else _device_of_nothing(how.groups)
     if norm_type == 0:
         return _count_not_zero(tensors, grads, how, device)
     parts: dict[tuple[ProcessGroup, ...], list[Tensor]] = {groups: [] for groups in how.shards}
@@ -209,6 +209,17 @@ def _device_for(group: ProcessGroup, device: torch.device) -> torch.device:
     if device.type in able or not able:
         return device
     return torch.device("cpu") if able[0] == "cpu" else torch.device(able[0], getattr(torch, able[0]).current_device())
+
+
+def _device_of_nothing(groups: Iterable[ProcessGroup]) -> torch.device:
+    """Returns the device that the other ranks of the groups likely compute on, for a rank that holds no tensor.
+
+    A group of two backends waits for ever if one rank sends from the CPU and another from a GPU.
+    """
+    for kind in (device.type for group in groups for device in group._device_types):
+        if kind != "cpu" and getattr(torch, kind).is_initialized():
+            return torch.device(kind, getattr(torch, kind).current_device())
+    return torch.device("cpu")
 
 
 def refuse_fsdp1(tensors: list[Tensor]) -> None:
