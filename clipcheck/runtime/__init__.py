@@ -67,8 +67,12 @@ def clip_grad_norm_(
         params = parameters_of(params)
         how = sharded.spread(params, group, shard_group)
         grads = gradients(params)
-        norm = _norm(params, grads, how, norm_type, error_if_nonfinite, foreach)
-        _scale(grads, norm, max_norm)
+        if how is None and grads and not error_if_nonfinite:
+            local.check_foreach(grads, foreach)
+            norm = local.clip_(grads, max_norm, norm_type)
+        else:
+            norm = _norm(params, grads, how, norm_type, error_if_nonfinite, foreach)
+            _scale(grads, norm, max_norm)
         return _result(norm, grads or params)
 
 

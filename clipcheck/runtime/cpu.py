@@ -20,7 +20,7 @@ FAST = frozenset({1.0, 2.0, math.inf, -math.inf})  # the other norms go through 
 ROW = 512  # elements a row; rows of 128 cost up to a third more, rows of 4,096 have ten times the error
 SHORT_ROW = 128  # the same where there are few rows whose errors could cancel
 FEW = 131_072  # elements: up to here rows are short, and small gradients go through float64
-SAMPLE = 128  # rows among which repeated ones are looked for
+SAMPLE = 64  # rows among which repeated ones are looked for
 SMALL = 8_192  # gradients of fewer elements are flattened together: one call each would cost more than the copy
 CHUNK = 1_048_576  # elements that are flattened or converted at once: 4 MB of scratch in float32
 VIEW = 128 * CHUNK  # elements whose row norms are taken at once: 1 MB of them
@@ -203,7 +203,7 @@ def _repeat(norms: Tensor) -> bool:
     """
     sample = sorted(norms[:: norms.numel() // SAMPLE + 1].tolist())
     twins = [one for one, next_one in itertools.pairwise(sample) if one == next_one]
-    return sum(one * one for one in twins) > 0.1 * sum(one * one for one in sample)
+    return bool(sum(one * one for one in twins) > 0.1 * sum(one * one for one in sample))
 
 
 def _norm_of(vector: Tensor, norm_type: float) -> float:

@@ -18,6 +18,8 @@ _FAST_ON_CPU = frozenset(
     {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128}
 )
 
+_CPU = torch.device("cpu")
+
 # What a host computed is a float, what a device computed is a 0-dim tensor that the host has not looked at.
 Norm: TypeAlias = float | Tensor
 Groups: TypeAlias = dict[torch.device, list[list[Tensor]]]  # by device: gradients of one dtype together
@@ -27,6 +29,28 @@ def clip_on_cuda_(grads: list[Tensor], max_norm: float, norm_type: float) -> Ten
     """Clips gradients on one CUDA device in place and returns the norm before; None, and nothing done, for others."""
     cuda = _kernels(grads)
     return cuda.clip_(grads, norm_type, max_norm) if cuda else None
+
+
+def clip_(grads: list[Tensor], max_norm: float, norm_type: float) -> Norm:
+    """Clips at least one gradient in place and returns the norm before: `norm` and `scale_`, one look where it can be.
+
+    Where all gradients are on the CPU, that is: there the calls beside the two passes count for small models.
+    """
+    groups = None if norm_type == 0 or _observed() or not ordinary(grads) else _by_device(grads)
+    if groups is None or [*groups] != [_CPU] or not _fast_on_cpu(groups[_CPU]):
+        total_norm = norm(grads, norm_type)
+        scale_(grads, total_norm, max_norm)
+        return total_norm
+    on_cpu = cpu.norm(groups[_CPU], norm_type)
+    coefficient = max_norm / (on_cpu + 1e-6)
+    if coefficient >= 1:
+        return on_cpu
+    if distinct(grads) is not grads:
+        scale_(grads, on_cpu, max_norm)
+        return on_cpu
+    for group in groups[_CPU]:
+        plain.scale_group_(group, torch.tensor(coefficient, dtype=torch.float64, device="cpu"))
+    return on_cpu
 
 
 def norm(grads: list[Tensor], norm_type: float, dtype: torch.dtype | None = torch.float64) -> Norm:
@@ -108,7 +132,7 @@ def check_foreach(grads: list[Tensor], foreach: bool | None) -> None:
 
 
 def _device_norm(device: torch.device, groups: list[list[Tensor]], norm_type: float) -> Norm:
-    if device.type == "cpu" and all(group[0].dtype in _FAST_ON_CPU for group in groups):
+    if device.type == "cpu" and _fast_on_cpu(groups):
         return cpu.norm(groups, norm_type)
     together = [grad for group in groups for grad in group]
     if cuda := _kernels(together):
@@ -116,6 +140,10 @@ def _device_norm(device: torch.device, groups: list[list[Tensor]], norm_type: fl
         if total is not None:
             return total
     return plain.norm(together, norm_type)
+
+
+def _fast_on_cpu(groups: list[list[Tensor]]) -> bool:
+    return all(group[0].dtype in _FAST_ON_CPU for group in groups)
 
 
 def _combined(norms: list[Norm], norm_type: float, device: torch.device) -> Tensor:
