@@ -240,6 +240,21 @@ def test_more_than_two_to_the_31_elements() -> None:
 
 
 @needs_gpu
+@pytest.mark.parametrize("bad", [1.0, math.nan])
+def test_the_norm_of_many_elements_changes_nothing(bad: float) -> None:
+    """Above some size the norm takes the two kernels of the clip."""
+    from clipcheck.runtime import cuda
+
+    grads = [torch.full(((cuda.MANY + 1) * cuda.CHUNK,), 0.5, device="cuda", dtype=torch.bfloat16), random(5)]
+    grads[0][-1] = bad
+    before = [grad.clone() for grad in grads]
+    torch.testing.assert_close(
+        runtime.get_total_norm(grads).item(), reference.total_norm(grads), rtol=2e-7, atol=0, equal_nan=True
+    )
+    torch.testing.assert_close(grads, before, rtol=0, atol=0, equal_nan=True)
+
+
+@needs_gpu
 def test_the_host_never_waits() -> None:
     grads = [random(1000, 1000), random(64, dtype=torch.bfloat16)]
     params = params_of(grads)
@@ -346,7 +361,8 @@ for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
                 grads = [(torch.randn(n) * scale).to(dtype) for n in (5, 64, 200, 1, 0)] + [whole[3:90]]
                 before = [grad.clone() for grad in grads]
                 want = reference.total_norm(before, norm_type)
-                assert abs(cuda.norm(grads, norm_type, torch.float64).item() / want - 1) < 1e-14
+                for cuda.MANY in (0, 1000):  # two launches, one launch
+                    assert abs(cuda.norm(grads, norm_type, torch.float64).item() / want - 1) < 1e-14
                 assert abs(cuda.clip_(grads, norm_type, max_norm).item() / want - 1) < 1e-7
                 for grad, clipped in zip(grads, reference.clipped(before, max_norm, norm_type)):
                     close(grad, clipped, dtype)
