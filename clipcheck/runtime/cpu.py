@@ -22,8 +22,8 @@ SHORT_ROW = 128  # the same where there are few rows whose errors could cancel
 FEW = 131_072  # elements: up to here rows are short, and small gradients go through float64
 SAMPLE = 64  # rows among which repeated ones are looked for
 SMALL = 8_192  # gradients of fewer elements are flattened together: one call each would cost more than the copy
-CHUNK = 1_048_576  # elements that are flattened or converted at once: 4 MB of scratch in float32
-VIEW = 128 * CHUNK  # elements whose row norms are taken at once: 1 MB of them
+CHUNK = 2_097_152  # elements that are flattened or converted at once: 8 MB of scratch in float32
+VIEW = 128 * CHUNK  # elements whose row norms are taken at once: 2 MB of them
 
 
 class _Scratch(threading.local):
@@ -179,7 +179,7 @@ def _contiguous_pieces(grad: Tensor) -> Iterator[Tensor]:
 
 
 def _fold(norms: Iterator[Tensor], norm_type: float) -> float:
-    """Returns the norm of all partial norms, holding about a million of them at a time."""
+    """Returns the norm of all partial norms, holding about CHUNK of them at a time."""
     return combined([_norm_of(vector, norm_type) for vector in _joined(norms)], norm_type)
 
 

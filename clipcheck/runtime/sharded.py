@@ -156,9 +156,15 @@ def _distinct(keys: Iterable[tuple[ProcessGroup, ...]]) -> Iterable[ProcessGroup
 
 
 def is_dtensor(tensor: Tensor) -> bool:
-    """Whether it is a DTensor; loads nothing, since there is none before torch.distributed.tensor is loaded."""
-    module = sys.modules.get("torch.distributed.tensor") or sys.modules.get("torch.distributed._tensor")
+    """Whether it is a DTensor; loads nothing, since there is none before its module is loaded."""
+    module = _dtensor_module()
     return module is not None and isinstance(tensor, module.DTensor)
+
+
+def _dtensor_module() -> Any:
+    """The module of DTensor and its placements, if it is loaded: private up to torch 2.4."""
+    names = ("torch.distributed.tensor", "torch.distributed._tensor")
+    return next((sys.modules[name] for name in names if hasattr(sys.modules.get(name), "DTensor")), None)
 
 
 def local_values(grad: Any, tensor: Any) -> Tensor:
@@ -186,9 +192,7 @@ def plain(norm: Any) -> Any:
 
 
 def _whole(placement: Any) -> Any:
-    from torch.distributed.tensor import Replicate
-
-    return Replicate() if placement.is_partial() else placement
+    return _dtensor_module().Replicate() if placement.is_partial() else placement
 
 
 def _shard_groups(tensor: Any, shard_group: ShardGroup | None) -> tuple[ProcessGroup, ...]:
@@ -198,7 +202,8 @@ def _shard_groups(tensor: Any, shard_group: ShardGroup | None) -> tuple[ProcessG
         if mesh.get_coordinate() is None:  # this rank holds nothing of it
             return ()
         split = [not (p.is_replicate() or p.is_partial()) for p in tensor.placements]
-        return tuple(mesh.get_group(dim) for dim, is_split in enumerate(split) if is_split and mesh.size(dim) > 1)
+        get_group = getattr(mesh, "get_group", None) or mesh.get_dim_groups  # torch 2.2
+        return tuple(get_group(dim) for dim, is_split in enumerate(split) if is_split and mesh.size(dim) > 1)
     group = shard_group(tensor) if callable(shard_group) else shard_group
     return () if group is None or group.size() == 1 else (group,)
 
