@@ -3,9 +3,10 @@
     python benchmarks/keystroke.py [FILE] [--keys N] [--pause SECONDS]
 
 Without FILE, it is demo/train.py with its two faults among 1,000 lines, the rest being the standard library's argparse;
-with --dense, demo/train.py is repeated until it has 1,000 lines, with a fault in every twentieth. A comment is typed into the middle of the text, one
-letter a pause; each letter's time runs from the client's sending of it to its receipt of the diagnostics for that very
-version of the text. With --half it is an open parenthesis that is typed, so that no version is Python. With a pause shorter than an answer, letters are looked at together.
+with --dense, demo/train.py is repeated until it has 1,000 lines, with a fault in every twentieth. A comment is typed
+into the first empty line of the text's second half, one letter a pause; each letter's time runs from the client's sending
+of it to its receipt of the diagnostics for that very version of the text. With --half it is an open parenthesis that is
+typed, so that no version is Python. With a pause shorter than an answer, letters are looked at together.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ async def measure(text: str, keys: int, pause: float, first: str) -> list[float]
     client.text_document_did_open(lsp.DidOpenTextDocumentParams(lsp.TextDocumentItem(URI, "python", 0, text)))
     await until(0)
     print(f"opened: {taken.pop(0) * 1e3:.0f} ms, with all that is loaded for the first file")
-    line = text.count("\n") // 2
+    lines = text.split("\n")
+    line = lines.index("", len(lines) // 2)  # to comment out the head of a block would leave no Python
     for version in range(1, keys + 1):
         letter = first if version == 1 else "x"
         at = lsp.Position(line, version - 1)

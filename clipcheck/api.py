@@ -7,20 +7,22 @@
     for finding in api.check(Path("src")):
         print(finding.path, finding.place.line, finding.code, finding.message)
 
-Importing this module loads neither torch nor LibCST; `check` and `fix` never execute what they look at.
+Importing this module loads neither torch nor LibCST; `check` and `fix` never execute what they look at. The command line
+and the editors' server come in by the same two doors, `run_files` and `run_text`, with settings of their own.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from clipcheck import document, engine, files, run
-from clipcheck.config import ConfigError, Layer, Projects, Settings
+from clipcheck.config import ConfigError, Layer, Settings
 from clipcheck.files import MissingPath
+from clipcheck.projects import Projects
 from clipcheck.rule import Edit, Finding, Fix, Place, Safety, Severity, Target
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ __all__ = [
     "Severity",
     "check",
     "fix",
+    "run_files",
+    "run_text",
     "verify",
 ]
 
@@ -84,12 +88,12 @@ def check(
     """
     projects = _projects(select, extend_select, ignore, target, isolated)
     if isinstance(source, str):
-        report = _report(source, filename, projects.of(filename).for_file(filename))
+        report = run_text(_program(source), filename, projects.of(filename).for_file(filename))
         _warn((*report.errors, *report.warnings))
         return list(report.findings)
     paths = [source] if isinstance(source, os.PathLike) else source
     found = files.find([os.fspath(path) for path in paths], projects)
-    outcome = run.check_files([(path, projects.of(path).for_file(path)) for path in found])
+    outcome = run_files(found, projects)
     _warn((*outcome.errors, *outcome.warnings))
     return outcome.findings
 
@@ -114,7 +118,7 @@ def fix(
     settings = replace(projects.of(filename).for_file(filename), fix=True)
     if unsafe:
         settings = replace(settings, safety=Safety.UNSAFE)
-    report = _report(text, filename, settings)
+    report = run_text(_program(text), filename, settings)
     _warn((*report.errors, *report.warnings))
     after = text if report.fixed_data is None else document.decode(filename, report.fixed_data)
     return FixResult(after, report.fixed, report.findings)
@@ -133,6 +137,27 @@ def verify(*, select: Iterable[str] = (), jobs: int = 1) -> list[Row]:
     return pairs.verify(pairs.find(sorted(codes)), jobs)
 
 
+def run_files(
+    found: Sequence[str],
+    projects: Projects,
+    jobs: int = 0,
+    write: bool = False,
+    cache: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> run.Outcome:
+    """Look at files, each with the settings that hold where it lies: all reports, with fixes as far as these want them.
+
+    `jobs` processes are used at most, 0 standing for one a core; `write` puts what the fixes give back to disk; `cache`
+    is a folder for what is known of unchanged files; `progress` is called with the files done and their number.
+    """
+    return run.check_files([(path, projects.of(path).for_file(path)) for path in found], jobs, write, cache, progress)
+
+
+def run_text(text: str, filename: str, settings: Settings) -> engine.FileReport:
+    """Look at a text with these settings: its report, with what fixes make of it where the settings want them."""
+    return engine.run_text(filename, text, settings)
+
+
 def _projects(
     chosen: Iterable[str], extra: Iterable[str], ignored: Iterable[str], target: Target | None, isolated: bool
 ) -> Projects:
@@ -148,10 +173,10 @@ def _words(codes: Iterable[str]) -> Iterable[str]:
     return (codes,) if isinstance(codes, str) else codes
 
 
-def _report(text: str, filename: str, settings: Settings) -> engine.FileReport:
+def _program(text: str) -> str:
     if text.endswith(_FILE_ENDINGS) and "\n" not in text:
         raise ValueError(f"a str is a program text; for the file give pathlib.Path({text!r})")
-    return engine.run_text(filename, text, settings)
+    return text
 
 
 def _warn(errors: Iterable[str]) -> None:

@@ -14,31 +14,52 @@ from pygls.uris import to_fs_path
 from pygls.workspace import TextDocument, Workspace
 from pygls.workspace.position_codec import ServerTextPosition, ServerTextRange
 
+from clipcheck.document import MARKDOWN, RST
 from clipcheck.rule import Place
+
+# Languages by the names that editors have for them, each with the endings that it is read by, the usual one first.
+LANGUAGES = {
+    "python": (".py",),
+    "markdown": MARKDOWN,
+    "quarto": (".qmd",),
+    "restructuredtext": RST,
+    "rst": RST,
+}
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
 
 
 class Opened(NamedTuple):
-    """What is looked at as one: a program, or a notebook with its cells by number; `text` is what its file would hold."""
+    """What is looked at as one: a program, a document with Python in it, or a notebook with its cells by number.
+
+    `text` is what its file would hold.
+    """
 
     uri: str
     path: str
     text: str
     parts: dict[int | None, TextDocument]
 
+    @property
+    def is_document(self) -> bool:
+        return self.path.lower().endswith((*MARKDOWN, *RST))
+
 
 def opened(workspace: Workspace, uri: str) -> Opened | None:
-    """The program or notebook that `uri` is, or is a cell of; None for what is neither."""
+    """The program, document or notebook that `uri` is, or is a cell of; None for what is none of them."""
     notebook = workspace.get_notebook_document(notebook_uri=uri) or workspace.get_notebook_document(cell_uri=uri)
     if notebook is not None:
         cells = {n: workspace.get_text_document(cell.document) for n, cell in enumerate(notebook.cells, 1)}
         parts: dict[int | None, TextDocument] = {n: c for n, c in cells.items() if c.language_id == "python"}
         return Opened(notebook.uri, path_of(notebook.uri, ".ipynb"), _notebook(len(cells), parts), parts)
     text = workspace.text_documents.get(unquote(uri))
-    if text is None or text.language_id != "python":
+    endings = LANGUAGES.get(text.language_id or "") if text is not None else None
+    if text is None or endings is None:
         return None
-    return Opened(uri, path_of(uri, ".py"), text.source, {None: text})
+    path = path_of(uri, endings[0])
+    if text.language_id != "python" and not path.lower().endswith(endings):
+        path += endings[0]  # a README without one: by its ending a file is read as what it is
+    return Opened(uri, path, text.source, {None: text})
 
 
 class _Text(TextDocument):

@@ -197,13 +197,13 @@ def _argument(
     if len(clauses) == 1 and not clauses[0].conditions and not extra:
         clause = clauses[0]
         if element == source.code(clause.target) and source.code(wanted) == element:
-            return (outer_code(source, clause.iterable),)
+            return (source.outer_code(clause.iterable),)
         bare = _without_names(source, clause, element)
         if bare:
             return (bare,)
     parts = [element]
     for clause in clauses:
-        parts.append(f"for {source.code(clause.target)} in {outer_code(source, clause.iterable)}")
+        parts.append(f"for {source.code(clause.target)} in {source.outer_code(clause.iterable)}")
         parts += [f"if {_condition(source, test)}" for test in clause.conditions]
     return (*parts, extra) if extra else tuple(parts)
 
@@ -219,16 +219,11 @@ def _without_names(source: Source, clause: Clause, element: str) -> str:
     return ""
 
 
-def outer_code(source: Source, node: cst.BaseExpression) -> str:
-    start, end = source.outer_span(node)
-    return source.text[start:end]
-
-
 _NEGATED: dict[type, str] = {cst.Is: "is not", cst.IsNot: "is", cst.In: "not in", cst.NotIn: "in"}
 
 
 def _condition(source: Source, condition: Condition) -> str:
-    text = outer_code(source, condition.test)
+    text = source.outer_code(condition.test)
     match condition.test:
         case cst.IfExp() | cst.Lambda() | cst.BooleanOperation(operator=cst.Or()) if not condition.test.lpar:
             text = f"({text})"
@@ -238,7 +233,7 @@ def _condition(source: Source, condition: Condition) -> str:
         case cst.Comparison(left=left, comparisons=[cst.ComparisonTarget(operator=operator, comparator=right)]) if (
             type(operator) in _NEGATED
         ):
-            return f"{source.code(left)} {_NEGATED[type(operator)]} {outer_code(source, right)}"
+            return f"{source.code(left)} {_NEGATED[type(operator)]} {source.outer_code(right)}"
         case cst.BooleanOperation() | cst.Comparison():
             return f"not ({source.code(condition.test)})"
     return f"not {text}"

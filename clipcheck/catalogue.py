@@ -17,16 +17,20 @@ from clipcheck.rule import Rule, Severity, Tier
 _GRAD = b"grad|Grad"
 _NORM = b"norm(|dot(|sum(|max("
 _HOST = b".item(|.tolist(|.numpy(|float(|math|linalg.norm"  # how a value gets from the device into Python
-_RAD = rb"rad(?:s|ients?)?(?![a-z])"  # grad, grads, gradient, gradients; a literal start is what makes it fast
+# grad, grads, gradient, gradients as a name; a pattern that begins with letters is ten times as fast
 _NAMED = (
-    rb"(?<!requires_g)(?<!no_g)(?<!enable_g)(?<!set_g)(?<!clip_g)"
-    + _RAD
-    + rb"(?![_ ](?:norm|fn|check|clipping|accum|scale))"
+    rb"rad(?<!requires_grad)(?<!no_grad)(?<!enable_grad)(?<!set_grad)(?<!clip_grad)(?:s|ients?)?(?![a-z])"
+    rb"(?![_ ](?:norm|fn|check|clipping|accum|scale))"
 )
-_GRADIENT = (
-    rb"\.grad\b(?! ?\()|autograd\.grad\b|get\w*_grad(?:ient)?\s*\("
-    rb"|\bfor\s+[\w., (*]{0,60}?" + _NAMED + rb"[\w., )]{0,60}?\s+in\s"
-    rb"|\bfor\s+[\w., ()*]{1,80}?\s+in\s[^:#]{0,200}?" + _NAMED + rb"|" + _NAMED + rb"[\w, \t]*(?::[^=\n]*)?=[^=]"
+_GRADIENT = b"\n".join(  # a gradient that is read, bound to a name or iterated over
+    (
+        rb"\.grad\b(?! ?\()",
+        rb"autograd\.grad\b",
+        rb"get\w*_grad(?:ient)?\s*\(",
+        _NAMED + rb"[\w., )]{0,60}?\s+in\s",
+        _NAMED + rb"[\w, \t]*(?::[^=\n]*)?=[^=]",
+        rb"for\s+[\w., ()*]{1,80}?\s+in\s[^:#]{0,200}?" + _NAMED,
+    )
 )
 _READ = rb"(?:\.(?:item|tolist|numpy)|float|pow|sqrt)\s*\("
 _SYNCED = (
@@ -62,45 +66,53 @@ _SCALED = (
 _RATIO = rb"/[^\n]{0,80}norm|norm\w*[^\n]{0,60}/"
 _RECOMPUTED = rb"(?:norm|sum)\s*\(.*\n(?:.*\n){0,9}?.*\bclip_grad_norm_?\s*\("
 _CLIPS = b"clip_grad"
-# A call of a clip, its import or a reference to it; an option of that name (`clip_grad_norm: float = 1.0`) is none.
+# A call of a clip, its import or a reference to it; a definition or an option of that name is none.
 _CLIP = (
-    rb"clip_grad(?:s_with)?_(?:norm|value)_?\s*\(|utils\.clip_grad|clip_gradients\s*\(|import[^\n]*clip_grad"
+    rb"(?<!def )(?<!def _)clip_grad(?:s_with)?_(?:norm|value)_?\s*\(|utils\.clip_grad|(?<!def )(?<!def _)clip_gradients\s*\(|import[^\n]*clip_grad"
     rb"|clip_grad(?:s_with)?_(?:norm|value)_?,?[ \t]*(?:as \w+,?)?[ \t]*(?:#[^\n]*)?\r?\n"
 )
+_BACKWARD = b".backward(|manual_backward("
 _TOTALS = b"clip_grad|get_total_norm"
 _TOTAL = _CLIP + rb"|get_total_norm"
 
 
 def _rule(
-    code: str, name: str, *marks: bytes, tier: Tier = Tier.DEFAULT, severity: Severity = Severity.WARNING
+    code: str,
+    name: str,
+    *marks: bytes,
+    tier: Tier = Tier.DEFAULT,
+    severity: Severity = Severity.WARNING,
+    together: bool = False,
 ) -> Rule:
-    return Rule(code, name, tier, severity, marks)
+    return Rule(code, name, tier, severity, marks, together)
 
 
 RULES: dict[str, Rule] = {
     rule.code: rule
     for rule in (
-        _rule("CLIP001", "item-norm-loop", _GRAD, _NORM, _HOST, _SYNCED, _SUMMED, _GRADIENT),
-        _rule("CLIP004", "linear-norm-sum", _GRAD, b"norm(", _GRADIENT, tier=Tier.OPT_IN),
-        _rule("CLIP005", "tensor-norm-accumulation", _GRAD, _NORM, _GRADIENT, tier=Tier.OPT_IN),
-        _rule("CLIP006", "norm-exponent-mismatch", _GRAD, b"norm", _NORM, _EXPONENT, _GRADIENT),
+        _rule("CLIP001", "item-norm-loop", _GRAD, _NORM, _HOST, _GRADIENT, _SYNCED, _SUMMED, together=True),
+        _rule("CLIP004", "linear-norm-sum", _GRAD, b"norm(", _GRADIENT, tier=Tier.OPT_IN, together=True),
+        _rule("CLIP005", "tensor-norm-accumulation", _GRAD, _NORM, _GRADIENT, tier=Tier.OPT_IN, together=True),
+        _rule("CLIP006", "norm-exponent-mismatch", _GRAD, b"norm", _NORM, _GRADIENT, _EXPONENT, together=True),
         _rule("CLIP007", "total-norm-of-parameters", b"get_total_norm", b"parameters"),
         _rule("CLIP008", "hand-rolled-clip", _GRAD, b"norm", _SCALED, _RATIO, tier=Tier.OPT_IN),
         _rule("CLIP009", "unclamped-clip-coefficient", _GRAD, b"norm", _SCALED, _RATIO, tier=Tier.OPT_IN),
-        _rule("CLIP010", "item-per-parameter", _GRAD, _NORM, _HOST, _SYNCED, _GRADIENT, tier=Tier.OPT_IN),
+        _rule(
+            "CLIP010", "item-per-parameter", _GRAD, _NORM, _HOST, _GRADIENT, _SYNCED, tier=Tier.OPT_IN, together=True
+        ),
         _rule("CLIP011", "torch-clip-grad-norm", b"clip_grad_norm_|get_total_norm", tier=Tier.OPT_IN),
-        _rule("CLIP504", "norm-recomputed-beside-clip", _CLIPS, _CLIP, _RECOMPUTED),
+        _rule("CLIP504", "norm-recomputed-beside-clip", _CLIPS, _CLIP, _RECOMPUTED, together=True),
         _rule("CLIP002", "deprecated-clip-grad-norm", _CLIPS, rb"clip_grad_norm\b", _CLIP),
         _rule("CLIP003", "torch-six-inf", b"_six", b"torch", severity=Severity.ERROR),
-        _rule("CLIP101", "clip-after-step", _CLIPS, _CLIP, b"backward", b"step"),
-        _rule("CLIP102", "clip-before-backward", _CLIPS, _CLIP, b"backward"),
-        _rule("CLIP103", "clip-outside-training-loop", _CLIPS, _CLIP, b"backward"),
+        _rule("CLIP101", "clip-after-step", _CLIPS, _CLIP, _BACKWARD, b"step"),
+        _rule("CLIP102", "clip-before-backward", _CLIPS, _CLIP, _BACKWARD),
+        _rule("CLIP103", "clip-outside-training-loop", _CLIPS, _CLIP, _BACKWARD),
         _rule(
             "CLIP104",
             "zero-grad-discards-gradients",
-            b"zero_grad(",
+            b".zero_grad(",
             b"clip_grad|scaler",
-            b"backward",
+            _BACKWARD,
         ),
         _rule("CLIP105", "exhausted-parameter-iterator", _CLIPS, _CLIP),
         _rule("CLIP106", "grads-passed-as-parameters", _CLIPS, _CLIP, b"grad|data|state_dict"),
@@ -112,7 +124,7 @@ RULES: dict[str, Rule] = {
             b"clamp|clip|mul(|div(|nan_to_num|multiply(|divide(",
             _DISCARDED,
         ),
-        _rule("CLIP108", "clip-each-microbatch", _CLIPS, _CLIP, b"backward", b"%|accum"),
+        _rule("CLIP108", "clip-each-microbatch", _CLIPS, _CLIP, _BACKWARD, b"%|accum"),
         _rule("CLIP109", "clip-outside-closure", _CLIPS, _CLIP, rb"closure|\.step\(\w"),
         _rule("CLIP110", "per-parameter-clip", _CLIPS, _CLIP, b"for "),
         _rule("CLIP111", "per-group-or-module-clip", _CLIPS, _CLIP, b"for ", tier=Tier.OPT_IN),
@@ -187,24 +199,53 @@ RULES: dict[str, Rule] = {
 
 def wanted(data: bytes, codes: frozenset[str]) -> frozenset[str]:
     """Those of `codes` whose marks `data` holds. A superset test: a file that lacks a mark cannot hold the fault."""
-    held: dict[bytes, bool] = {}  # several rules share their marks
+    holds = _holder(data)
+    return frozenset(
+        code for first, rules in _by_first_mark(codes) if holds(first) for code, rest in rules if all(map(holds, rest))
+    )
+
+
+def concerned(data: bytes, codes: frozenset[str]) -> frozenset[str]:
+    """As `wanted`, for a file that is going to be parsed: in its code, and some rules' marks together in a function."""
+    held = wanted(data, codes)
+    if not held:
+        return held
+    from clipcheck.functions import functions
+
+    outside, inner = functions(data)
+    held = wanted(b"".join((outside, *inner)), held)
+    together = {code for code in held if RULES[code].together}
+    around = _holder(outside)
+    near: set[str] = set()
+    for holds in map(_holder, (b"", *inner)):
+        if near == together:
+            break
+        near |= {code for code in together - near if all(around(mark) or holds(mark) for mark in RULES[code].marks)}
+    return held - together | near
+
+
+def _holder(data: bytes) -> Callable[[bytes], bool]:
+    """Answers whether `data` holds a mark, each searched for once: several rules share their marks."""
+    held: dict[bytes, bool] = {}
 
     def holds(mark: bytes) -> bool:
         if mark not in held:
             held[mark] = _test(mark)(data)
         return held[mark]
 
-    return frozenset(
-        code for first, rules in _by_first_mark(codes) if holds(first) for code, rest in rules if all(map(holds, rest))
-    )
+    return holds
 
 
 @cache
 def _by_first_mark(codes: frozenset[str]) -> list[tuple[bytes, list[tuple[str, tuple[bytes, ...]]]]]:
-    """The rules with their other marks under the first one, which most files lack: a dozen searches instead of fifty."""
+    """The rules with their other marks under the first one, which most files lack: a few searches instead of fifty."""
     groups: dict[bytes, list[tuple[str, tuple[bytes, ...]]]] = {}
     for code in codes:
         first, *rest = RULES[code].marks
+        if first != _GRAD and all(
+            b"grad" in word for word in first.split(b"|")
+        ):  # three files in four lack all of these
+            first, rest = _GRAD, [first, *rest]
         groups.setdefault(first, []).append((code, tuple(rest)))
     return list(groups.items())
 
@@ -214,7 +255,13 @@ _WORDS = re.compile(rb"[^\\\[\]?*+^$]+")
 
 @cache
 def _test(mark: bytes) -> Callable[[bytes], bool]:
-    """How to look for a mark: words between bars by a plain search, 20 times as fast as the pattern that a mark may be."""
+    """How to look for a mark: words between bars by a plain search, 20 times as fast as the pattern that a mark may be.
+
+    The lines of a mark are alternatives: each is faster alone than as one pattern with all of them.
+    """
+    if b"\n" in mark:
+        tests = [_test(line) for line in mark.split(b"\n")]
+        return lambda data: any(test(data) for test in tests)
     if _WORDS.fullmatch(mark):
         words = mark.split(b"|")
         return lambda data: any(word in data for word in words)

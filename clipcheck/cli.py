@@ -29,7 +29,7 @@ class DefaultGroup(click.Group):
         try:
             return super().main(*args, **{**extra, "standalone_mode": False})
         except click.ClickException as error:
-            from clipcheck.command import complain
+            from clipcheck.output import complain
 
             complain(error.format_message())
         except click.Abort:
@@ -54,8 +54,9 @@ def check(**words: Any) -> None:
     """
     from clipcheck import command
     from clipcheck.config import ConfigError
+    from clipcheck.invocation import Options
 
-    options = command.Options(**words)
+    options = Options(**words)
     try:
         with _progress("checking", show=not (options.quiet or options.silent)) as step:
             code = command.check(options, step)
@@ -154,11 +155,12 @@ def verify(paths: tuple[str, ...], output_format: str, jobs: int, **words: Any) 
     """
     from clipcheck import command
     from clipcheck.config import ConfigError
+    from clipcheck.invocation import Options
 
     try:
         with _progress("verifying") as step:
             if paths:
-                code = command.verify(command.Options(paths=paths, output_format=output_format, **words), step)
+                code = command.verify(Options(paths=paths, output_format=output_format, **words), step)
             else:
                 shown, code = command.verify_examples(words["select"], output_format, jobs, step)
                 click.echo(shown, nl=output_format == "json")

@@ -114,6 +114,7 @@ def number(source: Source, node: cst.BaseExpression | None) -> float | None:
 _INFINITE = {"math.inf", "torch.inf", "numpy.inf", "numpy.Inf", "numpy.infty", "torch._six.inf"}
 
 
+@lru_cache(maxsize=8192)  # a program says the same names again and again
 def words(name: str) -> tuple[str, ...]:
     """The words of an identifier in lower case: `gradNorm_after2` is grad, norm, after."""
     return tuple(word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from clipcheck import document
-from clipcheck.catalogue import wanted
+from clipcheck.catalogue import concerned, wanted
 from clipcheck.config import UNUSED, Settings
 from clipcheck.document import Document
 from clipcheck.rule import Edit, Finding, Place, Safety, Severity
@@ -54,19 +54,20 @@ class _Checked(NamedTuple):
 def candidate(path: str, data: bytes, settings: Settings) -> bool:
     """Whether a file holds a selected rule's marks, or a suppression of ours that might be idle."""
     text = document.searchable(path, data)
-    return bool(wanted(text, settings.codes)) or (settings.heed and _names_us(text))
+    return bool(wanted(text, settings.codes)) or (settings.heed and names_us(text))
 
 
-def _names_us(data: bytes) -> bool:
+def names_us(data: bytes) -> bool:
     """Plain searches first: they take a fiftieth of the time, and few files hold either word."""
     return b"clipcheck:" in data or ((b"noqa" in data or b"NOQA" in data) and _NOQA.search(data) is not None)
 
 
 def run(path: str, data: bytes, settings: Settings) -> FileReport:
     """Check one file and, if the settings say so, fix it in memory."""
-    if not candidate(path, data, settings):
+    text = document.searchable(path, data)
+    codes = concerned(text, settings.codes)
+    if not codes and not (settings.heed and names_us(text)):
         return FileReport(path, data, threshold=settings.safety)
-    codes = wanted(document.searchable(path, data), settings.codes)
     first = _check(path, data, codes, settings)
     if settings.fix and any(_applicable(first.findings, settings)):
         report = _settle(path, data, first, codes, settings)
@@ -99,7 +100,7 @@ def _check(path: str, data: bytes, codes: frozenset[str], settings: Settings) ->
     for index, program in enumerate(doc.programs):
         text = program.text.encode(errors="replace") if doc.fragments else b""
         here = wanted(text, codes) if doc.fragments else codes
-        if here or not doc.fragments or _names_us(text):
+        if here or not doc.fragments or names_us(text):
             found = examine(path, doc, index, here, settings)
             findings += found.findings
             errors += found.errors
@@ -151,7 +152,7 @@ def _step(
     assert checked.document is not None
     taken, edits = _compatible(todo, len(checked.document.programs))
     after = checked.document.splice(edits)
-    again = _check(path, after, wanted(document.searchable(path, after), settings.codes) | codes, settings)
+    again = _check(path, after, concerned(document.searchable(path, after), settings.codes) | codes, settings)
     if set(again.errors) - set(checked.errors):
         return None
     before, now, gone = (Counter(f.code for f in group) for group in (checked.findings, again.findings, taken))

@@ -9,7 +9,7 @@ from clipcheck import rules, suppress, syntax
 from clipcheck.catalogue import RULES
 from clipcheck.config import DEFAULT, Settings
 from clipcheck.document import Document
-from clipcheck.engine import INVALID_SYNTAX, NOT_ROUND_TRIPPED
+from clipcheck.engine import INVALID_SYNTAX, NOT_ROUND_TRIPPED, names_us
 from clipcheck.rule import Edit, Finding, Fix, Hit, Place, Rule, Severity
 from clipcheck.source import Source
 from clipcheck.suppress import Directive, Naming, Standing
@@ -148,7 +148,8 @@ def _shared(one: str, other: str) -> int:
 def _heed(view: _View, found: Sequence[_Found]) -> tuple[list[Finding], list[str]]:
     """What is left where comments silence findings, with the idle ones among those comments, and warnings."""
     source = view.source
-    if not suppress.mentioned(source.text):
+    # without a finding, only a comment that names us has anything to say
+    if not suppress.mentioned(source.text) or not (found or names_us(source.text.encode(errors="replace"))):
         return [item.finding for item in found], []
     codes = view.settings.codes
     sifted = suppress.sift(

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
-from clipcheck.config import Layer, Project, Projects, Settings
+from clipcheck.config import Layer, Settings
 from clipcheck.document import MARKDOWN
 from clipcheck.globs import Globs
+from clipcheck.projects import Project, Projects
 
 # Markdown is read by a package that is an extra: folders are searched for it only where that is installed.
 SUFFIXES = (".py", ".pyi", ".ipynb", ".rst")

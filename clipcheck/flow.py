@@ -41,10 +41,8 @@ def reached(source: Source, scope: Scope, bindings: Sequence[Binding]) -> list[c
 
 
 def contains(source: Source, outer: cst.CSTNode, inner: cst.CSTNode) -> bool:
-    """Whether `inner` stands within `outer`, by position."""
-    start, end = source.span(outer)
-    at = source.span(inner)[0]
-    return start <= at < end
+    """Whether `inner` stands within `outer`, or is it."""
+    return inner is outer or any(above is outer for above in source.ancestors(inner))
 
 
 def blocks_around(source: Source, node: cst.CSTNode) -> Iterator[tuple[Sequence[cst.CSTNode], int]]:

@@ -107,7 +107,7 @@ def _spent_name(source: Source, use: cst.Name) -> Spent | None:
     here = owner is source.scope(use) or _function_of(source, bindings[0].node) is inner
     if here:
         reaching = [
-            b for b in bindings if source.span(b.node) < source.span(use) and not exclusive(source, b.node, use)
+            b for b in bindings if source.rank(b.node) < source.rank(use) and not exclusive(source, b.node, use)
         ]
     else:
         reaching = list(bindings)  # read in a function that is defined further in
@@ -118,9 +118,9 @@ def _spent_name(source: Source, use: cst.Name) -> Spent | None:
     if value is None or not all(is_one_shot(source, _origin(source, b.value)) for b in reaching):
         return None
     for other in source.names.uses(owner, use.value):
-        if other is use or source.span(other) < source.span(made.node) or exclusive(source, other, use):
+        if other is use or source.rank(other) < source.rank(made.node) or exclusive(source, other, use):
             continue
-        if here and source.span(other) > source.span(use):
+        if here and source.rank(other) > source.rank(use):
             continue
         if _function_of(source, other) is not _function_of(source, made.node):
             continue
@@ -241,7 +241,7 @@ def _spent_attribute(source: Source, use: cst.Attribute) -> Spent | None:
     value = _origin(source, value) or value
     name = source.code(use)
     if any(_function_of(source, place) is method for place, _ in pairs):
-        places = [p for p, _ in pairs if _function_of(source, p) is method and source.span(p) < source.span(use)]
+        places = [p for p, _ in pairs if _function_of(source, p) is method and source.rank(p) < source.rank(use)]
         if not places:
             return None
         fresh = places[-1]
@@ -251,7 +251,7 @@ def _spent_attribute(source: Source, use: cst.Attribute) -> Spent | None:
         if repeated and not any(_within(source, p, loop) for p, _ in pairs for loop in repeated):
             return Spent(use, value, name, use, again=True)
         for other in _attribute_uses(source, use):
-            if source.span(fresh) < source.span(other) < source.span(use) and _function_of(source, other) is method:
+            if source.rank(fresh) < source.rank(other) < source.rank(use) and _function_of(source, other) is method:
                 drain = drains(source, other)
                 if drain is not None and not _within(source, use, drain) and not exclusive(source, other, use):
                     return Spent(use, value, name, drain, again=False)
@@ -259,7 +259,7 @@ def _spent_attribute(source: Source, use: cst.Attribute) -> Spent | None:
     home = _function_of(source, target)
     for other in _attribute_uses(source, use):
         drain = drains(source, other)
-        if drain is not None and _function_of(source, other) is home and source.span(other) > source.span(target):
+        if drain is not None and _function_of(source, other) is home and source.rank(other) > source.rank(target):
             return Spent(use, value, name, drain, again=False)
     if isinstance(method, cst.FunctionDef) and method.name.value in ("__init__", "setup", "build"):
         return None

@@ -69,7 +69,7 @@ def accumulations(source: Source) -> tuple[Accumulation, ...]:
         for accumulation in [_accumulation(source, statement)]
         if accumulation is not None
     ]
-    return tuple(sorted(found, key=lambda one: source.span(one.statement)))
+    return tuple(sorted(found, key=lambda one: source.rank(one.statement)))
 
 
 def _accumulation(source: Source, statement: cst.BaseSmallStatement) -> Accumulation | None:
@@ -97,7 +97,7 @@ def _added(
             value=cst.BinaryOperation(left=left, operator=cst.Add(), right=right),
         ):
             for other, value in ((left, right), (right, left)):
-                if source.code(other) == source.code(target):
+                if source.spelled(other) == source.spelled(target):
                     return target, value, "add"
         case cst.Expr(
             value=cst.Call(

@@ -47,7 +47,7 @@ def manual_clips(source: Source) -> tuple[ManualClip, ...]:
                 clip = _clip(source, statement, loop)
                 if clip is not None:
                     found[id(loop)] = clip
-    return tuple(sorted(found.values(), key=lambda one: source.span(one.statement)))
+    return tuple(sorted(found.values(), key=lambda one: source.rank(one.statement)))
 
 
 def _clip(source: Source, statement: cst.BaseSmallStatement, loop: cst.For) -> ManualClip | None:

@@ -6,8 +6,11 @@ LibCST's own ScopeProvider answers more and costs three parses; this is one walk
 from __future__ import annotations
 
 import builtins
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Literal, TypeAlias
+from functools import cached_property
+from operator import attrgetter
+from typing import Literal, TypeAlias, cast
 
 import libcst as cst
 
@@ -17,37 +20,56 @@ Kind: TypeAlias = Literal["import", "assign", "augmented", "for", "with", "param
 _PUNCTUATION = frozenset(
     "lpar rpar lbracket rbracket leading_lines lines_after_decorators header footer trailing_whitespace comma semicolon "
     "equal colon dot indent star operator_whitespace asynchronous encoding default_indent default_newline "
-    "has_trailing_newline lbrace rbrace whitespace".split()
+    "has_trailing_newline lbrace rbrace whitespace relative first_colon second_colon posonly_ind leading_whitespace".split()
 )
-_FIELDS: dict[type, tuple[str, ...]] = {}
-_IS_NODE: dict[type, bool] = {}
+# Fields that stand in the text before others that LibCST declares before them.
+_FIRST: dict[type, tuple[str, ...]] = {
+    cst.Arg: ("keyword",),
+    cst.ClassDef: ("decorators", "name", "type_parameters", "bases", "keywords"),
+    cst.ExceptHandler: ("type", "name"),
+    cst.ExceptStarHandler: ("type", "name"),
+    cst.FunctionDef: ("decorators", "name", "type_parameters", "params", "returns"),
+    cst.IfExp: ("body",),
+    cst.MatchCase: ("pattern", "guard"),
+    cst.Parameters: ("posonly_params",),
+}
+_FIELDS: dict[type, Callable[[cst.CSTNode], tuple[object, ...]]] = {}
+_IS_NODE: dict[type, bool] = {type(None): False, bool: False, str: False, cst.MaybeSentinel: False}
 
 
 def children(node: cst.CSTNode) -> list[cst.CSTNode]:
     """The child nodes of `node` in source order, without whitespace and punctuation."""
     kind = type(node)
-    names = _FIELDS.get(kind)
-    if names is None:
-        names = _FIELDS[kind] = tuple(
-            f.name for f in fields(kind) if f.name not in _PUNCTUATION and not f.name.startswith("whitespace")
-        )
+    values = _FIELDS.get(kind)
+    if values is None:
+        values = _FIELDS[kind] = _getter(kind)
     found: list[cst.CSTNode] = []
-    for name in names:
-        value = getattr(node, name)
-        if type(value) in (tuple, list):
-            found += [item for item in value if _is_node(item)]
-        elif _is_node(value):
-            found.append(value)
+    for value in values(node):
+        type_of = type(value)
+        if type_of is tuple or type_of is list:
+            found += cast("Sequence[cst.CSTNode]", value)  # nothing else comes in sequences
+        else:
+            # `isinstance(value, CSTNode)`, asked once a class: its abstract metaclass makes a walk a third slower
+            known = _IS_NODE.get(type_of)
+            if known is None:
+                known = _IS_NODE[type_of] = isinstance(value, cst.CSTNode)
+            if known:
+                found.append(cast("cst.CSTNode", value))
     return found
 
 
-def _is_node(value: object) -> bool:
-    """`isinstance(value, CSTNode)`, asked once a class: its abstract metaclass makes a walk a third slower."""
-    kind = type(value)
-    known = _IS_NODE.get(kind)
-    if known is None:
-        known = _IS_NODE[kind] = isinstance(value, cst.CSTNode)
-    return known
+def _getter(kind: type) -> Callable[[cst.CSTNode], tuple[object, ...]]:
+    """All fields of a kind of node in one call, in the order of the text."""
+    names = _fields(kind)
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda node: tuple(getattr(node, name) for name in names)  # of one name, attrgetter gives no tuple
+
+
+def _fields(kind: type) -> tuple[str, ...]:
+    declared = [f.name for f in fields(kind) if not (f.name in _PUNCTUATION or f.name.startswith("whitespace"))]
+    first = [name for name in _FIRST.get(kind, ()) if name in declared]
+    return (*first, *(name for name in declared if name not in first))
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,14 +115,33 @@ class Scope:
 
 
 _COMPREHENSIONS = (cst.GeneratorExp, cst.ListComp, cst.SetComp, cst.DictComp)
+_INSIDE = frozenset({cst.Element, cst.StarredElement, cst.Tuple, cst.List})
 # Looked up by exact type before a `match` is entered: most of a program's nodes are of no such kind.
 _SCOPED = frozenset({cst.FunctionDef, cst.Lambda, cst.ClassDef, *_COMPREHENSIONS})
 _SPLIT = frozenset({cst.FunctionDef, cst.ClassDef, cst.Param, cst.CompFor})
 _BINDING = frozenset(
     {
-        *(cst.Name, cst.Import, cst.ImportFrom, cst.Assign, cst.AnnAssign, cst.AugAssign, cst.NamedExpr, cst.For),
+        *(cst.Import, cst.ImportFrom, cst.Assign, cst.AnnAssign, cst.AugAssign, cst.NamedExpr, cst.For),
         *(cst.CompFor, cst.AsName, cst.FunctionDef, cst.ClassDef, cst.Param, cst.Global, cst.Nonlocal, cst.Del),
         *(cst.MatchAs, cst.MatchStar),
+    }
+)
+
+
+# Nodes that hold a name which is not read.
+_NO_LOADS = frozenset(
+    {
+        *(
+            cst.Attribute,
+            cst.Arg,
+            cst.FunctionDef,
+            cst.ClassDef,
+            cst.Param,
+            cst.NameItem,
+            cst.ImportAlias,
+            cst.ImportFrom,
+        ),
+        *(cst.AsName, cst.AssignTarget, cst.CompFor, cst.For, cst.AnnAssign, cst.NamedExpr),
     }
 )
 
@@ -109,21 +150,33 @@ class Names:
     """All scopes of a module, the parents of its nodes, and every use of a name."""
 
     def __init__(self, module: cst.Module) -> None:
-        self.parents: dict[cst.CSTNode, cst.CSTNode] = {}
+        # by identity, in this class alone: a node's own hash is a function in Python, and a walk asks for it three times
+        self._parents: dict[int, cst.CSTNode] = {}
+        self._scope_of: dict[int, Scope] = {}
         self.scopes: dict[cst.CSTNode, Scope] = {}
         self.by_type: dict[type, list[cst.CSTNode]] = {}
         self.module = Scope(module, None)
         self.scopes[module] = self.module
-        self._scope_of: dict[cst.CSTNode, Scope] = {}
         self._loads: list[tuple[Scope, cst.Name]] = []
         self._walk(module, self.module)
         self._uses: dict[tuple[Scope | None, str], list[cst.Name]] = {}
         for scope, name in self._loads:
             self._uses.setdefault((scope.owner(name.value), name.value), []).append(name)
 
+    def parent(self, node: cst.CSTNode) -> cst.CSTNode | None:
+        return self._parents.get(id(node))
+
+    def rank(self, node: cst.CSTNode) -> int:
+        """The number of a node in the order of the text; it comes before those inside of it."""
+        return self._ranks[id(node)]
+
+    @cached_property
+    def _ranks(self) -> dict[int, int]:
+        return {node: rank for rank, node in enumerate(self._scope_of)}
+
     def scope(self, node: cst.CSTNode) -> Scope:
         """The scope in which `node` is evaluated."""
-        return self._scope_of[node]
+        return self._scope_of[id(node)]
 
     def uses(self, scope: Scope | None, name: str) -> list[cst.Name]:
         """The places that read `name` as bound by `scope`, in source order; `None` for names bound nowhere."""
@@ -173,15 +226,19 @@ class Names:
         while stack:
             node, scope = stack.pop()
             kind = type(node)
-            self._scope_of[node] = scope
+            self._scope_of[id(node)] = scope
             self.by_type.setdefault(kind, []).append(node)
+            if kind is cst.Name:
+                if self._is_load(node):
+                    self._loads.append((scope, cast("cst.Name", node)))
+                continue
             if kind in _BINDING:
                 self._bind(node, scope)
             inner = scope
             if kind in _SCOPED:
                 inner = self.scopes[node] = Scope(node, scope)
             for child in reversed(children(node)):
-                self.parents[child] = node
+                self._parents[id(child)] = node
                 stack.append((child, self._scope_for(node, child, scope, inner) if kind in _SPLIT else inner))
 
     @staticmethod
@@ -199,9 +256,6 @@ class Names:
 
     def _bind(self, node: cst.CSTNode, scope: Scope) -> None:
         match node:
-            case cst.Name():
-                if self._is_load(node):
-                    self._loads.append((scope, node))
             case cst.Import(names=names):
                 for alias in names:
                     self._bind_import(alias, scope)
@@ -220,8 +274,8 @@ class Names:
                 self._bind_target(target, scope, "assign", value)
             case cst.For(target=target, iter=iterable) | cst.CompFor(target=target, iter=iterable):
                 self._bind_target(target, scope, "for", iterable)
-            case cst.AsName(name=name) if not isinstance(self.parents[node], cst.ImportAlias):
-                kind: Kind = "with" if isinstance(self.parents[node], cst.WithItem) else "other"
+            case cst.AsName(name=name) if not isinstance(self.parent(node), cst.ImportAlias):
+                kind: Kind = "with" if isinstance(self.parent(node), cst.WithItem) else "other"
                 self._bind_target(name, scope, kind, None)
             case cst.FunctionDef(name=name):
                 self._add(scope, Binding(name.value, node, "def"))
@@ -277,12 +331,14 @@ class Names:
                     name = original
             self._add(scope, Binding(name, alias, "import", path=f"{base}.{original}"))
 
-    def _is_load(self, node: cst.Name) -> bool:
-        whole: cst.CSTNode = node
-        parent = self.parents.get(node)
+    def _is_load(self, node: cst.CSTNode) -> bool:
+        whole = node
+        parent = self.parent(node)
         # (a, *b) = …: the names stand inside the target
-        while isinstance(parent, (cst.Element, cst.StarredElement, cst.Tuple, cst.List)):
-            whole, parent = parent, self.parents.get(parent)
+        while type(parent) in _INSIDE:
+            whole, parent = cast("cst.CSTNode", parent), self.parent(cast("cst.CSTNode", parent))
+        if type(parent) not in _NO_LOADS:
+            return True
         match parent:
             case cst.Attribute(attr=attr):
                 return attr is not node

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
+from typing import TypeAlias
 
 import libcst as cst
 
 from clipcheck.guards import branches, loops
-from clipcheck.parameters import spelled
 from clipcheck.source import Source
 
 
@@ -18,9 +19,7 @@ def facts(
     """The outcomes of the tests around `node` in its function, in the words of the caller where `call` led there."""
     found: set[tuple[str, bool]] = set()
     for branch, outcome in branches(source, node):
-        if not _is_stable(source, branch.test):
-            continue
-        for test, known in _outcomes(source, branch.test, outcome):
+        for test, known in _told(source, branch, outcome):
             root = _NAME.match(test)
             if call is None or root is None or root.group() == "self":
                 found.add((test, known))
@@ -43,8 +42,25 @@ def arguments(source: Source, call: cst.Call, callee: cst.FunctionDef) -> dict[s
             break
         name = arg.keyword.value if arg.keyword else names[position] if position < len(names) else ""
         if name and isinstance(arg.value, (cst.Name, cst.Attribute)):
-            given[name] = spelled(source, arg.value)
+            given[name] = source.spelled(arg.value)
     return given
+
+
+Told: TypeAlias = "tuple[tuple[str, bool], ...]"
+
+
+def _told(source: Source, branch: cst.If, outcome: bool) -> Told:
+    """What is known all through a branch; asked for every event inside of it."""
+    known = _known(source)
+    if (branch, outcome) not in known:
+        stable = _is_stable(source, branch.test)
+        known[branch, outcome] = tuple(_outcomes(source, branch.test, outcome)) if stable else ()
+    return known[branch, outcome]
+
+
+@lru_cache(maxsize=2)
+def _known(source: Source) -> dict[tuple[cst.If, bool], Told]:
+    return {}
 
 
 def _outcomes(source: Source, test: cst.BaseExpression, outcome: bool) -> Iterator[tuple[str, bool]]:
@@ -61,13 +77,13 @@ def _outcomes(source: Source, test: cst.BaseExpression, outcome: bool) -> Iterat
         case cst.Comparison(
             left=left, comparisons=[cst.ComparisonTarget(operator=cst.IsNot(), comparator=cst.Name("None"))]
         ):
-            yield f"{spelled(source, left)} is None", not outcome
+            yield f"{source.spelled(left)} is None", not outcome
         case cst.Comparison(
             left=left, comparisons=[cst.ComparisonTarget(operator=cst.Is(), comparator=cst.Name("None"))]
         ):
-            yield f"{spelled(source, left)} is None", outcome
+            yield f"{source.spelled(left)} is None", outcome
         case _:
-            yield spelled(source, test), outcome
+            yield source.spelled(test), outcome
 
 
 def _is_stable(source: Source, test: cst.BaseExpression) -> bool:

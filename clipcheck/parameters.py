@@ -19,11 +19,6 @@ _OPTIMIZER_CLASSES = frozenset(
 _THROUGH = frozenset("list tuple set iter reversed sorted chain from_iterable islice cast".split())
 
 
-def spelled(source: Source, node: cst.CSTNode) -> str:
-    """The code of an expression without white space: two of the same spelling in one scope mean the same."""
-    return "".join(source.code(node).split())
-
-
 def last_name(node: cst.CSTNode) -> str:
     """The identifier that says what an expression is: `self.optimizers["g"]` is `optimizers`."""
     match node:
@@ -124,7 +119,7 @@ def owners(source: Source, node: cst.CSTNode, depth: int = 4) -> frozenset[str] 
         case cst.Call(
             func=cst.Attribute(value=module, attr=cst.Name("parameters" | "named_parameters")), args=args
         ) if not args:
-            return frozenset({_unwrapped(spelled(source, module))})
+            return frozenset({_unwrapped(source.spelled(module))})
         case cst.Call(func=cst.Name("filter" | "map"), args=[_, cst.Arg(value=inner)]):
             return owners(source, inner, depth)
         case cst.Call(func=func, args=args) if last_name(func) in _THROUGH and args:
@@ -171,7 +166,7 @@ def stepped(source: Source, optimizer: cst.CSTNode) -> frozenset[str] | None:
     return None
 
 
-def belong(source: Source, parameters: cst.CSTNode | None, optimizer: cst.CSTNode) -> bool | None:
+def belong(source: Source, parameters: cst.BaseExpression | None, optimizer: cst.BaseExpression) -> bool | None:
     """Whether an optimizer steps (some of) these parameters; None where the file does not say."""
     if parameters is None:
         return None
@@ -183,13 +178,13 @@ def belong(source: Source, parameters: cst.CSTNode | None, optimizer: cst.CSTNod
         # `model` in __init__ and `self.model` in a method may well be one
         comparable = _same_scope(source, parameters, optimizer) or all(a.startswith("self.") for a in mine | theirs)
         return False if comparable else None
-    given = spelled(source, parameters)
+    given = source.spelled(parameters)
     match assigned(source, optimizer):
         case cst.Call(func=func, args=[first, *_]) if (
-            is_optimizer_class(source, func) and spelled(source, first.value) == given
+            is_optimizer_class(source, func) and source.spelled(first.value) == given
         ):
             return True
-    if given.startswith(spelled(source, optimizer) + ".param_groups"):
+    if given.startswith(source.spelled(optimizer) + ".param_groups"):
         return True
     for names in (mine or frozenset({given}),):
         suffixes = {_label(name) for name in names} - {""}

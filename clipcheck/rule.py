@@ -157,7 +157,8 @@ class Finding(NamedTuple):
 class Rule(NamedTuple):
     """One kind of fault. Its check and its page are the module `clipcheck.rules.<name>`, its example the fixture folder.
 
-    `marks` are patterns that a file's bytes must all hold before the check is worth running.
+    `marks` are patterns that a file's bytes must all hold before the check is worth running; with `together`, those of
+    one function and of what stands outside of all functions.
     """
 
     code: str
@@ -165,6 +166,7 @@ class Rule(NamedTuple):
     tier: Tier
     severity: Severity
     marks: tuple[bytes, ...]
+    together: bool = False
 
     @property
     def module(self) -> str:

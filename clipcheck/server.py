@@ -14,12 +14,13 @@ from lsprotocol import types as lsp
 from pygls.lsp.server import LanguageServer
 from pygls.workspace import TextDocument
 
-from clipcheck import __version__, document, engine
+from clipcheck import __version__, api, document
 from clipcheck.buffers import Opened, ProtocolWorkspace, differences, meet, opened, path_of, span, span_in
 from clipcheck.catalogue import RULES
-from clipcheck.config import FILES, ConfigError, Layer, Projects, Settings
+from clipcheck.config import ConfigError, Layer, Settings
 from clipcheck.engine import FileReport
 from clipcheck.memory import Memory, remembered
+from clipcheck.projects import FILES, Projects
 from clipcheck.rule import Finding, Place, Safety, Severity
 
 # Keystrokes that come together are looked at together; a longer wait would only be felt.
@@ -63,7 +64,7 @@ class Server(LanguageServer):
         if last is not None and (last.text, last.settings) == (at.text, settings):
             return last.report
         memory = last.memory if last is not None else Memory()
-        with remembered(memory):
+        with remembered(None if at.is_document else memory):  # a document's blocks are programs apart
             report = self.run(at, settings)
         self.looks[at.uri] = Look(at.text, settings, report, memory)
         return report
@@ -71,7 +72,7 @@ class Server(LanguageServer):
     def run(self, at: Opened, settings: Settings) -> FileReport:
         """One run of the engine; whatever goes wrong in it is told and ends nothing."""
         try:
-            report = engine.run_text(at.path, at.text, settings)
+            report = api.run_text(at.text, at.path, settings)
         except Exception as error:
             report = FileReport(at.path, b"", errors=(f"{at.path}: {type(error).__name__}: {error}",))
         for kind, lines in ((lsp.MessageType.Error, report.errors), (lsp.MessageType.Warning, report.warnings)):
@@ -151,7 +152,8 @@ class Server(LanguageServer):
 
     def quick_fixes(self, at: Opened, wanted: lsp.Range, part: str) -> Iterator[lsp.CodeAction]:
         """The fixes of the findings that touch a range; the safe ones alone are preferred, so only they fix unasked."""
-        for finding in self.look(at).findings:
+        report = self.look(at)
+        for finding in report.findings:
             where = span(at, finding.place)
             if finding.fix is None or at.parts[finding.place.cell].uri != part or not meet(where, wanted):
                 continue
@@ -161,7 +163,7 @@ class Server(LanguageServer):
                 lsp.CodeActionKind.QuickFix,
                 [self.diagnostic(at, finding)],
                 is_preferred=safe,
-                edit=self.workspace_edit(at, finding.changes),
+                edit=self.workspace_edit(at, _changes(at, report, finding)),
             )
 
     def silencers(self, at: Opened, wanted: lsp.Range, part: str) -> Iterator[lsp.CodeAction]:
@@ -306,6 +308,15 @@ def server() -> Server:
         return None if at is None else ls.page_at(at, ls.workspace.get_text_document(uri), params.position)
 
     return ls
+
+
+def _changes(at: Opened, report: FileReport, finding: Finding) -> Sequence[tuple[Place, str]]:
+    """A fix's edits in what is opened; in a document, whose blocks may be indented or quoted, by whole lines."""
+    if not at.is_document or finding.fix is None:
+        return finding.changes
+    read = document.read(report.path, report.now)
+    edits = [finding.fix.all_edits if number == finding.program else () for number in range(len(read.programs))]
+    return tuple(differences(at, document.decode(report.path, read.splice(edits))))
 
 
 def _asked(kind: str, only: Sequence[str] | None) -> bool:

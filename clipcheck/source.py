@@ -14,7 +14,7 @@ from clipcheck.memory import current
 from clipcheck.names import Binding, Names, Scope, children
 from clipcheck.rule import Place, Target
 from clipcheck.tree import Statement as Statement
-from clipcheck.tree import Tree, parse, placed
+from clipcheck.tree import Tree, code, parse, placed
 
 NodeT = TypeVar("NodeT", bound=cst.CSTNode)
 
@@ -47,6 +47,10 @@ class Source:
         return self._placed.spans
 
     @property
+    def _has_places(self) -> bool:
+        return self._tree is not None or "_placed" in self.__dict__
+
+    @property
     def exact(self) -> bool:
         return self._placed.exact
 
@@ -61,8 +65,27 @@ class Source:
         return self._spans[node]
 
     def code(self, node: cst.CSTNode) -> str:
+        """The code of a node, without surrounding parentheses and whitespace."""
+        if isinstance(node, (cst.BaseExpression, cst.Arg)) and not self._has_places:
+            written = code(self.module, node)
+            if not _LINE_END.search(written):  # what spans lines is written without their indents
+                return written
         start, end = self._spans[node]
         return self.text[start:end]
+
+    def outer_code(self, node: cst.BaseExpression) -> str:
+        """As `code`, with the parentheses that belong to the expression."""
+        if not self._has_places:
+            written = code(self.module, node, outer=True)
+            if not _LINE_END.search(written):
+                return written
+        start, end = self.outer_span(node)
+        return self.text[start:end]
+
+    def spelled(self, node: cst.BaseExpression) -> str:
+        """The code of an expression without white space: two of the same spelling in one scope mean the same."""
+        written = self.code(node) if self._has_places else code(self.module, node)
+        return "".join(written.split())
 
     def outer_span(self, node: cst.BaseExpression) -> tuple[int, int]:
         """As `span`, with the parentheses that belong to the expression."""
@@ -120,8 +143,12 @@ class Source:
         for kind in kinds:
             yield from cast("list[NodeT]", self.names.by_type.get(kind, []))
 
+    def rank(self, node: cst.CSTNode) -> int:
+        """A number that grows from node to node of the text, to ask which comes first without the places of all."""
+        return self.names.rank(node)
+
     def parent(self, node: cst.CSTNode) -> cst.CSTNode | None:
-        return self.names.parents.get(node)
+        return self.names.parent(node)
 
     def ancestors(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
         """The nodes around `node`, innermost first."""

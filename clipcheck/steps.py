@@ -102,15 +102,74 @@ class Flow:
         return [event for event in self.events if event.kind in kinds]
 
 
-@lru_cache(maxsize=2)  # the rules ask one after the other about the same source
-def flows(source: Source) -> tuple[Flow, ...]:
-    """The flow of every function, and of the module's top level, that holds an event of its own or by a call."""
+def flows(source: Source, kind: Kind) -> Iterator[Flow]:
+    """The flow of every function, and of the module's top level, that may hold an event of this kind, also by a call."""
+    holding = _reading(source).holding(kind)
     functions: list[Function] = [source.module, *source.nodes(cst.FunctionDef)]
-    found = (_Builder(source, function).flow() for function in functions)
-    return tuple(flow for flow in found if flow.events)
+    return (flow(source, function) for function in functions if function in holding)
+
+
+def flow(source: Source, function: Function) -> Flow:
+    return _reading(source).flow(function)
 
 
 # --- from code to events --------------------------------------------------------------------------------------------
+
+
+class _Reading:
+    """What is asked again and again while a source's flows are built: most are wanted by several rules."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        nodes = source.nodes(cst.Call, cst.Assign, cst.AugAssign)
+        self.acts: dict[cst.CSTNode, Act] = {node: found for node in nodes if (found := act(source, node))}
+        self._flows: dict[Function, Flow] = {}
+        self._holding: dict[Kind, set[Function]] = {}
+        self._effective: dict[cst.CSTNode, tuple[cst.CSTNode, ...]] = {}
+        self._callees: dict[cst.Call, cst.FunctionDef | None] = {}
+
+    def flow(self, function: Function) -> Flow:
+        if function not in self._flows:
+            self._flows[function] = _Builder(self, function).flow()
+        return self._flows[function]
+
+    def holding(self, kind: Kind) -> set[Function]:
+        if kind not in self._holding:
+            self._holding[kind] = self._reaching(kind)
+        return self._holding[kind]
+
+    def _reaching(self, kind: Kind) -> set[Function]:
+        """The functions with an event of this kind, and those that mention one that has it, and may so call it."""
+        found = new = {self._home(node) for node, found in self.acts.items() if found.kind is kind}
+        for _ in range(DEPTH):
+            names = {function.name.value for function in new if isinstance(function, cst.FunctionDef)}
+            new = {self._home(name) for name in self.source.nodes(cst.Name) if name.value in names} - found
+            found = found | new
+        return found
+
+    def _home(self, node: cst.CSTNode) -> Function:
+        return self.source.function(node) or self.source.module
+
+    def effective(self, node: cst.CSTNode) -> tuple[cst.CSTNode, ...]:
+        """The acts in a simple statement or an expression, and its calls of local functions, in their order."""
+        if node not in self._effective:
+            self._effective[node] = tuple(inner for inner in _evaluated(node) if self._takes_effect(inner))
+        return self._effective[node]
+
+    def _takes_effect(self, node: cst.CSTNode) -> bool:
+        if node in self.acts:
+            return True
+        return isinstance(node, cst.Call) and (self.callee(node) is not None or any(_closures(self.source, node)))
+
+    def callee(self, call: cst.Call) -> cst.FunctionDef | None:
+        if call not in self._callees:
+            self._callees[call] = local_function(self.source, call)
+        return self._callees[call]
+
+
+@lru_cache(maxsize=2)  # the rules ask one after the other about the same source
+def _reading(source: Source) -> _Reading:
+    return _Reading(source)
 
 
 @dataclass
@@ -125,8 +184,9 @@ class _Around:
 class _Builder:
     """Builds the graph of one function by walking its statements once."""
 
-    def __init__(self, source: Source, function: Function) -> None:
-        self.source = source
+    def __init__(self, reading: _Reading, function: Function) -> None:
+        self.reading = reading
+        self.source = reading.source
         self.function = function
         self.start = Event(Kind.START, function, function)
         self.end = Event(Kind.END, function, function)
@@ -226,13 +286,13 @@ class _Builder:
 
     def _expression(self, node: cst.CSTNode, preds: list[Event]) -> list[Event]:
         """The events of a simple statement or an expression, the arguments of a call before the call."""
-        for inner in _evaluated(node):
+        for inner in self.reading.effective(node):
             preds = self._act(inner, preds)
         return preds
 
     def _act(self, node: cst.CSTNode, preds: list[Event]) -> list[Event]:
         if isinstance(node, cst.Call):
-            callee = local_function(self.source, node)
+            callee = self.reading.callee(node)
             if (
                 callee is not None
                 and callee not in self.active
@@ -243,7 +303,7 @@ class _Builder:
             for closure in _closures(self.source, node):
                 if closure not in self.active and closure is not self.function:
                     preds = self._inlined(node, closure, preds)
-        found = act(self.source, node)
+        found = self.reading.acts.get(node)
         if found is None:
             return preds
         at = self.call or node
@@ -309,11 +369,12 @@ def local_function(source: Source, call: cst.Call) -> cst.FunctionDef | None:
 
 def _ordinary(source: Source, function: cst.FunctionDef) -> cst.FunctionDef | None:
     """None for generators, whose body does not run when they are called."""
-    return None if _is_generator(source, function) else function
+    return None if function in _generators(source) else function
 
 
-def _is_generator(source: Source, function: cst.FunctionDef) -> bool:
-    return any(isinstance(node, cst.Yield) and source.function(node) is function for node in source.walk(function.body))
+@lru_cache(maxsize=2)
+def _generators(source: Source) -> frozenset[cst.FunctionDef | None]:
+    return frozenset(source.function(node) for node in source.nodes(cst.Yield))
 
 
 def _closures(source: Source, call: cst.Call) -> Iterator[cst.FunctionDef]:

@@ -86,14 +86,33 @@ def _without_what_is_typed(program: Program, target: Target) -> Parsed | None:
     start, _, end = difference(memory.tree.text, text)
     start = max(text.rfind("\n", 0, start), text.rfind("\r", 0, start)) + 1
     end = next((found.start() for found in LINE_END.finditer(text, end)), len(text))
-    for opens in (None, True):  # the line may be one that a block hangs on, though it does not end so yet
-        masked = _LINE.sub(lambda line: line["indent"] + _placeholder(line["code"], opens), text[start:end])  # noqa: B023
+    for masked in _masks(text[start:end], memory.tree.text[start:]):
         try:
             source = Source(text[:start] + masked + text[end:], target)
         except cst.ParserSyntaxError:
             continue
         return Parsed(source, (Fault(_offset(text, word[0], word[1]), word[2], start, end),))
     return None
+
+
+def _masks(typed: str, before: str) -> Iterator[str]:
+    """What may stand for the lines that are typed, of their length; `before` is the text that began there."""
+
+    def mask(indent: str | None, opens: bool | None) -> str:
+        def masked(line: re.Match[str]) -> str:
+            lead = line["indent"] if indent is None else indent
+            return lead + _placeholder(line.group()[len(lead) :], opens)
+
+        return _LINE.sub(masked, typed)
+
+    was = _LINE.match(before)
+    alone = was is not None and not LINE_END.search(typed)
+    if was is not None and alone and not was["code"]:
+        yield " " * len(typed)  # a new line: without it, the program is what it was
+    for opens in (None, True):  # the line may be one that a block hangs on, though it does not end so yet
+        yield mask(None, opens)
+    if was is not None and alone and len(typed) > len(was["indent"]):  # or one with a `#` before its indent
+        yield mask(was["indent"], _opens(was["code"]))
 
 
 def _first_fault(text: str) -> tuple[int, str] | None:
@@ -139,8 +158,13 @@ def _first_line_fault(text: str) -> int | None:
 def _placeholder(code: str, opens: bool | None = None) -> str:
     """A line that opens a block, if not told otherwise when `code` looks as if it did, of the same length."""
     if opens is None:
-        opens = re.search(r":[ \t]*(#.*)?$", code) is not None
+        opens = _opens(code)
     return ("if _:" if opens and len(code) >= len("if _:") else "_" if code else "").ljust(len(code))
+
+
+def _opens(code: str) -> bool:
+    """Whether a line looks as if a block hung on it."""
+    return re.search(r":[ \t]*(#.*)?$", code) is not None
 
 
 def _fault(text: str, error: cst.ParserSyntaxError) -> tuple[int, str]:

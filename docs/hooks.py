@@ -55,9 +55,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """The home page begins as the README does."""
-    opening = (ROOT / "docs" / "readme-opening.md").read_text(encoding="utf-8").replace("docs/images/", "images/")
-    return markdown.replace("<!-- opening -->", opening)
+    """The home page begins as the README does, up to its first heading."""
+    opening = (ROOT / "README.md").read_text(encoding="utf-8").split("\n", 1)[1].split("\n## ", 1)[0]
+    return markdown.replace("<!-- opening -->", opening.replace("docs/images/", "images/"))
 
 
 # --- rules --------------------------------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ def table(rules: list[Rule]) -> str:
     for rule in rules:
         about = f"[`{rule.name}`]({rule.name}.md)<br>{pages.summary(rule)}"
         lines.append(f"| {rule.code} | {about} | {rule.tier.value} | {pages.best_fix(rule)} |")
-    return "\n".join(lines)
+    return '<div class="rules" markdown>\n\n' + "\n".join(lines) + "\n\n</div>"
 
 
 def rule_page(rule: Rule, verified: dict[str, dict[str, Any]]) -> str:
@@ -103,14 +103,25 @@ def rule_page(rule: Rule, verified: dict[str, dict[str, Any]]) -> str:
 def examples(rule: Rule, verified: dict[str, dict[str, Any]]) -> Iterator[str]:
     found = list(fixtures.examples(rule))
     for number, example in enumerate(found, 1):
-        text = pages.diff_of(example) if example.after else example.before.read_text(encoding="utf-8")
-        kind = "diff" if example.after else "python"
-        said = proof(rule, example, verified) if example.after else "Found, and left to you: there is no fix for this."
-        block = f"```{kind}\n{pages.readable(text).strip(chr(10))}\n```\n\n{said}"
+        if example.after:
+            block = f"```diff\n{pages.readable(pages.diff_of(example)).strip(chr(10))}\n```\n\n"
+            block += proof(rule, example, verified)
+        else:
+            block = marked(rule, example.before.read_text(encoding="utf-8").strip("\n"))
+            block += "\n\nThe marked lines are found, and left to you: there is no fix for them."
         if number == 1:
             yield block
         else:
-            yield f'??? example "Example {number} of {len(found)}"\n\n' + indented(block)
+            claim = re.search(r"^# claim: (\w+)", example.before.read_text(encoding="utf-8"))
+            what = "no fix" if not example.after else f"claim: {claim[1]}" if claim else "not a program"
+            yield f'??? example "Example {number} of {len(found)} · {what}"\n\n' + indented(block)
+
+
+def marked(rule: Rule, text: str) -> str:
+    """A program with the lines on which the rule has a finding marked."""
+    head = len(text.splitlines()) - len(pages.readable(text).splitlines())
+    found = [str(n - head) for n, line in enumerate(text.splitlines(), 1) if "# expect:" in line and rule.code in line]
+    return f'```python hl_lines="{" ".join(found)}"\n{pages.readable(text)}\n```'
 
 
 def silent(rule: Rule) -> Iterator[str]:
@@ -145,9 +156,9 @@ def proof(rule: Rule, example: fixtures.Example, verified: dict[str, dict[str, A
     row = verified.get(f"{rule.code}/{example.after.stem}")
     if row is None:
         return "Not run for this site."
-    claim = f"Claim: [{row['claim']}](../guides/proof.md#{row['claim']})"
+    claim = f"Claim: [{row['claim']}](../guides/proof.md#{row['claim']}){meaning(row['claim'])}"
     if row["verdict"] != "holds":
-        return f"{claim}. {row['verdict'].capitalize()}: {row['reason']}."
+        return f"{claim}. {row['verdict'].replace('-', ' ').capitalize()}: {row['reason']}."
     parts = [f"{claim}, holds on torch {torch_version()}, Python {platform.python_version()}"]
     if row["claim"] == "same" and row["difference"] is not None:
         parts.append(
@@ -156,6 +167,13 @@ def proof(rule: Rule, example: fixtures.Example, verified: dict[str, dict[str, A
     if row["nearer"] in ("after", "before"):
         parts.append(f"nearer to a float64 run: {row['nearer']}")
     return "; ".join(parts) + "." + "".join(f"\n\n- {note}" for note in row["notes"])
+
+
+def meaning(claim: str) -> str:
+    """What a claim says, in the words of the guide; nothing for `same`, whose name says it."""
+    guide = (ROOT / "docs" / "guides" / "proof.md").read_text(encoding="utf-8")
+    found = re.search(rf"^### {claim}\n\n(.+?)\.\n", guide, re.MULTILINE | re.DOTALL)
+    return f" ({found[1][0].lower()}{found[1][1:]})" if found and claim != "same" else ""
 
 
 def power(number: float) -> str:

@@ -1,13 +1,15 @@
-"""The picture that the README and the site open with: a terminal, made from what clipcheck prints about demo/train.py.
+"""The two pictures that the README and the site open with.
 
     python docs/pictures.py
 
-writes docs/images/terminal.svg, with text as text: it can be read out, searched and copied. (`clipcheck bench clip
---plot FILE.svg` makes the figure of speed.)
+writes docs/images/terminal.svg from what clipcheck prints about demo/train.py, and docs/images/speed.svg from
+docs/figures/clip-h100.json, the rows of a `clipcheck bench clip --json`. Text stays text: it can be read out, searched
+and copied. Both are dark cards, to be read on a light page and on a dark one.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -17,9 +19,11 @@ import tempfile
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
+FIGURES = ROOT / "docs" / "figures" / "clip-h100.json"
 COMMANDS = ("clipcheck --select CLIP001 train.py", "clipcheck --fix --verify train.py")
 
 WIDTH, LINE, LEFT, TOP = 8.4, 20, 22, 58
@@ -27,6 +31,9 @@ BACKGROUND, TEXT, PROMPT = "#10181b", "#d3dde0", "#5ad1c0"
 # By the numbers of the terminal's colours; bright ones are taken as the plain ones.
 COLORS = {1: "#ff7b72", 2: "#7ee2a0", 3: "#f2c76b", 4: "#79b8ff", 5: "#d7a6ff", 6: "#5ad1c0", 7: TEXT, 0: "#7d8b90"}
 _ESCAPE = re.compile(r"\x1b\[([\d;]*)m")
+
+
+# --- the terminal -----------------------------------------------------------------------------------------------------
 
 
 def terminal() -> str:
@@ -91,9 +98,84 @@ def styled(codes: str, style: str) -> str:
     return style
 
 
+# --- speed ------------------------------------------------------------------------------------------------------------
+
+LOOP, TORCH, OURS = "norm(2).item()**2 loop", "torch", "clipcheck"
+CASES = {"no clip": "nothing to clip", "clip": "clipped"}
+# How the benchmark's workloads are called by those who train such models; another one keeps its own name.
+MODELS = {
+    "10x1M": "10 tensors of a million",
+    "resnet50": "ResNet-50",
+    "gpt2": "GPT-2 124M",
+    "gpt2-bf16": "GPT-2 124M, bfloat16",
+    "gpt2-xl": "GPT-2 XL 1.5B",
+    "2000x64": "2,000 tensors of 64",
+    "1x100M": "1 tensor of 100 million",
+    "7b-bf16": "LLaMA 7B, bfloat16",
+}
+SPEED_WIDTH, NAMES, PLOT_LEFT, PLOT_RIGHT, BAR, PLOT_TOP = 680, 192, 244, 650, 12, 96
+MUTED, LOOP_COLOR = "#8fa1a7", "#f2a65a"
+OURS_COLORS = {"no clip": "#5ad1c0", "clip": "#2f9c8d"}
+
+
+def speed(measured: dict[str, Any]) -> str:
+    """Bars of the times relative to torch's, two a workload, and a mark where a hand-written loop ends, as SVG."""
+    ratios = {(row["workload"], row["case"], row["peer"]): row["ratio"] for row in measured["rows"]}
+    workloads = list(dict.fromkeys(workload for workload, _, _ in ratios))
+    longest = max(ratio for (_, _, peer), ratio in ratios.items() if peer in (LOOP, TORCH, OURS))
+    scale = (PLOT_RIGHT - PLOT_LEFT) / longest
+    step = 2 * (BAR + 3) + 14
+    bottom = PLOT_TOP + len(workloads) * step
+    groups = [
+        line
+        for number, workload in enumerate(workloads)
+        for line in group(workload, PLOT_TOP + number * step, ratios, scale)
+    ]
+    at_torch = PLOT_LEFT + scale
+    machine = measured["machine"]
+    under = f"{machine['device']}, torch {machine['torch']}, {machine['date']}: clipcheck bench clip"
+    return f"""\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {SPEED_WIDTH} {bottom + 40}" width="{SPEED_WIDTH}" height="{bottom + 40}" role="img">
+<title>The time of clipcheck's clip_grad_norm_ relative to torch's, with nothing to clip and clipped</title>
+<style>
+text {{ font: 14px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; fill: {TEXT}; }}
+.small {{ font-size: 12px; fill: {MUTED}; }}
+.number {{ font-size: 12px; font-weight: 600; }}
+.right {{ text-anchor: end; }}
+.title {{ font-size: 17px; font-weight: 600; }}
+</style>
+<rect width="{SPEED_WIDTH}" height="{bottom + 40}" rx="10" fill="{BACKGROUND}"/>
+<text class="title" x="{LEFT}" y="34">Time of clip_grad_norm_, relative to torch’s</text>
+<text class="small" x="{LEFT}" y="56">Shorter is faster. <tspan fill="{OURS_COLORS["no clip"]}">▬ clipcheck, nothing to clip</tspan> \
+ <tspan fill="{OURS_COLORS["clip"]}">▬ clipcheck, clipped</tspan>  <tspan fill="{LOOP_COLOR}">◆ a loop with .item()</tspan></text>
+<text class="small" x="{at_torch:.1f}" y="{PLOT_TOP - 10}" text-anchor="middle">torch</text>
+{chr(10).join(groups)}
+<path d="M{at_torch:.1f} {PLOT_TOP - 4}V{bottom - 8}" stroke="{TEXT}" stroke-dasharray="3 3"/>
+<text class="small" x="{LEFT}" y="{bottom + 20}">{escape(under)}</text>
+</svg>
+"""
+
+
+def group(workload: str, top: int, ratios: dict[tuple[str, str, str], float], scale: float) -> Iterator[str]:
+    """A workload's name beside its two bars."""
+    yield f'<text class="right" x="{NAMES}" y="{top + BAR + 6}">{escape(MODELS.get(workload, workload))}</text>'
+    for line, case in enumerate(CASES):
+        y = top + line * (BAR + 3)
+        ours, loop = ratios[workload, case, OURS], PLOT_LEFT + ratios[workload, case, LOOP] * scale
+        length = ours * scale
+        yield (
+            f'<rect x="{PLOT_LEFT}" y="{y}" width="{length:.1f}" height="{BAR}" rx="2" fill="{OURS_COLORS[case]}">'
+            f"<title>{CASES[case]}: {ours:.2f} of torch’s time</title></rect>"
+        )
+        yield f'<text class="number right" x="{PLOT_LEFT - 8}" y="{y + BAR - 1}">{ours:.2f}</text>'
+        yield f'<path d="M{PLOT_LEFT + length:.1f} {y + BAR / 2:g}H{loop:.1f}" stroke="{LOOP_COLOR}" opacity=".35"/>'
+        yield f'<path d="M{loop:.1f} {y}l6 6l-6 6l-6 -6z" fill="{LOOP_COLOR}"/>'
+
+
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     (IMAGES / "terminal.svg").write_text(terminal(), encoding="utf-8")
+    (IMAGES / "speed.svg").write_text(speed(json.loads(FIGURES.read_text(encoding="utf-8"))), encoding="utf-8")
 
 
 if __name__ == "__main__":

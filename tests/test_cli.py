@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -227,6 +228,37 @@ def test_quiet_drops_the_summary_and_silent_everything() -> None:
     assert run("-q", "--isolated", "--config", "exclude = ['a.py']").stdout == ""
 
 
+def test_a_run_without_findings_says_what_was_looked_at_and_how_long_it_took() -> None:
+    put("a.py", f"import torch\n{CALL}  # noqa: CLIP002\n")
+    put("folder/b.py", "x = 1\n")
+    put("book.ipynb", BOOK)
+    put("paper.rst", "A paper\n")
+    for shape in ("full", "concise", "grouped"):
+        said = run("--output-format", shape)
+        assert re.fullmatch(
+            r"No problems found in 4 files \(1 notebook, 1 document, 1 speaks of clipping\), \d+\.\d\d s\.\n",
+            said.stdout,
+        )
+        assert (said.stderr, said.exit_code) == ("", 0)
+    assert re.fullmatch(r"No problems found in 1 file \(0 speak of clipping\), \d+\.\d\d s\.\n", run("folder").stdout)
+    assert re.fullmatch(
+        r"No problems found in 1 file \(0 speak of clipping\), \d+\.\d\d s\.\n", run("--fix", "folder").stdout
+    )
+    assert re.fullmatch(r"No problems found in 1 file \(.*\), .* s\.\n", CliRunner().invoke(main, ["folder"]).stdout)
+    assert CliRunner().invoke(main, ["folder", "--output-format", "json"]).stdout == "[]"
+    assert CliRunner().invoke(main, ["folder", "-q"]).stdout == ""
+
+
+def test_a_run_that_did_not_see_everything_does_not_say_that_it_did() -> None:
+    put("a.py", GOOD)
+    some = run("a.py", "missing.py")
+    assert (some.stdout, some.stderr) == ("", "error: missing.py: no such file or directory\n")
+    Path("empty").mkdir()
+    none = run("empty")
+    assert (none.stdout, none.stderr) == ("", "warning: no Python files found\n")
+    assert run("-", stdin=GOOD).stdout == "No problems found.\n"
+
+
 def test_verbose_tells_what_was_done_on_stderr() -> None:
     put("a.py")
     assert "1 files" in run("-v").stderr
@@ -270,6 +302,7 @@ def test_windows_word_for_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None
     import errno
 
     from clipcheck import command
+    from clipcheck.invocation import Options
 
     class Closed:
         encoding = "utf-8"
@@ -284,7 +317,7 @@ def test_windows_word_for_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None
 
     put("a.py")
     monkeypatch.setattr(sys, "stdout", Closed())
-    assert command.check(command.Options(paths=("a.py",), isolated=True, no_cache=True)) == 1
+    assert command.check(Options(paths=("a.py",), isolated=True, no_cache=True)) == 1
 
 
 def test_a_terminal_that_cannot_show_a_sign_gets_an_escape() -> None:
@@ -382,7 +415,7 @@ def test_a_file_that_changes_is_checked_again_while_watching() -> None:
     guard.start()
     try:
         assert watching.stderr.readline().startswith("watching a.py")
-        assert watching.stdout.readline() == "No problems found.\n"
+        assert watching.stdout.readline().startswith("No problems found in 1 file (1 speaks of clipping), ")
         put("a.py", BAD)
         assert watching.stdout.readline().startswith("a.py:2:1: CLIP002")
     finally:

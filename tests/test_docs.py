@@ -11,6 +11,8 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 from conftest import PROJECT
@@ -62,13 +64,39 @@ def test_the_python_of_a_page_runs(path: Path, tmp_path: Path) -> None:
     assert program.count("assert ") >= 5
 
 
+# What the blocks on sharded training speak of: here a group of one process, which holds everything.
+ALONE = """
+import torch, torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+pipeline_mesh = init_device_mesh("cpu", (1,))
+model, expert_group = torch.nn.Linear(3, 2), dist.group.WORLD
+of_experts = {id(model.bias)}
+"""
+BEFORE_EACH = "for p in model.parameters(): p.grad = torch.full_like(p, 2.0)\n"
+AFTER_EACH = "\nassert abs(total_norm.item() - 32**0.5) < 1e-6 and model.bias.grad.norm() < 1.0\n"
+
+
+def test_the_calls_for_sharded_training_run(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()) or sys.platform == "win32":
+        pytest.skip("torch has no gloo here")
+    calls = blocks(PROJECT / "docs/guides/sharding.md", "python")
+    assert len(calls) == 3
+    program = ALONE + "".join(BEFORE_EACH + call + AFTER_EACH for call in calls) + "dist.destroy_process_group()"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_settings_in_toml_are_known(path: Path) -> None:
-    from clipcheck.config import Layer, checked, parse_toml
+    from clipcheck.config import Layer, checked
+    from clipcheck.projects import parse_toml
 
     for text in blocks(path, "toml"):
         values = parse_toml(text)
-        if "language-server" in values:  # an editor's
+        if "language-server" in values or "ruff" in values.get("tool", {}):  # somebody else's
             continue
         checked(Layer(values.get("tool", {}).get("clipcheck", values), str(PROJECT)))
 
@@ -101,8 +129,7 @@ def test_links_lead_somewhere(path: Path) -> None:
         if link.startswith(("http://", "https://", "#")):
             continue
         target = link.partition("#")[0]
-        base = PROJECT if path.name == "readme-opening.md" else path.parent
-        found = (base / target).resolve()
+        found = (path.parent / target).resolve()
         assert found.exists() or name(found) in MADE, link
 
 
@@ -111,6 +138,17 @@ def test_rules_that_are_named_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     example = {"CLIP990"} if path.name == "CONTRIBUTING.md" else set()
     assert set(re.findall(r"\bCLIP\d{3}\b", text)) - example <= set(RULES)
+
+
+def test_clipcheck_has_nothing_to_say_about_itself() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-m", "clipcheck", "--no-cache"]
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
+    found = re.fullmatch(
+        r"No problems found in (\d+) files \((\d+) documents, \d+ speak of clipping\), [\d.]+ s\.\n", done.stdout
+    )
+    assert found is not None, done.stdout
+    assert int(found[1]) >= 150 and int(found[2]) >= 10
 
 
 def test_the_task_for_vs_code_reads_our_lines(tmp_path: Path) -> None:
@@ -125,6 +163,68 @@ def test_the_task_for_vs_code_reads_our_lines(tmp_path: Path) -> None:
     assert found is not None
     parts = [found.group(pattern[key]) for key in ("file", "line", "column", "code")]
     assert parts == ["train.py", "3", "1", "CLIP002"]
+
+
+def test_ruff_leaves_our_codes_alone_with_the_setting_of_the_guide(tmp_path: Path) -> None:
+    pytest.importorskip("ruff")
+    (setting,) = [text for text in blocks(PROJECT / "docs/guides/ci.md", "toml") if "external" in text]
+    line = "torch.nn.utils.clip_grad_norm([], 1.0)  # noqa: CLIP002\n"
+    left = {}
+    for case, settings in (("with", setting), ("without", "[tool.ruff.lint]\n")):
+        (tmp_path / case).mkdir()
+        (tmp_path / case / "pyproject.toml").write_text(settings)
+        train = tmp_path / case / "train.py"
+        train.write_text(f"import torch\n\n{line}")
+        command = [
+            sys.executable,
+            "-m",
+            "ruff",
+            "check",
+            "--fix",
+            "--no-cache",
+            "--preview",
+            "--select",
+            "RUF100,RUF102",
+        ]
+        subprocess.run([*command, str(train)], cwd=tmp_path, capture_output=True, check=True)
+        left[case] = line in train.read_text()
+    assert left == {"with": True, "without": False}
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(PROJECT / "docs"))
+    import pictures
+
+    yield pictures
+    sys.path.remove(str(PROJECT / "docs"))
+
+
+def words(svg: str) -> list[str]:
+    """What a picture says, line by line, without the sizes of rounding errors, which belong to the machine."""
+    lines = ["".join(ElementTree.fromstring(line).itertext()) for line in svg.splitlines() if line.startswith("<text")]
+    return [re.sub(r"off by [\d.e-]+", "off by …", line) for line in lines]
+
+
+def test_the_terminal_of_the_readme_shows_what_clipcheck_prints(pictures: ModuleType) -> None:
+    pytest.importorskip("torch")
+    shown = words((pictures.IMAGES / "terminal.svg").read_text(encoding="utf-8"))
+    assert any("proved on" in line for line in shown)
+    assert shown == words(pictures.terminal()), "python docs/pictures.py draws it anew"
+
+
+def test_the_figure_of_speed_is_drawn_from_the_figures(pictures: ModuleType) -> None:
+    measured = json.loads(pictures.FIGURES.read_text(encoding="utf-8"))
+    drawn = (pictures.IMAGES / "speed.svg").read_text(encoding="utf-8")
+    assert drawn == pictures.speed(measured), "python docs/pictures.py draws it anew"
+    ours = [row["ratio"] for row in measured["rows"] if row["peer"] == "clipcheck"]
+    assert re.findall(r'class="number[^>]*>([\d.]+)<', drawn) == [f"{ratio:.2f}" for ratio in ours]
+
+
+def test_the_readme_and_the_home_page_open_with_both_pictures() -> None:
+    opening = (PROJECT / "README.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    assert re.findall(r"\]\((docs/images/\w+\.svg)\)", opening) == ["docs/images/terminal.svg", "docs/images/speed.svg"]
+    assert "<!-- opening -->" in (PROJECT / "docs" / "index.md").read_text(encoding="utf-8")
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:

@@ -515,6 +515,101 @@ def test_hostile_texts_end_nothing() -> None:
     asyncio.run(run())
 
 
+MARKDOWN = """\
+# Clipping
+
+Prose may speak of `torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)`.
+
+- In a list:
+
+  ```python
+  import torch
+
+
+  def clip(model):
+      return torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)
+  ```
+
+```text
+torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)
+```
+
+```python
+for x, y in …:  # abridged, and no fault
+```
+
+> ```python
+> import torch
+>
+> torch.nn.utils.clip_grad_norm(model.parameters(), 2.0)
+> ```
+"""
+# Both calls, each under the import that it needs, in the list's indentation and behind the quote's marks.
+MENDED_LIST = MARKDOWN.replace(
+    "  import torch\n", "  import torch\n  from clipcheck.runtime import clip_grad_norm_\n", 1
+)
+MENDED_LIST = MENDED_LIST.replace(
+    "return torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)", "return clip_grad_norm_(model.parameters(), 1.0)"
+)
+MENDED = MENDED_LIST.replace(
+    "> import torch\n>\n> torch.nn.utils.clip_grad_norm(",
+    "> import torch\n> from clipcheck.runtime import clip_grad_norm_\n>\n> clip_grad_norm_(",
+)
+
+
+def test_python_in_markdown_is_looked_at_and_mended() -> None:
+    uri = "file:///project/notes.md"
+
+    async def run() -> None:
+        async with session() as client:
+            client.open(uri, MARKDOWN, language="markdown")
+            found = await client.until(uri, 1)
+            assert [(one.code, one.range.start.line, one.range.start.character) for one in found] == [
+                ("CLIP002", 11, 13),
+                ("CLIP002", 25, 2),
+            ]
+            fix, silence = await client.actions(uri, 11, only=["quickfix"])
+            assert fix.is_preferred
+            assert applied(MARKDOWN, fix.edit, uri) == MENDED_LIST
+            assert "model.parameters(), 1.0)  # clipcheck: ignore[CLIP002]\n  ```" in applied(
+                MARKDOWN, silence.edit, uri
+            )
+            assert await client.actions(uri, 2, only=["quickfix"]) == []
+            (everything,) = await client.actions(uri, 0, only=["source.fixAll"])
+            assert applied(MARKDOWN, everything.edit, uri) == MENDED
+            assert "deprecated-clip-grad-norm" in await client.hover(uri, 25, 4)
+            client.change(uri, 2, typed(11, 13, "#"))
+            assert [one.range.start.line for one in await client.until(uri, 2)] == [25]
+            client.change(uri, 3, typed(25, 2, "("))
+            assert await client.until(uri, 3) == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", ["file:///project/README", "untitled:Untitled-1", "file:///project/NOTES.MD"])
+def test_a_document_is_known_by_its_language(name: str) -> None:
+    async def run() -> None:
+        async with session() as client:
+            client.open(name, MARKDOWN, language="markdown")
+            assert [one.code for one in await client.until(name, 1)] == ["CLIP002", "CLIP002"]
+
+    asyncio.run(run())
+
+
+def test_restructured_text_is_reported_and_left_as_it_is() -> None:
+    uri = "file:///project/guide.rst"
+    text = "Clip\n====\n\n.. code-block:: python\n\n   import torch\n   torch.nn.utils.clip_grad_norm([], 1.0)\n"
+
+    async def run() -> None:
+        async with session() as client:
+            client.open(uri, text, language="restructuredtext")
+            (found,) = await client.until(uri, 1)
+            assert (found.code, found.range.start) == ("CLIP002", lsp.Position(6, 3))
+            assert await client.actions(uri, 6) == []
+
+    asyncio.run(run())
+
+
 def test_other_languages_are_left_alone() -> None:
     async def run() -> None:
         async with session() as client:

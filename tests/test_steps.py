@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+import libcst as cst
 import pytest
 
 from clipcheck import engine
@@ -11,7 +12,7 @@ from clipcheck.config import Settings
 from clipcheck.events import Kind
 from clipcheck.rule import Safety
 from clipcheck.source import Source
-from clipcheck.steps import Event, flows
+from clipcheck.steps import Event, Flow, flow, flows
 
 STEP_RULES = frozenset(
     "CLIP003 CLIP101 CLIP102 CLIP103 CLIP104 CLIP105 CLIP106 CLIP107 CLIP108 CLIP109 CLIP110 CLIP201 CLIP202 CLIP301 "
@@ -23,7 +24,11 @@ IMPORTS = "import torch\nfrom torch.nn.utils import clip_grad_norm_, clip_grad_v
 def events(body: str) -> list[Event]:
     """The events of the function `f` with this body."""
     source = Source(IMPORTS + "def f(model, optimizer, batches, loss_fn, scaler):\n" + textwrap.indent(body, "    "))
-    return next(flow.events for flow in flows(source) if getattr(getattr(flow.function, "name", 0), "value", "") == "f")
+    return flow_of(source, "f").events
+
+
+def flow_of(source: Source, name: str) -> Flow:
+    return flow(source, next(node for node in source.nodes(cst.FunctionDef) if node.name.value == name))
 
 
 def kinds(found: list[Event]) -> list[str]:
@@ -101,7 +106,8 @@ def test_a_line_is_one_event(line: str, kind: str) -> None:
 )
 def test_a_line_that_does_not_concern_the_gradients(line: str) -> None:
     source = Source(IMPORTS + f"def f(model, optimizer):\n    {line}\n")
-    assert [flow.events for flow in flows(source)] == []
+    assert flow_of(source, "f").events == []
+    assert [list(flows(source, kind)) for kind in Kind] == [[] for _ in Kind]
 
 
 # --- the order of events --------------------------------------------------------------------------------------------
@@ -199,7 +205,8 @@ def test_local_functions_are_followed() -> None:
             """
         )
     )
-    fit = next(flow for flow in flows(source) if getattr(getattr(flow.function, "name", 0), "value", "") == "fit")
+    fit = flow_of(source, "fit")
+    assert fit in flows(source, Kind.CLIP)
     assert [event.kind.value for event in fit.events] == ["zero_grad", "backward", "step", "clip"]
     assert all(event.is_called for event in fit.events)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import libcst as cst
 import pytest
 from conftest import PROJECT
 
-from clipcheck import tree
+from clipcheck import document, syntax, tree
+from clipcheck.document import Program
 from clipcheck.memory import Memory, remembered
 from clipcheck.names import children
 from clipcheck.tree import Tree
@@ -68,6 +70,7 @@ def assert_same(one: Tree, other: Tree) -> None:
         span for node, span in other.spans.items() if isinstance(node, cst.Comment)
     )
     assert [s[:2] for s in one.stretches] == [s[:2] for s in other.stretches]
+    assert [[m[:2] for m in s.members] for s in one.stretches] == [[m[:2] for m in s.members] for s in other.stretches]
     assert len(one.spans) == len(other.spans)
 
 
@@ -115,6 +118,24 @@ def test_what_was_not_touched_is_not_parsed_again() -> None:
     assert same[0] and same[-1]
 
 
+def test_the_other_methods_of_a_class_are_not_parsed_again() -> None:
+    methods = "\n".join(f"    def f{i}(self, x):\n        return x + {i}\n" for i in range(20))
+    text = f"import torch\n\n\nclass C:\n{methods}\n\nprint(C)\n"
+    memory = Memory()
+
+    def body(of: str) -> Sequence[cst.CSTNode]:
+        owner = tree.parse(of).module.body[1]
+        assert isinstance(owner, cst.ClassDef)
+        return owner.body.body
+
+    with remembered(memory):
+        before = body(text)
+        after = body(text.replace("x + 7", "x - 7"))
+        again = body(text.replace("x + 7", "x - 77"))
+    for other in (after, again):
+        assert [i for i, (one, two) in enumerate(zip(before, other, strict=True)) if one is not two] == [7]
+
+
 def test_a_memory_serves_only_who_asks_for_it() -> None:
     memory = Memory()
     with remembered(memory):
@@ -122,3 +143,18 @@ def test_a_memory_serves_only_who_asks_for_it() -> None:
     kept = memory.tree
     tree.parse("y = 1\n")
     assert memory.tree is kept
+
+
+def program(text: str) -> Program:
+    return document.read("a.py", text.encode()).programs[0]
+
+
+@pytest.mark.parametrize("typed", ["#", "#   ", "# x "])
+@pytest.mark.parametrize("head", ["    for x in xs:", "    if xs:", "    with xs:"])
+def test_the_head_of_a_block_behind_a_comment_sign_leaves_the_rest_readable(head: str, typed: str) -> None:
+    text = f"def f(xs):\n    y = xs\n{head}\n        print(y)\n    return y\n"
+    half = text.replace(head, typed + head)
+    with remembered(Memory()):
+        syntax.parse(program(text), "clipcheck")
+        (fault,) = syntax.parse(program(half), "clipcheck").faults
+    assert half[fault.start : fault.end] == typed + head  # the stretch that no fix may touch

@@ -2,7 +2,8 @@
 
     python tests/try_dist.py FOLDER
 
-Without torch the linter must work and the proof must say which extra it needs; with torch the proof must hold.
+Without torch the linter and the editors' server must work, and the proof must say which extra it needs; with torch the
+proof must hold.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Environment:
 
     def run(self, command: str, *words: str, expected: int = 0) -> str:
         clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        done = subprocess.run([self.bin / command, *words], cwd=self.work, env=clean, capture_output=True, text=True)
+        call = [self.bin / command, *words]
+        done = subprocess.run(call, cwd=self.work, env=clean, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode != expected:
             sys.exit(f"{command} {' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
         return done.stdout + done.stderr
@@ -52,6 +54,9 @@ def try_one(distribution: Path) -> None:
         assert "## Example" in environment.run("clipcheck", "rule", "CLIP002")
         environment.run("clipcheck", "--fix", "train.py")
         assert "clip_grad_norm_(" in train.read_text()
+        assert "No problems found in 1 file" in environment.run("clipcheck")
+        environment.install(f"{distribution}[lsp]")
+        environment.run("clipcheck", "server")  # and its client is gone at once
         environment.install(f"{distribution}[torch]")
         table = environment.run("clipcheck", "verify")
         assert "CLIP002" in table

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from textwrap import wrap
 
+from clipcheck.document import MARKDOWN, NOTEBOOK, RST
 from clipcheck.report.paint import Paint
-from clipcheck.report.view import Row, View, by_file, lines_of, rows, shown, where
+from clipcheck.report.view import Looked, Row, View, by_file, lines_of, rows, shown, where
 from clipcheck.rule import Safety, Verdict
 from clipcheck.run import Outcome
 
@@ -53,7 +54,7 @@ def summary(outcome: Outcome, view: View) -> str:
     if not view.summary:
         return ""
     if not left + fixed:
-        return "No problems found.\n"
+        return _nothing_found(outcome, view.looked)
     if view.fixing:
         lines = [f"Found {_problems(left + fixed)} ({fixed} fixed, {left} left)."]
     else:
@@ -66,6 +67,25 @@ def summary(outcome: Outcome, view: View) -> str:
     if more:
         lines.append(f"{more} more fixable with --fix --unsafe-fixes.")
     return "".join(line + "\n" for line in lines)
+
+
+def _nothing_found(outcome: Outcome, looked: Looked | None) -> str:
+    """Says what was looked at, which tells a clean run from one over the wrong folder; nothing after an error."""
+    if outcome.errors or (looked is not None and not looked.paths):
+        return ""
+    if looked is None:
+        return "No problems found.\n"
+    kinds = Counter(_kind(path) for path in looked.paths)
+    named = [_counted(kinds[kind], kind) for kind in ("notebook", "document") if kinds[kind]]
+    named.append(f"{outcome.candidates} {'speaks' if outcome.candidates == 1 else 'speak'} of clipping")
+    files = _counted(len(looked.paths), "file")
+    return f"No problems found in {files} ({', '.join(named)}), {looked.seconds:.2f} s.\n"
+
+
+def _kind(path: str) -> str:
+    if path.endswith(NOTEBOOK):
+        return "notebook"
+    return "document" if path.endswith((*MARKDOWN, *RST)) else "program"
 
 
 def would_fix(outcome: Outcome) -> str:
@@ -106,7 +126,7 @@ def verdicts(outcome: Outcome) -> str:
     counts = Counter(f.verdict.kind for f in tried if f.verdict)
     closing = ", ".join(f"{counts[kind]} {kind}" for kind in ("proved", "refuted", "not provable here"))
     untried = sum(f.fix is None for f in outcome.findings)
-    more = f"; {untried} finding{'' if untried == 1 else 's'} without a fix" if untried else ""
+    more = f"; {_counted(untried, 'finding')} without a fix" if untried else ""
     return "".join([*lines, f"{_fixes(len(tried))} tried: {closing}{more}.\n"])
 
 
@@ -138,7 +158,11 @@ def _only_unsafe(found: list[Row]) -> int:
 
 
 def _problems(count: int) -> str:
-    return f"{count} problem{'' if count == 1 else 's'}"
+    return _counted(count, "problem")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 # --- one finding ----------------------------------------------------------------------------------------------------

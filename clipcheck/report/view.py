@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,6 +18,13 @@ from clipcheck.run import Outcome
 SITE: str | None = None
 
 
+class Looked(NamedTuple):
+    """What a run looked at, and how many seconds it took."""
+
+    paths: Sequence[str]
+    seconds: float
+
+
 class View(NamedTuple):
     """How a run is shown: with colour, after fixing, with the closing summary, under which category of code scanning."""
 
@@ -26,6 +33,7 @@ class View(NamedTuple):
     summary: bool = True
     category: str = ""
     exit_code: int = 0
+    looked: Looked | None = None
 
 
 class Row(NamedTuple):

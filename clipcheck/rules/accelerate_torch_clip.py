@@ -39,7 +39,7 @@ def check(source: Source) -> Iterator[Hit]:
     own = {clip.call: clip for clip in clips(source)}
     if any(node.name.value == "Accelerator" for node in source.nodes(cst.ClassDef)):
         return  # accelerate's own source
-    for flow in flows(source):
+    for flow in flows(source, Kind.CLIP):
         for event in flow.of(Kind.CLIP):
             clip = own.get(event.node) if isinstance(event.node, cst.Call) else None
             if any(other.wrapper and other.at is event.at for other in flow.of(Kind.CLIP)):

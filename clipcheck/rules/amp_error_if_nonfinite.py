@@ -32,7 +32,7 @@ MESSAGE = "raises on every overflow, which the scaler would answer by skipping t
 
 def check(source: Source) -> Iterator[Hit]:
     strict = {clip.call: clip for clip in clips(source) if _is_strict(source, clip)}
-    for flow in flows(source) if strict else ():
+    for flow in flows(source, Kind.CLIP) if strict else ():
         for event in flow.of(Kind.CLIP):
             clip = strict.get(event.node) if isinstance(event.node, cst.Call) else None
             unscale = _unscaled(event) if clip is not None and not event.is_called else None

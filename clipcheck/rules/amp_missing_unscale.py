@@ -28,7 +28,7 @@ from clipcheck.edits import insert_line_before
 from clipcheck.events import Kind
 from clipcheck.microbatches import guarded_step
 from clipcheck.moves import moved, stands_alone
-from clipcheck.parameters import assigned, last_name, spelled
+from clipcheck.parameters import assigned, last_name
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.source import Source
 from clipcheck.steps import Event, flows
@@ -38,7 +38,7 @@ BY_HAND = "call `scaler.unscale_(optimizer)` before the clip"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source):
+    for flow in flows(source, Kind.CLIP):
         for clip in flow.of(Kind.CLIP):
             backward = _scaled(source, clip)
             if backward is not None:
@@ -118,7 +118,7 @@ def _fix(source: Source, clip: Event, late: Event | None) -> Fix | None:
         return None if edits is None else Fix(TITLE, Safety.UNSAFE, edits)
     steps = clip.first_after(Kind.STEP, Kind.BACKWARD, Kind.UNKNOWN)
     scaled = [step for step in steps if step.kind is Kind.STEP and step.scaler is not None]
-    names = {spelled(source, step.subject) for step in scaled if step.subject is not None}
+    names = {source.spelled(step.subject) for step in scaled if step.subject is not None}
     if len(names) != 1 or any(step.is_called for step in scaled):
         return None
     step = scaled[0]

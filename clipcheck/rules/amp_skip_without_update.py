@@ -30,7 +30,7 @@ BY_HAND = "call `scaler.update()` before the `continue`"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source):
+    for flow in flows(source, Kind.UNSCALE):
         for unscale in flow.of(Kind.UNSCALE):
             later = unscale.first_after(Kind.UPDATE, Kind.UNSCALE, Kind.UNKNOWN)
             again = unscale in later and Kind.UPDATE in {event.kind for event in later}
@@ -46,7 +46,7 @@ def _continue(source: Source, unscale: Event) -> cst.Continue | None:
     """The `continue` behind the unscale, in the same loop."""
     around = loops(source, unscale.node)
     for node in source.walk(around[0].body) if around else ():
-        behind = source.span(node) > source.span(unscale.node)
+        behind = source.rank(node) > source.rank(unscale.node)
         if isinstance(node, cst.Continue) and behind and loops(source, node) == around:
             return node
     return None

@@ -29,7 +29,7 @@ BY_HAND = "unscale once, right before the clip and the step"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source):
+    for flow in flows(source, Kind.UNSCALE):
         for unscale in flow.of(Kind.UNSCALE):
             step = guarded_step(source, unscale)
             if step is not None and step.scaler is not None:

@@ -29,7 +29,7 @@ BY_HAND = "unscale the optimizer that holds these parameters"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source):
+    for flow in flows(source, Kind.CLIP):
         for clip in flow.of(Kind.CLIP):
             found = [] if clip.wrapper else _unscales(clip)
             if found and all(_is_of_others(source, clip, unscale) for unscale in found):

@@ -36,7 +36,7 @@ def check(source: Source) -> Iterator[Hit]:
     if not _MASTER_COPIES.search(source.text):
         return
     own = {clip.call: clip for clip in clips(source)}
-    for flow in flows(source):
+    for flow in flows(source, Kind.CLIP):
         for event in flow.of(Kind.CLIP):
             clip = own.get(event.node) if isinstance(event.node, cst.Call) else None
             scaled = _scaled(source, event) if clip is not None and not event.is_called else None

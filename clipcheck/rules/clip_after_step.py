@@ -27,7 +27,7 @@ from clipcheck.clips import bound, number
 from clipcheck.edits import indentation
 from clipcheck.events import Kind
 from clipcheck.moves import carrier, moved, names_settled
-from clipcheck.parameters import belong, spelled
+from clipcheck.parameters import belong
 from clipcheck.rule import Edit, Fix, Hit, Safety
 from clipcheck.source import Source
 from clipcheck.steps import Event, Flow, flows
@@ -37,7 +37,7 @@ BY_HAND = "clip between `backward()` and the step"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source):
+    for flow in flows(source, Kind.CLIP):
         for clip in flow.of(Kind.CLIP):
             step = _used_by(source, flow, clip)
             if step is not None:
@@ -55,7 +55,7 @@ def _used_by(source: Source, flow: Flow, clip: Event) -> Event | None:
     step = earlier[0]
     if step.at is clip.at or _measures(source, clip):
         return None
-    optimizers = {spelled(source, event.subject) for event in flow.of(Kind.STEP) if event.subject is not None}
+    optimizers = {source.spelled(event.subject) for event in flow.of(Kind.STEP) if event.subject is not None}
     same = step.subject is not None and belong(source, clip.subject, step.subject)
     return step if same or (same is None and len(optimizers) == 1) else None
 

@@ -31,7 +31,7 @@ BY_HAND = "clip between `backward()` and the step"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source):
+    for flow in flows(source, Kind.CLIP):
         for clip in flow.of(Kind.CLIP):
             backward = _too_late(source, clip)
             if backward is not None:
@@ -52,7 +52,7 @@ def _too_late(source: Source, clip: Event) -> Event | None:
     if backward.is_called and _is_step(backward.at):
         return None  # inside of a closure: a fault of its own
     # a clip behind a step is too late, not too early, unless the step belongs to the iteration before
-    if any(e.kind is Kind.STEP and source.span(e.at) < source.span(clip.at) for e in earlier):
+    if any(e.kind is Kind.STEP and source.rank(e.at) < source.rank(clip.at) for e in earlier):
         return None
     return backward
 

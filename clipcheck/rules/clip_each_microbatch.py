@@ -38,7 +38,7 @@ _PER_SAMPLE = re.compile(r"\bopacus\b|per_sample|grad_sample")
 def check(source: Source) -> Iterator[Hit]:
     if _PER_SAMPLE.search(source.text):
         return  # clipping each sample's gradient is the algorithm
-    for flow in flows(source):
+    for flow in flows(source, Kind.CLIP):
         for clip in flow.of(Kind.CLIP):
             yield from _clip(source, flow, clip)
 

@@ -29,7 +29,7 @@ BY_HAND = "clip inside of the closure, behind `backward()`"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source):
+    for flow in flows(source, Kind.CLIP):
         for clip in flow.of(Kind.CLIP):
             step = _recomputing_step(source, flow, clip)
             if step is not None:

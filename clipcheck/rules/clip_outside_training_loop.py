@@ -27,7 +27,7 @@ BY_HAND = "move it into the loop, between `backward()` and the step"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source):
+    for flow in flows(source, Kind.CLIP):
         for clip in flow.of(Kind.CLIP):
             backward = _in_later_loop(source, clip)
             if backward is not None:

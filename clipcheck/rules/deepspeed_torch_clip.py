@@ -34,7 +34,7 @@ _IMPORT = re.compile(r"\bdeepspeed\.initialize\b")
 def check(source: Source) -> Iterator[Hit]:
     if not _IMPORT.search(source.text):
         return
-    for flow in flows(source):
+    for flow in flows(source, Kind.CLIP):
         for clip in flow.of(Kind.CLIP):
             earlier = clip.first_before(Kind.BACKWARD, Kind.STEP)
             if earlier and not clip.wrapper and all(_runs_engine(source, event) for event in earlier):

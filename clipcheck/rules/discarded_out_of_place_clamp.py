@@ -77,7 +77,7 @@ def _is_lost(source: Source, name: cst.Name, target: cst.Name) -> bool:
     scope = source.scope(name)
     if scope is not scope.module and not isinstance(scope.node, cst.FunctionDef):
         return False
-    before = [b for b in scope.bindings.get(name.value, []) if source.span(b.node) < source.span(target)]
+    before = [b for b in scope.bindings.get(name.value, []) if source.rank(b.node) < source.rank(target)]
     if not before or before[-1].kind != "assign" or before[-1].value is None or not is_gradient(before[-1].value):
         return False
     if (
@@ -86,6 +86,6 @@ def _is_lost(source: Source, name: cst.Name, target: cst.Name) -> bool:
     ):
         return False
     uses = source.names.uses(scope, target.value)
-    return not any(source.span(use) > source.span(name) for use in uses) and (
+    return not any(source.rank(use) > source.rank(name) for use in uses) and (
         target.value == name.value or len(scope.bindings[target.value]) == 1
     )

@@ -22,7 +22,6 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.clips import Clip, clips, number
-from clipcheck.parameters import spelled
 from clipcheck.rule import Hit
 from clipcheck.source import Source
 
@@ -50,17 +49,17 @@ def _right_before(source: Source, clip: Clip) -> Clip | None:
 def _is_idle(source: Source, first: Clip, second: Clip) -> bool:
     if first.function != second.function or first.parameters is None or second.parameters is None:
         return False
-    if spelled(source, first.parameters) != spelled(source, second.parameters) or first.limit is None:
+    if source.spelled(first.parameters) != source.spelled(second.parameters) or first.limit is None:
         return False
     if _type_of(source, first) != _type_of(source, second):
         return False
     if not isinstance(source.parent(second.call), cst.Expr) or second.limit is None:
         return False  # the second one measures
-    if spelled(source, first.limit) == spelled(source, second.limit):
+    if source.spelled(first.limit) == source.spelled(second.limit):
         return True
     small, large = number(source, first.limit), number(source, second.limit)
     return small is not None and large is not None and small <= large and large != math.inf
 
 
 def _type_of(source: Source, clip: Clip) -> str:
-    return "2.0" if clip.norm_type is None else spelled(source, clip.norm_type)
+    return "2.0" if clip.norm_type is None else source.spelled(clip.norm_type)

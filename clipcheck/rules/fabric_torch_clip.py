@@ -33,7 +33,7 @@ BY_HAND = "call `fabric.clip_gradients(model, optimizer, max_norm=…)`"
 
 def check(source: Source) -> Iterator[Hit]:
     own = {clip.call: clip for clip in clips(source)}
-    for flow in flows(source):
+    for flow in flows(source, Kind.CLIP):
         for event in flow.of(Kind.CLIP):
             clip = own.get(event.node) if isinstance(event.node, cst.Call) else None
             earlier = event.first_before(Kind.BACKWARD, Kind.STEP)

@@ -53,7 +53,7 @@ def _wrapped_by_fsdp(source: Source, model: cst.BaseExpression) -> cst.Call | No
             bindings = owner.bindings[model.value] if owner else []
             if any(b.kind != "assign" for b in bindings):
                 bindings = [b for b in bindings if b.kind == "assign"] if owner is source.scope(model) else []
-            values = [b.value for b in bindings if source.span(b.node) < source.span(model)]
+            values = [b.value for b in bindings if source.rank(b.node) < source.rank(model)]
         case cst.Attribute(value=cst.Name("self")):
             values = [value for _, value in attribute_bindings(source, model)]
         case _:

@@ -34,7 +34,7 @@ BY_HAND = "call `optimizer.synchronize()` before the clip, and step under `optim
 def check(source: Source) -> Iterator[Hit]:
     if any(node.value in ("synchronize", "skip_synchronize") for node in source.nodes(cst.Name)):
         return
-    for flow in flows(source):
+    for flow in flows(source, Kind.CLIP):
         for clip in flow.of(Kind.CLIP):
             later = clip.first_after(Kind.STEP, Kind.BACKWARD, Kind.UNKNOWN)
             if later and all(_is_distributed(source, event) for event in later) and not clip.is_called:

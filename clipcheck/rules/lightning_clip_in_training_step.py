@@ -31,7 +31,7 @@ BY_HAND = "use `Trainer(gradient_clip_val=…)` or override `configure_gradient_
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source):
+    for flow in flows(source, Kind.CLIP):
         function = flow.function
         if not isinstance(function, cst.FunctionDef) or function.name.value != "training_step":
             continue

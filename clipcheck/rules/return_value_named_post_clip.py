@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.clips import bound, clips, number, words
-from clipcheck.parameters import last_name, spelled
+from clipcheck.parameters import last_name
 from clipcheck.rule import Hit
 from clipcheck.source import Source
 
@@ -71,8 +71,8 @@ def _measures_again(source: Source, call: cst.Call) -> bool:
         return True
     first = call.args[0] if call.args else None
     for other in _results(source):
-        if other is not call and first is not None and other.args and source.span(other) < source.span(call):
-            same = spelled(source, other.args[0].value) == spelled(source, first.value)
+        if other is not call and first is not None and other.args and source.rank(other) < source.rank(call):
+            same = source.spelled(other.args[0].value) == source.spelled(first.value)
             if same and source.function(other) is source.function(call):
                 return True
     return False
@@ -133,7 +133,7 @@ def _uses(source: Source, target: cst.Name, call: cst.Call) -> Iterator[Hit]:
         return
     limit = bound(call, "clip_grad_norm_").limit
     for use in source.names.uses(scope, target.value):
-        if source.span(use) < source.span(call):
+        if source.rank(use) < source.rank(call):
             continue
         key = _key(source, use)
         if key:
@@ -217,5 +217,5 @@ def _asserted_below(source: Source, use: cst.Name, limit: cst.BaseExpression) ->
             )
         ):
             direct = left is use or (isinstance(left, cst.Call) and any(node is use for node in source.walk(left)))
-            return direct and spelled(source, limit) in spelled(source, right)
+            return direct and source.spelled(limit) in source.spelled(right)
     return False

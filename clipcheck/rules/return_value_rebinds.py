@@ -51,7 +51,7 @@ def _fix(source: Source, assign: cst.Assign, target: cst.BaseExpression) -> Fix 
     if not isinstance(target, cst.Name):
         return None
     bindings = source.scope(target).bindings.get(target.value, [])
-    if not any(source.span(b.node) < source.span(target) for b in bindings):
+    if not any(source.rank(b.node) < source.rank(target) for b in bindings):
         return None
     start, end = source.span(assign)[0], source.span(assign.value)[0]
     return Fix("Keep the name as it is", Safety.UNSAFE, (Edit(start, end, ""),))

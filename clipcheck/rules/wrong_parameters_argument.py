@@ -23,7 +23,7 @@ import libcst as cst
 from clipcheck.clips import clips
 from clipcheck.context import is_module_class
 from clipcheck.edits import insert_after, replace
-from clipcheck.parameters import assigned, attribute_bindings, is_optimizer_class, last_name, spelled
+from clipcheck.parameters import assigned, attribute_bindings, is_optimizer_class, last_name
 from clipcheck.rule import Edit, Fix, Hit, Safety
 from clipcheck.source import Source
 
@@ -65,7 +65,7 @@ def _may_be_a_list(source: Source, node: cst.Attribute) -> bool:
     """Whether some object here has a list called `parameters`: a class sets it, or other code goes through it."""
     if attribute_bindings(source, node):
         return True
-    own = spelled(source, node)
+    own = source.spelled(node)
     for other in source.nodes(cst.Attribute):
         if other.attr.value != "parameters" or other is node:
             continue
@@ -73,7 +73,7 @@ def _may_be_a_list(source: Source, node: cst.Attribute) -> bool:
         if isinstance(parent, cst.AssignTarget):
             return True
         called = isinstance(parent, cst.Call) and parent.func is other
-        if not called and spelled(source, other) == own and not isinstance(parent, cst.Arg):
+        if not called and source.spelled(other) == own and not isinstance(parent, cst.Arg):
             return True
     for function in source.nodes(cst.FunctionDef):
         if function.name.value == "parameters" and function.decorators:

@@ -32,7 +32,7 @@ BY_HAND = "call `xm.reduce_gradients(optimizer)` before the clip, and `optimizer
 def check(source: Source) -> Iterator[Hit]:
     if any(node.value == "reduce_gradients" for node in source.nodes(cst.Name)):
         return
-    for flow in flows(source):
+    for flow in flows(source, Kind.CLIP):
         for clip in flow.of(Kind.CLIP):
             step = _reducing_step(source, clip)
             if step is not None and not clip.wrapper:

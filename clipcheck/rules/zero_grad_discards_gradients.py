@@ -19,7 +19,6 @@ from collections.abc import Iterator
 
 from clipcheck.events import Kind
 from clipcheck.moves import carrier, moved, names_settled
-from clipcheck.parameters import spelled
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.source import Source
 from clipcheck.steps import Event, Flow, flows
@@ -28,7 +27,7 @@ BY_HAND = "clear the gradients before `backward()`, or behind the step"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source):
+    for flow in flows(source, Kind.ZERO_GRAD):
         for zero in flow.of(Kind.ZERO_GRAD):
             pair = _discarded(source, flow, zero)
             if pair is not None:
@@ -50,9 +49,9 @@ def _discarded(source: Source, flow: Flow, zero: Event) -> tuple[Event, Event] |
     if not earlier or not later or zero.at in (earlier[0].at, later[0].at):
         return None
     step = later[0]
-    if step.subject is None or spelled(source, step.subject) != spelled(source, zero.subject):
+    if step.subject is None or source.spelled(step.subject) != source.spelled(zero.subject):
         return None  # another optimizer's, or a module that need not be the one that is stepped
-    others = {spelled(source, event.subject) for event in flow.of(Kind.STEP) if event.subject is not None}
+    others = {source.spelled(event.subject) for event in flow.of(Kind.STEP) if event.subject is not None}
     return (earlier[0], step) if len(others) == 1 else None
 
 
