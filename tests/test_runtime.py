@@ -87,12 +87,39 @@ def test_float16_beyond_65504_is_clipped_where_torch_zeroes() -> None:
 
 
 @pytest.mark.parametrize("value", [0.1, 0.3, 1.7, 3.3333e-3])
-def test_constant_gradients_keep_seven_digits(value: float) -> None:
+@pytest.mark.parametrize("norm_type", [1.0, 2.0])
+def test_constant_gradients_keep_seven_digits(value: float, norm_type: float) -> None:
     """The worst case for sums in float32: every rounding goes the same way. torch loses three digits here."""
-    grad = torch.full((4_000_000,), value)
-    want = reference.total_norm([grad])
-    assert abs(runtime.grad_norm(params_of([grad])).item() / want - 1) < 1.5e-7
-    assert abs(torch.nn.utils.get_total_norm([grad]).item() / want - 1) > 1e-5
+    constant = torch.full((4_000_000,), value)
+    columns = (torch.rand(768, generator=torch.Generator().manual_seed(1)) * value).expand(2000, 768).contiguous()
+    noisy = constant * (1 + 1e-5 * torch.randn(4_000_000, generator=torch.Generator().manual_seed(2)))
+    for grads in (
+        [constant],
+        [constant[:9_000]],
+        [constant[:140_000]],
+        [constant, constant[:600_000] / 3],
+        [columns],
+        [noisy],
+    ):
+        want = reference.total_norm(grads, norm_type)
+        assert abs(runtime.grad_norm(params_of(grads), norm_type).item() / want - 1) < 1e-7
+    for dtype in (torch.float16, torch.bfloat16):
+        low = [constant.to(dtype)]
+        assert (
+            abs(runtime.grad_norm(params_of(low), norm_type).item() / reference.total_norm(low, norm_type) - 1) < 1e-7
+        )
+    assert abs(torch.nn.utils.get_total_norm([constant]).item() / reference.total_norm([constant]) - 1) > 1e-5
+
+
+@pytest.mark.parametrize("elements", [8_192, 20_000, 131_072, 131_073, 300_001, 3_000_001])
+def test_random_gradients_keep_seven_digits(elements: int) -> None:
+    generator = torch.Generator().manual_seed(elements)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for norm_type in (1.0, 2.0, INF):
+            for grad in (torch.randn(elements, generator=generator), torch.rand(elements, generator=generator) + 0.5):
+                grads = [grad.to(dtype)]
+                want = reference.total_norm(grads, norm_type)
+                assert abs(runtime.grad_norm(params_of(grads), norm_type).item() / want - 1) < 1e-7
 
 
 def test_small_sets_are_exact() -> None:
