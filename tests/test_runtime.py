@@ -478,7 +478,7 @@ values = st.floats(-1e4, 1e4, width=32, allow_subnormal=False)
 
 
 @st.composite
-def made_up(draw: st.DrawFn) -> list[torch.Tensor]:
+def made_up(draw: st.DrawFn, device: str) -> list[torch.Tensor]:
     """Gradients of mixed shapes, dtypes and strides, that torch itself can measure."""
     grads = []
     seed = draw(st.integers(0, 2**32))
@@ -487,7 +487,7 @@ def made_up(draw: st.DrawFn) -> list[torch.Tensor]:
         dtype = draw(st.sampled_from((torch.bfloat16, torch.float32, torch.float64, torch.complex64)))
         scale = abs(draw(values)) or 1.0
         kind = torch.complex64 if dtype.is_complex else torch.float32
-        grad = (torch.randn(draw(shapes), dtype=kind, generator=generator) * scale).to(dtype)
+        grad = (torch.randn(draw(shapes), dtype=kind, generator=generator) * scale).to(device, dtype)
         match draw(st.sampled_from(("as it is", "transposed", "strided", "zero"))):
             case "transposed" if grad.dim() >= 2:
                 grad = grad.transpose(0, 1)
@@ -499,15 +499,25 @@ def made_up(draw: st.DrawFn) -> list[torch.Tensor]:
     return grads
 
 
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
+    ],
+)
 @settings(max_examples=300, deadline=None)
 @given(
-    grads=made_up(),
+    data=st.data(),
     norm_type=st.sampled_from((0.0, 0.5, 1.0, 2.0, 3.0, INF)),
     max_norm=st.sampled_from((0.0, 1e-3, 1.0, 10.0, 1e6, INF)),
     foreach=st.sampled_from((None, True, False)),
 )
-def test_as_torch_does(grads: list[torch.Tensor], norm_type: float, max_norm: float, foreach: bool | None) -> None:
+def test_as_torch_does(
+    device: str, data: st.DataObject, norm_type: float, max_norm: float, foreach: bool | None
+) -> None:
     """Every difference from torch is listed here: the inf norm of an empty gradient, and digits that torch loses."""
+    grads = data.draw(made_up(device))
     if norm_type == INF:
         grads = [grad for grad in grads if grad.numel()]  # torch raises
     ours = [grad.clone(memory_format=torch.preserve_format) for grad in grads]
