@@ -11,6 +11,7 @@ from clipcheck import document
 from clipcheck.catalogue import concerned, wanted
 from clipcheck.config import UNUSED, Settings
 from clipcheck.document import Document
+from clipcheck.memory import current
 from clipcheck.rule import Edit, Finding, Place, Safety, Severity
 
 MAX_ROUNDS = 10
@@ -65,7 +66,8 @@ def names_us(data: bytes) -> bool:
 def run(path: str, data: bytes, settings: Settings) -> FileReport:
     """Check one file and, if the settings say so, fix it in memory."""
     text = document.searchable(path, data)
-    codes = concerned(text, settings.codes)
+    # an editor has nearly all of the tree already: a closer look at the marks would take longer than the rules
+    codes = wanted(text, settings.codes) if current() else concerned(text, settings.codes)
     if not codes and not (settings.heed and names_us(text)):
         return FileReport(path, data, threshold=settings.safety)
     first = _check(path, data, codes, settings)

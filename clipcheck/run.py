@@ -99,7 +99,7 @@ def _cache(folder: str) -> Cache:
 def _workers(wanted: Sequence[tuple[str, Settings]], jobs: int) -> Iterator[Executor | None]:
     """Processes for a run over many files, None where they would not pay; a prover keeps one of its own."""
     jobs = jobs or os.cpu_count() or 1
-    _collect_less()
+    collect_less()
     if jobs < 2 or len(wanted) < POOL_FROM or any(settings.prove for _, settings in wanted):
         yield None
         return
@@ -107,7 +107,7 @@ def _workers(wanted: Sequence[tuple[str, Settings]], jobs: int) -> Iterator[Exec
     from multiprocessing import get_context
 
     # no process starts before the first task
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_collect_less) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=collect_less) as pool:
         yield pool
 
 
@@ -153,7 +153,7 @@ def _run(tasks: Sequence[Task], pool: Executor | None) -> Iterator[FileReport]:
             yield FileReport(task.path, task.data, errors=(died,))
 
 
-def _collect_less() -> None:
+def collect_less() -> None:
     """The trees of a few files are a million objects without a cycle: looking for cycles takes a third of the parse."""
     import gc
 

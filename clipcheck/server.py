@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from lsprotocol import types as lsp
 from pygls.lsp.server import LanguageServer
 from pygls.workspace import TextDocument
 
-from clipcheck import __version__, api, document
+from clipcheck import __version__, api, document, run
 from clipcheck.buffers import Opened, ProtocolWorkspace, differences, meet, opened, path_of, span, span_in
 from clipcheck.catalogue import RULES
 from clipcheck.config import ConfigError, Layer, Settings
@@ -25,6 +26,8 @@ from clipcheck.rule import Finding, Place, Safety, Severity
 
 # Keystrokes that come together are looked at together; a longer wait would only be felt.
 DELAY = 0.01
+# Seconds without a keystroke after which dead cycles are collected: in between that would take as long as an answer.
+IDLE = 2.0
 FIX_ALL = "source.fixAll.clipcheck"
 FIX_ALL_CELLS = "notebook.source.fixAll.clipcheck"
 
@@ -53,6 +56,7 @@ class Server(LanguageServer):
         )
         self.looks: dict[str, Look] = {}
         self.waiting: dict[str, asyncio.TimerHandle] = {}
+        self.tidying: asyncio.TimerHandle | None = None
         self.told = ""
 
     # --- looking ----------------------------------------------------------------------------------------------------
@@ -121,6 +125,9 @@ class Server(LanguageServer):
             self.text_document_publish_diagnostics(
                 lsp.PublishDiagnosticsParams(text.uri, diagnostics, version=text.version)
             )
+        if self.tidying is not None:
+            self.tidying.cancel()
+        self.tidying = asyncio.get_running_loop().call_later(IDLE, gc.collect)
 
     def forget(self, uri: str, parts: Sequence[str]) -> None:
         """Take the findings of what was closed off the screen."""
@@ -325,4 +332,5 @@ def _asked(kind: str, only: Sequence[str] | None) -> bool:
 
 def main() -> None:
     """Serve on standard input and output until the client says goodbye or goes away."""
+    run.collect_less()
     server().start_io()
