@@ -87,12 +87,39 @@ def test_float16_beyond_65504_is_clipped_where_torch_zeroes() -> None:
 
 
 @pytest.mark.parametrize("value", [0.1, 0.3, 1.7, 3.3333e-3])
-def test_constant_gradients_keep_seven_digits(value: float) -> None:
+@pytest.mark.parametrize("norm_type", [1.0, 2.0])
+def test_constant_gradients_keep_seven_digits(value: float, norm_type: float) -> None:
     """The worst case for sums in float32: every rounding goes the same way. torch loses three digits here."""
-    grad = torch.full((4_000_000,), value)
-    want = reference.total_norm([grad])
-    assert abs(runtime.grad_norm(params_of([grad])).item() / want - 1) < 1.5e-7
-    assert abs(torch.nn.utils.get_total_norm([grad]).item() / want - 1) > 1e-5
+    constant = torch.full((4_000_000,), value)
+    columns = (torch.rand(768, generator=torch.Generator().manual_seed(1)) * value).expand(2000, 768).contiguous()
+    noisy = constant * (1 + 1e-5 * torch.randn(4_000_000, generator=torch.Generator().manual_seed(2)))
+    for grads in (
+        [constant],
+        [constant[:9_000]],
+        [constant[:140_000]],
+        [constant, constant[:600_000] / 3],
+        [columns],
+        [noisy],
+    ):
+        want = reference.total_norm(grads, norm_type)
+        assert abs(runtime.grad_norm(params_of(grads), norm_type).item() / want - 1) < 1e-7
+    for dtype in (torch.float16, torch.bfloat16):
+        low = [constant.to(dtype)]
+        assert (
+            abs(runtime.grad_norm(params_of(low), norm_type).item() / reference.total_norm(low, norm_type) - 1) < 1e-7
+        )
+    assert abs(torch.nn.utils.get_total_norm([constant]).item() / reference.total_norm([constant]) - 1) > 1e-5
+
+
+@pytest.mark.parametrize("elements", [8_192, 20_000, 131_072, 131_073, 300_001, 3_000_001])
+def test_random_gradients_keep_seven_digits(elements: int) -> None:
+    generator = torch.Generator().manual_seed(elements)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for norm_type in (1.0, 2.0, INF):
+            for grad in (torch.randn(elements, generator=generator), torch.rand(elements, generator=generator) + 0.5):
+                grads = [grad.to(dtype)]
+                want = reference.total_norm(grads, norm_type)
+                assert abs(runtime.grad_norm(params_of(grads), norm_type).item() / want - 1) < 1e-7
 
 
 def test_small_sets_are_exact() -> None:
@@ -451,7 +478,7 @@ values = st.floats(-1e4, 1e4, width=32, allow_subnormal=False)
 
 
 @st.composite
-def made_up(draw: st.DrawFn) -> list[torch.Tensor]:
+def made_up(draw: st.DrawFn, device: str) -> list[torch.Tensor]:
     """Gradients of mixed shapes, dtypes and strides, that torch itself can measure."""
     grads = []
     seed = draw(st.integers(0, 2**32))
@@ -460,7 +487,7 @@ def made_up(draw: st.DrawFn) -> list[torch.Tensor]:
         dtype = draw(st.sampled_from((torch.bfloat16, torch.float32, torch.float64, torch.complex64)))
         scale = abs(draw(values)) or 1.0
         kind = torch.complex64 if dtype.is_complex else torch.float32
-        grad = (torch.randn(draw(shapes), dtype=kind, generator=generator) * scale).to(dtype)
+        grad = (torch.randn(draw(shapes), dtype=kind, generator=generator) * scale).to(device, dtype)
         match draw(st.sampled_from(("as it is", "transposed", "strided", "zero"))):
             case "transposed" if grad.dim() >= 2:
                 grad = grad.transpose(0, 1)
@@ -472,15 +499,25 @@ def made_up(draw: st.DrawFn) -> list[torch.Tensor]:
     return grads
 
 
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
+    ],
+)
 @settings(max_examples=300, deadline=None)
 @given(
-    grads=made_up(),
+    data=st.data(),
     norm_type=st.sampled_from((0.0, 0.5, 1.0, 2.0, 3.0, INF)),
     max_norm=st.sampled_from((0.0, 1e-3, 1.0, 10.0, 1e6, INF)),
     foreach=st.sampled_from((None, True, False)),
 )
-def test_as_torch_does(grads: list[torch.Tensor], norm_type: float, max_norm: float, foreach: bool | None) -> None:
+def test_as_torch_does(
+    device: str, data: st.DataObject, norm_type: float, max_norm: float, foreach: bool | None
+) -> None:
     """Every difference from torch is listed here: the inf norm of an empty gradient, and digits that torch loses."""
+    grads = data.draw(made_up(device))
     if norm_type == INF:
         grads = [grad for grad in grads if grad.numel()]  # torch raises
     ours = [grad.clone(memory_format=torch.preserve_format) for grad in grads]
@@ -497,6 +534,16 @@ def test_as_torch_does(grads: list[torch.Tensor], norm_type: float, max_norm: fl
     for one, other in zip(ours, theirs, strict=True):
         assert one.stride() == other.stride()
         torch.testing.assert_close(one, other, rtol=loose, atol=1e-30)
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e-30])
+@pytest.mark.parametrize("norm_type", [9.0, 30.0, -30.0])
+def test_the_plain_norm_keeps_high_powers_in_range(scale: float, norm_type: float) -> None:
+    grads = [torch.randn(30, 40) * scale, torch.randn(77, dtype=torch.complex64) * scale]
+    assert plain.norm(grads, norm_type).item() == pytest.approx(reference.total_norm(grads, norm_type), rel=1e-6)
+    grads[0][3] = math.nan
+    assert plain.norm(grads, norm_type).isnan()
+    assert plain.norm([torch.zeros(3)], norm_type).item() == 0.0
 
 
 def test_each_fast_path_has_a_plain_twin() -> None:

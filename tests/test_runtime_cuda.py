@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import math
 import os
 import subprocess
 import sys
+import weakref
 
 import pytest
 
@@ -73,6 +75,136 @@ def test_mixed_dtypes_views_and_odd_addresses() -> None:
     check([torch.randn(500), random(1000)], 0.1, math.inf)
 
 
+def in_the_place_of_each_other(memory: torch.Tensor) -> list[torch.Tensor]:
+    """Gradients at one address that differ in one thing each; `memory` is 1-D and float32."""
+    return [
+        memory[:64],
+        memory[:65],
+        memory.view(torch.bfloat16)[:64],
+        memory.view(torch.float64)[:64],
+        memory[:64].view(8, 8),
+        memory[:64].view(8, 8).t(),
+        memory[:128].view(torch.complex64),
+        memory[:128][::2],
+        memory[:1].expand(1),
+        memory[:0],
+    ]
+
+
+@needs_gpu
+def test_nothing_is_taken_for_what_was_there_before() -> None:
+    memory, other = random(1000), random(7)
+    for _ in range(3):
+        for grad in in_the_place_of_each_other(memory):
+            check([grad.normal_(), other.normal_()], 0.1)
+            check([other.normal_(), grad.normal_()], 0.1)
+    check([memory[:64], other.cpu()], 0.1)
+    check([memory[:64].cpu(), other], 0.1)
+    sparse = torch.eye(8, device="cuda").to_sparse()
+    assert runtime.clip_grad_norm_(params_of([sparse]), 99.0).item() == pytest.approx(math.sqrt(8))
+
+
+@needs_gpu
+def test_no_gradient_is_kept_alive() -> None:
+    params = params_of([random(1000), random(5)])
+    before = torch.cuda.memory_allocated()
+    params += params_of([random(100_000)])
+    runtime.clip_grad_norm_(params, 1e-3)
+    runtime.get_total_norm([p.grad for p in params])
+    references = [weakref.ref(p.grad) for p in params]
+    for p in params:
+        p.grad = None
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 3
+    assert torch.cuda.memory_allocated() < before + 500_000
+
+
+@needs_gpu
+def test_a_repeated_parameter_counts_once() -> None:
+    first, second = params_of([torch.tensor([3.0, 4.0], device="cuda"), random(2)])
+    runtime.clip_grad_norm_([first, second], 1e9)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="more than once"):
+            assert runtime.clip_grad_norm_([first, first], 1e9).item() == 5.0
+    second.grad = first.grad  # two parameters, one gradient: counted twice, scaled once
+    assert runtime.clip_grad_norm_([first, second], 1.0).item() == pytest.approx(math.sqrt(50))
+    assert first.grad.norm().item() == pytest.approx(5 / math.sqrt(50), rel=1e-6)
+
+
+@needs_gpu
+def test_frozen_parameters_and_parameters_without_gradients() -> None:
+    params = params_of([random(30), random(40), random(50)])
+    for missing in (None, 0, 1, 2, None):
+        grads = [random(30), random(40), random(50)]
+        for index, (p, grad) in enumerate(zip(params, grads, strict=True)):
+            p.grad = None if index == missing else grad
+        want = reference.total_norm([p.grad for p in params if p.grad is not None])
+        assert runtime.clip_grad_norm_(params, 1.0).item() == pytest.approx(want, rel=2e-7)
+    assert runtime.clip_grad_norm_([nn.Parameter(torch.zeros(2, device="cuda"))], 1.0).item() == 0.0
+
+
+@needs_gpu
+def test_in_inference_mode_and_out_of_it() -> None:
+    params = params_of([random(300), random(70)])
+    for mode in (torch.inference_mode, torch.enable_grad, torch.inference_mode, torch.no_grad):
+        with mode():
+            for p in params:
+                p.grad = random(*p.shape)
+            want = reference.total_norm([p.grad for p in params])
+            assert runtime.clip_grad_norm_(params, 1.0).item() == pytest.approx(want, rel=2e-7)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("norm_type", [0.0, 1.0, 2.0, 3.0, math.inf])
+def test_several_devices(norm_type: float) -> None:
+    def spread() -> list[torch.Tensor]:
+        first = [random(300, 40), random(7, dtype=torch.bfloat16)]
+        second = [random(500, dtype=torch.complex64 if norm_type == 2 else torch.float32), random(90_000)]
+        return [*first, *(grad.to("cuda:1") for grad in second), torch.randn(33)]
+
+    for order in (1, -1):
+        for max_norm in (1e-3, 1e35):
+            grads = spread()[::order]
+            before = [grad.clone() for grad in grads]
+            want = reference.total_norm(before, norm_type)
+            assert runtime.get_total_norm(grads, norm_type).item() == pytest.approx(want, rel=2e-7)
+            norm = runtime.clip_grad_norm_(params_of(grads), max_norm, norm_type)
+            assert norm.device == grads[0].device
+            assert norm.item() == pytest.approx(want, rel=2e-7)
+            for grad, clipped in zip(grads, reference.clipped(before, max_norm, norm_type), strict=True):
+                torch.testing.assert_close(
+                    grad.cpu().to(clipped.dtype), clipped, rtol=ROUNDING.get(grad.dtype, 5e-7), atol=0
+                )
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_gradients_on_another_device_than_the_current_one() -> None:
+    assert torch.cuda.current_device() == 0
+    for _ in range(3):
+        grads = [random(300, 40).to("cuda:1"), random(70).to("cuda:1")]
+        before = [grad.clone() for grad in grads]
+        total = runtime.get_total_norm(grads)
+        assert total.device == grads[0].device
+        runtime.clip_grads_with_norm_(params_of(grads), 0.5, total.to("cuda:0"))
+        for grad, clipped in zip(grads, reference.clipped(before, 0.5), strict=True):
+            torch.testing.assert_close(grad.cpu().double(), clipped, rtol=3e-7, atol=0)
+        check([random(300, 40).to("cuda:1"), random(70).to("cuda:1")], 0.1)
+    assert torch.cuda.current_device() == 0
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_the_host_never_waits_with_several_devices() -> None:
+    params = params_of([random(1000), random(500).to("cuda:1")])
+    runtime.clip_grad_norm_(params, 1.0)
+    for device in (0, 1):
+        torch.cuda.synchronize(device)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        runtime.clip_grad_norm_(params, 0.5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @needs_gpu
 def test_overlapping_gradients_as_in_torch() -> None:
     ours = random(100_000)
@@ -105,6 +237,21 @@ def test_more_than_two_to_the_31_elements() -> None:
     want = math.sqrt((elements - 1) * 0.25 + 9)
     assert runtime.clip_grad_norm_(params_of([grad]), want / 2).item() == pytest.approx(want, rel=2e-7)
     assert [grad[at].item() for at in (0, elements // 2, -1)] == [0.25, 0.25, 1.5]
+
+
+@needs_gpu
+@pytest.mark.parametrize("bad", [1.0, math.nan])
+def test_the_norm_of_many_elements_changes_nothing(bad: float) -> None:
+    """Above some size the norm takes the two kernels of the clip."""
+    from clipcheck.runtime import cuda
+
+    grads = [torch.full(((cuda.MANY + 1) * cuda.CHUNK,), 0.5, device="cuda", dtype=torch.bfloat16), random(5)]
+    grads[0][-1] = bad
+    before = [grad.clone() for grad in grads]
+    torch.testing.assert_close(
+        runtime.get_total_norm(grads).item(), reference.total_norm(grads), rtol=2e-7, atol=0, equal_nan=True
+    )
+    torch.testing.assert_close(grads, before, rtol=0, atol=0, equal_nan=True)
 
 
 @needs_gpu
@@ -145,7 +292,7 @@ def test_in_a_cuda_graph_beside_eager_calls(warm: bool) -> None:
         with torch.cuda.graph(graph):
             held = len(cuda_plans())
             norm = runtime.clip_grad_norm_(params, 1.0)
-        assert len(cuda_plans()) == held + 2 * warm  # warm: the kernels, for two dtypes; cold: torch's functions
+        assert len(cuda_plans()) == held + warm  # warm: the kernels; cold: torch's functions
         warm = True
         captured = [p.grad for p in params]
         for _ in range(3):
@@ -190,15 +337,19 @@ from clipcheck.runtime import cuda, reference
 # The kernels and the chunk tables are the real ones; what speaks to a GPU is replaced.
 cuda.CHUNK, cuda.BLOCK = 64, 16
 cuda._sent = lambda host, device: host
-cuda._table = lambda plan, addresses: None if cuda._overlap(plan, torch.tensor(addresses)) else torch.tensor(addresses)
+cuda._on = lambda device: contextlib.nullcontext()
+cuda._wait_for_tables = lambda plan: None
+torch._C._cuda_getCurrentRawStream = lambda device: 0
+torch.Tensor.pin_memory = lambda host: host
+empty_like = torch.empty_like
+torch.empty_like = lambda host, pin_memory: empty_like(host)
 torch.cuda.Event = lambda: types.SimpleNamespace(record=lambda: None)
-torch.cuda.device = lambda device: contextlib.nullcontext()
 torch.cuda.is_current_stream_capturing = lambda: False
 torch.cuda.get_device_properties = lambda device: types.SimpleNamespace(multi_processor_count=1)
 
 def close(got, want, dtype):
     rtol = {torch.bfloat16: 8e-3, torch.float16: 1e-3}.get(dtype, 3e-7)
-    torch.testing.assert_close(got.double(), want, rtol=rtol, atol=1e-7 if dtype == torch.float16 else 0)
+    torch.testing.assert_close(got.to(want.dtype), want, rtol=rtol, atol=1e-7 if dtype == torch.float16 else 0)
 
 torch.manual_seed(0)
 for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
@@ -210,16 +361,18 @@ for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
                 grads = [(torch.randn(n) * scale).to(dtype) for n in (5, 64, 200, 1, 0)] + [whole[3:90]]
                 before = [grad.clone() for grad in grads]
                 want = reference.total_norm(before, norm_type)
-                assert abs(cuda.norm([grads], norm_type).item() / want - 1) < 1e-14
-                assert abs(cuda.clip_([grads], norm_type, max_norm).item() / want - 1) < 1e-7
+                for cuda.MANY in (0, 1000):  # two launches, one launch
+                    assert abs(cuda.norm(grads, norm_type, torch.float64).item() / want - 1) < 1e-14
+                assert abs(cuda.clip_(grads, norm_type, max_norm).item() / want - 1) < 1e-7
                 for grad, clipped in zip(grads, reference.clipped(before, max_norm, norm_type)):
                     close(grad, clipped, dtype)
                 assert torch.equal(whole[:3], edges[0]) and torch.equal(whole[90:], edges[1])
 
-groups = [[torch.randn(5), torch.randn(300)], [torch.randn(33).bfloat16()]]
-every = [grad for group in groups for grad in group]
+every = [torch.randn(5), torch.randn(33).bfloat16(), torch.randn(300), torch.randn(70, dtype=torch.complex64).conj()]
 before = [grad.clone() for grad in every]
-assert abs(cuda.clip_(groups, 2.0, 1.0).item() / reference.total_norm(before) - 1) < 1e-7
+assert cuda.clip_(every, 1.0, 1.0) is None  # a complex modulus is not summed here
+assert abs(cuda.norm(every, 2.0).item() / reference.total_norm(before) - 1) < 1e-7
+assert abs(cuda.clip_(every, 2.0, 1.0).item() / reference.total_norm(before) - 1) < 1e-7
 for grad, clipped in zip(every, reference.clipped(before, 1.0)):
     close(grad, clipped, grad.dtype)
 
@@ -230,14 +383,24 @@ for bad in (math.nan, math.inf):
         for p, grad in zip(params, ours):
             p.grad = grad.clone()
         want = torch.nn.utils.clip_grad_norm_(params, 1.0, norm_type)
-        torch.testing.assert_close(cuda.clip_([ours], norm_type, 1.0), want, equal_nan=True)
+        torch.testing.assert_close(cuda.clip_(ours, norm_type, 1.0), want, equal_nan=True)
         torch.testing.assert_close(ours, [p.grad for p in params], equal_nan=True)
+
+memory, other = torch.randn(1000), torch.randn(70)
+look_alikes = [memory[:64], memory[:65], memory.view(torch.bfloat16)[:64], memory.view(torch.float64)[:64],
+    memory[:64].view(8, 8).t(), memory[:128].view(torch.complex64), memory[:0]]
+for _ in range(2):
+    for grad in look_alikes:
+        assert abs(cuda.norm([grad.normal_(), other], 2.0).item() / reference.total_norm([grad, other]) - 1) < 1e-7
+        for looks in (cuda._look([grad, other]), lambda a, b: [*map(cuda._properties, (a, b))] == [*map(cuda._properties, (grad, other))]):
+            assert [looks(each, other) for each in look_alikes] == [each is grad for each in look_alikes]
+assert cuda.norm([memory[:128][::2], other], 2.0) is None  # gaps
 
 known = [torch.randn(100)]
 before = known[0].clone()
-assert cuda.scale_([known], torch.tensor(4.0), 1.0)
+assert cuda.scale_(known, torch.tensor(4.0), 1.0)
 torch.testing.assert_close(known[0], before / 4, rtol=1e-6, atol=0)
-assert cuda.clip_([[known[0][:60], known[0][30:]]], 2.0, 1.0) is None
+assert cuda.clip_([known[0][:60], known[0][30:]], 2.0, 1.0) is None
 print("interpreted")
 """
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from clipcheck.runtime import local, sharded
-from clipcheck.runtime.gradients import Tensors, gradients, listed, parameters_of, reject
+from clipcheck.runtime.gradients import ORDINARY, Tensors, gradients, listed, parameters_of, reject
 from clipcheck.runtime.sharded import ProcessGroup, ShardGroup
 
 __all__ = ["Clipped", "clip_grad_norm_", "clip_grads_with_norm_", "clipped_grads", "get_total_norm", "grad_norm"]
@@ -58,15 +58,21 @@ def clip_grad_norm_(
             parameters are FSDP1's.
     """
     with torch.no_grad():
-        params = parameters_of(parameters)
+        params = listed(parameters, level=3)
         max_norm, norm_type = float(max_norm), float(norm_type)
+        if group is None and shard_group is None and not error_if_nonfinite:
+            clipped = _clip_here_(params, max_norm, norm_type)
+            if clipped is not None:
+                return clipped
+        params = parameters_of(params)
         how = sharded.spread(params, group, shard_group)
         grads = gradients(params)
         if how is None and grads and not error_if_nonfinite:
             local.check_foreach(grads, foreach)
-            return local.clip_(grads, max_norm, norm_type)
-        norm = _norm(params, grads, how, norm_type, error_if_nonfinite, foreach)
-        _scale(grads, norm, max_norm)
+            norm = local.clip_(grads, max_norm, norm_type)
+        else:
+            norm = _norm(params, grads, how, norm_type, error_if_nonfinite, foreach)
+            _scale(grads, norm, max_norm)
         return _result(norm, grads or params)
 
 
@@ -83,11 +89,12 @@ def get_total_norm(
     """
     with torch.no_grad():
         grads = listed(tensors, "tensors", level=3)
-        for grad in grads:
-            if not isinstance(grad, Tensor):
-                reject(grad, "tensors")
+        if not set(map(type, grads)) <= ORDINARY:
+            for grad in grads:
+                if not isinstance(grad, Tensor):
+                    reject(grad, "tensors")
         how = sharded.spread(grads, None, None)
-        return _result(_norm(grads, grads, how, float(norm_type), error_if_nonfinite, foreach), grads)
+        return _result(_norm(grads, grads, how, float(norm_type), error_if_nonfinite, foreach, exact=False), grads)
 
 
 def clip_grads_with_norm_(
@@ -165,6 +172,19 @@ def clipped_grads(
         return Clipped([copies[id(p)] for p in given], _result(norm, grads or params), _result(after, grads or params))
 
 
+def _clip_here_(params: list[Tensor], max_norm: float, norm_type: float) -> Tensor | None:
+    """The clip of gradients that all are on one CUDA device; None, and nothing done, for others.
+
+    The host looks at each of 2,000 small gradients for longer than the GPU does, so here it looks once. Repeated
+    parameters are among the others, and so is what has to be warned about.
+    """
+    if not (set(map(type, params)) <= ORDINARY and params and params[0].is_cuda):
+        return None
+    sharded.refuse_fsdp1(params)
+    grads = [grad for p in params if (grad := p.grad) is not None]
+    return local.clip_on_cuda_(grads, max_norm, norm_type) if grads else None
+
+
 def _norm(
     tensors: list[Tensor],
     grads: list[Tensor],
@@ -172,15 +192,19 @@ def _norm(
     norm_type: float,
     error_if_nonfinite: bool,
     foreach: bool | None,
+    exact: bool = True,
 ) -> local.Norm:
-    """The total norm of `grads`: of `tensors` themselves if they are the same list, else of their `.grad`."""
+    """The total norm of `grads`: of `tensors` themselves if they are the same list, else of their `.grad`.
+
+    A device gives it in float64 if `exact`, else perhaps in the dtype that callers get.
+    """
     local.check_foreach(grads, foreach)
     norm: local.Norm = 0.0
     if how is not None:
         own: list[Tensor | None] = [*grads] if tensors is grads else [t.grad for t in tensors]
         norm = sharded.norm(tensors, own, norm_type, how)
     elif grads:
-        norm = local.norm(grads, norm_type)
+        norm = local.norm(grads, norm_type, torch.float64 if exact else None)
     if error_if_nonfinite and not local.is_finite(norm):
         raise RuntimeError(
             f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be "
@@ -200,4 +224,7 @@ def _result(norm: local.Norm, tensors: list[Tensor], dtype: torch.dtype | None =
     device = tensors[0].device if tensors else torch.device("cpu")
     if dtype == torch.float64 and device.type not in ("cpu", "cuda", "meta"):
         dtype = torch.float32
-    return local.as_tensor(norm, dtype or local.result_dtype(tensors), device)
+    if dtype is None:
+        is_narrow = isinstance(norm, Tensor) and norm.dtype == torch.float32
+        dtype = torch.float32 if is_narrow else local.result_dtype(tensors)
+    return local.as_tensor(norm, dtype, device)

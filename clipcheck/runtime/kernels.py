@@ -1,4 +1,4 @@
-"""The two Triton kernels of the clip: sums over chunks of gradients, and the scaling of the same chunks.
+"""The Triton kernels of the clip: sums over chunks of gradients, the norm from these sums, the scaling of the same chunks.
 
 A chunk is `tensor_of[i], start_of[i]`: a gradient, and its first element in it. A gradient is `addresses[t], sizes[t]`.
 """
@@ -34,11 +34,11 @@ def _reduce(x, ORDER: tl.constexpr):
 
 
 @triton.jit
-def sum_kernel(
-    addresses, sizes, tensor_of, start_of, partials, chunks,
+def _partial(
+    addresses, sizes, tensor_of, start_of, chunks,
     DTYPE: tl.constexpr, ORDER: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Writes one partial a program: the sum of |x|^ORDER over its chunks, or the maximum (ORDER 0)."""
+    """The sum of |x|^ORDER over this program's chunks, or the bits of the maximum (ORDER 0), as a float64."""
     lane = tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float64 if ORDER != 0 else tl.int64)
     for chunk in range(tl.program_id(0), chunks, tl.num_programs(0)):
@@ -58,24 +58,59 @@ def sum_kernel(
                 x = tl.load(base + (offset + lane), mask=offset + lane < left, other=0.0)
                 total = _join(total, _magnitude(x, ORDER), ORDER)
     partial = _reduce(total, ORDER)
-    tl.store(partials + tl.program_id(0), partial if ORDER != 0 else partial.to(tl.float64, bitcast=True))
+    return partial if ORDER != 0 else partial.to(tl.float64, bitcast=True)
 
 
 @triton.jit
-def scale_kernel(
-    addresses, sizes, tensor_of, start_of, partials, norm_out, max_norm, max_norm_rest, chunks, count,
-    DTYPE: tl.constexpr, ORDER: tl.constexpr, PARTIALS: tl.constexpr, WRITES_NORM: tl.constexpr,
-    CHUNK: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Finishes the norm from `count` partials and multiplies the chunks by `min(1, max_norm / (norm + 1e-6))`."""
+def _norm(partials, count, ORDER: tl.constexpr, PARTIALS: tl.constexpr):
+    """The norm from `count` partials, summed in an order that depends on nothing else."""
     index = tl.arange(0, PARTIALS)
-    each = tl.load(partials + index, mask=index < count, other=0.0)
+    each = tl.load(partials + index, mask=index < count, other=0.0, cache_modifier=".cg")
     if ORDER == 2:
         norm = tl.sqrt(tl.sum(each))
     elif ORDER == 1:
         norm = tl.sum(each)
     else:
         norm = tl.max(each.to(tl.int64, bitcast=True)).to(tl.float64, bitcast=True)
+    return norm
+
+
+@triton.jit(do_not_specialize=["chunks", "first"])
+def sum_kernel(
+    addresses, sizes, tensor_of, start_of, partials, chunks, first,
+    DTYPE: tl.constexpr, ORDER: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Writes one partial a program, from `first` on."""
+    partial = _partial(addresses, sizes, tensor_of, start_of, chunks, DTYPE, ORDER, CHUNK, BLOCK)
+    tl.store(partials + first + tl.program_id(0), partial)
+
+
+@triton.jit(do_not_specialize=["chunks", "first", "count"])
+def norm_kernel(
+    addresses, sizes, tensor_of, start_of, partials, chunks, first, count, arrived, norm_out,
+    DTYPE: tl.constexpr, ORDER: tl.constexpr, PARTIALS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Does so, and the one of all `count` programs that arrives last writes the norm.
+
+    Which one that is does not matter: it adds up all partials in a fixed order. It sets `arrived` back to 0.
+    """
+    partial = _partial(addresses, sizes, tensor_of, start_of, chunks, DTYPE, ORDER, CHUNK, BLOCK)
+    tl.store(partials + first + tl.program_id(0), partial)
+    tl.debug_barrier()
+    if tl.atomic_add(arrived, 1, sem="acq_rel") == count - 1:
+        tl.debug_barrier()
+        tl.store(norm_out, _norm(partials, count, ORDER, PARTIALS).to(norm_out.dtype.element_ty))
+        tl.store(arrived, 0)
+
+
+@triton.jit(do_not_specialize=["chunks", "count"])
+def scale_kernel(
+    addresses, sizes, tensor_of, start_of, partials, norm_out, max_norm, max_norm_rest, chunks, count,
+    DTYPE: tl.constexpr, ORDER: tl.constexpr, PARTIALS: tl.constexpr, WRITES_NORM: tl.constexpr,
+    CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Finishes the norm from `count` partials and multiplies the chunks by `min(1, max_norm / (norm + 1e-6))`."""
+    norm = _norm(partials, count, ORDER, PARTIALS)
     if WRITES_NORM:
         if tl.program_id(0) == 0:
             tl.store(norm_out, norm.to(norm_out.dtype.element_ty))

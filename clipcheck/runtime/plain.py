@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from clipcheck.runtime.gradients import ORDINARY
 HAS_FLOAT64 = frozenset({"cpu", "cuda", "meta"})
 FOREACH = frozenset({"cpu", "cuda", "xpu", "mtia", torch._C._get_privateuse1_backend_name()})
 _DTYPE_ARGUMENT = "dtype" in str(torch.ops.aten._foreach_norm.Scalar._schema)  # torch 2.4
+SAFE_POWER = 8  # powers up to here of 1e30 and 1e-30, and sums of them, are in the range of float64
 DOUBLE = frozenset({torch.float64, torch.complex128})
 
 
@@ -26,8 +29,20 @@ def norm(grads: list[Tensor], norm_type: float) -> Tensor:
     for grad in measured:
         groups.setdefault(grad.device, []).append(grad)
     wide = torch.float64 if all(d.type in HAS_FLOAT64 for d in (device, *groups)) else torch.float32
+    if SAFE_POWER < abs(norm_type) < math.inf:
+        return _divided_norm(measured, norm_type, wide)
     norms = [n.to(device, wide) for group in groups.values() for n in _norms(group, norm_type)]
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms), norm_type)
+    return total
+
+
+def _divided_norm(grads: list[Tensor], norm_type: float, wide: torch.dtype) -> Tensor:
+    """The norm of copies that are divided by the largest element, so that powers of 1e30 and 1e-30 stay in range."""
+    largest = norm(grads, math.inf)
+    divisor = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+    parts = ((grad.abs() if grad.is_complex() else grad).to(wide) / divisor.to(grad.device) for grad in grads)
+    norms = [torch.linalg.vector_norm(part, norm_type).to(divisor.device) for part in parts]
+    total: Tensor = divisor * torch.linalg.vector_norm(torch.stack(norms), norm_type)
     return total
 
 

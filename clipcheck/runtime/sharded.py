@@ -1,8 +1,9 @@
 """The total norm of gradients that are spread over processes: DTensors on any meshes, pipeline stages, experts.
 
-Each rank sums the powers of its own elements, separately for each distinct set of process groups that the elements
-are spread over. Then there is one small all-reduce a process group, in order of first use. The order comes from the
-parameters, never from the gradients: a rank where a gradient is None takes part in the same collectives.
+Each rank takes the norm of its own elements, separately for each distinct set of process groups that the elements are
+spread over. Then there is one small all-reduce a process group, in order of first use; one more, of the largest norm,
+for norm types whose powers could leave the range of float64. The order comes from the parameters, never from the
+gradients: a rank where a gradient is None takes part in the same collectives.
 
 What is replicated counts once; a gradient that is still a partial sum is reduced first.
 """
@@ -39,7 +40,7 @@ def spread(
     Raises a `RuntimeError` for parameters of FSDP1, whose parts do not show what they are parts of.
     """
     if group is None and shard_group is None:
-        _refuse_fsdp1(tensors)
+        refuse_fsdp1(tensors)
         if set(map(type, tensors)) <= ORDINARY or not any(map(is_dtensor, tensors)):
             return None
     match group:
@@ -58,76 +59,112 @@ def norm(tensors: list[Tensor], grads: list[Tensor | None], norm_type: float, ho
     `tensors` are what `how` was made from, `grads` are the gradients in the same order. A collective call: every rank
     of the groups must make it, with the same list of tensors.
     """
+    device = tensors[0].device if tensors else _device_of_nothing(how.groups)
     if norm_type == 0:
-        raise ValueError("the 0-norm of sharded gradients is not defined: it counts whole gradients")
+        return _count_not_zero(tensors, grads, how, device)
     parts: dict[tuple[ProcessGroup, ...], list[Tensor]] = {groups: [] for groups in how.shards}
     for tensor, grad, groups in zip(tensors, grads, how.shards, strict=True):
         if grad is not None:
             parts[groups].append(local_values(grad, tensor))
-    powers = _Powers(norm_type)
+    join = _Join(norm_type)
     keys = list(parts)
-    device = tensors[0].device if tensors else torch.device("cpu")
-    sums = torch.stack([powers.of(parts[key], device) for key in keys]) if keys else powers.none(device)
-    for group in dict.fromkeys(group for key in keys for group in key):
+    norms = torch.stack([join.within(parts[key], device) for key in keys]) if keys else join.nothing(device)
+    for group in _distinct(keys):
         members = [index for index, key in enumerate(keys) if group in key]
-        sums[members] = powers.reduce(sums[members], group)
-    total = powers.joined(sums)
+        norms[members] = join.over(group, norms[members])
+    total = join.all_of(norms)
     for group in how.groups:
-        total = powers.reduce(total, group)
-    return powers.root(total)
+        total = join.over(group, total)
+    return total
 
 
-class _Powers:
-    """Sums of p-th powers, or maxima for the inf norm: what can be joined over parts and processes in any order."""
+def _count_not_zero(tensors: list[Tensor], grads: list[Tensor | None], how: Spread, device: torch.device) -> Tensor:
+    """The 0-norm as torch defines it for a list: the number of whole gradients that are not all zero."""
+    found = torch.zeros(len(tensors), dtype=torch.float64, device=device)
+    for index, (tensor, grad) in enumerate(zip(tensors, grads, strict=True)):
+        if grad is not None:
+            found[index] = local_values(grad, tensor).any()
+    for group in _distinct(how.shards):
+        members = [index for index, groups in enumerate(how.shards) if group in groups]
+        found[members] = _all_reduce(found[members], dist.ReduceOp.MAX, group)
+    total = found.sum()
+    for group in how.groups:
+        total = _all_reduce(total, dist.ReduceOp.SUM, group)
+    return total
+
+
+class _Join:
+    """Norms of one order: within this process, and joined over parts and over processes, in any order."""
 
     def __init__(self, norm_type: float) -> None:
         self.p = norm_type
         self.infinite = norm_type in (float("inf"), float("-inf"))
-        self.empty = float("inf") if norm_type == float("-inf") else 0.0
-        maximum = dist.ReduceOp.MAX if norm_type > 0 else dist.ReduceOp.MIN
-        self.op = maximum if self.infinite else dist.ReduceOp.SUM
+        self.of_nothing = 0.0 if norm_type > 0 else float("inf")
+        self.dominant = dist.ReduceOp.MAX if norm_type > 0 else dist.ReduceOp.MIN
 
-    def of(self, grads: list[Tensor], device: torch.device) -> Tensor:
+    def nothing(self, device: torch.device) -> Tensor:
+        return torch.full((1,), self.of_nothing, dtype=torch.float64, device=device)
+
+    def within(self, grads: list[Tensor], device: torch.device) -> Tensor:
         grads = [grad for grad in grads if grad.numel()]
         if not grads:
-            return torch.full((), self.empty, dtype=torch.float64, device=device)
-        norm = local.as_tensor(local.norm(grads, self.p), torch.float64, device)
-        return norm if self.infinite else norm**self.p
+            return self.nothing(device)[0]
+        return local.as_tensor(local.norm(grads, self.p), torch.float64, device)
 
-    def none(self, device: torch.device) -> Tensor:
-        return torch.full((1,), self.empty, dtype=torch.float64, device=device)
+    def all_of(self, norms: Tensor) -> Tensor:
+        dominant = norms.max() if self.p > 0 else norms.min()
+        return dominant if self.infinite else self._root(self._powers(norms, dominant).sum(), dominant)
 
-    def joined(self, sums: Tensor) -> Tensor:
-        if not self.infinite:
-            return sums.sum()
-        return sums.max() if self.p > 0 else sums.min()
-
-    def root(self, total: Tensor) -> Tensor:
-        return total if self.infinite else total ** (1.0 / self.p)
-
-    def reduce(self, sums: Tensor, group: ProcessGroup) -> Tensor:
-        """All-reduces a copy of `sums` where the group can: gradients may be offloaded to the CPU under NCCL."""
-        sent = sums.to(_device_for(group, sums.device)).clone()
+    def over(self, group: ProcessGroup, norms: Tensor) -> Tensor:
+        """Joins each norm with those of the group's other ranks."""
         if self.infinite:
-            # A maximum may drop NaN, depending on the backend. NaN is sent as a count beside it.
-            nans = sent.isnan()
-            sent = torch.cat([torch.where(nans, self.empty, sent).view(-1), self._signal(nans).view(-1)])
-            dist.all_reduce(sent, op=self.op, group=group)
-            values, signals = sent.view(2, -1).unbind()
-            sent = torch.where(signals == self._signal(torch.ones_like(signals)), float("nan"), values).view(sums.shape)
-        else:
-            dist.all_reduce(sent, op=self.op, group=group)
-        return sent.to(sums.device)
+            return self._dominant_over(group, norms)
+        # Powers of order 1 and 2 stay in the range of float64 for what comes from float32.
+        dominant = torch.ones_like(norms) if self.p in (1, 2) else _all_reduce(norms, self.dominant, group)
+        return self._root(_all_reduce(self._powers(norms, dominant), dist.ReduceOp.SUM, group), dominant)
 
-    def _signal(self, nans: Tensor) -> Tensor:
-        """1 for NaN under a maximum, -1 under a minimum; 0 for none."""
-        return nans.double() if self.p > 0 else -nans.double()
+    def _powers(self, norms: Tensor, dominant: Tensor) -> Tensor:
+        return (norms / _divisor(dominant)) ** self.p
+
+    def _root(self, powers: Tensor, dominant: Tensor) -> Tensor:
+        return _divisor(dominant) * powers ** (1 / self.p)
+
+    def _dominant_over(self, group: ProcessGroup, norms: Tensor) -> Tensor:
+        """The maximum or minimum. It may drop NaN, depending on the backend, so NaN is sent as a count beside it."""
+        nans = norms.isnan()
+        sign = 1.0 if self.p > 0 else -1.0
+        sent = torch.stack([torch.where(nans, self.of_nothing, norms), sign * nans])
+        values, signals = _all_reduce(sent, self.dominant, group).unbind()
+        return torch.where(signals == sign, float("nan"), values)
+
+
+def _divisor(dominant: Tensor) -> Tensor:
+    """What norms are divided by before a power is taken: the dominant one, or 1 where that is 0 or not finite."""
+    return torch.where((dominant > 0) & dominant.isfinite(), dominant, 1.0)
+
+
+def _all_reduce(values: Tensor, op: Any, group: ProcessGroup) -> Tensor:
+    """All-reduces a copy, on a device where the group can: gradients may be offloaded to the CPU under NCCL."""
+    sent = values.to(_device_for(group, values.device)).clone()
+    dist.all_reduce(sent, op=op, group=group)
+    return sent.to(values.device)
+
+
+def _distinct(keys: Iterable[tuple[ProcessGroup, ...]]) -> Iterable[ProcessGroup]:
+    """The process groups in order of first use."""
+    return dict.fromkeys(group for key in keys for group in key)
 
 
 def is_dtensor(tensor: Tensor) -> bool:
-    """Whether it is a DTensor; loads nothing, since there is none before torch.distributed.tensor is loaded."""
-    module = sys.modules.get("torch.distributed.tensor") or sys.modules.get("torch.distributed._tensor")
+    """Whether it is a DTensor; loads nothing, since there is none before its module is loaded."""
+    module = _dtensor_module()
     return module is not None and isinstance(tensor, module.DTensor)
+
+
+def _dtensor_module() -> Any:
+    """The module of DTensor and its placements, if it is loaded: private up to torch 2.4."""
+    names = ("torch.distributed.tensor", "torch.distributed._tensor")
+    return next((sys.modules[name] for name in names if hasattr(sys.modules.get(name), "DTensor")), None)
 
 
 def local_values(grad: Any, tensor: Any) -> Tensor:
@@ -155,9 +192,7 @@ def plain(norm: Any) -> Any:
 
 
 def _whole(placement: Any) -> Any:
-    from torch.distributed.tensor import Replicate
-
-    return Replicate() if placement.is_partial() else placement
+    return _dtensor_module().Replicate() if placement.is_partial() else placement
 
 
 def _shard_groups(tensor: Any, shard_group: ShardGroup | None) -> tuple[ProcessGroup, ...]:
@@ -167,7 +202,8 @@ def _shard_groups(tensor: Any, shard_group: ShardGroup | None) -> tuple[ProcessG
         if mesh.get_coordinate() is None:  # this rank holds nothing of it
             return ()
         split = [not (p.is_replicate() or p.is_partial()) for p in tensor.placements]
-        return tuple(mesh.get_group(dim) for dim, is_split in enumerate(split) if is_split and mesh.size(dim) > 1)
+        get_group = getattr(mesh, "get_group", None) or mesh.get_dim_groups  # torch 2.2
+        return tuple(get_group(dim) for dim, is_split in enumerate(split) if is_split and mesh.size(dim) > 1)
     group = shard_group(tensor) if callable(shard_group) else shard_group
     return () if group is None or group.size() == 1 else (group,)
 
@@ -177,10 +213,21 @@ def _device_for(group: ProcessGroup, device: torch.device) -> torch.device:
     able = [d.type for d in group._device_types]
     if device.type in able or not able:
         return device
-    return torch.device("cpu") if able[0] == "cpu" else torch.device(able[0], torch.accelerator.current_device_index())
+    return torch.device("cpu") if able[0] == "cpu" else torch.device(able[0], getattr(torch, able[0]).current_device())
 
 
-def _refuse_fsdp1(tensors: list[Tensor]) -> None:
+def _device_of_nothing(groups: Iterable[ProcessGroup]) -> torch.device:
+    """Returns the device that the other ranks of the groups likely compute on, for a rank that holds no tensor.
+
+    A group of two backends waits for ever if one rank sends from the CPU and another from a GPU.
+    """
+    for kind in (device.type for group in groups for device in group._device_types):
+        if kind != "cpu" and getattr(torch, kind).is_initialized():
+            return torch.device(kind, getattr(torch, kind).current_device())
+    return torch.device("cpu")
+
+
+def refuse_fsdp1(tensors: list[Tensor]) -> None:
     if "torch.distributed.fsdp" not in sys.modules or not (dist.is_available() and dist.is_initialized()):
         return
     if any(getattr(t, "_fsdp_flattened", False) or getattr(t, "_is_flat_param", False) for t in tensors):
