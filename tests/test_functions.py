@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from clipcheck.catalogue import concerned, wanted
-from clipcheck.config import DEFAULT
+import pytest
+from conftest import PROJECT
+
+from clipcheck import engine
+from clipcheck.catalogue import RULES, concerned, wanted
+from clipcheck.config import DEFAULT, Settings
 from clipcheck.functions import functions
+from clipcheck.memory import Memory, remembered
+
+EVERY_RULE = Settings(codes=frozenset(RULES))
 
 LOOP = b"""\
     total = 0.0
@@ -88,3 +95,14 @@ def test_a_norm_of_what_the_module_holds_is_found() -> None:
     text = b"gradients = [p.grad for p in model.parameters()]\n\n\ndef f():\n    total = 0.0\n"
     text += b"    for g in gradients:\n        total += g.norm(2).item() ** 2\n    return total\n"
     assert "CLIP001" in concerned(text, DEFAULT)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PROJECT / "fixtures").glob("*/*.py")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_an_editor_sees_what_the_command_line_sees(path: Path) -> None:
+    """It looks at the marks less closely, which may cost time and changes no finding."""
+    text = path.read_text(encoding="utf-8")
+    alone = engine.run_text(path.name, text, EVERY_RULE)
+    with remembered(Memory()):
+        assert engine.run_text(path.name, text, EVERY_RULE) == alone
