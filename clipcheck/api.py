@@ -150,7 +150,8 @@ def run_files(
     `jobs` processes are used at most, 0 standing for one a core; `write` puts what the fixes give back to disk; `cache`
     is a folder for what is known of unchanged files; `progress` is called with the files done and their number.
     """
-    return run.check_files([(path, projects.of(path).for_file(path)) for path in found], jobs, write, cache, progress)
+    wanted = [(path, projects.of_file(path).for_file(path)) for path in found]
+    return run.check_files(wanted, jobs, write, cache, progress)
 
 
 def run_text(text: str, filename: str, settings: Settings) -> engine.FileReport:

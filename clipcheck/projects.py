@@ -113,26 +113,26 @@ class Projects:
     def __init__(self, command: Layer, base: Settings, isolated: bool = False, file: str = "") -> None:
         self._command = checked(command)
         self._base = base
-        self._isolated = isolated
-        self._fixed = self._project(_read_chain(file)) if file else None
+        self._fixed = self._project(_read_chain(file) if file else ()) if file or isolated else None
         self._of: dict[str, Project] = {}
 
     def of(self, path: str) -> Project:
         """The project of a file or folder. Raises ConfigError."""
-        if self._fixed is not None:
-            return self._fixed
-        absolute = os.path.abspath(path)
-        return self._of_folder(absolute if os.path.isdir(absolute) else os.path.dirname(absolute))
+        return self._of_folder(os.path.abspath(path)) if os.path.isdir(path) else self.of_file(path)
+
+    def of_file(self, path: str) -> Project:
+        """As `of`, without a look at the disk for each of many files."""
+        return self._of_folder(os.path.dirname(os.path.abspath(path)))
 
     def _of_folder(self, folder: str) -> Project:
+        if self._fixed is not None:
+            return self._fixed
         known = self._of.get(folder)
         if known is None:
             known = self._of[folder] = self._look(folder)
         return known
 
     def _look(self, folder: str) -> Project:
-        if self._isolated:
-            return self._project(())
         for name in FILES:
             path = os.path.join(folder, name)
             if os.path.isfile(path) and (chain := _read_chain(path)):
