@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import libcst as cst
@@ -155,17 +156,22 @@ def _import_block(source: Source, at: cst.CSTNode) -> list[cst.SimpleStatementLi
     Only runs that stand before `at` count: what comes later is not yet bound when it is needed.
     """
     limit = source.span(at)[0]
+    before = ([line for line in run if source.span(line)[0] <= limit] for run in _import_runs(source))
+    runs = [run for run in before if run]
+    with_torch = [run for run in runs if any(map(_imports_torch, run))]
+    return (with_torch or runs or [[]])[0]
+
+
+@lru_cache(maxsize=2)  # asked for each fix of a file
+def _import_runs(source: Source) -> list[list[cst.SimpleStatementLine]]:
+    """The import lines of the top level, those with nothing between them together."""
     runs: list[list[cst.SimpleStatementLine]] = [[]]
     for statement in source.module.body:
-        if source.span(statement)[0] > limit:
-            break
         if isinstance(statement, cst.SimpleStatementLine) and _is_import(statement):
             runs[-1].append(statement)
         elif runs[-1]:
             runs.append([])
-    runs = [run for run in runs if run]
-    with_torch = [run for run in runs if any(map(_imports_torch, run))]
-    return (with_torch or runs or [[]])[0]
+    return runs
 
 
 def _is_import(statement: cst.SimpleStatementLine) -> bool:

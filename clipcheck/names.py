@@ -6,7 +6,7 @@ LibCST's own ScopeProvider answers more and costs three parses; this is one walk
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from operator import attrgetter
@@ -165,6 +165,13 @@ class Names:
 
     def parent(self, node: cst.CSTNode) -> cst.CSTNode | None:
         return self._parents.get(id(node))
+
+    def ancestors(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+        """The nodes around `node`, innermost first."""
+        above = self._parents.get(id(node))
+        while above is not None:
+            yield above
+            above = self._parents.get(id(above))
 
     def rank(self, node: cst.CSTNode) -> int:
         """The number of a node in the order of the text; it comes before those inside of it."""

@@ -152,10 +152,7 @@ class Source:
 
     def ancestors(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
         """The nodes around `node`, innermost first."""
-        above = self.parent(node)
-        while above is not None:
-            yield above
-            above = self.parent(above)
+        return self.names.ancestors(node)
 
     def enclosing(self, node: cst.CSTNode, *kinds: type[NodeT]) -> NodeT | None:
         """The innermost node of these types around `node`."""

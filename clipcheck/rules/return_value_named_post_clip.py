@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 
 import libcst as cst
 
@@ -53,16 +54,18 @@ def check(source: Source) -> Iterator[Hit]:
                 )
 
 
-def _results(source: Source) -> Iterator[cst.Call]:
+@lru_cache(maxsize=2)  # asked for each of them
+def _results(source: Source) -> tuple[cst.Call, ...]:
     """Every call whose result is a norm before clipping: torch's function, and the methods that follow it."""
     known = {clip.call for clip in clips(source) if clip.is_norm}
-    for call in source.nodes(cst.Call):
-        if call in known:
-            yield call
-        else:
-            match call.func:
-                case cst.Attribute(value=owner, attr=cst.Name("clip_grad_norm_")) if source.qualified(owner) is None:
-                    yield call
+    return tuple(call for call in source.nodes(cst.Call) if call in known or _is_method(source, call))
+
+
+def _is_method(source: Source, call: cst.Call) -> bool:
+    match call.func:
+        case cst.Attribute(value=owner, attr=cst.Name("clip_grad_norm_")):
+            return source.qualified(owner) is None
+    return False
 
 
 def _measures_again(source: Source, call: cst.Call) -> bool:
