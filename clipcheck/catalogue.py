@@ -68,10 +68,11 @@ _RECOMPUTED = rb"(?:norm|sum)\s*\(.*\n(?:.*\n){0,9}?.*\bclip_grad_norm_?\s*\("
 _CLIPS = b"clip_grad"
 # A call of a clip, its import or a reference to it; a definition or an option of that name is none.
 _CLIP = (
-    rb"(?<!def )(?<!def _)clip_grad(?:s_with)?_(?:norm|value)_?\s*\(|utils\.clip_grad|(?<!def )(?<!def _)clip_gradients\s*\(|import[^\n]*clip_grad"
+    rb"(?<!def )(?<!def _)clip_grad(?:s_with)?_(?:norm|value)_?\s*\(|(?<!def )(?<!def _)clip_gradients\s*\("
+    rb"|utils\.clip_grad|import[^\n]*clip_grad"
     rb"|clip_grad(?:s_with)?_(?:norm|value)_?,?[ \t]*(?:as \w+,?)?[ \t]*(?:#[^\n]*)?\r?\n"
 )
-_BACKWARD = b".backward(|manual_backward("
+_BACKWARD = rb"\.\s*(?:manual_)?backward\s*\("
 _TOTALS = b"clip_grad|get_total_norm"
 _TOTAL = _CLIP + rb"|get_total_norm"
 
@@ -110,7 +111,8 @@ RULES: dict[str, Rule] = {
         _rule(
             "CLIP104",
             "zero-grad-discards-gradients",
-            b".zero_grad(",
+            b"zero_grad",
+            rb"\.\s*zero_grad\s*\(",
             b"clip_grad|scaler",
             _BACKWARD,
         ),
@@ -242,10 +244,8 @@ def _by_first_mark(codes: frozenset[str]) -> list[tuple[bytes, list[tuple[str, t
     groups: dict[bytes, list[tuple[str, tuple[bytes, ...]]]] = {}
     for code in codes:
         first, *rest = RULES[code].marks
-        if first != _GRAD and all(
-            b"grad" in word for word in first.split(b"|")
-        ):  # three files in four lack all of these
-            first, rest = _GRAD, [first, *rest]
+        if first != _GRAD and all(b"grad" in word for word in first.split(b"|")):
+            first, rest = _GRAD, [first, *rest]  # three files in four lack this one, and so all of those
         groups.setdefault(first, []).append((code, tuple(rest)))
     return list(groups.items())
 

@@ -119,13 +119,13 @@ def _settle(path: str, data: bytes, first: _Checked, codes: frozenset[str], sett
     current = data
     warnings = checked.warnings
     for _ in range(MAX_ROUNDS):
-        todo = [f for f in _applicable(checked.findings, settings) if (f.code, f.message) not in refused]
-        if not todo or checked.document is None:
+        pending = [f for f in _applicable(checked.findings, settings) if (f.code, f.message) not in refused]
+        if not pending or checked.document is None:
             break
-        step = _step(path, current, checked, todo, codes, settings)
+        step = _step(path, current, checked, pending, codes, settings)
         if step is None:
             # Together they fail: take them one by one, and leave out the one that does.
-            for finding in todo:
+            for finding in pending:
                 step = _step(path, current, checked, [finding], codes, settings)
                 if step is not None:
                     break
@@ -146,13 +146,13 @@ def _step(
     path: str,
     data: bytes,
     checked: _Checked,
-    todo: Sequence[Finding],
+    pending: Sequence[Finding],
     codes: frozenset[str],
     settings: Settings,
 ) -> tuple[bytes, _Checked, list[Finding]] | None:
     """One round of fixes, or None where the outcome is not what the fixes promise."""
     assert checked.document is not None
-    taken, edits = _compatible(todo, len(checked.document.programs))
+    taken, edits = _compatible(pending, len(checked.document.programs))
     after = checked.document.splice(edits)
     again = _check(path, after, concerned(document.searchable(path, after), settings.codes) | codes, settings)
     if set(again.errors) - set(checked.errors):

@@ -68,9 +68,9 @@ class Event:
 
 
 def _first(event: Event, neighbours: Callable[[Event], list[Event]], kinds: frozenset[Kind]) -> Iterator[Event]:
-    todo, seen = list(neighbours(event)), {event}
-    while todo:
-        other = todo.pop()
+    pending, seen = list(neighbours(event)), {event}
+    while pending:
+        other = pending.pop()
         if other in seen:
             # an event that only leads back to itself ends the search
             if other is event and event.kind in kinds:
@@ -82,7 +82,7 @@ def _first(event: Event, neighbours: Callable[[Event], list[Event]], kinds: froz
         if other.kind in kinds or other.kind in (Kind.START, Kind.END):
             yield other
         else:
-            todo.extend(neighbours(other))
+            pending.extend(neighbours(other))
 
 
 def _contradict(one: Event, other: Event) -> bool:
@@ -140,7 +140,7 @@ class _Reading:
 
     def _reaching(self, kind: Kind) -> set[Function]:
         """The functions with an event of this kind, and those that mention one that has it, and may so call it."""
-        found = new = {self._home(node) for node, found in self.acts.items() if found.kind is kind}
+        found = new = {self._home(node) for node, what in self.acts.items() if what.kind is kind}
         for _ in range(DEPTH):
             names = {function.name.value for function in new if isinstance(function, cst.FunctionDef)}
             new = {self._home(name) for name in self.source.nodes(cst.Name) if name.value in names} - found

@@ -106,12 +106,13 @@ def _masks(typed: str, before: str) -> Iterator[str]:
         return _LINE.sub(masked, typed)
 
     was = _LINE.match(before)
-    alone = was is not None and not LINE_END.search(typed)
-    if was is not None and alone and not was["code"]:
+    assert was is not None  # it matches the empty line, too
+    alone = not LINE_END.search(typed)
+    if alone and not was["code"]:
         yield " " * len(typed)  # a new line: without it, the program is what it was
     for opens in (None, True):  # the line may be one that a block hangs on, though it does not end so yet
         yield mask(None, opens)
-    if was is not None and alone and len(typed) > len(was["indent"]):  # or one with a `#` before its indent
+    if alone and len(typed) > len(was["indent"]):  # or one with a `#` before its indent
         yield mask(was["indent"], _opens(was["code"]))
 
 

@@ -106,3 +106,9 @@ def test_an_editor_sees_what_the_command_line_sees(path: Path) -> None:
     alone = engine.run_text(path.name, text, EVERY_RULE)
     with remembered(Memory()):
         assert engine.run_text(path.name, text, EVERY_RULE) == alone
+
+
+@pytest.mark.parametrize("gap", ["", " "])
+def test_calls_are_calls_with_a_space_before_the_parenthesis(gap: str) -> None:
+    step = f"loss.backward{gap}()\noptimizer.zero_grad{gap}()\noptimizer.step{gap}()\nclip_grad_norm_{gap}(p, 1.0)\n"
+    assert {"CLIP101", "CLIP104"} <= concerned(step.encode(), DEFAULT)

@@ -41,14 +41,14 @@ def check(source: Source) -> Iterator[Hit]:
 def _unscales(clip: Event) -> list[Event]:
     """Every unscale between the scaled backward and the clip; none where something unknown may have unscaled."""
     found: list[Event] = []
-    todo = [clip]
-    while todo:
-        for event in todo.pop().first_before(Kind.UNSCALE, Kind.BACKWARD, Kind.UNKNOWN, Kind.STEP, Kind.EDIT):
+    pending = [clip]
+    while pending:
+        for event in pending.pop().first_before(Kind.UNSCALE, Kind.BACKWARD, Kind.UNKNOWN, Kind.STEP, Kind.EDIT):
             if event.kind in (Kind.UNKNOWN, Kind.EDIT):
                 return []
             if event.kind is Kind.UNSCALE and event not in found:
                 found.append(event)
-                todo.append(event)
+                pending.append(event)
     return found
 
 
