@@ -5,7 +5,8 @@
    bitwise repeatable; the first one writes the norm. A coefficient of 1 ends the program, otherwise it multiplies
    its chunks, last ones first: those are still in the L2 cache.
 
-The norm alone takes one launch, or two for more than 10^8 elements, where that is faster. float64 lanes keep squares of 1e30 and 1e-30 in range.
+The norm alone takes one launch, or two for more than 10^8 elements, where that is faster. float64 lanes keep squares of
+1e30 and 1e-30 in range.
 
 The host never waits, and its time counts: 2,000 small gradients cost it more than the GPU. So what is known of a list of
 gradients is kept as a plan, and the next call only makes sure that its gradients look the same. Their addresses are
@@ -201,9 +202,9 @@ def _plan(grads: list[Tensor], norm_type: float) -> Plan | None:
     else:
         if torch.cuda.is_current_stream_capturing() or not _suit(grads):
             return None
+        looks_alike = _look(grads)  # in the mode of the call: it is part of what the guards compare
         with torch.inference_mode(False):  # no inference tensors: calls outside of that mode write to them, too
-            plan = _new_plan(grads)
-        plan.looks_alike = _look(grads)
+            plan = _new_plan(grads, looks_alike)
         _plans[PLANS - 1 :] = []
         _plans.insert(0, plan)
     return None if plan.is_complex and norm_type != 2 else plan
@@ -240,7 +241,7 @@ def _properties(grad: Tensor) -> tuple[object, ...]:
     return type(grad), grad.layout, grad.dtype, grad.device, grad.shape, grad.stride() if strided else ()
 
 
-def _new_plan(grads: list[Tensor]) -> Plan:
+def _new_plan(grads: list[Tensor], looks_alike: Callable[..., bool]) -> Plan:
     device = grads[0].device
     processors = torch.cuda.get_device_properties(device).multi_processor_count
     sizes = torch.tensor([grad.numel() * (1 + grad.is_complex()) for grad in grads], dtype=torch.int64, device="cpu")
@@ -256,7 +257,7 @@ def _new_plan(grads: list[Tensor]) -> Plan:
         programs = [max(1, min(chunks, processors * each)) for each in (SUM_PROGRAMS, SCALE_PROGRAMS)]
         parts.append(Part(kind, chunks, _sent(tensor_of.int(), device), _sent(start_of, device), *programs))
     plan = Plan(
-        looks_alike=bool,
+        looks_alike=looks_alike,
         device=device,
         count=len(grads),
         bytes=torch.tensor([grad.numel() * grad.element_size() for grad in grads], dtype=torch.int64, device="cpu"),
