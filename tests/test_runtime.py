@@ -20,7 +20,7 @@ from hypothesis import strategies as st  # noqa: E402
 from torch import nn  # noqa: E402
 
 from clipcheck import runtime  # noqa: E402
-from clipcheck.runtime import cpu, plain, reference  # noqa: E402
+from clipcheck.runtime import cpu, plain, reference, rows  # noqa: E402
 
 torch_clip = torch.nn.utils.clip_grad_norm_
 INF = math.inf
@@ -120,6 +120,42 @@ def test_random_gradients_keep_seven_digits(elements: int) -> None:
                 grads = [grad.to(dtype)]
                 want = reference.total_norm(grads, norm_type)
                 assert abs(runtime.grad_norm(params_of(grads), norm_type).item() / want - 1) < 1e-7
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("values", [1, 2, 3, 4, 8, 16, 64])
+def test_gradients_of_few_values_keep_seven_digits(values: int, dtype: torch.dtype) -> None:
+    """Signs, masks and quantised gradients: sums of few values are rounded the same way again and again."""
+    generator = torch.Generator().manual_seed(values)
+    for scale in (1.0, 0.01, 3e-4):
+        level = torch.rand(values, generator=generator) * scale
+        for shape in ((2_000_000,), (1000, 1000), (300_007,)):
+            which = torch.randint(values, shape, generator=generator)
+            grads = [level.to(dtype)[which]]
+            want = reference.total_norm(grads)
+            assert abs(runtime.grad_norm(params_of(grads)).item() / want - 1) < 1e-7
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kernel", [True, False])
+def test_sixteen_bits_with_and_without_a_kernel_of_torch(
+    dtype: torch.dtype, kernel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older builds of torch may have none that sums them in float32; what the scratch holds must not matter."""
+    assert rows._sums_in_float32(dtype)
+    monkeypatch.setattr(rows, "_sums_in_float32", lambda _: kernel)
+    rows._buffer(torch.float32).fill_(math.nan)
+    grads = [
+        grad.to(dtype) for grad in (torch.randn(900, 1000), torch.randn(700, 600).T, torch.randn(1300, 900)[:, ::2])
+    ]
+    for norm_type in (1.0, 2.0, INF):
+        got = runtime.grad_norm(params_of(grads), norm_type).item()
+        assert abs(got / reference.total_norm(grads, norm_type) - 1) < 1e-7
+    for bad in (math.inf, -math.inf, math.nan):
+        grads[0][3, 5] = bad
+        assert str(runtime.grad_norm(params_of(grads)).item()) == str(abs(bad))
+    largest = [torch.full((600, 600), torch.finfo(dtype).max, dtype=dtype)]
+    assert runtime.grad_norm(params_of(largest)).item() == pytest.approx(600 * torch.finfo(dtype).max, rel=1e-7)
 
 
 def test_small_sets_are_exact() -> None:

@@ -1,37 +1,25 @@
 """The total norm of gradients on the CPU, read once, on all threads, to 1e-7 or better.
 
 A full reduction in torch runs on one thread and sums millions of float32 squares into few accumulators (error 1e-5
-to 1e-2). Here each gradient is viewed as rows of 512 elements: the row norms run on all threads in torch's vectorised
-kernel, and are combined in float64. Their rounding errors (2e-7 each) cancel, unless the rows are the same: those of a
-constant gradient are summed again in float64.
+to 1e-2). Here the norms of rows run on all threads, and are combined in float64. Their rounding errors (1e-7 each)
+cancel, unless the values are few, as in a constant gradient: then the rows are summed in float64, too.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-import threading
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-FAST = frozenset({1.0, 2.0, math.inf, -math.inf})  # the other norms go through float64: powers lose digits
-ROW = 512  # elements a row; rows of 128 cost up to a third more, rows of 4,096 have ten times the error
-SHORT_ROW = 128  # the same where there are few rows whose errors could cancel
-FEW = 131_072  # elements: up to here rows are short, and small gradients go through float64
-SAMPLE = 64  # rows among which repeated ones are looked for
-SMALL = 8_192  # gradients of fewer elements are flattened together: one call each would cost more than the copy
-CHUNK = 2_097_152  # elements that are flattened or converted at once: 8 MB of scratch in float32
-VIEW = 128 * CHUNK  # elements whose row norms are taken at once: 2 MB of them
+from clipcheck.runtime import rows
 
-
-class _Scratch(threading.local):
-    def __init__(self) -> None:
-        self.buffers: dict[torch.dtype, Tensor] = {}
-
-
-_scratch = _Scratch()
+FAST = frozenset({1.0, 2.0, math.inf})  # the other norms go through float64: powers lose digits
+EXACT = 262_144  # elements: up to here all in float64 costs no more than a look at the errors of float32
+SAMPLE = 32  # rows whose rounding errors are measured …
+PLACES = 4  # … at up to so many places
+ERROR = 2e-8  # of the norm: a systematic error above this is seen
 
 
 def norm(groups: list[list[Tensor]], norm_type: float) -> float:
@@ -55,173 +43,116 @@ def combined(norms: Iterable[float], norm_type: float) -> float:
     return largest * _norm_of(vector / largest, norm_type)
 
 
+def careful_norm(grads: list[Tensor], norm_type: float) -> float:
+    """Returns the norm of real gradients in float64, each divided by the largest element first: no range is left."""
+    largest = max_abs(grads)
+    if norm_type > 0 and not 0 < largest < math.inf:
+        return largest
+    unit = largest if 0 < largest < math.inf else 1.0
+    pieces = (piece for grad in grads for piece in rows.contiguous_pieces(grad))
+    chunks = (chunk for piece in pieces for chunk in torch.split(piece.view(-1), rows.CHUNK))
+    norms = [torch.linalg.vector_norm(chunk.double() / unit, norm_type).item() for chunk in chunks]
+    return unit * combined(norms, norm_type)
+
+
+def max_abs(grads: list[Tensor]) -> float:
+    """Returns the largest absolute value, NaN if there is one."""
+    return _wide_norm(grads, sum(map(Tensor.numel, grads)), math.inf)
+
+
 def _group_norm(grads: list[Tensor], norm_type: float) -> float:
     """The norm of gradients of one dtype: fast, and again in float64 where the fast way may have lost digits."""
     if grads[0].is_complex():
         grads = [torch.view_as_real(g.resolve_conj()) if norm_type == 2 else g.abs() for g in grads]
     if norm_type not in FAST:
         return careful_norm(grads, norm_type)
-    fast = _fast_norm(grads, norm_type)
-    return fast if _in_range(fast, grads, norm_type) else careful_norm(grads, norm_type)
+    elements = sum(map(Tensor.numel, grads))
+    wide = elements <= EXACT or grads[0].dtype == torch.float64
+    if elements <= EXACT:
+        norm = _norm_of(torch._C._nn.flatten_dense_tensors(grads), norm_type)
+    elif wide or norm_type == math.inf:
+        norm = _wide_norm(grads, elements, norm_type)
+    else:
+        norm = _fast_norm(grads, elements, norm_type)
+    return norm if _in_range(norm, elements, norm_type, wide) else careful_norm(grads, norm_type)
 
 
-def _fast_norm(grads: list[Tensor], norm_type: float) -> float:
-    done: list[float] = []
-    for vector in _joined(_partial_norms(grads, norm_type)):
-        if norm_type in (1, 2) and vector.dtype == torch.float32 and _repeat(vector):
-            return _fold(_partial_norms(grads, norm_type, torch.float64), norm_type)
-        done.append(_norm_of(vector, norm_type))
-    return combined(done, norm_type)
+def _wide_norm(grads: list[Tensor], elements: int, norm_type: float) -> float:
+    return _total((rows.norms(matrix, norm_type, torch.float64) for matrix in rows.rows(grads, elements)), norm_type)
 
 
-def _in_range(norm: float, grads: list[Tensor], norm_type: float) -> bool:
+def _fast_norm(grads: list[Tensor], elements: int, norm_type: float) -> float:
+    """The 1-norm or 2-norm in float32, of float32 in float64 where the rounding errors of the rows would add up."""
+    matrices = rows.rows(grads, elements)
+    if grads[0].dtype != torch.float32:  # sums of a few short mantissas are exact
+        return _total((rows.norms(matrix, norm_type, torch.float32) for matrix in matrices), norm_type)
+    sample: list[tuple[Tensor, Tensor]] = []
+    norm = _total(_sampled(matrices, elements, norm_type, sample), norm_type)
+    return _wide_norm(grads, elements, norm_type) if _errors_add_up(sample, norm_type) else norm
+
+
+def _in_range(norm: float, elements: int, norm_type: float, wide: bool) -> bool:
     """Whether no square of an element can have been lost: to infinity above, to zero below.
 
     A float32 square below 1e-38 may be flushed. Where the mean square is above 1e-30 that is under 1e-8 of the sum.
     """
     if norm_type != 2 or not math.isfinite(norm):
         return math.isfinite(norm)
-    floor = 1e-145 if grads[0].dtype == torch.float64 else 1e-15
-    return norm > floor * math.sqrt(sum(map(Tensor.numel, grads)))
+    return norm > (1e-145 if wide else 1e-15) * math.sqrt(elements)
 
 
-def _partial_norms(grads: list[Tensor], norm_type: float, dtype: torch.dtype = torch.float32) -> Iterator[Tensor]:
-    """Yields 1-D tensors of norms of pieces, which together cover every element once, in this dtype or a wider one."""
-    small: list[Tensor] = []
-    for grad in grads:
-        if grad.numel() < SMALL:
-            small.append(grad)
-            continue
-        for piece in _contiguous_pieces(grad):
-            whole_rows = piece.numel() - piece.numel() % ROW
-            yield from _norms(piece, whole_rows, norm_type, dtype)
-            if whole_rows < piece.numel():
-                small.append(piece.view(-1)[whole_rows:] if piece is grad else piece.view(-1)[whole_rows:].clone())
-    for batch in _batches(small):
-        flat = torch._C._nn.flatten_dense_tensors(batch)
-        whole_rows = flat.numel() - flat.numel() % ROW if flat.numel() > FEW else 0
-        yield from _norms(flat, whole_rows, norm_type, dtype)
-        yield from _norms(flat[whole_rows:], flat.numel() - whole_rows, norm_type, torch.float64)
+def _sampled(
+    matrices: Iterator[Tensor], elements: int, norm_type: float, sample: list[tuple[Tensor, Tensor]]
+) -> Iterator[Tensor]:
+    """Yields norms of the rows of matrices, and of some rows puts them into `sample` together with those in float64.
 
-
-def _norms(piece: Tensor, count: int, norm_type: float, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Yields norms of rows of the first `count` elements of a contiguous tensor, taken in `dtype` or a wider one."""
-    if not count:
-        return
-    row = math.gcd(count, SHORT_ROW if count <= FEW else ROW)
-    dtype = torch.float64 if piece.dtype == torch.float64 else dtype
-    if norm_type not in (1, math.inf) and piece.dtype == dtype and count <= VIEW:  # most often: as few calls as can be
-        yield torch.linalg.vector_norm(piece.as_strided((count // row, row), (row, 1)), norm_type, 1)
-        return
-    flat = piece.view(-1)[:count]
-    if norm_type == math.inf:
-        yield torch.stack(torch.aminmax(flat)).abs().amax().double().view(1)  # 20 times as fast as torch's inf norm
-    elif norm_type == 1:
-        for copy in _copied(flat, dtype):  # twice as fast as torch's 1-norm, which is not vectorised
-            yield copy.abs_().view(-1, row).sum(1)
-    else:
-        for part in torch.split(flat, VIEW) if flat.dtype == dtype else _copied(flat, dtype):
-            yield torch.linalg.vector_norm(part.view(-1, row), norm_type, 1)
-
-
-def _copied(flat: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Yields the elements in `dtype`, in pieces that are this thread's scratch: each is overwritten by the next.
-
-    Norms of float16 or bfloat16 rows would be rounded to that dtype, and for their argument `dtype` torch has no
-    vectorised kernel and allocates a copy. Larger pieces leave the cache; for smaller ones the calls cost more than the
-    copies.
+    Of each matrix it takes as many rows as its size is worth.
     """
-    buffer = _buffer(dtype)
-    for chunk in torch.split(flat, CHUNK):
-        yield buffer[: chunk.numel()].copy_(chunk)
+    share = elements // PLACES
+    passed = share // 2
+    for matrix in matrices:
+        norms = rows.norms(matrix, norm_type, torch.float32)
+        passed += matrix.numel()
+        if passed >= share:
+            count, length = matrix.shape
+            wanted = min(count, passed // share * SAMPLE // PLACES)
+            step = count // wanted
+            some = matrix.as_strided((wanted, length), (step * length, 1)).double()
+            exact = torch.linalg.vector_norm(some, norm_type, 1)
+            sample.append((norms.as_strided((wanted,), (step,)), exact))
+            passed %= share
+        yield norms
 
 
-def _buffer(dtype: torch.dtype) -> Tensor:
-    """Returns this thread's scratch, of CHUNK elements: fresh memory costs a page fault every 4 KB at each call."""
-    if dtype not in _scratch.buffers:
-        with torch.inference_mode(False):
-            _scratch.buffers[dtype] = torch.empty(CHUNK, dtype=dtype, device="cpu")
-    return _scratch.buffers[dtype]
+def _errors_add_up(sample: list[tuple[Tensor, Tensor]], norm_type: float) -> bool:
+    """Whether the rounding errors of row norms do not cancel, by a sample of norms in float32 and in float64.
 
-
-def _batches(grads: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Yields the gradients in batches of at most about CHUNK elements."""
-    batch: list[Tensor] = []
-    elements = 0
-    for grad in grads:
-        batch.append(grad)
-        elements += grad.numel()
-        if elements >= CHUNK:
-            yield batch
-            batch, elements = [], 0
-    if batch:
-        yield batch
-
-
-def _contiguous_pieces(grad: Tensor) -> Iterator[Tensor]:
-    """Yields contiguous tensors with the elements of a gradient in some order: views where its memory is dense.
-
-    Where it is not, a piece is this thread's scratch, overwritten by the next.
+    They are the same wherever the values are: the norm of a constant gradient is up to 3e-7 off, that of four different
+    values 1e-7. The mean error is held against what independent errors of that size would leave.
     """
-    if grad.is_contiguous():
-        yield grad
-        return
-    in_memory = grad.permute(sorted(range(grad.dim()), key=grad.stride, reverse=True))
-    if in_memory.is_contiguous():  # channels_last, transposed
-        yield in_memory
-    elif grad.numel() <= CHUNK:
-        wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
-        yield _buffer(wide)[: grad.numel()].view(grad.shape).copy_(grad)
-    else:
-        widest = max(range(grad.dim()), key=grad.size)
-        for half in grad.tensor_split(2, dim=widest):
-            yield from _contiguous_pieces(half)
+    fast, exact = (torch.cat(norms).tolist() for norms in zip(*sample, strict=True))
+    weights = exact if norm_type == 2 else [1.0] * len(exact)  # a norm's error counts as much as the norm itself
+    errors = [(f - e) * weight for f, e, weight in zip(fast, exact, weights, strict=True)]
+    total = sum(e * weight for e, weight in zip(exact, weights, strict=True))
+    return bool(abs(sum(errors)) > ERROR * total + 3 * math.hypot(*errors))
 
 
-def _fold(norms: Iterator[Tensor], norm_type: float) -> float:
-    """Returns the norm of all partial norms, holding about CHUNK of them at a time."""
-    return combined([_norm_of(vector, norm_type) for vector in _joined(norms)], norm_type)
-
-
-def _joined(norms: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Yields partial norms as few vectors, those of either dtype together: joining both would take longer."""
-    pending: dict[torch.dtype, list[Tensor]] = {torch.float32: [], torch.float64: []}
+def _total(parts: Iterator[Tensor], norm_type: float) -> float:
+    """Returns the norm of vectors of norms, holding about half a million norms at a time."""
+    done: list[float] = []
+    pending: list[Tensor] = []
     count = 0
-    for each in norms:
-        pending[each.dtype].append(each)
-        count += each.numel()
-        if count >= CHUNK:
-            yield from (torch.cat(parts) for parts in pending.values() if parts)
-            pending, count = {dtype: [] for dtype in pending}, 0
-    yield from (torch.cat(parts) for parts in pending.values() if parts)
-
-
-def _repeat(norms: Tensor) -> bool:
-    """Whether rows of the very same norm make up a tenth of the whole, by a sample.
-
-    Their rounding errors, 2e-7 and up to 6e-7, are the same too and add up, while those of different rows cancel.
-    """
-    sample = sorted(norms[:: norms.numel() // SAMPLE + 1].tolist())
-    twins = [one for one, next_one in itertools.pairwise(sample) if one == next_one]
-    return bool(sum(one * one for one in twins) > 0.1 * sum(one * one for one in sample))
+    for norms in parts:
+        pending.append(norms)
+        count += norms.numel()
+        if count >= rows.ROWS:
+            done.append(_norm_of(torch.cat(pending), norm_type))
+            pending, count = [], 0
+    if pending:
+        done.append(_norm_of(torch.cat(pending), norm_type))
+    return combined(done, norm_type)
 
 
 def _norm_of(vector: Tensor, norm_type: float) -> float:
-    return float(torch.linalg.vector_norm(vector.double(), norm_type))
-
-
-def careful_norm(grads: list[Tensor], norm_type: float) -> float:
-    """Returns the norm of real gradients in float64, each divided by the largest element first: no range is left."""
-    largest = max_abs(grads)
-    if largest == 0 or not math.isfinite(largest) or math.isinf(norm_type):
-        return _fold(_partial_norms(grads, norm_type), norm_type)
-    pieces = (
-        chunk for grad in grads for piece in _contiguous_pieces(grad) for chunk in torch.split(piece.view(-1), CHUNK)
-    )
-    norms = [torch.linalg.vector_norm(piece.double() / largest, norm_type).item() for piece in pieces]
-    return largest * combined(norms, norm_type)
-
-
-def max_abs(grads: list[Tensor]) -> float:
-    """Returns the largest absolute value, NaN if there is one."""
-    return _fold(_partial_norms(grads, math.inf), math.inf)
+    wide = vector.double()
+    return math.sqrt(torch.dot(wide, wide)) if norm_type == 2 else float(torch.linalg.vector_norm(wide, norm_type))
