@@ -27,8 +27,8 @@ def norm(groups: list[list[Tensor]], norm_type: float) -> float:
 
     The dtypes are the real and complex floating ones from float16 on; without any element the norm is 0.
     """
-    filled = [group for tensors in groups if (group := [grad for grad in tensors if grad.numel()])]
-    return combined([_group_norm(group, norm_type) for group in filled], norm_type) if filled else 0.0
+    norms = [_group_norm(filled, norm_type) for grads in groups if (filled := [grad for grad in grads if grad.numel()])]
+    return combined(norms, norm_type) if norms else 0.0
 
 
 def combined(norms: Iterable[float], norm_type: float) -> float:
@@ -57,7 +57,7 @@ def careful_norm(grads: list[Tensor], norm_type: float) -> float:
 
 def max_abs(grads: list[Tensor]) -> float:
     """Returns the largest absolute value, NaN if there is one."""
-    return _wide_norm(grads, sum(map(Tensor.numel, grads)), math.inf)
+    return _wide_norm(grads, [grad.numel() for grad in grads], math.inf)
 
 
 def _group_norm(grads: list[Tensor], norm_type: float) -> float:
@@ -66,29 +66,30 @@ def _group_norm(grads: list[Tensor], norm_type: float) -> float:
         grads = [torch.view_as_real(g.resolve_conj()) if norm_type == 2 else g.abs() for g in grads]
     if norm_type not in FAST:
         return careful_norm(grads, norm_type)
-    elements = sum(map(Tensor.numel, grads))
+    sizes = [grad.numel() for grad in grads]
+    elements = sum(sizes)
     wide = elements <= EXACT or grads[0].dtype == torch.float64
     if elements <= EXACT:
         norm = _norm_of(torch._C._nn.flatten_dense_tensors(grads), norm_type)
     elif wide or norm_type == math.inf:
-        norm = _wide_norm(grads, elements, norm_type)
+        norm = _wide_norm(grads, sizes, norm_type)
     else:
-        norm = _fast_norm(grads, elements, norm_type)
+        norm = _fast_norm(grads, sizes, norm_type)
     return norm if _in_range(norm, elements, norm_type, wide) else careful_norm(grads, norm_type)
 
 
-def _wide_norm(grads: list[Tensor], elements: int, norm_type: float) -> float:
-    return _total((rows.norms(matrix, norm_type, torch.float64) for matrix in rows.rows(grads, elements)), norm_type)
+def _wide_norm(grads: list[Tensor], sizes: list[int], norm_type: float) -> float:
+    return _total((rows.norms(matrix, norm_type, torch.float64) for matrix in rows.rows(grads, sizes)), norm_type)
 
 
-def _fast_norm(grads: list[Tensor], elements: int, norm_type: float) -> float:
+def _fast_norm(grads: list[Tensor], sizes: list[int], norm_type: float) -> float:
     """The 1-norm or 2-norm in float32, of float32 in float64 where the rounding errors of the rows would add up."""
-    matrices = rows.rows(grads, elements)
+    matrices = rows.rows(grads, sizes)
     if grads[0].dtype != torch.float32:  # sums of a few short mantissas are exact
         return _total((rows.norms(matrix, norm_type, torch.float32) for matrix in matrices), norm_type)
     sample: list[tuple[Tensor, Tensor]] = []
-    norm = _total(_sampled(matrices, elements, norm_type, sample), norm_type)
-    return _wide_norm(grads, elements, norm_type) if _errors_add_up(sample, norm_type) else norm
+    norm = _total(_sampled(matrices, sum(sizes), norm_type, sample), norm_type)
+    return _wide_norm(grads, sizes, norm_type) if _errors_add_up(sample, norm_type) else norm
 
 
 def _in_range(norm: float, elements: int, norm_type: float, wide: bool) -> bool:

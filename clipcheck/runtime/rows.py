@@ -26,34 +26,38 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def rows(grads: list[Tensor], elements: int) -> Iterator[Tensor]:
-    """Yields matrices whose rows hold every one of so many elements once, and perhaps some zeros, in their dtype.
+def rows(grads: list[Tensor], sizes: list[int]) -> Iterator[Tensor]:
+    """Yields matrices whose rows hold every element once, and perhaps some zeros, in the dtype of the gradients.
 
-    Most are views of the gradients. What is this thread's scratch is overwritten by the next one.
+    `sizes` are their numbers of elements. Most matrices are views; one that is this thread's scratch is overwritten by
+    the next.
     """
-    large = SMALL if elements > FEW else CHUNK
+    large = SMALL if sum(sizes) > FEW else CHUNK
     small: list[Tensor] = []
     waiting = 0
-    for grad in grads:
-        count = grad.numel()
-        if count < large:
+    for grad, size in zip(grads, sizes, strict=True):
+        if size < large:
             small.append(grad)
-            waiting += count
+            waiting += size
         else:
-            for piece in contiguous_pieces(grad):
-                length = _length(piece.dtype, piece.numel())
-                whole, rest = divmod(piece.numel(), length)
+            for piece in (grad,) if grad.is_contiguous() else contiguous_pieces(grad):
+                count = size if piece is grad else piece.numel()
+                length = _length(piece.dtype, count)
+                whole, rest = divmod(count, length)
                 matrix = piece.as_strided((whole, length), (length, 1))
-                yield from torch.split(matrix, ROWS) if whole > ROWS else (matrix,)
+                if whole > ROWS:
+                    yield from torch.split(matrix, ROWS)
+                else:
+                    yield matrix
                 if rest:
                     last = piece.view(-1)[-rest:]
                     small.append(last if piece is grad else last.clone())
                     waiting += rest
         if waiting > CHUNK - 2 * SMALL:
-            yield _together(small)
+            yield _together(small, waiting)
             small, waiting = [], 0
     if waiting:
-        yield _together(small)
+        yield _together(small, waiting)
 
 
 def norms(matrix: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
@@ -92,11 +96,10 @@ def contiguous_pieces(grad: Tensor) -> Iterator[Tensor]:
             yield from contiguous_pieces(half)
 
 
-def _together(grads: list[Tensor]) -> Tensor:
-    """Returns the rows of small gradients, which are copied one behind the other, and zeros behind them."""
+def _together(grads: list[Tensor], count: int) -> Tensor:
+    """Returns the rows of so many elements of small gradients, which are copied one behind the other, and zeros."""
     dtype = grads[0].dtype
     vectors = [grad if grad.dim() == 1 else grad.reshape(-1) for grad in grads]
-    count = sum(map(Tensor.numel, vectors))
     length = _length(dtype, count)
     padding = -count % length
     flat = _buffer(dtype)[: count + padding]
@@ -107,7 +110,10 @@ def _together(grads: list[Tensor]) -> Tensor:
 def _length(dtype: torch.dtype, count: int) -> int:
     if dtype == torch.float16:
         return SHORT
-    return next((length for length in LENGTHS if count % length == 0), LENGTHS[0])
+    for length in LENGTHS:
+        if count % length == 0:
+            return length
+    return LENGTHS[0]
 
 
 def _copied(matrix: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
