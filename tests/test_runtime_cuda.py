@@ -104,6 +104,40 @@ def test_nothing_is_taken_for_what_was_there_before() -> None:
     assert runtime.clip_grad_norm_(params_of([sparse]), 99.0).item() == pytest.approx(math.sqrt(8))
 
 
+class Refuses:
+    """A compiled kernel of a Triton that takes other arguments."""
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Refuses:
+        return self
+
+    def __call__(self, *arguments: object) -> None:
+        raise TypeError("function takes exactly 27 arguments")
+
+
+@needs_gpu
+def test_later_calls_are_launched_as_the_first() -> None:
+    """The second call of a plan does not go through Triton's look at the arguments; no argument may be frozen by it."""
+    from clipcheck.runtime import cuda
+
+    for _ in range(3):
+        for norm_type in (2.0, math.inf, 1.0):
+            for max_norm in (1e9, 0.5, 1.0, 3, 1e-3):
+                check([random(1000), random(70_000, dtype=torch.bfloat16), random(3)], max_norm, norm_type)
+    grads = [random(1000), random(70_000, dtype=torch.bfloat16), random(3)]
+    assert runtime.get_total_norm(grads).dtype == torch.float32
+    assert runtime.grad_norm(params_of(grads)).dtype == torch.float64
+    for known in torch.tensor([9.0, 1e9, 2.0], device="cuda", dtype=torch.float64):  # the second is not aligned
+        before = [grad.clone() for grad in grads]
+        runtime.clip_grads_with_norm_(params_of(grads), 4.0, known)
+        for grad, old in zip(grads, before, strict=True):
+            torch.testing.assert_close(grad, (old.double() * min(1.0, 4.0 / (known.item() + 1e-6))).to(grad.dtype))
+    plan = cuda._plans[0]
+    assert any(plan.compiled.values()) == cuda.TAKES_CONSTANTS
+    plan.compiled.update(dict.fromkeys(plan.compiled, Refuses()))
+    for _ in range(2):
+        check(grads, 0.25)
+
+
 @needs_gpu
 def test_no_gradient_is_kept_alive() -> None:
     params = params_of([random(1000), random(5)])
