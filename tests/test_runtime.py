@@ -142,8 +142,8 @@ def test_sixteen_bits_with_and_without_a_kernel_of_torch(
     dtype: torch.dtype, kernel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Older builds of torch may have none that sums them in float32; what the scratch holds must not matter."""
-    assert rows._sums_in_float32(dtype)
-    monkeypatch.setattr(rows, "_sums_in_float32", lambda _: kernel)
+    assert rows.has_squares(dtype)
+    monkeypatch.setattr(rows, "has_squares", lambda _: kernel)
     rows._buffer(torch.float32).fill_(math.nan)
     grads = [
         grad.to(dtype) for grad in (torch.randn(900, 1000), torch.randn(700, 600).T, torch.randn(1300, 900)[:, ::2])

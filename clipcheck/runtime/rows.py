@@ -70,11 +70,38 @@ def norms(matrix: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
         return of_rows
     if norm_type == math.inf:  # 20 times as fast as torch's inf norm
         return torch.stack(torch.aminmax(matrix)).abs().amax().to(dtype).view(1)
-    if norm_type == 2 and dtype == torch.float32 and _sums_in_float32(matrix.dtype):
-        return _half_squares(matrix).sqrt_()
     if norm_type == 1:  # twice as fast as torch's 1-norm, which is not vectorised
         return torch.cat([part.abs_().sum(1) for part in _copied(matrix, dtype)])
     return torch.cat([torch.linalg.vector_norm(part, norm_type, 1) for part in _copied(matrix, dtype)])
+
+
+def squares(matrix: Tensor) -> Tensor:
+    """Returns the sums of squares of rows of a dtype that `has_squares`, in float32.
+
+    torch rounds the norms of 16-bit rows to 16 bits. A group normalization's backward does not: the gradient of its
+    scale is, with the mean 0 and the deviation 1, for each channel the sum of input times gradient, here of squares. It
+    reads 16 bits and sums in float32, vectorised and on all threads. (Wu and He 2018, arXiv:1803.08494.)
+    """
+    mean, deviation = _standard()
+    channels, elements = matrix.shape
+    weight = _buffer(torch.float32)[:channels]  # of it the backward takes shape and dtype only
+    input = matrix.unsqueeze(0)
+    backward = torch.ops.aten.native_group_norm_backward.default
+    of_rows: Tensor = backward(input, input, mean, deviation, weight, 1, channels, elements, 1, [False, True, False])[1]
+    return of_rows
+
+
+@functools.cache
+def has_squares(dtype: torch.dtype) -> bool:
+    """Whether this torch sums 16 bits in float32, by trying: 256 whole numbers, the sum of whose squares has 23 bits."""
+    if dtype not in (torch.float16, torch.bfloat16):
+        return False
+    whole = torch.arange(256, device="cpu", dtype=torch.float32)
+    try:
+        of_rows = squares(whole.to(dtype).view(1, -1))
+    except RuntimeError:
+        return False
+    return of_rows.dtype == torch.float32 and of_rows.item() == whole.square().sum().item()
 
 
 def contiguous_pieces(grad: Tensor) -> Iterator[Tensor]:
@@ -124,33 +151,6 @@ def _copied(matrix: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
     """
     for part in torch.split(matrix, max(1, CHUNK // matrix.size(1))):
         yield _buffer(dtype)[: part.numel()].view(part.shape).copy_(part)
-
-
-def _half_squares(matrix: Tensor) -> Tensor:
-    """Returns the sums of squares of rows of float16 or bfloat16, in float32.
-
-    torch rounds the norms of such rows to 16 bits. A group normalization's backward does not: the gradient of its scale
-    is, with the mean 0 and the deviation 1, for each channel the sum of input times gradient, here of squares. It reads
-    16 bits and sums in float32, vectorised and on all threads. (`dgamma` in Wu and He 2018, arXiv:1803.08494.)
-    """
-    mean, deviation = _standard()
-    channels, elements = matrix.shape
-    weight = _buffer(torch.float32)[:channels]  # of it the backward takes shape and dtype only
-    input = matrix.unsqueeze(0)
-    backward = torch.ops.aten.native_group_norm_backward.default
-    squares: Tensor = backward(input, input, mean, deviation, weight, 1, channels, elements, 1, [False, True, False])[1]
-    return squares
-
-
-@functools.cache
-def _sums_in_float32(dtype: torch.dtype) -> bool:
-    """Whether this torch does so, by trying: 256 squares of whole numbers, whose sum no 16 bits can hold."""
-    whole = torch.arange(256, device="cpu", dtype=torch.float32)
-    try:
-        squares = _half_squares(whole.to(dtype).view(1, -1))
-    except RuntimeError:
-        return False
-    return squares.dtype == torch.float32 and squares.item() == whole.square().sum().item()
 
 
 @functools.cache
