@@ -16,11 +16,9 @@ from torch import Tensor
 from clipcheck.runtime import rows
 
 FAST = frozenset({1.0, 2.0, math.inf})  # the other norms go through float64: powers lose digits
-EXACT = 262_144  # elements: up to here all in float64 costs no more than a look at the errors of float32
-SAMPLE = 32  # rows whose rounding errors are measured …
-PLACES = 4  # … at up to so many places
+EXACT = 262_144  # elements: up to here all in float64 costs little more
+PLACES = 4  # of the gradients where values are looked at
 MANY = 131_072  # norms of rows: 1 MB in float64
-ERROR = 2e-8  # of the norm: a systematic error above this is seen
 
 
 def norm(groups: list[list[Tensor]], norm_type: float) -> float:
@@ -28,7 +26,13 @@ def norm(groups: list[list[Tensor]], norm_type: float) -> float:
 
     The dtypes are the real and complex floating ones from float16 on; without any element the norm is 0.
     """
-    norms = [_group_norm(filled, norm_type) for grads in groups if (filled := [grad for grad in grads if grad.numel()])]
+    norms: list[float] = []
+    for grads in groups:
+        sizes = [grad.numel() for grad in grads]
+        if 0 in sizes:
+            grads, sizes = [grad for grad in grads if grad.numel()], [size for size in sizes if size]
+        if grads:
+            norms.append(_group_norm(grads, sizes, norm_type))
     return combined(norms, norm_type) if norms else 0.0
 
 
@@ -61,13 +65,13 @@ def max_abs(grads: list[Tensor]) -> float:
     return _wide_norm(grads, [grad.numel() for grad in grads], math.inf)
 
 
-def _group_norm(grads: list[Tensor], norm_type: float) -> float:
+def _group_norm(grads: list[Tensor], sizes: list[int], norm_type: float) -> float:
     """The norm of gradients of one dtype: fast, and again in float64 where the fast way may have lost digits."""
     if grads[0].is_complex():
         grads = [torch.view_as_real(g.resolve_conj()) if norm_type == 2 else g.abs() for g in grads]
+        sizes = [grad.numel() for grad in grads]
     if norm_type not in FAST:
         return careful_norm(grads, norm_type)
-    sizes = [grad.numel() for grad in grads]
     elements = sum(sizes)
     wide = elements <= EXACT or grads[0].dtype == torch.float64
     if elements <= EXACT:
@@ -90,9 +94,10 @@ def _fast_norm(grads: list[Tensor], sizes: list[int], norm_type: float) -> float
         return math.sqrt(_total(map(rows.squares, matrices), 1))
     if grads[0].dtype != torch.float32:
         return _total((rows.norms(matrix, norm_type, torch.float32) for matrix in matrices), norm_type)
-    sample: list[tuple[Tensor, Tensor]] = []
-    norm = _total(_sampled(matrices, sum(sizes), norm_type, sample), norm_type)
-    return _wide_norm(grads, sizes, norm_type) if _errors_add_up(sample, norm_type) else norm
+    samples: list[list[float]] = []
+    sampled = _sampled(matrices, sum(sizes) // PLACES, samples)
+    norm = _total((rows.norms(matrix, norm_type, torch.float32) for matrix in sampled), norm_type)
+    return _wide_norm(grads, sizes, norm_type) if any(map(_repeat, samples)) else norm
 
 
 def _in_range(norm: float, elements: int, norm_type: float, wide: bool) -> bool:
@@ -105,40 +110,28 @@ def _in_range(norm: float, elements: int, norm_type: float, wide: bool) -> bool:
     return norm > (1e-145 if wide else 1e-15) * math.sqrt(elements)
 
 
-def _sampled(
-    matrices: Iterator[Tensor], elements: int, norm_type: float, sample: list[tuple[Tensor, Tensor]]
-) -> Iterator[Tensor]:
-    """Yields norms of the rows of matrices, and of some rows puts them into `sample` together with those in float64.
-
-    Of each matrix it takes as many rows as its size is worth.
-    """
-    share = elements // PLACES
-    passed = share // 2
+def _sampled(matrices: Iterator[Tensor], every: int, samples: list[list[float]]) -> Iterator[Tensor]:
+    """Passes matrices on and puts a few elements into `samples`, once in so many elements."""
+    passed = every // 2
     for matrix in matrices:
-        norms = rows.norms(matrix, norm_type, torch.float32)
         passed += matrix.numel()
-        if passed >= share:
+        if passed >= every:
+            passed %= every
             count, length = matrix.shape
-            wanted = min(count, passed // share * SAMPLE // PLACES)
-            step = count // wanted
-            some = matrix.as_strided((wanted, length), (step * length, 1)).double()
-            exact = torch.linalg.vector_norm(some, norm_type, 1)
-            sample.append((norms.as_strided((wanted,), (step,)), exact))
-            passed %= share
-        yield norms
+            if count > 1:  # the same columns of two rows that are far from each other
+                first, second = matrix.as_strided((2, 8), (count // 2 * length, length // 8)).tolist()
+                samples.append(first + second)
+        yield matrix
 
 
-def _errors_add_up(sample: list[tuple[Tensor, Tensor]], norm_type: float) -> bool:
-    """Whether the rounding errors of row norms do not cancel, by a sample of norms in float32 and in float64.
+def _repeat(sample: list[float]) -> bool:
+    """Whether so few values are different that the rounding errors of rows add up instead of cancelling.
 
-    They are the same wherever the values are: the norm of a constant gradient is up to 3e-7 off, that of four different
-    values 1e-7. The mean error is held against what independent errors of that size would leave.
+    The norm of a constant gradient is up to 3e-7 off, that of four values 1e-7, of sixteen 7e-8; that of equal rows as
+    much as one of them. Zeros are added without an error.
     """
-    fast, exact = (torch.cat(norms).tolist() for norms in zip(*sample, strict=True))
-    weights = exact if norm_type == 2 else [1.0] * len(exact)  # a norm's error counts as much as the norm itself
-    errors = [(f - e) * weight for f, e, weight in zip(fast, exact, weights, strict=True)]
-    total = sum(e * weight for e, weight in zip(exact, weights, strict=True))
-    return bool(abs(sum(errors)) > ERROR * total + 3 * math.hypot(*errors))
+    magnitudes = [abs(value) for value in sample if value]
+    return 2 * len(set(magnitudes)) <= len(magnitudes) > 1
 
 
 def _total(parts: Iterator[Tensor], norm_type: float) -> float:
