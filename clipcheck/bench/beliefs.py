@@ -45,7 +45,7 @@ def squares_are_faster(device: torch.device) -> Belief:
     grads = _gradients(device)
     calls = {"norm": lambda: peers.loop_of_norms(grads), "squares": lambda: peers.loop_of_squares(grads)}
     timings = measure.interleaved(calls, device, lambda: None, 51)
-    ratio = timings["norm"].wall / timings["squares"].wall
+    ratio = timings["norm"].ratio(timings["squares"])
     seen = f"it took {1 / ratio:.2f} times as long" if ratio < 1 else f"it was {ratio:.2f} times as fast"
     return Belief(
         "`pow(2).sum()` is 1.25 times faster than `norm(2).item() ** 2`", f"{seen} (10 × 1000 × 1000)", ratio >= 1.2

@@ -51,7 +51,11 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             help="Repeatable. [default: all]",
         ),
         _device_option,
-        click.option("--rounds", default=15, show_default=True, type=click.IntRange(1), help="Calls of each peer."),
+        click.option(
+            "--rounds",
+            type=click.IntRange(1),
+            help="Calls of each peer. [default: 61, or 15 from 1 GiB of gradients on]",
+        ),
         click.option("--threads", type=click.IntRange(1), help="Threads of torch on the CPU."),
         click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the rows."),
         click.option("--plot", "plot_file", type=click.Path(path_type=Path, dir_okay=False), help="An .svg or .png."),
@@ -67,7 +71,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 def _clip(
     names: tuple[str, ...],
     device: torch.device,
-    rounds: int,
+    rounds: int | None,
     threads: int | None,
     json_file: Path | None,
     plot_file: Path | None,
@@ -82,7 +86,7 @@ def _clip(
 def _norm(
     names: tuple[str, ...],
     device: torch.device,
-    rounds: int,
+    rounds: int | None,
     threads: int | None,
     json_file: Path | None,
     plot_file: Path | None,

@@ -18,14 +18,23 @@ Call = Callable[[], object]
 
 
 class Timing(NamedTuple):
-    """Medians, in milliseconds."""
+    """What a call took, in milliseconds."""
 
-    wall: float  # from the call, with an idle device, until the device is done
-    device: float | None  # the device's own time when the host is ahead of it, as after a backward pass
+    walls: list[float]  # in each round, from the call, with an idle device, until the device is done
+    device: float | None  # median of the device's own time when the host is ahead of it, as after a backward pass
+
+    @property
+    def wall(self) -> float:
+        """The median."""
+        return statistics.median(self.walls)
+
+    def ratio(self, other: Timing) -> float:
+        """The median of the ratios to another call in the same rounds: what slows a machine for a while slows both."""
+        return statistics.median(own / theirs for own, theirs in zip(self.walls, other.walls, strict=True))
 
 
 def interleaved(calls: Mapping[str, Call], device: torch.device, reset: Call, rounds: int) -> dict[str, Timing]:
-    """Times every call once a round, `reset()` untimed before each; returns the medians of all rounds."""
+    """Times every call once a round, `reset()` untimed before each."""
     for call in calls.values():
         reset()
         call()
@@ -39,8 +48,8 @@ def interleaved(calls: Mapping[str, Call], device: torch.device, reset: Call, ro
                 reset()
                 on_device[name].append(_device(call))
     return {
-        name: Timing(statistics.median(wall[name]), statistics.median(times) if (times := on_device[name]) else None)
-        for name in calls
+        name: Timing(walls, statistics.median(times) if (times := on_device[name]) else None)
+        for name, walls in wall.items()
     }
 
 

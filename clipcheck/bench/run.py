@@ -20,7 +20,7 @@ class Row(NamedTuple):
     peer: str
     wall_ms: float
     device_ms: float | None
-    ratio: float  # of the wall times, to torch in the same rounds
+    ratio: float  # the median of the wall times' ratios to torch in the same rounds
     error: float | None  # of the norm, relative to float64; None if the peer returns none
     floor_ms: float  # the bytes that must move over the measured bandwidth
 
@@ -29,7 +29,7 @@ class Options(NamedTuple):
     """What the command line chooses."""
 
     device: torch.device
-    rounds: int = 15
+    rounds: int | None = None  # None: as many as the gradients' size makes affordable
     compiled: bool = False  # torch.compile too
 
 
@@ -51,7 +51,7 @@ def clip(load: Workload, options: Options, bytes_a_second: float) -> Iterator[Ro
 
         refill()
         errors = {name: _error(call, norm, refill) for name, call in calls.items()}
-        timings = measure.interleaved(calls, device, refill if case == "clip" else _nothing, options.rounds)
+        timings = measure.interleaved(calls, device, refill if case == "clip" else _nothing, _rounds(load, options))
         yield from _rows(load.name, case, timings, errors, 1e3 * passes * load.bytes / bytes_a_second)
         refill()
 
@@ -62,7 +62,7 @@ def norm(load: Workload, options: Options, bytes_a_second: float) -> Iterator[Ro
     exact = measure.exact_norm(grads)
     calls = {name: _bound(peer, grads) for name, peer in peers.NORMS.items()}
     errors = {name: _error(call, exact, _nothing) for name, call in calls.items()}
-    timings = measure.interleaved(calls, options.device, _nothing, options.rounds)
+    timings = measure.interleaved(calls, options.device, _nothing, _rounds(load, options))
     yield from _rows(load.name, "norm", timings, errors, 1e3 * load.bytes / bytes_a_second)
 
 
@@ -72,6 +72,10 @@ def chosen(names: tuple[str, ...], device: torch.device) -> list[Workload]:
     return [load for load in loads if workloads.fits(load, device)]
 
 
+def _rounds(load: Workload, options: Options) -> int:
+    return options.rounds or (15 if load.bytes > 1 << 30 else 61)
+
+
 def _rows(
     load: str,
     case: str,
@@ -79,9 +83,8 @@ def _rows(
     errors: dict[str, float | None],
     floor: float,
 ) -> Iterator[Row]:
-    torch_wall = timings["torch"].wall
     for peer, timing in timings.items():
-        yield Row(load, case, peer, timing.wall, timing.device, timing.wall / torch_wall, errors[peer], floor)
+        yield Row(load, case, peer, timing.wall, timing.device, timing.ratio(timings["torch"]), errors[peer], floor)
 
 
 def _error(call: measure.Call, exact: float, reset: measure.Call) -> float | None:

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from clipcheck.runtime import local, sharded
-from clipcheck.runtime.gradients import ORDINARY, Tensors, gradients, listed, parameters_of, reject
+from clipcheck.runtime.gradients import (
+    Tensors,
+    gradients,
+    is_compiling,
+    listed,
+    no_subclass,
+    parameters_of,
+    reject,
+)
 from clipcheck.runtime.sharded import ProcessGroup, ShardGroup
 
 __all__ = ["Clipped", "clip_grad_norm_", "clip_grads_with_norm_", "clipped_grads", "get_total_norm", "grad_norm"]
@@ -89,7 +97,7 @@ def get_total_norm(
     """
     with torch.no_grad():
         grads = listed(tensors, "tensors", level=3)
-        if not set(map(type, grads)) <= ORDINARY:
+        if not no_subclass(grads):
             for grad in grads:
                 if not isinstance(grad, Tensor):
                     reject(grad, "tensors")
@@ -178,7 +186,7 @@ def _clip_here_(params: list[Tensor], max_norm: float, norm_type: float) -> Tens
     The host looks at each of 2,000 small gradients for longer than the GPU does, so here it looks once. Repeated
     parameters are among the others, and so is what has to be warned about.
     """
-    if not (set(map(type, params)) <= ORDINARY and params and params[0].is_cuda):
+    if is_compiling() or not (no_subclass(params) and params and params[0].is_cuda):
         return None
     sharded.refuse_fsdp1(params)
     grads = [grad for p in params if (grad := p.grad) is not None]

@@ -12,7 +12,10 @@ from torch.nn import Parameter
 
 Tensors = Tensor | Iterable[Tensor]
 
-ORDINARY = frozenset({Tensor, Parameter})  # anything else may be a DTensor, a fake tensor, a user's subclass …
+# Public from torch 2.3 on.
+is_compiling = torch.compiler.is_compiling if hasattr(torch.compiler, "is_compiling") else torch._utils.is_compiling
+
+_ORDINARY = frozenset({Tensor, Parameter})
 
 
 def listed(tensors: Tensors, what: str = "parameters", level: int = 4) -> list[Tensor]:
@@ -35,7 +38,7 @@ def listed(tensors: Tensors, what: str = "parameters", level: int = 4) -> list[T
 def parameters_of(parameters: Tensors) -> list[Tensor]:
     """Returns the parameters as a list, each once, with a warning; torch counts and scales a repeated one twice."""
     params = listed(parameters)
-    if torch.compiler.is_compiling() or len(set(map(id, params))) == len(params):
+    if is_compiling() or len(set(map(id, params))) == len(params):
         return params
     warnings.warn("`parameters` lists a parameter more than once, it is counted once", stacklevel=3)
     return list({id(p): p for p in params}.values())
@@ -52,12 +55,7 @@ def gradients(parameters: list[Tensor]) -> list[Tensor]:
     except AttributeError:
         reject(next(p for p in parameters if not hasattr(p, "grad")), "parameters")
     present = [grad for grad in grads if grad is not None]
-    if (
-        not present
-        and parameters
-        and not torch.compiler.is_compiling()
-        and not any(map(_can_hold_gradient, parameters))
-    ):
+    if not present and parameters and not is_compiling() and not any(map(_can_hold_gradient, parameters)):
         warnings.warn(
             "no tensor in `parameters` can hold a gradient: pass the parameters, not their gradients", stacklevel=3
         )
@@ -69,9 +67,16 @@ def distinct(grads: list[Tensor]) -> list[Tensor]:
     return grads if len(set(map(id, grads))) == len(grads) else list({id(grad): grad for grad in grads}.values())
 
 
+def no_subclass(tensors: list[Tensor]) -> bool:
+    """Whether each is a `torch.Tensor` or parameter: another may be a DTensor, a fake tensor, a user's subclass."""
+    if is_compiling():  # torch.compile of torch 2.2 has no sets
+        return all(type(tensor) is Tensor or type(tensor) is Parameter for tensor in tensors)
+    return set(map(type, tensors)) <= _ORDINARY
+
+
 def ordinary(grads: list[Tensor]) -> bool:
     """Whether every gradient is a strided `torch.Tensor`, not sparse and of no subclass."""
-    return set(map(type, grads)) <= ORDINARY and {grad.layout for grad in grads} <= {torch.strided}
+    return no_subclass(grads) and {grad.layout for grad in grads} <= {torch.strided}
 
 
 def values(grad: Tensor) -> Tensor:

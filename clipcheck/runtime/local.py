@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clipcheck.runtime import cpu, plain
-from clipcheck.runtime.gradients import distinct, ordinary, stored, values
+from clipcheck.runtime.gradients import distinct, is_compiling, ordinary, stored, values
 
 _FAST_ON_CPU = frozenset(
     {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128}
@@ -162,7 +162,7 @@ def _by_device(grads: list[Tensor]) -> Groups:
 
 def _observed() -> bool:
     """Whether torch.compile, a dispatch mode or a functorch transform looks on: no value may reach the host then."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return True
     return torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.peek_interpreter_stack() is not None
 

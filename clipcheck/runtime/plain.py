@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from clipcheck.runtime.gradients import ORDINARY
+from clipcheck.runtime.gradients import no_subclass
 
 HAS_FLOAT64 = frozenset({"cpu", "cuda", "meta"})
 FOREACH = frozenset({"cpu", "cuda", "xpu", "mtia", torch._C._get_privateuse1_backend_name()})
@@ -25,13 +26,12 @@ def norm(grads: list[Tensor], norm_type: float) -> Tensor:
     measured = [grad for grad in grads if grad.numel()]
     if not measured:
         return torch.zeros((), dtype=torch.float32, device=device)
-    groups: dict[torch.device, list[Tensor]] = {}
-    for grad in measured:
-        groups.setdefault(grad.device, []).append(grad)
-    wide = torch.float64 if all(d.type in HAS_FLOAT64 for d in (device, *groups)) else torch.float32
+    groups = _grouped(measured, [grad.device for grad in measured])
+    devices = [device, *(group[0].device for group in groups)]
+    wide = torch.float64 if all(d.type in HAS_FLOAT64 for d in devices) else torch.float32
     if SAFE_POWER < abs(norm_type) < math.inf:
         return _divided_norm(measured, norm_type, wide)
-    norms = [n.to(device, wide) for group in groups.values() for n in _norms(group, norm_type)]
+    norms = [n.to(device, wide) for group in groups for n in _norms(group, norm_type)]
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms), norm_type)
     return total
 
@@ -53,10 +53,7 @@ def coefficient(norm: Tensor, max_norm: float) -> Tensor:
 
 def scale_(grads: list[Tensor], coefficient: Tensor) -> None:
     """Multiplies the gradients in place by a 0-dim coefficient, which moves to their devices; they do not move."""
-    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for grad in grads:
-        groups.setdefault((grad.device, grad.dtype), []).append(grad)
-    for group in groups.values():
+    for group in _grouped(grads, [(grad.device, grad.dtype) for grad in grads]):
         scale_group_(group, coefficient)
 
 
@@ -69,28 +66,35 @@ def scale_group_(grads: list[Tensor], coefficient: Tensor) -> None:
     device, dtype = grads[0].device, grads[0].dtype
     factor = coefficient.to(device, torch.float64 if dtype in DOUBLE else torch.float32)
     lazy = dtype.is_complex and any(grad.is_conj() for grad in grads)  # foreach functions refuse those
-    if device.type in FOREACH and set(map(type, grads)) <= ORDINARY and not lazy:
+    if device.type in FOREACH and no_subclass(grads) and not lazy:
         torch._foreach_mul_(grads, factor)
     else:
         for grad in grads:
             grad.mul_(factor)
 
 
+def _grouped(grads: list[Tensor], keys: list[Any]) -> list[list[Tensor]]:
+    """The gradients of equal keys together; without a dict, since torch.compile of torch 2.2 knows few of its methods."""
+    distinct: list[Any] = []
+    for key in keys:
+        if key not in distinct:
+            distinct.append(key)
+    return [[grad for grad, own in zip(grads, keys, strict=True) if own == key] for key in distinct]
+
+
 def _norms(grads: list[Tensor], norm_type: float) -> list[Tensor]:
     """The norms of gradients of one device, one 0-dim tensor each."""
     device = grads[0].device
-    by_dtype: dict[torch.dtype, list[Tensor]] = {}
-    for grad in grads:
-        by_dtype.setdefault(grad.dtype, []).append(grad)
     norms: list[Tensor] = []
-    for dtype, group in by_dtype.items():
+    for group in _grouped(grads, [grad.dtype for grad in grads]):
+        dtype = group[0].dtype
         wide = _accumulator(device, dtype)
         if (
             device.type in FOREACH
             and device.type != "cpu"
             and _DTYPE_ARGUMENT
             and not dtype.is_complex
-            and set(map(type, group)) <= ORDINARY
+            and no_subclass(group)
         ):
             norms += torch._foreach_norm(group, norm_type, wide)
         else:

@@ -157,9 +157,8 @@ def _copied(matrix: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
 def _standard() -> tuple[Tensor, Tensor]:
     """The mean 0 and the deviation 1 of one group."""
     with torch.inference_mode(False):
-        return torch.tensor([[0.0]], device="cpu", dtype=torch.float32), torch.tensor(
-            [[1.0]], device="cpu", dtype=torch.float32
-        )
+        mean = torch.zeros((1, 1), device="cpu", dtype=torch.float32)
+        return mean, torch.ones_like(mean)
 
 
 @functools.cache

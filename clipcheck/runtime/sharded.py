@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from clipcheck.runtime import local
-from clipcheck.runtime.gradients import ORDINARY
+from clipcheck.runtime.gradients import no_subclass
 
 ProcessGroup: TypeAlias = "dist.ProcessGroup"
 ShardGroup: TypeAlias = "ProcessGroup | Callable[[Tensor], ProcessGroup | None]"
@@ -41,7 +41,7 @@ def spread(
     """
     if group is None and shard_group is None:
         refuse_fsdp1(tensors)
-        if set(map(type, tensors)) <= ORDINARY or not any(map(is_dtensor, tensors)):
+        if no_subclass(tensors) or not any(map(is_dtensor, tensors)):
             return None
     match group:
         case None:
