@@ -339,3 +339,20 @@ def train(model, make_optimizer, batches, loss_fn, record, max_norm):
 )
 def test_the_first_line_names_the_claim(line: str, claim: Claim | None) -> None:
     assert read(f"{line}\nimport torch\n") == claim
+
+
+@pytest.mark.parametrize("spelling", ["torch.nn.utils.get_total_norm(", "nn.utils.get_total_norm(", "get_total_norm("])
+def test_what_this_torch_has_not_is_not_verified(spelling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older ones have no halves of the clip: that says nothing about the fix."""
+    monkeypatch.delattr(torch.nn.utils, "get_total_norm", raising=False)
+    imports = "from torch import nn\nfrom torch.nn.utils import clip_grad_norm_, get_total_norm\n"
+    after = SAME_AFTER.replace("from clipcheck.runtime import clip_grad_norm_, get_total_norm, grad_norm\n", imports)
+    after = after.replace("grad_norm(model.parameters())", f"{spelling}[p.grad for p in model.parameters()])")
+    tried = outcome("same", SAME_BEFORE, after)
+    assert tried.holds is None
+    assert tried.reason == "needs torch.nn.utils.get_total_norm, of torch 2.6"
+
+
+def test_a_name_of_the_runtime_is_not_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.nn.utils, "get_total_norm", raising=False)
+    assert outcome("same", SAME_BEFORE, SAME_AFTER).holds is True

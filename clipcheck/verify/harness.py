@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import io
 import random
+import re
 import sys
 import time
 import warnings
@@ -83,8 +84,21 @@ class NotRunnable(Exception):
     """The program does not keep to the contract of a fixture; the message says where."""
 
 
+class Unavailable(NotRunnable):
+    """The program uses what this torch does not have; the message says what."""
+
+
+# Of torch.nn.utils, from torch 2.6 on.
+_HALVES = re.compile(
+    r"(?:\bnn\.utils\.|\bfrom torch\.nn\.utils import [^#\n]*?\b)(get_total_norm|clip_grads_with_norm_)\b"
+)
+
+
 def load(text: str, name: str) -> Callable[..., object]:
     """The `train` function of a program. Raises NotRunnable where it defines none."""
+    for half in _HALVES.findall(text):
+        if not hasattr(torch.nn.utils, half):
+            raise Unavailable(f"needs torch.nn.utils.{half}, of torch 2.6")
     module = ModuleType(name)
     sys.modules[name] = module  # dataclasses and the like look their module up
     try:
@@ -161,7 +175,7 @@ def _arguments(train: Callable[..., object], objects: dict[str, Any]) -> dict[st
         elif parameter.default is parameter.empty:
             raise NotRunnable(f"`train` asks for `{parameter.name}`, which the harness does not have")
     if "scaler" in arguments and arguments["scaler"] is None:
-        raise NotRunnable("this torch has no GradScaler for the CPU")
+        raise Unavailable("needs a GradScaler for the CPU, of torch 2.3")
     return arguments
 
 

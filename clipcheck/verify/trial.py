@@ -16,7 +16,7 @@ from torch import Tensor
 from clipcheck.verify import distance
 from clipcheck.verify.claims import Claim, Nearer, Outcome
 from clipcheck.verify.distance import Apart, Different
-from clipcheck.verify.harness import OPTIMIZERS, NotRunnable, Setting, Trace, load, run
+from clipcheck.verify.harness import OPTIMIZERS, NotRunnable, Setting, Trace, Unavailable, load, run
 
 # Largest relative difference that still counts as the same. float64 stops at float32's rounding, since a program may
 # pass through float32 on its way.
@@ -51,6 +51,8 @@ def judge(claim: Claim, before: str, after: str, to_torch: bool = False) -> Outc
                 return _finite(old, new)
             case "raises":
                 return _raises(old, new)
+    except Unavailable as error:
+        return Outcome(None, str(error))
     except (Refuted, NotRunnable) as error:
         return Outcome(False, str(error))
     except Different as error:  # between precisions: a program that does other things in another one
