@@ -255,6 +255,15 @@ def experts(rank: int, size: int) -> None:
     assert got.item() == pytest.approx(want, rel=2e-7)
 
 
+def equal_groups_are_one(rank: int, size: int) -> None:
+    grads = whole((6, 4), (5,), (3, 3))
+    params = [replicated(grad.tensor_split(size)[rank].contiguous()) for grad in grads[:2]] + [replicated(grads[2])]
+    twin = dist.new_group(list(range(size)), backend=dist.get_backend())
+    alone = [dist.new_group([other], backend=dist.get_backend()) for other in range(size)][rank]
+    own = dict(zip(map(id, params), (dist.group.WORLD, twin, alone), strict=True))
+    check(params, grads, 1, shard_group=lambda p: own[id(p)])
+
+
 def nonfinite(rank: int, size: int) -> None:
     mesh = init_device_mesh(DEVICE, (size,))
     for bad in (float("nan"), float("inf")):
@@ -291,7 +300,7 @@ def fsdp2_module(rank: int, size: int) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(13, 7), torch.nn.Linear(7, 3)).to(DEVICE)
     twin = [p.detach().clone().requires_grad_() for p in model.parameters()]
     inputs = torch.randn(4, 13, device=DEVICE)
-    for layer in model:
+    for layer in model:  # beside gloo, where there are GPUs, each mesh makes a group of its own
         fully_shard(layer, mesh=init_device_mesh(DEVICE, (size,)))
     fully_shard(model, mesh=init_device_mesh(DEVICE, (size,)))
     model(inputs).square().sum().backward()
@@ -367,6 +376,7 @@ CASES: list[Callable[[int, int], None]] = [
     missing_gradients,
     pipeline,
     experts,
+    equal_groups_are_one,
     nonfinite,
     out_of_place,
     fsdp2_module,

@@ -50,7 +50,7 @@ def spread(
             groups = (group,)
         case _:
             groups = tuple(group)
-    return Spread([_shard_groups(tensor, shard_group) for tensor in tensors], groups)
+    return Spread(_one_for_equal([_shard_groups(tensor, shard_group) for tensor in tensors]), groups)
 
 
 def norm(tensors: list[Tensor], grads: list[Tensor | None], norm_type: float, how: Spread) -> Tensor:
@@ -206,6 +206,13 @@ def _shard_groups(tensor: Any, shard_group: ShardGroup | None) -> tuple[ProcessG
         return tuple(get_group(dim) for dim, is_split in enumerate(split) if is_split and mesh.size(dim) > 1)
     group = shard_group(tensor) if callable(shard_group) else shard_group
     return () if group is None or group.size() == 1 else (group,)
+
+
+def _one_for_equal(shards: list[tuple[ProcessGroup, ...]]) -> list[tuple[ProcessGroup, ...]]:
+    """Puts the first group of the same ranks in the place of the others: each mesh may have made groups of its own."""
+    first: dict[tuple[int, ...], ProcessGroup] = {}
+    same = {group: first.setdefault(tuple(dist.get_process_group_ranks(group)), group) for group in _distinct(shards)}
+    return [tuple(same[group] for group in groups) for groups in shards]
 
 
 def _device_for(group: ProcessGroup, device: torch.device) -> torch.device:
