@@ -57,3 +57,12 @@ def test_every_belief_can_be_run() -> None:
     assert len(found) == len(beliefs.BELIEFS)
     speed = next(belief for belief in found if "faster" in belief.claim)
     assert "times as" in speed.seen  # how fast depends on the machine, so no figure is asserted
+
+
+def test_a_ratio_is_taken_round_by_round() -> None:
+    """A machine that is slow for a while is slow for both: the ratio of the medians here would be 1."""
+    from clipcheck.bench.measure import Timing
+
+    ours, theirs = Timing([1.0, 2.0, 10.0, 20.0, 30.0], None), Timing([2.0, 4.0, 20.0, 10.0, 10.0], None)
+    assert ours.wall == theirs.wall == 10.0
+    assert ours.ratio(theirs) == 0.5
