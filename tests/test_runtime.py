@@ -159,6 +159,24 @@ def test_sixteen_bits_with_and_without_a_kernel_of_torch(
     assert runtime.grad_norm(params_of(largest)).item() == pytest.approx(600 * torch.finfo(dtype).max, rel=1e-7)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_more_small_gradients_than_the_scratch_holds(dtype: torch.dtype) -> None:
+    grads = [torch.randn(60_001).to(dtype) for _ in range(70)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch would warn, and allocate, if the scratch were too small
+        got = runtime.grad_norm(params_of(grads)).item()
+    assert abs(got / reference.total_norm(grads) - 1) < 1e-7
+
+
+def test_no_matrix_has_more_rows_than_the_scratch_has_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "ROWS", 100)
+    grads = [torch.randn(900, 1000).bfloat16(), torch.randn(700, 600).bfloat16()]
+    matrices = list(rows.rows(grads, [grad.numel() for grad in grads]))
+    assert max(map(len, matrices)) == 100
+    assert sum(matrix.numel() for matrix in matrices) == 900 * 1000 + 700 * 600
+    assert abs(runtime.grad_norm(params_of(grads)).item() / reference.total_norm(grads) - 1) < 1e-7
+
+
 def test_small_sets_are_exact() -> None:
     """`.item()` must not be less exact than the loop of Python floats that it replaces."""
     torch.manual_seed(2)
