@@ -43,7 +43,7 @@ def swapped(source: Source, swap: Swap) -> Iterator[Hit]:
 # The arguments of a clip and of a norm, in order.
 _CLIP = {"parameters": Role.PARAMETERS, "max_norm": Role.MAX_NORM, "norm_type": Role.NORM_TYPE}
 _NORM = {"tensors": Role.GRADIENTS, "norm_type": Role.NORM_TYPE}
-BY_HAND = "no fix here: {why}; {todo}"
+BY_HAND = "no fix here: {why}; {advice}"
 
 
 def _attribute(source: Source, node: cst.Attribute, swap: Swap) -> Hit:
@@ -67,14 +67,14 @@ def _imported(source: Source, scope: Scope, binding: Binding, alone: bool, swap:
     obstacle = _guard(source, binding.node, swap)
     if not alone:
         obstacle = obstacle or BY_HAND.format(
-            why=f"`{binding.name}` has several origins", todo=f"keep the import of `{swap.new}`"
+            why=f"`{binding.name}` has several origins", advice=f"keep the import of `{swap.new}`"
         )
     if _is_exported(source, binding.name):
-        obstacle = BY_HAND.format(why="the name is part of `__all__`", todo=f"export `{swap.new}` instead")
+        obstacle = BY_HAND.format(why="the name is part of `__all__`", advice=f"export `{swap.new}` instead")
     fix = None if obstacle else _import_fix(source, binding, uses, swap)
     fix = fix and fix._replace(roles=_roles(source, uses))
     help_text = obstacle or (
-        swap.help if fix else BY_HAND.format(why="a comment stands in the way", todo="edit the import")
+        swap.help if fix else BY_HAND.format(why="a comment stands in the way", advice="edit the import")
     )
     yield Hit(binding.node, swap.message, fix, help_text)
     for use in uses if alone else ():
@@ -217,7 +217,7 @@ def _monkeypatch(source: Source, node: cst.CSTNode, swap: Swap) -> str:
         case cst.Assign(targets=targets) if any(
             source.qualified(target.target) == f"torch.nn.utils.{swap.new}" for target in targets
         ):
-            return BY_HAND.format(why="this patches torch's own function", todo="remove the patch")
+            return BY_HAND.format(why="this patches torch's own function", advice="remove the patch")
     return ""
 
 
@@ -234,11 +234,11 @@ def _guard(source: Source, node: cst.CSTNode, swap: Swap) -> str:
             case cst.If(test=test) | cst.IfExp(test=test) if inner is not test:
                 others = [part for part in (above.body, above.orelse) if part is not None and part is not inner]
                 if _VERSION.search(source.code(test)) or any(_mentions_new(source, part, swap) for part in others):
-                    return BY_HAND.format(why="it stands behind a version test", todo="keep the newer branch only")
+                    return BY_HAND.format(why="it stands behind a version test", advice="keep the newer branch only")
             case cst.Try(handlers=[*handlers], body=body):
                 parts = [part for part in (body, *handlers) if part is not inner]
                 if any(_mentions_new(source, part, swap) for part in parts):
-                    return BY_HAND.format(why="it is one of two ways of a `try`", todo="keep the newer one only")
+                    return BY_HAND.format(why="it is one of two ways of a `try`", advice="keep the newer one only")
             case cst.FunctionDef() | cst.ClassDef():
                 break
         inner = above

@@ -43,8 +43,8 @@ def check(source: Source) -> Iterator[Hit]:
     for one in sums:
         if _disagree(one.term):
             message = MIXED.format(order=_shown(one.term.order), exponent=_shown(one.term.exponent))
-            todo = "make the exponent the norm type, and take the root that belongs to it"
-            yield Hit(one.statement, message, help=todo)
+            advice = "make the exponent the norm type, and take the root that belongs to it"
+            yield Hit(one.statement, message, help=advice)
         elif one.how == "add" and not one.term.exponent.is_one:
             yield from _rootless(source, one)
 

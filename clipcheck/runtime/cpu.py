@@ -157,5 +157,7 @@ def _norm_of(vector: Tensor, norm_type: float) -> float:
             return float(wide.abs().sum())
         case 2:
             return math.sqrt(torch.dot(wide, wide))
+        case math.inf:
+            return float(wide.abs().max())
         case _:
             return float(torch.linalg.vector_norm(wide, norm_type))

@@ -210,9 +210,17 @@ def _shard_groups(tensor: Any, shard_group: ShardGroup | None) -> tuple[ProcessG
 
 def _one_for_equal(shards: list[tuple[ProcessGroup, ...]]) -> list[tuple[ProcessGroup, ...]]:
     """Puts the first group of the same ranks in the place of the others: each mesh may have made groups of its own."""
-    first: dict[tuple[int, ...], ProcessGroup] = {}
-    same = {group: first.setdefault(tuple(dist.get_process_group_ranks(group)), group) for group in _distinct(shards)}
+    first: dict[object, ProcessGroup] = {}
+    same = {group: first.setdefault(_ranks(group), group) for group in _distinct(shards)}
     return [tuple(same[group] for group in groups) for groups in shards]
+
+
+def _ranks(group: ProcessGroup) -> object:
+    """The ranks of a group; of one that torch has no list for, as it may come from another library, the group itself."""
+    try:
+        return tuple(dist.get_process_group_ranks(group))
+    except KeyError:
+        return group
 
 
 def _device_for(group: ProcessGroup, device: torch.device) -> torch.device:
