@@ -1,6 +1,6 @@
 """`python -m clipcheck`."""
 
-from clipcheck.cli import main
+from clipcheck.cli.main import main
 
 if __name__ == "__main__":
     main(prog_name="clipcheck")

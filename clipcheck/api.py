@@ -19,11 +19,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from clipcheck import document, engine, files, run
-from clipcheck.config import ConfigError, Layer, Settings
-from clipcheck.files import MissingPath
-from clipcheck.projects import Projects
+from clipcheck.documents import read as document
+from clipcheck.engine import batch as run
+from clipcheck.engine import file as engine
+from clipcheck.engine import find as files
+from clipcheck.engine.find import MissingPath
 from clipcheck.rule import Edit, Finding, Fix, Place, Safety, Severity, Target
+from clipcheck.settings.keys import ConfigError, Layer, Settings
+from clipcheck.settings.projects import Projects
 
 if TYPE_CHECKING:
     from clipcheck.verify.pairs import Row

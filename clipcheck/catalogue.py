@@ -212,7 +212,7 @@ def concerned(data: bytes, codes: frozenset[str]) -> frozenset[str]:
     held = wanted(data, codes)
     if not held:
         return held
-    from clipcheck.functions import functions
+    from clipcheck.prefilter import functions
 
     outside, inner = functions(data)
     held = wanted(b"".join((outside, *inner)), held)

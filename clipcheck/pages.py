@@ -6,11 +6,12 @@ import difflib
 import re
 from pathlib import Path
 
-from clipcheck import engine, fixtures
+from clipcheck import examples as fixtures
 from clipcheck.catalogue import RULES
-from clipcheck.config import Settings
+from clipcheck.engine import file as engine
 from clipcheck.rule import Rule, Tier
 from clipcheck.rules import page_of
+from clipcheck.settings.keys import Settings
 
 _FOR_TESTS = re.compile(r"^# claim:.*\n|[ \t]*# expect:.*$", re.MULTILINE)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 if TYPE_CHECKING:
     from libcst import CSTNode
 
-    from clipcheck.source import Source
+    from clipcheck.python.source import Source
 
 
 # Whose functions a fix calls: clipcheck's own runtime, or torch's.

@@ -17,7 +17,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from clipcheck import fixtures, pages
+from clipcheck import examples as fixtures
+from clipcheck import pages
 from clipcheck.catalogue import RULES
 from clipcheck.rule import Rule
 from clipcheck.rules import page_of

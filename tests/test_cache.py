@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from clipcheck import __version__, cache, engine
-from clipcheck.cli import main
+from clipcheck import __version__
+from clipcheck.cli.main import main
+from clipcheck.engine import cache
+from clipcheck.engine import file as engine
 
 BAD = "import torch\ntorch.nn.utils.clip_grad_norm(model.parameters(), 1.0)  # 😀\n"
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from clipcheck import __version__
 from clipcheck.catalogue import RULES
-from clipcheck.cli import main
+from clipcheck.cli.main import main
 
 CALL = "torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)"
 BAD = f"import torch\n{CALL}\n"
@@ -301,8 +301,8 @@ def test_a_closed_pipe_is_no_crash(words: tuple[str, ...]) -> None:
 def test_windows_word_for_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
-    from clipcheck import command
-    from clipcheck.invocation import Options
+    from clipcheck.cli import check as command
+    from clipcheck.cli.arguments import Options
 
     class Closed:
         encoding = "utf-8"
@@ -357,7 +357,7 @@ def test_rules_lists_every_rule() -> None:
 
 
 def test_config_explains_its_keys() -> None:
-    from clipcheck.config import KEYS
+    from clipcheck.settings.keys import KEYS
 
     listed = CliRunner().invoke(main, ["config"]).stdout
     assert [line.split()[0] for line in listed.splitlines()] == list(KEYS)
@@ -425,7 +425,7 @@ def test_a_file_that_changes_is_checked_again_while_watching() -> None:
 
 
 def test_progress_is_shown_on_a_terminal_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    from clipcheck import cli
+    from clipcheck.cli import main as cli
 
     class Terminal:
         encoding = "utf-8"
@@ -451,7 +451,7 @@ def test_progress_is_shown_on_a_terminal_after_a_second(monkeypatch: pytest.Monk
     assert "checking" in terminal.text and "66%" in terminal.text
 
 
-HEAVY = "clipcheck.config clipcheck.engine json difflib pathspec tomllib concurrent.futures hashlib tempfile xml.etree"
+HEAVY = "clipcheck.settings.keys clipcheck.engine.file json difflib pathspec tomllib concurrent.futures hashlib tempfile xml.etree"
 
 
 @pytest.mark.parametrize(
@@ -459,13 +459,13 @@ HEAVY = "clipcheck.config clipcheck.engine json difflib pathspec tomllib concurr
     [
         (["--version"], set()),
         (["check", "--help"], set()),
-        (["check", "--isolated", "--no-cache", "a.py"], {"clipcheck.config", "clipcheck.engine"}),
+        (["check", "--isolated", "--no-cache", "a.py"], {"clipcheck.settings.keys", "clipcheck.engine.file"}),
     ],
 )
 def test_nothing_is_loaded_before_it_is_needed(words: list[str], needed: set[str]) -> None:
     put("a.py", "x = 1\n")
     probe = (
-        f"import sys\nfrom clipcheck.cli import main\ntry: main({words!r})\nexcept SystemExit: pass\n"
+        f"import sys\nfrom clipcheck.cli.main import main\ntry: main({words!r})\nexcept SystemExit: pass\n"
         f"print(*[m for m in {HEAVY.split()!r} if m in sys.modules], sep=',')"
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from clipcheck import files
-from clipcheck.cli import main
+from clipcheck.cli.main import main
+from clipcheck.engine import find as files
 
 CALL = "import torch\ntorch.nn.utils.clip_grad_norm(model.parameters(), 1.0)\n"
 

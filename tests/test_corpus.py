@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
-from clipcheck import files, run
 from clipcheck.catalogue import RULES, wanted
-from clipcheck.config import Settings
+from clipcheck.engine import batch as run
+from clipcheck.engine import find as files
 from clipcheck.rule import Safety, Target
+from clipcheck.settings.keys import Settings
 
 pytestmark = pytest.mark.corpus
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from clipcheck import document, engine
 from clipcheck.catalogue import RULES
-from clipcheck.config import Settings
+from clipcheck.documents import read as document
+from clipcheck.engine import file as engine
 from clipcheck.rule import Safety
+from clipcheck.settings.keys import Settings
 
 pytestmark = pytest.mark.corpus
 

@@ -91,8 +91,8 @@ def test_the_calls_for_sharded_training_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_settings_in_toml_are_known(path: Path) -> None:
-    from clipcheck.config import Layer, checked
-    from clipcheck.projects import parse_toml
+    from clipcheck.settings.keys import Layer, checked
+    from clipcheck.settings.projects import parse_toml
 
     for text in blocks(path, "toml"):
         values = parse_toml(text)
@@ -111,7 +111,7 @@ def test_json_is_json(path: Path) -> None:
 def test_commands_and_options_exist(path: Path) -> None:
     from click.testing import CliRunner
 
-    from clipcheck.cli import main
+    from clipcheck.cli.main import main
 
     for text in blocks(path, "console") + blocks(path, "yaml"):
         for line in re.findall(r"(?:^\$ |run: |\d+m)(clipcheck .*)$", text, re.MULTILINE):

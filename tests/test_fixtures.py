@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from clipcheck import engine, fixtures
+from clipcheck import examples as fixtures
 from clipcheck.catalogue import RULES, wanted
-from clipcheck.config import DEFAULT, Settings
+from clipcheck.engine import file as engine
 from clipcheck.rule import Rule, Safety, Target
+from clipcheck.settings.keys import DEFAULT, Settings
 
 EXPECT = re.compile(r"#\s*expect:\s*(CLIP\d{3}(?:\s*,\s*CLIP\d{3})*)")
 CLAIM = re.compile(r"# claim: (same|bounded|finite|raises)\b")

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
-from clipcheck import engine
 from clipcheck.catalogue import RULES, concerned, wanted
-from clipcheck.config import DEFAULT, Settings
-from clipcheck.functions import functions
-from clipcheck.memory import Memory, remembered
+from clipcheck.engine import file as engine
+from clipcheck.prefilter import functions
+from clipcheck.python.memory import Memory, remembered
+from clipcheck.settings.keys import DEFAULT, Settings
 
 EVERY_RULE = Settings(codes=frozenset(RULES))
 

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipcheck import engine, files, run
-from clipcheck.config import Settings
-from clipcheck.document import apply
+from clipcheck.documents.read import apply
+from clipcheck.engine import batch as run
+from clipcheck.engine import file as engine
+from clipcheck.engine import find as files
 from clipcheck.rule import Edit
+from clipcheck.settings.keys import Settings
 
 CALL = "torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)"
 PROGRAM = f"import torch\n\n\ndef clip(model):\n    {CALL}\n"

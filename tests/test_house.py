@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
-from clipcheck import fixtures, pages
+from clipcheck import examples as fixtures
+from clipcheck import pages
 from clipcheck.catalogue import RULES
 from clipcheck.rule import Rule
 from clipcheck.rules import check_of, page_of
@@ -84,7 +85,12 @@ def test_reports_know_nothing_of_libcst() -> None:
 @pytest.mark.parametrize("module", ["libcst.matchers", "libcst.codemod"])
 def test_slow_parts_of_libcst_stay_out(module: str) -> None:
     everything = "\n".join(f"import clipcheck.rules.{rule.module}" for rule in RULES.values())
-    assert loaded_after(f"import clipcheck.engine, clipcheck.source, clipcheck.edits\n{everything}", module) == set()
+    assert (
+        loaded_after(
+            f"import clipcheck.engine.file, clipcheck.python.source, clipcheck.fixes.verbs\n{everything}", module
+        )
+        == set()
+    )
 
 
 def test_importing_the_package_costs_nothing() -> None:
@@ -92,7 +98,7 @@ def test_importing_the_package_costs_nothing() -> None:
 
 
 def test_importing_the_command_line_loads_click_only() -> None:
-    assert loaded_after("import clipcheck.cli", *HEAVY) == {"click"}
+    assert loaded_after("import clipcheck.cli.main", *HEAVY) == {"click"}
 
 
 def test_importing_the_python_interface_loads_nothing_heavy() -> None:
@@ -111,7 +117,7 @@ def test_only_the_server_knows_the_editors_protocol() -> None:
 
 
 def test_importing_the_server_loads_the_protocol_only() -> None:
-    assert loaded_after("import clipcheck.server", *HEAVY) == {"pygls"}
+    assert loaded_after("import clipcheck.editor.server", *HEAVY) == {"pygls"}
 
 
 def test_importing_the_runtime_loads_torch_only() -> None:
@@ -121,7 +127,7 @@ def test_importing_the_runtime_loads_torch_only() -> None:
 def test_a_file_without_marks_never_loads_libcst(tmp_path: Path) -> None:
     (tmp_path / "plain.py").write_text("print('hello')\n" * 50)
     code = (
-        "from clipcheck.cli import main\n"
+        "from clipcheck.cli.main import main\n"
         f"try: main(['check', '--isolated', '--no-cache', {str(tmp_path)!r}])\n"
         "except SystemExit as done: assert done.code == 0"
     )
@@ -132,7 +138,7 @@ def test_check_and_fix_never_load_torch(tmp_path: Path) -> None:
     train = tmp_path / "train.py"
     train.write_text("import torch\n\ntorch.nn.utils.clip_grad_norm([], 1.0)\n")
     code = (
-        "from clipcheck.cli import main\n"
+        "from clipcheck.cli.main import main\n"
         f"try: main(['check', '--fix', '--isolated', '--no-cache', {str(train)!r}])\n"
         "except SystemExit as done: assert done.code == 0"
     )
@@ -164,8 +170,8 @@ def test_a_rule_is_whole(rule: Rule) -> None:
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=lambda rule: rule.code)
 def test_messages_are_short_clauses(rule: Rule) -> None:
-    from clipcheck import engine
-    from clipcheck.config import Settings
+    from clipcheck.engine import file as engine
+    from clipcheck.settings.keys import Settings
 
     for example in fixtures.examples(rule):
         report = engine.run("x.py", example.before.read_bytes(), Settings(codes=frozenset({rule.code})))

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipcheck import document, engine
-from clipcheck.config import Settings
+from clipcheck.documents import read as document
+from clipcheck.engine import file as engine
 from clipcheck.rule import Edit, Target
+from clipcheck.settings.keys import Settings
 
 OLD = "torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)"
 NEW = "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)"

@@ -16,8 +16,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipcheck import engine
-from clipcheck.config import Settings
+from clipcheck.engine import file as engine
+from clipcheck.settings.keys import Settings
 
 CORE = Settings(codes=frozenset({"CLIP001"}), fix=True)
 

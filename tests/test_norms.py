@@ -6,9 +6,9 @@ import textwrap
 
 import pytest
 
-from clipcheck import engine
-from clipcheck.config import Settings
+from clipcheck.engine import file as engine
 from clipcheck.rule import Safety, Target
+from clipcheck.settings.keys import Settings
 
 HEADER = "import itertools\nimport math\nimport numpy as np\nimport torch\nimport torch as th\nfrom torch import nn\n"
 IMPORTS = tuple(HEADER.splitlines())

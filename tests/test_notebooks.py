@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipcheck import document, engine
-from clipcheck.config import Settings
-from clipcheck.magics import masked
+from clipcheck.documents import read as document
+from clipcheck.documents.magics import masked
+from clipcheck.engine import file as engine
 from clipcheck.rule import Edit, Finding, Place, Target
+from clipcheck.settings.keys import Settings
 
 OLD = "torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)"
 NEW = "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)"

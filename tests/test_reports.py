@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft4Validator
 
-from clipcheck import report, run
-from clipcheck.cli import main
-from clipcheck.engine import FileReport
+from clipcheck import report
+from clipcheck.cli.main import main
+from clipcheck.engine import batch as run
+from clipcheck.engine.file import FileReport
 from clipcheck.report import FORMATS
 from clipcheck.report import view as views
 from clipcheck.report.sarif import line_hashes

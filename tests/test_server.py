@@ -14,7 +14,7 @@ from conftest import PROJECT
 from lsprotocol import types as lsp
 from pygls.lsp.client import LanguageClient
 
-from clipcheck.server import server
+from clipcheck.editor.server import server
 
 BEFORE = """\
 import torch
@@ -470,17 +470,17 @@ def test_a_fault_in_the_settings_is_shown_once(tmp_path: Path) -> None:
 # --- faults -------------------------------------------------------------------------------------------------------------
 
 FAULTY = """
-import clipcheck.engine
-from clipcheck.server import main
+import clipcheck.engine.file
+from clipcheck.editor.server import main
 
-run_text = clipcheck.engine.run_text
+run_text = clipcheck.engine.file.run_text
 
 def faulty(path, text, settings):
     if "explode" in text:
         raise MemoryError("too much")
     return run_text(path, text, settings)
 
-clipcheck.engine.run_text = faulty
+clipcheck.engine.file.run_text = faulty
 main()
 """
 

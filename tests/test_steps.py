@@ -7,12 +7,12 @@ import textwrap
 import libcst as cst
 import pytest
 
-from clipcheck import engine
-from clipcheck.config import Settings
-from clipcheck.events import Kind
+from clipcheck.engine import file as engine
+from clipcheck.python.source import Source
 from clipcheck.rule import Safety
-from clipcheck.source import Source
-from clipcheck.steps import Event, Flow, flow, flows
+from clipcheck.settings.keys import Settings
+from clipcheck.training.acts import Kind
+from clipcheck.training.flows import Event, Flow, flow, flows
 
 STEP_RULES = frozenset(
     "CLIP003 CLIP101 CLIP102 CLIP103 CLIP104 CLIP105 CLIP106 CLIP107 CLIP108 CLIP109 CLIP110 CLIP201 CLIP202 CLIP301 "

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from clipcheck import engine
-from clipcheck.cli import main
-from clipcheck.config import Settings
+from clipcheck.cli.main import main
+from clipcheck.engine import file as engine
+from clipcheck.settings.keys import Settings
 
 CALL = "torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)"
 BOOK = '{"cells": [{"cell_type": "code", "source": ["import torch\\n", "…"]}]}'

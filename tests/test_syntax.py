@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from clipcheck import engine
-from clipcheck.config import Settings
+from clipcheck.engine import file as engine
+from clipcheck.settings.keys import Settings
 
 CALL = "torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)"
 

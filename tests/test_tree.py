@@ -10,11 +10,13 @@ import libcst as cst
 import pytest
 from conftest import PROJECT
 
-from clipcheck import document, syntax, tree
-from clipcheck.document import Program
-from clipcheck.memory import Memory, remembered
-from clipcheck.names import children
-from clipcheck.tree import Tree
+from clipcheck.documents import read as document
+from clipcheck.documents.read import Program
+from clipcheck.python import positions as tree
+from clipcheck.python import syntax
+from clipcheck.python.memory import Memory, remembered
+from clipcheck.python.names import children
+from clipcheck.python.positions import Tree
 
 FILES = [*sorted((PROJECT / "clipcheck").rglob("*.py"))[::5], PROJECT / "demo" / "train.py"]
 # What people type and delete, and what has broken incremental parsers: openers, closers, and what joins lines.

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from clipcheck import document
-from clipcheck.config import Settings
-from clipcheck.engine import run
+from clipcheck.documents import read as document
+from clipcheck.engine.file import run
 from clipcheck.rule import Edit, Fix, Role, Safety, Verdict
+from clipcheck.settings.keys import Settings
 from clipcheck.verify.allowed import NotProvable
 from clipcheck.verify.lift import lift
 from clipcheck.verify.sites import Prover

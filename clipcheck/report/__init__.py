@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from clipcheck.engine.batch import Outcome
     from clipcheck.report.view import View
-    from clipcheck.run import Outcome
 
 # Where each format is made: module and function.
 _MAKERS = {

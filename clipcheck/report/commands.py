@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
+from clipcheck.engine.batch import Outcome
 from clipcheck.report.view import Row, View, in_file, rows, where
 from clipcheck.rule import Severity
-from clipcheck.run import Outcome
 
 _GITHUB = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from clipcheck import document
-from clipcheck.document import Document
-from clipcheck.engine import FileReport
+from clipcheck.documents import read as document
+from clipcheck.documents.read import Document
+from clipcheck.engine.batch import Outcome
+from clipcheck.engine.file import FileReport
 from clipcheck.report.view import shown
-from clipcheck.run import Outcome
 
 
 def report(outcome: Outcome) -> str:

@@ -7,9 +7,9 @@ from collections import Counter
 from hashlib import blake2b
 from typing import Any
 
+from clipcheck.engine.batch import Outcome
 from clipcheck.report.view import Row, View, cut, in_file, rows, shown
 from clipcheck.rule import Severity
-from clipcheck.run import Outcome
 
 _SEVERITY = {Severity.ERROR: "critical", Severity.WARNING: "major", Severity.NOTE: "minor"}
 

@@ -6,10 +6,10 @@ import json
 import os
 from typing import Any
 
-from clipcheck.engine import INVALID_SYNTAX
+from clipcheck.engine.batch import Outcome
+from clipcheck.engine.file import INVALID_SYNTAX
 from clipcheck.report.view import View, rows, url
 from clipcheck.rule import Finding, Place, Verdict
-from clipcheck.run import Outcome
 
 
 def report(outcome: Outcome, view: View) -> str:

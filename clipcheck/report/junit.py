@@ -6,8 +6,8 @@ import os
 import re
 from xml.etree import ElementTree as Xml
 
+from clipcheck.engine.batch import Outcome
 from clipcheck.report.view import Row, View, by_file, in_file
-from clipcheck.run import Outcome
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

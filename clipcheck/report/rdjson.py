@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from clipcheck.engine.batch import Outcome
 from clipcheck.report.view import SITE, Row, View, in_file, replacements, rows, shown, url
 from clipcheck.rule import Place, Severity
-from clipcheck.run import Outcome
 
 _SEVERITY = {Severity.ERROR: "ERROR", Severity.WARNING: "WARNING", Severity.NOTE: "INFO"}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+from clipcheck.engine.batch import Outcome
 from clipcheck.report.view import rows
-from clipcheck.run import Outcome
 
 
 def report(outcome: Outcome, as_json: bool) -> str:

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from textwrap import wrap
 
-from clipcheck.document import MARKDOWN, NOTEBOOK, RST
+from clipcheck.documents.read import MARKDOWN, NOTEBOOK, RST
+from clipcheck.engine.batch import Outcome
 from clipcheck.report.paint import Paint
 from clipcheck.report.view import Looked, Row, View, by_file, lines_of, rows, shown, where
 from clipcheck.rule import Safety, Verdict
-from clipcheck.run import Outcome
 
 
 def full(outcome: Outcome, view: View) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from clipcheck import document
 from clipcheck.catalogue import RULES
-from clipcheck.engine import FileReport
+from clipcheck.documents import read as document
+from clipcheck.engine.batch import Outcome
+from clipcheck.engine.file import FileReport
 from clipcheck.rule import Finding, Place
-from clipcheck.run import Outcome
 
 # Where the site that `make docs` builds is published. It is not yet: a made-up address would lead nowhere, so the
 # formats leave their links out, and `clipcheck rule CODE` has the page.

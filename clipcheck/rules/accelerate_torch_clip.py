@@ -22,14 +22,14 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import Clip, clips
-from clipcheck.edits import replace
-from clipcheck.events import Kind
-from clipcheck.guards import branches
-from clipcheck.parameters import assigned, last_name
+from clipcheck.fixes.verbs import replace
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.source import Source
-from clipcheck.steps import Event, flows
+from clipcheck.training.acts import Kind
+from clipcheck.training.clips import Clip, clips
+from clipcheck.training.flows import Event, flows
+from clipcheck.training.guards import branches
+from clipcheck.training.parameters import assigned, last_name
 
 BY_HAND = "call the accelerator's method of that name"
 _SHARDED = re.compile(r"FSDP|FullyShardedDataParallel|deepspeed", re.IGNORECASE)

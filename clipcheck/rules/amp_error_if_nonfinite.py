@@ -21,11 +21,11 @@ from itertools import pairwise
 
 import libcst as cst
 
-from clipcheck.clips import Clip, clips
-from clipcheck.events import Kind
+from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety
-from clipcheck.source import Source
-from clipcheck.steps import Event, flows
+from clipcheck.training.acts import Kind
+from clipcheck.training.clips import Clip, clips
+from clipcheck.training.flows import Event, flows
 
 MESSAGE = "raises on every overflow, which the scaler would answer by skipping the step"
 

@@ -23,15 +23,15 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import bound
-from clipcheck.edits import insert_line_before
-from clipcheck.events import Kind
-from clipcheck.microbatches import guarded_step
-from clipcheck.moves import moved, stands_alone
-from clipcheck.parameters import assigned, last_name
+from clipcheck.fixes.into_guard import guarded_step
+from clipcheck.fixes.move import moved, stands_alone
+from clipcheck.fixes.verbs import insert_line_before
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.source import Source
-from clipcheck.steps import Event, flows
+from clipcheck.training.acts import Kind
+from clipcheck.training.clips import bound
+from clipcheck.training.flows import Event, flows
+from clipcheck.training.parameters import assigned, last_name
 
 TITLE = "Unscale the gradients before the clip"
 BY_HAND = "call `scaler.unscale_(optimizer)` before the clip"

@@ -19,12 +19,12 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.events import Kind
-from clipcheck.guards import loops
-from clipcheck.microbatches import guarded_step
+from clipcheck.fixes.into_guard import guarded_step
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
-from clipcheck.steps import Event, flows
+from clipcheck.training.acts import Kind
+from clipcheck.training.flows import Event, flows
+from clipcheck.training.guards import loops
 
 BY_HAND = "call `scaler.update()` before the `continue`"
 

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clipcheck.events import Kind
-from clipcheck.microbatches import guarded_step, into_guard
+from clipcheck.fixes.into_guard import guarded_step, into_guard
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
-from clipcheck.steps import flows
+from clipcheck.training.acts import Kind
+from clipcheck.training.flows import flows
 
 BY_HAND = "unscale once, right before the clip and the step"
 

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clipcheck.events import Kind
-from clipcheck.parameters import belong
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
-from clipcheck.steps import Event, flows
+from clipcheck.training.acts import Kind
+from clipcheck.training.flows import Event, flows
+from clipcheck.training.parameters import belong
 
 BY_HAND = "unscale the optimizer that holds these parameters"
 

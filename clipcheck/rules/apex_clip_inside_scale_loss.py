@@ -20,10 +20,10 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import clips
-from clipcheck.moves import moved_behind
+from clipcheck.fixes.move import moved_behind
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.source import Source
+from clipcheck.training.clips import clips
 
 BY_HAND = "clip behind the block"
 

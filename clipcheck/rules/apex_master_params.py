@@ -21,12 +21,12 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import clips
-from clipcheck.edits import replace
-from clipcheck.events import Kind
+from clipcheck.fixes.verbs import replace
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.source import Source
-from clipcheck.steps import Event, flows
+from clipcheck.training.acts import Kind
+from clipcheck.training.clips import clips
+from clipcheck.training.flows import Event, flows
 
 # O0 and O1 step the model's own parameters, and O1 is what nearly all programs choose.
 _MASTER_COPIES = re.compile(r"""["']O2["']""")

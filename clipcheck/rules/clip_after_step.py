@@ -23,14 +23,14 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import bound, number
-from clipcheck.edits import indentation
-from clipcheck.events import Kind
-from clipcheck.moves import carrier, moved, names_settled
-from clipcheck.parameters import belong
+from clipcheck.fixes.move import carrier, moved, names_settled
+from clipcheck.fixes.verbs import indentation
+from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety
-from clipcheck.source import Source
-from clipcheck.steps import Event, Flow, flows
+from clipcheck.training.acts import Kind
+from clipcheck.training.clips import bound, number
+from clipcheck.training.flows import Event, Flow, flows
+from clipcheck.training.parameters import belong
 
 TITLE = "Clip before the step"
 BY_HAND = "clip between `backward()` and the step"

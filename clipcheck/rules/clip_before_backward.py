@@ -19,12 +19,12 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.events import Kind
-from clipcheck.guards import loops
-from clipcheck.moves import carrier, moved_behind, names_settled
+from clipcheck.fixes.move import carrier, moved_behind, names_settled
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.source import Source
-from clipcheck.steps import Event, flows
+from clipcheck.training.acts import Kind
+from clipcheck.training.flows import Event, flows
+from clipcheck.training.guards import loops
 
 TITLE = "Clip after `backward()`"
 BY_HAND = "clip between `backward()` and the step"

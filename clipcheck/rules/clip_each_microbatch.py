@@ -23,13 +23,13 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.events import Kind
-from clipcheck.guards import accumulation_guard
-from clipcheck.microbatches import guarded_step, into_guard
-from clipcheck.parameters import belong
+from clipcheck.fixes.into_guard import guarded_step, into_guard
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
-from clipcheck.steps import Event, Flow, flows
+from clipcheck.training.acts import Kind
+from clipcheck.training.flows import Event, Flow, flows
+from clipcheck.training.guards import accumulation_guard
+from clipcheck.training.parameters import belong
 
 BY_HAND = "clip once, right before the step"
 _PER_SAMPLE = re.compile(r"\bopacus\b|per_sample|grad_sample")

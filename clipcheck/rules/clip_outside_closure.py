@@ -20,10 +20,10 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.events import Kind
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
-from clipcheck.steps import Event, Flow, flows
+from clipcheck.training.acts import Kind
+from clipcheck.training.flows import Event, Flow, flows
 
 BY_HAND = "clip inside of the closure, behind `backward()`"
 

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clipcheck.events import Kind
-from clipcheck.guards import loops
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
-from clipcheck.steps import Event, flows
+from clipcheck.training.acts import Kind
+from clipcheck.training.flows import Event, flows
+from clipcheck.training.guards import loops
 
 BY_HAND = "move it into the loop, between `backward()` and the step"
 

@@ -20,9 +20,9 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import clips
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
+from clipcheck.training.clips import clips
 
 BY_HAND = "drop the result; the norm comes from `clip_grad_norm_`, `torch.clamp` clips any tensor"
 

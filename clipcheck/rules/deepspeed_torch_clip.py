@@ -21,11 +21,11 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.events import Kind
-from clipcheck.events import is_deepspeed as is_engine
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
-from clipcheck.steps import Event, flows
+from clipcheck.training.acts import Kind
+from clipcheck.training.acts import is_deepspeed as is_engine
+from clipcheck.training.flows import Event, flows
 
 BY_HAND = 'set `"gradient_clipping"` in the DeepSpeed configuration'
 _IMPORT = re.compile(r"\bdeepspeed\.initialize\b")

@@ -21,10 +21,10 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.edits import insert_after
-from clipcheck.holders import is_gradient
+from clipcheck.fixes.verbs import insert_after
+from clipcheck.gradients.holders import is_gradient
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.source import Source
 
 _METHODS = frozenset("clamp clip clamp_min clamp_max mul div nan_to_num multiply divide".split())
 _FUNCTIONS = {f"torch.{name}": name for name in ("clamp", "clip", "clamp_min", "clamp_max", "nan_to_num")}

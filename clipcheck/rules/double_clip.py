@@ -21,9 +21,9 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import Clip, clips, number
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
+from clipcheck.training.clips import Clip, clips, number
 
 BY_HAND = "drop one of the two, or pass the parameters that are meant"
 

@@ -20,11 +20,11 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import torch_calls
-from clipcheck.edits import insert_after
-from clipcheck.parameters import single
+from clipcheck.fixes.verbs import insert_after
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.source import Source
+from clipcheck.training.clips import torch_calls
+from clipcheck.training.parameters import single
 
 MESSAGE = "raises a TypeError: under `fully_shard` the norm is a DTensor, which takes no format"
 _FULLY_SHARD = re.compile(r"\bfully_shard\s*\(")

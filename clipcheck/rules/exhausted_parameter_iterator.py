@@ -20,10 +20,10 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import bound, clips
-from clipcheck.iterators import Spent, spent
+from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety
-from clipcheck.source import Source
+from clipcheck.training.clips import bound, clips
+from clipcheck.training.iterators import Spent, spent
 
 BY_HAND = "make a list of the parameters where the iterator is made"
 

@@ -19,11 +19,11 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import torch_calls
-from clipcheck.edits import replace
-from clipcheck.parameters import single
+from clipcheck.fixes.verbs import replace
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.source import Source
+from clipcheck.training.clips import torch_calls
+from clipcheck.training.parameters import single
 
 MESSAGE = "raises in the first step: the total norm has to be a tensor, this is a Python number"
 BY_HAND = "pass the tensor that `get_total_norm` returns"

@@ -21,12 +21,12 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import Clip, clips
-from clipcheck.edits import replace
-from clipcheck.guards import branches
-from clipcheck.parameters import attribute_bindings
+from clipcheck.fixes.verbs import replace
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.source import Source
+from clipcheck.training.clips import Clip, clips
+from clipcheck.training.guards import branches
+from clipcheck.training.parameters import attribute_bindings
 
 BY_HAND = "call the wrapped model's own `clip_grad_norm_(max_norm)`"
 

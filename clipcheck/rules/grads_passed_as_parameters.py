@@ -21,11 +21,11 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import Clip, clips
-from clipcheck.edits import replace
-from clipcheck.holders import holder, is_gradient, means_gradient
+from clipcheck.fixes.verbs import replace
+from clipcheck.gradients.holders import holder, is_gradient, means_gradient
+from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety
-from clipcheck.source import Source
+from clipcheck.training.clips import Clip, clips
 
 TITLE = "Pass the parameters"
 BY_HAND = "pass the parameters themselves"

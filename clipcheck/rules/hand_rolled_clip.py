@@ -20,11 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clipcheck.calls import Refused
-from clipcheck.clip_rewrites import rewrite_clip
-from clipcheck.manual_clips import manual_clips
+from clipcheck.fixes.clip_to_call import rewrite_clip
+from clipcheck.fixes.norm_call import Refused
+from clipcheck.gradients.manual_clips import manual_clips
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
 
 MESSAGE = "clipping by norm written out by hand: one `clip_grad_norm_` call does it"
 BY_HAND = "no fix here: {why}; call `clip_grad_norm_(parameters, max_norm)`, which returns the norm"

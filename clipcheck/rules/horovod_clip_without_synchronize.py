@@ -20,13 +20,13 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.edits import indentation, insert_line_before, replace
-from clipcheck.events import Kind
-from clipcheck.moves import stands_alone
-from clipcheck.parameters import last_name
+from clipcheck.fixes.move import stands_alone
+from clipcheck.fixes.verbs import indentation, insert_line_before, replace
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.source import Source
-from clipcheck.steps import Event, flows
+from clipcheck.training.acts import Kind
+from clipcheck.training.flows import Event, flows
+from clipcheck.training.parameters import last_name
 
 BY_HAND = "call `optimizer.synchronize()` before the clip, and step under `optimizer.skip_synchronize()`"
 

@@ -20,12 +20,12 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import Clip, clips, number
-from clipcheck.edits import reach, replace
-from clipcheck.iterators import is_one_shot
-from clipcheck.parameters import is_plain
+from clipcheck.fixes.verbs import reach, replace
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.source import Source
+from clipcheck.training.clips import Clip, clips, number
+from clipcheck.training.iterators import is_one_shot
+from clipcheck.training.parameters import is_plain
 
 MESSAGE = "writes to every gradient only to measure them, and one infinity makes all of them NaN"
 BY_HAND = "use `get_total_norm([p.grad for p in parameters if p.grad is not None])`"

@@ -19,10 +19,10 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import torch_calls
-from clipcheck.edits import replace
+from clipcheck.fixes.verbs import replace
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.source import Source
+from clipcheck.training.clips import torch_calls
 
 
 def check(source: Source) -> Iterator[Hit]:

@@ -33,12 +33,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clipcheck.calls import Refused
-from clipcheck.loops import accumulations
-from clipcheck.norms import totals
-from clipcheck.rewrites import rewrite_loop, rewrite_total
+from clipcheck.fixes.loop_to_call import rewrite_loop, rewrite_total
+from clipcheck.fixes.norm_call import Refused
+from clipcheck.gradients.accumulations import accumulations
+from clipcheck.gradients.totals import totals
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit
-from clipcheck.source import Source
 
 MESSAGE = "gradient norm built with one `.item()` per parameter: one device sync per tensor"
 TITLE = "Compute the norm in one call"

@@ -21,10 +21,10 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.norms import clauses as clauses_of
-from clipcheck.powers import Power, power
+from clipcheck.gradients.powers import Power, power
+from clipcheck.gradients.totals import clauses as clauses_of
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
 
 MESSAGE = "one device sync for each parameter's norm; stack the norms and read them once"
 BY_HAND = "collect the norms as tensors in the loop, then read them with one `torch.stack(norms).tolist()`"

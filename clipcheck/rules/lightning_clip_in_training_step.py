@@ -20,11 +20,11 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.context import is_lightning_module
-from clipcheck.events import Kind
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
-from clipcheck.steps import flows
+from clipcheck.training.acts import Kind
+from clipcheck.training.classes import is_lightning_module
+from clipcheck.training.flows import flows
 
 MESSAGE = "clips before backward: Lightning runs `backward()` after `training_step` has returned"
 BY_HAND = "use `Trainer(gradient_clip_val=…)` or override `configure_gradient_clipping`"

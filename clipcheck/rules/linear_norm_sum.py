@@ -19,14 +19,14 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.calls import Refused
-from clipcheck.flow import contains
-from clipcheck.loops import Accumulation, accumulations
-from clipcheck.norms import totals
-from clipcheck.provenance import words
-from clipcheck.rewrites import rewrite_linear
+from clipcheck.fixes.loop_to_call import rewrite_linear
+from clipcheck.fixes.norm_call import Refused
+from clipcheck.gradients.accumulations import Accumulation, accumulations
+from clipcheck.gradients.gradient import words
+from clipcheck.gradients.totals import totals
+from clipcheck.python.reaching import contains
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
 
 MESSAGE = "sum of the parameters' norms: not the norm of the gradient, which adds squares"
 TITLE = "Compute the norm of all gradients"

@@ -20,10 +20,10 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import Clip, clips, number
-from clipcheck.guards import branches
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
+from clipcheck.training.clips import Clip, clips, number
+from clipcheck.training.guards import branches
 
 BY_HAND = "pass a positive limit; to switch clipping off, leave the call out"
 

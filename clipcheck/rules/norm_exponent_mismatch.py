@@ -21,16 +21,16 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.edits import insert_after, replace
-from clipcheck.factors import Factor
-from clipcheck.flow import contains, reached
-from clipcheck.loops import Accumulation, accumulations, fresh, reduced
-from clipcheck.norms import total
-from clipcheck.powers import Power
-from clipcheck.provenance import words
-from clipcheck.roots import root_of
+from clipcheck.fixes.verbs import insert_after, replace
+from clipcheck.gradients.accumulations import Accumulation, accumulations, fresh, reduced
+from clipcheck.gradients.exponents import Factor
+from clipcheck.gradients.gradient import words
+from clipcheck.gradients.powers import Power
+from clipcheck.gradients.roots import root_of
+from clipcheck.gradients.totals import total
+from clipcheck.python.reaching import contains, reached
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Role, Safety
-from clipcheck.source import Source
 
 HALVED = "`{base} ** 1 / {root}` divides by {root}: `**` binds tighter than `/`"
 MIXED = "the {order}-norm of each gradient is raised to {exponent}: the sum is no norm's power"

@@ -21,13 +21,13 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import Clip, clips, number
-from clipcheck.edits import delete_lines, lines_of, without_unused
-from clipcheck.flow import contains
-from clipcheck.measured import Norm, measured, order_of, plain
-from clipcheck.rewrites import comments_of
+from clipcheck.fixes.loop_to_call import comments_of
+from clipcheck.fixes.verbs import delete_lines, lines_of, without_unused
+from clipcheck.gradients.norm_places import Norm, measured, order_of, plain
+from clipcheck.python.reaching import contains
+from clipcheck.python.source import Source, Statement
 from clipcheck.rule import Edit, Fix, Hit, Role, Safety
-from clipcheck.source import Source, Statement
+from clipcheck.training.clips import Clip, clips, number
 
 MESSAGE = "`clip_grad_norm_` already returns this norm: it is computed twice"
 BY_HAND = "no fix here: {why}; use the value that `clip_grad_norm_` returns"

@@ -19,11 +19,11 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import clips
-from clipcheck.edits import replace
-from clipcheck.parameters import owners
+from clipcheck.fixes.verbs import replace
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.source import Source
+from clipcheck.training.clips import clips
+from clipcheck.training.parameters import owners
 
 BY_HAND = "list each parameter once"
 

@@ -19,11 +19,11 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import Clip, clips
-from clipcheck.context import is_optimizer_subclass
-from clipcheck.edits import replace
+from clipcheck.fixes.verbs import replace
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.source import Source
+from clipcheck.training.classes import is_optimizer_subclass
+from clipcheck.training.clips import Clip, clips
 
 BY_HAND = "clip the parameters of all of them in one call"
 

@@ -21,11 +21,11 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import Clip, clips, words
-from clipcheck.context import is_optimizer_subclass
-from clipcheck.parameters import assigned, last_name
+from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety
-from clipcheck.source import Source
+from clipcheck.training.classes import is_optimizer_subclass
+from clipcheck.training.clips import Clip, clips, words
+from clipcheck.training.parameters import assigned, last_name
 
 TITLE = "Clip all parameters together"
 BY_HAND = "clip all parameters together, outside of the loop"

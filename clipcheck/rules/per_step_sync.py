@@ -19,10 +19,10 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import clips
-from clipcheck.guards import accumulation_guard, branches, loops
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
+from clipcheck.training.clips import clips
+from clipcheck.training.guards import accumulation_guard, branches, loops
 
 MESSAGE = "waits for the device in every step to read the norm"
 BY_HAND = "keep the tensor, and read it only where it is logged"

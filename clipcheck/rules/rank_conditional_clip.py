@@ -20,10 +20,10 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import clips
-from clipcheck.guards import branches
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
+from clipcheck.training.clips import clips
+from clipcheck.training.guards import branches
 
 BY_HAND = "call the clip on all ranks, and test the rank only to log its result"
 _SHARDED = re.compile(r"\b(fully_shard|FullyShardedDataParallel|DTensor|distribute_tensor|parallelize_module)\b")

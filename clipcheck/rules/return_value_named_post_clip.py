@@ -22,10 +22,10 @@ from functools import lru_cache
 
 import libcst as cst
 
-from clipcheck.clips import bound, clips, number, words
-from clipcheck.parameters import last_name
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
+from clipcheck.training.clips import bound, clips, number, words
+from clipcheck.training.parameters import last_name
 
 BY_HAND = "rename it, or use `min(norm, max_norm)`, the norm after clipping"
 

@@ -19,10 +19,10 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import clips, words
-from clipcheck.parameters import last_name
+from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety
-from clipcheck.source import Source
+from clipcheck.training.clips import clips, words
+from clipcheck.training.parameters import last_name
 
 BY_HAND = "call it without assigning the result"
 _NO_NORM = {"loss", "losses", "grads", "gradients", "params", "parameters", "model", "optimizer"}

@@ -19,11 +19,11 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import clips
-from clipcheck.context import is_module_class
-from clipcheck.parameters import assigned
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
+from clipcheck.training.classes import is_module_class
+from clipcheck.training.clips import clips
+from clipcheck.training.parameters import assigned
 
 BY_HAND = "leave its parameters out of the clip, or drop `sparse=True`"
 

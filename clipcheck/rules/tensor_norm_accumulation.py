@@ -23,12 +23,12 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.calls import Refused
-from clipcheck.loops import Accumulation, accumulations, is_in_optimizer, reduced
-from clipcheck.norms import differentiable, totals
-from clipcheck.rewrites import rewrite_loop, rewrite_total
+from clipcheck.fixes.loop_to_call import rewrite_loop, rewrite_total
+from clipcheck.fixes.norm_call import Refused
+from clipcheck.gradients.accumulations import Accumulation, accumulations, is_in_optimizer, reduced
+from clipcheck.gradients.totals import differentiable, totals
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.source import Source
 
 MESSAGE = "gradient norm put together tensor by tensor: many kernels, and a sum in the gradients' dtype"
 TITLE = "Compute the norm in one call"

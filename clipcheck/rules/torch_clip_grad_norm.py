@@ -20,9 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from clipcheck.fixes.swap import Swap, swapped
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
-from clipcheck.swaps import Swap, swapped
 
 SWAPS = tuple(
     Swap(

@@ -22,10 +22,10 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.edits import replace
-from clipcheck.names import dotted
+from clipcheck.fixes.verbs import replace
+from clipcheck.python.names import dotted
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.source import Source
 
 MESSAGE = "`torch._six` was removed in torch 2.0: this import raises ModuleNotFoundError"
 BY_HAND = "use `math.inf`, `collections.abc`, `str` and `int` in place of its names"

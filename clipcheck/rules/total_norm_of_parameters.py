@@ -22,12 +22,12 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import torch_calls
-from clipcheck.edits import replace
-from clipcheck.flow import reaching
-from clipcheck.provenance import assigned_value, words
+from clipcheck.fixes.verbs import replace
+from clipcheck.gradients.gradient import assigned_value, words
+from clipcheck.python.reaching import reaching
+from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Role, Safety
-from clipcheck.source import Source
+from clipcheck.training.clips import torch_calls
 
 MESSAGE = "`get_total_norm` of parameters is the norm of the weights, not of the gradient"
 BY_HAND = (

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clipcheck.manual_clips import manual_clips
+from clipcheck.gradients.manual_clips import manual_clips
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
 
 MESSAGE = "clip factor is never held at one: gradients below the limit are scaled up"
 BY_HAND = "multiply by `min(1.0, max_norm / norm)`, or call `clip_grad_norm_(parameters, max_norm)`"

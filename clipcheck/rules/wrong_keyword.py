@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clipcheck.clips import KEYWORDS, torch_calls
+from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.source import Source
+from clipcheck.training.clips import KEYWORDS, torch_calls
 
 
 def check(source: Source) -> Iterator[Hit]:

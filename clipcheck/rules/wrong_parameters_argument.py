@@ -20,12 +20,12 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.clips import clips
-from clipcheck.context import is_module_class
-from clipcheck.edits import insert_after, replace
-from clipcheck.parameters import assigned, attribute_bindings, is_optimizer_class, last_name
+from clipcheck.fixes.verbs import insert_after, replace
+from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety
-from clipcheck.source import Source
+from clipcheck.training.classes import is_module_class
+from clipcheck.training.clips import clips
+from clipcheck.training.parameters import assigned, attribute_bindings, is_optimizer_class, last_name
 
 TITLE = "Pass the parameters"
 

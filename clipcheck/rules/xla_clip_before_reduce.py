@@ -19,12 +19,12 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.edits import insert_line_before, replace
-from clipcheck.events import Kind
-from clipcheck.moves import stands_alone
+from clipcheck.fixes.move import stands_alone
+from clipcheck.fixes.verbs import insert_line_before, replace
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.source import Source
-from clipcheck.steps import Event, flows
+from clipcheck.training.acts import Kind
+from clipcheck.training.flows import Event, flows
 
 BY_HAND = "call `xm.reduce_gradients(optimizer)` before the clip, and `optimizer.step()` behind it"
 

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clipcheck.events import Kind
-from clipcheck.moves import carrier, moved, names_settled
+from clipcheck.fixes.move import carrier, moved, names_settled
+from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.source import Source
-from clipcheck.steps import Event, Flow, flows
+from clipcheck.training.acts import Kind
+from clipcheck.training.flows import Event, Flow, flows
 
 BY_HAND = "clear the gradients before `backward()`, or behind the step"
 

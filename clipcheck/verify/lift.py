@@ -12,9 +12,9 @@ from typing import NamedTuple, cast
 
 import libcst as cst
 
-from clipcheck import document
+from clipcheck.documents import read as document
+from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Role
-from clipcheck.source import Source
 from clipcheck.verify import allowed
 from clipcheck.verify.allowed import NotProvable
 from clipcheck.verify.pieces import apart, in_import, inside, kept, pieces

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import NamedTuple
 
-from clipcheck import fixtures
+from clipcheck import examples as fixtures
 from clipcheck.catalogue import RULES
 from clipcheck.verify.claims import Claim, Outcome, read
 from clipcheck.verify.worker import Lost, Worker

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from clipcheck.flow import reached
+from clipcheck.python.reaching import reached
+from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix
-from clipcheck.source import Source
 from clipcheck.verify import allowed
 from clipcheck.verify.allowed import NotProvable
 

@@ -1,0 +1,147 @@
+"""What the command line was called with, as a value, and the settings that come of it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from clipcheck.rule import Prove, Safety
+from clipcheck.settings import keys as config
+from clipcheck.settings.keys import ConfigError, Layer, Settings
+from clipcheck.settings.projects import Project, Projects, parse_toml
+
+
+class Options(NamedTuple):
+    """The words of the command line, by the names of its options; None where an option was not given."""
+
+    paths: tuple[str, ...] = ()
+    fix: bool = False
+    unsafe_fixes: bool | None = None
+    fix_only: bool = False
+    diff: bool = False
+    verify: bool = False
+    only_verdicts: bool = False
+    show_fixes: bool = False
+    fixable: tuple[str, ...] = ()
+    unfixable: tuple[str, ...] = ()
+    target: str | None = None
+    exit_zero: bool = False
+    exit_non_zero_on_fix: bool = False
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    extend_select: tuple[str, ...] = ()
+    per_file_ignores: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    extend_exclude: tuple[str, ...] = ()
+    force_exclude: bool | None = None
+    respect_gitignore: bool | None = None
+    stdin_filename: str | None = None
+    since: str | None = None
+    diff_only: bool = False
+    show_files: bool = False
+    add_noqa: str | None = None
+    add_ignore: str | None = None
+    ignore_noqa: bool = False
+    output_format: str | None = None
+    output_file: str | None = None
+    statistics: bool = False
+    color: str = "auto"
+    quiet: bool = False
+    silent: bool = False
+    verbose: bool = False
+    sarif_category: str = ""
+    config: tuple[str, ...] = ()
+    isolated: bool = False
+    show_settings: bool = False
+    no_cache: bool = False
+    cache_dir: str | None = None
+    jobs: int = 0
+    watch: bool = False
+
+    @property
+    def wants_fixes(self) -> bool:
+        return self.fix or self.fix_only or self.diff
+
+    @property
+    def writes(self) -> bool:
+        return (self.fix or self.fix_only) and not self.diff
+
+    @property
+    def reads_stdin(self) -> bool:
+        return self.paths == ("-",) or (not self.paths and self.stdin_filename is not None)
+
+
+def projects_of(options: Options, prove: Prove | None = None) -> Projects:
+    """Where each file's settings come from; options beat `--config 'key = value'`, which beats files."""
+    file = ""
+    inline: dict[str, Any] = {}
+    for word in options.config:
+        if os.path.isfile(word) or word.endswith(".toml"):
+            file = word
+        elif "=" in word:
+            inline |= parse_toml(word)
+        else:
+            raise ConfigError(f"--config takes a file or `key = value`, not `{word}`")
+    if file and not os.path.isfile(file):
+        raise ConfigError(f"{file}: no such file")
+    base = Settings(fix=options.wants_fixes, heed=not options.ignore_noqa, prove=prove)
+    command = Layer({**inline, **_given(options)}, os.getcwd())
+    return Projects(command, base, options.isolated, file)
+
+
+def _given(options: Options) -> dict[str, Any]:
+    """What the options set of the keys that files can set, too."""
+    values: dict[str, Any] = {}
+    for key in ("select", "ignore", "extend-select", "fixable", "unfixable", "exclude", "extend-exclude"):
+        words = config.split(getattr(options, key.replace("-", "_")))
+        if words:
+            values[key] = words
+    for key in ("unsafe-fixes", "force-exclude", "respect-gitignore", "target", "cache-dir", "output-format"):
+        value = getattr(options, key.replace("-", "_"))
+        if value is not None:
+            values[key] = value
+    for word in options.per_file_ignores:
+        pattern, colon, codes = word.rpartition(":")
+        if not colon:
+            raise ConfigError(f"--per-file-ignores takes `PATTERN:CODES`, not `{word}`")
+        values.setdefault("extend-per-file-ignores", {}).setdefault(pattern, []).extend(config.split([codes]))
+    return values
+
+
+def effective(options: Options, projects: Projects) -> str:
+    """What holds for the first path that was named, as TOML."""
+    path = options.stdin_filename or next(iter(options.paths), ".")
+    project = projects.of(path)
+    settings = project.for_file(path)
+    lines = {
+        "file": project.origin or "none",
+        "select": sorted(settings.codes),
+        "target": settings.target,
+        "unsafe-fixes": settings.applies(Safety.UNSAFE),
+        "unfixable": sorted(settings.unfixable),
+        "extend-safe-fixes": sorted(settings.trusted),
+        "extend-unsafe-fixes": sorted(settings.distrusted),
+        "exclude": [pattern for globs in project.excluded for pattern in globs.patterns],
+        "force-exclude": bool(project.value("force-exclude", False)),
+        "respect-gitignore": bool(project.value("respect-gitignore", True)),
+        "output-format": project.value("output-format", "full"),
+        "cache-dir": cache_folder(project),
+    }
+    return f"# settings for {path}\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in lines.items())
+
+
+def _toml(value: Any) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False)
+
+
+def cache_folder(project: Project) -> str:
+    """Where a project's cache lies."""
+    from clipcheck.engine.cache import NAME
+
+    folder: str | None = project.value("cache-dir")
+    if folder is None:
+        return os.path.join(project.folder, NAME)
+    layer = next(layer for layer in reversed(project.layers) if "cache-dir" in layer.values)
+    return os.path.join(layer.folder, os.path.expanduser(folder))

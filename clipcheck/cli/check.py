@@ -1,0 +1,206 @@
+"""The command `check`, from the command line's words to an exit code: what is done, in which order."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from itertools import count
+
+from clipcheck import api
+from clipcheck.cli import show as output
+from clipcheck.cli.arguments import Options, cache_folder, effective, projects_of
+from clipcheck.cli.show import put, put_bytes, say
+from clipcheck.documents import read as document
+from clipcheck.engine import file as engine
+from clipcheck.engine import find as files
+from clipcheck.engine.batch import Outcome
+from clipcheck.report.view import Looked
+from clipcheck.rule import Prove
+from clipcheck.settings import keys as config
+from clipcheck.settings.keys import ConfigError
+from clipcheck.settings.projects import FILES, Project, Projects
+
+CLEAN, FINDINGS, ABNORMAL = 0, 1, 2
+
+Progress = Callable[[int, int], None]
+
+
+def check(options: Options, progress: Progress = lambda done, total: None) -> int:
+    """Do what the options say and give the exit code. Raises ConfigError."""
+    if not options.verify:
+        return _check(options, progress)
+    from clipcheck.verify.sites import Prover
+    from clipcheck.verify.worker import NoTorch
+
+    try:
+        with Prover() as prove:
+            return _check(options, progress, prove)
+    except NoTorch as error:
+        raise ConfigError(str(error)) from None
+
+
+def verify(options: Options, progress: Progress = lambda done, total: None) -> int:
+    """Try the fixes of the user's files and show the verdicts; change nothing. Raises ConfigError."""
+    return check(options._replace(verify=True, only_verdicts=True), progress)
+
+
+def verify_examples(select: tuple[str, ...], shape: str, jobs: int, progress: Progress) -> tuple[str, int]:
+    """Run the rules' own examples; gives the table, or JSON, and the exit code. Raises ConfigError."""
+    from clipcheck.catalogue import RULES
+    from clipcheck.verify import pairs, table
+    from clipcheck.verify.worker import NoTorch
+
+    found = pairs.find(sorted(config.select(select, (), ()) if select else RULES))
+    if not found:
+        raise ConfigError("no example of these rules has a fix to verify")
+    steps = count(1)
+    try:
+        rows = pairs.verify(found, jobs or os.cpu_count() or 1, lambda: progress(next(steps), len(found)))
+    except NoTorch as error:
+        raise ConfigError(str(error)) from None
+    return (table.as_json if shape == "json" else table.table)(rows), FINDINGS if table.failed(rows) else CLEAN
+
+
+def _check(options: Options, progress: Progress, prove: Prove | None = None) -> int:
+    projects = projects_of(options, prove)
+    if options.show_settings:
+        put(options, effective(options, projects))
+        return CLEAN
+    if options.reads_stdin:
+        return _check_stdin(options, projects)
+    if options.watch:
+        return _watch(options, progress, prove)
+    return _check_paths(options, projects, progress)
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def _check_paths(options: Options, projects: Projects, progress: Progress) -> int:
+    started = time.monotonic()
+    paths = options.paths or (".",)
+    missing = [f"{path}: no such file or directory" for path in paths if not os.path.exists(path)]
+    found = files.find([path for path in paths if os.path.exists(path)], projects)
+    changed = None
+    if options.since is not None or options.diff_only:
+        from clipcheck.cli import changed_lines as since
+
+        changed = since.changes(options.since or "HEAD", paths)
+        found = [path for path in found if changed.holds(path)]
+    if options.show_files:
+        put(options, "".join(f"{path}\n" for path in found))
+        return ABNORMAL if missing else CLEAN
+    if not found and not missing:
+        say(options, "warning: no Python files found" if changed is None else "warning: no changed files found")
+    main = projects.of(".")
+    # a baseline and a proof speak of the code as it is now; of changes, only some files are known
+    keeps = not (
+        options.no_cache or options.verify or changed or options.add_ignore is not None or options.add_noqa is not None
+    )
+    cache = cache_folder(main) if keeps else None
+    outcome = api.run_files(found, projects, options.jobs, options.writes, cache, progress)
+    if changed is not None and options.diff_only:
+        outcome = changed.only(outcome)
+    outcome = outcome._replace(errors=(*missing, *outcome.errors))
+    if options.verbose:
+        say(
+            options,
+            f"{len(found)} files, {len(outcome.reports)} with something to say, {time.monotonic() - started:.2f} s",
+        )
+        for origin in sorted({project.origin for path in found if (project := projects.of(path)).origin}):
+            say(options, f"settings from {origin}")
+    if options.add_ignore is not None or options.add_noqa is not None:
+        return _add_suppressions(options, outcome)
+    return _finish(options, outcome, main, Looked(found, time.monotonic() - started))
+
+
+def _watch(options: Options, progress: Progress, prove: Prove | None) -> int:
+    """Check again whenever a file changes, until the user stops it."""
+    try:
+        from watchfiles import watch
+    except ImportError:
+        raise ConfigError("--watch needs watchfiles: pip install 'clipcheck[watch]'") from None
+    paths = [path for path in options.paths or (".",) if os.path.exists(path)]
+    if not paths:
+        raise ConfigError("--watch: nothing to watch, no such file or directory")
+    say(options, f"watching {', '.join(paths)} (Ctrl-C ends)")
+    checked = False
+    # the first, empty, round says that changes are noticed from now on: none is lost while the first check runs
+    for changes in watch(*paths, rust_timeout=100, yield_on_timeout=True, raise_interrupt=False):
+        names = sorted({path for _, path in changes if path.endswith(_WATCHED)})
+        if names:
+            say(options, f"{time.strftime('%H:%M:%S')} changed: {', '.join(names)}")
+        if names or not checked:
+            checked = True
+            _check_paths(options, projects_of(options, prove), progress)
+    return CLEAN
+
+
+_WATCHED = (*files.SUFFIXES, *document.MARKDOWN, *FILES)
+
+
+def _add_suppressions(options: Options, outcome: Outcome) -> int:
+    """Write a baseline."""
+    from clipcheck.engine import baseline
+
+    form, reason = ("noqa", options.add_noqa) if options.add_noqa is not None else ("ignore", options.add_ignore)
+    reports, count = list(outcome.reports), 0
+    errors = list(outcome.errors)
+    for one in reports:
+        data, added = baseline.added(one, form, reason or "")
+        if added:
+            try:
+                files.write(one.path, data, one.data)
+                count += added
+            except (OSError, files.Changed) as error:
+                errors.append(str(error))
+    for line in errors:
+        say(options, f"error: {line}")
+    put(options, f"Added {count} suppression{'' if count == 1 else 's'}.\n")
+    return ABNORMAL if errors else CLEAN
+
+
+# --- standard input -------------------------------------------------------------------------------------------------
+
+
+def _check_stdin(options: Options, projects: Projects) -> int:
+    """Code on stdin; what a fix makes of it goes to stdout, and then findings to stderr."""
+    name = options.stdin_filename or "-"
+    data = sys.stdin.buffer.read()
+    project = projects.of(options.stdin_filename or ".")
+    if options.stdin_filename and files.is_left_out(name, projects):
+        if options.writes:
+            put_bytes(data)
+        return CLEAN
+    settings = project.for_file(name) if options.stdin_filename else project.settings
+    one = engine.run(name, data, settings)
+    outcome = Outcome((one,), 1, one.errors)
+    if options.writes:
+        put_bytes(one.now)
+    return _finish(options, outcome, project, stdin=True)
+
+
+# --- how it ends ------------------------------------------------------------------------------------------------------
+
+
+def _finish(
+    options: Options, outcome: Outcome, project: Project, looked: Looked | None = None, stdin: bool = False
+) -> int:
+    code = _exit_code(options, outcome)
+    output.show(options, outcome, project, code, looked, stdin)
+    return code
+
+
+def _exit_code(options: Options, outcome: Outcome) -> int:
+    """2 beats 1 beats 0."""
+    if outcome.errors:
+        return ABNORMAL
+    if options.exit_zero or options.only_verdicts:
+        return CLEAN
+    if options.diff or options.exit_non_zero_on_fix:
+        fixed = bool(outcome.fixed)
+        left = bool(outcome.findings) and not (options.diff or options.fix_only)
+        return FINDINGS if fixed or left else CLEAN
+    return FINDINGS if outcome.findings and not options.fix_only else CLEAN

@@ -1,0 +1,57 @@
+"""A baseline: a suppression beside every finding that there is today, so that only new ones are reported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clipcheck.catalogue import RULES
+from clipcheck.documents.read import Program, Segment, read
+from clipcheck.engine import suppressions as suppress
+from clipcheck.engine.file import FileReport
+from clipcheck.python import syntax
+from clipcheck.python.source import Source
+from clipcheck.rule import Edit
+
+
+def added(report: FileReport, form: str, reason: str) -> tuple[bytes, int]:
+    """The file with a suppression for each finding, and how many findings that silences; `form`: ignore or noqa."""
+    wanted: dict[int, dict[tuple[int | None, int], set[str]]] = {}
+    for finding in report.findings:
+        if finding.code in RULES:
+            lines = wanted.setdefault(finding.program, {})
+            lines.setdefault((finding.place.cell, finding.silent_at), set()).add(finding.code)
+    if not wanted:
+        return report.data, 0
+    document = read(report.path, report.data)
+    edits: list[list[Edit]] = [[] for _ in document.programs]
+    done: set[tuple[int, int | None, int]] = set()
+    for index, lines in wanted.items():
+        program = document.programs[index]
+        source = syntax.parse(program, "torch").source
+        for (cell, line), codes in lines.items():
+            segment = _segment(program, cell)
+            if source is not None and segment.editable:
+                number = source.line_at(segment.start) + line - segment.line
+                edits[index].append(_addition(source, number, sorted(codes), form, reason))
+                done.add((index, cell, line))
+    silenced = [f for f in report.findings if (f.program, f.place.cell, f.silent_at) in done and f.code in RULES]
+    return document.splice(edits), len(silenced)
+
+
+def _segment(program: Program, cell: int | None) -> Segment:
+    return next(segment for segment in program.segments if segment.cell == cell)
+
+
+def _addition(source: Source, line: int, codes: Sequence[str], form: str, reason: str) -> Edit:
+    """Name the codes at the end of a line: in the directive of this form that it has already, else in a new one."""
+    for directive in suppress.read(source)[0]:
+        same = directive.verb == "ignore" and directive.foreign == (form == "noqa")
+        if same and directive.line == line and directive.names:
+            at = directive.names[-1].end
+            return Edit(at, at, "".join(f", {code}" for code in codes))
+    starts = source.line_starts
+    stop = starts[line] if line < len(starts) else len(source.text)
+    end = starts[line - 1] + len(source.text[starts[line - 1] : stop].rstrip())
+    listed = ", ".join(codes)
+    words = f"noqa: {listed}" if form == "noqa" else f"clipcheck: ignore[{listed}]"
+    return Edit(end, end, f"  # {words}{' ' + reason if reason else ''}")

@@ -1,0 +1,220 @@
+"""One file's way through clipcheck: prefilter → programs → rules → findings, and, where wanted, fixes until it settles."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from clipcheck.catalogue import concerned, wanted
+from clipcheck.documents import read as document
+from clipcheck.documents.read import Document
+from clipcheck.python.memory import current
+from clipcheck.rule import Edit, Finding, Place, Safety, Severity
+from clipcheck.settings.keys import UNUSED, Settings
+
+MAX_ROUNDS = 10
+INVALID_SYNTAX = "invalid-syntax"
+NOT_ROUND_TRIPPED = "not-round-tripped"
+
+# A comment that names one of our rules, perhaps for nothing; what it says is read by `suppress`.
+_NOQA = re.compile(rb"noqa\b[^\r\n]*clip\d", re.IGNORECASE)
+
+
+class FileReport(NamedTuple):
+    """All that is known of one file after a run; plain data, so that it travels between processes.
+
+    `data` is what the file held, `fixed_data` what it should hold after the fixes (None: unchanged). `errors` are
+    clipcheck's own faults, `warnings` what is wrong with the file's suppressions, a line each. Fixes of `threshold`
+    and safer are those that `--fix` applies here.
+    """
+
+    path: str
+    data: bytes
+    findings: tuple[Finding, ...] = ()
+    fixed: tuple[Finding, ...] = ()
+    fixed_data: bytes | None = None
+    errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    threshold: Safety = Safety.SAFE
+
+    @property
+    def now(self) -> bytes:
+        """The bytes that the places of `findings` count in."""
+        return self.data if self.fixed_data is None else self.fixed_data
+
+
+class _Checked(NamedTuple):
+    document: Document | None
+    findings: tuple[Finding, ...]
+    errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def candidate(path: str, data: bytes, settings: Settings) -> bool:
+    """Whether a file holds a selected rule's marks, or a suppression of ours that might be idle."""
+    text = document.searchable(path, data)
+    return bool(wanted(text, settings.codes)) or (settings.heed and names_us(text))
+
+
+def names_us(data: bytes) -> bool:
+    """Plain searches first: they take a fiftieth of the time, and few files hold either word."""
+    return b"clipcheck:" in data or ((b"noqa" in data or b"NOQA" in data) and _NOQA.search(data) is not None)
+
+
+def run(path: str, data: bytes, settings: Settings) -> FileReport:
+    """Check one file and, if the settings say so, fix it in memory."""
+    text = document.searchable(path, data)
+    # an editor has nearly all of the tree already: a closer look at the marks would take longer than the rules
+    codes = wanted(text, settings.codes) if current() else concerned(text, settings.codes)
+    if not codes and not (settings.heed and names_us(text)):
+        return FileReport(path, data, threshold=settings.safety)
+    first = _check(path, data, codes, settings)
+    if settings.fix and any(_applicable(first.findings, settings)):
+        report = _settle(path, data, first, codes, settings)
+    else:
+        report = FileReport(path, data, first.findings, (), None, first.errors, first.warnings, settings.safety)
+    refuted = [_refuted(f) for f in report.findings if f.verdict and f.verdict.kind == "refuted"]
+    return report._replace(errors=(*report.errors, *refuted)) if refuted else report
+
+
+def run_text(path: str, text: str, settings: Settings) -> FileReport:
+    """As `run`, for a text that is not (yet) a file's, such as an editor's."""
+    try:
+        return run(path, document.encode(path, text), settings)
+    except document.Unreadable as error:
+        return FileReport(path, b"", (_unreadable(path, str(error)),))
+
+
+def _check(path: str, data: bytes, codes: frozenset[str], settings: Settings) -> _Checked:
+    try:
+        doc = document.read(path, data)
+    except document.Unreadable as error:
+        return _Checked(None, (_unreadable(path, str(error)),))
+    except document.MissingParser as error:
+        return _Checked(None, (), (f"{path}: {error}",))
+    from clipcheck.engine.program import examine  # imports libcst
+
+    findings: list[Finding] = []
+    errors: list[str] = []
+    warnings: list[str] = []
+    for index, program in enumerate(doc.programs):
+        text = program.text.encode(errors="replace") if doc.fragments else b""
+        here = wanted(text, codes) if doc.fragments else codes
+        if here or not doc.fragments or names_us(text):
+            found = examine(path, doc, index, here, settings)
+            findings += found.findings
+            errors += found.errors
+            warnings += found.warnings
+    return _Checked(doc, tuple(sorted(findings, key=lambda finding: finding.order)), tuple(errors), tuple(warnings))
+
+
+def _settle(path: str, data: bytes, first: _Checked, codes: frozenset[str], settings: Settings) -> FileReport:
+    """Apply every fix that touches no other, look again, and go on until nothing more is to be fixed."""
+    fixed: list[Finding] = []
+    checked = first
+    errors = list(first.errors)
+    refused: set[tuple[str, str]] = set()
+    current = data
+    warnings = checked.warnings
+    for _ in range(MAX_ROUNDS):
+        pending = [f for f in _applicable(checked.findings, settings) if (f.code, f.message) not in refused]
+        if not pending or checked.document is None:
+            break
+        step = _step(path, current, checked, pending, codes, settings)
+        if step is None:
+            # Together they fail: take them one by one, and leave out the one that does.
+            for finding in pending:
+                step = _step(path, current, checked, [finding], codes, settings)
+                if step is not None:
+                    break
+                refused.add((finding.code, finding.message))
+                errors.append(_bad_fix(finding))
+            else:
+                break
+        current, checked, taken = step
+        fixed += taken
+    else:
+        errors.append(f"{path}: the fixes do not settle after {MAX_ROUNDS} rounds")
+        return FileReport(path, data, first.findings, (), None, tuple(errors), warnings, settings.safety)
+    after = current if current != data else None
+    return FileReport(path, data, checked.findings, tuple(fixed), after, tuple(errors), warnings, settings.safety)
+
+
+def _step(
+    path: str,
+    data: bytes,
+    checked: _Checked,
+    pending: Sequence[Finding],
+    codes: frozenset[str],
+    settings: Settings,
+) -> tuple[bytes, _Checked, list[Finding]] | None:
+    """One round of fixes, or None where the outcome is not what the fixes promise."""
+    assert checked.document is not None
+    taken, edits = _compatible(pending, len(checked.document.programs))
+    after = checked.document.splice(edits)
+    again = _check(path, after, concerned(document.searchable(path, after), settings.codes) | codes, settings)
+    if set(again.errors) - set(checked.errors):
+        return None
+    before, now, gone = (Counter(f.code for f in group) for group in (checked.findings, again.findings, taken))
+    # a fix may well leave a comment without anything to silence
+    if any(now[code] > before[code] - gone[code] for code in now if code != UNUSED):
+        return None
+    return after, again, taken
+
+
+def _applicable(findings: Iterable[Finding], settings: Settings) -> list[Finding]:
+    return [
+        f
+        for f in findings
+        if f.fix is not None and settings.applies(f.fix.safety) and (f.verdict is None or f.verdict.kind == "proved")
+    ]
+
+
+def _compatible(findings: Sequence[Finding], programs: int) -> tuple[list[Finding], list[list[Edit]]]:
+    """The findings whose fixes do not touch each other, first come first served, and all their edits.
+
+    Fixes may share an edit, such as the import that several of them need.
+    """
+    taken: list[Finding] = []
+    edits: list[list[Edit]] = [[] for _ in range(programs)]
+    for finding in findings:
+        assert finding.fix is not None
+        accepted = edits[finding.program]
+        new = [edit for edit in finding.fix.all_edits if edit not in accepted]
+        if not any(_touch(edit, other) for edit in new for other in accepted):
+            accepted += new
+            taken.append(finding)
+    return taken, edits
+
+
+def _touch(one: Edit, other: Edit) -> bool:
+    return one.start <= other.end and other.start <= one.end
+
+
+def _bad_fix(finding: Finding) -> str:
+    at = finding.place
+    return (
+        f"{finding.path}:{at.line}:{at.column}: the fix of {finding.code} was not written: its outcome fails clipcheck's "
+        "own check. This is a fault of clipcheck, please report it"
+    )
+
+
+def _refuted(finding: Finding) -> str:
+    at = finding.place
+    return (
+        f"{finding.path}:{at.line}:{at.column}: the fix of {finding.code} is {finding.verdict}. "
+        "This is a fault of clipcheck, please report it"
+    )
+
+
+def _unreadable(path: str, why: str) -> Finding:
+    return Finding(
+        path,
+        Place(1, 1, 1, 1),
+        INVALID_SYNTAX,
+        INVALID_SYNTAX,
+        f"cannot be decoded: {why}",
+        Severity.ERROR,
+    )

@@ -1,0 +1,213 @@
+"""One program: the rules run on it, their hits become findings, and suppressions are heeded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from clipcheck import rules
+from clipcheck.catalogue import RULES
+from clipcheck.documents.read import Document
+from clipcheck.engine import suppressions as suppress
+from clipcheck.engine.file import INVALID_SYNTAX, NOT_ROUND_TRIPPED, names_us
+from clipcheck.engine.suppressions import Directive, Naming, Standing
+from clipcheck.python import syntax
+from clipcheck.python.source import Source
+from clipcheck.python.syntax import Fault
+from clipcheck.rule import Edit, Finding, Fix, Hit, Place, Rule, Severity
+from clipcheck.settings.keys import DEFAULT, Settings
+
+
+class Examined(NamedTuple):
+    findings: tuple[Finding, ...] = ()
+    errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class _Found(NamedTuple):
+    finding: Finding
+    standing: Standing
+
+
+class _View(NamedTuple):
+    """What all helpers look at: the file, the program's number in it, the parsed program and what in it is no Python."""
+
+    path: str
+    document: Document
+    program: int
+    source: Source
+    faults: tuple[Fault, ...]
+    settings: Settings
+
+
+def examine(path: str, document: Document, index: int, codes: frozenset[str], settings: Settings) -> Examined:
+    """What the rules `codes` find in the program number `index` of a file."""
+    try:
+        source, faults = syntax.parse(document.programs[index], settings.target)
+        # a document's fragments are often abridged (`for x, y in …:`), and nobody runs them
+        broken = tuple(_invalid_syntax(path, document, index, fault) for fault in faults if not document.fragments)
+        if source is None:
+            return Examined(broken)
+        source.locate = lambda offset: document.place(index, offset, offset)
+        view = _View(path, document, index, source, faults, settings)
+        found, errors = _run_rules(view, codes)
+    except RecursionError:
+        return Examined(errors=(f"{path}: nested too deeply to be analysed",))
+    findings, warnings = _heed(view, found) if settings.heed else ([item.finding for item in found], [])
+    if found and not source.exact:
+        findings = [finding._replace(fix=None, changes=()) for finding in findings]
+        findings.append(_not_round_tripped(view))
+    return Examined((*broken, *_tried(view, findings)), tuple(errors), tuple(warnings))
+
+
+def _tried(view: _View, findings: Sequence[Finding]) -> Sequence[Finding]:
+    """The findings with a verdict on each fix that may be applied, where fixes are to be proved."""
+    settings, text = view.settings, view.source.text
+    if settings.prove is None:
+        return findings
+    return [
+        f._replace(verdict=settings.prove(text, f.fix)) if f.fix and settings.applies(f.fix.safety) else f
+        for f in findings
+    ]
+
+
+def _run_rules(view: _View, codes: frozenset[str]) -> tuple[list[_Found], list[str]]:
+    """The rules' findings; a rule that crashes is named and stops no other."""
+    found: list[_Found] = []
+    errors: list[str] = []
+    for code in sorted(codes):
+        try:
+            found += [_found(view, RULES[code], hit) for hit in rules.check_of(RULES[code])(view.source)]
+        except RecursionError:
+            raise
+        except Exception as error:
+            line = str(error).replace("\n", " ")
+            errors.append(f"{view.path}: rule {code} crashed: {type(error).__name__}: {line}")
+    return found, errors
+
+
+def _found(view: _View, rule: Rule, hit: Hit) -> _Found:
+    source, document, index = view.source, view.document, view.program
+    start, end = source.span(hit.node)
+    logical = source.logical_line(hit.node)
+    last = source.line_starts[logical[1]] - 1 if logical[1] < len(source.line_starts) else len(source.text)
+    fix = _adjusted(view, rule.code, hit.fix)
+    finding = Finding(
+        view.path,
+        document.place(index, start, end),
+        rule.code,
+        rule.name,
+        hit.message,
+        rule.severity,
+        fix,
+        _changes(view, fix),
+        hit.help,
+        tuple((document.place(index, *source.span(node)), label) for node, label in hit.related),
+        index,
+        document.place(index, last, last).line,
+    )
+    return _Found(finding, suppress.standing(source, start, end, logical))
+
+
+def _adjusted(view: _View, code: str, fix: Fix | None) -> Fix | None:
+    """The fix as far as it may be made here, as safe as the settings take it."""
+    if fix is None or not all(_may_edit(view, edit) for edit in fix.all_edits):
+        return None
+    return fix._replace(safety=view.settings.trust(code, fix.safety))
+
+
+def _may_edit(view: _View, edit: Edit) -> bool:
+    """No edit crosses from one cell into the next, and none stands where something is not Python."""
+    segment = view.document.segment(view.program, edit.start, edit.end)
+    in_faulty = any(fault.start <= edit.start and edit.end <= fault.end for fault in view.faults)
+    return segment is not None and segment.editable and not in_faulty
+
+
+def _changes(view: _View, fix: Fix | None) -> tuple[tuple[Place, str], ...]:
+    """The fix's edits as places in the file, each as short as it can be said."""
+    written = view.document.programs[view.program].written
+    edits = [_shortest(edit, written) for edit in (fix.all_edits if fix else ())]
+    return tuple((view.document.place(view.program, edit.start, edit.end), edit.text) for edit in edits)
+
+
+def _shortest(edit: Edit, text: str) -> Edit:
+    """The edit without what it leaves as it is at its start and its end."""
+    old, new = text[edit.start : edit.end], edit.text
+    lead = _shared(old, new)
+    tail = _shared(old[lead:][::-1], new[lead:][::-1])
+    return Edit(edit.start + lead, edit.end - tail, new[lead : len(new) - tail])
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters both begin with."""
+    differ = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differ, min(len(one), len(other)))
+
+
+# --- suppressions ---------------------------------------------------------------------------------------------------
+
+
+def _heed(view: _View, found: Sequence[_Found]) -> tuple[list[Finding], list[str]]:
+    """What is left where comments silence findings, with the idle ones among those comments, and warnings."""
+    source = view.source
+    # without a finding, only a comment that names us has anything to say
+    if not suppress.mentioned(source.text) or not (found or names_us(source.text.encode(errors="replace"))):
+        return [item.finding for item in found], []
+    codes = view.settings.codes
+    sifted = suppress.sift(
+        source, [(item.finding.code, item.standing) for item in found], codes, whole=codes >= DEFAULT
+    )
+    silenced = [found[i] for i in sifted.silenced]
+    findings = [_spared(source, found[i].finding, silenced) for i in sifted.kept]
+    if view.settings.report_unused:
+        findings += [_idle(view, directive, name) for directive, name in sifted.idle]
+    warnings = []
+    for at, message in sifted.malformed:
+        place = view.document.place(view.program, at, at)
+        cell = "" if place.cell is None else f":cell {place.cell}"
+        warnings.append(f"{view.path}{cell}:{place.line}: {message}")
+    return findings, warnings
+
+
+def _spared(source: Source, finding: Finding, silenced: Sequence[_Found]) -> Finding:
+    """The finding without its fix where that would edit a line on which a finding is silenced."""
+    for other, where in silenced:
+        if finding.fix and any(
+            suppress.edits_line(source, edit, where.first, where.last) for edit in finding.fix.all_edits
+        ):
+            why = f"no fix here: it would edit line {other.place.line}, where a comment silences a finding"
+            return finding._replace(fix=None, changes=(), help=why)
+    return finding
+
+
+def _idle(view: _View, directive: Directive, name: Naming | None) -> Finding:
+    start, end = (name.start, name.end) if name else (directive.start, directive.end)
+    fix = _adjusted(view, suppress.UNUSED, suppress.removal(view.source, directive, name))
+    what = f"`{name.code}`" if name else "findings"
+    message = f"unused suppression of {what}: there is nothing to silence"
+    if directive.verb == "enable":
+        message = f"`enable` without a `disable` of {what} before it"
+    return Finding(
+        view.path,
+        view.document.place(view.program, start, end),
+        suppress.UNUSED,
+        suppress.UNUSED,
+        message,
+        Severity.WARNING,
+        fix,
+        _changes(view, fix),
+        program=view.program,
+    )
+
+
+# --- findings of no rule ----------------------------------------------------------------------------------------------
+
+
+def _invalid_syntax(path: str, document: Document, index: int, fault: Fault) -> Finding:
+    place = document.place(index, fault.at, fault.at)
+    return Finding(path, place, INVALID_SYNTAX, INVALID_SYNTAX, f"not valid Python: {fault.message}", Severity.ERROR)
+
+
+def _not_round_tripped(view: _View) -> Finding:
+    why = "the parser does not give this file back byte for byte, so it is not fixed"
+    return Finding(view.path, view.document.place(view.program, 0, 0), NOT_ROUND_TRIPPED, NOT_ROUND_TRIPPED, why)

@@ -1,0 +1,279 @@
+"""Comments that silence findings: which they are, what they silence, and which of them are idle.
+
+Forms: `# clipcheck: ignore[CLIP001]` for its own line or, on a line of its own, for the next; `# clipcheck: disable[…]`
+to `# clipcheck: enable[…]`; `# clipcheck: file-ignore[…]`; `# noqa: CLIP001` as ruff reads it; `# clipcheck: noqa`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from clipcheck.catalogue import RULES
+from clipcheck.rule import Edit, Fix, Safety
+
+if TYPE_CHECKING:
+    from clipcheck.python.source import Source
+
+UNUSED = "unused-suppression"
+VERBS = ("ignore", "disable", "enable", "file-ignore", "noqa")
+
+_MENTION = re.compile(r"clipcheck:|noqa", re.IGNORECASE)
+_OWN = re.compile(r"#\s*clipcheck:\s*(?P<verb>[\w-]*)(?P<rest>[^#]*)", re.IGNORECASE)
+_NOQA = re.compile(r"#\s*noqa(?![\w-])(?P<rest>[^#]*)", re.IGNORECASE)
+_CODE = re.compile(r"[A-Za-z]+\d+")
+_LISTED = re.compile(r"[\w-]+")
+_BY_NAME = {rule.name: code for code, rule in RULES.items()}
+
+
+class Naming(NamedTuple):
+    """A rule that a directive names, and where."""
+
+    code: str
+    start: int
+    end: int
+
+
+class Directive(NamedTuple):
+    """One directive of a comment; `names` is None where it speaks of all rules. Offsets are those of the program."""
+
+    verb: str
+    names: tuple[Naming, ...] | None
+    start: int
+    end: int
+    line: int
+    alone: bool  # on a line of its own
+    foreign: bool = False  # a noqa, which speaks to other tools as well
+    others: bool = False  # names rules that are not ours
+
+    def speaks_of(self, code: str) -> bool:
+        return self.names is None or any(name.code == code for name in self.names)
+
+
+class Standing(NamedTuple):
+    """Where a finding stands in its program: its own lines, those of its logical line, and its offset."""
+
+    start: int
+    first: int
+    last: int
+    logical_first: int
+    logical_last: int
+
+
+class Sifted(NamedTuple):
+    """The findings that are left, the silenced ones, and what is wrong with the directives themselves."""
+
+    kept: tuple[int, ...]
+    silenced: tuple[int, ...]
+    idle: tuple[tuple[Directive, Naming | None], ...]
+    malformed: tuple[tuple[int, str], ...]
+
+
+def mentioned(text: str) -> bool:
+    return _MENTION.search(text) is not None
+
+
+def standing(source: Source, start: int, end: int, logical: tuple[int, int]) -> Standing:
+    return Standing(start, source.line_at(start), source.line_at(max(end - 1, start)), *logical)
+
+
+def sift(source: Source, found: Sequence[tuple[str, Standing]], judged: frozenset[str], whole: bool) -> Sifted:
+    """Part the findings, given as code and standing, into those that stay and those that a directive silences.
+
+    A directive is idle if a rule that ran (`judged`) has nothing there to silence; one that names no rule at all can
+    only be judged where the `whole` default selection ran.
+    """
+    directives, malformed = read(source)
+    used: set[tuple[int, str]] = set()
+    silenced: list[int] = []
+    for number, (code, where) in enumerate(found):
+        by = [i for i, directive in enumerate(directives) if _silences(source, directives, i, code, where)]
+        used.update((i, code) for i in by)
+        if by:
+            silenced.append(number)
+    idle = [
+        (directive, name)
+        for i, directive in enumerate(directives)
+        for name in _idle_names(directive, {code for j, code in used if j == i}, judged, whole)
+        if not (directive.verb == "enable" and _ends_something(directives, i, name))
+    ]
+    kept = [i for i in range(len(found)) if i not in set(silenced)]
+    return Sifted(tuple(kept), tuple(silenced), tuple(idle), tuple(malformed))
+
+
+def read(source: Source) -> tuple[list[Directive], list[tuple[int, str]]]:
+    """All directives of a program, and what is wrong, with offsets."""
+    directives: list[Directive] = []
+    malformed: list[tuple[int, str]] = []
+    for offset, end in source.comments:
+        comment = source.text[offset:end]
+        line = source.line_at(offset)
+        alone = not source.text[source.line_starts[line - 1] : offset].strip()
+        for found in _OWN.finditer(comment):
+            directive, wrong = _own(found, offset, line, alone)
+            directives += directive
+            malformed += [(offset + found.start(), message) for message in wrong]
+        for found in _NOQA.finditer(comment):
+            directive, wrong = _noqa(found, offset, line)
+            directives += directive
+            malformed += [(offset + found.start(), message) for message in wrong]
+    return directives, malformed
+
+
+def _own(found: re.Match[str], offset: int, line: int, alone: bool) -> tuple[list[Directive], list[str]]:
+    verb, rest = found["verb"].lower(), found["rest"]
+    if verb not in VERBS:
+        return [], [f"`clipcheck: {found['verb']}` is no directive ({', '.join(VERBS)})"]
+    listed = (
+        re.match(r"\s*\[([^\]]*)\]", rest) if verb != "noqa" else re.match(r"\s*:((?:[\s,]*[A-Za-z]+\d+\b)+)", rest)
+    )
+    if listed is None:
+        unclosed = re.match(r"\s*[\[:(]|\w", rest) and not (verb == "noqa" and rest.strip() == "")
+        if unclosed:
+            form = "noqa: CLIP001" if verb == "noqa" else f"{verb}[CLIP001]"
+            return [], [f"malformed suppression, write `# clipcheck: {form}`"]
+        names = None
+    else:
+        first = offset + found.start("rest") + listed.start(1)
+        words = [(word[0], first + word.start(), first + word.end()) for word in _LISTED.finditer(listed[1])]
+        known = [Naming(code, start, end) for word, start, end in words if (code := _known(word))]
+        wrong = [f"unknown rule code `{word}` in a suppression" for word, _, _ in words if not _known(word)]
+        if not known:
+            return [], wrong or [f"`clipcheck: {verb}[]` names no rule"]
+        names = tuple(known)
+        if wrong:
+            return [_directive(found, verb, names, offset, line, alone)], wrong
+    return [_directive(found, verb, names, offset, line, alone)], []
+
+
+def _directive(
+    found: re.Match[str], verb: str, names: tuple[Naming, ...] | None, offset: int, line: int, alone: bool
+) -> Directive:
+    kind = "file-ignore" if verb == "noqa" else verb
+    return Directive(
+        kind, names, offset + found.start(), offset + len(found.string[: found.end()].rstrip()), line, alone
+    )
+
+
+def _noqa(found: re.Match[str], offset: int, line: int) -> tuple[list[Directive], list[str]]:
+    """ruff's reading: codes behind a colon, by commas or white space, up to the first word that is none."""
+    rest = found["rest"]
+    colon = re.match(r"\s*:", rest)
+    if colon is None:
+        return [Directive("ignore", None, offset + found.start(), offset + found.end(), line, False, foreign=True)], []
+    at = colon.end()
+    words: list[re.Match[str]] = []
+    separator = re.compile(r"[\s,]*")
+    while word := _CODE.match(rest, separator.match(rest, at).end()):  # type: ignore[union-attr]
+        words.append(word)
+        at = word.end()
+    first = offset + found.start("rest")
+    ours = [Naming(code, first + w.start(), first + w.end()) for w in words if (code := _known(w[0]))]
+    wrong = [
+        f"unknown rule code `{w[0]}` in a `noqa`" for w in words if w[0].upper().startswith("CLIP") and not _known(w[0])
+    ]
+    if not words and re.match(r"\s*clip", rest[at:], re.IGNORECASE):
+        wrong = ["malformed suppression, write `# noqa: CLIP001`"]
+    if not ours:
+        return [], wrong
+    others = len(ours) < len(words)
+    start, end = offset + found.start(), first + words[-1].end()
+    return [Directive("ignore", tuple(ours), start, end, line, False, foreign=True, others=others)], wrong
+
+
+def _known(word: str) -> str:
+    """The code of a rule that is named by code or name, "" for others."""
+    code = word.upper()
+    return code if code in RULES else _BY_NAME.get(word.lower(), "")
+
+
+# --- what a directive silences --------------------------------------------------------------------------------------
+
+
+def _silences(source: Source, directives: Sequence[Directive], i: int, code: str, where: Standing) -> bool:
+    directive = directives[i]
+    if not directive.speaks_of(code):
+        return False
+    match directive.verb:
+        case "file-ignore":
+            return True
+        case "disable":
+            end = next((d.start for d in directives[i + 1 :] if d.verb == "enable" and d.speaks_of(code)), None)
+            return directive.start < where.start and (end is None or where.start < end)
+        case "ignore" if directive.alone and not directive.foreign:
+            return _next_code_line(source, directive.line) in (where.first, where.logical_first)
+        case "ignore":
+            return directive.line in where[1:]
+    return False
+
+
+def _next_code_line(source: Source, line: int) -> int:
+    """The first line behind `line` that holds more than a comment."""
+    starts = source.line_starts
+    while line < len(starts):
+        end = starts[line + 1] if line + 1 < len(starts) else len(source.text)
+        text = source.text[starts[line] : end].strip()
+        line += 1
+        if text and not text.startswith("#"):
+            return line
+    return 0
+
+
+def _idle_names(directive: Directive, used: set[str], judged: frozenset[str], whole: bool) -> Iterator[Naming | None]:
+    if directive.names is None:
+        if not used and whole and not directive.foreign:
+            yield None
+        return
+    for name in directive.names:
+        if name.code in judged and name.code not in used:
+            yield name
+
+
+def _ends_something(directives: Sequence[Directive], i: int, name: Naming | None) -> bool:
+    """Whether an `enable` has a `disable` before it."""
+    return any(d.verb == "disable" and (name is None or d.speaks_of(name.code)) for d in directives[:i])
+
+
+# --- mending ---------------------------------------------------------------------------------------------------------
+
+
+def removal(source: Source, directive: Directive, name: Naming | None) -> Fix:
+    """Take an idle directive away, or only the one name where it has others that may be of use."""
+    names = directive.names or ()
+    if name is None or (len(names) == 1 and not directive.others):
+        return Fix("Remove the suppression", Safety.SAFE, (_without(source, directive),))
+    start, end = name.start, name.end
+    text = source.text
+    before = re.compile(r",?\s*$")
+    after = re.compile(r"\s*,\s*").match(text, end)
+    if after:
+        end = after.end()
+    else:
+        found = before.search(text, directive.start, start)
+        start = found.start() if found and text[found.start() : start].strip() else start
+    return Fix(f"Remove `{name.code}` from the suppression", Safety.SAFE, (Edit(start, end, ""),))
+
+
+def _without(source: Source, directive: Directive) -> Edit:
+    """Remove a directive: with its whole line where it stands alone on it, else with the blanks before it."""
+    text = source.text
+    first = source.line_starts[directive.line - 1]
+    stop = source.line_starts[directive.line] if directive.line < len(source.line_starts) else len(text)
+    if directive.alone and not text[directive.end : stop].strip() and not text[first : directive.start].strip():
+        return Edit(first, stop, "")
+    start = directive.start
+    while start > first and text[start - 1] in " \t":
+        start -= 1
+    return Edit(start, directive.end, "")
+
+
+def edits_line(source: Source, edit: Edit, first: int, last: int) -> bool:
+    """Whether an edit changes one of these lines; a whole line added above or below them does not."""
+    start, end = source.line_at(edit.start), source.line_at(edit.end)
+    at_line_start = edit.end == source.line_starts[end - 1]
+    if edit.start == edit.end and at_line_start and edit.text.endswith(("\n", "\r")):
+        return first < start <= last  # between two of them
+    if at_line_start and edit.end > edit.start:
+        end -= 1
+    return start <= last and first <= end

@@ -1,0 +1,166 @@
+"""The edits that put one `clip_grad_norm_` in the place of a norm and the loop that scales by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import libcst as cst
+
+from clipcheck.fixes.loop_to_call import comments_within
+from clipcheck.fixes.norm_call import Refused, parameters_code, parameters_of, roles
+from clipcheck.fixes.verbs import indentation, lines_of, reach, without_unused
+from clipcheck.gradients.accumulations import Series, clauses_around, extras_in
+from clipcheck.gradients.exponents import ONE, TWO
+from clipcheck.gradients.gradient import assigned_value
+from clipcheck.gradients.manual_clips import ManualClip
+from clipcheck.gradients.norm_places import Norm, measured
+from clipcheck.gradients.powers import Power
+from clipcheck.python.reaching import reached, reaching
+from clipcheck.python.source import Source, Statement
+from clipcheck.rule import Edit, Fix, Role, Safety
+
+TITLE = "Clip in one call"
+
+
+def rewrite_clip(source: Source, clip: ManualClip) -> Fix | Refused:
+    """One call for the statements from the norm to the loop that scales, where they do nothing else."""
+    if clip.gradient.owner is None:
+        return Refused("the tensors are gradients, and `clip_grad_norm_` takes parameters")
+    if not isinstance(clip.ratio.norm, cst.Name) or not isinstance(
+        clip.ratio.limit, (cst.Name, cst.Attribute, cst.Float, cst.Integer, cst.Subscript)
+    ):
+        return Refused("the factor is not a plain limit over a norm")
+    name = clip.ratio.norm.value
+    norm = _norm_of(source, clip.ratio.norm)
+    if norm is None:
+        return Refused("the norm is not computed in one expression right before")
+    statements = _run(source, norm, clip)
+    if isinstance(statements, Refused):
+        return statements
+    around, why = clauses_around(source, clip.statement, clip.loop)
+    if why or extras_in(source, clip.loop.body, [clip.statement, *_assigns(source, clip)]):
+        return Refused(why or "the loop does more than to scale")
+    scaled = Series(around, Power(clip.gradient, TWO, ONE))
+    if not set(parameters_of(source, scaled)) & set(norm.parameters) or _is_one_shot(source, clip):
+        return Refused("the norm and the loop may not go through the same parameters")
+    return _fix(source, clip, norm, name, statements, scaled)
+
+
+def _norm_of(source: Source, name: cst.Name) -> Norm | None:
+    """The norm that a name is assigned, as the whole right side of one statement."""
+    match reaching(source, name):
+        case [binding] if binding.kind == "assign":
+            value = assigned_value(source, binding)
+            return next((norm for norm in measured(source) if norm.value is not None and norm.value is value), None)
+    return None
+
+
+def _run(source: Source, norm: Norm, clip: ManualClip) -> list[Statement] | Refused:
+    """The statements from the norm to the scaling loop, if nothing else stands among them."""
+    siblings, first = source.siblings(source.statement(norm.node))
+    last = next((i for i, one in enumerate(siblings) if i > first and _holds(source, one, clip.loop)), None)
+    if last is None:
+        return Refused("the norm and the loop stand in different blocks")
+    allowed = {id(one) for one in _assigns(source, clip)}
+    for one in siblings[first + 1 : last]:
+        if not isinstance(one, cst.SimpleStatementLine) or any(id(small) not in allowed for small in one.body):
+            return Refused("something else happens between the norm and the loop")
+    end = siblings[last]
+    if isinstance(end, cst.If):
+        why = _odd_test(source, end, clip, allowed)
+        if why:
+            return Refused(why)
+    elif end is not clip.loop:
+        return Refused("the loop stands in another block")
+    elif clip.ratio.bound == "test":
+        return Refused("the test of the norm stands elsewhere")
+    return list(siblings[first : last + 1])
+
+
+def _holds(source: Source, statement: Statement, loop: cst.For) -> bool:
+    return statement is loop or any(above is statement for above in source.ancestors(loop))
+
+
+def _odd_test(source: Source, end: cst.If, clip: ManualClip, allowed: set[int]) -> str:
+    """Why an `if` around the loop is not the test that `clip_grad_norm_` makes."""
+    if end.orelse is not None or not isinstance(end.body, cst.IndentedBlock):
+        return "the test has another branch"
+    for one in end.body.body:
+        plain = isinstance(one, cst.SimpleStatementLine) and all(id(small) in allowed for small in one.body)
+        if one is not clip.loop and not plain:
+            return "something else happens under the test"
+    norm, limit = source.code(clip.ratio.norm), source.code(clip.ratio.limit)
+    factors = {source.code(target) for assign in _assigns(source, clip) for target in _targets(assign)}
+    match end.test:
+        case cst.Comparison(left=left, comparisons=[cst.ComparisonTarget(operator=operator, comparator=right)]):
+            sides = source.code(left), source.code(right)
+            more = isinstance(operator, (cst.GreaterThan, cst.GreaterThanEqual))
+            less = isinstance(operator, (cst.LessThan, cst.LessThanEqual))
+            if (sides == (norm, limit) and more) or (sides == (limit, norm) and less):
+                return ""
+            if sides[0] in factors and sides[1] in ("1", "1.0", "1.") and less:
+                return ""
+    return "the test is another one than that of the norm against the limit"
+
+
+def _assigns(source: Source, clip: ManualClip) -> list[cst.Assign]:
+    """The assignments that only give the factor a name."""
+    found: list[cst.Assign] = []
+    for assign in source.nodes(cst.Assign):
+        here = source.function(assign) is source.function(clip.statement) and assign is not clip.statement
+        if here and any(node is clip.ratio.node for node in source.walk(assign.value)):
+            found.append(assign)
+    names = {source.code(target) for assign in found for target in _targets(assign)}
+    for assign in source.nodes(cst.Assign):
+        here = source.function(assign) is source.function(clip.statement) and assign is not clip.statement
+        plain = assign not in found and all(isinstance(target, cst.Name) for target in _targets(assign))
+        if here and plain and any(isinstance(n, cst.Name) and n.value in names for n in source.walk(assign.value)):
+            found.append(assign)
+    return found
+
+
+def _targets(assign: cst.Assign) -> Iterator[cst.BaseExpression]:
+    return (target.target for target in assign.targets)
+
+
+def _is_one_shot(source: Source, clip: ManualClip) -> bool:
+    """Whether the loop goes through an iterator that the norm has used up: then nothing is clipped today."""
+    match clip.loop.iter:
+        case cst.Name() as name:
+            for binding in reaching(source, name):
+                match binding.value:
+                    case cst.GeneratorExp() | cst.Call(func=cst.Attribute(attr=cst.Name(value="parameters"))):
+                        return True
+                    case cst.Call(func=func) if source.qualified(func) in ("builtins.filter", "builtins.map"):
+                        return True
+    return False
+
+
+def _fix(
+    source: Source, clip: ManualClip, norm: Norm, name: str, statements: Sequence[Statement], scaled: Series
+) -> Fix | Refused:
+    start, end = lines_of(source, statements[0])[0], source.span(statements[-1])[1]
+    line = source.statement(norm.node)
+    gone = [target for assign in _assigns(source, clip) for target in _targets(assign) if isinstance(target, cst.Name)]
+    for target in gone:
+        scope = source.scope(target)
+        bindings = [b for b in scope.bindings.get(target.value, []) if b.node is target]
+        if any(not start <= source.span(use)[0] < end for use in reached(source, scope, bindings)):
+            return Refused(f"`{target.value}` is used later")
+    match line:
+        case cst.SimpleStatementLine(body=[cst.Assign(targets=[cst.AssignTarget(target=cst.Name() as target)])]):
+            uses = source.names.uses(source.scope(target).owner(name), name)
+        case _:
+            return Refused("the norm is not a statement of its own")
+    wanted = any(not start <= source.span(use)[0] < end for use in uses)
+    reached_ = reach(source, line, "clip_grad_norm_")
+    imports = without_unused(source, start, end, reached_)
+    shown = parameters_code(source, scaled)
+    limit = source.code(clip.ratio.limit)
+    order = "" if norm.order.value == 2 and not norm.order.symbol else f", norm_type={norm.order.text}"
+    call = f"{reached_.text}({shown}, {limit}{order})"
+    text = f"{name} = {call}{'.item()' if norm.item else ''}" if wanted else call
+    pad = indentation(source, line)
+    kept = "".join(f"{pad}{comment}{source.newline}" for comment in comments_within(source, start, end))
+    named = (*roles(source, scaled, norm.order), (limit, Role.MAX_NORM))
+    return Fix(TITLE, Safety.UNSAFE, (Edit(start, end, f"{kept}{pad}{text}"),), imports, named)

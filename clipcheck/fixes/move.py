@@ -1,0 +1,111 @@
+"""Statements moved to where they take effect: which statement carries a call, where it may go, and the edits for it."""
+
+from __future__ import annotations
+
+import libcst as cst
+
+from clipcheck.fixes.verbs import indentation, lines_of
+from clipcheck.python.source import Source, Statement
+from clipcheck.rule import Edit
+
+
+def carrier(source: Source, node: cst.CSTNode, beside: cst.CSTNode) -> tuple[Statement, Statement] | None:
+    """The statement that holds `node` and nothing else, and the one that holds `beside`, in the same block.
+
+    An `if` that only decides whether to clip (`if max_norm is not None:`) goes with its clip. `beside` may stand deeper,
+    in a statement of that block. None where there is no such pair.
+    """
+    statement = source.statement(node)
+    if not isinstance(statement, cst.SimpleStatementLine) or not stands_alone(source, statement):
+        return None
+    above = {id(part): part for part in (beside, *source.ancestors(beside))}
+    while True:
+        block, _ = source.siblings(statement)
+        for other in block:
+            if id(other) in above and other is not statement:
+                return statement, other
+        parent = source.parent(source.parent(statement) or statement)
+        if not (isinstance(parent, cst.If) and parent.orelse is None and len(block) == 1):
+            return None
+        if isinstance(source.parent(parent), cst.If):  # an elif
+            return None
+        statement = parent
+
+
+def names_settled(source: Source, statement: Statement, start: int, stop: int) -> bool:
+    """Whether `statement` means the same at both ends of `text[start:stop]`: nothing there binds what it reads, or reads
+    what it binds."""
+    read: set[str] = set()
+    written: set[str] = set()
+    for node in source.walk(statement):
+        if isinstance(node, cst.Name):
+            bound = any(b.node is node for b in source.scope(node).bindings.get(node.value, []))
+            (written if bound else read).add(node.value)
+    for node in source.nodes(cst.Name):
+        at = source.span(node)[0]
+        if not start <= at < stop or source.statement(node) is statement:
+            continue
+        bound = any(b.node is node for b in source.scope(node).bindings.get(node.value, []))
+        if (bound and node.value in read | written) or (not bound and node.value in written):
+            return False
+    return True
+
+
+def stands_alone(source: Source, statement: cst.CSTNode) -> bool:
+    """Whether a statement has its lines for itself, so that they can be moved."""
+    match statement:
+        case cst.SimpleStatementLine(body=[_]) | cst.BaseCompoundStatement():
+            return isinstance(source.parent(statement), (cst.IndentedBlock, cst.Module))
+    return False
+
+
+def with_comments(source: Source, statement: Statement) -> tuple[int, int]:
+    """The lines of a statement together with the comment lines right above it, which speak of it."""
+    start, stop = lines_of(source, statement)
+    line = source.line_at(start) - 1
+    margin = indentation(source, statement)
+    while line > 0:
+        above = source.text[source.line_starts[line - 1] : source.line_starts[line]]
+        if not above.startswith(margin + "#"):
+            break
+        line -= 1
+    return source.line_starts[line], stop
+
+
+def moved(source: Source, statements: list[Statement], before: Statement) -> tuple[Edit, ...] | None:
+    """Move whole statements to right above another one, with their comments; None where text would be lost."""
+    return _moved(source, statements, lines_of(source, before)[0], before)
+
+
+def moved_behind(source: Source, statements: list[Statement], after: Statement) -> tuple[Edit, ...] | None:
+    """Move whole statements to right below another one, with their comments; None where text would be lost."""
+    return _moved(source, statements, lines_of(source, after)[1], after)
+
+
+def _moved(source: Source, statements: list[Statement], to: int, beside: Statement) -> tuple[Edit, ...] | None:
+    if not all(stands_alone(source, statement) for statement in (*statements, beside)):
+        return None
+    margin = indentation(source, beside)
+    edits: list[Edit] = []
+    texts: list[str] = []
+    for statement in statements:
+        start, stop = with_comments(source, statement)
+        text = _indented(source, statement, source.text[start:stop], margin)
+        if text is None:
+            return None
+        texts.append(text if text.endswith(("\n", "\r")) else text + source.newline)
+        edits.append(Edit(start, stop, ""))
+    if to and source.text[to - 1] not in "\r\n":
+        texts.insert(0, source.newline)
+    return (*edits, Edit(to, to, "".join(texts)))
+
+
+def _indented(source: Source, statement: Statement, text: str, margin: str) -> str | None:
+    """`text` with the statement's indentation replaced by `margin`."""
+    old = indentation(source, statement)
+    if old == margin:
+        return text
+    if any(isinstance(node, cst.SimpleString) and "\n" in node.value for node in source.walk(statement)):
+        return None  # the lines inside of a string are its value
+    lines = text.splitlines(keepends=True)
+    return "".join(margin + line[len(old) :] if line.startswith(old) else line for line in lines)

@@ -1,0 +1,120 @@
+"""Whether a loop that adds up a norm and does something else can be parted in two, and what then goes from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import libcst as cst
+
+from clipcheck.gradients.accumulations import Accumulation
+from clipcheck.python.reaching import contains, reaching
+from clipcheck.python.source import Source, Statement
+
+OTHER = "the loop does more than add up"
+
+# What a loop may call beside the sum: nothing of this changes a gradient or takes from the iterable.
+_HARMLESS = re.compile(
+    r"(?:^|\.)(?:print|len|max|min|abs|float|int|str|round|format|numel|nelement|size|dim|ndimension|item|norm|mean|sum|"
+    r"std|var|any|all|isnan|isinf|isfinite|detach|cpu|numpy|append|add_scalar|add_histogram|log|info|debug|warning|write|"
+    r"join|replace|split|startswith|endswith|update|setdefault|get)$"
+)
+
+
+def parting(source: Source, one: Accumulation, extras: Sequence[cst.CSTNode]) -> list[Statement] | str:
+    """The statements to take out of the loop; or why the norm cannot be taken out of it."""
+    if not all(_is_independent(source, extra) for extra in extras):
+        return OTHER
+    if not all(_can_be_read_twice(source, clause.iterable) for clause in one.series.clauses):
+        return f"{OTHER}, and what it goes through may be an iterator that can be read only once"
+    parts: list[cst.CSTNode] = [one.statement]
+    for binding in one.term.gradient.via:
+        if contains(source, one.loop, binding.node):
+            small = source.enclosing(binding.node, cst.Assign, cst.AnnAssign)
+            assert small is not None
+            parts.append(small)
+            uses = source.names.uses(source.scope(binding.node).owner(binding.name), binding.name)
+            if any(not any(contains(source, part, use) for part in _own(source, one)) for use in uses):
+                return f"`{binding.name}` is needed for each tensor"
+    return _removable(source, one, parts)
+
+
+def _own(source: Source, one: Accumulation) -> list[cst.CSTNode]:
+    """The statements that only serve the sum: the sum itself, its helpers, and tests of these for None."""
+    inside = [b for b in one.term.gradient.via if contains(source, one.loop, b.node)]
+    helpers = [source.enclosing(b.node, cst.Assign, cst.AnnAssign) for b in inside]
+    return [one.statement, *(helper for helper in helpers if helper is not None)]
+
+
+def _is_independent(source: Source, extra: cst.CSTNode) -> bool:
+    """Whether a statement leaves the gradients and the loop alone: it counts, compares, prints or logs."""
+    for node in source.walk(extra):
+        match node:
+            case cst.Call(func=func) if not _HARMLESS.search(source.code(func)):
+                return False
+            case cst.AugAssign(target=target) if not isinstance(target, (cst.Name, cst.Subscript)):
+                return False
+            case cst.AssignTarget(target=target) if not isinstance(target, (cst.Name, cst.Subscript)):
+                return False
+            case cst.AssignTarget(target=target) | cst.AugAssign(target=target) if ".grad" in source.code(target):
+                return False
+            case cst.For() | cst.While() | cst.With() | cst.Try() | cst.Del() | cst.FunctionDef() | cst.NamedExpr():
+                return False
+    return True
+
+
+def _can_be_read_twice(source: Source, iterable: cst.BaseExpression) -> bool:
+    """Whether going through an iterable a second time gives the same elements."""
+    match iterable:
+        case cst.Call(func=cst.Attribute(attr=cst.Name(value=name)), args=[]):
+            return name in ("parameters", "named_parameters", "children", "modules", "values", "items")
+        case cst.Call(func=cst.Name(value="enumerate"), args=[cst.Arg(value=inner)]):
+            return _can_be_read_twice(source, inner)
+        case cst.Attribute(attr=cst.Name(value="param_groups")) | cst.List() | cst.ListComp() | cst.Tuple():
+            return True
+        case cst.Subscript(
+            slice=[cst.SubscriptElement(slice=cst.Index(value=cst.SimpleString(evaluated_value="params")))]
+        ):
+            return True
+        case cst.Name():
+            return all(_makes_list(source, binding.value) for binding in reaching(source, iterable)) and bool(
+                reaching(source, iterable)
+            )
+    return False
+
+
+def _makes_list(source: Source, value: cst.BaseExpression | None) -> bool:
+    match value:
+        case cst.List() | cst.ListComp() | cst.Tuple():
+            return True
+        case cst.Call(func=func):
+            return source.qualified(func) in ("builtins.list", "builtins.tuple", "builtins.sorted")
+    return False
+
+
+def _removable(source: Source, one: Accumulation, parts: Sequence[cst.CSTNode]) -> list[Statement] | str:
+    """Whole statements to delete: these, or the `if` that holds nothing else."""
+    wanted = {id(part) for part in parts}
+    removed: list[Statement] = []
+    for item in _statements(source, one.loop.body):
+        if any(contains(source, outer, item) for outer in removed):
+            continue
+        smalls = [node for node in source.walk(item) if isinstance(node, cst.BaseSmallStatement)]
+        if smalls and all(id(small) in wanted for small in smalls):
+            if isinstance(item, cst.If) and item.orelse is not None:
+                return OTHER
+            removed.append(item)
+    if sum(id(node) in wanted for item in removed for node in source.walk(item)) != len(wanted):
+        return OTHER
+    for item in removed:
+        siblings, _ = source.siblings(item)
+        if all(sibling in removed for sibling in siblings):
+            return OTHER  # nothing would be left of the block
+    return removed
+
+
+def _statements(source: Source, block: cst.BaseSuite) -> Iterator[Statement]:
+    """The statements of a block and of the blocks inside, outer ones first."""
+    for node in source.walk(block):
+        if isinstance(node, (cst.SimpleStatementLine, cst.If)):
+            yield node

@@ -1,0 +1,262 @@
+"""Puts one function in the place of another, in every way that a file can reach it: attribute, import, alias."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import libcst as cst
+
+from clipcheck.fixes.verbs import RUNTIME, delete_lines, insert_after, insert_line_after, reach, replace
+from clipcheck.python.names import Binding, Scope
+from clipcheck.python.source import Source
+from clipcheck.rule import Edit, Fix, Hit, Role, Safety
+
+
+class Swap(NamedTuple):
+    """The function `torch.nn.utils.<old>`, the name of the one that takes its place, and what is said of it."""
+
+    old: str
+    new: str
+    message: str
+    title: str
+    help: str = ""
+
+    @property
+    def origin(self) -> str:
+        return f"torch.nn.utils.{self.old}"
+
+
+def swapped(source: Source, swap: Swap) -> Iterator[Hit]:
+    """Every reference to the old function, with the edits that lead it to the new one."""
+    for scope in source.names.scopes.values():
+        for bindings in scope.bindings.values():
+            for binding in bindings:
+                if binding.kind == "import" and binding.path and source.names.origin(binding) == swap.origin:
+                    yield from _imported(source, scope, binding, len(bindings) == 1, swap)
+    for node in source.nodes(cst.Attribute):
+        if node.attr.value == swap.old and source.qualified(node) == swap.origin and not _is_target(source, node):
+            yield _attribute(source, node, swap)
+
+
+# The arguments of a clip and of a norm, in order.
+_CLIP = {"parameters": Role.PARAMETERS, "max_norm": Role.MAX_NORM, "norm_type": Role.NORM_TYPE}
+_NORM = {"tensors": Role.GRADIENTS, "norm_type": Role.NORM_TYPE}
+BY_HAND = "no fix here: {why}; {advice}"
+
+
+def _attribute(source: Source, node: cst.Attribute, swap: Swap) -> Hit:
+    obstacle = _guard(source, node, swap) or _monkeypatch(source, node, swap)
+    if obstacle:
+        return Hit(node, swap.message, help=obstacle)
+    if source.target == "torch":
+        edit = Edit(*source.span(node.attr), swap.new)
+        return Hit(node, swap.message, Fix(swap.title, Safety.SAFE, (edit,), roles=_roles(source, [node])), swap.help)
+    reached = reach(source, node, swap.new)
+    fix = Fix(
+        swap.title, _safety(source), (replace(source, node, reached.text),), reached.imports, _roles(source, [node])
+    )
+    return Hit(node, swap.message, fix, swap.help)
+
+
+def _imported(source: Source, scope: Scope, binding: Binding, alone: bool, swap: Swap) -> Iterator[Hit]:
+    """The import and every use of the name that it binds: one fix for all of them, since none works without the rest."""
+    assert isinstance(binding.node, cst.ImportAlias)
+    uses = source.names.uses(scope, binding.name)
+    obstacle = _guard(source, binding.node, swap)
+    if not alone:
+        obstacle = obstacle or BY_HAND.format(
+            why=f"`{binding.name}` has several origins", advice=f"keep the import of `{swap.new}`"
+        )
+    if _is_exported(source, binding.name):
+        obstacle = BY_HAND.format(why="the name is part of `__all__`", advice=f"export `{swap.new}` instead")
+    fix = None if obstacle else _import_fix(source, binding, uses, swap)
+    fix = fix and fix._replace(roles=_roles(source, uses))
+    help_text = obstacle or (
+        swap.help if fix else BY_HAND.format(why="a comment stands in the way", advice="edit the import")
+    )
+    yield Hit(binding.node, swap.message, fix, help_text)
+    for use in uses if alone else ():
+        yield Hit(use, swap.message, fix, help_text)
+
+
+def _roles(source: Source, uses: Sequence[cst.BaseExpression]) -> tuple[tuple[str, Role], ...]:
+    """What the arguments of the calls stand for."""
+    roles: dict[tuple[str, Role], None] = {}
+    for use in uses:
+        call = source.parent(use)
+        if isinstance(call, cst.Call) and call.func is use:
+            known = _NORM if (source.qualified(use) or "").endswith("get_total_norm") else _CLIP
+            for argument, position in zip(call.args, known, strict=False):
+                role = known.get(argument.keyword.value) if argument.keyword else known[position]
+                if role and not argument.star:
+                    roles[source.code(argument.value), role] = None
+    return tuple(roles)
+
+
+def _import_fix(source: Source, binding: Binding, uses: list[cst.Name], swap: Swap) -> Fix | None:
+    alias = binding.node
+    assert isinstance(alias, cst.ImportAlias)
+    renamed = alias.asname is not None or not uses  # an unused import may serve others: its name stays
+    spelled = f"{swap.new} as {binding.name}" if renamed and binding.name != swap.new else swap.new
+    if source.target == "torch":
+        return _rename(source, alias, uses, spelled, renamed, swap)
+    if not renamed and _is_taken(source, alias, swap):
+        return _to_module(source, alias, uses, swap)
+    edits = _swap_import(source, alias, f"from {RUNTIME} import {spelled}")
+    if edits is None:
+        return None
+    if not renamed and swap.old != swap.new:
+        edits += tuple(replace(source, use, swap.new) for use in uses)
+    return Fix(swap.title, _safety(source), edits)
+
+
+def _is_taken(source: Source, alias: cst.ImportAlias, swap: Swap) -> bool:
+    """Whether the new name stands for something else than what this import binds."""
+    if swap.old != swap.new:
+        return source.is_taken(swap.new)
+    return any(
+        binding.node is not alias
+        for scope in source.names.scopes.values()
+        for binding in scope.bindings.get(swap.new, [])
+    )
+
+
+def _rename(
+    source: Source, alias: cst.ImportAlias, uses: list[cst.Name], spelled: str, renamed: bool, swap: Swap
+) -> Fix | None:
+    """Import torch's new name in place of the old one."""
+    if not renamed and source.is_taken(swap.new):
+        beside = any(
+            source.names.origin(b) == f"torch.nn.utils.{swap.new}"
+            for b in source.scope(alias).bindings.get(swap.new, [])
+        )
+        if not beside:  # something else is called clip_grad_norm_ here
+            return Fix(swap.title, Safety.SAFE, (replace(source, alias, f"{swap.new} as {swap.old}"),))
+        edits = _drop_alias(source, alias)
+        if edits is None:
+            return None
+    else:
+        edits = (replace(source, alias, spelled),)
+    if not renamed:
+        edits += tuple(replace(source, use, swap.new) for use in uses)
+    return Fix(swap.title, Safety.SAFE, edits)
+
+
+def _to_module(source: Source, alias: cst.ImportAlias, uses: list[cst.Name], swap: Swap) -> Fix | None:
+    """`clip_grad_norm_` means something else in this file: call the runtime by its full name."""
+    if source.is_taken("clipcheck"):
+        edits = _swap_import(source, alias, f"from {RUNTIME} import {swap.new} as {swap.old}")
+        return None if edits is None else Fix(swap.title, _safety(source), edits)
+    edits = _swap_import(source, alias, f"import {RUNTIME}")
+    if edits is None:
+        return None
+    return Fix(swap.title, _safety(source), (*edits, *(replace(source, use, f"{RUNTIME}.{swap.new}") for use in uses)))
+
+
+def _swap_import(source: Source, alias: cst.ImportAlias, line: str) -> tuple[Edit, ...] | None:
+    """Put an import of its own in the place of one name of a `from` import, or add the name to one that stands there."""
+    statement = source.parent(alias)
+    assert isinstance(statement, cst.ImportFrom)
+    beside = _runtime_import(source, statement) if line.startswith("from ") else None
+    if not isinstance(statement.names, cst.ImportStar) and len(statement.names) == 1:
+        if "#" in source.code(statement):
+            return None
+        whole = source.statement(statement)
+        if beside is not None and isinstance(whole, cst.SimpleStatementLine) and len(whole.body) == 1:
+            return (insert_after(source, beside, f", {line.partition(' import ')[2]}"), delete_lines(source, whole))
+        return (replace(source, statement, line),)
+    dropped = _drop_alias(source, alias)
+    return None if dropped is None else (*dropped, insert_line_after(source, source.statement(alias), line))
+
+
+def _runtime_import(source: Source, near: cst.ImportFrom) -> cst.ImportAlias | None:
+    """The last name of an import from the runtime that stands in the same block, further up or down."""
+    for node in source.nodes(cst.ImportFrom):
+        same = source.parent(source.statement(node)) is source.parent(source.statement(near))
+        if same and node.module is not None and not node.relative and source.code(node.module) == RUNTIME:
+            return None if isinstance(node.names, cst.ImportStar) or node.lpar else node.names[-1]
+    return None
+
+
+def _drop_alias(source: Source, alias: cst.ImportAlias) -> tuple[Edit, ...] | None:
+    """Remove one name of several from an import; None where a comment would go with it."""
+    statement = source.parent(alias)
+    assert isinstance(statement, cst.ImportFrom) and not isinstance(statement.names, cst.ImportStar)
+    names = list(statement.names)
+    index = next(i for i, item in enumerate(names) if item is alias)
+    start, end = source.span(alias)
+    if index + 1 < len(names):
+        end = source.span(names[index + 1])[0]
+    elif index:
+        start = source.span(names[index - 1])[1]
+    else:
+        return None
+    # the span of an alias that is not last may hold its comma
+    if index + 1 == len(names) and source.text[start : start + 1] != ",":
+        start = source.text.rfind(",", 0, start) if source.text[:start].rstrip().endswith(",") else start
+    return None if "#" in source.text[start:end] else (Edit(start, end, ""),)
+
+
+def _safety(source: Source) -> Safety:
+    fsdp = "torch.distributed.fsdp.FullyShardedDataParallel"
+    wrapped = any(
+        b.path == fsdp for scope in source.names.scopes.values() for bs in scope.bindings.values() for b in bs
+    )
+    return Safety.UNSAFE if wrapped else Safety.SAFE
+
+
+def _is_target(source: Source, node: cst.CSTNode) -> bool:
+    """Whether `node` is what is assigned to: patching the old name does not call it."""
+    return isinstance(source.parent(node), (cst.AssignTarget, cst.Del))
+
+
+def _monkeypatch(source: Source, node: cst.CSTNode, swap: Swap) -> str:
+    match source.parent(node):
+        case cst.Assign(targets=targets) if any(
+            source.qualified(target.target) == f"torch.nn.utils.{swap.new}" for target in targets
+        ):
+            return BY_HAND.format(why="this patches torch's own function", advice="remove the patch")
+    return ""
+
+
+_VERSION = re.compile(r"version|\btorch_?\d|hasattr|getattr|\b_?is_?(old|legacy)", re.IGNORECASE)
+
+
+def _guard(source: Source, node: cst.CSTNode, swap: Swap) -> str:
+    """Why a reference in one branch of a version test is left alone: the other branch has the new name already."""
+    if swap.old == swap.new:
+        return ""  # both ways may call the same function
+    inner = node
+    for above in source.ancestors(node):
+        match above:
+            case cst.If(test=test) | cst.IfExp(test=test) if inner is not test:
+                others = [part for part in (above.body, above.orelse) if part is not None and part is not inner]
+                if _VERSION.search(source.code(test)) or any(_mentions_new(source, part, swap) for part in others):
+                    return BY_HAND.format(why="it stands behind a version test", advice="keep the newer branch only")
+            case cst.Try(handlers=[*handlers], body=body):
+                parts = [part for part in (body, *handlers) if part is not inner]
+                if any(_mentions_new(source, part, swap) for part in parts):
+                    return BY_HAND.format(why="it is one of two ways of a `try`", advice="keep the newer one only")
+            case cst.FunctionDef() | cst.ClassDef():
+                break
+        inner = above
+    return ""
+
+
+def _mentions_new(source: Source, part: cst.CSTNode, swap: Swap) -> bool:
+    return any(
+        (isinstance(node, cst.Attribute) and node.attr.value == swap.new)
+        or (isinstance(node, cst.ImportAlias) and source.code(node.name) == swap.new)
+        or (isinstance(node, cst.Name) and node.value == swap.new)
+        for node in source.walk(part)
+    )
+
+
+def _is_exported(source: Source, name: str) -> bool:
+    for binding in source.names.module.bindings.get("__all__", []):
+        for node in source.walk(binding.value) if binding.value is not None else ():
+            if isinstance(node, cst.SimpleString) and node.evaluated_value == name:
+                return True
+    return False

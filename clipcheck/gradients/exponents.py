@@ -1,0 +1,91 @@
+"""Norm types and exponents as they are written: numbers, names, and one over a name, with the little algebra they need."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import libcst as cst
+
+from clipcheck.python.reaching import reaching
+from clipcheck.python.source import Source
+
+
+class Factor(NamedTuple):
+    """`number · symbol ** degree`; `known` is the symbol's value where the source gives it, `text` how it was written."""
+
+    number: float
+    symbol: str = ""
+    degree: int = 0
+    known: float | None = None
+    text: str = ""
+
+    def times(self, other: Factor) -> Factor | None:
+        """The product; None where two names meet that do not cancel."""
+        if self.symbol and other.symbol and self.symbol != other.symbol:
+            one, two = self.value, other.value
+            return None if one is None or two is None else Factor(one * two)
+        symbol, known = (self.symbol, self.known) if self.symbol else (other.symbol, other.known)
+        degree = self.degree + other.degree
+        number = self.number * other.number
+        return Factor(number, symbol, degree, known) if degree else Factor(number)
+
+    @property
+    def value(self) -> float | None:
+        if not self.degree:
+            return self.number
+        return None if self.known is None else self.number * self.known**self.degree
+
+    def equals(self, other: Factor) -> bool:
+        if (self.symbol, self.degree) == (other.symbol, other.degree):
+            return math.isclose(self.number, other.number, rel_tol=1e-9) or self.number == other.number
+        one, two = self.value, other.value
+        return one is not None and two is not None and math.isclose(one, two, rel_tol=1e-9)
+
+    @property
+    def is_one(self) -> bool:
+        return self.equals(ONE)
+
+
+ONE, TWO, HALF, INFINITY = Factor(1.0), Factor(2.0, text="2"), Factor(0.5), Factor(math.inf, text='float("inf")')
+
+
+def factor(source: Source, node: cst.CSTNode) -> Factor | None:
+    """What an exponent or a norm type is; None where it is neither a number nor a name nor one over either."""
+    text = source.code(node)
+    match node:
+        case cst.Integer() | cst.Float():
+            return Factor(float(node.evaluated_value), text=text)
+        case cst.SimpleString(evaluated_value="fro"):
+            return TWO
+        case cst.SimpleString(evaluated_value="inf"):
+            return Factor(math.inf, text=text)
+        case cst.Call(func=func, args=[cst.Arg(value=inner)]) if source.qualified(func) == "builtins.float":
+            value = factor(source, inner)
+            return value and value._replace(text=text)
+        case cst.BinaryOperation(left=left, operator=cst.Divide(), right=right):
+            above, below = factor(source, left), factor(source, right)
+            if above is None or below is None or below.number == 0:
+                return None
+            inverse = below._replace(number=1 / below.number, degree=-below.degree)
+            result = above.times(inverse)
+            return result and result._replace(text=text)
+        case cst.Name() | cst.Attribute():
+            if source.qualified(node) in ("math.inf", "torch.inf", "numpy.inf", "torch._six.inf"):
+                return Factor(math.inf, text=text)
+            return Factor(1.0, text, 1, _constant(source, node), text)
+        case cst.Subscript():
+            return Factor(1.0, text, 1, None, text)
+    return None
+
+
+def _constant(source: Source, node: cst.Name | cst.Attribute) -> float | None:
+    """The number that a name surely is at this place."""
+    if not isinstance(node, cst.Name):
+        return None
+    match reaching(source, node):
+        case [binding] if binding.kind == "assign" and binding.value is not None:
+            value = binding.value
+            if isinstance(value, (cst.Integer, cst.Float)):
+                return float(value.evaluated_value)
+    return None

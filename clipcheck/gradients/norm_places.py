@@ -1,0 +1,72 @@
+"""Every norm of parameters' gradients in a program, with the spelling of the parameters: to say whether two are the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import libcst as cst
+
+from clipcheck.fixes.norm_call import parameters_of
+from clipcheck.gradients.accumulations import Series, accumulations
+from clipcheck.gradients.exponents import ONE, TWO, Factor, factor
+from clipcheck.gradients.gradient import gradient
+from clipcheck.gradients.powers import Power
+from clipcheck.gradients.totals import clauses, totals
+from clipcheck.python.source import Source
+from clipcheck.training.clips import Clip, number, torch_calls
+
+
+class Norm(NamedTuple):
+    """A norm of the gradients of `parameters` (as code without white space); `value` is the expression, if it is one."""
+
+    node: cst.CSTNode
+    parameters: tuple[str, ...]
+    order: Factor
+    value: cst.BaseExpression | None = None
+    item: bool = False
+
+
+def measured(source: Source) -> Iterator[Norm]:
+    for one in accumulations(source):
+        if one.how == "add" and one.term.order.equals(one.term.exponent):
+            yield Norm(one.statement, parameters_of(source, one.series), one.term.order)
+    for total in totals(source):
+        if total.degree is not None and total.degree.is_one and total.kind != "numpy":
+            names = parameters_of(source, total.series)
+            yield Norm(total.node, names, total.term.order, total.node, total.kind == "float")
+    for call in torch_calls(source):
+        if call.function == "clip_grad_norm_" and number(source, call.limit) == math.inf and call.parameters:
+            yield Norm(
+                call.call, (plain(source, call.parameters),), order_of(source, call), *_valued(source, call.call)
+            )
+        tensors = call.arguments.get("tensors")
+        if call.function == "get_total_norm" and isinstance(tensors, (cst.ListComp, cst.GeneratorExp)):
+            element = gradient(source, tensors.elt)
+            if element is not None:
+                found = Series(clauses(tensors.for_in), Power(element, TWO, ONE))
+                yield Norm(call.call, parameters_of(source, found), order_of(source, call), *_valued(source, call.call))
+    for node in source.nodes(cst.Call):
+        if source.qualified(node.func) == "clipcheck.runtime.grad_norm" and node.args:
+            order = factor(source, node.args[1].value) if len(node.args) > 1 else TWO
+            if order is not None:
+                yield Norm(node, (plain(source, node.args[0].value),), order, *_valued(source, node))
+
+
+def _valued(source: Source, call: cst.Call) -> tuple[cst.BaseExpression, bool]:
+    """The expression that a call's number is read by: itself, or `.item()` of it."""
+    match source.parent(call):
+        case cst.Attribute(attr=cst.Name(value="item")) as attribute:
+            around = source.parent(attribute)
+            if isinstance(around, cst.Call):
+                return around, True
+    return call, False
+
+
+def plain(source: Source, node: cst.CSTNode) -> str:
+    return "".join(source.code(node).split())
+
+
+def order_of(source: Source, clip: Clip) -> Factor:
+    return (factor(source, clip.norm_type) or TWO) if clip.norm_type is not None else TWO

@@ -1,0 +1,213 @@
+"""One parsed program text and the questions that rules ask it: where a node stands, what a name is, what surrounds it."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import TypeVar, cast
+
+import libcst as cst
+
+from clipcheck.python.memory import current
+from clipcheck.python.names import Binding, Names, Scope, children
+from clipcheck.python.positions import Statement as Statement
+from clipcheck.python.positions import Tree, code, parse, placed
+from clipcheck.rule import Place, Target
+
+NodeT = TypeVar("NodeT", bound=cst.CSTNode)
+
+_LINE_END = re.compile(r"\r\n|\n|\r")
+
+
+class Source:
+    """A program text, parsed once.
+
+    Raises `libcst.ParserSyntaxError` where the text is not Python. `exact` is False where LibCST loses text (a lone
+    carriage return, a comment behind a whitespace-only last line): findings still hold, edits would not.
+    """
+
+    # An offset's place in the file, where the text is not the file itself but a notebook's cells in a row.
+    locate: Callable[[int], Place] | None = None
+
+    def __init__(self, text: str, target: Target = "clipcheck") -> None:
+        self.text = text
+        self.target = target
+        # An editor's memory has the places of most nodes; elsewhere most files are done with before a place is asked for.
+        self._tree = parse(text) if current() else None
+        self.module = self._tree.module if self._tree else cst.parse_module(text)
+
+    @cached_property
+    def _placed(self) -> Tree:
+        return self._tree or placed(self.text, self.module)
+
+    @cached_property
+    def _spans(self) -> dict[cst.CSTNode, tuple[int, int]]:
+        return self._placed.spans
+
+    @property
+    def _has_places(self) -> bool:
+        return self._tree is not None or "_placed" in self.__dict__
+
+    @property
+    def exact(self) -> bool:
+        return self._placed.exact
+
+    @cached_property
+    def names(self) -> Names:
+        return Names(self.module)
+
+    # --- text ---------------------------------------------------------------------------------------------------
+
+    def span(self, node: cst.CSTNode) -> tuple[int, int]:
+        """Start and end offset of a node's code in `text`, without surrounding parentheses and whitespace."""
+        return self._spans[node]
+
+    def code(self, node: cst.CSTNode) -> str:
+        """The code of a node, without surrounding parentheses and whitespace."""
+        if isinstance(node, (cst.BaseExpression, cst.Arg)) and not self._has_places:
+            written = code(self.module, node)
+            if not _LINE_END.search(written):  # what spans lines is written without their indents
+                return written
+        start, end = self._spans[node]
+        return self.text[start:end]
+
+    def outer_code(self, node: cst.BaseExpression) -> str:
+        """As `code`, with the parentheses that belong to the expression."""
+        if not self._has_places:
+            written = code(self.module, node, outer=True)
+            if not _LINE_END.search(written):
+                return written
+        start, end = self.outer_span(node)
+        return self.text[start:end]
+
+    def spelled(self, node: cst.BaseExpression) -> str:
+        """The code of an expression without white space: two of the same spelling in one scope mean the same."""
+        written = self.code(node) if self._has_places else code(self.module, node)
+        return "".join(written.split())
+
+    def outer_span(self, node: cst.BaseExpression) -> tuple[int, int]:
+        """As `span`, with the parentheses that belong to the expression."""
+        start, end = self._spans[node]
+        if node.lpar:
+            start, end = self._spans[node.lpar[0]][0], self._spans[node.rpar[-1]][1]
+        return start, end
+
+    def logical_line(self, node: cst.CSTNode) -> tuple[int, int]:
+        """First and last line of the statement that `node` belongs to; of a compound statement, those of its header."""
+        statement = self.statement(node)
+        start, end = self.span(statement)
+        if not isinstance(statement, cst.SimpleStatementLine) and isinstance(statement.body, cst.IndentedBlock):
+            end = self.span(statement.body.header)[0]
+        return self.line_at(start), self.line_at(max(end - 1, start))
+
+    def line(self, node: cst.CSTNode) -> int:
+        """The line, from 1, on which a node starts."""
+        return self.line_at(self._spans[node][0])
+
+    def quoted(self, node: cst.CSTNode | None, otherwise: str, limit: int = 32) -> str:
+        """The code of a node between backticks for a message; `otherwise` where it is long or spans lines."""
+        code = "" if node is None else self.code(node)
+        return f"`{code}`" if code and len(code) <= limit and "\n" not in code and "`" not in code else otherwise
+
+    def where(self, node: cst.CSTNode) -> str:
+        """The line on which a node starts, in words for a message: "line 12", in a notebook "line 3 of cell 5"."""
+        if self.locate is None:
+            return f"line {self.line(node)}"
+        place = self.locate(self._spans[node][0])
+        return f"line {place.line}" if place.cell is None else f"line {place.line} of cell {place.cell}"
+
+    def line_at(self, offset: int) -> int:
+        return bisect_right(self.line_starts, offset)
+
+    @cached_property
+    def line_starts(self) -> list[int]:
+        return [0, *(m.end() for m in _LINE_END.finditer(self.text))]
+
+    @cached_property
+    def newline(self) -> str:
+        """The line end that the text uses first."""
+        found = _LINE_END.search(self.text)
+        return found.group() if found else "\n"
+
+    @cached_property
+    def comments(self) -> list[tuple[int, int]]:
+        """Start and end of every comment, in source order."""
+        return sorted(span for node, span in self._spans.items() if type(node) is cst.Comment)
+
+    # --- tree ---------------------------------------------------------------------------------------------------
+
+    def nodes(self, *kinds: type[NodeT]) -> Iterator[NodeT]:
+        """Every node of these exact types, each type in source order."""
+        for kind in kinds:
+            yield from cast("list[NodeT]", self.names.by_type.get(kind, []))
+
+    def rank(self, node: cst.CSTNode) -> int:
+        """A number that grows from node to node of the text, to ask which comes first without the places of all."""
+        return self.names.rank(node)
+
+    def parent(self, node: cst.CSTNode) -> cst.CSTNode | None:
+        return self.names.parent(node)
+
+    def ancestors(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+        """The nodes around `node`, innermost first."""
+        return self.names.ancestors(node)
+
+    def enclosing(self, node: cst.CSTNode, *kinds: type[NodeT]) -> NodeT | None:
+        """The innermost node of these types around `node`."""
+        for above in self.ancestors(node):
+            if isinstance(above, kinds):
+                return above
+        return None
+
+    def walk(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+        """`node` and all nodes below it, in source order, without whitespace."""
+        stack = [node]
+        while stack:
+            top = stack.pop()
+            yield top
+            stack.extend(reversed(children(top)))
+
+    def statement(self, node: cst.CSTNode) -> Statement:
+        """The statement that `node` belongs to: a whole line, or a compound statement for nodes of its header."""
+        if isinstance(node, (cst.SimpleStatementLine, cst.BaseCompoundStatement)):
+            return node
+        for above in self.ancestors(node):
+            if isinstance(above, (cst.SimpleStatementLine, cst.BaseCompoundStatement)):
+                return above
+        raise ValueError("a module is not part of a statement")
+
+    def siblings(self, statement: cst.CSTNode) -> tuple[list[Statement], int]:
+        """The statements of the block that holds `statement`, and its index among them."""
+        block = self.parent(statement)
+        match block:
+            case cst.Module(body=body) | cst.IndentedBlock(body=body):
+                found = cast("list[Statement]", list(body))
+                return found, next(i for i, item in enumerate(found) if item is statement)
+        return [], 0
+
+    def function(self, node: cst.CSTNode) -> cst.FunctionDef | None:
+        """The innermost `def` around `node`."""
+        return self.enclosing(node, cst.FunctionDef)
+
+    # --- names --------------------------------------------------------------------------------------------------
+
+    def qualified(self, node: cst.CSTNode) -> str | None:
+        """Dotted origin of a name or attribute (`torch.nn.utils.clip_grad_norm_`), None where it is not certain."""
+        return self.names.qualified(node)
+
+    def scope(self, node: cst.CSTNode) -> Scope:
+        return self.names.scope(node)
+
+    def bindings(self, node: cst.Name) -> list[Binding]:
+        return self.names.bindings(node)
+
+    @cached_property
+    def _known_names(self) -> frozenset[str]:
+        bound = {name for scope in self.names.scopes.values() for name in (*scope.bindings, *scope.elsewhere)}
+        return frozenset(bound | {name for owner, name in self.names._uses if owner is None})
+
+    def is_taken(self, name: str) -> bool:
+        """Whether any scope binds `name`, or some code reads it without our knowing what it is."""
+        return name in self._known_names

@@ -1,0 +1,201 @@
+"""Parse a program; where it is not Python, say where and why, and read on behind the fault."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import libcst as cst
+
+from clipcheck.documents.read import LINE_END, Program
+from clipcheck.python.memory import current, remembered
+from clipcheck.python.positions import difference
+from clipcheck.python.source import Source
+from clipcheck.rule import Target
+
+# Lines that may be passed over in one stretch: a file of Python 2 has a `print` on many.
+MAX_FAULTS = 50
+
+_LINE = re.compile(r"(?P<indent>[ \t]*)(?P<code>[^\r\n]*)")
+_NOT_LINE_END = re.compile(r"[^\r\n]")
+
+
+class Fault(NamedTuple):
+    """Something that is not Python: its offset, what is wrong, and the stretch of text where nothing may be edited."""
+
+    at: int
+    message: str
+    start: int
+    end: int
+
+
+class Parsed(NamedTuple):
+    source: Source | None
+    faults: tuple[Fault, ...] = ()
+
+
+def parse(program: Program, target: Target) -> Parsed:
+    """The program without its faulty lines, or None where too little of it is Python. Raises RecursionError.
+
+    A notebook's cells are judged one by one, so that a bad one does not hide the others.
+    """
+    half_typed = _without_what_is_typed(program, target)
+    if half_typed is not None:
+        return half_typed
+    try:
+        return Parsed(Source(program.text, target))
+    except cst.ParserSyntaxError as error:
+        whole = _fault(program.text, error)
+    with remembered(None):  # what is left of a broken text is nothing to go on from
+        return _readable_parts(program, target, whole)
+
+
+def _readable_parts(program: Program, target: Target, whole: tuple[int, str]) -> Parsed:
+    text = program.text
+    faults: list[Fault] = []
+    for segment in program.segments:
+        piece = text[segment.start : segment.end]
+        fault = _first_fault(piece)
+        if fault is not None:
+            at, message = fault
+            faults.append(Fault(segment.start + at, message, segment.start, segment.end))
+            text = text[: segment.start] + _readable(piece) + text[segment.end :]
+    if not faults:  # each part is Python, but not all of them together
+        faults = [Fault(*whole, 0, len(text))]
+    try:
+        source = Source(text, target) if text != program.text else None
+    except cst.ParserSyntaxError:
+        source = None
+    return Parsed(source, tuple(faults))
+
+
+def _without_what_is_typed(program: Program, target: Target) -> Parsed | None:
+    """In an editor: the program without the lines that changed since it last was Python, if it is not so now.
+
+    None where that does not apply or does not help.
+    """
+    memory = current()
+    word = _interpreters_word(program.text) if memory and memory.tree else None
+    if memory is None or memory.tree is None or word is None:
+        return None
+    text = program.text
+    start, _, end = difference(memory.tree.text, text)
+    start = max(text.rfind("\n", 0, start), text.rfind("\r", 0, start)) + 1
+    end = next((found.start() for found in LINE_END.finditer(text, end)), len(text))
+    for masked in _masks(text[start:end], memory.tree.text[start:]):
+        try:
+            source = Source(text[:start] + masked + text[end:], target)
+        except cst.ParserSyntaxError:
+            continue
+        return Parsed(source, (Fault(_offset(text, word[0], word[1]), word[2], start, end),))
+    return None
+
+
+def _masks(typed: str, before: str) -> Iterator[str]:
+    """What may stand for the lines that are typed, of their length; `before` is the text that began there."""
+
+    def mask(indent: str | None, opens: bool | None) -> str:
+        def masked(line: re.Match[str]) -> str:
+            lead = line["indent"] if indent is None else indent
+            return lead + _placeholder(line.group()[len(lead) :], opens)
+
+        return _LINE.sub(masked, typed)
+
+    was = _LINE.match(before)
+    assert was is not None  # it matches the empty line, too
+    alone = not LINE_END.search(typed)
+    if alone and not was["code"]:
+        yield " " * len(typed)  # a new line: without it, the program is what it was
+    for opens in (None, True):  # the line may be one that a block hangs on, though it does not end so yet
+        yield mask(None, opens)
+    if alone and len(typed) > len(was["indent"]):  # or one with a `#` before its indent
+        yield mask(was["indent"], _opens(was["code"]))
+
+
+def _first_fault(text: str) -> tuple[int, str] | None:
+    try:
+        cst.parse_module(text)
+    except cst.ParserSyntaxError as error:
+        return _fault(text, error)
+    return None
+
+
+def _readable(text: str) -> str:
+    """The text with its faulty lines masked, blank where that does not help."""
+    for masked in islice(_masking(text), MAX_FAULTS):
+        if _interpreters_word(masked) is None and _first_fault(masked) is None:
+            return masked
+    return _NOT_LINE_END.sub(" ", text)
+
+
+def _masking(text: str) -> Iterator[str]:
+    """The text with one faulty line after the other replaced by a placeholder of its length, or by blanks if need be."""
+    seen: set[int] = set()
+    while (fault := _first_line_fault(text)) is not None:
+        start = max(text.rfind("\n", 0, fault), text.rfind("\r", 0, fault)) + 1
+        line = _LINE.match(text, start)
+        assert line is not None
+        if not line.group().strip():
+            return  # what is wrong with a blank line, no line's change can mend
+        code = " " * len(line["code"]) if start in seen else _placeholder(line["code"])
+        text = text[:start] + line["indent"] + code + text[line.end() :]
+        seen.add(start)
+        yield text
+
+
+def _first_line_fault(text: str) -> int | None:
+    """Where the first fault is, by the interpreter's fast parser if it sees one, else by LibCST's."""
+    word = _interpreters_word(text)
+    if word is not None:
+        return _offset(text, word[0], word[1])
+    fault = _first_fault(text)
+    return None if fault is None else fault[0]
+
+
+def _placeholder(code: str, opens: bool | None = None) -> str:
+    """A line that opens a block, if not told otherwise when `code` looks as if it did, of the same length."""
+    if opens is None:
+        opens = _opens(code)
+    return ("if _:" if opens and len(code) >= len("if _:") else "_" if code else "").ljust(len(code))
+
+
+def _opens(code: str) -> bool:
+    """Whether a line looks as if a block hung on it."""
+    return re.search(r":[ \t]*(#.*)?$", code) is not None
+
+
+def _fault(text: str, error: cst.ParserSyntaxError) -> tuple[int, str]:
+    """Where and why a text is not Python: in the interpreter's words, which people know, else in the parser's."""
+    line, column, message = _interpreters_word(text) or _parsers_word(error)
+    return _offset(text, line, column), message
+
+
+def _offset(text: str, line: int, column: int) -> int:
+    starts = [0, *(end.end() for end in LINE_END.finditer(text))]
+    return min(starts[min(max(line, 1), len(starts)) - 1] + column, len(text))
+
+
+def _interpreters_word(text: str) -> tuple[int, int, str] | None:
+    """Line from 1, column from 0 and message; None where this interpreter accepts what the parser does not."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in strings, not ours to judge
+            ast.parse(text)
+    except SyntaxError as error:
+        return error.lineno or 1, max((error.offset or 1) - 1, 0), error.msg
+    except (ValueError, RecursionError, MemoryError):
+        pass
+    return None
+
+
+def _parsers_word(error: cst.ParserSyntaxError) -> tuple[int, int, str]:
+    """The same from the parser's message, whose `error at 4:0` is right where its attributes are a line off."""
+    found = re.search(r"error at (\d+):(\d+): (.*)", error.message)
+    if found is None:
+        return error.raw_line, error.raw_column, error.message.split("\n")[0]
+    expected = found[3] if len(found[3]) < 60 else "unexpected token"
+    return int(found[1]), int(found[2]), expected

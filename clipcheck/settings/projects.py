@@ -1,0 +1,246 @@
+"""Which settings hold where: the files that set them, found, read, and layered under the command line's words."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from clipcheck import __version__
+from clipcheck.catalogue import RULES
+from clipcheck.rule import Safety
+from clipcheck.settings.globs import Globs
+from clipcheck.settings.keys import DEFAULT, UNUSED, ConfigError, Layer, Settings, checked, matching, select
+
+# Folders that hold other people's code or build products; a user who names one of them gets it.
+EXCLUDED = tuple(
+    ".git .hg .svn .tox .nox .venv venv .eggs .mypy_cache .ruff_cache .pytest_cache .clipcheck_cache .ipynb_checkpoints "
+    "__pycache__ __pypackages__ node_modules site-packages build dist".split()
+)
+FILES = (".clipcheck.toml", "clipcheck.toml", "pyproject.toml")
+
+
+@dataclass(frozen=True)
+class Project:
+    """The settings that hold in a folder: layers from the widest (what is extended) to the nearest (the command line)."""
+
+    layers: tuple[Layer, ...]
+    base: Settings = field(default_factory=Settings)
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """What the nearest layer says that sets `key`."""
+        return next((layer.values[key] for layer in reversed(self.layers) if key in layer.values), default)
+
+    def all_codes(self, *keys: str) -> frozenset[str]:
+        return matching(prefix for layer in self.layers for key in keys for prefix in layer.values.get(key, ()))
+
+    @property
+    def origin(self) -> str:
+        """The file that the settings come from, "" for none."""
+        return next((layer.origin for layer in reversed(self.layers) if layer.origin), "")
+
+    @property
+    def folder(self) -> str:
+        """Where the project lies: the folder of its settings, else the current one."""
+        return os.path.dirname(os.path.abspath(self.origin)) if self.origin else os.getcwd()
+
+    @cached_property
+    def settings(self) -> Settings:
+        codes = DEFAULT
+        for layer in self.layers:
+            chosen, extra, ignored = (layer.values.get(key, ()) for key in ("select", "extend-select", "ignore"))
+            codes = select(chosen, extra, ignored, codes)
+        fixable = self.value("fixable")
+        unfixable = self.all_codes("unfixable") | (
+            frozenset(RULES) - matching(fixable) if fixable is not None else set()
+        )
+        return replace(
+            self.base,
+            codes=codes,
+            target=self.value("target", self.base.target),
+            safety=Safety.UNSAFE if self.value("unsafe-fixes") else Safety.SAFE,
+            trusted=self.all_codes("extend-safe-fixes"),
+            distrusted=self.all_codes("extend-unsafe-fixes"),
+            unfixable=frozenset(unfixable),
+            report_unused=not any(UNUSED in layer.values.get("ignore", ()) for layer in self.layers),
+        )
+
+    def for_file(self, path: str) -> Settings:
+        """The settings of a file of this project: without the rules that `per-file-ignores` takes out."""
+        ignored = [codes for globs, codes in self._ignored_in if globs.match(path)]
+        if not ignored:
+            return self.settings
+        unused = self.settings.report_unused and not any(UNUSED in codes for codes in ignored)
+        without = self.settings.codes - matching(code for codes in ignored for code in codes)
+        return replace(self.settings, codes=without, report_unused=unused)
+
+    @cached_property
+    def _ignored_in(self) -> list[tuple[Globs, tuple[str, ...]]]:
+        pairs: list[tuple[Globs, tuple[str, ...]]] = []
+        for layer in self.layers:
+            if "per-file-ignores" in layer.values:
+                pairs = []
+            for key in ("per-file-ignores", "extend-per-file-ignores"):
+                for pattern, codes in layer.values.get(key, {}).items():
+                    pairs.append((Globs((pattern,), layer.folder), tuple(codes)))
+        return pairs
+
+    def excludes(self, path: str, is_folder: bool = False) -> bool:
+        return any(globs.match(path, is_folder) for globs in self.excluded)
+
+    @cached_property
+    def excluded(self) -> list[Globs]:
+        """What is left out: a plain `exclude` takes the place of the usual folders and of a wider layer's."""
+        plain = Globs(EXCLUDED, self.folder)
+        more = []
+        for layer in self.layers:
+            if "exclude" in layer.values:
+                plain = Globs(tuple(layer.values["exclude"]), layer.folder)
+            if "extend-exclude" in layer.values:
+                more.append(Globs(tuple(layer.values["extend-exclude"]), layer.folder))
+        return [plain, *more]
+
+
+class Projects:
+    """Finds the project of any folder; each folder is looked at once.
+
+    `command` is what the command line sets and wins over files. `isolated` reads no file, `file` reads that one alone.
+    """
+
+    def __init__(self, command: Layer, base: Settings, isolated: bool = False, file: str = "") -> None:
+        self._command = checked(command)
+        self._base = base
+        self._fixed = self._project(_read_chain(file) if file else ()) if file or isolated else None
+        self._of: dict[str, Project] = {}
+
+    def of(self, path: str) -> Project:
+        """The project of a file or folder. Raises ConfigError."""
+        return self._of_folder(os.path.abspath(path)) if os.path.isdir(path) else self.of_file(path)
+
+    def of_file(self, path: str) -> Project:
+        """As `of`, without a look at the disk for each of many files."""
+        return self._of_folder(os.path.dirname(os.path.abspath(path)))
+
+    def _of_folder(self, folder: str) -> Project:
+        if self._fixed is not None:
+            return self._fixed
+        known = self._of.get(folder)
+        if known is None:
+            known = self._of[folder] = self._look(folder)
+        return known
+
+    def _look(self, folder: str) -> Project:
+        for name in FILES:
+            path = os.path.join(folder, name)
+            if os.path.isfile(path) and (chain := _read_chain(path)):
+                return self._project(chain)
+        above = os.path.dirname(folder)
+        if above != folder:
+            return self._of_folder(above)
+        user = _users_file()
+        return self._project(_read_chain(user) if user else ())
+
+    def _project(self, layers: tuple[Layer, ...]) -> Project:
+        return Project((*layers, self._command), self._base)
+
+
+def _users_file() -> str:
+    """The settings of the user, which hold where no project has any."""
+    home = os.environ.get("APPDATA") if sys.platform == "win32" else os.environ.get("XDG_CONFIG_HOME")
+    folder = os.path.join(home or os.path.join(os.path.expanduser("~"), ".config"), "clipcheck")
+    found = (os.path.join(folder, name) for name in FILES)
+    return next((path for path in found if os.path.isfile(path)), "")
+
+
+# --- files of settings ----------------------------------------------------------------------------------------------
+
+
+def _read_chain(path: str, seen: tuple[str, ...] = ()) -> tuple[Layer, ...]:
+    """The layer of a file behind those that it extends; nothing for a pyproject.toml that does not speak of us."""
+    values = _read(path)
+    if values is None:
+        return ()
+    path = _shown(path)
+    layer = checked(Layer(values, os.path.dirname(os.path.abspath(path)), path))
+    _require(layer)
+    if "extend" not in values:
+        return (layer,)
+    other = os.path.normpath(os.path.join(layer.folder, os.path.expanduser(values["extend"])))
+    if os.path.abspath(path) in seen or not os.path.isfile(other):
+        wrong = "goes round in a circle" if os.path.isfile(other) else f"names no file: {values['extend']}"
+        raise layer.fault("extend", f"`extend` {wrong}")
+    return (*_read_chain(other, (*seen, os.path.abspath(path))), layer)
+
+
+def _read(path: str) -> dict[str, Any] | None:
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    project = os.path.basename(path) == "pyproject.toml"
+    if project and b"clipcheck" not in data:  # spares reading TOML, which costs more than the rest of the search
+        return None
+    values = parse_toml(data.decode("utf-8", "replace"), _shown(path))
+    if not project:
+        return values
+    tool = values.get("tool", {})
+    found = tool.get("clipcheck") if isinstance(tool, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def parse_toml(text: str, origin: str = "") -> dict[str, Any]:
+    """The values in a text of TOML. Raises ConfigError with the line."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        values: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message = str(error)
+        at = re.search(r" \(at line (\d+), column \d+\)", message)
+        last = text.count("\n") + 1
+        where = f"{origin}:{at[1] if at else last}: " if origin else ""
+        raise ConfigError(f"{where}{message.replace(at[0], '') if at and origin else message}") from None
+    return values
+
+
+def _require(layer: Layer) -> None:
+    """Refuse to run as another version than the settings ask for."""
+    wanted = layer.values.get("required-version")
+    if wanted is None:
+        return
+    for part in str(wanted).split(","):
+        found = re.fullmatch(r"\s*(==|>=|<=|!=|~=|<|>)?\s*v?(\d+(?:\.\d+)*)\s*", part)
+        if found is None:
+            raise layer.fault("required-version", f"`required-version` is a version such as `>=0.1`, not {wanted!r}")
+        if not _holds(found[1] or "==", found[2]):
+            raise layer.fault("required-version", f"clipcheck {wanted} is required, this is {__version__}")
+
+
+def _holds(relation: str, version: str) -> bool:
+    asked, ours = (tuple(map(int, re.findall(r"\d+", text))) for text in (version, __version__))
+    width = max(len(asked), len(ours))
+    want, have = (numbers + (0,) * (width - len(numbers)) for numbers in (asked, ours))
+    return {
+        "==": have == want,
+        "!=": have != want,
+        ">=": have >= want,
+        "<=": have <= want,
+        ">": have > want,
+        "<": have < want,
+        "~=": have >= want and ours[: len(asked) - 1] == asked[:-1],
+    }[relation]
+
+
+def _shown(path: str) -> str:
+    """A path as people read it: relative to the current folder where it lies below it."""
+    try:
+        relative = os.path.relpath(path)
+    except ValueError:  # another drive
+        return path
+    return path if relative.startswith("..") else relative

@@ -1,0 +1,1 @@
+"""What a training step does and in which order: backward, unscale, clip, step; and whose parameters these are."""

@@ -1,0 +1,254 @@
+"""What a single call or assignment does to the training step: backward, unscale, clip, step, zero_grad, update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import libcst as cst
+
+from clipcheck.python.source import Source
+from clipcheck.training.clips import torch_calls, words
+from clipcheck.training.parameters import assigned, is_optimizer, is_scaler, last_name
+
+
+class Kind(Enum):
+    BACKWARD = "backward"  # gradients are computed, or added to
+    UNSCALE = "unscale"
+    CLIP = "clip"
+    STEP = "step"
+    ZERO_GRAD = "zero_grad"
+    UPDATE = "update"  # of a loss scaler
+    EDIT = "edit"  # gradients are written by hand
+    UNKNOWN = "unknown"  # may be any of them
+    LOOP = "loop"  # where an iteration begins
+    START = "start"
+    END = "end"
+
+
+@dataclass(frozen=True, eq=False)
+class Act:
+    """One call or assignment that concerns the gradients.
+
+    `subject` is what it acts upon: the optimizer that steps or zeroes, the loss that runs backward, the parameters that
+    are clipped. `scaler` is the loss scaler it goes through, `wrapper` the Accelerator, Fabric or engine.
+    """
+
+    kind: Kind
+    node: cst.CSTNode
+    subject: cst.BaseExpression | None = None
+    scaler: cst.BaseExpression | None = None
+    wrapper: str = ""
+
+
+def act(source: Source, node: cst.CSTNode) -> Act | None:
+    """What `node` does to the training step, None for nothing."""
+    match node:
+        case cst.Call():
+            return _torch_clip(source, node) or _call(source, node)
+        case cst.AugAssign(target=target) if _is_gradient(target):
+            return Act(Kind.EDIT, node)
+        case cst.Assign(targets=targets, value=value) if any(_is_gradient(t.target) for t in targets):
+            match value:
+                case cst.Name("None"):
+                    return Act(Kind.ZERO_GRAD, node)
+            return Act(Kind.EDIT, node)
+    return None
+
+
+def _torch_clip(source: Source, node: cst.Call) -> Act | None:
+    for clip in torch_calls(source):
+        if clip.call is node:
+            return Act(Kind.CLIP, node, clip.parameters) if clip.function != "get_total_norm" else None
+    return None
+
+
+def _call(source: Source, node: cst.Call) -> Act | None:
+    match node.func:
+        case cst.Attribute(value=receiver, attr=cst.Name(value=method)):
+            return _method(source, node, receiver, method)
+        case cst.Name(value="clip_grad_norm_" | "clip_grad_value_"):
+            return Act(Kind.CLIP, node, _parameters(node), wrapper="own")  # a copy of torch's
+        case cst.Name(value=name):
+            return _suspect(source, node, name)
+    return None
+
+
+def _method(source: Source, node: cst.Call, receiver: cst.BaseExpression, method: str) -> Act | None:
+    first = node.args[0].value if node.args else None
+    name = words(last_name(receiver))
+    match method:
+        case "backward" | "manual_backward" if source.code(receiver) not in ("super()",):
+            return _backward(source, node, receiver, first)
+        case "unscale_" | "unscale_gradients":
+            return Act(Kind.UNSCALE, node, first, receiver)
+        case "step":
+            return _step(source, node, receiver, first)
+        case "optimizer_step" if first is not None:
+            return Act(Kind.STEP, node, first, wrapper=last_name(receiver))
+        case "zero_grad":
+            return Act(Kind.ZERO_GRAD, node, receiver)
+        case "zero_" if _is_gradient(receiver):
+            return Act(Kind.ZERO_GRAD, node)
+        case "update" if is_scaler(receiver):
+            return Act(Kind.UPDATE, node, scaler=receiver)
+        case "clip_grad_norm_" | "clip_grad_value_" if "accelerator" in name:
+            return Act(Kind.CLIP, node, first, wrapper="accelerator")
+        case "clip_gradients" if "fabric" in name:
+            return Act(Kind.CLIP, node, first, wrapper="fabric")
+        case _ if method.endswith("_") and not method.startswith("_") and _is_gradient(receiver):
+            return Act(Kind.EDIT, node)
+        case "clip_grad_norm_" | "clip_grad_value_":
+            return Act(Kind.CLIP, node, _parameters(node), wrapper="own")
+    return _suspect(source, node, method)
+
+
+def _parameters(node: cst.Call) -> cst.BaseExpression | None:
+    """What a function with torch's name is given first, where that can be parameters and not a limit."""
+    first = node.args[0].value if node.args else None
+    return first if isinstance(first, (cst.Call, cst.Name, cst.Attribute)) and len(node.args) > 1 else None
+
+
+def _backward(source: Source, node: cst.Call, receiver: cst.BaseExpression, first: cst.BaseExpression | None) -> Act:
+    origin = source.qualified(receiver) or ""
+    if origin.startswith("torch.autograd"):
+        return Act(Kind.BACKWARD, node, first)
+    scaler = _scaler_of(source, receiver)
+    if scaler is not None:
+        return Act(Kind.BACKWARD, node, receiver, scaler)
+    wrapper = last_name(receiver)
+    if first is not None and (is_wrapper(wrapper) or (node.args[0].keyword is None and not _is_loss(wrapper))):
+        return Act(Kind.BACKWARD, node, first, wrapper=wrapper)
+    return Act(Kind.BACKWARD, node, receiver)
+
+
+def is_wrapper(name: str) -> bool:
+    """Whether a name is that of an object which runs backward and step for the program."""
+    return any(word in ("accelerator", "fabric", "engine", "optimizer", "manual") for word in words(name))
+
+
+def _is_loss(name: str) -> bool:
+    return any(word.startswith(("loss", "err", "cost", "total", "out")) for word in words(name))
+
+
+def _scaler_of(source: Source, loss: cst.BaseExpression, depth: int = 2) -> cst.BaseExpression | None:
+    """The scaler that a loss went through: in `scaler.scale(loss)`, or in what the name was assigned."""
+    match loss:
+        case cst.Call(func=cst.Attribute(value=scaler, attr=cst.Name("scale"))) if is_scaler(scaler) or _is_grad_scaler(
+            source, scaler
+        ):
+            return scaler
+        case cst.Name() if depth:
+            value = assigned(source, loss)
+            return None if value is None else _scaler_of(source, value, depth - 1)
+    return None
+
+
+def _is_grad_scaler(source: Source, node: cst.CSTNode) -> bool:
+    match assigned(source, node):
+        case cst.Call(func=func):
+            return last_name(func) == "GradScaler"
+    return False
+
+
+def _step(source: Source, node: cst.Call, receiver: cst.BaseExpression, first: cst.BaseExpression | None) -> Act | None:
+    if is_scaler(receiver) or _is_grad_scaler(source, receiver):
+        return Act(Kind.STEP, node, first, receiver) if first is not None else None
+    if is_optimizer(source, receiver):
+        return Act(Kind.STEP, node, receiver)
+    name = words(last_name(receiver))
+    if "engine" in name or is_deepspeed(source, receiver):
+        return Act(Kind.STEP, node, receiver, wrapper="engine")
+    if first is not None or any(word.startswith(_NO_OPTIMIZER) for word in name) or _steps_schedule(source, receiver):
+        return None
+    return Act(Kind.UNKNOWN, node)
+
+
+_NO_OPTIMIZER = (
+    "sched",
+    "lr",
+    "warm",
+    "prof",
+    "timer",
+    "env",
+    "bar",
+    "pbar",
+    "ema",
+    "meter",
+    "tracker",
+    "progress",
+    "sim",
+)
+
+
+def _steps_schedule(source: Source, receiver: cst.BaseExpression) -> bool:
+    match assigned(source, receiver):
+        case cst.Call(func=func):
+            origin = source.qualified(func) or ""
+            name = words(last_name(func))
+            return origin.startswith(("torch.optim.lr_scheduler", "torch.profiler")) or any(
+                word.startswith(_NO_OPTIMIZER) for word in name
+            )
+    return False
+
+
+def is_deepspeed(source: Source, node: cst.CSTNode) -> bool:
+    """Whether a name is bound by `engine, … = deepspeed.initialize(…)`."""
+    return isinstance(node, cst.Name) and any(
+        binding.kind == "assign" and _assigns_deepspeed(source, binding.node) for binding in source.bindings(node)
+    )
+
+
+def _assigns_deepspeed(source: Source, target: cst.CSTNode) -> bool:
+    statement = source.enclosing(target, cst.Assign)
+    match statement:
+        case cst.Assign(value=cst.Call(func=func)):
+            return source.qualified(func) == "deepspeed.initialize"
+    return False
+
+
+def _suspect(source: Source, node: cst.Call, name: str) -> Act | None:
+    """A call into code that is not here and that, by its name, may run a part of the training step."""
+    origin = source.qualified(node.func) or ""
+    if origin.startswith(("torch.", "builtins.", "numpy.", "math.")):
+        return None
+    parts = words(name)
+    if any(part in _HARMLESS for part in parts):
+        return None
+    if any(part.startswith(_TELLING) for part in parts) and not (name == "train" and len(node.args) < 2):
+        return Act(Kind.UNKNOWN, node)
+    hands_over = any(
+        isinstance(arg.value, (cst.Name, cst.Attribute)) and (is_optimizer(source, arg.value) or is_scaler(arg.value))
+        for arg in node.args
+    )
+    return Act(Kind.UNKNOWN, node) if hands_over else None
+
+
+_TELLING = (
+    "backward",
+    "step",
+    "optimi",
+    "train",
+    "unscale",
+    "closure",
+    "fit",
+    "learn",
+    "backprop",
+    "clip",
+    "accumulate",
+)
+_HARMLESS = frozenset(
+    "lr rate learning save load checkpoint resume schedule scheduler sched log print write state dict warmup "
+    "isinstance append summary lambda count counter metrics meter set get scalar wandb loader trained steps "
+    "timer progress rewards env plot adjust".split()
+)
+
+
+def _is_gradient(node: cst.CSTNode) -> bool:
+    """Whether an expression is the `.grad` of something, or that gradient's `.data`."""
+    match node:
+        case cst.Attribute(attr=cst.Name("grad")):
+            return True
+        case cst.Attribute(value=inner, attr=cst.Name("data" | "_grad")):
+            return _is_gradient(inner)
+    return False

@@ -1,0 +1,120 @@
+"""Calls of torch's clipping functions: which function, and which expression is the parameters, the limit, the norm type."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import libcst as cst
+
+from clipcheck.python.source import Source
+
+_SIGNATURES = {
+    "clip_grad_norm_": ("parameters", "max_norm", "norm_type", "error_if_nonfinite", "foreach"),
+    "clip_grad_value_": ("parameters", "clip_value", "foreach"),
+    "clip_grads_with_norm_": ("parameters", "max_norm", "total_norm", "foreach"),
+    "get_total_norm": ("tensors", "norm_type", "error_if_nonfinite", "foreach"),
+}
+KEYWORDS = {name: frozenset(arguments) for name, arguments in _SIGNATURES.items()}
+_FUNCTIONS = {
+    f"{package}.{name}": name for package in ("torch.nn.utils", "clipcheck.runtime") for name in _SIGNATURES
+} | {"torch.nn.utils.clip_grad_norm": "clip_grad_norm_"}
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """One call; `arguments` are by the parameter's name, `unknown` is set where `*args` or `**kwargs` may add to them."""
+
+    call: cst.Call
+    function: str
+    arguments: dict[str, cst.BaseExpression]
+    keywords: frozenset[str]
+    surplus: int
+    unknown: bool
+
+    @property
+    def parameters(self) -> cst.BaseExpression | None:
+        return self.arguments.get("parameters")
+
+    @property
+    def limit(self) -> cst.BaseExpression | None:
+        """The largest norm, or the largest value, that is let through."""
+        return self.arguments.get("max_norm", self.arguments.get("clip_value"))
+
+    @property
+    def norm_type(self) -> cst.BaseExpression | None:
+        return self.arguments.get("norm_type")
+
+    @property
+    def is_norm(self) -> bool:
+        return self.function == "clip_grad_norm_"
+
+
+def clips(source: Source) -> tuple[Clip, ...]:
+    """Every call that clips gradients in place by a function of torch or of the runtime."""
+    return tuple(call for call in torch_calls(source) if call.function != "get_total_norm")
+
+
+@lru_cache(maxsize=2)  # the rules ask one after the other about the same source
+def torch_calls(source: Source) -> tuple[Clip, ...]:
+    return tuple(_torch_calls(source))
+
+
+def _torch_calls(source: Source) -> Iterator[Clip]:
+    for call in source.nodes(cst.Call):
+        function = _FUNCTIONS.get(source.qualified(call.func) or "")
+        if function:
+            yield bound(call, function)
+
+
+def bound(call: cst.Call, function: str) -> Clip:
+    """The arguments of `call` by the names that `function` gives them."""
+    names = _SIGNATURES[function]
+    arguments: dict[str, cst.BaseExpression] = {}
+    keywords: set[str] = set()
+    position, surplus, unknown = 0, 0, False
+    for arg in call.args:
+        if arg.star:
+            unknown = True
+        elif arg.keyword is not None:
+            keywords.add(arg.keyword.value)
+            arguments[arg.keyword.value] = arg.value
+        elif unknown:
+            continue  # behind *args: its position is not known
+        elif position < len(names):
+            arguments[names[position]] = arg.value
+            position += 1
+        else:
+            surplus += 1
+    return Clip(call, function, arguments, frozenset(keywords), surplus, unknown)
+
+
+def number(source: Source, node: cst.BaseExpression | None) -> float | None:
+    """The value of a numeric literal, `-1`, `float("inf")`, `math.inf` and the like; None for everything else."""
+    match node:
+        case cst.Integer() | cst.Float():
+            return float(node.evaluated_value)
+        case cst.UnaryOperation(operator=cst.Minus(), expression=inner):
+            value = number(source, inner)
+            return None if value is None else -value
+        case cst.Call(func=cst.Name("float"), args=[cst.Arg(value=cst.SimpleString() as text)]):
+            try:
+                return float(str(text.evaluated_value))
+            except ValueError:
+                return None
+        case cst.Name() | cst.Attribute():
+            origin = source.qualified(node)
+            return math.inf if origin in _INFINITE else None
+    return None
+
+
+_INFINITE = {"math.inf", "torch.inf", "numpy.inf", "numpy.Inf", "numpy.infty", "torch._six.inf"}
+
+
+@lru_cache(maxsize=8192)  # a program says the same names again and again
+def words(name: str) -> tuple[str, ...]:
+    """The words of an identifier in lower case: `gradNorm_after2` is grad, norm, after."""
+    return tuple(word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name))

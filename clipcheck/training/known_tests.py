@@ -1,0 +1,100 @@
+"""What is known at a place because of the tests around it: which outcome each of them had."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import TypeAlias
+
+import libcst as cst
+
+from clipcheck.python.source import Source
+from clipcheck.training.guards import branches, loops
+
+
+def facts(
+    source: Source, node: cst.CSTNode, renamed: dict[str, str], call: cst.Call | None
+) -> frozenset[tuple[str, bool]]:
+    """The outcomes of the tests around `node` in its function, in the words of the caller where `call` led there."""
+    found: set[tuple[str, bool]] = set()
+    for branch, outcome in branches(source, node):
+        for test, known in _told(source, branch, outcome):
+            root = _NAME.match(test)
+            if call is None or root is None or root.group() == "self":
+                found.add((test, known))
+            elif root.group() in renamed and len(set(_NAME.findall(test)) & renamed.keys()) == 1:
+                found.add((renamed[root.group()] + test[root.end() :], known))
+    return frozenset(found)
+
+
+_NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
+
+
+def arguments(source: Source, call: cst.Call, callee: cst.FunctionDef) -> dict[str, str]:
+    """How a call spells the parameters that it gives as names or attributes."""
+    names = [param.name.value for param in callee.params.params]
+    if isinstance(call.func, cst.Attribute):
+        names = names[1:]  # self
+    given: dict[str, str] = {}
+    for position, arg in enumerate(call.args):
+        if arg.star:
+            break
+        name = arg.keyword.value if arg.keyword else names[position] if position < len(names) else ""
+        if name and isinstance(arg.value, (cst.Name, cst.Attribute)):
+            given[name] = source.spelled(arg.value)
+    return given
+
+
+Told: TypeAlias = "tuple[tuple[str, bool], ...]"
+
+
+def _told(source: Source, branch: cst.If, outcome: bool) -> Told:
+    """What is known all through a branch; asked for every event inside of it."""
+    known = _known(source)
+    if (branch, outcome) not in known:
+        stable = _is_stable(source, branch.test)
+        known[branch, outcome] = tuple(_outcomes(source, branch.test, outcome)) if stable else ()
+    return known[branch, outcome]
+
+
+@lru_cache(maxsize=2)
+def _known(source: Source) -> dict[tuple[cst.If, bool], Told]:
+    return {}
+
+
+def _outcomes(source: Source, test: cst.BaseExpression, outcome: bool) -> Iterator[tuple[str, bool]]:
+    """What is known once `test` came out as `outcome`."""
+    match test:
+        case cst.UnaryOperation(operator=cst.Not(), expression=inner):
+            yield from _outcomes(source, inner, not outcome)
+        case cst.BooleanOperation(left=left, operator=cst.And(), right=right) if outcome:
+            yield from _outcomes(source, left, True)
+            yield from _outcomes(source, right, True)
+        case cst.BooleanOperation(left=left, operator=cst.Or(), right=right) if not outcome:
+            yield from _outcomes(source, left, False)
+            yield from _outcomes(source, right, False)
+        case cst.Comparison(
+            left=left, comparisons=[cst.ComparisonTarget(operator=cst.IsNot(), comparator=cst.Name("None"))]
+        ):
+            yield f"{source.spelled(left)} is None", not outcome
+        case cst.Comparison(
+            left=left, comparisons=[cst.ComparisonTarget(operator=cst.Is(), comparator=cst.Name("None"))]
+        ):
+            yield f"{source.spelled(left)} is None", outcome
+        case _:
+            yield source.spelled(test), outcome
+
+
+def _is_stable(source: Source, test: cst.BaseExpression) -> bool:
+    """Whether a test comes out alike all through a run: nothing is called, no name in it changes in a loop."""
+    for node in source.walk(test):
+        match node:
+            case cst.Call() | cst.Subscript() | cst.BinaryOperation():
+                return False
+            case cst.Name() if any(
+                (b.kind != "parameter" and loops(source, b.node)) or b.kind in ("for", "augmented")
+                for b in source.bindings(node)
+            ):
+                return False
+    return True

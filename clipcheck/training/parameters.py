@@ -1,0 +1,222 @@
+"""Whose parameters an expression holds, and which optimizer steps them: asked before two calls are said to belong together."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import libcst as cst
+
+from clipcheck.python.names import Binding, dotted
+from clipcheck.python.source import Source
+from clipcheck.training.clips import words
+
+_OPTIMIZER_CLASSES = frozenset(
+    "adadelta adagrad adam adamw adamax asgd lbfgs nadam radam rmsprop rprop sgd sparseadam adafactor lion lamb lars "
+    "fusedadam fusedlamb muon adabelief ranger shampoo sophia sophiag adamw8bit adam8bit prodigy novograd "
+    "pagedadamw8bit pagedadamw bertadam adahessian madgrad deepspeedcpuadam".split()
+)
+# Calls that hand their (first or only) iterable argument on.
+_THROUGH = frozenset("list tuple set iter reversed sorted chain from_iterable islice cast".split())
+
+
+def last_name(node: cst.CSTNode) -> str:
+    """The identifier that says what an expression is: `self.optimizers["g"]` is `optimizers`."""
+    match node:
+        case cst.Name(value=value):
+            return value
+        case cst.Attribute(attr=cst.Name(value=value)):
+            return value
+        case cst.Subscript(value=inner) | cst.Call(func=inner) | cst.Await(expression=inner):
+            return last_name(inner)
+    return ""
+
+
+def is_optimizer_class(source: Source, node: cst.CSTNode) -> bool:
+    """Whether calling `node` makes an optimizer of torch, or of one of the libraries that follow its conventions."""
+    origin = source.qualified(node) or ""
+    if origin.startswith("torch.optim."):
+        return not origin.startswith(("torch.optim.lr_scheduler", "torch.optim.swa_utils"))
+    return last_name(node).lower() in _OPTIMIZER_CLASSES
+
+
+def is_optimizer(source: Source, node: cst.CSTNode) -> bool:
+    """Whether an expression is an optimizer: by what it was assigned, or else by its name."""
+    match assigned(source, node):
+        case cst.Call(func=func) if is_optimizer_class(source, func):
+            return True
+        case cst.Call(func=func) if (source.qualified(func) or "").startswith("torch.optim."):
+            return False  # a scheduler or an averaged model
+    name = words(last_name(node))
+    return not _is_schedule(name) and any(word.startswith("optim") or word in _SHORT for word in name)
+
+
+_SHORT = {"opt", "opts", "adam", "adamw", "sgd", "rmsprop", "lbfgs"}
+
+
+def _is_schedule(name: tuple[str, ...]) -> bool:
+    return any(word.startswith(("sched", "lr", "warm", "prof", "ema")) for word in name)
+
+
+def is_scaler(node: cst.CSTNode) -> bool:
+    return "scaler" in words(last_name(node))
+
+
+def assigned(source: Source, node: cst.CSTNode) -> cst.BaseExpression | None:
+    """The one expression that a name or a `self.` attribute is assigned in this file, or None."""
+    match node:
+        case cst.Name():
+            values = [b.value for b in source.bindings(node) if b.kind == "assign"]
+            others = [b for b in source.bindings(node) if b.kind != "assign"]
+            return values[0] if len(values) == 1 and not others else None
+        case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=attr)):
+            values = attribute_values(source, node, attr)
+            return values[0] if len(values) == 1 else None
+    return None
+
+
+def attribute_values(source: Source, node: cst.CSTNode, attr: str) -> list[cst.BaseExpression | None]:
+    """All that the class around `node` assigns to `self.attr`, None for what is not a plain assignment."""
+    owner = source.enclosing(node, cst.ClassDef)
+    if owner is None:
+        return []
+    return [value for target, value in _attribute_assignments(source).get((owner, attr), [])]
+
+
+@lru_cache(maxsize=2)
+def _attribute_assignments(
+    source: Source,
+) -> dict[tuple[cst.ClassDef, str], list[tuple[cst.Attribute, cst.BaseExpression | None]]]:
+    found: dict[tuple[cst.ClassDef, str], list[tuple[cst.Attribute, cst.BaseExpression | None]]] = {}
+    for statement in source.nodes(cst.Assign, cst.AnnAssign, cst.AugAssign):
+        pairs: list[tuple[cst.CSTNode, cst.BaseExpression | None]] = []
+        match statement:
+            case cst.Assign(targets=targets, value=value):
+                pairs = [(target.target, value) for target in targets]
+            case cst.AnnAssign(target=target, value=value) if value is not None:
+                pairs = [(target, value)]
+            case cst.AugAssign(target=target):
+                pairs = [(target, None)]
+        for place, given in pairs:
+            parts = [element.value for element in place.elements] if isinstance(place, cst.Tuple) else [place]
+            for part in parts:
+                match part:
+                    case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=attr)):
+                        owner = source.enclosing(part, cst.ClassDef)
+                        if owner is not None:
+                            found.setdefault((owner, attr), []).append((part, given if part is place else None))
+    return found
+
+
+def attribute_bindings(source: Source, node: cst.Attribute) -> list[tuple[cst.Attribute, cst.BaseExpression | None]]:
+    """The places of the class around `node` that assign this `self.` attribute, with what they assign."""
+    owner = source.enclosing(node, cst.ClassDef)
+    return _attribute_assignments(source).get((owner, node.attr.value), []) if owner else []
+
+
+def owners(source: Source, node: cst.CSTNode, depth: int = 4) -> frozenset[str] | None:
+    """The modules (as spelled) whose parameters an expression holds, None where that is not plain."""
+    match node:
+        case cst.Call(
+            func=cst.Attribute(value=module, attr=cst.Name("parameters" | "named_parameters")), args=args
+        ) if not args:
+            return frozenset({_unwrapped(source.spelled(module))})
+        case cst.Call(func=cst.Name("filter" | "map"), args=[_, cst.Arg(value=inner)]):
+            return owners(source, inner, depth)
+        case cst.Call(func=func, args=args) if last_name(func) in _THROUGH and args:
+            return _union(source, [arg.value for arg in args], depth)
+        case cst.List(elements=elements) | cst.Tuple(elements=elements):
+            return _union(source, [element.value for element in elements], depth)
+        case cst.StarredElement(value=inner):
+            return owners(source, inner, depth)
+        case cst.BinaryOperation(operator=cst.Add(), left=left, right=right):
+            return _union(source, [left, right], depth)
+        case cst.GeneratorExp(for_in=comp) | cst.ListComp(for_in=comp) if comp.inner_for_in is None:
+            return owners(source, comp.iter, depth)
+        case cst.Dict(elements=elements):
+            values = [
+                e.value
+                for e in elements
+                if isinstance(e, cst.DictElement)
+                and isinstance(e.key, cst.SimpleString)
+                and e.key.evaluated_value == "params"
+            ]
+            return _union(source, values, depth) if values else None
+        case cst.Name() | cst.Attribute() if depth:
+            value = assigned(source, node)
+            return None if value is None else owners(source, value, depth - 1)
+    return None
+
+
+def _union(source: Source, parts: list[cst.BaseExpression], depth: int) -> frozenset[str] | None:
+    found = [owners(source, part, depth) for part in parts]
+    if not found or any(part is None for part in found):
+        return None
+    return frozenset().union(*(part for part in found if part is not None))
+
+
+def _unwrapped(module: str) -> str:
+    return module.removesuffix(".module")
+
+
+def stepped(source: Source, optimizer: cst.CSTNode) -> frozenset[str] | None:
+    """The modules whose parameters an optimizer was given, None where that is not plain."""
+    match assigned(source, optimizer):
+        case cst.Call(func=func, args=[first, *_]) if is_optimizer_class(source, func):
+            return owners(source, first.value)
+    return None
+
+
+def belong(source: Source, parameters: cst.BaseExpression | None, optimizer: cst.BaseExpression) -> bool | None:
+    """Whether an optimizer steps (some of) these parameters; None where the file does not say."""
+    if parameters is None:
+        return None
+    mine = owners(source, parameters)
+    theirs = stepped(source, optimizer)
+    if mine is not None and theirs is not None:
+        if any(_within(a, b) or _within(b, a) for a in mine for b in theirs):
+            return True
+        # `model` in __init__ and `self.model` in a method may well be one
+        comparable = _same_scope(source, parameters, optimizer) or all(a.startswith("self.") for a in mine | theirs)
+        return False if comparable else None
+    given = source.spelled(parameters)
+    match assigned(source, optimizer):
+        case cst.Call(func=func, args=[first, *_]) if (
+            is_optimizer_class(source, func) and source.spelled(first.value) == given
+        ):
+            return True
+    if given.startswith(source.spelled(optimizer) + ".param_groups"):
+        return True
+    for names in (mine or frozenset({given}),):
+        suffixes = {_label(name) for name in names} - {""}
+        other = _label(last_name(optimizer))
+        if suffixes and other:
+            return other in suffixes
+    return None
+
+
+def _same_scope(source: Source, parameters: cst.CSTNode, optimizer: cst.CSTNode) -> bool:
+    made = assigned(source, optimizer)
+    return made is not None and source.function(made) is source.function(parameters)
+
+
+def _within(inner: str, outer: str) -> bool:
+    return inner == outer or inner.startswith(outer + ".")
+
+
+def _label(name: str) -> str:
+    """What tells one of several apart by its name: the g of `netG`, `optimizer_g` and `g_optim`."""
+    parts = words(name.replace("parameters", "").split("(")[0])
+    kept = [w for w in parts if w not in _GENERIC and not w.startswith("optim")]
+    return kept[-1][0] if kept else ""
+
+
+_GENERIC = frozenset("self net model module opt opts params param parameters network solver the".split())
+
+
+def single(bindings: list[Binding]) -> Binding | None:
+    return bindings[0] if len(bindings) == 1 else None
+
+
+def is_plain(node: cst.CSTNode) -> bool:
+    """Whether an expression is a name or a chain of attributes: reading it twice gives the same."""
+    return bool(dotted(node))
