@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from clipcheck.documents import read as document
-from clipcheck.engine import batch as run
-from clipcheck.engine import file as engine
-from clipcheck.engine import find as files
-from clipcheck.engine.find import MissingPath
+from clipcheck.documents.read import decode
+from clipcheck.engine.batch import check_files
+from clipcheck.engine.file import check_text
+from clipcheck.engine.find import MissingPath, find
+from clipcheck.engine.results import FileReport, Outcome
 from clipcheck.rule import Edit, Finding, Fix, Place, Safety, Severity, Target
 from clipcheck.settings.keys import ConfigError, Layer, Settings
 from clipcheck.settings.projects import Projects
@@ -95,7 +95,7 @@ def check(
         _warn((*report.errors, *report.warnings))
         return list(report.findings)
     paths = [source] if isinstance(source, os.PathLike) else source
-    found = files.find([os.fspath(path) for path in paths], projects)
+    found = find([os.fspath(path) for path in paths], projects)
     outcome = run_files(found, projects)
     _warn((*outcome.errors, *outcome.warnings))
     return outcome.findings
@@ -123,7 +123,7 @@ def fix(
         settings = replace(settings, safety=Safety.UNSAFE)
     report = run_text(_program(text), filename, settings)
     _warn((*report.errors, *report.warnings))
-    after = text if report.fixed_data is None else document.decode(filename, report.fixed_data)
+    after = text if report.fixed_data is None else decode(filename, report.fixed_data)
     return FixResult(after, report.fixed, report.findings)
 
 
@@ -147,19 +147,19 @@ def run_files(
     write: bool = False,
     cache: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> run.Outcome:
+) -> Outcome:
     """Look at files, each with the settings that hold where it lies: all reports, with fixes as far as these want them.
 
     `jobs` processes are used at most, 0 standing for one a core; `write` puts what the fixes give back to disk; `cache`
     is a folder for what is known of unchanged files; `progress` is called with the files done and their number.
     """
     wanted = [(path, projects.of_file(path).for_file(path)) for path in found]
-    return run.check_files(wanted, jobs, write, cache, progress)
+    return check_files(wanted, jobs, write, cache, progress)
 
 
-def run_text(text: str, filename: str, settings: Settings) -> engine.FileReport:
+def run_text(text: str, filename: str, settings: Settings) -> FileReport:
     """Look at a text with these settings: its report, with what fixes make of it where the settings want them."""
-    return engine.run_text(filename, text, settings)
+    return check_text(filename, text, settings)
 
 
 def _projects(

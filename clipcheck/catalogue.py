@@ -7,10 +7,6 @@ selection and every file without a mark get by without.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from functools import cache
-
 from clipcheck.rule import Rule, Severity, Tier
 
 # What a gradient norm cannot do without, cheap words first: a mark only sees the files that the ones before let pass.
@@ -197,73 +193,3 @@ RULES: dict[str, Rule] = {
         _rule("CLIP505", "double-clip", _CLIPS, _CLIP),
     )
 }
-
-
-def wanted(data: bytes, codes: frozenset[str]) -> frozenset[str]:
-    """Those of `codes` whose marks `data` holds. A superset test: a file that lacks a mark cannot hold the fault."""
-    holds = _holder(data)
-    return frozenset(
-        code for first, rules in _by_first_mark(codes) if holds(first) for code, rest in rules if all(map(holds, rest))
-    )
-
-
-def concerned(data: bytes, codes: frozenset[str]) -> frozenset[str]:
-    """As `wanted`, for a file that is going to be parsed: in its code, and some rules' marks together in a function."""
-    held = wanted(data, codes)
-    if not held:
-        return held
-    from clipcheck.prefilter import functions
-
-    outside, inner = functions(data)
-    held = wanted(b"".join((outside, *inner)), held)
-    together = {code for code in held if RULES[code].together}
-    around = _holder(outside)
-    near: set[str] = set()
-    for holds in map(_holder, (b"", *inner)):
-        if near == together:
-            break
-        near |= {code for code in together - near if all(around(mark) or holds(mark) for mark in RULES[code].marks)}
-    return held - together | near
-
-
-def _holder(data: bytes) -> Callable[[bytes], bool]:
-    """Answers whether `data` holds a mark, each searched for once: several rules share their marks."""
-    held: dict[bytes, bool] = {}
-
-    def holds(mark: bytes) -> bool:
-        if mark not in held:
-            held[mark] = _test(mark)(data)
-        return held[mark]
-
-    return holds
-
-
-@cache
-def _by_first_mark(codes: frozenset[str]) -> list[tuple[bytes, list[tuple[str, tuple[bytes, ...]]]]]:
-    """The rules with their other marks under the first one, which most files lack: a few searches instead of fifty."""
-    groups: dict[bytes, list[tuple[str, tuple[bytes, ...]]]] = {}
-    for code in codes:
-        first, *rest = RULES[code].marks
-        if first != _GRAD and all(b"grad" in word for word in first.split(b"|")):
-            first, rest = _GRAD, [first, *rest]  # three files in four lack this one, and so all of those
-        groups.setdefault(first, []).append((code, tuple(rest)))
-    return list(groups.items())
-
-
-_WORDS = re.compile(rb"[^\\\[\]?*+^$]+")
-
-
-@cache
-def _test(mark: bytes) -> Callable[[bytes], bool]:
-    """How to look for a mark: words between bars by a plain search, 20 times as fast as the pattern that a mark may be.
-
-    The lines of a mark are alternatives: each is faster alone than as one pattern with all of them.
-    """
-    if b"\n" in mark:
-        tests = [_test(line) for line in mark.split(b"\n")]
-        return lambda data: any(test(data) for test in tests)
-    if _WORDS.fullmatch(mark):
-        words = mark.split(b"|")
-        return lambda data: any(word in data for word in words)
-    pattern = re.compile(mark)
-    return lambda data: pattern.search(data) is not None

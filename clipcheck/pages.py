@@ -6,9 +6,9 @@ import difflib
 import re
 from pathlib import Path
 
-from clipcheck import examples as fixtures
 from clipcheck.catalogue import RULES
-from clipcheck.engine import file as engine
+from clipcheck.engine.file import check_file
+from clipcheck.examples import Example, examples
 from clipcheck.rule import Rule, Tier
 from clipcheck.rules import page_of
 from clipcheck.settings.keys import Settings
@@ -23,7 +23,7 @@ def page(rule: Rule) -> str:
 
 
 def _example(rule: Rule) -> str:
-    example = next(fixtures.examples(rule), None)
+    example = next(examples(rule), None)
     if example is None:
         return ""
     if example.after is None:
@@ -31,7 +31,7 @@ def _example(rule: Rule) -> str:
     return f"## Example\n\n```diff\n{diff_of(example)}\n```"
 
 
-def diff_of(example: fixtures.Example) -> str:
+def diff_of(example: Example) -> str:
     """What the fix makes of an example, as a diff without its headers."""
     assert example.after is not None
     before, after = (_text(path).splitlines() for path in (example.before, example.after))
@@ -69,8 +69,8 @@ def best_fix(rule: Rule) -> str:
     settings = Settings(codes=frozenset({rule.code}))
     found = [
         finding.fix.safety
-        for example in fixtures.examples(rule)
-        for finding in engine.run(example.before.name, example.before.read_bytes(), settings).findings
+        for example in examples(rule)
+        for finding in check_file(example.before.name, example.before.read_bytes(), settings).findings
         if finding.fix
     ]
     return max(found).applicability if found else "–"

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 if TYPE_CHECKING:
     from libcst import CSTNode
 
-    from clipcheck.python.source import Source
-
 
 # Whose functions a fix calls: clipcheck's own runtime, or torch's.
 Target: TypeAlias = Literal["clipcheck", "torch"]
 TARGETS: tuple[Target, ...] = get_args(Target)
+
+
+# Codes of findings that no rule makes.
+INVALID_SYNTAX = "invalid-syntax"
+NOT_ROUND_TRIPPED = "not-round-tripped"
+UNUSED = "unused-suppression"
 
 
 class Safety(IntEnum):
@@ -173,5 +177,4 @@ class Rule(NamedTuple):
         return self.name.replace("-", "_")
 
 
-Check = Callable[["Source"], Iterator[Hit]]
 Prove = Callable[[str, Fix], Verdict]  # a fix whose edits are on a program's text, tried on torch

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from clipcheck import __version__
 from clipcheck.cli.main import main
-from clipcheck.engine import cache
-from clipcheck.engine import file as engine
+from clipcheck.engine import batch, cache
+from clipcheck.engine.results import FileReport
 
 BAD = "import torch\ntorch.nn.utils.clip_grad_norm(model.parameters(), 1.0)  # 😀\n"
 
@@ -29,13 +29,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that were really looked at."""
     seen: list[str] = []
-    real = engine.run
+    real = batch.check_file
 
-    def spy(path: str, *rest: object) -> engine.FileReport:
+    def spy(path: str, *rest: object) -> FileReport:
         seen.append(path)
         return real(path, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine, "run", spy)
+    monkeypatch.setattr(batch, "check_file", spy)
     return seen
 
 

@@ -301,8 +301,8 @@ def test_a_closed_pipe_is_no_crash(words: tuple[str, ...]) -> None:
 def test_windows_word_for_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
-    from clipcheck.cli import check as command
     from clipcheck.cli.arguments import Options
+    from clipcheck.cli.check import check
 
     class Closed:
         encoding = "utf-8"
@@ -317,7 +317,7 @@ def test_windows_word_for_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None
 
     put("a.py")
     monkeypatch.setattr(sys, "stdout", Closed())
-    assert command.check(Options(paths=("a.py",), isolated=True, no_cache=True)) == 1
+    assert check(Options(paths=("a.py",), isolated=True, no_cache=True)) == 1
 
 
 def test_a_terminal_that_cannot_show_a_sign_gets_an_escape() -> None:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from clipcheck.cli.main import main
-from clipcheck.engine import find as files
+from clipcheck.engine.find import find
 
 CALL = "import torch\ntorch.nn.utils.clip_grad_norm(model.parameters(), 1.0)\n"
 
@@ -312,5 +312,5 @@ def test_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_named_folder_is_looked_into_though_git_ignores_it() -> None:
     put(".gitignore", "downloads/\n")
     put("downloads/package/train.py", "x = 1\n")
-    assert files.find(["downloads"]) == [os.path.join("downloads", "package", "train.py")]
-    assert "train.py" not in {os.path.basename(path) for path in files.find(["."])}
+    assert find(["downloads"]) == [os.path.join("downloads", "package", "train.py")]
+    assert "train.py" not in {os.path.basename(path) for path in find(["."])}

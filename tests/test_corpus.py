@@ -15,8 +15,8 @@ import pytest
 from conftest import PROJECT
 
 from clipcheck.catalogue import RULES, wanted
-from clipcheck.engine import batch as run
-from clipcheck.engine import find as files
+from clipcheck.engine.batch import check_paths
+from clipcheck.engine.find import find
 from clipcheck.rule import Safety, Target
 from clipcheck.settings.keys import Settings
 
@@ -50,7 +50,7 @@ def tree(shared: Path) -> Path:
 def candidates(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of those files that hold a mark of any rule, so that fixing them harms nothing."""
     copy = tmp_path_factory.mktemp("candidates")
-    for path in files.find([str(tree)]):
+    for path in find([str(tree)]):
         if wanted(Path(path).read_bytes(), ALL):
             target = copy / Path(path).relative_to(tree)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -64,11 +64,11 @@ def settings(target: Target = "clipcheck", fix: bool = False) -> Settings:
 
 
 def test_the_tree_is_whole(tree: Path) -> None:
-    assert len(files.find([str(tree)])) > 7000
+    assert len(find([str(tree)])) > 7000
 
 
 def test_nothing_crashes(candidates: Path) -> None:
-    outcome = run.check([str(candidates)], settings())
+    outcome = check_paths([str(candidates)], settings())
     assert outcome.errors == ()
     assert {f.code for f in outcome.findings} & ALL, "real training code holds at least one of these faults"
 
@@ -77,14 +77,14 @@ def test_nothing_crashes(candidates: Path) -> None:
 def test_every_fix_parses_and_settles(candidates: Path, tmp_path: Path, target: Target) -> None:
     copy = tmp_path / "tree"
     shutil.copytree(candidates, copy)
-    first = run.check([str(copy)], settings(target, fix=True), write=True)
+    first = check_paths([str(copy)], settings(target, fix=True), write=True)
     assert first.errors == ()
     assert first.fixed, "there is something to fix in it"
     for report in first.reports:
         if report.fixed_data is not None:
             ast.parse(report.fixed_data)
             assert Path(report.path).read_bytes() == report.fixed_data
-    again = run.check([str(copy)], settings(target, fix=True), write=True)
+    again = check_paths([str(copy)], settings(target, fix=True), write=True)
     assert again.errors == ()
     assert [report.path for report in again.reports if report.fixed_data is not None] == []
     assert again.fixed == []
@@ -135,10 +135,10 @@ def test_the_documents_end_up_clean_and_run(shared: Path, tmp_path: Path) -> Non
         written.append(tmp_path / f"{name}.py")
     assert len(written) == 6
     core = Settings(codes=frozenset({"CLIP001", "CLIP002"}), fix=True)
-    outcome = run.check([str(tmp_path)], core, write=True)
+    outcome = check_paths([str(tmp_path)], core, write=True)
     assert outcome.errors == ()
     assert len(outcome.fixed) == 6
-    assert run.check([str(tmp_path)], core).findings == []
+    assert check_paths([str(tmp_path)], core).findings == []
     for path in written:
         code = path.read_text(encoding="utf-8")
         done = subprocess.run(

@@ -12,7 +12,7 @@ import pytest
 
 from clipcheck.catalogue import RULES
 from clipcheck.documents import read as document
-from clipcheck.engine import file as engine
+from clipcheck.engine.file import check_file
 from clipcheck.rule import Safety
 from clipcheck.settings.keys import Settings
 
@@ -49,12 +49,12 @@ def test_a_fix_changes_source_lines_only(documents: dict[str, bytes]) -> None:
     settings = Settings(frozenset(RULES), fix=True, safety=Safety.UNSAFE)
     fixed = 0
     for path, data in documents.items():
-        report = engine.run(path, data, settings)
+        report = check_file(path, data, settings)
         assert report.errors == (), (path, report.errors)
         if report.fixed_data is None:
             continue
         fixed += 1
-        again = engine.run(path, report.fixed_data, settings)
+        again = check_file(path, report.fixed_data, settings)
         assert again.fixed_data is None, path
         if path.endswith(".ipynb"):
             assert _without_sources(report.fixed_data) == _without_sources(data), path
@@ -78,7 +78,7 @@ def test_places_in_the_json_hold_the_source(documents: dict[str, bytes]) -> None
         if not path.endswith(".ipynb"):
             continue
         read = document.read(path, data)
-        for finding in engine.run(path, data, Settings(frozenset(RULES))).findings:
+        for finding in check_file(path, data, Settings(frozenset(RULES))).findings:
             place = finding.place
             if place.line != place.end_line or finding.code not in RULES:
                 continue

@@ -8,28 +8,27 @@ from pathlib import Path
 
 import pytest
 
-from clipcheck import examples as fixtures
 from clipcheck.catalogue import RULES, wanted
-from clipcheck.engine import file as engine
+from clipcheck.engine.file import check_file
+from clipcheck.engine.results import FileReport
+from clipcheck.examples import Example, clean, examples
 from clipcheck.rule import Rule, Safety, Target
 from clipcheck.settings.keys import DEFAULT, Settings
 
 EXPECT = re.compile(r"#\s*expect:\s*(CLIP\d{3}(?:\s*,\s*CLIP\d{3})*)")
 CLAIM = re.compile(r"# claim: (same|bounded|finite|raises)\b")
 
-EXAMPLES = [(rule, example) for rule in RULES.values() for example in fixtures.examples(rule)]
+EXAMPLES = [(rule, example) for rule in RULES.values() for example in examples(rule)]
 FIXED = [(rule, example) for rule, example in EXAMPLES if example.after]
-TORCH = [
-    (rule, example) for rule in RULES.values() for example in fixtures.examples(rule, "after_torch") if example.after
-]
-SILENT = [(rule, path) for rule in RULES.values() for path in fixtures.clean(rule)]
+TORCH = [(rule, example) for rule in RULES.values() for example in examples(rule, "after_torch") if example.after]
+SILENT = [(rule, path) for rule in RULES.values() for path in clean(rule)]
 
 
 def run(
     path: Path, codes: frozenset[str], fix: bool = False, target: Target = "clipcheck", data: bytes | None = None
-) -> engine.FileReport:
+) -> FileReport:
     settings = Settings(codes=codes, fix=fix, safety=Safety.UNSAFE, target=target)
-    report = engine.run(path.name, path.read_bytes() if data is None else data, settings)
+    report = check_file(path.name, path.read_bytes() if data is None else data, settings)
     assert report.errors == ()
     return report
 
@@ -42,11 +41,11 @@ def fixed(path: Path, rule: Rule, target: Target = "clipcheck") -> str:
 
 
 def identify(value: object) -> str:
-    return value.name if isinstance(value, (Rule, fixtures.Example, Path)) else str(value)
+    return value.name if isinstance(value, (Rule, Example, Path)) else str(value)
 
 
 @pytest.mark.parametrize(("rule", "example"), EXAMPLES, ids=identify)
-def test_findings_stand_where_they_are_expected(rule: Rule, example: fixtures.Example) -> None:
+def test_findings_stand_where_they_are_expected(rule: Rule, example: Example) -> None:
     lines = example.before.read_text(encoding="utf-8").splitlines()
     expected = sorted(
         (number, code.strip())
@@ -60,24 +59,24 @@ def test_findings_stand_where_they_are_expected(rule: Rule, example: fixtures.Ex
 
 
 @pytest.mark.parametrize(("rule", "example"), EXAMPLES, ids=identify)
-def test_prefilter_lets_every_example_pass(rule: Rule, example: fixtures.Example) -> None:
+def test_prefilter_lets_every_example_pass(rule: Rule, example: Example) -> None:
     assert wanted(example.before.read_bytes(), frozenset({rule.code})) == {rule.code}
 
 
 @pytest.mark.parametrize(("rule", "example"), FIXED, ids=identify)
-def test_fix_gives_the_text_written_beside_it(rule: Rule, example: fixtures.Example) -> None:
+def test_fix_gives_the_text_written_beside_it(rule: Rule, example: Example) -> None:
     assert example.after is not None
     assert without_expectations(fixed(example.before, rule)) == without_expectations(example.after.read_text())
 
 
 @pytest.mark.parametrize(("rule", "example"), TORCH, ids=identify)
-def test_fix_towards_torch(rule: Rule, example: fixtures.Example) -> None:
+def test_fix_towards_torch(rule: Rule, example: Example) -> None:
     assert example.after is not None
     assert without_expectations(fixed(example.before, rule, "torch")) == without_expectations(example.after.read_text())
 
 
 @pytest.mark.parametrize(("rule", "example"), FIXED, ids=identify)
-def test_after_is_silent_and_stays_as_it_is(rule: Rule, example: fixtures.Example) -> None:
+def test_after_is_silent_and_stays_as_it_is(rule: Rule, example: Example) -> None:
     assert example.after is not None
     codes = DEFAULT | {rule.code}
     report = run(example.after, codes, fix=True)
@@ -86,7 +85,7 @@ def test_after_is_silent_and_stays_as_it_is(rule: Rule, example: fixtures.Exampl
 
 
 @pytest.mark.parametrize(("rule", "example"), [pair for pair in EXAMPLES if not pair[1].after], ids=identify)
-def test_a_shape_without_fix_says_what_to_do(rule: Rule, example: fixtures.Example) -> None:
+def test_a_shape_without_fix_says_what_to_do(rule: Rule, example: Example) -> None:
     own = [f for f in run(example.before, frozenset({rule.code})).findings if f.code == rule.code]
     assert [f.fix for f in own] == [None] * len(own)
     assert all(f.help for f in own)
@@ -99,7 +98,7 @@ def test_look_alikes_stay_silent(rule: Rule, path: Path) -> None:
 
 
 @pytest.mark.parametrize(("rule", "example"), FIXED, ids=identify)
-def test_a_fixable_example_names_its_claim(rule: Rule, example: fixtures.Example) -> None:
+def test_a_fixable_example_names_its_claim(rule: Rule, example: Example) -> None:
     """A safe fix must keep the training, so nothing but `same` will do for it."""
     claim = CLAIM.match(example.before.read_text())
     assert claim, "the first line says what running the pair must show"

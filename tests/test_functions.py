@@ -8,7 +8,7 @@ import pytest
 from conftest import PROJECT
 
 from clipcheck.catalogue import RULES, concerned, wanted
-from clipcheck.engine import file as engine
+from clipcheck.engine.file import check_text
 from clipcheck.prefilter import functions
 from clipcheck.python.memory import Memory, remembered
 from clipcheck.settings.keys import DEFAULT, Settings
@@ -103,9 +103,9 @@ def test_a_norm_of_what_the_module_holds_is_found() -> None:
 def test_an_editor_sees_what_the_command_line_sees(path: Path) -> None:
     """It looks at the marks less closely, which may cost time and changes no finding."""
     text = path.read_text(encoding="utf-8")
-    alone = engine.run_text(path.name, text, EVERY_RULE)
+    alone = check_text(path.name, text, EVERY_RULE)
     with remembered(Memory()):
-        assert engine.run_text(path.name, text, EVERY_RULE) == alone
+        assert check_text(path.name, text, EVERY_RULE) == alone
 
 
 @pytest.mark.parametrize("gap", ["", " "])

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipcheck.documents.read import apply
-from clipcheck.engine import batch as run
-from clipcheck.engine import file as engine
-from clipcheck.engine import find as files
-from clipcheck.rule import Edit
+from clipcheck.documents.program import apply
+from clipcheck.engine.batch import check_paths
+from clipcheck.engine.file import check_file
+from clipcheck.engine.write import Changed, write
+from clipcheck.rule import INVALID_SYNTAX, NOT_ROUND_TRIPPED, Edit
 from clipcheck.settings.keys import Settings
 
 CALL = "torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)"
@@ -25,7 +25,7 @@ SETTINGS = Settings(codes=frozenset({"CLIP002"}), fix=True)
 
 
 def fix(data: bytes) -> bytes | None:
-    report = engine.run("x.py", data, SETTINGS)
+    report = check_file("x.py", data, SETTINGS)
     assert report.errors == ()
     return report.fixed_data
 
@@ -52,7 +52,7 @@ def test_a_byte_order_mark_is_kept() -> None:
 
 def test_columns_count_code_points() -> None:
     data = f"import torch\nx = '😀é'; {CALL}\n".encode()
-    (finding,) = engine.run("x.py", data, Settings(SETTINGS.codes)).findings
+    (finding,) = check_file("x.py", data, Settings(SETTINGS.codes)).findings
     assert (finding.place.line, finding.place.column) == (2, 11)
 
 
@@ -71,9 +71,9 @@ def test_mixed_line_ends_tabs_and_no_final_newline_stay() -> None:
     ids=["comment before a last line of white space", "two lines of white space"],
 )
 def test_what_the_parser_loses_is_reported_and_not_rewritten(tail: bytes) -> None:
-    report = engine.run("x.py", PROGRAM.encode() + tail, SETTINGS)
+    report = check_file("x.py", PROGRAM.encode() + tail, SETTINGS)
     assert report.fixed_data is None
-    assert [finding.code for finding in report.findings] == [engine.NOT_ROUND_TRIPPED, "CLIP002"]
+    assert [finding.code for finding in report.findings] == [NOT_ROUND_TRIPPED, "CLIP002"]
 
 
 ODD = [b"\r", b"if x:\n  pass\n  \n\t", b"\x0cx = 1\n", b"x = 1 \\\n\n", b'x = """\r"""\n']
@@ -81,10 +81,10 @@ ODD = [b"\r", b"if x:\n  pass\n  \n\t", b"\x0cx = 1\n", b"x = 1 \\\n\n", b'x = "
 
 @pytest.mark.parametrize("tail", ODD)
 def test_odd_text_is_fixed_exactly_or_not_at_all(tail: bytes) -> None:
-    report = engine.run("x.py", PROGRAM.encode() + tail, SETTINGS)
+    report = check_file("x.py", PROGRAM.encode() + tail, SETTINGS)
     assert report.fixed_data in (None, FIXED.encode() + tail)
     if report.fixed_data is None:
-        assert {finding.code for finding in report.findings} & {engine.NOT_ROUND_TRIPPED, engine.INVALID_SYNTAX}
+        assert {finding.code for finding in report.findings} & {NOT_ROUND_TRIPPED, INVALID_SYNTAX}
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ def test_odd_text_is_fixed_exactly_or_not_at_all(tail: bytes) -> None:
     ],
 )
 def test_unreadable_files_are_visible_findings(data: bytes, says: str) -> None:
-    report = engine.run("x.py", data, SETTINGS)
-    (finding,) = [finding for finding in report.findings if finding.code == engine.INVALID_SYNTAX]
+    report = check_file("x.py", data, SETTINGS)
+    (finding,) = [finding for finding in report.findings if finding.code == INVALID_SYNTAX]
     assert says in finding.message
     assert "\n" not in finding.message
     assert report.fixed_data is None
@@ -109,9 +109,9 @@ def test_one_bad_file_stops_no_other(tmp_path: Path) -> None:
     (tmp_path / "a_broken.py").write_text("torch.nn.utils.clip_grad_norm(\n")
     (tmp_path / "b_deep.py").write_text(PROGRAM + "x = " + "+".join(["1"] * 1500) + "\n")
     (tmp_path / "c_good.py").write_text(PROGRAM)
-    outcome = run.check([str(tmp_path)], SETTINGS, write=True)
+    outcome = check_paths([str(tmp_path)], SETTINGS, write=True)
     assert (tmp_path / "c_good.py").read_text() == FIXED
-    assert [Path(f.path).name for f in outcome.findings if f.code == engine.INVALID_SYNTAX] == ["a_broken.py"]
+    assert [Path(f.path).name for f in outcome.findings if f.code == INVALID_SYNTAX] == ["a_broken.py"]
     assert (tmp_path / "a_broken.py").read_text() == "torch.nn.utils.clip_grad_norm(\n"
     for error in outcome.errors:
         assert "b_deep.py" in error
@@ -124,7 +124,7 @@ def test_a_rule_that_crashes_is_named_and_the_others_go_on(monkeypatch: pytest.M
         raise ZeroDivisionError("made up")
 
     monkeypatch.setattr(deprecated_clip_grad_norm, "check", crash)
-    report = engine.run("x.py", PROGRAM.encode(), SETTINGS)
+    report = check_file("x.py", PROGRAM.encode(), SETTINGS)
     assert report.errors == ("x.py: rule CLIP002 crashed: ZeroDivisionError: made up",)
     assert report.fixed_data is None
 
@@ -140,7 +140,7 @@ def test_a_fix_whose_outcome_is_wrong_is_not_written(monkeypatch: pytest.MonkeyP
             yield hit._replace(fix=hit.fix._replace(edits=tuple(e._replace(text="(") for e in hit.fix.edits)))
 
     monkeypatch.setattr(deprecated_clip_grad_norm, "check", spoil)
-    report = engine.run("x.py", PROGRAM.encode(), SETTINGS)
+    report = check_file("x.py", PROGRAM.encode(), SETTINGS)
     assert report.fixed_data is None
     assert len(report.errors) == 1
     assert "fault of clipcheck" in report.errors[0]
@@ -153,7 +153,7 @@ def test_writing_keeps_mode_and_links(tmp_path: Path) -> None:
     real.chmod(0o755)
     link = tmp_path / "link.py"
     link.symlink_to(real)
-    files.write(str(link), b"new", b"old")
+    write(str(link), b"new", b"old")
     assert link.is_symlink()
     assert real.read_bytes() == b"new"
     assert stat.S_IMODE(real.stat().st_mode) == 0o755
@@ -164,15 +164,15 @@ def test_hard_links_stay_together(tmp_path: Path) -> None:
     one, two = tmp_path / "one.py", tmp_path / "two.py"
     one.write_text("old")
     os.link(one, two)
-    files.write(str(one), b"new", b"old")
+    write(str(one), b"new", b"old")
     assert two.read_bytes() == b"new"
 
 
 def test_a_file_changed_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "x.py"
     path.write_text("newer work of the user")
-    with pytest.raises(files.Changed):
-        files.write(str(path), b"fixed", b"what was read")
+    with pytest.raises(Changed):
+        write(str(path), b"fixed", b"what was read")
     assert path.read_text() == "newer work of the user"
 
 

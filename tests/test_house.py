@@ -6,14 +6,15 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 from conftest import PROJECT
 
-from clipcheck import examples as fixtures
 from clipcheck import pages
 from clipcheck.catalogue import RULES
+from clipcheck.examples import clean, examples, root
 from clipcheck.rule import Rule
 from clipcheck.rules import check_of, page_of
 
@@ -29,57 +30,126 @@ def loaded_after(code: str, *modules: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split()) if done.stdout.strip() else set()
 
 
-def imports(path: Path, top_level_only: bool = False) -> set[str]:
-    """The modules that a file imports, anywhere in it or only when it is imported itself."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    hidden = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-        or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
-        for inner in ast.walk(node)
-    }
+# Who may import whom: a folder, or a file on top, sees itself and what stands here, and nothing else. Read downwards it
+# is the way of the data. `clipcheck` stands for the package itself, which holds the version.
+SEES = {
+    "clipcheck": "",
+    "rule": "",
+    "formats": "",
+    "catalogue": "rule",
+    "prefilter": "catalogue",
+    "settings": "clipcheck rule formats catalogue",
+    "documents": "rule",
+    "python": "rule documents",
+    "gradients": "python",
+    "training": "python gradients",
+    "fixes": "rule python gradients training",
+    "rules": "rule python gradients training fixes",
+    "engine": "clipcheck rule catalogue prefilter settings documents python rules",
+    "examples": "rule",
+    "pages": "rule catalogue settings rules engine examples",
+    "report": "clipcheck rule formats catalogue documents rules engine pages",
+    "runtime": "",
+    "verify": "rule catalogue documents python examples",
+    "bench": "runtime",
+    "api": "rule catalogue settings documents engine verify",
+    "editor": "clipcheck rule catalogue settings documents python engine pages api",
+    "cli": "clipcheck rule formats catalogue settings documents engine pages report api editor verify bench",
+    "__main__": "cli",
+}
+# What may be imported from outside, besides the standard library; what is not listed here is imported nowhere.
+OUTSIDE = {
+    "settings": "tomli pathspec",
+    "documents": "markdown_it",
+    "python": "libcst",
+    "gradients": "libcst",
+    "training": "libcst",
+    "fixes": "libcst",
+    "rules": "libcst",
+    "rule": "libcst",  # a type only
+    "runtime": "torch triton",
+    "verify": "libcst torch",
+    "bench": "torch triton click matplotlib",
+    "editor": "click pygls lsprotocol",
+    "cli": "click watchfiles",
+}
+
+
+def home(path: Path) -> str:
+    """The folder of a module, or its own name where it lies on top."""
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "clipcheck" if first == "__init__" else first
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports anywhere in it, lazily or for types only as well."""
     found: set[str] = set()
-    for node in ast.walk(tree):
-        if top_level_only and id(node) in hidden:
-            continue
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Import(names=names):
+                found |= {alias.name for alias in names}
+            case ast.ImportFrom(module=str(module), names=names, level=0):
+                for alias in names:
+                    inner = f"{module}.{alias.name}"
+                    found.add(inner if inner in MODULE_NAMES else module)
+            case ast.ImportFrom():
+                raise AssertionError(f"{path}: a relative import")
     return found
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PROJECT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULE_NAMES = {name_of(path) for path in MODULES}
+
+
+def ours(modules: set[str]) -> set[str]:
+    return {module for module in modules if module.partition(".")[0] == "clipcheck"}
+
+
+def rooms(modules: set[str]) -> set[str]:
+    """The homes of modules of ours."""
+    return {module.split(".")[1] if "." in module else "clipcheck" for module in ours(modules)}
 
 
 def roots(modules: set[str]) -> set[str]:
     return {module.partition(".")[0] for module in modules}
 
 
-def test_the_runtime_imports_torch_and_nothing_of_ours() -> None:
-    for path in (PACKAGE / "runtime").rglob("*.py"):
-        ours = {m for m in imports(path) if m.startswith("clipcheck") and not m.startswith("clipcheck.runtime")}
-        assert ours <= {"clipcheck"}, path
-        assert not roots(imports(path)) & {"libcst", "click", "numpy"}, path
+def test_every_home_is_listed_and_every_listed_home_exists() -> None:
+    assert len(MODULES) > 100
+    assert {home(path) for path in MODULES} == set(SEES)
 
 
-def test_only_verify_runtime_and_bench_import_torch() -> None:
-    for path in MODULES:
-        if path.relative_to(PACKAGE).parts[0] not in ("verify", "runtime", "bench"):
-            assert "torch" not in roots(imports(path)), path
+def test_the_table_itself_runs_one_way() -> None:
+    above: set[str] = set()
+    for room, seen in SEES.items():
+        assert set(seen.split()) <= above, f"{room} sees what is listed below it"
+        above.add(room)
 
 
-def test_only_the_command_line_imports_click() -> None:
-    users = {path.name for path in MODULES if "click" in roots(imports(path))}
-    assert users <= {"cli.py", "color.py", "server.py", "options.py"}, users
+@pytest.mark.parametrize("room", SEES)
+def test_a_home_imports_what_the_table_lists_and_nothing_else(room: str) -> None:
+    seen = {other for path in MODULES if home(path) == room for other in rooms(imports(path))} - {room}
+    assert seen == set(SEES[room].split())
 
 
-def test_rule_imports_the_standard_library_alone() -> None:
-    outside = roots(imports(PACKAGE / "rule.py", top_level_only=True)) - set(sys.stdlib_module_names)
-    assert outside == set()
+@pytest.mark.parametrize("room", SEES)
+def test_a_home_imports_no_package_that_is_not_listed(room: str) -> None:
+    outside = {m for path in MODULES if home(path) == room for m in roots(imports(path))}
+    outside -= {"clipcheck", "__future__", *sys.stdlib_module_names}
+    assert outside <= set(OUTSIDE.get(room, "").split())
 
 
-def test_reports_know_nothing_of_libcst() -> None:
-    for path in (PACKAGE / "report").glob("*.py"):
-        assert "libcst" not in roots(imports(path)), path
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {name_of(path): ours(imports(path)) - {name_of(path)} for path in MODULES}
+    assert list(TopologicalSorter(graph).static_order())  # raises CycleError with the circle
+
+
+def test_only_runtime_verify_and_bench_may_import_torch() -> None:
+    assert {room for room, packages in OUTSIDE.items() if "torch" in packages.split()} == {"runtime", "verify", "bench"}
 
 
 @pytest.mark.parametrize("module", ["libcst.matchers", "libcst.codemod"])
@@ -109,11 +179,6 @@ def test_the_python_interface_loads_libcst_when_it_is_used_and_never_torch() -> 
     text = "import torch\\n\\ntorch.nn.utils.clip_grad_norm([], 1.0)\\n"
     code = f"from clipcheck import api\nassert api.fix('{text}').fixed"
     assert loaded_after(code, "libcst", "torch", "click") == {"libcst"}
-
-
-def test_only_the_server_knows_the_editors_protocol() -> None:
-    users = {path.name for path in MODULES if roots(imports(path)) & {"pygls", "lsprotocol"}}
-    assert users == {"server.py", "buffers.py"}
 
 
 def test_importing_the_server_loads_the_protocol_only() -> None:
@@ -152,7 +217,7 @@ def test_check_and_fix_never_load_torch(tmp_path: Path) -> None:
 def test_every_rule_module_and_folder_is_in_the_table() -> None:
     modules = {path.stem for path in (PACKAGE / "rules").glob("*.py")} - {"__init__"}
     assert modules == {rule.module for rule in RULES.values()}
-    folders = {path.name for path in fixtures.root().iterdir() if path.is_dir()}
+    folders = {path.name for path in root().iterdir() if path.is_dir()}
     assert folders == {f"{rule.code}-{rule.name}" for rule in RULES.values()}
 
 
@@ -163,18 +228,18 @@ def test_a_rule_is_whole(rule: Rule) -> None:
     assert callable(check_of(rule))
     headings = re.findall(r"^## (.+)$", page_of(rule), re.MULTILINE)
     assert headings == ["What it does", "Why is this bad?", "Fix safety", "References"]
-    assert next(fixtures.examples(rule), None), "a rule without an example shows nothing"
-    assert fixtures.clean(rule), "a rule without look-alikes was never tempted"
+    assert next(examples(rule), None), "a rule without an example shows nothing"
+    assert clean(rule), "a rule without look-alikes was never tempted"
     assert rule.marks
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=lambda rule: rule.code)
 def test_messages_are_short_clauses(rule: Rule) -> None:
-    from clipcheck.engine import file as engine
+    from clipcheck.engine.file import check_file
     from clipcheck.settings.keys import Settings
 
-    for example in fixtures.examples(rule):
-        report = engine.run("x.py", example.before.read_bytes(), Settings(codes=frozenset({rule.code})))
+    for example in examples(rule):
+        report = check_file("x.py", example.before.read_bytes(), Settings(codes=frozenset({rule.code})))
         for finding in report.findings:
             assert len(finding.message) <= 100, finding.message
             assert not finding.message.endswith((".", "!")), finding.message

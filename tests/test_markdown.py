@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipcheck.documents import read as document
-from clipcheck.engine import file as engine
+from clipcheck.documents.read import read
+from clipcheck.engine.file import check_file
+from clipcheck.engine.results import FileReport
 from clipcheck.rule import Edit, Target
 from clipcheck.settings.keys import Settings
 
@@ -17,8 +18,8 @@ OLD = "torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)"
 NEW = "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)"
 
 
-def run(text: str, path: str = "guide.md", fix: bool = False, target: Target = "torch") -> engine.FileReport:
-    report = engine.run(path, text.encode(), Settings(frozenset({"CLIP002"}), target, fix))
+def run(text: str, path: str = "guide.md", fix: bool = False, target: Target = "torch") -> FileReport:
+    report = check_file(path, text.encode(), Settings(frozenset({"CLIP002"}), target, fix))
     assert report.errors == ()
     return report
 
@@ -99,7 +100,7 @@ def test_an_abridged_block_is_no_error_and_hides_nothing() -> None:
 
 def test_without_the_parser_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "markdown_it", None)
-    report = engine.run("guide.md", f"```python\n{OLD}\n```\n".encode(), Settings(frozenset({"CLIP002"})))
+    report = check_file("guide.md", f"```python\n{OLD}\n```\n".encode(), Settings(frozenset({"CLIP002"})))
     assert report.findings == () and "clipcheck[markdown]" in report.errors[0]
 
 
@@ -123,7 +124,7 @@ def test_any_edit_of_a_block_leaves_all_else(margin: str, body: list[str], newli
     fence = margin + "```python" + newline
     text = head + fence + "".join(f"{margin}{line}{newline}" for line in body) + tail
     raw = text.encode()
-    doc = document.read("x.md", raw)
+    doc = read("x.md", raw)
     assert doc.splice([[] for _ in doc.programs]) == raw
     if not doc.programs:
         return

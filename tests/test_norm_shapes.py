@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipcheck.engine import file as engine
+from clipcheck.engine.file import check_file
 from clipcheck.settings.keys import Settings
 
 CORE = Settings(codes=frozenset({"CLIP001"}), fix=True)
@@ -145,7 +145,7 @@ def measured(code: str, none: bool) -> Any:
 
 
 def rewritten(code: str) -> str:
-    report = engine.run("x.py", code.encode(), CORE)
+    report = check_file("x.py", code.encode(), CORE)
     assert report.errors == (), report.errors
     assert report.fixed, f"not found:\n{code}"
     assert report.findings == (), f"left without a fix: {report.findings[0].help}\n{code}"
@@ -197,7 +197,7 @@ SILENT = [
 @pytest.mark.parametrize("loop", SILENT)
 def test_norms_of_other_things_are_left_alone(loop: str) -> None:
     code = f"{IMPORTS}def measure(model, optimizer, batches, weights, hidden, a, b):\n    total = 0.0\n{loop}\n    return total ** 0.5\n"
-    assert engine.run("x.py", code.encode(), CORE).findings == ()
+    assert check_file("x.py", code.encode(), CORE).findings == ()
 
 
 def test_the_parts_are_worth_a_thousand_programs() -> None:

@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from clipcheck.engine import file as engine
+from clipcheck.engine.file import check_file
 from clipcheck.rule import Safety, Target
 from clipcheck.settings.keys import Settings
 
@@ -17,7 +17,7 @@ IMPORTS = tuple(HEADER.splitlines())
 def report(body: str, *codes: str, fix: bool = False, safety: Safety = Safety.SAFE, target: Target = "clipcheck"):
     text = HEADER + textwrap.dedent(body)
     settings = Settings(codes=frozenset(codes), fix=fix, safety=safety, target=target)
-    found = engine.run("train.py", text.encode(), settings)
+    found = check_file("train.py", text.encode(), settings)
     assert found.errors == ()
     return found
 

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipcheck.documents import read as document
 from clipcheck.documents.magics import masked
-from clipcheck.engine import file as engine
+from clipcheck.documents.read import read
+from clipcheck.engine.file import check_file
+from clipcheck.engine.results import FileReport
 from clipcheck.rule import Edit, Finding, Place, Target
 from clipcheck.settings.keys import Settings
 
@@ -35,8 +36,8 @@ def notebook(*cells: dict[str, Any], metadata: dict[str, Any] = PYTHON, **layout
     return (json.dumps(content, **{"indent": 1, "ensure_ascii": False, **layout}) + "\n").encode()
 
 
-def run(data: bytes, fix: bool = False, target: Target = "torch") -> engine.FileReport:
-    report = engine.run("n.ipynb", data, Settings(frozenset({"CLIP002"}), target, fix))
+def run(data: bytes, fix: bool = False, target: Target = "torch") -> FileReport:
+    report = check_file("n.ipynb", data, Settings(frozenset({"CLIP002"}), target, fix))
     assert report.errors == ()
     return report
 
@@ -224,7 +225,7 @@ def test_escapes_hide_no_mark(source: str) -> None:
 
 def test_places_in_the_file_are_those_of_the_json() -> None:
     data = notebook(code(["import torch\n", '"\\t" and ' + OLD]))
-    doc = document.read("n.ipynb", data)
+    doc = read("n.ipynb", data)
     (finding,) = run(data).findings
     assert finding.place == Place(2, 10, 2, 10 + len("torch.nn.utils.clip_grad_norm"), 1)
     place = doc.in_file(finding.place)
@@ -274,7 +275,7 @@ def test_any_edit_of_any_cell_leaves_all_else(
         [line + "\n" for line in text.split("\n")[:-1]] + [text.split("\n")[-1]] if as_list else text for text in texts
     ]
     raw = notebook(*map(code, written), indent=indent, ensure_ascii=ascii_only)
-    doc = document.read("n.ipynb", raw)
+    doc = read("n.ipynb", raw)
     assert doc.splice([[] for _ in doc.programs]) == raw
     if not doc.programs:
         return
@@ -302,13 +303,13 @@ def test_any_edit_of_any_cell_leaves_all_else(
 
 def test_removing_the_last_line_of_a_cell_leaves_no_empty_line() -> None:
     raw = notebook(code(["a = 1\n", "b = 2"]), code(["c = 3"]))
-    doc = document.read("n.ipynb", raw)
+    doc = read("n.ipynb", raw)
     last = doc.programs[0].text.index("b = 2")
     assert sources(doc.splice([[Edit(last, last + len("b = 2\n"), "")]])) == ["a = 1", "c = 3"]
 
 
 def test_a_line_added_at_the_end_of_a_cell_stays_out_of_the_next() -> None:
     raw = notebook(code(["a = 1"]), code(["c = 3"]))
-    doc = document.read("n.ipynb", raw)
+    doc = read("n.ipynb", raw)
     end = doc.programs[0].text.index("a = 1") + len("a = 1\n")
     assert sources(doc.splice([[Edit(end, end, "b = 2\n")]])) == ["a = 1\nb = 2", "c = 3"]

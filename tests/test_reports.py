@@ -17,8 +17,8 @@ from jsonschema import Draft4Validator
 
 from clipcheck import report
 from clipcheck.cli.main import main
-from clipcheck.engine import batch as run
-from clipcheck.engine.file import FileReport
+from clipcheck.engine.batch import Outcome
+from clipcheck.engine.results import FileReport
 from clipcheck.report import FORMATS
 from clipcheck.report import view as views
 from clipcheck.report.sarif import line_hashes
@@ -60,12 +60,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def outcome(*findings: Finding, data: bytes = TRAIN.encode(), **more: Any) -> run.Outcome:
+def outcome(*findings: Finding, data: bytes = TRAIN.encode(), **more: Any) -> Outcome:
     by_path: dict[str, list[Finding]] = {}
     for one in findings:
         by_path.setdefault(one.path, []).append(one)
     reports = tuple(FileReport(path, data, tuple(some), **more) for path, some in by_path.items())
-    return run.Outcome(reports, 1)
+    return Outcome(reports, 1)
 
 
 def shown(name: str, *findings: Finding, view: View = View(), **more: Any) -> str:  # noqa: B008

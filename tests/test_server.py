@@ -473,14 +473,14 @@ FAULTY = """
 import clipcheck.engine.file
 from clipcheck.editor.server import main
 
-run_text = clipcheck.engine.file.run_text
+run_text = clipcheck.engine.file.check_text
 
 def faulty(path, text, settings):
     if "explode" in text:
         raise MemoryError("too much")
     return run_text(path, text, settings)
 
-clipcheck.engine.file.run_text = faulty
+clipcheck.engine.file.check_text = faulty
 main()
 """
 

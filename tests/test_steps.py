@@ -7,7 +7,7 @@ import textwrap
 import libcst as cst
 import pytest
 
-from clipcheck.engine import file as engine
+from clipcheck.engine.file import check_file
 from clipcheck.python.source import Source
 from clipcheck.rule import Safety
 from clipcheck.settings.keys import Settings
@@ -36,14 +36,14 @@ def kinds(found: list[Event]) -> list[str]:
 
 
 def codes(text: str) -> list[str]:
-    report = engine.run("x.py", (IMPORTS + textwrap.dedent(text)).encode(), Settings(codes=STEP_RULES))
+    report = check_file("x.py", (IMPORTS + textwrap.dedent(text)).encode(), Settings(codes=STEP_RULES))
     assert report.errors == ()
     return [finding.code for finding in report.findings]
 
 
 def fixed(text: str, code: str) -> str:
     settings = Settings(codes=frozenset({code}), fix=True, safety=Safety.UNSAFE)
-    report = engine.run("x.py", text.encode(), settings)
+    report = check_file("x.py", text.encode(), settings)
     assert report.errors == ()
     return (report.fixed_data or report.data).decode()
 
@@ -410,7 +410,7 @@ def test_the_message_names_the_other_line_and_shows_it() -> None:
             clip_grad_norm_(model.parameters(), 1.0)
         """
     )
-    (finding,) = engine.run("x.py", text.encode(), Settings(codes=STEP_RULES)).findings
+    (finding,) = check_file("x.py", text.encode(), Settings(codes=STEP_RULES)).findings
     assert "`optimizer.step()` on line 7" in finding.message
     assert [place.line for place, _ in finding.related] == [7]
 

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from clipcheck.cli.main import main
-from clipcheck.engine import file as engine
+from clipcheck.engine.file import check_file
+from clipcheck.engine.results import FileReport
 from clipcheck.settings.keys import Settings
 
 CALL = "torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)"
@@ -16,8 +17,8 @@ BOOK = '{"cells": [{"cell_type": "code", "source": ["import torch\\n", "…"]}]}
 SETTINGS = Settings(frozenset({"CLIP002"}), "torch")
 
 
-def look(text: str, settings: Settings = SETTINGS, path: str = "x.py") -> engine.FileReport:
-    report = engine.run(path, text.encode(), settings)
+def look(text: str, settings: Settings = SETTINGS, path: str = "x.py") -> FileReport:
+    report = check_file(path, text.encode(), settings)
     assert report.errors == ()
     return report
 
@@ -151,7 +152,7 @@ def test_an_unused_suppression_is_a_finding_and_its_fix_takes_it_away(line: str,
 
 def test_one_unused_name_of_two_is_taken_away() -> None:
     both = Settings(frozenset({"CLIP001", "CLIP002"}), "torch", fix=True)
-    after = engine.run("x.py", f"import torch\n{CALL}  # clipcheck: ignore[CLIP001, CLIP002] old\n".encode(), both)
+    after = check_file("x.py", f"import torch\n{CALL}  # clipcheck: ignore[CLIP001, CLIP002] old\n".encode(), both)
     assert [finding.code for finding in after.fixed] == ["unused-suppression"]
     assert after.fixed_data == f"import torch\n{CALL}  # clipcheck: ignore[CLIP002] old\n".encode()
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from clipcheck.engine import file as engine
+from clipcheck.engine.file import check_file
+from clipcheck.engine.results import FileReport
 from clipcheck.settings.keys import Settings
 
 CALL = "torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)"
 
 
-def look(text: str, fix: bool = False) -> engine.FileReport:
-    report = engine.run("x.py", text.encode(), Settings(frozenset({"CLIP002"}), "torch", fix))
+def look(text: str, fix: bool = False) -> FileReport:
+    report = check_file("x.py", text.encode(), Settings(frozenset({"CLIP002"}), "torch", fix))
     assert report.errors == ()
     return report
 

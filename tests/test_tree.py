@@ -10,13 +10,12 @@ import libcst as cst
 import pytest
 from conftest import PROJECT
 
-from clipcheck.documents import read as document
-from clipcheck.documents.read import Program
-from clipcheck.python import positions as tree
+from clipcheck.documents.program import Program
+from clipcheck.documents.read import read
 from clipcheck.python import syntax
 from clipcheck.python.memory import Memory, remembered
 from clipcheck.python.names import children
-from clipcheck.python.positions import Tree
+from clipcheck.python.positions import Tree, parse
 
 FILES = [*sorted((PROJECT / "clipcheck").rglob("*.py"))[::5], PROJECT / "demo" / "train.py"]
 # What people type and delete, and what has broken incremental parsers: openers, closers, and what joins lines.
@@ -78,7 +77,7 @@ def assert_same(one: Tree, other: Tree) -> None:
 
 def parsed(text: str) -> tuple[Tree | None, str]:
     try:
-        return tree.parse(text), ""
+        return parse(text), ""
     except cst.ParserSyntaxError as error:
         return None, str(error)
 
@@ -97,7 +96,7 @@ def test_a_text_typed_is_a_text_read(path: Path) -> None:
     memory = Memory()
     text = path.read_text(encoding="utf-8")
     with remembered(memory):
-        tree.parse(text)
+        parse(text)
     for _ in range(8):
         new = edited(text, chance)
         whole, fault = parsed(new)
@@ -113,8 +112,8 @@ def test_what_was_not_touched_is_not_parsed_again() -> None:
     text = "import torch\n\n\n" + "\n\n".join(f"def f{i}(x):\n    return x + {i}\n" for i in range(20))
     memory = Memory()
     with remembered(memory):
-        before = tree.parse(text).module.body
-        after = tree.parse(text.replace("x + 7", "x - 7")).module.body
+        before = parse(text).module.body
+        after = parse(text.replace("x + 7", "x - 7")).module.body
     same = [one is other for one, other in zip(before, after, strict=True)]
     assert [i for i, kept in enumerate(same) if not kept] == [8]
     assert same[0] and same[-1]
@@ -126,7 +125,7 @@ def test_the_other_methods_of_a_class_are_not_parsed_again() -> None:
     memory = Memory()
 
     def body(of: str) -> Sequence[cst.CSTNode]:
-        owner = tree.parse(of).module.body[1]
+        owner = parse(of).module.body[1]
         assert isinstance(owner, cst.ClassDef)
         return owner.body.body
 
@@ -141,14 +140,14 @@ def test_the_other_methods_of_a_class_are_not_parsed_again() -> None:
 def test_a_memory_serves_only_who_asks_for_it() -> None:
     memory = Memory()
     with remembered(memory):
-        tree.parse("x = 1\n")
+        parse("x = 1\n")
     kept = memory.tree
-    tree.parse("y = 1\n")
+    parse("y = 1\n")
     assert memory.tree is kept
 
 
 def program(text: str) -> Program:
-    return document.read("a.py", text.encode()).programs[0]
+    return read("a.py", text.encode()).programs[0]
 
 
 @pytest.mark.parametrize("typed", ["#", "#   ", "# x "])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from clipcheck.documents import read as document
-from clipcheck.engine.file import run
+from clipcheck.documents.read import read
+from clipcheck.engine.file import check_file
 from clipcheck.rule import Edit, Fix, Role, Safety, Verdict
 from clipcheck.settings.keys import Settings
 from clipcheck.verify.allowed import NotProvable
@@ -369,7 +369,7 @@ def test_json_and_diff_carry_the_verdict(project: Path) -> None:
 
 def test_statements_at_the_very_start_are_lifted_without_the_import(prove: Prover) -> None:
     data = b"for grad in gradients:\n    total_norm += grad.norm(2).item() ** 2\n"
-    (finding,) = run("fence.py", data, Settings(codes=frozenset({"CLIP001"}))).findings
+    (finding,) = check_file("fence.py", data, Settings(codes=frozenset({"CLIP001"}))).findings
     assert finding.fix is not None
     assert prove(data.decode(), finding.fix).kind == "proved"
 
@@ -379,13 +379,13 @@ def test_a_refuted_fix_is_clipchecks_own_fault(tmp_path: Path) -> None:
         return Verdict("refuted", 3, reason="with gradients [3, 4] it differs")
 
     data = TRAIN.encode()
-    report = run("train.py", data, Settings(fix=True, prove=refuting))
+    report = check_file("train.py", data, Settings(fix=True, prove=refuting))
     assert report.fixed == () and report.fixed_data is None
     assert any("is refuted: with gradients [3, 4]" in line and "fault of clipcheck" in line for line in report.errors)
 
 
 def test_each_proved_fix_is_lifted_from_the_text_it_is_made_for(prove: Prover) -> None:
     data = TRAIN.replace("\n", "\r\n").encode()
-    report = run("train.py", data, Settings())
-    text = document.read("train.py", data).programs[0].text
+    report = check_file("train.py", data, Settings())
+    text = read("train.py", data).programs[0].text
     assert {prove(text, finding.fix).kind for finding in report.findings if finding.fix} == {"proved"}

@@ -6,9 +6,9 @@ import os
 from typing import Any, NamedTuple
 
 from clipcheck.rule import Prove, Safety
-from clipcheck.settings import keys as config
-from clipcheck.settings.keys import ConfigError, Layer, Settings
-from clipcheck.settings.projects import Project, Projects, parse_toml
+from clipcheck.settings.files import parse_toml
+from clipcheck.settings.keys import ConfigError, Layer, Settings, split
+from clipcheck.settings.projects import Project, Projects
 
 
 class Options(NamedTuple):
@@ -93,7 +93,7 @@ def _given(options: Options) -> dict[str, Any]:
     """What the options set of the keys that files can set, too."""
     values: dict[str, Any] = {}
     for key in ("select", "ignore", "extend-select", "fixable", "unfixable", "exclude", "extend-exclude"):
-        words = config.split(getattr(options, key.replace("-", "_")))
+        words = split(getattr(options, key.replace("-", "_")))
         if words:
             values[key] = words
     for key in ("unsafe-fixes", "force-exclude", "respect-gitignore", "target", "cache-dir", "output-format"):
@@ -104,7 +104,7 @@ def _given(options: Options) -> dict[str, Any]:
         pattern, colon, codes = word.rpartition(":")
         if not colon:
             raise ConfigError(f"--per-file-ignores takes `PATTERN:CODES`, not `{word}`")
-        values.setdefault("extend-per-file-ignores", {}).setdefault(pattern, []).extend(config.split([codes]))
+        values.setdefault("extend-per-file-ignores", {}).setdefault(pattern, []).extend(split([codes]))
     return values
 
 

@@ -8,8 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clipcheck.engine.batch import Outcome
-from clipcheck.engine.file import FileReport
+from clipcheck.engine.results import FileReport, Outcome
 from clipcheck.report.view import Row, in_file
 from clipcheck.settings.keys import ConfigError
 

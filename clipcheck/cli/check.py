@@ -9,18 +9,19 @@ from collections.abc import Callable
 from itertools import count
 
 from clipcheck import api
-from clipcheck.cli import show as output
 from clipcheck.cli.arguments import Options, cache_folder, effective, projects_of
-from clipcheck.cli.show import put, put_bytes, say
-from clipcheck.documents import read as document
-from clipcheck.engine import file as engine
-from clipcheck.engine import find as files
-from clipcheck.engine.batch import Outcome
+from clipcheck.cli.show import put, put_bytes, say, show
+from clipcheck.documents.program import MARKDOWN
+from clipcheck.engine.file import check_file
+from clipcheck.engine.find import SUFFIXES, find, is_left_out
+from clipcheck.engine.results import Outcome
+from clipcheck.engine.write import Changed, write
 from clipcheck.report.view import Looked
 from clipcheck.rule import Prove
-from clipcheck.settings import keys as config
+from clipcheck.settings import keys
+from clipcheck.settings.files import FILES
 from clipcheck.settings.keys import ConfigError
-from clipcheck.settings.projects import FILES, Project, Projects
+from clipcheck.settings.projects import Project, Projects
 
 CLEAN, FINDINGS, ABNORMAL = 0, 1, 2
 
@@ -52,7 +53,7 @@ def verify_examples(select: tuple[str, ...], shape: str, jobs: int, progress: Pr
     from clipcheck.verify import pairs, table
     from clipcheck.verify.worker import NoTorch
 
-    found = pairs.find(sorted(config.select(select, (), ()) if select else RULES))
+    found = pairs.find(sorted(keys.select(select, (), ()) if select else RULES))
     if not found:
         raise ConfigError("no example of these rules has a fix to verify")
     steps = count(1)
@@ -82,7 +83,7 @@ def _check_paths(options: Options, projects: Projects, progress: Progress) -> in
     started = time.monotonic()
     paths = options.paths or (".",)
     missing = [f"{path}: no such file or directory" for path in paths if not os.path.exists(path)]
-    found = files.find([path for path in paths if os.path.exists(path)], projects)
+    found = find([path for path in paths if os.path.exists(path)], projects)
     changed = None
     if options.since is not None or options.diff_only:
         from clipcheck.cli import changed_lines as since
@@ -138,7 +139,7 @@ def _watch(options: Options, progress: Progress, prove: Prove | None) -> int:
     return CLEAN
 
 
-_WATCHED = (*files.SUFFIXES, *document.MARKDOWN, *FILES)
+_WATCHED = (*SUFFIXES, *MARKDOWN, *FILES)
 
 
 def _add_suppressions(options: Options, outcome: Outcome) -> int:
@@ -152,9 +153,9 @@ def _add_suppressions(options: Options, outcome: Outcome) -> int:
         data, added = baseline.added(one, form, reason or "")
         if added:
             try:
-                files.write(one.path, data, one.data)
+                write(one.path, data, one.data)
                 count += added
-            except (OSError, files.Changed) as error:
+            except (OSError, Changed) as error:
                 errors.append(str(error))
     for line in errors:
         say(options, f"error: {line}")
@@ -170,12 +171,12 @@ def _check_stdin(options: Options, projects: Projects) -> int:
     name = options.stdin_filename or "-"
     data = sys.stdin.buffer.read()
     project = projects.of(options.stdin_filename or ".")
-    if options.stdin_filename and files.is_left_out(name, projects):
+    if options.stdin_filename and is_left_out(name, projects):
         if options.writes:
             put_bytes(data)
         return CLEAN
     settings = project.for_file(name) if options.stdin_filename else project.settings
-    one = engine.run(name, data, settings)
+    one = check_file(name, data, settings)
     outcome = Outcome((one,), 1, one.errors)
     if options.writes:
         put_bytes(one.now)
@@ -189,7 +190,7 @@ def _finish(
     options: Options, outcome: Outcome, project: Project, looked: Looked | None = None, stdin: bool = False
 ) -> int:
     code = _exit_code(options, outcome)
-    output.show(options, outcome, project, code, looked, stdin)
+    show(options, outcome, project, code, looked, stdin)
     return code
 
 

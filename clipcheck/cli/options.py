@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from clipcheck.report import FORMATS
+from clipcheck.formats import FORMATS
 from clipcheck.rule import TARGETS
 
 _codes = {"multiple": True, "metavar": "CODES"}

@@ -11,7 +11,7 @@ from typing import Any
 
 from clipcheck import report
 from clipcheck.cli.arguments import Options
-from clipcheck.engine.batch import Outcome
+from clipcheck.engine.results import Outcome
 from clipcheck.report import paint, text
 from clipcheck.report.view import Looked, View, shown
 from clipcheck.settings.keys import ConfigError

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from clipcheck.documents.magics import masked
-from clipcheck.documents.read import LINE_END, Document, MissingParser, Program, Segment, apply, decoded, without_bom
+from clipcheck.documents.program import LINE_END, Document, MissingParser, Program, Segment, apply, decoded, without_bom
 from clipcheck.rule import Edit
 
 # ```python, ```py3 title="train.py", ```{python}, ```{.python .input}, ```{code-cell} ipython3

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from clipcheck.documents.magics import masked
-from clipcheck.documents.read import Document, Program, Segment, Unreadable, apply, decoded, without_bom
+from clipcheck.documents.program import Document, Program, Segment, Unreadable, apply, decoded, without_bom
 from clipcheck.rule import Edit, Place
 
 # Kernels that are known by their name alone; a name of the user's own (`my-env`) is most often a Python environment.

@@ -14,7 +14,7 @@ from pygls.uris import to_fs_path
 from pygls.workspace import TextDocument, Workspace
 from pygls.workspace.position_codec import ServerTextPosition, ServerTextRange
 
-from clipcheck.documents.read import MARKDOWN, RST
+from clipcheck.documents.program import MARKDOWN, RST
 from clipcheck.rule import Place
 
 # Languages by the names that editors have for them, each with the endings that it is read by, the usual one first.

@@ -20,12 +20,13 @@ from clipcheck import __version__, api
 from clipcheck.catalogue import RULES
 from clipcheck.documents import read as document
 from clipcheck.editor.opened import Opened, ProtocolWorkspace, differences, meet, opened, path_of, span, span_in
-from clipcheck.engine import batch as run
-from clipcheck.engine.file import FileReport
+from clipcheck.engine.batch import collect_less
+from clipcheck.engine.results import FileReport
 from clipcheck.python.memory import Memory, remembered
 from clipcheck.rule import Finding, Place, Safety, Severity
+from clipcheck.settings.files import FILES
 from clipcheck.settings.keys import ConfigError, Layer, Settings
-from clipcheck.settings.projects import FILES, Projects
+from clipcheck.settings.projects import Projects
 
 # Keystrokes that come together are looked at together; a longer wait would only be felt.
 DELAY = 0.01
@@ -350,5 +351,5 @@ def _asked(kind: str, only: Sequence[str] | None) -> bool:
 
 def main() -> None:
     """Serve on standard input and output until the client says goodbye or goes away."""
-    run.collect_less()
+    collect_less()
     server().start_io()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clipcheck.catalogue import RULES
-from clipcheck.documents.read import Program, Segment, read
-from clipcheck.engine import suppressions as suppress
-from clipcheck.engine.file import FileReport
+from clipcheck.documents.program import Program, Segment
+from clipcheck.documents.read import read
+from clipcheck.engine import suppressions
+from clipcheck.engine.results import FileReport
 from clipcheck.python import syntax
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit
@@ -44,7 +45,7 @@ def _segment(program: Program, cell: int | None) -> Segment:
 
 def _addition(source: Source, line: int, codes: Sequence[str], form: str, reason: str) -> Edit:
     """Name the codes at the end of a line: in the directive of this form that it has already, else in a new one."""
-    for directive in suppress.read(source)[0]:
+    for directive in suppressions.read(source)[0]:
         same = directive.verb == "ignore" and directive.foreign == (form == "noqa")
         if same and directive.line == line and directive.names:
             at = directive.names[-1].end

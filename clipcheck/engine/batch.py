@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from clipcheck.engine import file as engine
-from clipcheck.engine import find as files
-from clipcheck.engine.file import FileReport
-from clipcheck.rule import Finding
+from clipcheck.engine.file import candidate, check_file
+from clipcheck.engine.find import find
+from clipcheck.engine.results import FileReport, Outcome, Task
+from clipcheck.engine.write import Changed
+from clipcheck.engine.write import write as write_file
 from clipcheck.settings.keys import Settings
 
 if TYPE_CHECKING:
@@ -24,44 +25,12 @@ POOL_FROM = 24
 SIFT_FROM, CHUNK = 1000, 250
 
 
-class Task(NamedTuple):
-    """A file that is worth a look, and the settings that hold for it."""
-
-    path: str
-    data: bytes
-    settings: Settings
-
-
-class Outcome(NamedTuple):
-    """What a whole run came to: a report for each file with something to say, and how many files were looked at.
-
-    `candidates` is how many of them hold a mark of a selected rule; the others were not parsed.
-    """
-
-    reports: tuple[FileReport, ...]
-    files: int
-    errors: tuple[str, ...] = ()
-    candidates: int = 0
-
-    @property
-    def findings(self) -> list[Finding]:
-        return sorted((f for report in self.reports for f in report.findings), key=lambda f: f.order)
-
-    @property
-    def fixed(self) -> list[Finding]:
-        return sorted((f for report in self.reports for f in report.fixed), key=lambda f: f.order)
-
-    @property
-    def warnings(self) -> list[str]:
-        return [warning for report in self.reports for warning in report.warnings]
-
-
-def check(paths: Sequence[str], settings: Settings, jobs: int = 0, write: bool = False) -> Outcome:
+def check_paths(paths: Sequence[str], settings: Settings, jobs: int = 0, write: bool = False) -> Outcome:
     """Check the files below `paths`, all with the same settings; with `write`, put what the fixes give back to disk.
 
-    Raises files.MissingPath. `jobs` processes are used at most, 0 standing for one a core.
+    Raises MissingPath. `jobs` processes are used at most, 0 standing for one a core.
     """
-    found = files.find(paths)
+    found = find(paths)
     return check_files([(path, settings) for path in found], jobs, write)
 
 
@@ -131,20 +100,20 @@ def _sift_some(wanted: Sequence[tuple[str, Settings]]) -> tuple[list[Task], list
         except OSError as error:
             errors.append(f"{path}: cannot be read: {error.strerror}")
             continue
-        if engine.candidate(path, data, settings):
+        if candidate(path, data, settings):
             tasks.append(Task(path, data, settings))
     return tasks, errors
 
 
 def _run(tasks: Sequence[Task], pool: Executor | None) -> Iterator[FileReport]:
     if pool is None or len(tasks) < POOL_FROM:
-        yield from (engine.run(*task) for task in tasks)
+        yield from (check_file(*task) for task in tasks)
         return
     from concurrent.futures import as_completed
     from concurrent.futures.process import BrokenProcessPool
 
     # The largest first: a big file that starts last would leave the other processes idle.
-    futures = {pool.submit(engine.run, *task): task for task in sorted(tasks, key=lambda task: -len(task.data))}
+    futures = {pool.submit(check_file, *task): task for task in sorted(tasks, key=lambda task: -len(task.data))}
     for future in as_completed(futures):
         task = futures[future]
         try:
@@ -165,8 +134,8 @@ def _written(report: FileReport, errors: list[str]) -> FileReport:
     """Put the fixed bytes to disk; where that cannot be done, nothing was fixed."""
     if report.fixed_data is not None:
         try:
-            files.write(report.path, report.fixed_data, report.data)
-        except files.Changed as error:
+            write_file(report.path, report.fixed_data, report.data)
+        except Changed as error:
             errors.append(str(error))
         except OSError as error:
             errors.append(f"{report.path}: cannot be written: {error.strerror or error}")

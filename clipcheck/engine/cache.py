@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcheck import __version__
-from clipcheck.engine.batch import Task
-from clipcheck.engine.file import FileReport
+from clipcheck.engine.results import FileReport, Task
 from clipcheck.rule import Edit, Finding, Fix, Place, Role, Safety, Severity
 from clipcheck.settings.keys import Settings
 
@@ -115,12 +114,10 @@ def _wishes(settings: Settings) -> tuple[object, ...]:
 
 def _fingerprint() -> str:
     """Clipcheck's own code: version, and size and time of each module, which change while rules are being written."""
-    package = Path(__file__).parent
+    package = Path(__file__).resolve().parents[1]
     stats = [
-        (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
-        for folder in (package, package / "rules")
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
-        if entry.name.endswith(".py")
+        (str(path.relative_to(package)), path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(package.rglob("*.py"))
     ]
     return blake2b(repr((__version__, stats)).encode(), digest_size=16).hexdigest()
 

@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from clipcheck.catalogue import concerned, wanted
-from clipcheck.documents import read as document
-from clipcheck.documents.read import Document
+from clipcheck.documents.program import Document, MissingParser, Unreadable
+from clipcheck.documents.read import encode, read, searchable
+from clipcheck.engine.results import FileReport
+from clipcheck.engine.suppressions import names_us
+from clipcheck.prefilter import concerned, wanted
 from clipcheck.python.memory import current
-from clipcheck.rule import Edit, Finding, Place, Safety, Severity
-from clipcheck.settings.keys import UNUSED, Settings
+from clipcheck.rule import INVALID_SYNTAX, UNUSED, Edit, Finding, Place, Severity
+from clipcheck.settings.keys import Settings
 
 MAX_ROUNDS = 10
-INVALID_SYNTAX = "invalid-syntax"
-NOT_ROUND_TRIPPED = "not-round-tripped"
-
-# A comment that names one of our rules, perhaps for nothing; what it says is read by `suppress`.
-_NOQA = re.compile(rb"noqa\b[^\r\n]*clip\d", re.IGNORECASE)
-
-
-class FileReport(NamedTuple):
-    """All that is known of one file after a run; plain data, so that it travels between processes.
-
-    `data` is what the file held, `fixed_data` what it should hold after the fixes (None: unchanged). `errors` are
-    clipcheck's own faults, `warnings` what is wrong with the file's suppressions, a line each. Fixes of `threshold`
-    and safer are those that `--fix` applies here.
-    """
-
-    path: str
-    data: bytes
-    findings: tuple[Finding, ...] = ()
-    fixed: tuple[Finding, ...] = ()
-    fixed_data: bytes | None = None
-    errors: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    threshold: Safety = Safety.SAFE
-
-    @property
-    def now(self) -> bytes:
-        """The bytes that the places of `findings` count in."""
-        return self.data if self.fixed_data is None else self.fixed_data
 
 
 class _Checked(NamedTuple):
@@ -54,18 +27,13 @@ class _Checked(NamedTuple):
 
 def candidate(path: str, data: bytes, settings: Settings) -> bool:
     """Whether a file holds a selected rule's marks, or a suppression of ours that might be idle."""
-    text = document.searchable(path, data)
+    text = searchable(path, data)
     return bool(wanted(text, settings.codes)) or (settings.heed and names_us(text))
 
 
-def names_us(data: bytes) -> bool:
-    """Plain searches first: they take a fiftieth of the time, and few files hold either word."""
-    return b"clipcheck:" in data or ((b"noqa" in data or b"NOQA" in data) and _NOQA.search(data) is not None)
-
-
-def run(path: str, data: bytes, settings: Settings) -> FileReport:
+def check_file(path: str, data: bytes, settings: Settings) -> FileReport:
     """Check one file and, if the settings say so, fix it in memory."""
-    text = document.searchable(path, data)
+    text = searchable(path, data)
     # an editor has nearly all of the tree already: a closer look at the marks would take longer than the rules
     codes = wanted(text, settings.codes) if current() else concerned(text, settings.codes)
     if not codes and not (settings.heed and names_us(text)):
@@ -79,20 +47,20 @@ def run(path: str, data: bytes, settings: Settings) -> FileReport:
     return report._replace(errors=(*report.errors, *refuted)) if refuted else report
 
 
-def run_text(path: str, text: str, settings: Settings) -> FileReport:
-    """As `run`, for a text that is not (yet) a file's, such as an editor's."""
+def check_text(path: str, text: str, settings: Settings) -> FileReport:
+    """As `check_file`, for a text that is not (yet) a file's, such as an editor's."""
     try:
-        return run(path, document.encode(path, text), settings)
-    except document.Unreadable as error:
+        return check_file(path, encode(path, text), settings)
+    except Unreadable as error:
         return FileReport(path, b"", (_unreadable(path, str(error)),))
 
 
 def _check(path: str, data: bytes, codes: frozenset[str], settings: Settings) -> _Checked:
     try:
-        doc = document.read(path, data)
-    except document.Unreadable as error:
+        doc = read(path, data)
+    except Unreadable as error:
         return _Checked(None, (_unreadable(path, str(error)),))
-    except document.MissingParser as error:
+    except MissingParser as error:
         return _Checked(None, (), (f"{path}: {error}",))
     from clipcheck.engine.program import examine  # imports libcst
 
@@ -154,7 +122,7 @@ def _step(
     assert checked.document is not None
     taken, edits = _compatible(pending, len(checked.document.programs))
     after = checked.document.splice(edits)
-    again = _check(path, after, concerned(document.searchable(path, after), settings.codes) | codes, settings)
+    again = _check(path, after, concerned(searchable(path, after), settings.codes) | codes, settings)
     if set(again.errors) - set(checked.errors):
         return None
     before, now, gone = (Counter(f.code for f in group) for group in (checked.findings, again.findings, taken))

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
-from clipcheck.documents.read import MARKDOWN
-from clipcheck.settings.globs import Globs
+from clipcheck.documents.program import MARKDOWN
+from clipcheck.settings.ignores import Ignores
 from clipcheck.settings.keys import Layer, Settings
 from clipcheck.settings.projects import Project, Projects
 
@@ -62,96 +62,3 @@ def _walk(top: str, projects: Projects) -> Iterator[str]:
         for name in names:
             if name.endswith(suffixes) and not left_out(name, False):
                 yield os.path.normpath(os.path.join(folder, name))
-
-
-class Ignores:
-    """What git ignores: every `.gitignore` from the repository's root on, its `info/exclude` and the user's own file.
-
-    Outside of a repository the files from `top` on count: one in the home folder is not meant for what lies there.
-    """
-
-    def __init__(self, top: str) -> None:
-        self._of: dict[str, tuple[Globs, ...]] = {}
-        top = os.path.abspath(top)
-        if not _in_repository(top):
-            own = _patterns(os.path.join(top, ".gitignore"), top)
-            self._of[top] = (own,) if own else ()
-        # what ignores the folder that the user names has no say in it
-        self._overruled = tuple(globs for globs in self._files(os.path.dirname(top)) if globs.decides(top, True))
-
-    def match(self, path: str, is_folder: bool) -> bool:
-        """The nearest file that has a word on it decides; a path whose folder is ignored is not asked for."""
-        absolute = os.path.abspath(path)
-        for globs in reversed(self._files(os.path.dirname(absolute))):
-            word = None if globs in self._overruled else globs.decides(absolute, is_folder)
-            if word is not None:
-                return word
-        return False
-
-    def _files(self, folder: str) -> tuple[Globs, ...]:
-        known = self._of.get(folder)
-        if known is None:
-            above = os.path.dirname(folder)
-            if os.path.exists(os.path.join(folder, ".git")):
-                inherited = _repositorys(folder)
-            else:
-                inherited = self._files(above) if above != folder else ()
-            own = _patterns(os.path.join(folder, ".gitignore"), folder)
-            known = self._of[folder] = (*inherited, own) if own else inherited
-        return known
-
-
-def _in_repository(folder: str) -> bool:
-    above = os.path.dirname(folder)
-    return os.path.exists(os.path.join(folder, ".git")) or (above != folder and _in_repository(above))
-
-
-def _repositorys(root: str) -> tuple[Globs, ...]:
-    home = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
-    wide = (os.path.join(home, "git", "ignore"), os.path.join(root, ".git", "info", "exclude"))
-    return tuple(globs for path in wide if (globs := _patterns(path, root)))
-
-
-def _patterns(path: str, folder: str) -> Globs | None:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = [line.rstrip("\n") for line in file]
-    except OSError:
-        return None
-    lines = [line for line in lines if line.strip() and not line.startswith("#")]
-    return Globs(tuple(lines), folder) if lines else None
-
-
-class Changed(Exception):
-    """The file on disk is no longer the one that was read."""
-
-
-def write(path: str, data: bytes, was: bytes) -> None:
-    """Replace a file's content in one step, keeping its mode; links are followed. Raises Changed and OSError.
-
-    A file with several hard links is written in place, since a new file would part them.
-    """
-    import shutil
-    import tempfile
-
-    target = os.path.realpath(path)
-    with open(target, "rb") as file:
-        now = file.read()
-    if now != was:
-        raise Changed(f"{path}: changed while clipcheck was at work, not written")
-    status = os.stat(target)
-    if status.st_nlink > 1:
-        with open(target, "wb") as shared:
-            shared.write(data)
-        return
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=".clipcheck-")
-    try:
-        with os.fdopen(handle, "wb") as new:
-            new.write(data)
-            new.flush()
-            os.fsync(new.fileno())
-        shutil.copymode(target, temporary)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise

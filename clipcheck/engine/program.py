@@ -7,14 +7,13 @@ from typing import NamedTuple
 
 from clipcheck import rules
 from clipcheck.catalogue import RULES
-from clipcheck.documents.read import Document
-from clipcheck.engine import suppressions as suppress
-from clipcheck.engine.file import INVALID_SYNTAX, NOT_ROUND_TRIPPED, names_us
-from clipcheck.engine.suppressions import Directive, Naming, Standing
+from clipcheck.documents.program import Document
+from clipcheck.engine import suppressions
+from clipcheck.engine.suppressions import Directive, Naming, Standing, names_us
 from clipcheck.python import syntax
 from clipcheck.python.source import Source
 from clipcheck.python.syntax import Fault
-from clipcheck.rule import Edit, Finding, Fix, Hit, Place, Rule, Severity
+from clipcheck.rule import INVALID_SYNTAX, NOT_ROUND_TRIPPED, UNUSED, Edit, Finding, Fix, Hit, Place, Rule, Severity
 from clipcheck.settings.keys import DEFAULT, Settings
 
 
@@ -106,7 +105,7 @@ def _found(view: _View, rule: Rule, hit: Hit) -> _Found:
         index,
         document.place(index, last, last).line,
     )
-    return _Found(finding, suppress.standing(source, start, end, logical))
+    return _Found(finding, suppressions.standing(source, start, end, logical))
 
 
 def _adjusted(view: _View, code: str, fix: Fix | None) -> Fix | None:
@@ -151,10 +150,10 @@ def _heed(view: _View, found: Sequence[_Found]) -> tuple[list[Finding], list[str
     """What is left where comments silence findings, with the idle ones among those comments, and warnings."""
     source = view.source
     # without a finding, only a comment that names us has anything to say
-    if not suppress.mentioned(source.text) or not (found or names_us(source.text.encode(errors="replace"))):
+    if not suppressions.mentioned(source.text) or not (found or names_us(source.text.encode(errors="replace"))):
         return [item.finding for item in found], []
     codes = view.settings.codes
-    sifted = suppress.sift(
+    sifted = suppressions.sift(
         source, [(item.finding.code, item.standing) for item in found], codes, whole=codes >= DEFAULT
     )
     silenced = [found[i] for i in sifted.silenced]
@@ -173,7 +172,7 @@ def _spared(source: Source, finding: Finding, silenced: Sequence[_Found]) -> Fin
     """The finding without its fix where that would edit a line on which a finding is silenced."""
     for other, where in silenced:
         if finding.fix and any(
-            suppress.edits_line(source, edit, where.first, where.last) for edit in finding.fix.all_edits
+            suppressions.edits_line(source, edit, where.first, where.last) for edit in finding.fix.all_edits
         ):
             why = f"no fix here: it would edit line {other.place.line}, where a comment silences a finding"
             return finding._replace(fix=None, changes=(), help=why)
@@ -182,7 +181,7 @@ def _spared(source: Source, finding: Finding, silenced: Sequence[_Found]) -> Fin
 
 def _idle(view: _View, directive: Directive, name: Naming | None) -> Finding:
     start, end = (name.start, name.end) if name else (directive.start, directive.end)
-    fix = _adjusted(view, suppress.UNUSED, suppress.removal(view.source, directive, name))
+    fix = _adjusted(view, UNUSED, suppressions.removal(view.source, directive, name))
     what = f"`{name.code}`" if name else "findings"
     message = f"unused suppression of {what}: there is nothing to silence"
     if directive.verb == "enable":
@@ -190,8 +189,8 @@ def _idle(view: _View, directive: Directive, name: Naming | None) -> Finding:
     return Finding(
         view.path,
         view.document.place(view.program, start, end),
-        suppress.UNUSED,
-        suppress.UNUSED,
+        UNUSED,
+        UNUSED,
         message,
         Severity.WARNING,
         fix,

@@ -16,7 +16,6 @@ from clipcheck.rule import Edit, Fix, Safety
 if TYPE_CHECKING:
     from clipcheck.python.source import Source
 
-UNUSED = "unused-suppression"
 VERBS = ("ignore", "disable", "enable", "file-ignore", "noqa")
 
 _MENTION = re.compile(r"clipcheck:|noqa", re.IGNORECASE)
@@ -25,6 +24,10 @@ _NOQA = re.compile(r"#\s*noqa(?![\w-])(?P<rest>[^#]*)", re.IGNORECASE)
 _CODE = re.compile(r"[A-Za-z]+\d+")
 _LISTED = re.compile(r"[\w-]+")
 _BY_NAME = {rule.name: code for code, rule in RULES.items()}
+
+
+# A comment that names one of our rules, perhaps for nothing.
+_NOQA_BYTES = re.compile(rb"noqa\b[^\r\n]*clip\d", re.IGNORECASE)
 
 
 class Naming(NamedTuple):
@@ -68,6 +71,11 @@ class Sifted(NamedTuple):
     silenced: tuple[int, ...]
     idle: tuple[tuple[Directive, Naming | None], ...]
     malformed: tuple[tuple[int, str], ...]
+
+
+def names_us(data: bytes) -> bool:
+    """Plain searches first: they take a fiftieth of the time, and few files hold either word."""
+    return b"clipcheck:" in data or ((b"noqa" in data or b"NOQA" in data) and _NOQA_BYTES.search(data) is not None)
 
 
 def mentioned(text: str) -> bool:

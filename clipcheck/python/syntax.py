@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from clipcheck.documents.read import LINE_END, Program
+from clipcheck.documents.program import LINE_END, Program
 from clipcheck.python.memory import current, remembered
 from clipcheck.python.positions import difference
 from clipcheck.python.source import Source

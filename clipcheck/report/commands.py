@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from clipcheck.engine.batch import Outcome
+from clipcheck.engine.results import Outcome
 from clipcheck.report.view import Row, View, in_file, rows, where
 from clipcheck.rule import Severity
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from clipcheck.documents import read as document
-from clipcheck.documents.read import Document
-from clipcheck.engine.batch import Outcome
-from clipcheck.engine.file import FileReport
+from clipcheck.documents.program import Document
+from clipcheck.documents.read import read
+from clipcheck.engine.results import FileReport, Outcome
 from clipcheck.report.view import shown
 
 
@@ -20,7 +19,7 @@ def of_file(file: FileReport, name: str) -> Iterator[str]:
     """The diff of one file under `name`, cell by cell for a notebook; no headers without a name."""
     if file.fixed_data is None:
         return
-    before, after = (document.read(file.path, data) for data in (file.data, file.fixed_data))
+    before, after = (read(file.path, data) for data in (file.data, file.fixed_data))
     if not before.cells:
         yield from _unified(file.data.decode("utf-8", "replace"), file.fixed_data.decode("utf-8", "replace"), name)
         return

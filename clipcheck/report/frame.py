@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from clipcheck.documents.read import apply
+from clipcheck.documents.program import apply
 from clipcheck.report.paint import Paint
 from clipcheck.report.view import Row, lines, where
 from clipcheck.rule import Edit, Finding, Place

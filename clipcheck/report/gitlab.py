@@ -7,7 +7,7 @@ from collections import Counter
 from hashlib import blake2b
 from typing import Any
 
-from clipcheck.engine.batch import Outcome
+from clipcheck.engine.results import Outcome
 from clipcheck.report.view import Row, View, cut, in_file, rows, shown
 from clipcheck.rule import Severity
 

@@ -6,10 +6,9 @@ import json
 import os
 from typing import Any
 
-from clipcheck.engine.batch import Outcome
-from clipcheck.engine.file import INVALID_SYNTAX
+from clipcheck.engine.results import Outcome
 from clipcheck.report.view import View, rows, url
-from clipcheck.rule import Finding, Place, Verdict
+from clipcheck.rule import INVALID_SYNTAX, Finding, Place, Verdict
 
 
 def report(outcome: Outcome, view: View) -> str:

@@ -6,7 +6,7 @@ import os
 import re
 from xml.etree import ElementTree as Xml
 
-from clipcheck.engine.batch import Outcome
+from clipcheck.engine.results import Outcome
 from clipcheck.report.view import Row, View, by_file, in_file
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from clipcheck.engine.batch import Outcome
+from clipcheck.engine.results import Outcome
 from clipcheck.report.view import SITE, Row, View, in_file, replacements, rows, shown, url
 from clipcheck.rule import Place, Severity
 

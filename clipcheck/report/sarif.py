@@ -12,10 +12,9 @@ from urllib.parse import quote
 
 from clipcheck import __version__
 from clipcheck.catalogue import RULES
-from clipcheck.engine.batch import Outcome
-from clipcheck.engine.file import INVALID_SYNTAX
+from clipcheck.engine.results import Outcome
 from clipcheck.report.view import SITE, Row, View, cut, in_file, replacements, repository, rows, url
-from clipcheck.rule import Finding, Place, Severity
+from clipcheck.rule import INVALID_SYNTAX, Finding, Place, Severity
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _PROBLEM = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "recommendation"}

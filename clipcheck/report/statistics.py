@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from clipcheck.engine.batch import Outcome
+from clipcheck.engine.results import Outcome
 from clipcheck.report.view import rows
 
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from textwrap import wrap
 
-from clipcheck.documents.read import MARKDOWN, NOTEBOOK, RST
-from clipcheck.engine.batch import Outcome
+from clipcheck.documents.program import MARKDOWN, NOTEBOOK, RST
+from clipcheck.engine.results import Outcome
 from clipcheck.report.paint import Paint
 from clipcheck.report.view import Looked, Row, View, by_file, lines_of, rows, shown, where
 from clipcheck.rule import Safety, Verdict

@@ -8,9 +8,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from clipcheck.catalogue import RULES
-from clipcheck.documents import read as document
-from clipcheck.engine.batch import Outcome
-from clipcheck.engine.file import FileReport
+from clipcheck.documents.program import Document, MissingParser, Unreadable
+from clipcheck.documents.read import read
+from clipcheck.engine.results import FileReport, Outcome
 from clipcheck.rule import Finding, Place
 
 # Where the site that `make docs` builds is published. It is not yet: a made-up address would lead nowhere, so the
@@ -80,11 +80,11 @@ def where(finding: Finding) -> str:
 
 
 @lru_cache(maxsize=8)
-def opened(path: str, data: bytes) -> document.Document | None:
+def opened(path: str, data: bytes) -> Document | None:
     """The file's document, None where it cannot be read as one."""
     try:
-        return document.read(path, data)
-    except (document.Unreadable, document.MissingParser):
+        return read(path, data)
+    except (Unreadable, MissingParser):
         return None
 
 

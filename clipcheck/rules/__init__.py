@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Callable, Iterator
 from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias
 
-from clipcheck.rule import Check, Rule
+from clipcheck.rule import Hit, Rule
+
+if TYPE_CHECKING:
+    from clipcheck.python.source import Source
+
+Check: TypeAlias = "Callable[[Source], Iterator[Hit]]"
 
 
 def check_of(rule: Rule) -> Check:

@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from clipcheck.fixes.clip_to_call import rewrite_clip
-from clipcheck.fixes.norm_call import Refused
 from clipcheck.gradients.manual_clips import manual_clips
+from clipcheck.gradients.spelling import Refused
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 

@@ -34,8 +34,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from clipcheck.fixes.loop_to_call import rewrite_loop, rewrite_total
-from clipcheck.fixes.norm_call import Refused
 from clipcheck.gradients.accumulations import accumulations
+from clipcheck.gradients.spelling import Refused
 from clipcheck.gradients.totals import totals
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit

@@ -20,9 +20,9 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.fixes.loop_to_call import rewrite_linear
-from clipcheck.fixes.norm_call import Refused
 from clipcheck.gradients.accumulations import Accumulation, accumulations
 from clipcheck.gradients.gradient import words
+from clipcheck.gradients.spelling import Refused
 from clipcheck.gradients.totals import totals
 from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source

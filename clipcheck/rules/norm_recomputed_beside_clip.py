@@ -23,11 +23,11 @@ import libcst as cst
 
 from clipcheck.fixes.loop_to_call import comments_of
 from clipcheck.fixes.verbs import delete_lines, lines_of, without_unused
-from clipcheck.gradients.norm_places import Norm, measured, order_of, plain
 from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source, Statement
 from clipcheck.rule import Edit, Fix, Hit, Role, Safety
 from clipcheck.training.clips import Clip, clips, number
+from clipcheck.training.norm_places import Norm, measured, order_of, plain
 
 MESSAGE = "`clip_grad_norm_` already returns this norm: it is computed twice"
 BY_HAND = "no fix here: {why}; use the value that `clip_grad_norm_` returns"

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from clipcheck.catalogue import RULES
-from clipcheck.report import FORMATS
-from clipcheck.rule import TARGETS, Prove, Safety, Target, Tier
+from clipcheck.formats import FORMATS
+from clipcheck.rule import TARGETS, UNUSED, Prove, Safety, Target, Tier
 
 DEFAULT = frozenset(code for code, rule in RULES.items() if rule.tier is Tier.DEFAULT)
-UNUSED = "unused-suppression"
 
 
 class ConfigError(Exception):

@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 
 import libcst as cst
 
-from clipcheck.documents import read as document
+from clipcheck.documents.program import apply
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Role
 from clipcheck.verify import allowed
@@ -54,7 +54,7 @@ class Experiment(NamedTuple):
 def lift(text: str, fix: Fix) -> list[Experiment]:
     """The experiments that together show what a fix does. Raises NotProvable."""
     source = Source(text)
-    changed = Source(document.apply(text, fix.all_edits))
+    changed = Source(apply(text, fix.all_edits))
     edits = [edit for edit in fix.edits if not in_import(source, edit)]
     if not edits:
         return _imports_alone(source, changed, fix)

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import NamedTuple
 
-from clipcheck import examples as fixtures
 from clipcheck.catalogue import RULES
+from clipcheck.examples import examples
 from clipcheck.verify.claims import Claim, Outcome, read
 from clipcheck.verify.worker import Lost, Worker
 
@@ -38,7 +38,7 @@ def find(codes: Iterable[str] = tuple(RULES)) -> list[Pair]:
 
 
 def _pairs(code: str, after: str) -> Iterator[Pair]:
-    for example in fixtures.examples(RULES[code], after):
+    for example in examples(RULES[code], after):
         if example.after is not None:
             old, new = (path.read_text(encoding="utf-8") for path in (example.before, example.after))
             yield Pair(f"{code}/{example.after.stem}", old, new, after != "after", example.before.suffix)

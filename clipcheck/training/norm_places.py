@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from clipcheck.fixes.norm_call import parameters_of
 from clipcheck.gradients.accumulations import Series, accumulations
 from clipcheck.gradients.exponents import ONE, TWO, Factor, factor
 from clipcheck.gradients.gradient import gradient
 from clipcheck.gradients.powers import Power
+from clipcheck.gradients.spelling import parameters_of
 from clipcheck.gradients.totals import clauses, totals
 from clipcheck.python.source import Source
 from clipcheck.training.clips import Clip, number, torch_calls

@@ -1,0 +1,109 @@
+"""The files of settings: which they are, their TOML, and what they extend."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import Any
+
+from clipcheck import __version__
+from clipcheck.settings.keys import ConfigError, Layer, checked
+
+FILES = (".clipcheck.toml", "clipcheck.toml", "pyproject.toml")
+
+
+def users_file() -> str:
+    """The settings of the user, which hold where no project has any."""
+    home = os.environ.get("APPDATA") if sys.platform == "win32" else os.environ.get("XDG_CONFIG_HOME")
+    folder = os.path.join(home or os.path.join(os.path.expanduser("~"), ".config"), "clipcheck")
+    found = (os.path.join(folder, name) for name in FILES)
+    return next((path for path in found if os.path.isfile(path)), "")
+
+
+def read_chain(path: str, seen: tuple[str, ...] = ()) -> tuple[Layer, ...]:
+    """The layer of a file behind those that it extends; nothing for a pyproject.toml that does not speak of us."""
+    values = _read(path)
+    if values is None:
+        return ()
+    path = _shown(path)
+    layer = checked(Layer(values, os.path.dirname(os.path.abspath(path)), path))
+    _require(layer)
+    if "extend" not in values:
+        return (layer,)
+    other = os.path.normpath(os.path.join(layer.folder, os.path.expanduser(values["extend"])))
+    if os.path.abspath(path) in seen or not os.path.isfile(other):
+        wrong = "goes round in a circle" if os.path.isfile(other) else f"names no file: {values['extend']}"
+        raise layer.fault("extend", f"`extend` {wrong}")
+    return (*read_chain(other, (*seen, os.path.abspath(path))), layer)
+
+
+def _read(path: str) -> dict[str, Any] | None:
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    project = os.path.basename(path) == "pyproject.toml"
+    if project and b"clipcheck" not in data:  # spares reading TOML, which costs more than the rest of the search
+        return None
+    values = parse_toml(data.decode("utf-8", "replace"), _shown(path))
+    if not project:
+        return values
+    tool = values.get("tool", {})
+    found = tool.get("clipcheck") if isinstance(tool, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def parse_toml(text: str, origin: str = "") -> dict[str, Any]:
+    """The values in a text of TOML. Raises ConfigError with the line."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        values: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message = str(error)
+        at = re.search(r" \(at line (\d+), column \d+\)", message)
+        last = text.count("\n") + 1
+        where = f"{origin}:{at[1] if at else last}: " if origin else ""
+        raise ConfigError(f"{where}{message.replace(at[0], '') if at and origin else message}") from None
+    return values
+
+
+def _require(layer: Layer) -> None:
+    """Refuse to run as another version than the settings ask for."""
+    wanted = layer.values.get("required-version")
+    if wanted is None:
+        return
+    for part in str(wanted).split(","):
+        found = re.fullmatch(r"\s*(==|>=|<=|!=|~=|<|>)?\s*v?(\d+(?:\.\d+)*)\s*", part)
+        if found is None:
+            raise layer.fault("required-version", f"`required-version` is a version such as `>=0.1`, not {wanted!r}")
+        if not _holds(found[1] or "==", found[2]):
+            raise layer.fault("required-version", f"clipcheck {wanted} is required, this is {__version__}")
+
+
+def _holds(relation: str, version: str) -> bool:
+    asked, ours = (tuple(map(int, re.findall(r"\d+", text))) for text in (version, __version__))
+    width = max(len(asked), len(ours))
+    want, have = (numbers + (0,) * (width - len(numbers)) for numbers in (asked, ours))
+    return {
+        "==": have == want,
+        "!=": have != want,
+        ">=": have >= want,
+        "<=": have <= want,
+        ">": have > want,
+        "<": have < want,
+        "~=": have >= want and ours[: len(asked) - 1] == asked[:-1],
+    }[relation]
+
+
+def _shown(path: str) -> str:
+    """A path as people read it: relative to the current folder where it lies below it."""
+    try:
+        relative = os.path.relpath(path)
+    except ValueError:  # another drive
+        return path
+    return path if relative.startswith("..") else relative
