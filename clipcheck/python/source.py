@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from functools import cached_property
-from typing import TypeVar, cast
+from functools import cached_property, wraps
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import libcst as cst
 
@@ -17,6 +17,8 @@ from clipcheck.python.positions import Tree, code, parse, placed
 from clipcheck.rule import Place, Target
 
 NodeT = TypeVar("NodeT", bound=cst.CSTNode)
+AnswerT = TypeVar("AnswerT")
+ArgumentsT = ParamSpec("ArgumentsT")
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
@@ -37,6 +39,7 @@ class Source:
         # An editor's memory has the places of most nodes; elsewhere most files are done with before a place is asked for.
         self._tree = parse(text) if current() else None
         self.module = self._tree.module if self._tree else cst.parse_module(text)
+        self._answers: dict[object, object] = {}  # of the functions under `memo`
 
     @cached_property
     def _placed(self) -> Tree:
@@ -211,3 +214,25 @@ class Source:
     def is_taken(self, name: str) -> bool:
         """Whether any scope binds `name`, or some code reads it without our knowing what it is."""
         return name in self._known_names
+
+
+_NOT_ASKED = object()
+
+
+def memo(
+    function: Callable[Concatenate[Source, ArgumentsT], AnswerT],
+) -> Callable[Concatenate[Source, ArgumentsT], AnswerT]:
+    """Compute a function of a source and hashable arguments once; the result is kept with the source, and freed with it.
+
+    Rules ask the same about the same source one after the other. The result is shared: it must not be changed.
+    """
+
+    @wraps(function)
+    def remembered(source: Source, /, *args: ArgumentsT.args, **named: ArgumentsT.kwargs) -> AnswerT:
+        key = (function, args, *named.items())
+        answer = source._answers.get(key, _NOT_ASKED)
+        if answer is _NOT_ASKED:
+            answer = source._answers[key] = function(source, *args, **named)
+        return cast("AnswerT", answer)
+
+    return remembered

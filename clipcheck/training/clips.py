@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import libcst as cst
 
-from clipcheck.python.source import Source
+from clipcheck.python.source import Source, memo
 
 _SIGNATURES = {
     "clip_grad_norm_": ("parameters", "max_norm", "norm_type", "error_if_nonfinite", "foreach"),
@@ -58,7 +58,7 @@ def clips(source: Source) -> tuple[Clip, ...]:
     return tuple(call for call in torch_calls(source) if call.function != "get_total_norm")
 
 
-@lru_cache(maxsize=2)  # the rules ask one after the other about the same source
+@memo
 def torch_calls(source: Source) -> tuple[Clip, ...]:
     return tuple(_torch_calls(source))
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TypeAlias
 
 import libcst as cst
 
 from clipcheck.python.names import children
-from clipcheck.python.source import Source
+from clipcheck.python.source import Source, memo
 from clipcheck.training.acts import Act, Kind, act
 from clipcheck.training.guards import Loop
 from clipcheck.training.known_tests import arguments, facts
@@ -104,72 +103,50 @@ class Flow:
 
 def flows(source: Source, kind: Kind) -> Iterator[Flow]:
     """The flow of every function, and of the module's top level, that may hold an event of this kind, also by a call."""
-    holding = _reading(source).holding(kind)
+    holding = _holding(source, kind)
     functions: list[Function] = [source.module, *source.nodes(cst.FunctionDef)]
     return (flow(source, function) for function in functions if function in holding)
 
 
+@memo
 def flow(source: Source, function: Function) -> Flow:
-    return _reading(source).flow(function)
+    return _Builder(source, function).flow()
 
 
 # --- from code to events --------------------------------------------------------------------------------------------
 
 
-class _Reading:
-    """What is asked again and again while a source's flows are built: most are wanted by several rules."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        nodes = source.nodes(cst.Call, cst.Assign, cst.AugAssign)
-        self.acts: dict[cst.CSTNode, Act] = {node: found for node in nodes if (found := act(source, node))}
-        self._flows: dict[Function, Flow] = {}
-        self._holding: dict[Kind, set[Function]] = {}
-        self._effective: dict[cst.CSTNode, tuple[cst.CSTNode, ...]] = {}
-        self._callees: dict[cst.Call, cst.FunctionDef | None] = {}
-
-    def flow(self, function: Function) -> Flow:
-        if function not in self._flows:
-            self._flows[function] = _Builder(self, function).flow()
-        return self._flows[function]
-
-    def holding(self, kind: Kind) -> set[Function]:
-        if kind not in self._holding:
-            self._holding[kind] = self._reaching(kind)
-        return self._holding[kind]
-
-    def _reaching(self, kind: Kind) -> set[Function]:
-        """The functions with an event of this kind, and those that mention one that has it, and may so call it."""
-        found = new = {self._home(node) for node, what in self.acts.items() if what.kind is kind}
-        for _ in range(DEPTH):
-            names = {function.name.value for function in new if isinstance(function, cst.FunctionDef)}
-            new = {self._home(name) for name in self.source.nodes(cst.Name) if name.value in names} - found
-            found = found | new
-        return found
-
-    def _home(self, node: cst.CSTNode) -> Function:
-        return self.source.function(node) or self.source.module
-
-    def effective(self, node: cst.CSTNode) -> tuple[cst.CSTNode, ...]:
-        """The acts in a simple statement or an expression, and its calls of local functions, in their order."""
-        if node not in self._effective:
-            self._effective[node] = tuple(inner for inner in _evaluated(node) if self._takes_effect(inner))
-        return self._effective[node]
-
-    def _takes_effect(self, node: cst.CSTNode) -> bool:
-        if node in self.acts:
-            return True
-        return isinstance(node, cst.Call) and (self.callee(node) is not None or any(_closures(self.source, node)))
-
-    def callee(self, call: cst.Call) -> cst.FunctionDef | None:
-        if call not in self._callees:
-            self._callees[call] = local_function(self.source, call)
-        return self._callees[call]
+@memo
+def _acts(source: Source) -> dict[cst.CSTNode, Act]:
+    nodes = source.nodes(cst.Call, cst.Assign, cst.AugAssign)
+    return {node: found for node in nodes if (found := act(source, node))}
 
 
-@lru_cache(maxsize=2)  # the rules ask one after the other about the same source
-def _reading(source: Source) -> _Reading:
-    return _Reading(source)
+@memo
+def _holding(source: Source, kind: Kind) -> frozenset[Function]:
+    """The functions with an event of this kind, and those that mention one that has it, and may so call it."""
+    found = new = frozenset(_home(source, node) for node, what in _acts(source).items() if what.kind is kind)
+    for _ in range(DEPTH):
+        names = {function.name.value for function in new if isinstance(function, cst.FunctionDef)}
+        new = frozenset(_home(source, name) for name in source.nodes(cst.Name) if name.value in names) - found
+        found |= new
+    return found
+
+
+def _home(source: Source, node: cst.CSTNode) -> Function:
+    return source.function(node) or source.module
+
+
+@memo
+def _effective(source: Source, node: cst.CSTNode) -> tuple[cst.CSTNode, ...]:
+    """The acts in a simple statement or an expression, and its calls of local functions, in their order."""
+    return tuple(inner for inner in _evaluated(node) if _takes_effect(source, inner))
+
+
+def _takes_effect(source: Source, node: cst.CSTNode) -> bool:
+    if node in _acts(source):
+        return True
+    return isinstance(node, cst.Call) and (local_function(source, node) is not None or any(_closures(source, node)))
 
 
 @dataclass
@@ -184,9 +161,8 @@ class _Around:
 class _Builder:
     """Builds the graph of one function by walking its statements once."""
 
-    def __init__(self, reading: _Reading, function: Function) -> None:
-        self.reading = reading
-        self.source = reading.source
+    def __init__(self, source: Source, function: Function) -> None:
+        self.source = source
         self.function = function
         self.start = Event(Kind.START, function, function)
         self.end = Event(Kind.END, function, function)
@@ -286,13 +262,13 @@ class _Builder:
 
     def _expression(self, node: cst.CSTNode, preds: list[Event]) -> list[Event]:
         """The events of a simple statement or an expression, the arguments of a call before the call."""
-        for inner in self.reading.effective(node):
+        for inner in _effective(self.source, node):
             preds = self._act(inner, preds)
         return preds
 
     def _act(self, node: cst.CSTNode, preds: list[Event]) -> list[Event]:
         if isinstance(node, cst.Call):
-            callee = self.reading.callee(node)
+            callee = local_function(self.source, node)
             if (
                 callee is not None
                 and callee not in self.active
@@ -303,7 +279,7 @@ class _Builder:
             for closure in _closures(self.source, node):
                 if closure not in self.active and closure is not self.function:
                     preds = self._inlined(node, closure, preds)
-        found = self.reading.acts.get(node)
+        found = _acts(self.source).get(node)
         if found is None:
             return preds
         at = self.call or node
@@ -351,6 +327,7 @@ def _evaluated(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
             stack.extend((child, False) for child in reversed(children(top)))
 
 
+@memo
 def local_function(source: Source, call: cst.Call) -> cst.FunctionDef | None:
     """The function of this file that a call runs, where that is plain: by its name, or a method by `self.`."""
     match call.func:
@@ -372,7 +349,7 @@ def _ordinary(source: Source, function: cst.FunctionDef) -> cst.FunctionDef | No
     return None if function in _generators(source) else function
 
 
-@lru_cache(maxsize=2)
+@memo
 def _generators(source: Source) -> frozenset[cst.FunctionDef | None]:
     return frozenset(source.function(node) for node in source.nodes(cst.Yield))
 

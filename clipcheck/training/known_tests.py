@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import TypeAlias
 
 import libcst as cst
 
-from clipcheck.python.source import Source
+from clipcheck.python.source import Source, memo
 from clipcheck.training.guards import branches, loops
 
 
@@ -49,18 +48,10 @@ def arguments(source: Source, call: cst.Call, callee: cst.FunctionDef) -> dict[s
 Told: TypeAlias = "tuple[tuple[str, bool], ...]"
 
 
+@memo
 def _told(source: Source, branch: cst.If, outcome: bool) -> Told:
     """What is known all through a branch; asked for every event inside of it."""
-    known = _known(source)
-    if (branch, outcome) not in known:
-        stable = _is_stable(source, branch.test)
-        known[branch, outcome] = tuple(_outcomes(source, branch.test, outcome)) if stable else ()
-    return known[branch, outcome]
-
-
-@lru_cache(maxsize=2)
-def _known(source: Source) -> dict[tuple[cst.If, bool], Told]:
-    return {}
+    return tuple(_outcomes(source, branch.test, outcome)) if _is_stable(source, branch.test) else ()
 
 
 def _outcomes(source: Source, test: cst.BaseExpression, outcome: bool) -> Iterator[tuple[str, bool]]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import libcst as cst
 
 from clipcheck.python.names import Binding, dotted
-from clipcheck.python.source import Source
+from clipcheck.python.source import Source, memo
 from clipcheck.training.clips import words
 
 _OPTIMIZER_CLASSES = frozenset(
@@ -82,7 +80,7 @@ def attribute_values(source: Source, node: cst.CSTNode, attr: str) -> list[cst.B
     return [value for target, value in _attribute_assignments(source).get((owner, attr), [])]
 
 
-@lru_cache(maxsize=2)
+@memo
 def _attribute_assignments(
     source: Source,
 ) -> dict[tuple[cst.ClassDef, str], list[tuple[cst.Attribute, cst.BaseExpression | None]]]:
