@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
-from clipcheck.catalogue import RULES, wanted
+from clipcheck.catalogue import RULES
 from clipcheck.engine.batch import check_paths
 from clipcheck.engine.find import find
+from clipcheck.prefilter import wanted
 from clipcheck.rule import Safety, Target
 from clipcheck.settings.keys import Settings
 

@@ -91,8 +91,8 @@ def test_the_calls_for_sharded_training_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_settings_in_toml_are_known(path: Path) -> None:
+    from clipcheck.settings.files import parse_toml
     from clipcheck.settings.keys import Layer, checked
-    from clipcheck.settings.projects import parse_toml
 
     for text in blocks(path, "toml"):
         values = parse_toml(text)

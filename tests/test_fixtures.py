@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from clipcheck.catalogue import RULES, wanted
+from clipcheck.catalogue import RULES
 from clipcheck.engine.file import check_file
 from clipcheck.engine.results import FileReport
 from clipcheck.examples import Example, clean, examples
+from clipcheck.prefilter import wanted
 from clipcheck.rule import Rule, Safety, Target
 from clipcheck.settings.keys import DEFAULT, Settings
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
-from clipcheck.catalogue import RULES, concerned, wanted
+from clipcheck.catalogue import RULES
 from clipcheck.engine.file import check_text
-from clipcheck.prefilter import functions
+from clipcheck.prefilter import concerned, functions, wanted
 from clipcheck.python.memory import Memory, remembered
 from clipcheck.settings.keys import DEFAULT, Settings
 

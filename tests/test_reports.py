@@ -17,9 +17,9 @@ from jsonschema import Draft4Validator
 
 from clipcheck import report
 from clipcheck.cli.main import main
-from clipcheck.engine.batch import Outcome
+from clipcheck.engine.results import Outcome
 from clipcheck.engine.results import FileReport
-from clipcheck.report import FORMATS
+from clipcheck.formats import FORMATS
 from clipcheck.report import view as views
 from clipcheck.report.sarif import line_hashes
 from clipcheck.report.view import View, url

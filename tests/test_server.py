@@ -470,17 +470,17 @@ def test_a_fault_in_the_settings_is_shown_once(tmp_path: Path) -> None:
 # --- faults -------------------------------------------------------------------------------------------------------------
 
 FAULTY = """
-import clipcheck.engine.file
+import clipcheck.api
 from clipcheck.editor.server import main
 
-run_text = clipcheck.engine.file.check_text
+run_text = clipcheck.api.check_text
 
 def faulty(path, text, settings):
     if "explode" in text:
         raise MemoryError("too much")
     return run_text(path, text, settings)
 
-clipcheck.engine.file.check_text = faulty
+clipcheck.api.check_text = faulty
 main()
 """
 
