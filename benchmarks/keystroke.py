@@ -1,12 +1,13 @@
-"""How long an editor waits: from a keystroke to the diagnostics for it, through a real client over stdio.
+"""How long an editor waits: from the last key to the diagnostics for it, through a real client over stdio.
 
-    python benchmarks/keystroke.py [FILE] [--keys N] [--pause SECONDS]
+    python benchmarks/keystroke.py [FILE] [--lines N] [--keys N] [--pause SECONDS]
 
-Without FILE, it is demo/train.py with its two faults among 1,000 lines, the rest being the standard library's argparse;
-with --dense, demo/train.py is repeated until it has 1,000 lines, with a fault in every twentieth. A comment is typed
-into the first empty line of the text's second half, one letter a pause; each letter's time runs from the client's sending
-of it to its receipt of the diagnostics for that very version of the text. With --half it is an open parenthesis that is
-typed, so that no version is Python. With a pause shorter than an answer, letters are looked at together.
+Without FILE, it is demo/train.py with its two faults among N lines, the rest being the standard library's argparse;
+with --dense, demo/train.py is repeated until it has N lines, with a fault in every twentieth. A comment is typed into
+the first empty line of the text's second half, one letter a pause; each letter's time runs from the client's sending of
+it to its receipt of the diagnostics for that very version of the text. With --half it is an open parenthesis that is
+typed, so that no version is Python. The pause is long enough for each letter to be the last key before an answer; with a
+shorter one than the server waits for, letters are looked at together.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import platform
 import statistics
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 from lsprotocol import types as lsp
@@ -28,7 +30,7 @@ HERE = Path(__file__).resolve().parent.parent
 URI = (HERE / "typed.py").as_uri()
 
 
-def program(dense: bool, lines: int = 1000) -> str:
+def program(dense: bool, lines: int) -> str:
     one = (HERE / "demo" / "train.py").read_text(encoding="utf-8").splitlines(keepends=True)
     rest = one * (lines // len(one)) if dense else inspect.getsource(argparse).splitlines(keepends=True)
     text = [*one, *rest][:lines]
@@ -89,14 +91,16 @@ async def measure(text: str, keys: int, pause: float, first: str) -> list[float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path)
+    parser.add_argument("--lines", type=int, default=1000)
     parser.add_argument("--keys", type=int, default=40)
-    parser.add_argument("--pause", type=float, default=0.2)
+    parser.add_argument("--pause", type=float, default=0.5)
     parser.add_argument("--dense", action="store_true")
     parser.add_argument("--half", action="store_true")
     options = parser.parse_args()
-    text = options.file.read_text(encoding="utf-8") if options.file else program(options.dense)
+    text = options.file.read_text(encoding="utf-8") if options.file else program(options.dense, options.lines)
     load = f", load {os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else ""
-    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}{load}")
+    packages = ", ".join(f"{name} {metadata.version(name)}" for name in ("libcst", "pygls"))
+    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}{load}")
     times = sorted(
         1e3 * one for one in asyncio.run(measure(text, options.keys, options.pause, "(" if options.half else "#"))
     )

@@ -8,7 +8,7 @@
         print(finding.path, finding.place.line, finding.code, finding.message)
 
 Importing this module loads neither torch nor LibCST; `check` and `fix` never execute what they look at. The command line
-and the editors' server come in by the same two doors, `run_files` and `run_text`, with settings of their own.
+comes in by the same door, `run_files`, with settings of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from clipcheck.documents.read import decode
 from clipcheck.engine.batch import check_files
 from clipcheck.engine.file import check_text
 from clipcheck.engine.find import MissingPath, find
-from clipcheck.engine.results import FileReport, Outcome
+from clipcheck.engine.results import Outcome
 from clipcheck.rule import Edit, Finding, Fix, Place, Safety, Severity, Target
 from clipcheck.settings.keys import ConfigError, Layer, Settings
 from clipcheck.settings.projects import Projects
@@ -45,7 +45,6 @@ __all__ = [
     "check",
     "fix",
     "run_files",
-    "run_text",
     "verify",
 ]
 
@@ -91,7 +90,7 @@ def check(
     """
     projects = _projects(select, extend_select, ignore, target, isolated)
     if isinstance(source, str):
-        report = run_text(_program(source), filename, projects.of(filename).for_file(filename))
+        report = check_text(filename, _program(source), projects.of(filename).for_file(filename))
         _warn((*report.errors, *report.warnings))
         return list(report.findings)
     paths = [source] if isinstance(source, os.PathLike) else source
@@ -121,7 +120,7 @@ def fix(
     settings = replace(projects.of(filename).for_file(filename), fix=True)
     if unsafe:
         settings = replace(settings, safety=Safety.UNSAFE)
-    report = run_text(_program(text), filename, settings)
+    report = check_text(filename, _program(text), settings)
     _warn((*report.errors, *report.warnings))
     after = text if report.fixed_data is None else decode(filename, report.fixed_data)
     return FixResult(after, report.fixed, report.findings)
@@ -155,11 +154,6 @@ def run_files(
     """
     wanted = [(path, projects.of_file(path).for_file(path)) for path in found]
     return check_files(wanted, jobs, write, cache, progress)
-
-
-def run_text(text: str, filename: str, settings: Settings) -> FileReport:
-    """Look at a text with these settings: its report, with what fixes make of it where the settings want them."""
-    return check_text(filename, text, settings)
 
 
 def _projects(

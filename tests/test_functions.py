@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from conftest import PROJECT
 
-from clipcheck.catalogue import RULES
-from clipcheck.engine.file import check_text
 from clipcheck.prefilter import concerned, functions, wanted
-from clipcheck.python.memory import Memory, remembered
-from clipcheck.settings.keys import DEFAULT, Settings
-
-EVERY_RULE = Settings(codes=frozenset(RULES))
+from clipcheck.settings.keys import DEFAULT
 
 LOOP = b"""\
     total = 0.0
@@ -95,17 +87,6 @@ def test_a_norm_of_what_the_module_holds_is_found() -> None:
     text = b"gradients = [p.grad for p in model.parameters()]\n\n\ndef f():\n    total = 0.0\n"
     text += b"    for g in gradients:\n        total += g.norm(2).item() ** 2\n    return total\n"
     assert "CLIP001" in concerned(text, DEFAULT)
-
-
-@pytest.mark.parametrize(
-    "path", sorted((PROJECT / "fixtures").glob("*/*.py")), ids=lambda path: f"{path.parent.name}/{path.stem}"
-)
-def test_an_editor_sees_what_the_command_line_sees(path: Path) -> None:
-    """It looks at the marks less closely, which may cost time and changes no finding."""
-    text = path.read_text(encoding="utf-8")
-    alone = check_text(path.name, text, EVERY_RULE)
-    with remembered(Memory()):
-        assert check_text(path.name, text, EVERY_RULE) == alone
 
 
 @pytest.mark.parametrize("gap", ["", " "])

@@ -53,7 +53,7 @@ SEES = {
     "verify": "rule catalogue documents python examples",
     "bench": "runtime",
     "api": "rule catalogue settings documents engine verify",
-    "editor": "clipcheck rule catalogue settings documents python engine pages api",
+    "editor": "clipcheck rule catalogue settings documents engine pages",
     "cli": "clipcheck rule formats catalogue settings documents engine pages report api editor verify bench",
     "__main__": "cli",
 }

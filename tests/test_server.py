@@ -470,18 +470,17 @@ def test_a_fault_in_the_settings_is_shown_once(tmp_path: Path) -> None:
 # --- faults -------------------------------------------------------------------------------------------------------------
 
 FAULTY = """
-import clipcheck.api
-from clipcheck.editor.server import main
+from clipcheck.editor import server
 
-run_text = clipcheck.api.check_text
+check_text = server.check_text
 
-def faulty(path, text, settings):
+def faulty(path, text, *rest):
     if "explode" in text:
         raise MemoryError("too much")
-    return run_text(path, text, settings)
+    return check_text(path, text, *rest)
 
-clipcheck.api.check_text = faulty
-main()
+server.check_text = faulty
+server.main()
 """
 
 

@@ -1,10 +1,10 @@
-"""What is not Python is named where it stands, and hides nothing of the rest."""
+"""What is not Python is named where it stands, and hides nothing of the rest; least of all a line that is being typed."""
 
 from __future__ import annotations
 
 import pytest
 
-from clipcheck.engine.file import check_file
+from clipcheck.engine.file import check_file, check_text
 from clipcheck.engine.results import FileReport
 from clipcheck.settings.keys import Settings
 
@@ -55,3 +55,89 @@ def test_a_text_without_sense_is_one_finding() -> None:
 )
 def test_odd_ends_are_findings_and_no_crash(text: str) -> None:
     assert [f.code for f in look(text).findings] == ["invalid-syntax"]
+
+
+# --- what is being typed ------------------------------------------------------------------------------------------------
+
+BEFORE = f"""\
+import torch
+
+
+def first(model):
+    \"\"\"Clip.\"\"\"
+    {CALL}
+
+
+def second(model, xs):
+    y = xs
+    for x in xs:
+        print(x)
+    return y
+
+
+def third(model):
+    \"\"\"Clip.\"\"\"
+    {CALL}
+"""
+
+
+def typed(line: int, text: str, before: str = BEFORE) -> str:
+    """The program with its line number `line` replaced."""
+    lines = before.splitlines()
+    lines[line - 1] = text
+    return "\n".join(lines) + "\n"
+
+
+def calls(text: str, before: str) -> list[int]:
+    report = check_text("x.py", text, Settings(frozenset({"CLIP002"}), "torch"), before)
+    assert report.errors == ()
+    assert [f.code for f in report.findings].count("invalid-syntax") == 1
+    return [f.place.line for f in report.findings if f.code == "CLIP002"]
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (4, "def first(model): x = [1,"),
+        (5, "    try:"),
+        (10, "    y = xs \\"),
+        (10, "    \\"),
+        (13, "    return y\n    if x:"),  # whole lines
+        (13, "    return y\n    if x:\n    try:"),
+        (9, "\n\ndef new(x):\n    if x\n        y()\n\ndef second(model, xs):"),
+        (16, "def third(model"),
+        (2, '"""'),  # what every quote behind it turns around
+        (2, "x = '''"),
+        (2, "("),
+        (2, "@"),
+        (2, "if x"),
+        (2, "    for y in"),
+        (5, '    """Clip.'),
+        (10, "    y = xs["),
+        (10, "    y = xs.\n    z ="),  # two lines
+        (10, "  y = xs"),
+        (10, "    y = xs\n    while"),
+        *((11, sign + "    for x in xs:") for sign in ("#", "#   ", "# x ")),
+        (11, "    for x in"),
+        (11, "    for x in xs"),
+        (13, "    return y +"),
+        (13, "    return y if"),
+    ],
+)
+def test_a_line_that_is_typed_hides_no_other_finding(line: int, text: str) -> None:
+    shift = text.count("\n")
+    for newline in ("\n", "\r\n", "\r"):
+        before, now = (one.replace("\n", newline) for one in (BEFORE, typed(line, text)))
+        assert calls(now, before) == [at if at < line else at + shift for at in (6, 18)]
+
+
+@pytest.mark.parametrize("before", ["", "x = (", "import os\n", BEFORE.replace("first", "fst")])
+def test_what_the_text_was_need_not_be_of_any_help(before: str) -> None:
+    assert calls(typed(10, "    y = xs["), before) == [6, 18]
+
+
+def test_a_line_that_is_typed_is_not_edited() -> None:
+    text = typed(6, f"    x = ; {CALL}")
+    report = check_text("x.py", text, Settings(frozenset({"CLIP002"}), "torch", fix=True), BEFORE)
+    assert report.fixed_data is not None
+    assert report.fixed_data.decode() == "norm_(".join(text.rsplit("norm(", 1))

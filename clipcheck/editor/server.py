@@ -16,20 +16,20 @@ from pygls.exceptions import JsonRpcException, JsonRpcInternalError, PyglsError
 from pygls.lsp.server import LanguageServer
 from pygls.workspace import TextDocument
 
-from clipcheck import __version__, api
+from clipcheck import __version__
 from clipcheck.catalogue import RULES
 from clipcheck.documents import read as document
 from clipcheck.editor.opened import Opened, ProtocolWorkspace, differences, meet, opened, path_of, span, span_in
 from clipcheck.engine.batch import collect_less
+from clipcheck.engine.file import check_text
 from clipcheck.engine.results import FileReport
-from clipcheck.python.memory import Memory, remembered
-from clipcheck.rule import Finding, Place, Safety, Severity
+from clipcheck.rule import INVALID_SYNTAX, Finding, Place, Safety, Severity
 from clipcheck.settings.files import FILES
 from clipcheck.settings.keys import ConfigError, Layer, Settings
 from clipcheck.settings.projects import Projects
 
-# Keystrokes that come together are looked at together; a longer wait would only be felt.
-DELAY = 0.01
+# Seconds without a keystroke after which the text is looked at, whole. Keys of one word come 0.1 to 0.2 s apart.
+DELAY = 0.1
 # Seconds without a keystroke after which dead cycles are collected: in between that would take as long as an answer.
 IDLE = 2.0
 FIX_ALL = "source.fixAll.clipcheck"
@@ -49,7 +49,7 @@ class Look(NamedTuple):
     text: str
     settings: Settings
     report: FileReport
-    memory: Memory
+    python: str  # the last text that was Python
 
 
 class Server(LanguageServer):
@@ -71,16 +71,16 @@ class Server(LanguageServer):
         last = self.looks.get(at.uri)
         if last is not None and (last.text, last.settings) == (at.text, settings):
             return last.report
-        memory = last.memory if last is not None else Memory()
-        with remembered(None if at.is_document else memory):  # a document's blocks are programs apart
-            report = self.run(at, settings)
-        self.looks[at.uri] = Look(at.text, settings, report, memory)
+        before = "" if last is None else last.python
+        report = self.run(at, settings, before)
+        broken = any(finding.code == INVALID_SYNTAX for finding in report.findings)
+        self.looks[at.uri] = Look(at.text, settings, report, before if broken else at.text)
         return report
 
-    def run(self, at: Opened, settings: Settings) -> FileReport:
+    def run(self, at: Opened, settings: Settings, before: str = "") -> FileReport:
         """One run of the engine; whatever goes wrong in it is told and ends nothing."""
         try:
-            report = api.run_text(at.text, at.path, settings)
+            report = check_text(at.path, at.text, settings, before)
         except Exception as error:
             report = FileReport(at.path, b"", errors=(f"{at.path}: {type(error).__name__}: {error}",))
         for kind, lines in ((lsp.MessageType.Error, report.errors), (lsp.MessageType.Warning, report.warnings)):

@@ -11,7 +11,6 @@ from clipcheck.documents.read import encode, read, searchable
 from clipcheck.engine.results import FileReport
 from clipcheck.engine.suppressions import names_us
 from clipcheck.prefilter import concerned, wanted
-from clipcheck.python.memory import current
 from clipcheck.rule import INVALID_SYNTAX, UNUSED, Edit, Finding, Place, Severity
 from clipcheck.settings.keys import Settings
 
@@ -31,14 +30,13 @@ def candidate(path: str, data: bytes, settings: Settings) -> bool:
     return bool(wanted(text, settings.codes)) or (settings.heed and names_us(text))
 
 
-def check_file(path: str, data: bytes, settings: Settings) -> FileReport:
-    """Check one file and, if the settings say so, fix it in memory."""
+def check_file(path: str, data: bytes, settings: Settings, before: bytes = b"") -> FileReport:
+    """Check one file and, if the settings say so, fix it in memory; `before` is what it held when it last was Python."""
     text = searchable(path, data)
-    # an editor has nearly all of the tree already: a closer look at the marks would take longer than the rules
-    codes = wanted(text, settings.codes) if current() else concerned(text, settings.codes)
+    codes = concerned(text, settings.codes)
     if not codes and not (settings.heed and names_us(text)):
         return FileReport(path, data, threshold=settings.safety)
-    first = _check(path, data, codes, settings)
+    first = _check(path, data, codes, settings, before)
     if settings.fix and any(_applicable(first.findings, settings)):
         report = _settle(path, data, first, codes, settings)
     else:
@@ -47,15 +45,19 @@ def check_file(path: str, data: bytes, settings: Settings) -> FileReport:
     return report._replace(errors=(*report.errors, *refuted)) if refuted else report
 
 
-def check_text(path: str, text: str, settings: Settings) -> FileReport:
-    """As `check_file`, for a text that is not (yet) a file's, such as an editor's."""
+def check_text(path: str, text: str, settings: Settings, before: str = "") -> FileReport:
+    """As `check_file`, for a text that is not (yet) a file's, such as an editor's.
+
+    `before` is what the text was when it last was Python: where it is half typed now, only the lines that changed since
+    then are left out.
+    """
     try:
-        return check_file(path, encode(path, text), settings)
+        return check_file(path, encode(path, text), settings, encode(path, before) if before else b"")
     except Unreadable as error:
         return FileReport(path, b"", (_unreadable(path, str(error)),))
 
 
-def _check(path: str, data: bytes, codes: frozenset[str], settings: Settings) -> _Checked:
+def _check(path: str, data: bytes, codes: frozenset[str], settings: Settings, before: bytes = b"") -> _Checked:
     try:
         doc = read(path, data)
     except Unreadable as error:
@@ -67,15 +69,23 @@ def _check(path: str, data: bytes, codes: frozenset[str], settings: Settings) ->
     findings: list[Finding] = []
     errors: list[str] = []
     warnings: list[str] = []
-    for index, program in enumerate(doc.programs):
+    for index, (program, was) in enumerate(zip(doc.programs, _before(path, before, doc), strict=True)):
         text = program.text.encode(errors="replace") if doc.fragments else b""
         here = wanted(text, codes) if doc.fragments else codes
         if here or not doc.fragments or names_us(text):
-            found = examine(path, doc, index, here, settings)
+            found = examine(path, doc, index, here, settings, was)
             findings += found.findings
             errors += found.errors
             warnings += found.warnings
     return _Checked(doc, tuple(sorted(findings, key=lambda finding: finding.order)), tuple(errors), tuple(warnings))
+
+
+def _before(path: str, before: bytes, now: Document) -> list[str]:
+    """For each program of a file what it was before, "" where that is not known or, as in prose, of no use."""
+    nothing = [""] * len(now.programs)
+    if not before or now.fragments:
+        return nothing
+    return [*(program.text for program in read(path, before).programs), *nothing][: len(nothing)]
 
 
 def _settle(path: str, data: bytes, first: _Checked, codes: frozenset[str], settings: Settings) -> FileReport:

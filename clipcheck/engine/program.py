@@ -39,10 +39,12 @@ class _View(NamedTuple):
     settings: Settings
 
 
-def examine(path: str, document: Document, index: int, codes: frozenset[str], settings: Settings) -> Examined:
-    """What the rules `codes` find in the program number `index` of a file."""
+def examine(
+    path: str, document: Document, index: int, codes: frozenset[str], settings: Settings, before: str = ""
+) -> Examined:
+    """What the rules `codes` find in the program number `index` of a file; `before` is for `syntax.parse`."""
     try:
-        source, faults = syntax.parse(document.programs[index], settings.target)
+        source, faults = syntax.parse(document.programs[index], settings.target, before)
         # a document's fragments are often abridged (`for x, y in …:`), and nobody runs them
         broken = tuple(_invalid_syntax(path, document, index, fault) for fault in faults if not document.fragments)
         if source is None:

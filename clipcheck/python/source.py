@@ -10,10 +10,9 @@ from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import libcst as cst
 
-from clipcheck.python.memory import current
 from clipcheck.python.names import Binding, Names, Scope, children
+from clipcheck.python.positions import Placed, code, placed
 from clipcheck.python.positions import Statement as Statement
-from clipcheck.python.positions import Tree, code, parse, placed
 from clipcheck.rule import Place, Target
 
 NodeT = TypeVar("NodeT", bound=cst.CSTNode)
@@ -36,14 +35,13 @@ class Source:
     def __init__(self, text: str, target: Target = "clipcheck") -> None:
         self.text = text
         self.target = target
-        # An editor's memory has the places of most nodes; elsewhere most files are done with before a place is asked for.
-        self._tree = parse(text) if current() else None
-        self.module = self._tree.module if self._tree else cst.parse_module(text)
+        self.module = cst.parse_module(text)
         self._answers: dict[object, object] = {}  # of the functions under `memo`
 
     @cached_property
-    def _placed(self) -> Tree:
-        return self._tree or placed(self.text, self.module)
+    def _placed(self) -> Placed:
+        """Worked out when a place is first asked for: most files are done with before that."""
+        return placed(self.text, self.module)
 
     @cached_property
     def _spans(self) -> dict[cst.CSTNode, tuple[int, int]]:
@@ -51,7 +49,7 @@ class Source:
 
     @property
     def _has_places(self) -> bool:
-        return self._tree is not None or "_placed" in self.__dict__
+        return "_placed" in self.__dict__
 
     @property
     def exact(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -12,15 +13,16 @@ from typing import NamedTuple
 import libcst as cst
 
 from clipcheck.documents.program import LINE_END, Program
-from clipcheck.python.memory import current, remembered
-from clipcheck.python.positions import difference
 from clipcheck.python.source import Source
 from clipcheck.rule import Target
 
 # Lines that may be passed over in one stretch: a file of Python 2 has a `print` on many.
 MAX_FAULTS = 50
+# Changed lines that are taken for what is being typed, though fewer might do: two edits far apart span many.
+FEW = 3
 
 _LINE = re.compile(r"(?P<indent>[ \t]*)(?P<code>[^\r\n]*)")
+_END = re.compile(r"(?=[\r\n])|\Z")  # of the line
 _NOT_LINE_END = re.compile(r"[^\r\n]")
 
 
@@ -38,20 +40,28 @@ class Parsed(NamedTuple):
     faults: tuple[Fault, ...] = ()
 
 
-def parse(program: Program, target: Target) -> Parsed:
+def parse(program: Program, target: Target, before: str = "") -> Parsed:
     """The program without its faulty lines, or None where too little of it is Python. Raises RecursionError.
 
-    A notebook's cells are judged one by one, so that a bad one does not hide the others.
+    A notebook's cells are judged one by one, so that a bad one does not hide the others. `before` is what the program
+    was when it last was Python, if somebody is typing it: the lines that differ from that are the faulty ones.
     """
-    half_typed = _without_what_is_typed(program, target)
-    if half_typed is not None:
-        return half_typed
     try:
         return Parsed(Source(program.text, target))
     except cst.ParserSyntaxError as error:
         whole = _fault(program.text, error)
-    with remembered(None):  # what is left of a broken text is nothing to go on from
-        return _readable_parts(program, target, whole)
+    half_typed = _without_what_is_typed(program.text, target, before, whole) if before else Parsed(None)
+    if _hidden(half_typed, program) <= FEW:
+        return half_typed
+    return min(_readable_parts(program, target, whole), half_typed, key=lambda parsed: _hidden(parsed, program))
+
+
+def _hidden(parsed: Parsed, program: Program) -> float:
+    """How many lines of a program were left out."""
+    if parsed.source is None:
+        return math.inf
+    left = LINE_END.split(parsed.source.text)
+    return sum(1 for one, other in zip(left, LINE_END.split(program.text), strict=True) if one != other)
 
 
 def _readable_parts(program: Program, target: Target, whole: tuple[int, str]) -> Parsed:
@@ -73,30 +83,42 @@ def _readable_parts(program: Program, target: Target, whole: tuple[int, str]) ->
     return Parsed(source, tuple(faults))
 
 
-def _without_what_is_typed(program: Program, target: Target) -> Parsed | None:
-    """In an editor: the program without the lines that changed since it last was Python, if it is not so now.
-
-    None where that does not apply or does not help.
-    """
-    memory = current()
-    word = _interpreters_word(program.text) if memory and memory.tree else None
-    if memory is None or memory.tree is None or word is None:
-        return None
-    text = program.text
-    start, _, end = difference(memory.tree.text, text)
+def _without_what_is_typed(text: str, target: Target, before: str, whole: tuple[int, str]) -> Parsed:
+    """The text without the lines from the first to the last that differs from `before`, if that is enough."""
+    start, end = _difference(before, text)
     start = max(text.rfind("\n", 0, start), text.rfind("\r", 0, start)) + 1
-    end = next((found.start() for found in LINE_END.finditer(text, end)), len(text))
-    for masked in _masks(text[start:end], memory.tree.text[start:]):
+    end = start + len(text[start:end].rstrip("\r\n"))  # of whole lines that were added, without the last one's end
+    end = next(found.start() for found in _END.finditer(text, end))
+    for masked in _masks(text[start:end], before[start:]):
         try:
             source = Source(text[:start] + masked + text[end:], target)
         except cst.ParserSyntaxError:
             continue
-        return Parsed(source, (Fault(_offset(text, word[0], word[1]), word[2], start, end),))
-    return None
+        return Parsed(source, (Fault(*whole, start, end),))
+    return Parsed(None)
+
+
+def _difference(old: str, new: str) -> tuple[int, int]:
+    """Start and end, in the new text, of the stretch that differs from the old one."""
+    start = _shared(old, new)
+    rest = min(len(old), len(new)) - start
+    return start, len(new) - min(_shared(old[::-1], new[::-1]), rest)
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters both begin with, by halving: comparing slices is a hundred times faster than characters."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _masks(typed: str, before: str) -> Iterator[str]:
-    """What may stand for the lines that are typed, of their length; `before` is the text that began there."""
+    """What may stand for the lines that are typed, of their length; `before` is what the text was from there on."""
 
     def mask(indent: str | None, opens: bool | None) -> str:
         def masked(line: re.Match[str]) -> str:
@@ -107,13 +129,14 @@ def _masks(typed: str, before: str) -> Iterator[str]:
 
     was = _LINE.match(before)
     assert was is not None  # it matches the empty line, too
-    alone = not LINE_END.search(typed)
-    if alone and not was["code"]:
-        yield " " * len(typed)  # a new line: without it, the program is what it was
+    blank = _NOT_LINE_END.sub(" ", typed)
+    if not was["code"]:
+        yield blank  # new lines: without them, the program is what it was
     for opens in (None, True):  # the line may be one that a block hangs on, though it does not end so yet
         yield mask(None, opens)
-    if alone and len(typed) > len(was["indent"]):  # or one with a `#` before its indent
+    if not LINE_END.search(typed) and len(typed) > len(was["indent"]):  # or one with a `#` before its indent
         yield mask(was["indent"], _opens(was["code"]))
+    yield blank
 
 
 def _first_fault(text: str) -> tuple[int, str] | None:
