@@ -141,7 +141,7 @@ _NO_LOADS = frozenset(
             cst.ImportAlias,
             cst.ImportFrom,
         ),
-        *(cst.AsName, cst.AssignTarget, cst.CompFor, cst.For, cst.AnnAssign, cst.NamedExpr),
+        *(cst.AsName, cst.AssignTarget, cst.CompFor, cst.For, cst.AnnAssign, cst.NamedExpr, cst.MatchKeywordElement),
     }
 )
 
@@ -325,7 +325,7 @@ class Names:
                 self._add(scope, Binding(root, alias, "import", path=root))
 
     def _bind_from(self, node: cst.ImportFrom, scope: Scope) -> None:
-        base = "." * len(node.relative) + (dotted(node.module) if node.module else "")
+        base = "." * len(node.relative) + (f"{dotted(node.module)}." if node.module else "")
         if isinstance(node.names, cst.ImportStar):
             scope.star = True
             return
@@ -336,7 +336,7 @@ class Names:
                     pass
                 case _:
                     name = original
-            self._add(scope, Binding(name, alias, "import", path=f"{base}.{original}"))
+            self._add(scope, Binding(name, alias, "import", path=f"{base}{original}"))
 
     def _is_load(self, node: cst.CSTNode) -> bool:
         whole = node
@@ -348,7 +348,11 @@ class Names:
             return True
         match parent:
             case cst.Attribute(attr=attr):
-                return attr is not node
+                while type(parent) is cst.Attribute:  # the dotted path of an import reads nothing
+                    parent = self.parent(parent)
+                return attr is not node and not isinstance(parent, (cst.ImportAlias, cst.ImportFrom))
+            case cst.MatchKeywordElement(key=key):
+                return key is not node
             case cst.Arg(keyword=keyword):
                 return keyword is not node
             case cst.FunctionDef() | cst.ClassDef() | cst.Param() | cst.NameItem():

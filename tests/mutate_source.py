@@ -1,0 +1,309 @@
+"""`make mutate-source`: changes clipcheck's own source in random places, and counts how many changes its tests notice.
+
+The mutants are applied in scratch copies of the project, never in the checkout. For each one, only the tests that run
+the changed statement are run, in the order of their duration, until one fails. Tests that need the corpus beside the
+checkout are not among them, and a mutant gets at most `--budget` seconds of tests: both can only lower the figure.
+
+Which test runs which line comes from coverage's contexts, subprocesses included; it is kept in `build/mutation` for as
+long as the package and the test file stay the same. What coverage cannot see has tests that stand for it: a statement
+that runs when its module is imported, those that run any function of that module; the verification's worker process
+(no environment, killed at its end), those that send it a request.
+
+mutmut and cosmic-ray were considered. mutmut leaves out what is not in a function and what is decorated, which is half
+of this package: tables, patterns, properties. cosmic-ray mutates the checkout and runs one command for all mutants.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+import itertools
+import json
+import os
+import queue
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import coverage
+import pytest
+from source_mutants import Mutant, alters, mutants
+
+PROJECT = Path(__file__).resolve().parent.parent
+KERNELS = ("clipcheck/runtime/cuda.py", "clipcheck/runtime/kernels.py")  # what a GPU or Triton runs
+WORKER = "clipcheck/verify/worker.py"
+IN_WORKER = ("clipcheck/verify/", "clipcheck/runtime/")
+REQUEST, TEST = "CLIPCHECK_MUTATION", "CLIPCHECK_MUTATION_TEST"
+SLOW_TEST = 60  # seconds after which a test with a mutant is said to hang
+MEMORY = 16 << 30  # bytes of address space: a loop that does not end takes no machine down
+
+Lines = dict[str, dict[int, set[str]]]  # file → line → the tests that run it
+
+
+class Result(NamedTuple):
+    mutant: Mutant
+    killer: str  # "" for a survivor
+    ran: int
+
+
+# --- the scratch copies ------------------------------------------------------------------------------------------
+
+
+class Tree:
+    """A copy of the project with an interpreter that imports clipcheck from it, also in isolated subprocesses."""
+
+    _clock = itertools.count(1_000_000_000, 10)
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        for name in subprocess.run(listed, cwd=PROJECT, check=True, capture_output=True).stdout.decode().split("\0"):
+            if name and (PROJECT / name).is_file():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(PROJECT / name, root / name)
+        venv.create(root / ".venv", with_pip=False, symlinks=os.name != "nt")
+        self.python = str(root / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+        where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        site = subprocess.run([self.python, "-c", where], check=True, capture_output=True, text=True).stdout.strip()
+        borrowed = [p for p in sys.path if "site-packages" in p and not (Path(p) / "clipcheck").is_dir()]
+        start = "import os; os.environ.get('COVERAGE_PROCESS_START') and __import__('coverage').process_startup()"
+        (Path(site) / "scratch.pth").write_text("\n".join([str(root), *borrowed, start]) + "\n", encoding="utf-8")
+
+    def pytest(self, files: Iterable[str], request: dict[str, Any], seconds: float, **more: str) -> int | None:
+        """The exit code of a run with this file as a plugin, None where it takes too long."""
+        path = self.root.parent / f"{self.root.name}.json"
+        path.write_text(json.dumps(request), encoding="utf-8")
+        environment = {**os.environ, REQUEST: str(path), "PYTHONPATH": str(self.root / "tests"), **more}
+        plugins = ["-p", "mutate_source", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        hang = ["-o", f"faulthandler_timeout={SLOW_TEST}", "-o", "faulthandler_exit_on_timeout=true"]
+        command = [self.python, "-m", "pytest", "-q", "-m", "not corpus", *plugins, *hang, *request["words"], *files]
+        pipe = subprocess.DEVNULL
+        with subprocess.Popen(command, cwd=self.root, env=environment, stdin=pipe, stdout=pipe, stderr=pipe) as run:
+            try:
+                return run.wait(seconds)
+            except subprocess.TimeoutExpired:
+                run.kill()
+                return None
+
+    def write(self, name: str, text: str) -> None:
+        path = self.root / name
+        path.write_bytes(text.encode())
+        stamp = next(self._clock)  # compiled files are told apart by whole seconds
+        os.utime(path, (stamp, stamp))
+
+
+# --- inside of pytest: what the run is asked for --------------------------------------------------------------------
+
+_asked: dict[str, Any] = json.loads(Path(os.environ[REQUEST]).read_text("utf-8")) if REQUEST in os.environ else {}
+_seconds: dict[str, float] = {}
+_failed: list[str] = []
+
+
+def pytest_configure() -> None:
+    if os.name != "nt":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "tests" in _asked:
+        order = {name: place for place, name in enumerate(_asked["tests"])}
+        items[:] = sorted((item for item in items if item.nodeid in order), key=lambda item: order[item.nodeid])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    measuring = coverage.Coverage.current()
+    os.environ[TEST] = item.nodeid  # subprocesses say so in their own data
+    if measuring:
+        measuring.switch_context(item.nodeid)
+    result = yield
+    if measuring:
+        measuring.switch_context("")
+    return result
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _seconds[report.nodeid] = _seconds.get(report.nodeid, 0.0) + report.duration
+    if report.failed:
+        _failed.append(report.nodeid)
+
+
+def pytest_sessionfinish() -> None:
+    if "out" in _asked:
+        Path(_asked["out"]).write_text(json.dumps({"seconds": _seconds, "failed": _failed}), encoding="utf-8")
+
+
+# --- which test runs which line ---------------------------------------------------------------------------------------
+
+
+def measured(tree: Tree, file: str, package: str) -> dict[str, Any]:
+    """The durations and failures of one test file's tests, and the lines that each of them runs."""
+    key = hashlib.sha256(package.encode() + (PROJECT / file).read_bytes()).hexdigest()[:16]
+    kept = PROJECT / "build" / "mutation" / f"{Path(file).stem}-{key}.json"
+    if kept.is_file():
+        return json.loads(kept.read_text("utf-8"))
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "rc"
+        config.write_text(
+            f"[run]\nsource = {tree.root / 'clipcheck'}\ndata_file = {folder}/data\nparallel = true\ncore = ctrace\n"
+            f"sigterm = true\ndisable_warnings = no-data-collected\ncontext = ${{{TEST}-}}\n",
+            encoding="utf-8",
+        )
+        out = Path(folder) / "out.json"
+        tree.pytest([file], {"words": [], "out": str(out)}, 3600, COVERAGE_PROCESS_START=str(config))
+        answer: dict[str, Any] = json.loads(out.read_text("utf-8")) if out.exists() else {"seconds": {}, "failed": []}
+        answer["lines"] = _lines(Path(folder), tree.root)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(answer), encoding="utf-8")
+    return answer
+
+
+def _lines(folder: Path, root: Path) -> dict[str, dict[int, list[str]]]:
+    found: Lines = {}
+    for path in folder.glob("data.*"):
+        data = coverage.CoverageData(str(path))
+        data.read()
+        for file in data.measured_files():
+            lines = found.setdefault(Path(file).relative_to(root).as_posix(), {})
+            for line, tests in data.contexts_by_lineno(file).items():
+                lines.setdefault(line, set()).update(test for test in tests if test)
+    return {name: {line: sorted(tests) for line, tests in lines.items()} for name, lines in found.items()}
+
+
+class Map:
+    """The tests that stand for each line of the package, and how long each takes."""
+
+    def __init__(self, answers: Iterable[dict[str, Any]]) -> None:
+        self.seconds: dict[str, float] = {}
+        self.failed: set[str] = set()
+        self.lines: Lines = {}
+        for answer in answers:
+            self.seconds |= answer["seconds"]
+            self.failed |= set(answer["failed"])
+            for file, lines in answer["lines"].items():
+                for line, tests in lines.items():
+                    self.lines.setdefault(file, {}).setdefault(int(line), set()).update(tests)
+
+    def tests(self, mutant: Mutant) -> set[str]:
+        lines = self.lines.get(mutant.path, {})
+        found = {test for line in range(mutant.first, mutant.last + 1) for test in lines.get(line, ())}
+        if mutant.at_import or not found:
+            found |= {test for tests in lines.values() for test in tests} if mutant.at_import else set()
+            if mutant.path.startswith(IN_WORKER):
+                found |= {test for tests in self.lines.get(WORKER, {}).values() for test in tests}
+        return found & self.seconds.keys() - self.failed
+
+    def chosen(self, mutant: Mutant, budget: float) -> list[str]:
+        """The quickest first, file by file: what several tests of a file share is then set up once."""
+        found = sorted(self.tests(mutant), key=lambda test: (self.seconds[test], test))
+        within = [
+            t for t, s in zip(found, itertools.accumulate(map(self.seconds.get, found)), strict=True) if s <= budget
+        ]
+        files = list(dict.fromkeys(test.partition("::")[0] for test in within))
+        return sorted(within or found[:1], key=lambda test: files.index(test.partition("::")[0]))
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+def tried(tree: Tree, mutant: Mutant, tests: list[str], seconds: float) -> Result:
+    """Whether one of these tests fails with the mutant."""
+    if not tests:
+        return Result(mutant, "", 0)
+    original = (PROJECT / mutant.path).read_bytes().decode()
+    out = tree.root.parent / f"{tree.root.name}.out"
+    out.unlink(missing_ok=True)
+    tree.write(mutant.path, mutant.applied(original))
+    files = dict.fromkeys(test.partition("::")[0] for test in tests)
+    code = tree.pytest(files, {"words": ["-x"], "tests": tests, "out": str(out)}, seconds)
+    tree.write(mutant.path, original)
+    failed = json.loads(out.read_text("utf-8"))["failed"] if out.exists() else []
+    # 0 is survival, 5 that no test was left to run
+    killer = (
+        "" if code in (0, 5) else failed[0] if failed else "a hang" if code in (None, 1) else "an error at the start"
+    )
+    return Result(mutant, killer, len(tests))
+
+
+def report(results: list[Result], seed: int) -> None:
+    alive = sorted((r for r in results if not r.killer), key=lambda r: (r.mutant.path, r.mutant.first))
+    for result in alive:
+        mutant = result.mutant
+        old = (PROJECT / mutant.path).read_bytes().decode()
+        new = mutant.applied(old)
+        name = f"{mutant.path}:{mutant.first} {mutant.what} ({result.ran} tests)"
+        print(*difflib.unified_diff(old.splitlines(), new.splitlines(), name, name, "", "", 1, ""), sep="\n")
+    killed = len(results) - len(alive)
+    unrun = sum(not result.ran for result in alive)
+    print(f"\nseed {seed}: {killed} of {len(results)} mutants killed ({killed / max(len(results), 1):.1%}); "
+          f"{len(alive)} survive, {unrun} of them where no test runs the line")  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--sample", type=int, default=200, help="how many mutants (default 200)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="the start of the paths to mutate, such as clipcheck/engine/")
+    parser.add_argument("--budget", type=float, default=90, help="seconds of tests for a mutant (default 90)")
+    parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 8))
+    given = parser.parse_args()
+    sources = sorted(path.relative_to(PROJECT).as_posix() for path in (PROJECT / "clipcheck").rglob("*.py"))
+    texts = {name: (PROJECT / name).read_bytes().decode() for name in sources}
+    everything = [m for name in sources if name not in KERNELS for m in mutants(name, texts[name])]
+    everything = [m for m in everything if m.path.startswith(given.only)]
+    random.Random(given.seed).shuffle(everything)
+    sample = list(itertools.islice((m for m in everything if alters(m, texts[m.path])), given.sample))
+    package = json.dumps(texts)
+    files = [f"tests/{path.name}" for path in sorted(PROJECT.glob("tests/test_*.py"), key=lambda p: -p.stat().st_size)]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(given.jobs) as pool:
+        free: queue.Queue[Tree] = queue.Queue()
+        for number in range(given.jobs):
+            free.put(Tree(Path(folder) / str(number) / "project"))
+
+        def with_tree(work: Any, *rest: Any) -> Any:
+            tree = free.get()
+            try:
+                return work(tree, *rest)
+            finally:
+                free.put(tree)
+
+        known = Map(pool.map(lambda file: with_tree(measured, file, package), files))
+        print(f"{len(everything)} mutants, {len(known.seconds)} tests; left out, as they fail without a mutant: "
+              f"{', '.join(sorted(known.failed)) or 'none'}", file=sys.stderr)  # fmt: skip
+
+        def judged(mutant: Mutant) -> Result:
+            tests = known.chosen(mutant, given.budget)
+            result: Result = with_tree(tried, mutant, tests, 60 + 5 * sum(map(known.seconds.get, tests)))
+            print(f"{mutant.path}:{mutant.first} {mutant.what}: {result.killer or 'SURVIVES'}", file=sys.stderr)
+            return result
+
+        results = list(pool.map(judged, sample))
+        report(unshaken(results, known, free, judged), given.seed)
+    return 0
+
+
+def unshaken(results: list[Result], known: Map, free: queue.Queue[Tree], judged: Any) -> list[Result]:
+    """The results with those repeated whose killer fails without a mutant as well, now and then."""
+    killers = sorted({r.killer for r in results} & known.seconds.keys())
+    tree = free.queue[0]
+    out = tree.root.parent / "again.json"
+    files = dict.fromkeys(test.partition("::")[0] for test in killers)
+    tree.pytest(files, {"words": [], "tests": killers, "out": str(out)}, 3600)
+    shaky = set(json.loads(out.read_text("utf-8"))["failed"])
+    known.failed |= shaky
+    return [judged(result.mutant) if result.killer in shaky else result for result in results]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
