@@ -73,7 +73,7 @@ class Tree:
         self.python = str(root / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
         where = "import sysconfig; print(sysconfig.get_path('purelib'))"
         site = subprocess.run([self.python, "-c", where], check=True, capture_output=True, text=True).stdout.strip()
-        borrowed = [p for p in sys.path if "site-packages" in p and not (Path(p) / "clipcheck").is_dir()]
+        borrowed = [path for path in sys.path if "site-packages" in path]  # without what these point to, the checkout
         start = "import os; os.environ.get('COVERAGE_PROCESS_START') and __import__('coverage').process_startup()"
         (Path(site) / "scratch.pth").write_text("\n".join([str(root), *borrowed, start]) + "\n", encoding="utf-8")
 
@@ -161,8 +161,10 @@ def measured(tree: Tree, file: str, package: str) -> dict[str, Any]:
             encoding="utf-8",
         )
         out = Path(folder) / "out.json"
-        tree.pytest([file], {"words": [], "out": str(out)}, 3600, COVERAGE_PROCESS_START=str(config))
-        answer: dict[str, Any] = json.loads(out.read_text("utf-8")) if out.exists() else {"seconds": {}, "failed": []}
+        code = tree.pytest([file], {"words": [], "out": str(out)}, 3600, COVERAGE_PROCESS_START=str(config))
+        if not out.exists():
+            raise SystemExit(f"pytest does not run {file}: exit code {code}")
+        answer: dict[str, Any] = json.loads(out.read_text("utf-8"))
         answer["lines"] = _lines(Path(folder), tree.root)
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(answer), encoding="utf-8")
@@ -296,6 +298,8 @@ def main() -> int:
 def unshaken(results: list[Result], known: Map, free: queue.Queue[Tree], judged: Any) -> list[Result]:
     """The results with those repeated whose killer fails without a mutant as well, now and then."""
     killers = sorted({r.killer for r in results} & known.seconds.keys())
+    if not killers:
+        return results
     tree = free.queue[0]
     out = tree.root.parent / "again.json"
     files = dict.fromkeys(test.partition("::")[0] for test in killers)

@@ -72,23 +72,48 @@ def _reaching(source: Source, use: cst.CSTNode, owner: Scope, name: str) -> list
                     _add(found, some)
                     if some and surely:
                         return found
-            case cst.For(target=target) if child is parent.body and any(
-                contains(source, target, binding.node) for binding in bindings
-            ):
-                _add(found, [binding for binding in bindings if contains(source, target, binding.node)])
-                return found
-            case cst.For() | cst.While() if child is parent.body:
-                # what an earlier round of the loop has left
-                _add(found, [binding for binding in bindings if contains(source, parent.body, binding.node)])
-            case cst.FunctionDef() | cst.Lambda() if owner.node is not parent:
-                return bindings
-            case cst.FunctionDef() | cst.Lambda():
+            case cst.FunctionDef() | cst.Lambda() if owner.node is parent:
                 _add(found, [binding for binding in bindings if binding.kind == "parameter"])
                 return found
+            case cst.FunctionDef() | cst.Lambda():
+                return bindings
             case _ if owner.node is parent and isinstance(parent, _COMPREHENSIONS):
                 return bindings
+            case _:
+                some, surely = _entering(source, parent, child, bindings)
+                _add(found, some)
+                if some and surely:
+                    return found
         child = parent
     return found
+
+
+def _entering(
+    source: Source, around: cst.CSTNode, part: cst.CSTNode, bindings: Sequence[Binding]
+) -> tuple[list[Binding], bool]:
+    """The bindings of a compound statement that a name can have where its `part` begins, and whether it surely has one."""
+    match around:
+        case cst.For(target=target) if part is around.body and (own := _inside(source, target, bindings)):
+            return own, True
+        case cst.For() | cst.While() if part is around.body:
+            return _inside(source, part, bindings), False  # what an earlier round of the loop has left
+        case cst.For() | cst.While() if part is around.orelse:
+            return _outside(source, part, _inside(source, around, bindings)), False
+        case cst.Try() | cst.TryStar() if part is not around.body:
+            # an error may strike anywhere in the body; what is done at last follows each of the other parts
+            before = around if part is around.finalbody else around.body
+            return _outside(source, part, _inside(source, before, bindings)), False
+        case cst.With() | cst.ExceptHandler() | cst.MatchCase() if part is around.body:
+            return _outside(source, part, _inside(source, around, bindings)), True
+    return [], False
+
+
+def _inside(source: Source, part: cst.CSTNode, bindings: Sequence[Binding]) -> list[Binding]:
+    return [binding for binding in bindings if contains(source, part, binding.node)]
+
+
+def _outside(source: Source, part: cst.CSTNode, bindings: Sequence[Binding]) -> list[Binding]:
+    return [binding for binding in bindings if not contains(source, part, binding.node)]
 
 
 def _add(found: list[Binding], more: Sequence[Binding]) -> None:
@@ -97,18 +122,20 @@ def _add(found: list[Binding], more: Sequence[Binding]) -> None:
 
 def _leaving(source: Source, item: cst.CSTNode, bindings: Sequence[Binding]) -> tuple[list[Binding], bool]:
     """The bindings whose value a name can have once the statement `item` has run, and whether it surely has one of them."""
-    inside = [binding for binding in bindings if contains(source, item, binding.node)]
+    inside = _inside(source, item, bindings)
     if not inside and not isinstance(item, (cst.SimpleStatementLine, cst.If)):
         return [], False
     match item:
         case cst.SimpleStatementLine() | cst.BaseSmallStatement():
             jumps = isinstance(item, cst.SimpleStatementLine) and any(isinstance(small, _JUMPS) for small in item.body)
-            return inside, bool(inside) or jumps
+            return [] if jumps else inside, bool(inside) or jumps
         case cst.FunctionDef() | cst.ClassDef():
             own = [binding for binding in inside if binding.node is item]
             return own, bool(own)
         case cst.With(body=body):
-            return _leaving_block(source, body, inside)
+            found, surely = _leaving_block(source, body, inside)
+            targets = [] if surely else _outside(source, body, inside)
+            return [*found, *targets], surely or bool(targets)
         case cst.If(body=body, orelse=orelse):
             one, surely = _leaving_block(source, body, inside)
             match orelse:
@@ -121,8 +148,7 @@ def _leaving(source: Source, item: cst.CSTNode, bindings: Sequence[Binding]) -> 
             return [*one, *other], surely and also
         case cst.For() | cst.While() if not any(isinstance(node, _SKIPS) for node in source.walk(item.body)):
             found, _ = _leaving_block(source, item.body, inside)
-            rest = [binding for binding in inside if not contains(source, item.body, binding.node)]
-            return [*found, *rest], False
+            return [*found, *_outside(source, item.body, inside)], False
         case cst.Try(body=body, handlers=[*handlers]) if handlers:
             parts = [body, *(handler.body for handler in handlers)]
             return inside, all(_leaving_block(source, part, inside)[1] for part in parts)
