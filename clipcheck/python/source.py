@@ -10,9 +10,11 @@ from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import libcst as cst
 
-from clipcheck.python.names import Binding, Names, Scope, children
+from clipcheck.python.names import Binding, Scope
+from clipcheck.python.nodes import walk
 from clipcheck.python.positions import Placed, code, placed
 from clipcheck.python.positions import Statement as Statement
+from clipcheck.python.scopes import Names
 from clipcheck.rule import Place, Target
 
 NodeT = TypeVar("NodeT", bound=cst.CSTNode)
@@ -48,10 +50,6 @@ class Source:
         return self._placed.spans
 
     @property
-    def _has_places(self) -> bool:
-        return "_placed" in self.__dict__
-
-    @property
     def exact(self) -> bool:
         return self._placed.exact
 
@@ -67,26 +65,28 @@ class Source:
 
     def code(self, node: cst.CSTNode) -> str:
         """The code of a node, without surrounding parentheses and whitespace."""
-        if isinstance(node, (cst.BaseExpression, cst.Arg)) and not self._has_places:
-            written = code(self.module, node)
-            if not _LINE_END.search(written):  # what spans lines is written without their indents
-                return written
+        match node:
+            case cst.Name(value=name):
+                return name
+            case cst.BaseExpression() | cst.Arg():
+                # most files are done with before the places of all nodes, which take time, are asked for
+                written = code(self.module, node)
+                if not _LINE_END.search(written):  # what spans lines is written without their indents
+                    return written
         start, end = self._spans[node]
         return self.text[start:end]
 
     def outer_code(self, node: cst.BaseExpression) -> str:
         """As `code`, with the parentheses that belong to the expression."""
-        if not self._has_places:
-            written = code(self.module, node, outer=True)
-            if not _LINE_END.search(written):
-                return written
+        written = code(self.module, node, outer=True)
+        if not _LINE_END.search(written):
+            return written
         start, end = self.outer_span(node)
         return self.text[start:end]
 
     def spelled(self, node: cst.BaseExpression) -> str:
         """The code of an expression without white space: two of the same spelling in one scope mean the same."""
-        written = self.code(node) if self._has_places else code(self.module, node)
-        return "".join(written.split())
+        return "".join((node.value if isinstance(node, cst.Name) else code(self.module, node)).split())
 
     def outer_span(self, node: cst.BaseExpression) -> tuple[int, int]:
         """As `span`, with the parentheses that belong to the expression."""
@@ -164,11 +164,7 @@ class Source:
 
     def walk(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
         """`node` and all nodes below it, in source order, without whitespace."""
-        stack = [node]
-        while stack:
-            top = stack.pop()
-            yield top
-            stack.extend(reversed(children(top)))
+        return walk(node)
 
     def statement(self, node: cst.CSTNode) -> Statement:
         """The statement that `node` belongs to: a whole line, or a compound statement for nodes of its header."""
@@ -204,14 +200,9 @@ class Source:
     def bindings(self, node: cst.Name) -> list[Binding]:
         return self.names.bindings(node)
 
-    @cached_property
-    def _known_names(self) -> frozenset[str]:
-        bound = {name for scope in self.names.scopes.values() for name in (*scope.bindings, *scope.elsewhere)}
-        return frozenset(bound | {name for owner, name in self.names._uses if owner is None})
-
     def is_taken(self, name: str) -> bool:
         """Whether any scope binds `name`, or some code reads it without our knowing what it is."""
-        return name in self._known_names
+        return self.names.is_taken(name)
 
 
 _NOT_ASKED = object()

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import libcst as cst
 
-from clipcheck.python.names import children
+from clipcheck.python.nodes import children
 from clipcheck.python.source import Source, memo
 from clipcheck.training.acts import Act, Kind, act
 from clipcheck.training.guards import Loop

@@ -1,0 +1,177 @@
+"""The scopes of a module, and what each name in it stands for: found in one walk over its tree.
+
+LibCST's own ScopeProvider answers more and costs three parses; this is one walk that skips all whitespace nodes.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterator
+from functools import cached_property
+from typing import cast
+
+import libcst as cst
+
+from clipcheck.python.names import BINDING, DECLARING, SCOPED, Binding, Scope, bindings_by, canonical, scope_of_child
+from clipcheck.python.nodes import children
+
+# Nodes whose children are evaluated in more than one scope; looked up by exact type, as most nodes are of no such kind.
+_SPLIT = frozenset({cst.FunctionDef, cst.ClassDef, cst.Param, cst.CompFor})
+_INSIDE = frozenset({cst.Element, cst.StarredElement, cst.Tuple, cst.List})
+# Nodes that hold a name which is not read.
+_NO_LOADS = frozenset(
+    {
+        *(
+            cst.Attribute,
+            cst.Arg,
+            cst.FunctionDef,
+            cst.ClassDef,
+            cst.Param,
+            cst.NameItem,
+            cst.ImportAlias,
+            cst.ImportFrom,
+        ),
+        *(cst.AsName, cst.AssignTarget, cst.CompFor, cst.For, cst.AnnAssign, cst.NamedExpr, cst.MatchKeywordElement),
+    }
+)
+
+
+class Names:
+    """All scopes of a module, the parents of its nodes, and every use of a name."""
+
+    def __init__(self, module: cst.Module) -> None:
+        # by identity, in this class alone: a node's own hash is a function in Python, and a walk asks for it three times
+        self._parents: dict[int, cst.CSTNode] = {}
+        self._scope_of: dict[int, Scope] = {}
+        self.scopes: dict[cst.CSTNode, Scope] = {}
+        self.by_type: dict[type, list[cst.CSTNode]] = {}
+        self.module = Scope(module, None)
+        self.scopes[module] = self.module
+        self._loads: list[tuple[Scope, cst.Name]] = []
+        self._walk(module, self.module)
+        self._uses: dict[tuple[Scope | None, str], list[cst.Name]] = {}
+        for scope, name in self._loads:
+            self._uses.setdefault((scope.owner(name.value), name.value), []).append(name)
+
+    def parent(self, node: cst.CSTNode) -> cst.CSTNode | None:
+        return self._parents.get(id(node))
+
+    def ancestors(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+        """The nodes around `node`, innermost first."""
+        above = self._parents.get(id(node))
+        while above is not None:
+            yield above
+            above = self._parents.get(id(above))
+
+    def rank(self, node: cst.CSTNode) -> int:
+        """The number of a node in the order of the text; it comes before those inside of it."""
+        return self._ranks[id(node)]
+
+    @cached_property
+    def _ranks(self) -> dict[int, int]:
+        return {node: rank for rank, node in enumerate(self._scope_of)}
+
+    def scope(self, node: cst.CSTNode) -> Scope:
+        """The scope in which `node` is evaluated."""
+        return self._scope_of[id(node)]
+
+    def uses(self, scope: Scope | None, name: str) -> list[cst.Name]:
+        """The places that read `name` as bound by `scope`, in source order; `None` for names bound nowhere."""
+        return self._uses.get((scope, name), [])
+
+    def bindings(self, node: cst.Name) -> list[Binding]:
+        """Every binding that the name at `node` can refer to."""
+        owner = self.scope(node).owner(node.value)
+        return owner.bindings.get(node.value, []) if owner else []
+
+    def qualified(self, node: cst.CSTNode, depth: int = 4) -> str | None:
+        """The dotted origin of a name or attribute, `builtins.x` for builtins, None where it is not certain.
+
+        Follows imports in every shape and plain aliases such as `clip = torch.nn.utils.clip_grad_norm_`.
+        """
+        match node:
+            case cst.Attribute(value=value, attr=cst.Name(value=attr)):
+                origin = self.qualified(value, depth)
+                return None if origin is None else canonical(f"{origin}.{attr}")
+            case cst.Name(value=name):
+                origins = {self.origin(b, depth) for b in self.bindings(node)}
+                if len(origins) == 1:
+                    return origins.pop()
+                return None if origins else self._unbound(name)
+        return None
+
+    def origin(self, binding: Binding, depth: int = 4) -> str | None:
+        match binding:
+            case Binding(kind="import", path=path):
+                return canonical(path)
+            case Binding(kind="assign", value=(cst.Name() | cst.Attribute()) as value) if depth:
+                return self.qualified(value, depth - 1)
+        return None
+
+    def _unbound(self, name: str) -> str | None:
+        if name in ("torch", "nn"):
+            # Never assigned in this text, so it comes from a star import, an earlier fragment of the same document or
+            # not at all (a NameError); nobody but torch is called that.
+            return {"torch": "torch", "nn": "torch.nn"}[name]
+        return f"builtins.{name}" if hasattr(builtins, name) else None
+
+    @cached_property
+    def _taken(self) -> frozenset[str]:
+        bound = {name for scope in self.scopes.values() for name in (*scope.bindings, *scope.elsewhere)}
+        return frozenset(bound | {name for owner, name in self._uses if owner is None})
+
+    def is_taken(self, name: str) -> bool:
+        """Whether any scope binds `name`, or some code reads it without our knowing what it is."""
+        return name in self._taken
+
+    # --- one walk -----------------------------------------------------------------------------------------------
+
+    def _walk(self, root: cst.CSTNode, scope: Scope) -> None:
+        # An explicit stack: generated files nest deeper than the interpreter's recursion limit.
+        stack: list[tuple[cst.CSTNode, Scope]] = [(root, scope)]
+        while stack:
+            node, scope = stack.pop()
+            kind = type(node)
+            self._scope_of[id(node)] = scope
+            self.by_type.setdefault(kind, []).append(node)
+            if kind is cst.Name:
+                if self._is_load(node):
+                    self._loads.append((scope, cast("cst.Name", node)))
+                continue
+            if kind in BINDING:
+                home = scope.of_assignments if kind is cst.NamedExpr else scope
+                for binding in bindings_by(node, self.parent(node)):
+                    home.bind(binding)
+            elif kind in DECLARING:
+                scope.declare(node)
+            inner = scope
+            if kind in SCOPED:
+                inner = self.scopes[node] = Scope(node, scope)
+            for child in reversed(children(node)):
+                self._parents[id(child)] = node
+                stack.append((child, scope_of_child(node, child, scope, inner) if kind in _SPLIT else inner))
+
+    def _is_load(self, node: cst.CSTNode) -> bool:
+        whole = node
+        parent = self.parent(node)
+        # (a, *b) = …: the names stand inside the target
+        while type(parent) in _INSIDE:
+            whole, parent = cast("cst.CSTNode", parent), self.parent(cast("cst.CSTNode", parent))
+        if type(parent) not in _NO_LOADS:
+            return True
+        match parent:
+            case cst.Attribute(attr=attr):
+                while type(parent) is cst.Attribute:  # the dotted path of an import reads nothing
+                    parent = self.parent(parent)
+                return attr is not node and not isinstance(parent, (cst.ImportAlias, cst.ImportFrom))
+            case cst.MatchKeywordElement(key=key):
+                return key is not node
+            case cst.Arg(keyword=keyword):
+                return keyword is not node
+            case cst.FunctionDef() | cst.ClassDef() | cst.Param() | cst.NameItem():
+                return whole is not parent.name
+            case cst.ImportAlias() | cst.ImportFrom() | cst.AsName():
+                return False
+            case cst.AssignTarget() | cst.CompFor() | cst.For() | cst.AnnAssign() | cst.NamedExpr():
+                return whole is not parent.target
+        return True
