@@ -6,15 +6,35 @@ and a function that is defined inside another one may run whenever it likes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import libcst as cst
 
-from clipcheck.python.names import Binding, Scope
+from clipcheck.python.names import COMPREHENSIONS, Binding, Scope
 from clipcheck.python.source import Source
 
-_BLOCKS = (cst.Module, cst.IndentedBlock, cst.SimpleStatementLine, cst.SimpleStatementSuite)
-_COMPREHENSIONS = (cst.GeneratorExp, cst.ListComp, cst.SetComp, cst.DictComp)
+_SKIPS = (cst.Continue, cst.Break)
+
+
+class _Effect(NamedTuple):
+    """What running a piece of code does to the value of one variable.
+
+    At its end the value can be that of one of `bindings`, or still the one from before, unless `replaces`: then no way
+    leads through it that leaves the value as it was.
+    """
+
+    bindings: tuple[Binding, ...] = ()
+    replaces: bool = False
+
+    @property
+    def jumps(self) -> bool:
+        """Whether control never comes to its end."""
+        return self.replaces and not self.bindings
+
+
+_NONE = _Effect()
+_JUMP = _Effect(replaces=True)
 
 
 def reaching(source: Source, use: cst.Name) -> list[Binding]:
@@ -45,127 +65,121 @@ def contains(source: Source, outer: cst.CSTNode, inner: cst.CSTNode) -> bool:
     return inner is outer or any(above is outer for above in source.ancestors(inner))
 
 
-def blocks_around(source: Source, node: cst.CSTNode) -> Iterator[tuple[Sequence[cst.CSTNode], int]]:
-    """The blocks of statements around a node, innermost first, each with the place of the one that holds the node."""
-    child = node
-    for parent in source.ancestors(node):
-        if isinstance(parent, _BLOCKS):
-            yield parent.body, _index(parent.body, child)
-        child = parent
-
-
-def _index(body: Sequence[cst.CSTNode], child: cst.CSTNode) -> int:
-    return next(index for index, item in enumerate(body) if item is child)
-
-
 def _reaching(source: Source, use: cst.CSTNode, owner: Scope, name: str) -> list[Binding]:
-    bindings = owner.bindings.get(name, [])
+    """The bindings of a variable that a place can see, the latest first: a walk from there upwards through the text."""
+    bindings = tuple(owner.bindings.get(name, ()))
     if len(bindings) == 1:
-        return bindings
+        return list(bindings)
     found: list[Binding] = []
     child = use
     for parent in source.ancestors(use):
-        match parent:
-            case cst.Module() | cst.IndentedBlock() | cst.SimpleStatementLine() | cst.SimpleStatementSuite():
-                for item in reversed(parent.body[: _index(parent.body, child)]):
-                    some, surely = _leaving(source, item, bindings)
-                    _add(found, some)
-                    if some and surely:
-                        return found
-            case cst.FunctionDef() | cst.Lambda() if owner.node is parent:
-                _add(found, [binding for binding in bindings if binding.kind == "parameter"])
-                return found
-            case cst.FunctionDef() | cst.Lambda():
-                return bindings
-            case _ if owner.node is parent and isinstance(parent, _COMPREHENSIONS):
-                return bindings
-            case _:
-                some, surely = _entering(source, parent, child, bindings)
-                _add(found, some)
-                if some and surely:
-                    return found
+        if owner.node is not parent and isinstance(parent, (cst.FunctionDef, cst.Lambda)):
+            return list(bindings)  # it may be called at any time
+        if owner.node is parent and isinstance(parent, COMPREHENSIONS):
+            return list(bindings)
+        before = _before(source, parent, child, bindings)
+        found += [binding for binding in before.bindings if binding not in found]
+        if before.replaces:
+            break
         child = parent
     return found
 
 
-def _entering(
-    source: Source, around: cst.CSTNode, part: cst.CSTNode, bindings: Sequence[Binding]
-) -> tuple[list[Binding], bool]:
-    """The bindings of a compound statement that a name can have where its `part` begins, and whether it surely has one."""
-    match around:
-        case cst.For(target=target) if part is around.body and (own := _inside(source, target, bindings)):
-            return own, True
-        case cst.For() | cst.While() if part is around.body:
-            return _inside(source, part, bindings), False  # what an earlier round of the loop has left
-        case cst.For() | cst.While() if part is around.orelse:
-            return _outside(source, part, _inside(source, around, bindings)), False
-        case cst.Try() | cst.TryStar() if part is not around.body:
-            # an error may strike anywhere in the body; what is done at last follows each of the other parts
-            before = around if part is around.finalbody else around.body
-            return _outside(source, part, _inside(source, before, bindings)), False
-        case cst.With() | cst.ExceptHandler() | cst.MatchCase() if part is around.body:
-            return _outside(source, part, _inside(source, around, bindings)), True
-    return [], False
+def _before(source: Source, parent: cst.CSTNode, child: cst.CSTNode, bindings: tuple[Binding, ...]) -> _Effect:
+    """What has happened to a variable between the start of `parent` and its `child`."""
+    match parent:
+        case cst.Module() | cst.IndentedBlock() | cst.SimpleStatementLine() | cst.SimpleStatementSuite():
+            earlier = _effects(source, parent.body[: _index(parent.body, child)], bindings)
+            return _in_turn(effect for effect in earlier if not effect.jumps)  # `child` is read, so no jump was taken
+        case cst.For(target=target, body=body) if child is body and (by_loop := _within(source, target, bindings)):
+            return _Effect(by_loop, replaces=True)
+        case cst.For(body=body) | cst.While(body=body) if child is body:
+            return _Effect(_within(source, body, bindings))  # left by an earlier iteration
+        case cst.For(orelse=orelse) | cst.While(orelse=orelse) if child is orelse:
+            return _Effect(_beside(source, orelse, parent, bindings))
+        case cst.Try(body=body, finalbody=final) | cst.TryStar(body=body, finalbody=final) if child is not body:
+            # an error may strike anywhere in the body; `finally` follows each of the other parts
+            return _Effect(_beside(source, child, parent if child is final else body, bindings))
+        case cst.With(body=body) | cst.ExceptHandler(body=body) | cst.MatchCase(body=body) if child is body:
+            targets = _beside(source, body, parent, bindings)
+            return _Effect(targets, replaces=bool(targets))
+        case cst.FunctionDef() | cst.Lambda():
+            return _Effect(tuple(binding for binding in bindings if binding.kind == "parameter"), replaces=True)
+    return _NONE
 
 
-def _inside(source: Source, part: cst.CSTNode, bindings: Sequence[Binding]) -> list[Binding]:
-    return [binding for binding in bindings if contains(source, part, binding.node)]
-
-
-def _outside(source: Source, part: cst.CSTNode, bindings: Sequence[Binding]) -> list[Binding]:
-    return [binding for binding in bindings if not contains(source, part, binding.node)]
-
-
-def _add(found: list[Binding], more: Sequence[Binding]) -> None:
-    found += [binding for binding in more if binding not in found]
-
-
-def _leaving(source: Source, item: cst.CSTNode, bindings: Sequence[Binding]) -> tuple[list[Binding], bool]:
-    """The bindings whose value a name can have once the statement `item` has run, and whether it surely has one of them."""
-    inside = _inside(source, item, bindings)
-    if not inside and not isinstance(item, (cst.SimpleStatementLine, cst.If)):
-        return [], False
-    match item:
-        case cst.SimpleStatementLine() | cst.BaseSmallStatement():
-            jumps = isinstance(item, cst.SimpleStatementLine) and any(isinstance(small, _JUMPS) for small in item.body)
-            return [] if jumps else inside, bool(inside) or jumps
-        case cst.FunctionDef() | cst.ClassDef():
-            own = [binding for binding in inside if binding.node is item]
-            return own, bool(own)
-        case cst.With(body=body):
-            found, surely = _leaving_block(source, body, inside)
-            targets = [] if surely else _outside(source, body, inside)
-            return [*found, *targets], surely or bool(targets)
-        case cst.If(body=body, orelse=orelse):
-            one, surely = _leaving_block(source, body, inside)
-            match orelse:
-                case cst.Else(body=block):
-                    other, also = _leaving_block(source, block, inside)
-                case cst.If():
-                    other, also = _leaving(source, orelse, inside)
-                case _:
-                    other, also = [], False
-            return [*one, *other], surely and also
-        case cst.For() | cst.While() if not any(isinstance(node, _SKIPS) for node in source.walk(item.body)):
-            found, _ = _leaving_block(source, item.body, inside)
-            return [*found, *_outside(source, item.body, inside)], False
-        case cst.Try(body=body, handlers=[*handlers]) if handlers:
-            parts = [body, *(handler.body for handler in handlers)]
-            return inside, all(_leaving_block(source, part, inside)[1] for part in parts)
-    return inside, False
-
-
-_JUMPS = (cst.Return, cst.Raise, cst.Continue, cst.Break)
-_SKIPS = (cst.Continue, cst.Break)
-
-
-def _leaving_block(source: Source, block: cst.BaseSuite, bindings: Sequence[Binding]) -> tuple[list[Binding], bool]:
+def _in_turn(effects: Iterable[_Effect]) -> _Effect:
+    """The effect of statements that run one after the other, from their effects, the last first."""
     found: list[Binding] = []
-    for item in reversed(block.body):
-        some, surely = _leaving(source, item, bindings)
-        if surely and not some:
-            return [], True  # the block is left before its end
-        _add(found, some)
-        if surely:
-            return found, True
-    return found, False
+    for effect in effects:
+        if effect.jumps:
+            return _JUMP
+        found += [binding for binding in effect.bindings if binding not in found]
+        if effect.replaces:
+            return _Effect(tuple(found), replaces=True)
+    return _Effect(tuple(found))
+
+
+def _effects(source: Source, statements: Sequence[cst.CSTNode], bindings: tuple[Binding, ...]) -> Iterator[_Effect]:
+    """The effects of statements, the last first."""
+    return (_effect(source, statement, bindings) for statement in reversed(statements))
+
+
+def _effect(source: Source, statement: cst.CSTNode, bindings: tuple[Binding, ...]) -> _Effect:
+    """The effect of one statement."""
+    inside = _within(source, statement, bindings)
+    match statement:
+        case cst.Return() | cst.Raise() | cst.Continue() | cst.Break():
+            return _JUMP
+        case cst.SimpleStatementLine(body=parts):
+            return _in_turn(_effects(source, parts, inside))
+        case cst.BaseSmallStatement():
+            return _Effect(inside, bool(inside))
+        case cst.If():
+            return _of_if(source, statement, inside)
+        case _ if not inside:
+            return _NONE
+        case cst.FunctionDef() | cst.ClassDef():
+            own = tuple(binding for binding in inside if binding.node is statement)
+            return _Effect(own, bool(own))
+        case cst.With(body=body):
+            effect = _of_block(source, body, inside)
+            targets = () if effect.replaces else _beside(source, body, statement, inside)
+            return _Effect(effect.bindings + targets, effect.replaces or bool(targets))
+        case cst.For(body=body) | cst.While(body=body) if not any(isinstance(n, _SKIPS) for n in source.walk(body)):
+            return _Effect(_of_block(source, body, inside).bindings + _beside(source, body, statement, inside))
+        case cst.Try(body=body, handlers=[*handlers]) if handlers:
+            blocks = [body, *(handler.body for handler in handlers)]
+            return _Effect(inside, all(_of_block(source, block, inside).replaces for block in blocks))
+    return _Effect(inside)
+
+
+def _of_if(source: Source, statement: cst.If, bindings: tuple[Binding, ...]) -> _Effect:
+    one = _of_block(source, statement.body, bindings)
+    match statement.orelse:
+        case cst.Else(body=body):
+            other = _of_block(source, body, bindings)
+        case cst.If() as elif_:
+            other = _effect(source, elif_, bindings)
+        case _:
+            other = _NONE
+    return _Effect(one.bindings + other.bindings, one.replaces and other.replaces)
+
+
+def _of_block(source: Source, block: cst.BaseSuite, bindings: tuple[Binding, ...]) -> _Effect:
+    return _in_turn(_effects(source, block.body, bindings))
+
+
+def _within(source: Source, node: cst.CSTNode, bindings: tuple[Binding, ...]) -> tuple[Binding, ...]:
+    return tuple(binding for binding in bindings if contains(source, node, binding.node))
+
+
+def _beside(
+    source: Source, part: cst.CSTNode, whole: cst.CSTNode, bindings: tuple[Binding, ...]
+) -> tuple[Binding, ...]:
+    """The bindings in `whole`, but not in its `part`."""
+    return tuple(b for b in _within(source, whole, bindings) if not contains(source, part, b.node))
+
+
+def _index(body: Sequence[cst.CSTNode], child: cst.CSTNode) -> int:
+    return next(index for index, item in enumerate(body) if item is child)
