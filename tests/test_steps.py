@@ -11,7 +11,7 @@ from clipcheck.engine.file import check_file
 from clipcheck.python.source import Source
 from clipcheck.rule import Safety
 from clipcheck.settings.keys import Settings
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, Flow, flow, flows
 
 STEP_RULES = frozenset(
@@ -107,7 +107,7 @@ def test_a_line_is_one_event(line: str, kind: str) -> None:
 def test_a_line_that_does_not_concern_the_gradients(line: str) -> None:
     source = Source(IMPORTS + f"def f(model, optimizer):\n    {line}\n")
     assert flow_of(source, "f").events == []
-    assert [list(flows(source, kind)) for kind in Kind] == [[] for _ in Kind]
+    assert [list(flows(source, kind)) for kind in EventKind] == [[] for _ in EventKind]
 
 
 # --- the order of events --------------------------------------------------------------------------------------------
@@ -120,16 +120,16 @@ def test_the_end_of_an_iteration_leads_to_the_next_one() -> None:
         "    loss_fn(model(inputs), targets).backward()\n"
         "    optimizer.step()\n"
     )
-    assert kinds(zero.first_before(Kind.STEP, Kind.BACKWARD)) == ["start", "step"]
-    assert kinds(step.first_after(Kind.BACKWARD)) == ["backward", "end"]
-    assert backward.first_after(Kind.STEP, Kind.ZERO_GRAD) == [step]
+    assert kinds(zero.first_before(EventKind.STEP, EventKind.BACKWARD)) == ["start", "step"]
+    assert kinds(step.first_after(EventKind.BACKWARD)) == ["backward", "end"]
+    assert backward.first_after(EventKind.STEP, EventKind.ZERO_GRAD) == [step]
 
 
 def test_branches_exclude_each_other() -> None:
     found = events("if fast:\n    optimizer.step()\nelse:\n    clip_grad_norm_(model.parameters(), 1.0)\n")
-    clip = next(event for event in found if event.kind is Kind.CLIP)
-    assert kinds(clip.first_before(Kind.STEP)) == ["start"]
-    assert kinds(clip.first_after(Kind.STEP)) == ["end"]
+    clip = next(event for event in found if event.kind is EventKind.CLIP)
+    assert kinds(clip.first_before(EventKind.STEP)) == ["start"]
+    assert kinds(clip.first_after(EventKind.STEP)) == ["end"]
 
 
 def test_two_tests_of_the_same_value_come_out_alike() -> None:
@@ -142,7 +142,7 @@ def test_two_tests_of_the_same_value_come_out_alike() -> None:
         "    clip_grad_norm_(model.parameters(), 1.0)\n"
     )
     clip = found[-1]
-    assert [event.scaler for event in clip.first_before(Kind.BACKWARD)] == [None]
+    assert [event.scaler for event in clip.first_before(EventKind.BACKWARD)] == [None]
 
 
 def test_a_test_that_changes_in_the_loop_says_nothing() -> None:
@@ -154,7 +154,7 @@ def test_a_test_that_changes_in_the_loop_says_nothing() -> None:
         "    if not first:\n"
         "        clip_grad_norm_(model.parameters(), 1.0)\n"
     )
-    assert kinds(found[-1].first_before(Kind.BACKWARD)) == ["backward", "start"]
+    assert kinds(found[-1].first_before(EventKind.BACKWARD)) == ["backward", "start"]
 
 
 @pytest.mark.parametrize("leave", ["return", "raise ValueError", "continue", "break"])
@@ -167,9 +167,9 @@ def test_what_stands_behind_a_way_out_is_not_reached_from_it(leave: str) -> None
         "    clip_grad_norm_(model.parameters(), 1.0)\n"
         "    optimizer.zero_grad()\n"
     )
-    clip = next(event for event in found if event.kind is Kind.CLIP)
+    clip = next(event for event in found if event.kind is EventKind.CLIP)
     expected = ["backward", "start", "zero_grad"] if leave == "continue" else ["start", "zero_grad"]
-    assert kinds(clip.first_before(Kind.BACKWARD, Kind.ZERO_GRAD)) == expected
+    assert kinds(clip.first_before(EventKind.BACKWARD, EventKind.ZERO_GRAD)) == expected
 
 
 def test_an_exception_may_leave_a_try_anywhere() -> None:
@@ -181,7 +181,7 @@ def test_an_exception_may_leave_a_try_anywhere() -> None:
         "    clip_grad_norm_(model.parameters(), 1.0)\n"
     )
     clip = found[-1]
-    assert kinds(clip.first_before(Kind.BACKWARD, Kind.STEP)) == ["backward", "start", "step"]
+    assert kinds(clip.first_before(EventKind.BACKWARD, EventKind.STEP)) == ["backward", "start", "step"]
 
 
 def test_local_functions_are_followed() -> None:
@@ -206,7 +206,7 @@ def test_local_functions_are_followed() -> None:
         )
     )
     fit = flow_of(source, "fit")
-    assert fit in flows(source, Kind.CLIP)
+    assert fit in flows(source, EventKind.CLIP)
     assert [event.kind.value for event in fit.events] == ["zero_grad", "backward", "step", "clip"]
     assert all(event.is_called for event in fit.events)
 
@@ -220,7 +220,7 @@ def test_many_branches_in_a_row_are_cheap() -> None:
     """Ways that meet again are one way: sixty branches are not 2 ** 60."""
     body = "".join(f"if a{n}:\n    print({n})\n" for n in range(60))
     found = events("loss.backward()\n" + body + "clip_grad_norm_(model.parameters(), 1.0)\n")
-    assert kinds(found[-1].first_before(Kind.BACKWARD)) == ["backward"]
+    assert kinds(found[-1].first_before(EventKind.BACKWARD)) == ["backward"]
 
 
 # --- what rules make of it ------------------------------------------------------------------------------------------

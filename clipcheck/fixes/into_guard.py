@@ -7,7 +7,7 @@ import libcst as cst
 from clipcheck.fixes.move import moved, names_settled, stands_alone
 from clipcheck.python.source import Source, Statement
 from clipcheck.rule import Fix, Safety
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, Flow
 from clipcheck.training.guards import accumulation_guard, loops
 
@@ -24,15 +24,19 @@ def guarded_step(source: Source, event: Event) -> Event | None:
     innermost = inside[0] if inside else None
     if accumulation_guard(source, event.at, innermost) is not None:
         return None
-    later = event.first_after(Kind.STEP, Kind.BACKWARD, Kind.ZERO_GRAD, Kind.UNKNOWN)
-    steps = [other for other in later if other.kind is Kind.STEP]
-    rest = {other.kind for other in later} - {Kind.STEP}
-    if not steps or not rest <= {Kind.BACKWARD, Kind.END} or (innermost is not None and Kind.BACKWARD not in rest):
+    later = event.first_after(EventKind.STEP, EventKind.BACKWARD, EventKind.ZERO_GRAD, EventKind.UNKNOWN)
+    steps = [other for other in later if other.kind is EventKind.STEP]
+    rest = {other.kind for other in later} - {EventKind.STEP}
+    if (
+        not steps
+        or not rest <= {EventKind.BACKWARD, EventKind.END}
+        or (innermost is not None and EventKind.BACKWARD not in rest)
+    ):
         return None
-    if innermost is None and Kind.END not in rest:
+    if innermost is None and EventKind.END not in rest:
         return None
-    earlier = event.first_before(Kind.BACKWARD, Kind.STEP, Kind.ZERO_GRAD, Kind.UNKNOWN)
-    if any(other.kind is not Kind.BACKWARD or loops(source, other.at) != inside for other in earlier):
+    earlier = event.first_before(EventKind.BACKWARD, EventKind.STEP, EventKind.ZERO_GRAD, EventKind.UNKNOWN)
+    if any(other.kind is not EventKind.BACKWARD or loops(source, other.at) != inside for other in earlier):
         return None
     if any(other.at is event.at or accumulation_guard(source, other.at, innermost) is None for other in steps):
         return None
@@ -52,7 +56,7 @@ def into_guard(source: Source, flow: Flow, event: Event, step: Event) -> Fix | N
         return None
     block = source.siblings(guard)[0]
     carried: list[Statement] = []
-    for other in flow.of(Kind.UNSCALE, Kind.CLIP):
+    for other in flow.of(EventKind.UNSCALE, EventKind.CLIP):
         if other.is_called or guarded_step(source, other) is not step:
             continue
         statement = _in_block(source, other.node, block)
@@ -76,7 +80,7 @@ def _first_use(source: Source, flow: Flow, guard: cst.If) -> Statement | None:
     """The first statement of the guard's body that clips or steps."""
     for statement in guard.body.body if isinstance(guard.body, cst.IndentedBlock) else ():
         inside = {id(node) for node in source.walk(statement)}
-        if any(id(event.at) in inside for event in flow.of(Kind.CLIP, Kind.STEP)):
+        if any(id(event.at) in inside for event in flow.of(EventKind.CLIP, EventKind.STEP)):
             return source.statement(statement)
     return None
 

@@ -25,7 +25,7 @@ import libcst as cst
 from clipcheck.fixes.verbs import replace
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.clips import Clip, clips
 from clipcheck.training.flows import Event, flows
 from clipcheck.training.guards import branches
@@ -39,10 +39,10 @@ def check(source: Source) -> Iterator[Hit]:
     own = {clip.call: clip for clip in clips(source)}
     if any(node.name.value == "Accelerator" for node in source.nodes(cst.ClassDef)):
         return  # accelerate's own source
-    for flow in flows(source, Kind.CLIP):
-        for event in flow.of(Kind.CLIP):
+    for flow in flows(source, EventKind.CLIP):
+        for event in flow.of(EventKind.CLIP):
             clip = own.get(event.node) if isinstance(event.node, cst.Call) else None
-            if any(other.wrapper and other.at is event.at for other in flow.of(Kind.CLIP)):
+            if any(other.wrapper and other.at is event.at for other in flow.of(EventKind.CLIP)):
                 continue  # a function that knows both ways
             backward = _accelerated(source, event) if clip is not None else None
             if clip is not None and backward is not None:
@@ -55,9 +55,9 @@ def check(source: Source) -> Iterator[Hit]:
 
 def _accelerated(source: Source, event: Event) -> Event | None:
     """The `accelerator.backward(loss)` whose gradients are clipped."""
-    earlier = event.first_before(Kind.BACKWARD, Kind.STEP, Kind.UNSCALE)
-    found = [e for e in earlier if e.kind is Kind.BACKWARD and _is_accelerator(source, e)]
-    if any(e.kind is Kind.UNSCALE for e in earlier) and not _SHARDED.search(source.text):
+    earlier = event.first_before(EventKind.BACKWARD, EventKind.STEP, EventKind.UNSCALE)
+    found = [e for e in earlier if e.kind is EventKind.BACKWARD and _is_accelerator(source, e)]
+    if any(e.kind is EventKind.UNSCALE for e in earlier) and not _SHARDED.search(source.text):
         return None
     if not found or (event.is_called and (found[0].at is event.at or any(branches(source, event.node)))):
         return None

@@ -23,7 +23,7 @@ import libcst as cst
 
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.clips import Clip, clips
 from clipcheck.training.flows import Event, flows
 
@@ -32,8 +32,8 @@ MESSAGE = "raises on every overflow, which the scaler would answer by skipping t
 
 def check(source: Source) -> Iterator[Hit]:
     strict = {clip.call: clip for clip in clips(source) if _is_strict(source, clip)}
-    for flow in flows(source, Kind.CLIP) if strict else ():
-        for event in flow.of(Kind.CLIP):
+    for flow in flows(source, EventKind.CLIP) if strict else ():
+        for event in flow.of(EventKind.CLIP):
             clip = strict.get(event.node) if isinstance(event.node, cst.Call) else None
             unscale = _unscaled(event) if clip is not None and not event.is_called else None
             if clip is not None and unscale is not None and source.enclosing(clip.call, cst.Try) is None:
@@ -48,8 +48,10 @@ def _is_strict(source: Source, clip: Clip) -> bool:
 
 
 def _unscaled(event: Event) -> Event | None:
-    earlier = event.first_before(Kind.UNSCALE, Kind.BACKWARD, Kind.STEP, Kind.UNKNOWN)
-    return earlier[0] if earlier and all(e.kind is Kind.UNSCALE and e.subject is not None for e in earlier) else None
+    earlier = event.first_before(EventKind.UNSCALE, EventKind.BACKWARD, EventKind.STEP, EventKind.UNKNOWN)
+    return (
+        earlier[0] if earlier and all(e.kind is EventKind.UNSCALE and e.subject is not None for e in earlier) else None
+    )
 
 
 def _fix(source: Source, clip: Clip) -> Fix | None:

@@ -28,7 +28,7 @@ from clipcheck.fixes.move import moved, stands_alone
 from clipcheck.fixes.verbs import insert_line_before
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.clips import bound
 from clipcheck.training.flows import Event, flows
 from clipcheck.training.parameters import assigned, last_name
@@ -38,8 +38,8 @@ BY_HAND = "call `scaler.unscale_(optimizer)` before the clip"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source, Kind.CLIP):
-        for clip in flow.of(Kind.CLIP):
+    for flow in flows(source, EventKind.CLIP):
+        for clip in flow.of(EventKind.CLIP):
             backward = _scaled(source, clip)
             if backward is not None:
                 yield _hit(source, clip, backward)
@@ -50,11 +50,17 @@ def _scaled(source: Source, clip: Event) -> Event | None:
     if clip.wrapper:
         return None  # accelerate and Fabric unscale by themselves
     earlier = clip.first_before(
-        Kind.BACKWARD, Kind.UNSCALE, Kind.EDIT, Kind.UNKNOWN, Kind.STEP, Kind.UPDATE, Kind.ZERO_GRAD
+        EventKind.BACKWARD,
+        EventKind.UNSCALE,
+        EventKind.EDIT,
+        EventKind.UNKNOWN,
+        EventKind.STEP,
+        EventKind.UPDATE,
+        EventKind.ZERO_GRAD,
     )
-    if any(event.kind in (Kind.UNSCALE, Kind.EDIT, Kind.UNKNOWN) for event in earlier):
+    if any(event.kind in (EventKind.UNSCALE, EventKind.EDIT, EventKind.UNKNOWN) for event in earlier):
         return None
-    scaled = [event for event in earlier if event.kind is Kind.BACKWARD and event.scaler is not None]
+    scaled = [event for event in earlier if event.kind is EventKind.BACKWARD and event.scaler is not None]
     if not scaled or scaled[0].at is clip.at:
         return None
     backward = scaled[0]
@@ -101,8 +107,8 @@ def _hit(source: Source, clip: Event, backward: Event) -> Hit:
 
 
 def _late_unscale(source: Source, clip: Event) -> Event | None:
-    later = clip.first_after(Kind.UNSCALE, Kind.STEP, Kind.UNKNOWN, Kind.BACKWARD)
-    return later[0] if later and all(event.kind is Kind.UNSCALE for event in later) else None
+    later = clip.first_after(EventKind.UNSCALE, EventKind.STEP, EventKind.UNKNOWN, EventKind.BACKWARD)
+    return later[0] if later and all(event.kind is EventKind.UNSCALE for event in later) else None
 
 
 def _fix(source: Source, clip: Event, late: Event | None) -> Fix | None:
@@ -116,8 +122,8 @@ def _fix(source: Source, clip: Event, late: Event | None) -> Fix | None:
             return None
         edits = moved(source, [other], statement)
         return None if edits is None else Fix(TITLE, Safety.UNSAFE, edits)
-    steps = clip.first_after(Kind.STEP, Kind.BACKWARD, Kind.UNKNOWN)
-    scaled = [step for step in steps if step.kind is Kind.STEP and step.scaler is not None]
+    steps = clip.first_after(EventKind.STEP, EventKind.BACKWARD, EventKind.UNKNOWN)
+    scaled = [step for step in steps if step.kind is EventKind.STEP and step.scaler is not None]
     names = {source.spelled(step.subject) for step in scaled if step.subject is not None}
     if len(names) != 1 or any(step.is_called for step in scaled):
         return None

@@ -22,7 +22,7 @@ import libcst as cst
 from clipcheck.fixes.into_guard import guarded_step
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, flows
 from clipcheck.training.guards import loops
 
@@ -30,10 +30,10 @@ BY_HAND = "call `scaler.update()` before the `continue`"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source, Kind.UNSCALE):
-        for unscale in flow.of(Kind.UNSCALE):
-            later = unscale.first_after(Kind.UPDATE, Kind.UNSCALE, Kind.UNKNOWN)
-            again = unscale in later and Kind.UPDATE in {event.kind for event in later}
+    for flow in flows(source, EventKind.UNSCALE):
+        for unscale in flow.of(EventKind.UNSCALE):
+            later = unscale.first_after(EventKind.UPDATE, EventKind.UNSCALE, EventKind.UNKNOWN)
+            again = unscale in later and EventKind.UPDATE in {event.kind for event in later}
             if again and not unscale.is_called and guarded_step(source, unscale) is None:
                 leave = _continue(source, unscale)
                 if leave is not None:

@@ -22,15 +22,15 @@ from collections.abc import Iterator
 from clipcheck.fixes.into_guard import guarded_step, into_guard
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import flows
 
 BY_HAND = "unscale once, right before the clip and the step"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source, Kind.UNSCALE):
-        for unscale in flow.of(Kind.UNSCALE):
+    for flow in flows(source, EventKind.UNSCALE):
+        for unscale in flow.of(EventKind.UNSCALE):
             step = guarded_step(source, unscale)
             if step is not None and step.scaler is not None:
                 message = f"unscales every micro-batch, but the step on {source.where(step.at)} comes once in several"

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, flows
 from clipcheck.training.parameters import belong
 
@@ -29,8 +29,8 @@ BY_HAND = "unscale the optimizer that holds these parameters"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source, Kind.CLIP):
-        for clip in flow.of(Kind.CLIP):
+    for flow in flows(source, EventKind.CLIP):
+        for clip in flow.of(EventKind.CLIP):
             found = [] if clip.wrapper else _unscales(clip)
             if found and all(_is_of_others(source, clip, unscale) for unscale in found):
                 where = source.where(found[0].at)
@@ -43,10 +43,12 @@ def _unscales(clip: Event) -> list[Event]:
     found: list[Event] = []
     pending = [clip]
     while pending:
-        for event in pending.pop().first_before(Kind.UNSCALE, Kind.BACKWARD, Kind.UNKNOWN, Kind.STEP, Kind.EDIT):
-            if event.kind in (Kind.UNKNOWN, Kind.EDIT):
+        for event in pending.pop().first_before(
+            EventKind.UNSCALE, EventKind.BACKWARD, EventKind.UNKNOWN, EventKind.STEP, EventKind.EDIT
+        ):
+            if event.kind in (EventKind.UNKNOWN, EventKind.EDIT):
                 return []
-            if event.kind is Kind.UNSCALE and event not in found:
+            if event.kind is EventKind.UNSCALE and event not in found:
                 found.append(event)
                 pending.append(event)
     return found

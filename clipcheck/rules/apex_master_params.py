@@ -24,7 +24,7 @@ import libcst as cst
 from clipcheck.fixes.verbs import replace
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.clips import clips
 from clipcheck.training.flows import Event, flows
 
@@ -36,8 +36,8 @@ def check(source: Source) -> Iterator[Hit]:
     if not _MASTER_COPIES.search(source.text):
         return
     own = {clip.call: clip for clip in clips(source)}
-    for flow in flows(source, Kind.CLIP):
-        for event in flow.of(Kind.CLIP):
+    for flow in flows(source, EventKind.CLIP):
+        for event in flow.of(EventKind.CLIP):
             clip = own.get(event.node) if isinstance(event.node, cst.Call) else None
             scaled = _scaled(source, event) if clip is not None and not event.is_called else None
             match clip.parameters if clip is not None else None:
@@ -51,7 +51,7 @@ def check(source: Source) -> Iterator[Hit]:
 
 def _scaled(source: Source, clip: Event) -> tuple[cst.BaseExpression, cst.BaseExpression] | None:
     """The `amp` and the optimizer of the `amp.scale_loss(loss, optimizer)` whose backward comes before `clip`."""
-    for backward in clip.first_before(Kind.BACKWARD, Kind.STEP, Kind.UNKNOWN):
+    for backward in clip.first_before(EventKind.BACKWARD, EventKind.STEP, EventKind.UNKNOWN):
         for above in source.ancestors(backward.node):
             match above:
                 case cst.With(items=[cst.WithItem(item=cst.Call(func=func, args=[_, cst.Arg(value=optimizer), *_]))]):

@@ -27,7 +27,7 @@ from clipcheck.fixes.move import carrier, moved, names_settled
 from clipcheck.fixes.verbs import indentation
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.clips import bound, number
 from clipcheck.training.flows import Event, Flow, flows
 from clipcheck.training.parameters import belong
@@ -37,8 +37,8 @@ BY_HAND = "clip between `backward()` and the step"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source, Kind.CLIP):
-        for clip in flow.of(Kind.CLIP):
+    for flow in flows(source, EventKind.CLIP):
+        for clip in flow.of(EventKind.CLIP):
             step = _used_by(source, flow, clip)
             if step is not None:
                 yield _hit(source, flow, clip, step)
@@ -46,16 +46,16 @@ def check(source: Source) -> Iterator[Hit]:
 
 def _used_by(source: Source, flow: Flow, clip: Event) -> Event | None:
     """The step that used the gradients before `clip`, where that is so on every way."""
-    earlier = clip.first_before(Kind.BACKWARD, Kind.STEP, Kind.EDIT, Kind.UNKNOWN)
-    if not earlier or any(event.kind is not Kind.STEP for event in earlier):
+    earlier = clip.first_before(EventKind.BACKWARD, EventKind.STEP, EventKind.EDIT, EventKind.UNKNOWN)
+    if not earlier or any(event.kind is not EventKind.STEP for event in earlier):
         return None
-    later = clip.first_after(Kind.BACKWARD, Kind.STEP, Kind.ZERO_GRAD, Kind.UNKNOWN)
-    if any(event.kind in (Kind.STEP, Kind.UNKNOWN) for event in later) or not flow.of(Kind.BACKWARD):
+    later = clip.first_after(EventKind.BACKWARD, EventKind.STEP, EventKind.ZERO_GRAD, EventKind.UNKNOWN)
+    if any(event.kind in (EventKind.STEP, EventKind.UNKNOWN) for event in later) or not flow.of(EventKind.BACKWARD):
         return None
     step = earlier[0]
     if step.at is clip.at or _measures(source, clip):
         return None
-    optimizers = {source.spelled(event.subject) for event in flow.of(Kind.STEP) if event.subject is not None}
+    optimizers = {source.spelled(event.subject) for event in flow.of(EventKind.STEP) if event.subject is not None}
     same = step.subject is not None and belong(source, clip.subject, step.subject)
     return step if same or (same is None and len(optimizers) == 1) else None
 
@@ -67,7 +67,9 @@ def _measures(source: Source, clip: Event) -> bool:
 
 def _hit(source: Source, flow: Flow, clip: Event, step: Event) -> Hit:
     name = source.quoted(step.at, "the optimizer's step")
-    zeroed = bool(flow.of(Kind.ZERO_GRAD)) or Kind.BACKWARD not in {e.kind for e in clip.first_after(Kind.BACKWARD)}
+    zeroed = bool(flow.of(EventKind.ZERO_GRAD)) or EventKind.BACKWARD not in {
+        e.kind for e in clip.first_after(EventKind.BACKWARD)
+    }
     outcome = "has no effect" if zeroed else "comes too late"
     message = f"clipping {outcome}: {name} on {source.where(step.at)} has used the gradients"
     fix = None if clip.is_called or step.is_called else _fix(source, clip, step)
@@ -85,7 +87,10 @@ def _fix(source: Source, clip: Event, step: Event) -> Fix | None:
     edits = moved(source, [statement], target)
     if edits is None:
         return None
-    if step.scaler is not None and step.first_before(Kind.UNSCALE, Kind.BACKWARD)[0].kind is not Kind.UNSCALE:
+    if (
+        step.scaler is not None
+        and step.first_before(EventKind.UNSCALE, EventKind.BACKWARD)[0].kind is not EventKind.UNSCALE
+    ):
         line = f"{source.code(step.scaler)}.unscale_({source.code(step.subject)})" if step.subject else ""
         edits = tuple(
             Edit(e.start, e.end, indentation(source, target) + line + source.newline + e.text) if e.text else e

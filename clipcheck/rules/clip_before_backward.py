@@ -22,7 +22,7 @@ import libcst as cst
 from clipcheck.fixes.move import carrier, moved_behind, names_settled
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, flows
 from clipcheck.training.guards import loops
 
@@ -31,8 +31,8 @@ BY_HAND = "clip between `backward()` and the step"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source, Kind.CLIP):
-        for clip in flow.of(Kind.CLIP):
+    for flow in flows(source, EventKind.CLIP):
+        for clip in flow.of(EventKind.CLIP):
             backward = _too_late(source, clip)
             if backward is not None:
                 yield _hit(source, clip, backward)
@@ -40,11 +40,13 @@ def check(source: Source) -> Iterator[Hit]:
 
 def _too_late(source: Source, clip: Event) -> Event | None:
     """The first backward behind `clip`, where nothing before it leaves gradients to be clipped."""
-    later = clip.first_after(Kind.BACKWARD, Kind.STEP, Kind.UNKNOWN, Kind.EDIT)
-    if not later or any(event.kind is not Kind.BACKWARD for event in later):
+    later = clip.first_after(EventKind.BACKWARD, EventKind.STEP, EventKind.UNKNOWN, EventKind.EDIT)
+    if not later or any(event.kind is not EventKind.BACKWARD for event in later):
         return None
-    earlier = clip.first_before(Kind.BACKWARD, Kind.STEP, Kind.ZERO_GRAD, Kind.UNKNOWN, Kind.EDIT)
-    if any(event.kind in (Kind.BACKWARD, Kind.UNKNOWN, Kind.EDIT) for event in earlier):
+    earlier = clip.first_before(
+        EventKind.BACKWARD, EventKind.STEP, EventKind.ZERO_GRAD, EventKind.UNKNOWN, EventKind.EDIT
+    )
+    if any(event.kind in (EventKind.BACKWARD, EventKind.UNKNOWN, EventKind.EDIT) for event in earlier):
         return None
     backward = later[0]
     if backward.at is clip.at or loops(source, backward.at) != loops(source, clip.at):
@@ -52,7 +54,7 @@ def _too_late(source: Source, clip: Event) -> Event | None:
     if backward.is_called and _is_step(backward.at):
         return None  # inside of a closure: a fault of its own
     # a clip behind a step is too late, not too early, unless the step belongs to the iteration before
-    if any(e.kind is Kind.STEP and source.rank(e.at) < source.rank(clip.at) for e in earlier):
+    if any(e.kind is EventKind.STEP and source.rank(e.at) < source.rank(clip.at) for e in earlier):
         return None
     return backward
 
@@ -83,5 +85,5 @@ def _fix(source: Source, clip: Event, backward: Event) -> Fix | None:
 
 def _follows_at_once(source: Source, backward: Event) -> bool:
     """Whether it is this backward's gradients that the next step uses: not those of a second one behind it."""
-    later = backward.first_after(Kind.BACKWARD, Kind.STEP, Kind.UNKNOWN)
-    return all(event.kind in (Kind.STEP, Kind.END) for event in later)
+    later = backward.first_after(EventKind.BACKWARD, EventKind.STEP, EventKind.UNKNOWN)
+    return all(event.kind in (EventKind.STEP, EventKind.END) for event in later)

@@ -26,7 +26,7 @@ import libcst as cst
 from clipcheck.fixes.into_guard import guarded_step, into_guard
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, Flow, flows
 from clipcheck.training.guards import accumulation_guard
 from clipcheck.training.parameters import belong
@@ -38,8 +38,8 @@ _PER_SAMPLE = re.compile(r"\bopacus\b|per_sample|grad_sample")
 def check(source: Source) -> Iterator[Hit]:
     if _PER_SAMPLE.search(source.text):
         return  # clipping each sample's gradient is the algorithm
-    for flow in flows(source, Kind.CLIP):
-        for clip in flow.of(Kind.CLIP):
+    for flow in flows(source, EventKind.CLIP):
+        for clip in flow.of(EventKind.CLIP):
             yield from _clip(source, flow, clip)
 
 

@@ -22,15 +22,15 @@ import libcst as cst
 
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, Flow, flows
 
 BY_HAND = "clip inside of the closure, behind `backward()`"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source, Kind.CLIP):
-        for clip in flow.of(Kind.CLIP):
+    for flow in flows(source, EventKind.CLIP):
+        for clip in flow.of(EventKind.CLIP):
             step = _recomputing_step(source, flow, clip)
             if step is not None:
                 message = (
@@ -41,14 +41,14 @@ def check(source: Source) -> Iterator[Hit]:
 
 def _recomputing_step(source: Source, flow: Flow, clip: Event) -> Event | None:
     """The `step(closure)` behind `clip` whose closure runs backward and has no clip of its own."""
-    later = clip.first_after(Kind.STEP, Kind.UNKNOWN, Kind.BACKWARD)
-    inside = {event.at for event in flow.of(Kind.BACKWARD) if event.is_called}
+    later = clip.first_after(EventKind.STEP, EventKind.UNKNOWN, EventKind.BACKWARD)
+    inside = {event.at for event in flow.of(EventKind.BACKWARD) if event.is_called}
     for event in later:
-        if event.kind is not Kind.BACKWARD or event.at not in inside or not _steps_with_closure(event.at):
+        if event.kind is not EventKind.BACKWARD or event.at not in inside or not _steps_with_closure(event.at):
             return None
-    if not later or any(other.at is later[0].at for other in flow.of(Kind.CLIP)):
+    if not later or any(other.at is later[0].at for other in flow.of(EventKind.CLIP)):
         return None
-    return next((step for step in flow.of(Kind.STEP) if step.at is later[0].at), None)
+    return next((step for step in flow.of(EventKind.STEP) if step.at is later[0].at), None)
 
 
 def _steps_with_closure(node: cst.CSTNode) -> bool:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, flows
 from clipcheck.training.guards import loops
 
@@ -27,8 +27,8 @@ BY_HAND = "move it into the loop, between `backward()` and the step"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source, Kind.CLIP):
-        for clip in flow.of(Kind.CLIP):
+    for flow in flows(source, EventKind.CLIP):
+        for clip in flow.of(EventKind.CLIP):
             backward = _in_later_loop(source, clip)
             if backward is not None:
                 message = f"clips nothing: no gradients yet, `backward()` runs in a loop on {source.where(backward.at)}"
@@ -36,12 +36,12 @@ def check(source: Source) -> Iterator[Hit]:
 
 
 def _in_later_loop(source: Source, clip: Event) -> Event | None:
-    earlier = clip.first_before(Kind.BACKWARD, Kind.STEP, Kind.UNKNOWN, Kind.EDIT)
-    if any(event.kind is not Kind.START for event in earlier):
+    earlier = clip.first_before(EventKind.BACKWARD, EventKind.STEP, EventKind.UNKNOWN, EventKind.EDIT)
+    if any(event.kind is not EventKind.START for event in earlier):
         return None
-    later = clip.first_after(Kind.BACKWARD, Kind.STEP, Kind.UNKNOWN, Kind.EDIT)
-    runs = [event for event in later if event.kind is not Kind.END]
-    if not runs or any(event.kind is not Kind.BACKWARD for event in runs):
+    later = clip.first_after(EventKind.BACKWARD, EventKind.STEP, EventKind.UNKNOWN, EventKind.EDIT)
+    runs = [event for event in later if event.kind is not EventKind.END]
+    if not runs or any(event.kind is not EventKind.BACKWARD for event in runs):
         return None
     outer = loops(source, clip.at)
     deeper = all(_loop_count(source, event) > len(outer) for event in runs)

@@ -23,7 +23,7 @@ import libcst as cst
 
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.acts import is_deepspeed as is_engine
 from clipcheck.training.flows import Event, flows
 
@@ -34,9 +34,9 @@ _IMPORT = re.compile(r"\bdeepspeed\.initialize\b")
 def check(source: Source) -> Iterator[Hit]:
     if not _IMPORT.search(source.text):
         return
-    for flow in flows(source, Kind.CLIP):
-        for clip in flow.of(Kind.CLIP):
-            earlier = clip.first_before(Kind.BACKWARD, Kind.STEP)
+    for flow in flows(source, EventKind.CLIP):
+        for clip in flow.of(EventKind.CLIP):
+            earlier = clip.first_before(EventKind.BACKWARD, EventKind.STEP)
             if earlier and not clip.wrapper and all(_runs_engine(source, event) for event in earlier):
                 where = source.where(earlier[0].at)
                 message = f"has no effect: the DeepSpeed engine of {where} keeps gradients of its own"

@@ -23,7 +23,7 @@ import libcst as cst
 from clipcheck.fixes.verbs import replace
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.clips import Clip, clips
 from clipcheck.training.flows import Event, flows
 from clipcheck.training.parameters import last_name
@@ -33,10 +33,10 @@ BY_HAND = "call `fabric.clip_gradients(model, optimizer, max_norm=…)`"
 
 def check(source: Source) -> Iterator[Hit]:
     own = {clip.call: clip for clip in clips(source)}
-    for flow in flows(source, Kind.CLIP):
-        for event in flow.of(Kind.CLIP):
+    for flow in flows(source, EventKind.CLIP):
+        for event in flow.of(EventKind.CLIP):
             clip = own.get(event.node) if isinstance(event.node, cst.Call) else None
-            earlier = event.first_before(Kind.BACKWARD, Kind.STEP)
+            earlier = event.first_before(EventKind.BACKWARD, EventKind.STEP)
             if clip is None or not earlier or event.is_called or not all(map(_by_fabric, earlier)):
                 continue
             message = (
@@ -54,8 +54,8 @@ def _by_fabric(event: Event) -> bool:
 
 
 def _fix(source: Source, clip: Clip, event: Event, backward: Event) -> Fix | None:
-    steps = event.first_after(Kind.STEP, Kind.BACKWARD, Kind.UNKNOWN)
-    if len(steps) != 1 or steps[0].kind is not Kind.STEP or steps[0].subject is None or steps[0].is_called:
+    steps = event.first_after(EventKind.STEP, EventKind.BACKWARD, EventKind.UNKNOWN)
+    if len(steps) != 1 or steps[0].kind is not EventKind.STEP or steps[0].subject is None or steps[0].is_called:
         return None
     if (
         clip.unknown

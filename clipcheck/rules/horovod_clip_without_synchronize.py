@@ -24,7 +24,7 @@ from clipcheck.fixes.move import stands_alone
 from clipcheck.fixes.verbs import indentation, insert_line_before, replace
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, flows
 from clipcheck.training.parameters import last_name
 
@@ -34,9 +34,9 @@ BY_HAND = "call `optimizer.synchronize()` before the clip, and step under `optim
 def check(source: Source) -> Iterator[Hit]:
     if any(node.value in ("synchronize", "skip_synchronize") for node in source.nodes(cst.Name)):
         return
-    for flow in flows(source, Kind.CLIP):
-        for clip in flow.of(Kind.CLIP):
-            later = clip.first_after(Kind.STEP, Kind.BACKWARD, Kind.UNKNOWN)
+    for flow in flows(source, EventKind.CLIP):
+        for clip in flow.of(EventKind.CLIP):
+            later = clip.first_after(EventKind.STEP, EventKind.BACKWARD, EventKind.UNKNOWN)
             if later and all(_is_distributed(source, event) for event in later) and not clip.is_called:
                 message = (
                     f"clips before the gradients are averaged, which the step on {source.where(later[0].at)} waits for"
@@ -47,7 +47,7 @@ def check(source: Source) -> Iterator[Hit]:
 
 def _is_distributed(source: Source, step: Event) -> bool:
     """Whether the optimizer that steps was last wrapped by `hvd.DistributedOptimizer`."""
-    if step.kind is not Kind.STEP or not isinstance(step.subject, cst.Name):
+    if step.kind is not EventKind.STEP or not isinstance(step.subject, cst.Name):
         return False
     values = [b.value for b in source.bindings(step.subject) if b.kind == "assign"]
     match values[-1:]:

@@ -22,7 +22,7 @@ import libcst as cst
 
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.classes import is_lightning_module
 from clipcheck.training.flows import flows
 
@@ -31,16 +31,16 @@ BY_HAND = "use `Trainer(gradient_clip_val=…)` or override `configure_gradient_
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source, Kind.CLIP):
+    for flow in flows(source, EventKind.CLIP):
         function = flow.function
         if not isinstance(function, cst.FunctionDef) or function.name.value != "training_step":
             continue
         owner = source.enclosing(function, cst.ClassDef)
         if owner is None or not is_lightning_module(source, owner) or _is_manual(source, owner):
             continue
-        if flow.of(Kind.BACKWARD, Kind.STEP):
+        if flow.of(EventKind.BACKWARD, EventKind.STEP):
             continue
-        for clip in flow.of(Kind.CLIP):
+        for clip in flow.of(EventKind.CLIP):
             yield Hit(clip.at, MESSAGE, None, BY_HAND)
 
 

@@ -23,7 +23,7 @@ from clipcheck.fixes.move import stands_alone
 from clipcheck.fixes.verbs import insert_line_before, replace
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, flows
 
 BY_HAND = "call `xm.reduce_gradients(optimizer)` before the clip, and `optimizer.step()` behind it"
@@ -32,8 +32,8 @@ BY_HAND = "call `xm.reduce_gradients(optimizer)` before the clip, and `optimizer
 def check(source: Source) -> Iterator[Hit]:
     if any(node.value == "reduce_gradients" for node in source.nodes(cst.Name)):
         return
-    for flow in flows(source, Kind.CLIP):
-        for clip in flow.of(Kind.CLIP):
+    for flow in flows(source, EventKind.CLIP):
+        for clip in flow.of(EventKind.CLIP):
             step = _reducing_step(source, clip)
             if step is not None and not clip.wrapper:
                 message = (
@@ -44,7 +44,7 @@ def check(source: Source) -> Iterator[Hit]:
 
 
 def _reducing_step(source: Source, clip: Event) -> Event | None:
-    later = clip.first_after(Kind.STEP, Kind.BACKWARD, Kind.UNKNOWN)
+    later = clip.first_after(EventKind.STEP, EventKind.BACKWARD, EventKind.UNKNOWN)
     for event in later:
         match event.node:
             case cst.Call(func=func) if (source.qualified(func) or "").endswith("xla_model.optimizer_step"):

@@ -20,15 +20,15 @@ from collections.abc import Iterator
 from clipcheck.fixes.move import carrier, moved, names_settled
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, Flow, flows
 
 BY_HAND = "clear the gradients before `backward()`, or behind the step"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for flow in flows(source, Kind.ZERO_GRAD):
-        for zero in flow.of(Kind.ZERO_GRAD):
+    for flow in flows(source, EventKind.ZERO_GRAD):
+        for zero in flow.of(EventKind.ZERO_GRAD):
             pair = _discarded(source, flow, zero)
             if pair is not None:
                 backward, step = pair
@@ -42,16 +42,18 @@ def _discarded(source: Source, flow: Flow, zero: Event) -> tuple[Event, Event] |
     """The backward whose gradients `zero` clears on every way, and the step of the same optimizer that needs them."""
     if zero.subject is None:
         return None
-    kinds = (Kind.BACKWARD, Kind.STEP, Kind.UNKNOWN, Kind.EDIT)
+    kinds = (EventKind.BACKWARD, EventKind.STEP, EventKind.UNKNOWN, EventKind.EDIT)
     earlier, later = zero.first_before(*kinds), zero.first_after(*kinds)
-    if any(event.kind is not Kind.BACKWARD for event in earlier) or any(e.kind is not Kind.STEP for e in later):
+    if any(event.kind is not EventKind.BACKWARD for event in earlier) or any(
+        e.kind is not EventKind.STEP for e in later
+    ):
         return None
     if not earlier or not later or zero.at in (earlier[0].at, later[0].at):
         return None
     step = later[0]
     if step.subject is None or source.spelled(step.subject) != source.spelled(zero.subject):
         return None  # another optimizer's, or a module that need not be the one that is stepped
-    others = {source.spelled(event.subject) for event in flow.of(Kind.STEP) if event.subject is not None}
+    others = {source.spelled(event.subject) for event in flow.of(EventKind.STEP) if event.subject is not None}
     return (earlier[0], step) if len(others) == 1 else None
 
 

@@ -12,7 +12,7 @@ from clipcheck.training.clips import torch_calls, words
 from clipcheck.training.parameters import assigned, is_optimizer, is_scaler, last_name
 
 
-class Kind(Enum):
+class EventKind(Enum):
     BACKWARD = "backward"  # gradients are computed, or added to
     UNSCALE = "unscale"
     CLIP = "clip"
@@ -34,7 +34,7 @@ class Act:
     are clipped. `scaler` is the loss scaler it goes through, `wrapper` the Accelerator, Fabric or engine.
     """
 
-    kind: Kind
+    kind: EventKind
     node: cst.CSTNode
     subject: cst.BaseExpression | None = None
     scaler: cst.BaseExpression | None = None
@@ -47,19 +47,19 @@ def act(source: Source, node: cst.CSTNode) -> Act | None:
         case cst.Call():
             return _torch_clip(source, node) or _call(source, node)
         case cst.AugAssign(target=target) if _is_gradient(target):
-            return Act(Kind.EDIT, node)
+            return Act(EventKind.EDIT, node)
         case cst.Assign(targets=targets, value=value) if any(_is_gradient(t.target) for t in targets):
             match value:
                 case cst.Name("None"):
-                    return Act(Kind.ZERO_GRAD, node)
-            return Act(Kind.EDIT, node)
+                    return Act(EventKind.ZERO_GRAD, node)
+            return Act(EventKind.EDIT, node)
     return None
 
 
 def _torch_clip(source: Source, node: cst.Call) -> Act | None:
     for clip in torch_calls(source):
         if clip.call is node:
-            return Act(Kind.CLIP, node, clip.parameters) if clip.function != "get_total_norm" else None
+            return Act(EventKind.CLIP, node, clip.parameters) if clip.function != "get_total_norm" else None
     return None
 
 
@@ -68,7 +68,7 @@ def _call(source: Source, node: cst.Call) -> Act | None:
         case cst.Attribute(value=receiver, attr=cst.Name(value=method)):
             return _method(source, node, receiver, method)
         case cst.Name(value="clip_grad_norm_" | "clip_grad_value_"):
-            return Act(Kind.CLIP, node, _parameters(node), wrapper="own")  # a copy of torch's
+            return Act(EventKind.CLIP, node, _parameters(node), wrapper="own")  # a copy of torch's
         case cst.Name(value=name):
             return _suspect(source, node, name)
     return None
@@ -81,25 +81,25 @@ def _method(source: Source, node: cst.Call, receiver: cst.BaseExpression, method
         case "backward" | "manual_backward" if source.code(receiver) not in ("super()",):
             return _backward(source, node, receiver, first)
         case "unscale_" | "unscale_gradients":
-            return Act(Kind.UNSCALE, node, first, receiver)
+            return Act(EventKind.UNSCALE, node, first, receiver)
         case "step":
             return _step(source, node, receiver, first)
         case "optimizer_step" if first is not None:
-            return Act(Kind.STEP, node, first, wrapper=last_name(receiver))
+            return Act(EventKind.STEP, node, first, wrapper=last_name(receiver))
         case "zero_grad":
-            return Act(Kind.ZERO_GRAD, node, receiver)
+            return Act(EventKind.ZERO_GRAD, node, receiver)
         case "zero_" if _is_gradient(receiver):
-            return Act(Kind.ZERO_GRAD, node)
+            return Act(EventKind.ZERO_GRAD, node)
         case "update" if is_scaler(receiver):
-            return Act(Kind.UPDATE, node, scaler=receiver)
+            return Act(EventKind.UPDATE, node, scaler=receiver)
         case "clip_grad_norm_" | "clip_grad_value_" if "accelerator" in name:
-            return Act(Kind.CLIP, node, first, wrapper="accelerator")
+            return Act(EventKind.CLIP, node, first, wrapper="accelerator")
         case "clip_gradients" if "fabric" in name:
-            return Act(Kind.CLIP, node, first, wrapper="fabric")
+            return Act(EventKind.CLIP, node, first, wrapper="fabric")
         case _ if method.endswith("_") and not method.startswith("_") and _is_gradient(receiver):
-            return Act(Kind.EDIT, node)
+            return Act(EventKind.EDIT, node)
         case "clip_grad_norm_" | "clip_grad_value_":
-            return Act(Kind.CLIP, node, _parameters(node), wrapper="own")
+            return Act(EventKind.CLIP, node, _parameters(node), wrapper="own")
     return _suspect(source, node, method)
 
 
@@ -112,14 +112,14 @@ def _parameters(node: cst.Call) -> cst.BaseExpression | None:
 def _backward(source: Source, node: cst.Call, receiver: cst.BaseExpression, first: cst.BaseExpression | None) -> Act:
     origin = source.qualified(receiver) or ""
     if origin.startswith("torch.autograd"):
-        return Act(Kind.BACKWARD, node, first)
+        return Act(EventKind.BACKWARD, node, first)
     scaler = _scaler_of(source, receiver)
     if scaler is not None:
-        return Act(Kind.BACKWARD, node, receiver, scaler)
+        return Act(EventKind.BACKWARD, node, receiver, scaler)
     wrapper = last_name(receiver)
     if first is not None and (is_wrapper(wrapper) or (node.args[0].keyword is None and not _is_loss(wrapper))):
-        return Act(Kind.BACKWARD, node, first, wrapper=wrapper)
-    return Act(Kind.BACKWARD, node, receiver)
+        return Act(EventKind.BACKWARD, node, first, wrapper=wrapper)
+    return Act(EventKind.BACKWARD, node, receiver)
 
 
 def is_wrapper(name: str) -> bool:
@@ -153,15 +153,15 @@ def _is_grad_scaler(source: Source, node: cst.CSTNode) -> bool:
 
 def _step(source: Source, node: cst.Call, receiver: cst.BaseExpression, first: cst.BaseExpression | None) -> Act | None:
     if is_scaler(receiver) or _is_grad_scaler(source, receiver):
-        return Act(Kind.STEP, node, first, receiver) if first is not None else None
+        return Act(EventKind.STEP, node, first, receiver) if first is not None else None
     if is_optimizer(source, receiver):
-        return Act(Kind.STEP, node, receiver)
+        return Act(EventKind.STEP, node, receiver)
     name = words(last_name(receiver))
     if "engine" in name or is_deepspeed(source, receiver):
-        return Act(Kind.STEP, node, receiver, wrapper="engine")
+        return Act(EventKind.STEP, node, receiver, wrapper="engine")
     if first is not None or any(word.startswith(_NO_OPTIMIZER) for word in name) or _steps_schedule(source, receiver):
         return None
-    return Act(Kind.UNKNOWN, node)
+    return Act(EventKind.UNKNOWN, node)
 
 
 _NO_OPTIMIZER = (
@@ -216,12 +216,12 @@ def _suspect(source: Source, node: cst.Call, name: str) -> Act | None:
     if any(part in _HARMLESS for part in parts):
         return None
     if any(part.startswith(_TELLING) for part in parts) and not (name == "train" and len(node.args) < 2):
-        return Act(Kind.UNKNOWN, node)
+        return Act(EventKind.UNKNOWN, node)
     hands_over = any(
         isinstance(arg.value, (cst.Name, cst.Attribute)) and (is_optimizer(source, arg.value) or is_scaler(arg.value))
         for arg in node.args
     )
-    return Act(Kind.UNKNOWN, node) if hands_over else None
+    return Act(EventKind.UNKNOWN, node) if hands_over else None
 
 
 _TELLING = (

@@ -16,7 +16,7 @@ import libcst as cst
 
 from clipcheck.python.nodes import children
 from clipcheck.python.source import Source, memo
-from clipcheck.training.acts import Act, Kind, act
+from clipcheck.training.acts import Act, EventKind, act
 from clipcheck.training.guards import Loop
 from clipcheck.training.known_tests import arguments, facts
 
@@ -32,7 +32,7 @@ class Event:
     cannot change between two events of one iteration, with that outcome.
     """
 
-    kind: Kind
+    kind: EventKind
     node: cst.CSTNode
     at: cst.CSTNode
     act: Act | None = None
@@ -57,16 +57,16 @@ class Event:
         """Whether it takes place inside a local function that is called here."""
         return self.at is not self.node
 
-    def first_before(self, *kinds: Kind) -> list[Event]:
+    def first_before(self, *kinds: EventKind) -> list[Event]:
         """The first event of these kinds on every way that leads here; START where a way meets none."""
         return list(_first(self, lambda event: event.before, frozenset(kinds)))
 
-    def first_after(self, *kinds: Kind) -> list[Event]:
+    def first_after(self, *kinds: EventKind) -> list[Event]:
         """The first event of these kinds on every way from here; END where a way meets none."""
         return list(_first(self, lambda event: event.after, frozenset(kinds)))
 
 
-def _first(event: Event, neighbours: Callable[[Event], list[Event]], kinds: frozenset[Kind]) -> Iterator[Event]:
+def _first(event: Event, neighbours: Callable[[Event], list[Event]], kinds: frozenset[EventKind]) -> Iterator[Event]:
     pending, seen = list(neighbours(event)), {event}
     while pending:
         other = pending.pop()
@@ -78,7 +78,7 @@ def _first(event: Event, neighbours: Callable[[Event], list[Event]], kinds: froz
         seen.add(other)
         if _contradict(event, other):
             continue  # no run takes this way
-        if other.kind in kinds or other.kind in (Kind.START, Kind.END):
+        if other.kind in kinds or other.kind in (EventKind.START, EventKind.END):
             yield other
         else:
             pending.extend(neighbours(other))
@@ -97,11 +97,11 @@ class Flow:
     start: Event
     end: Event
 
-    def of(self, *kinds: Kind) -> list[Event]:
+    def of(self, *kinds: EventKind) -> list[Event]:
         return [event for event in self.events if event.kind in kinds]
 
 
-def flows(source: Source, kind: Kind) -> Iterator[Flow]:
+def flows(source: Source, kind: EventKind) -> Iterator[Flow]:
     """The flow of every function, and of the module's top level, that may hold an event of this kind, also by a call."""
     holding = _holding(source, kind)
     functions: list[Function] = [source.module, *source.nodes(cst.FunctionDef)]
@@ -123,7 +123,7 @@ def _acts(source: Source) -> dict[cst.CSTNode, Act]:
 
 
 @memo
-def _holding(source: Source, kind: Kind) -> frozenset[Function]:
+def _holding(source: Source, kind: EventKind) -> frozenset[Function]:
     """The functions with an event of this kind, and those that mention one that has it, and may so call it."""
     found = new = frozenset(_home(source, node) for node, what in _acts(source).items() if what.kind is kind)
     for _ in range(DEPTH):
@@ -164,8 +164,8 @@ class _Builder:
     def __init__(self, source: Source, function: Function) -> None:
         self.source = source
         self.function = function
-        self.start = Event(Kind.START, function, function)
-        self.end = Event(Kind.END, function, function)
+        self.start = Event(EventKind.START, function, function)
+        self.end = Event(EventKind.END, function, function)
         self.events: list[Event] = []
         self.active: list[cst.FunctionDef] = []
         self.call: cst.Call | None = None  # the call in the function asked about that led to where we are
@@ -234,7 +234,7 @@ class _Builder:
     def _loop(self, node: Loop, header: cst.CSTNode, preds: list[Event], around: _Around) -> list[Event]:
         if isinstance(node, cst.For):
             preds = self._expression(header, preds)
-        head = Event(Kind.LOOP, node, self.call or node)
+        head = Event(EventKind.LOOP, node, self.call or node)
         _link(preds, head)
         inside: list[Event] = [head]
         if isinstance(node, cst.While):
