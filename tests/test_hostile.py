@@ -8,13 +8,13 @@ import stat
 from pathlib import Path
 
 import pytest
+from clipcheck.disk import Changed, write
 from hypothesis import given
 from hypothesis import strategies as st
 
 from clipcheck.documents.program import apply
 from clipcheck.engine.batch import check_paths
 from clipcheck.engine.file import check_file
-from clipcheck.engine.write import Changed, write
 from clipcheck.rule import INVALID_SYNTAX, NOT_ROUND_TRIPPED, Edit
 from clipcheck.settings.keys import Settings
 

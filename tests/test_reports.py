@@ -17,8 +17,7 @@ from jsonschema import Draft4Validator
 
 from clipcheck import report
 from clipcheck.cli.main import main
-from clipcheck.engine.results import Outcome
-from clipcheck.engine.results import FileReport
+from clipcheck.engine.results import FileReport, Outcome
 from clipcheck.formats import FORMATS
 from clipcheck.report import view as views
 from clipcheck.report.sarif import line_hashes

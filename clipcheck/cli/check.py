@@ -15,7 +15,7 @@ from clipcheck.documents.program import MARKDOWN
 from clipcheck.engine.file import check_file
 from clipcheck.engine.find import SUFFIXES, find, is_left_out
 from clipcheck.engine.results import Outcome
-from clipcheck.engine.write import Changed, write
+from clipcheck.disk import Changed, write
 from clipcheck.report.view import Looked
 from clipcheck.rule import Prove
 from clipcheck.settings import keys

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from clipcheck import disk
 from clipcheck.engine.file import candidate, check_file
 from clipcheck.engine.find import find
 from clipcheck.engine.results import FileReport, Outcome, Task
-from clipcheck.engine.write import Changed
-from clipcheck.engine.write import write as write_file
+from clipcheck.engine.workers import Died, Workers
 from clipcheck.settings.keys import Settings
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from clipcheck.engine.cache import Cache
 
 # A worker pays a quarter of a second to import libcst; fewer files than this are done sooner without one.
@@ -42,19 +40,21 @@ def check_files(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
     """Check each file with its settings. Reports come in the order of `wanted`, whatever the processes' order."""
-    with _workers(wanted, jobs) as pool:
-        tasks, errors = _sift(wanted, pool)
+    collect_less()
+    with Workers(_worker_count(wanted, jobs)) as workers:
+        tasks, errors = _sift(wanted, workers)
         cache = _cache(cache_folder) if cache_folder and tasks else None
         known = {task.path: report for task in tasks if cache and (report := cache.get(task))}
         new = {}
-        for report in _run([task for task in tasks if task.path not in known], pool):
+        for report in _run([task for task in tasks if task.path not in known], workers):
             new[report.path] = report
             progress(len(known) + len(new), len(tasks))
     if cache:
         cache.put((task, new[task.path]) for task in tasks if task.path in new)
     reports = [report for task in tasks if _says_something(report := known.get(task.path) or new[task.path])]
     if write:
-        reports = [_written(report, errors) for report in reports]
+        settings = {task.path: task.settings for task in tasks}
+        reports = [_written(report, settings[report.path]) for report in reports]
     errors += [error for report in reports for error in report.errors]
     return Outcome(tuple(reports), len(wanted), tuple(errors), len(tasks))
 
@@ -65,29 +65,23 @@ def _cache(folder: str) -> Cache:
     return Cache(folder)
 
 
-@contextmanager
-def _workers(wanted: Sequence[tuple[str, Settings]], jobs: int) -> Iterator[Executor | None]:
-    """Processes for a run over many files, None where they would not pay; a prover keeps one of its own."""
+def _worker_count(wanted: Sequence[tuple[str, Settings]], jobs: int) -> int:
+    """How many processes a run over many files takes, 0 where they would not pay; a prover keeps one of its own."""
     jobs = jobs or os.cpu_count() or 1
-    collect_less()
-    if jobs < 2 or len(wanted) < POOL_FROM or any(settings.prove for _, settings in wanted):
-        yield None
-        return
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    # no process starts before the first task
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=collect_less) as pool:
-        yield pool
+    return 0 if jobs < 2 or len(wanted) < POOL_FROM or any(settings.prove for _, settings in wanted) else jobs
 
 
-def _sift(wanted: Sequence[tuple[str, Settings]], pool: Executor | None) -> tuple[list[Task], list[str]]:
+def _sift(wanted: Sequence[tuple[str, Settings]], workers: Workers) -> tuple[list[Task], list[str]]:
     """The files that hold a mark of a selected rule, with their bytes; what cannot be read is an error."""
-    if pool is None or len(wanted) < SIFT_FROM:
+    if not workers.count or len(wanted) < SIFT_FROM:
         return _sift_some(wanted)
     chunks = [wanted[start : start + CHUNK] for start in range(0, len(wanted), CHUNK)]
-    done = list(pool.map(_sift_some, chunks))
-    return [task for tasks, _ in done for task in tasks], [error for _, errors in done for error in errors]
+    sifted = {
+        chunk[0][0]: _sift_some(chunk) if isinstance(done, Died) else done
+        for chunk, done in workers.each(_sift_some, chunks)
+    }
+    ordered = [sifted[chunk[0][0]] for chunk in chunks]
+    return [task for tasks, _ in ordered for task in tasks], [error for _, errors in ordered for error in errors]
 
 
 def _sift_some(wanted: Sequence[tuple[str, Settings]]) -> tuple[list[Task], list[str]]:
@@ -95,8 +89,7 @@ def _sift_some(wanted: Sequence[tuple[str, Settings]]) -> tuple[list[Task], list
     errors: list[str] = []
     for path, settings in wanted:
         try:
-            with open(path, "rb", buffering=0) as file:  # a quarter of the system calls
-                data = file.read()
+            data = disk.read(path)
         except OSError as error:
             errors.append(f"{path}: cannot be read: {error.strerror}")
             continue
@@ -105,22 +98,21 @@ def _sift_some(wanted: Sequence[tuple[str, Settings]]) -> tuple[list[Task], list
     return tasks, errors
 
 
-def _run(tasks: Sequence[Task], pool: Executor | None) -> Iterator[FileReport]:
-    if pool is None or len(tasks) < POOL_FROM:
-        yield from (check_file(*task) for task in tasks)
+def _run(tasks: Sequence[Task], workers: Workers) -> Iterator[FileReport]:
+    if not workers.count or len(tasks) < POOL_FROM:
+        yield from map(check_task, tasks)
         return
-    from concurrent.futures import as_completed
-    from concurrent.futures.process import BrokenProcessPool
-
     # The largest first: a big file that starts last would leave the other processes idle.
-    futures = {pool.submit(check_file, *task): task for task in sorted(tasks, key=lambda task: -len(task.data))}
-    for future in as_completed(futures):
-        task = futures[future]
-        try:
-            yield future.result()
-        except BrokenProcessPool:
-            died = f"{task.path}: the worker process died, the file was not checked"
+    for task, report in workers.each(check_task, sorted(tasks, key=lambda task: -len(task.data))):
+        if isinstance(report, Died):
+            died = f"{task.path}: not checked, the process that looked at it {report.how}"
             yield FileReport(task.path, task.data, errors=(died,))
+        else:
+            yield report
+
+
+def check_task(task: Task) -> FileReport:
+    return check_file(*task)
 
 
 def collect_less() -> None:
@@ -130,15 +122,20 @@ def collect_less() -> None:
     gc.set_threshold(1_000_000, 50, 50)
 
 
-def _written(report: FileReport, errors: list[str]) -> FileReport:
-    """Put the fixed bytes to disk; where that cannot be done, nothing was fixed."""
-    if report.fixed_data is not None:
-        try:
-            write_file(report.path, report.fixed_data, report.data)
-        except Changed as error:
-            errors.append(str(error))
-        except OSError as error:
-            errors.append(f"{report.path}: cannot be written: {error.strerror or error}")
+def _written(report: FileReport, settings: Settings) -> FileReport:
+    """The report once the fixed bytes are on disk; where they cannot be put there, nothing was fixed."""
+    if report.fixed_data is None:
+        return report
+    links = disk.hard_links(report.path)
+    try:
+        disk.write(report.path, report.fixed_data, report.data)
+    except (disk.Changed, OSError) as error:
+        why = str(error) if isinstance(error, disk.Changed) else f"{report.path}: cannot be written: {error.strerror}"
+        unfixed = check_file(report.path, report.data, replace(settings, fix=False, prove=None))
+        return unfixed._replace(errors=(*unfixed.errors, why))
+    if links > 1:
+        told = f"{report.path}: was one of {links} hard links, the others keep the old text"
+        return report._replace(warnings=(*report.warnings, told))
     return report
 
 

@@ -1,0 +1,117 @@
+"""Files on disk: only regular ones are read, and one is replaced in a single step, as it was in all but its content."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+import time
+from contextlib import suppress
+
+# The flag keeps a named pipe from holding us up until somebody writes to it; Windows has neither.
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_TEMPORARY = re.compile(r"\.clipcheck-(\d+)-\w+")
+
+
+class Changed(Exception):
+    """The file on disk is no longer the one that was read."""
+
+
+def read(path: str) -> bytes:
+    """The content of a regular file. Raises OSError, also for a folder, a pipe, a socket or a device."""
+    handle = os.open(path, _READ)
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(0, "not a regular file", path)
+        data = os.read(handle, status.st_size + 1)
+        if len(data) == status.st_size:
+            return data
+        pieces = [data]  # a file that grows, or is larger than one call gives
+        while pieces[-1]:
+            pieces.append(os.read(handle, 1 << 24))
+        return b"".join(pieces)
+    finally:
+        os.close(handle)
+
+
+def write(path: str, data: bytes, was: bytes) -> None:
+    """Replace a file's content in one step: whatever happens, it holds all of `was` or all of `data`.
+
+    Links are followed; owner, mode and extended attributes stay. Of several hard links, this one gets the new content:
+    to write through all of them would mean to empty the file first. Raises Changed, and OSError where the file is
+    read-only or its owner could not be kept.
+    """
+    target = os.path.realpath(path)
+    status = os.stat(target)
+    if read(target) != was:
+        raise Changed(f"{path}: changed while clipcheck was at work, not written")
+    if not status.st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH) or not os.access(target, os.W_OK):
+        raise OSError(0, "read-only", path)
+    temporary = _temporary(os.path.dirname(target))
+    try:
+        with open(temporary, "xb") as new:
+            _take_after(target, status, temporary)
+            new.write(data)
+            new.flush()
+            os.fsync(new.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def hard_links(path: str) -> int:
+    """How many names a file has, 1 where that cannot be told."""
+    try:
+        return os.stat(path).st_nlink
+    except OSError:
+        return 1
+
+
+def sweep(folder: str, name: str) -> bool:
+    """Remove an entry of a folder if it is what a killed `write` of ours left behind; whether that is what it was."""
+    found = _TEMPORARY.fullmatch(name)
+    if found is None:
+        return False
+    path = os.path.join(folder, name)
+    with suppress(OSError):
+        status = os.lstat(path)
+        if stat.S_ISREG(status.st_mode) and not _in_use(int(found[1]), status.st_mtime):
+            os.unlink(path)
+    return True
+
+
+def _temporary(folder: str) -> str:
+    """A new name beside the file; it says whose it is, so that others can tell whether it is still in use."""
+    return os.path.join(folder, f".clipcheck-{os.getpid()}-{os.urandom(6).hex()}")
+
+
+def _take_after(target: str, status: os.stat_result, temporary: str) -> None:
+    """Give the new file the owner, the extended attributes and the mode of the old one, in an order that keeps them."""
+    new = os.stat(temporary)
+    if (new.st_uid, new.st_gid) != (status.st_uid, status.st_gid):
+        try:
+            os.chown(temporary, status.st_uid, status.st_gid)
+        except PermissionError:
+            raise OSError(0, "its owner could not be kept", target) from None
+    if sys.platform == "linux":
+        for name in os.listxattr(target):
+            with suppress(OSError):  # some are the system's own
+                os.setxattr(temporary, name, os.getxattr(target, name))
+    os.chmod(temporary, stat.S_IMODE(status.st_mode))
+
+
+def _in_use(process: int, since: float) -> bool:
+    """Whether a temporary file's process may still be at work on it."""
+    if sys.platform == "win32":  # where asking for a process would end it
+        return time.time() - since < 3600
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,172 @@
+"""Processes that share the work on many files: nothing of the folder at hand is run by them, and none outlives its parent.
+
+Python's own pools start a process with the current folder in front of `sys.path`, so that a `pickle.py` there would be
+run. These are started isolated, with the path that this process has, and speak over their standard streams.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import IO, Any, NamedTuple, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# What a worker runs first: the path comes as an argument, since nothing may be imported before it is set.
+_START = "import sys; sys.path += sys.argv[1:]; from clipcheck.engine.workers import serve; serve()"
+
+
+class Died(NamedTuple):
+    """Stands for the result of an item on which the worker process died."""
+
+    how: str
+
+
+class Workers:
+    """Some processes that apply a function to items, one at a time each.
+
+    The processes start when they are first needed and end with the `with` block. Where one dies, another takes its
+    place and its item; an item on which two have died is answered by `Died`.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._idle: list[subprocess.Popen[bytes]] = []
+        self._busy: set[subprocess.Popen[bytes]] = set()
+        self._lock = Lock()
+        self._over = False
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._over = True
+            started = [*self._idle, *self._busy]
+        for process in started:
+            process.kill()
+        for process in started:
+            process.wait()
+
+    def each(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result | Died]]:
+        """The items with their results, in the order in which they are done; they are begun in the order given."""
+        waiting = deque(items)
+        done: SimpleQueue[tuple[Item, Result | Died] | BaseException] = SimpleQueue()
+
+        def work() -> None:
+            try:
+                while True:
+                    try:
+                        item = waiting.popleft()
+                    except IndexError:
+                        return
+                    done.put((item, self._apply(function, item)))
+            except BaseException as error:  # else the reader would wait for ever
+                done.put(error)
+
+        for _ in range(min(self.count, len(items))):
+            Thread(target=work, daemon=True).start()
+        for _ in items:
+            answer = done.get()
+            if isinstance(answer, BaseException):
+                raise answer
+            yield answer
+
+    def _apply(self, function: Callable[[Item], Result], item: Item) -> Result | Died:
+        died = Died("")
+        for _ in range(2):  # the first may have been killed for what others took of the memory
+            process = self._take()
+            try:
+                return self._ask(process, function, item)
+            except (EOFError, OSError):
+                process.kill()
+                died = Died(_how(process.wait()))
+            finally:
+                with self._lock:
+                    self._busy.discard(process)
+        return died
+
+    def _ask(self, process: subprocess.Popen[bytes], function: Callable[[Item], Result], item: Item) -> Result:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        _send(process.stdin, (function, item))
+        result: Result = _receive(process.stdout)
+        with self._lock:
+            self._idle.append(process)
+        return result
+
+    def _take(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._over:
+                raise RuntimeError("the workers have been dismissed")
+            process = self._idle.pop() if self._idle else _start()
+            self._busy.add(process)
+        return process
+
+
+def _start() -> subprocess.Popen[bytes]:
+    """A process whose streams are ours: one that held the caller's would keep a reader waiting after our own end."""
+    command = [sys.executable, "-I", "-S", "-c", _START, *_trusted_path()]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def _trusted_path() -> list[str]:
+    """Where this process found its modules, without the current folder; ours comes first in any case."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    here = os.path.realpath(".")
+    return [package, *(path for path in sys.path if os.path.isabs(path) and os.path.realpath(path) != here)]
+
+
+def _how(code: int) -> str:
+    return f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
+def _send(stream: IO[bytes], value: object) -> None:
+    data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    stream.write(len(data).to_bytes(8, "big") + data)
+    stream.flush()
+
+
+def _receive(stream: IO[bytes]) -> Any:
+    head = stream.read(8)
+    size = int.from_bytes(head, "big")
+    data = stream.read(size) if len(head) == 8 else b""
+    if len(head) < 8 or len(data) < size:
+        raise EOFError
+    return pickle.loads(data)
+
+
+# --- in the worker ----------------------------------------------------------------------------------------------------
+
+
+def serve() -> None:
+    """Answer one request after the other until the parent is gone."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent decides what it means
+    requests: SimpleQueue[Any] = SimpleQueue()
+    incoming, outgoing = sys.stdin.buffer, sys.stdout.buffer
+    sys.stdin = sys.stdout = open(os.devnull, "r+")  # noqa: SIM115 - whatever else wrote there would spoil an answer
+
+    def listen() -> None:
+        """At the parent's end, however it came, end at once: not even the file at hand is finished."""
+        try:
+            while True:
+                requests.put(_receive(incoming))
+        except BaseException:
+            os._exit(1)
+
+    Thread(target=listen, daemon=True).start()
+    while True:
+        function, item = requests.get()
+        try:
+            _send(outgoing, function(item))
+        except BrokenPipeError:
+            os._exit(1)
