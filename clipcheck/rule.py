@@ -17,6 +17,7 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 
 # Codes of findings that no rule makes.
 INVALID_SYNTAX = "invalid-syntax"
+NOT_ANALYZED = "not-analyzed"
 NOT_ROUND_TRIPPED = "not-round-tripped"
 UNUSED = "unused-suppression"
 

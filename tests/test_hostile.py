@@ -8,10 +8,10 @@ import stat
 from pathlib import Path
 
 import pytest
-from clipcheck.disk import Changed, write
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clipcheck.disk import Changed, write
 from clipcheck.documents.program import apply
 from clipcheck.engine.batch import check_paths
 from clipcheck.engine.file import check_file

@@ -11,11 +11,11 @@ from itertools import count
 from clipcheck import api
 from clipcheck.cli.arguments import Options, cache_folder, effective, projects_of
 from clipcheck.cli.show import put, put_bytes, say, show
+from clipcheck.disk import Changed, write
 from clipcheck.documents.program import MARKDOWN
 from clipcheck.engine.file import check_file
 from clipcheck.engine.find import SUFFIXES, find, is_left_out
 from clipcheck.engine.results import Outcome
-from clipcheck.disk import Changed, write
 from clipcheck.report.view import Looked
 from clipcheck.rule import Prove
 from clipcheck.settings import keys

@@ -11,6 +11,7 @@ from clipcheck.documents.read import encode, read, searchable
 from clipcheck.engine.results import FileReport
 from clipcheck.engine.suppressions import names_us
 from clipcheck.prefilter import concerned, wanted
+from clipcheck.python.limits import with_room
 from clipcheck.rule import INVALID_SYNTAX, UNUSED, Edit, Finding, Place, Severity
 from clipcheck.settings.keys import Settings
 
@@ -32,9 +33,14 @@ def candidate(path: str, data: bytes, settings: Settings) -> bool:
 
 def check_file(path: str, data: bytes, settings: Settings, before: bytes = b"") -> FileReport:
     """Check one file and, if the settings say so, fix it in memory; `before` is what it held when it last was Python."""
-    text = searchable(path, data)
-    codes = concerned(text, settings.codes)
-    if not codes and not (settings.heed and names_us(text)):
+    if not candidate(path, data, settings):
+        return FileReport(path, data, threshold=settings.safety)
+    return with_room(lambda: _checked_and_fixed(path, data, settings, before))
+
+
+def _checked_and_fixed(path: str, data: bytes, settings: Settings, before: bytes) -> FileReport:
+    codes = concerned(searchable(path, data), settings.codes)
+    if not codes and not (settings.heed and names_us(searchable(path, data))):
         return FileReport(path, data, threshold=settings.safety)
     first = _check(path, data, codes, settings, before)
     if settings.fix and any(_applicable(first.findings, settings)):

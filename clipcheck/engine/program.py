@@ -11,9 +11,22 @@ from clipcheck.documents.program import Document
 from clipcheck.engine import suppressions
 from clipcheck.engine.suppressions import Directive, Naming, Standing, names_us
 from clipcheck.python import syntax
+from clipcheck.python.limits import Excess, excess
 from clipcheck.python.source import Source
 from clipcheck.python.syntax import Fault
-from clipcheck.rule import INVALID_SYNTAX, NOT_ROUND_TRIPPED, UNUSED, Edit, Finding, Fix, Hit, Place, Rule, Severity
+from clipcheck.rule import (
+    INVALID_SYNTAX,
+    NOT_ANALYZED,
+    NOT_ROUND_TRIPPED,
+    UNUSED,
+    Edit,
+    Finding,
+    Fix,
+    Hit,
+    Place,
+    Rule,
+    Severity,
+)
 from clipcheck.settings.keys import DEFAULT, Settings
 
 
@@ -43,6 +56,9 @@ def examine(
     path: str, document: Document, index: int, codes: frozenset[str], settings: Settings, before: str = ""
 ) -> Examined:
     """What the rules `codes` find in the program number `index` of a file; `before` is for `syntax.parse`."""
+    too_much = excess(document.programs[index].text)
+    if too_much is not None:
+        return Examined((_not_analyzed(path, document, index, too_much),))
     try:
         source, faults = syntax.parse(document.programs[index], settings.target, before)
         # a document's fragments are often abridged (`for x, y in …:`), and nobody runs them
@@ -53,7 +69,7 @@ def examine(
         view = _View(path, document, index, source, faults, settings)
         found, errors = _run_rules(view, codes)
     except RecursionError:
-        return Examined(errors=(f"{path}: nested too deeply to be analysed",))
+        return Examined((_not_analyzed(path, document, index, Excess(0, "nested too deeply to be analyzed")),))
     findings, warnings = _heed(view, found) if settings.heed else ([item.finding for item in found], [])
     if found and not source.exact:
         findings = [finding._replace(fix=None, changes=()) for finding in findings]
@@ -207,6 +223,11 @@ def _idle(view: _View, directive: Directive, name: Naming | None) -> Finding:
 def _invalid_syntax(path: str, document: Document, index: int, fault: Fault) -> Finding:
     place = document.place(index, fault.at, fault.at)
     return Finding(path, place, INVALID_SYNTAX, INVALID_SYNTAX, f"not valid Python: {fault.message}", Severity.ERROR)
+
+
+def _not_analyzed(path: str, document: Document, index: int, why: Excess) -> Finding:
+    place = document.place(index, why.at, why.at)
+    return Finding(path, place, NOT_ANALYZED, NOT_ANALYZED, why.message, Severity.ERROR)
 
 
 def _not_round_tripped(view: _View) -> Finding:
