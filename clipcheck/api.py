@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from clipcheck.documents.read import decode
 from clipcheck.engine.batch import check_files
 from clipcheck.engine.file import check_text
-from clipcheck.engine.find import MissingPath, find
+from clipcheck.engine.find import find
 from clipcheck.engine.results import Outcome
 from clipcheck.rule import Edit, Finding, Fix, Place, Safety, Severity, Target
 from clipcheck.settings.keys import ConfigError, Layer, Settings
@@ -54,6 +54,10 @@ _FILE_ENDINGS = (".py", ".pyi", ".ipynb", ".md", ".rst")
 
 class ClipcheckWarning(UserWarning):
     """A file that could not be looked at, or a rule that failed on one; everything else was checked all the same."""
+
+
+class MissingPath(Exception):
+    """A path that was named does not exist or is no file that can be read."""
 
 
 class FixResult(NamedTuple):
@@ -95,8 +99,10 @@ def check(
         return list(report.findings)
     paths = [source] if isinstance(source, os.PathLike) else source
     found = find([os.fspath(path) for path in paths], projects)
-    outcome = run_files(found, projects)
-    _warn((*outcome.errors, *outcome.warnings))
+    if found.missing:
+        raise MissingPath(found.missing[0])
+    outcome = run_files(found.files, projects)
+    _warn((*found.errors, *found.warnings, *outcome.errors, *outcome.warnings))
     return outcome.findings
 
 

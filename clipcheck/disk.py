@@ -11,6 +11,7 @@ from contextlib import suppress
 
 # The flag keeps a named pipe from holding us up until somebody writes to it; Windows has neither.
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+PREFIX = ".clipcheck-"
 _TEMPORARY = re.compile(r"\.clipcheck-(\d+)-\w+")
 
 
@@ -86,7 +87,7 @@ def sweep(folder: str, name: str) -> bool:
 
 def _temporary(folder: str) -> str:
     """A new name beside the file; it says whose it is, so that others can tell whether it is still in use."""
-    return os.path.join(folder, f".clipcheck-{os.getpid()}-{os.urandom(6).hex()}")
+    return os.path.join(folder, f"{PREFIX}{os.getpid()}-{os.urandom(6).hex()}")
 
 
 def _take_after(target: str, status: os.stat_result, temporary: str) -> None:

@@ -451,7 +451,9 @@ def test_progress_is_shown_on_a_terminal_after_a_second(monkeypatch: pytest.Monk
     assert "checking" in terminal.text and "66%" in terminal.text
 
 
-HEAVY = "clipcheck.settings.keys clipcheck.engine.file json difflib pathspec tomllib concurrent.futures hashlib tempfile xml.etree"
+HEAVY = (
+    "clipcheck.settings.keys clipcheck.engine.file json difflib tomllib concurrent.futures hashlib tempfile xml.etree"
+)
 
 
 @pytest.mark.parametrize(

@@ -312,5 +312,5 @@ def test_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_named_folder_is_looked_into_though_git_ignores_it() -> None:
     put(".gitignore", "downloads/\n")
     put("downloads/package/train.py", "x = 1\n")
-    assert find(["downloads"]) == [os.path.join("downloads", "package", "train.py")]
-    assert "train.py" not in {os.path.basename(path) for path in find(["."])}
+    assert find(["downloads"]).files == [os.path.join("downloads", "package", "train.py")]
+    assert "train.py" not in {os.path.basename(path) for path in find(["."]).files}

@@ -51,7 +51,7 @@ def tree(shared: Path) -> Path:
 def candidates(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of those files that hold a mark of any rule, so that fixing them harms nothing."""
     copy = tmp_path_factory.mktemp("candidates")
-    for path in find([str(tree)]):
+    for path in find([str(tree)]).files:
         if wanted(Path(path).read_bytes(), ALL):
             target = copy / Path(path).relative_to(tree)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def settings(target: Target = "clipcheck", fix: bool = False) -> Settings:
 
 
 def test_the_tree_is_whole(tree: Path) -> None:
-    assert len(find([str(tree)])) > 7000
+    assert len(find([str(tree)]).files) > 7000
 
 
 def test_nothing_crashes(candidates: Path) -> None:

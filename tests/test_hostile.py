@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import codecs
 import os
-import stat
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipcheck.disk import Changed, write
 from clipcheck.documents.program import apply
 from clipcheck.engine.batch import check_paths
 from clipcheck.engine.file import check_file
-from clipcheck.rule import INVALID_SYNTAX, NOT_ROUND_TRIPPED, Edit
+from clipcheck.engine.find import find
+from clipcheck.rule import INVALID_SYNTAX, NOT_ANALYZED, NOT_ROUND_TRIPPED, Edit
 from clipcheck.settings.keys import Settings
 
 CALL = "torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)"
 PROGRAM = f"import torch\n\n\ndef clip(model):\n    {CALL}\n"
 FIXED = "import torch\nfrom clipcheck.runtime import clip_grad_norm_\n\n\ndef clip(model):\n    clip_grad_norm_(model.parameters(), 1.0)\n"
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes among its files")
 SETTINGS = Settings(codes=frozenset({"CLIP002"}), fix=True)
 
 
@@ -147,33 +149,150 @@ def test_a_fix_whose_outcome_is_wrong_is_not_written(monkeypatch: pytest.MonkeyP
     assert [finding.code for finding in report.findings] == ["CLIP002"]
 
 
-def test_writing_keeps_mode_and_links(tmp_path: Path) -> None:
-    real = tmp_path / "real.py"
-    real.write_text("old")
-    real.chmod(0o755)
-    link = tmp_path / "link.py"
-    link.symlink_to(real)
-    write(str(link), b"new", b"old")
-    assert link.is_symlink()
-    assert real.read_bytes() == b"new"
-    assert stat.S_IMODE(real.stat().st_mode) == 0o755
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.py", "real.py"]
+# --- too much ---------------------------------------------------------------------------------------------------------
+
+DEEP = {
+    "attributes": lambda n: "x = a" + ".b" * n,
+    "calls": lambda n: "x = a" + ".b()" * n,
+    "calls on lines": lambda n: "x = (a" + "\n    .b()" * n + ")",
+    "subscripts": lambda n: "x = a" + "[0]" * n,
+    "sums": lambda n: "x = a" + "+b" * n,
+    "powers": lambda n: "x = a" + "**b" * n,
+    "and": lambda n: "x = a" + " and b" * n,
+    "not": lambda n: "x = " + "not " * n + "a",
+    "signs": lambda n: "x = " + "-" * n + "a",
+    "lambdas": lambda n: "x = " + "lambda:" * n + "a",
+    "conditions": lambda n: "x = " + "a if b else " * n + "c",
+    "strings": lambda n: "x = (" + "'a'\n" * n + ")",
+    "elif": lambda n: "if a:\n    pass\n" + "elif b:\n    pass\n" * n,
+}
 
 
-def test_hard_links_stay_together(tmp_path: Path) -> None:
-    one, two = tmp_path / "one.py", tmp_path / "two.py"
-    one.write_text("old")
-    os.link(one, two)
-    write(str(one), b"new", b"old")
-    assert two.read_bytes() == b"new"
+@pytest.mark.parametrize("kind", DEEP)
+def test_what_is_deep_loses_no_finding(kind: str) -> None:
+    report = check_file("x.py", (PROGRAM + DEEP[kind](300) + "\n").encode(), Settings(SETTINGS.codes))
+    assert [finding.code for finding in report.findings] == ["CLIP002"]
+    assert report.errors == ()
 
 
-def test_a_file_changed_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "count"), [("strings", 1500), ("elif", 1000), ("and", 1500)])
+def test_what_only_looks_deep_loses_no_finding(kind: str, count: int) -> None:
+    report = check_file("x.py", (PROGRAM + DEEP[kind](count) + "\n").encode(), Settings(SETTINGS.codes))
+    assert [finding.code for finding in report.findings] == ["CLIP002"]
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_what_is_too_deep_is_a_finding_and_takes_no_time(kind: str) -> None:
+    started = time.process_time()
+    report = check_file("x.py", (PROGRAM + DEEP[kind](5000) + "\n").encode(), SETTINGS)
+    assert [finding.code for finding in report.findings] == [NOT_ANALYZED]
+    assert "too deeply" in report.findings[0].message
+    assert report.fixed_data is None
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    "text", ["x = " + "(" * 1300 + "a" + ")" * 1300, "x = " + "[" * 5000 + "]" * 5000, "(" * 100_000]
+)
+def test_brackets_that_would_end_the_parser_are_a_finding(text: str) -> None:
+    report = check_file("x.py", f"{PROGRAM}{text}\n".encode(), SETTINGS)
+    assert [finding.code for finding in report.findings] == [NOT_ANALYZED]
+    assert report.findings[0].place.line == 6
+
+
+def test_what_is_too_large_is_a_finding() -> None:
+    report = check_file("x.py", (PROGRAM + "x = 1\n" * 400_000).encode(), SETTINGS)
+    assert [finding.code for finding in report.findings] == [NOT_ANALYZED]
+    assert "too large" in report.findings[0].message
+
+
+def test_a_large_file_without_our_words_is_no_finding() -> None:
+    assert check_file("x.py", b"x = 1\n" * 400_000, SETTINGS).findings == ()
+
+
+# --- what is found on the way -----------------------------------------------------------------------------------------
+
+
+@POSIX
+def test_pipes_and_devices_are_passed_over_and_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.py")
+    os.mkfifo(tmp_path / ".gitignore")
+    os.mkfifo(tmp_path / "pyproject.toml")
+    (tmp_path / "device.py").symlink_to("/dev/zero")
+    (tmp_path / "x.py").write_text(PROGRAM)
+    outcome = check_paths([str(tmp_path)], Settings(SETTINGS.codes))
+    assert [Path(finding.path).name for finding in outcome.findings] == ["x.py"]
+    named = find([str(tmp_path / "pipe.py"), str(tmp_path / "device.py")])
+    assert named.files == []
+    assert [line.rpartition(": ")[2] for line in named.missing] == ["not a regular file"] * 2
+
+
+@POSIX
+def test_a_link_to_nothing_is_a_warning_and_named_outright_an_error(tmp_path: Path) -> None:
+    lock = tmp_path / ".#train.py"
+    lock.symlink_to("user@host.1234")
+    (tmp_path / "train.py").write_text(PROGRAM)
+    found = find([str(tmp_path)])
+    assert [Path(path).name for path in found.files] == ["train.py"]
+    assert (found.errors, found.missing) == ([], [])
+    assert found.warnings == [f"{lock}: a link to nothing, passed over"]
+    assert find([str(lock)]).missing == [f"{lock}: a link to nothing"]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "x.py").write_text(PROGRAM)
+    real = os.scandir
+
+    def refused(path: str) -> object:
+        if os.path.basename(path) == "secret":
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    found = find([str(tmp_path)])
+    assert found.errors == [f"{tmp_path / 'secret'}: cannot be read: Permission denied"]
+    assert [Path(path).name for path in found.files] == ["x.py"]
+
+
+@POSIX
+def test_a_file_is_checked_and_fixed_once_however_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("real").mkdir()
+    Path("real/x.py").write_text(PROGRAM)
+    Path("link.py").symlink_to("real/x.py")
+    Path("folder").symlink_to("real")
+    names = ["link.py", "real/x.py", "./real/x.py", str(tmp_path / "real" / "x.py"), "folder", "."]
+    assert find(names).files == [os.path.join("real", "x.py")]
+    outcome = check_paths(names, SETTINGS, write=True)
+    assert outcome.errors == ()
+    assert len(outcome.fixed) == 1
+    assert Path("real/x.py").read_text() == FIXED
+    assert Path("link.py").is_symlink()
+
+
+def test_a_file_that_cannot_be_written_is_not_said_to_be_fixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.py"
-    path.write_text("newer work of the user")
-    with pytest.raises(Changed):
-        write(str(path), b"fixed", b"what was read")
-    assert path.read_text() == "newer work of the user"
+    path.write_text(PROGRAM)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    outcome = check_paths([str(path)], SETTINGS, write=True)
+    assert outcome.fixed == []
+    assert [finding.code for finding in outcome.findings] == ["CLIP002"]
+    assert outcome.errors == (f"{path}: cannot be written: No space left on device",)
+
+
+def test_of_hard_links_that_are_parted_we_tell(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.py", tmp_path / "two.txt"
+    one.write_text(PROGRAM)
+    os.link(one, two)
+    outcome = check_paths([str(one)], SETTINGS, write=True)
+    assert one.read_text() == FIXED
+    assert two.read_text() == PROGRAM
+    assert outcome.warnings == [f"{one}: was one of 2 hard links, the others keep the old text"]
 
 
 @given(st.text(max_size=60), st.data())

@@ -82,8 +82,9 @@ def _check(options: Options, progress: Progress, prove: Prove | None = None) -> 
 def _check_paths(options: Options, projects: Projects, progress: Progress) -> int:
     started = time.monotonic()
     paths = options.paths or (".",)
-    missing = [f"{path}: no such file or directory" for path in paths if not os.path.exists(path)]
-    found = find([path for path in paths if os.path.exists(path)], projects)
+    found, missing, unread, warnings = find(paths, projects)
+    for warning in warnings:
+        say(options, f"warning: {warning}")
     changed = None
     if options.since is not None or options.diff_only:
         from clipcheck.cli import changed_lines as since
@@ -104,7 +105,7 @@ def _check_paths(options: Options, projects: Projects, progress: Progress) -> in
     outcome = api.run_files(found, projects, options.jobs, options.writes, cache, progress)
     if changed is not None and options.diff_only:
         outcome = changed.only(outcome)
-    outcome = outcome._replace(errors=(*missing, *outcome.errors))
+    outcome = outcome._replace(errors=(*missing, *unread, *outcome.errors))
     if options.verbose:
         say(
             options,

@@ -26,10 +26,11 @@ SIFT_FROM, CHUNK = 1000, 250
 def check_paths(paths: Sequence[str], settings: Settings, jobs: int = 0, write: bool = False) -> Outcome:
     """Check the files below `paths`, all with the same settings; with `write`, put what the fixes give back to disk.
 
-    Raises MissingPath. `jobs` processes are used at most, 0 standing for one a core.
+    `jobs` processes are used at most, 0 standing for one a core.
     """
     found = find(paths)
-    return check_files([(path, settings) for path in found], jobs, write)
+    outcome = check_files([(path, settings) for path in found.files], jobs, write)
+    return outcome._replace(errors=(*found.missing, *found.errors, *outcome.errors))
 
 
 def check_files(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from typing import NamedTuple
 
+from clipcheck import disk
 from clipcheck.documents.program import MARKDOWN
 from clipcheck.settings.ignores import Ignores
 from clipcheck.settings.keys import Layer, Settings
@@ -15,25 +18,41 @@ from clipcheck.settings.projects import Project, Projects
 SUFFIXES = (".py", ".pyi", ".ipynb", ".rst")
 
 
-class MissingPath(Exception):
-    """A path that the user named does not exist or cannot be read."""
+class Found(NamedTuple):
+    """The files to check, each once, sorted; and a line each for what was named and is no file, for folders that could
+    not be looked into, and for links to nothing on the way.
+    """
+
+    files: list[str]
+    missing: list[str]
+    errors: list[str]
+    warnings: list[str]
 
 
-def find(paths: Sequence[str], projects: Projects | None = None) -> list[str]:
-    """The files to check, each once, sorted. Raises MissingPath.
+def find(paths: Sequence[str], projects: Projects | None = None) -> Found:
+    """The files to check below folders, and those that are named.
 
     A file named outright is taken whatever its ending, and left out only under `force-exclude`.
     """
     projects = projects or Projects(Layer({}, os.getcwd()), Settings(), isolated=True)
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
+    missing: list[str] = []
+    errors: list[str] = []
     for path in paths:
         if os.path.isdir(path):
-            found.update(dict.fromkeys(_walk(path, projects)))
-        elif not os.path.exists(path):
-            raise MissingPath(f"{path}: no such file or directory")
+            names.update(dict.fromkeys(_walk(path, projects, errors)))
+        elif not os.path.isfile(path):
+            missing.append(f"{path}: {_what_else(path)}")
         elif not is_left_out(path, projects):
-            found[path] = None
-    return sorted(found)
+            names[path] = None
+    files, dangling = _each_once(sorted(names))
+    return Found(files, missing, errors, [f"{path}: a link to nothing, passed over" for path in dangling])
+
+
+def _what_else(path: str) -> str:
+    if os.path.exists(path):
+        return "not a regular file"
+    return "a link to nothing" if os.path.islink(path) else "no such file or directory"
 
 
 def is_left_out(path: str, projects: Projects) -> bool:
@@ -42,12 +61,46 @@ def is_left_out(path: str, projects: Projects) -> bool:
     return bool(project.value("force-exclude", False)) and project.excludes(path)
 
 
-def _walk(top: str, projects: Projects) -> Iterator[str]:
+def _each_once(paths: list[str]) -> tuple[list[str], list[str]]:
+    """The files without second names and whatever is no file, and the links to nothing.
+
+    Of a link and what it leads to, the latter stays. Hard links are files apart: a fix parts them.
+    """
+    by_identity: dict[tuple[int, int], list[str]] = {}
+    kept: list[str] = []
+    dangling: list[str] = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError:
+            # such as the locks that Emacs leaves beside an open file; for other files, reading them says why
+            (dangling if os.path.islink(path) else kept).append(path)
+            continue
+        if stat.S_ISREG(status.st_mode):
+            by_identity.setdefault((status.st_dev, status.st_ino), []).append(path)
+    for names in by_identity.values():
+        kept += names if len(names) == 1 else _without_second_names(names)
+    return sorted(kept), dangling
+
+
+def _without_second_names(names: list[str]) -> list[str]:
+    """One name for each file: the one that goes through no link, and among these the shortest."""
+    by_file: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: (os.path.realpath(name) != os.path.abspath(name), len(name), name)):
+        by_file.setdefault(os.path.realpath(name), name)
+    return list(by_file.values())
+
+
+def _walk(top: str, projects: Projects, errors: list[str]) -> Iterator[str]:
     """The files below a folder; what excludes the folder itself does not hold, since the user asks for it."""
+
+    def cannot_list(error: OSError) -> None:
+        errors.append(f"{error.filename}: cannot be read: {error.strerror}")
+
     suffixes = (*SUFFIXES, *MARKDOWN) if find_spec("markdown_it") else SUFFIXES
     overruled = [globs for globs in projects.of(top).excluded if globs.match(top, True)]
     ignores = Ignores(top)
-    for folder, folders, names in os.walk(top):
+    for folder, folders, names in os.walk(top, onerror=cannot_list):
         project = projects.of(folder)
         respect = bool(project.value("respect-gitignore", True))
 
@@ -60,5 +113,7 @@ def _walk(top: str, projects: Projects) -> Iterator[str]:
 
         folders[:] = sorted(name for name in folders if not left_out(name, True))
         for name in names:
+            if name.startswith(disk.PREFIX) and disk.sweep(folder, name):
+                continue
             if name.endswith(suffixes) and not left_out(name, False):
                 yield os.path.normpath(os.path.join(folder, name))

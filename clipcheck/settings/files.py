@@ -7,7 +7,7 @@ import re
 import sys
 from typing import Any
 
-from clipcheck import __version__
+from clipcheck import __version__, disk
 from clipcheck.settings.keys import ConfigError, Layer, checked
 
 FILES = (".clipcheck.toml", "clipcheck.toml", "pyproject.toml")
@@ -40,8 +40,7 @@ def read_chain(path: str, seen: tuple[str, ...] = ()) -> tuple[Layer, ...]:
 
 def _read(path: str) -> dict[str, Any] | None:
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = disk.read(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     project = os.path.basename(path) == "pyproject.toml"

@@ -1,4 +1,4 @@
-"""Patterns of paths, read as git reads a `.gitignore`; plain names cost nothing, pathspec is loaded for the rest."""
+"""Patterns of paths, read as git reads a `.gitignore`; plain names cost nothing."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pathspec import GitIgnoreSpec
+from clipcheck.settings.patterns import Pattern, parse
 
-_PLAIN = re.compile(r"[\w.-]+")
+_PLAIN = re.compile(r"[\w-][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -26,14 +24,19 @@ class Globs:
         return self.decides(path, is_folder) is True
 
     def decides(self, path: str, is_folder: bool = False) -> bool | None:
-        """True where the last pattern that fits takes the path, False where it begins with `!`, None for neither."""
+        """True where the last pattern that fits takes the path, False where it begins with `!`, None for neither.
+
+        What lies in a folder that is taken is taken with it.
+        """
         relative = self._relative(path)
         if self._names is not None:
             parts = [os.path.basename(path)] if relative is None else relative.split("/")
             return True if not self._names.isdisjoint(parts) else None
-        if relative is None:
+        if relative is None or relative == ".":
             return None
-        return self._spec.check_file(relative + "/" if is_folder else relative).include
+        parts = relative.split("/")
+        above = (self._last_word(parts[:end], True) for end in range(1, len(parts)))
+        return True if any(above) else self._last_word(parts, is_folder)
 
     def takes_entry(self, path: str, is_folder: bool) -> bool:
         """As `match`, for an entry of a folder that is being walked: plain names are asked of the entry alone."""
@@ -41,16 +44,21 @@ class Globs:
             return os.path.basename(path) in self._names
         return self.match(path, is_folder)
 
+    def _last_word(self, parts: list[str], is_folder: bool) -> bool | None:
+        for pattern in self._parsed:
+            if pattern.fits(parts, is_folder):
+                return not pattern.negated
+        return None
+
     @cached_property
     def _names(self) -> frozenset[str] | None:
         """The patterns where all are plain names."""
         return frozenset(self.patterns) if all(map(_PLAIN.fullmatch, self.patterns)) else None
 
     @cached_property
-    def _spec(self) -> GitIgnoreSpec:
-        from pathspec import GitIgnoreSpec
-
-        return GitIgnoreSpec.from_lines(self.patterns)
+    def _parsed(self) -> list[Pattern]:
+        """The patterns from the last to the first."""
+        return [pattern for line in reversed(self.patterns) if (pattern := parse(line)) is not None]
 
     def _relative(self, path: str) -> str | None:
         """The path as seen from the patterns' folder, None where it lies elsewhere."""

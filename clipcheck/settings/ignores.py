@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from clipcheck import disk
 from clipcheck.settings.globs import Globs
 
 
@@ -57,8 +58,7 @@ def _repositorys(root: str) -> tuple[Globs, ...]:
 
 def _patterns(path: str, folder: str) -> Globs | None:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = [line.rstrip("\n") for line in file]
+        lines = disk.read(path).decode("utf-8", "replace").split("\n")
     except OSError:
         return None
     lines = [line for line in lines if line.strip() and not line.startswith("#")]

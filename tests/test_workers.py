@@ -1,0 +1,175 @@
+"""Worker processes: nothing of the folder at hand is run in them, a death costs one file, none outlives its parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+from clipcheck.engine.workers import Died, Workers
+
+CALL = "import torch\n\ntorch.nn.utils.clip_grad_norm([], 1.0)\n"
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+
+
+def double(number: int) -> int:
+    """Dies on 3, for good; a negative number takes long."""
+    if number == 3:
+        os._exit(7)
+    if number < 0:
+        time.sleep(60)
+    return number * 2
+
+
+def test_a_death_costs_one_item() -> None:
+    with Workers(2) as workers:
+        done = dict(workers.each(double, range(8)))
+    assert done.pop(3) == Died("ended with exit code 7")
+    assert done == {number: number * 2 for number in (0, 1, 2, 4, 5, 6, 7)}
+
+
+def once(path: str) -> str:
+    """Dies the first time, as a process does that the system ends for its memory."""
+    if not os.path.exists(path):
+        Path(path).touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    return "done"
+
+
+@POSIX
+def test_what_dies_once_is_tried_again(tmp_path: Path) -> None:
+    with Workers(1) as workers:
+        assert list(workers.each(once, [str(tmp_path / "tried")])) == [(str(tmp_path / "tried"), "done")]
+
+
+def fails(number: int) -> int:
+    raise KeyError(number)
+
+
+def test_an_error_of_the_function_counts_as_a_death_of_its_worker() -> None:
+    with Workers(1) as workers:
+        (_, died), *_ = workers.each(fails, [1])
+    assert isinstance(died, Died)
+
+
+def test_the_processes_end_with_the_block() -> None:
+    with Workers(2) as workers:
+        list(workers.each(double, range(2)))
+        processes = [*workers._idle]
+        assert len(processes) == 2 or len(processes) == 1
+        assert all(process.poll() is None for process in processes)
+    assert all(process.poll() is not None for process in processes)
+
+
+# --- the whole program ------------------------------------------------------------------------------------------------
+
+# What the standard library imports on the way, in any Python from 3.10 on, and what we do.
+NAMES = """
+    abc argparse ast asyncio base64 bisect bz2 codecs collections concurrent configparser contextlib contextvars copy
+    copyreg ctypes dataclasses datetime decimal difflib enum errno fnmatch functools gc genericpath getpass glob hashlib
+    heapq hmac html importlib inspect io itertools json keyword linecache locale logging lzma math multiprocessing
+    numbers opcode operator os pathlib pickle platform posixpath queue random re reprlib resource runpy secrets select
+    selectors shlex shutil signal site sitecustomize socket ssl stat string struct subprocess symtable sysconfig tempfile
+    textwrap threading time token tokenize tomllib traceback types typing unicodedata urllib usercustomize uuid
+    warnings weakref xml zipfile zipimport zlib _compat_pickle _weakrefset
+    click libcst yaml markdown_it mdurl packaging pygls torch numpy clipcheck colorama tomli typing_extensions
+""".split()
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A folder with enough files for several processes, and a trap by every name that might be imported."""
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    for number in range(30):
+        (folder / f"train_{number}.py").write_text(CALL)
+    trap = f"open({str(tmp_path / 'trace')!r}, 'a').write(__name__ + ' ')\n"
+    for name in NAMES:
+        (folder / f"{name}.py").write_text(trap)
+    return folder
+
+
+def trace(folder: Path) -> str:
+    path = folder.parent / "trace"
+    return path.read_text() if path.exists() else ""
+
+
+COMMANDS = [
+    ["check", "--jobs", "2", "--no-cache"],
+    ["check", "--jobs", "2", "--fix"],
+    ["check", "--jobs", "2", "--diff", "--output-format", "sarif"],
+    ["check", "--jobs", "1", "--add-ignore"],
+    ["clean"],
+    ["rules"],
+    ["rule", "CLIP002"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_nothing_of_the_current_folder_is_run(hostile: Path, command: list[str]) -> None:
+    start = "import sys; sys.path[:] = [p for p in sys.path if p]; from clipcheck.cli.main import main; main()"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(
+        [sys.executable, "-c", start, *command], cwd=hostile, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode in (0, 1), done.stderr
+    assert trace(hostile) == ""
+
+
+def test_nothing_of_the_current_folder_is_run_by_the_module(hostile: Path) -> None:
+    """`python -m` itself puts the folder in front; what it imports before us is in its hands, the rest is in ours."""
+    probe = hostile.parent / "probe.py"
+    probe.write_text("import sys; print(*{name.partition('.')[0] for name in sys.modules})")
+    before = subprocess.run(
+        [sys.executable, "-m", "probe"], cwd=hostile.parent, capture_output=True, text=True, check=True
+    ).stdout.split()
+    for name in (*before, "clipcheck"):
+        (hostile / f"{name}.py").unlink(missing_ok=True)
+    assert len(list(hostile.glob("*.py"))) > 100
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-m", "clipcheck", "check", "--jobs", "2", "--no-cache"]
+    done = subprocess.run(command, cwd=hostile, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert trace(hostile) == ""
+
+
+def children(process: int) -> list[int]:
+    """Those of all its threads."""
+    of_threads = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(word) for path in of_threads for word in path.read_text().split()]
+
+
+SLOW = f"""
+import sys
+sys.path.insert(0, {str(PROJECT / "tests")!r})
+from clipcheck.engine.workers import Workers
+from test_workers import double
+with Workers(2) as workers:
+    print("ready", flush=True)
+    list(workers.each(double, [-1, -2]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the children of a process are looked up in /proc")
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT"])
+def test_no_worker_outlives_its_parent_or_holds_its_streams(how: str) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", SLOW], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=PROJECT)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == b"ready\n"
+    until = time.monotonic() + 20
+    while len(workers := children(parent.pid)) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert len(workers) == 2
+    time.sleep(0.3)
+    parent.send_signal(getattr(signal, how))
+    parent.communicate(timeout=20)  # returns when nobody holds the pipes any more
+    while any(os.path.exists(f"/proc/{worker}") for worker in workers) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not [worker for worker in workers if os.path.exists(f"/proc/{worker}")]
