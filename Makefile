@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint bench docs dist clean
+.PHONY: demo test lint bench docs dist kill clean
 
 demo: $(INSTALLED)
 	@$(BIN)/python demo/run.py
@@ -33,6 +33,10 @@ dist: $(INSTALLED)
 
 mutate: $(INSTALLED)
 	$(BIN)/python tests/mutate.py
+
+# Kills clipcheck a thousand times while it fixes files, and looks whether a file was ever damaged.
+kill: $(INSTALLED)
+	$(BIN)/python tests/kill.py
 
 clean:
 	rm -rf .venv build dist site

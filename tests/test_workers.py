@@ -173,3 +173,12 @@ def test_no_worker_outlives_its_parent_or_holds_its_streams(how: str) -> None:
     while any(os.path.exists(f"/proc/{worker}") for worker in workers) and time.monotonic() < until:
         time.sleep(0.05)
     assert not [worker for worker in workers if os.path.exists(f"/proc/{worker}")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the processes are looked up in /proc")
+def test_a_few_kills_damage_nothing() -> None:
+    """`make kill` does a thousand."""
+    import kill
+
+    assert kill.main(kills=6, seed=3) == 0
