@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import sys
 import time
@@ -105,6 +106,46 @@ def test_unreadable_files_are_visible_findings(data: bytes, says: str) -> None:
     assert says in finding.message
     assert "\n" not in finding.message
     assert report.fixed_data is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["x.py", "x.ipynb"])
+def test_no_encoding_is_passed_over_in_silence(encoding: str, name: str) -> None:
+    text = PROGRAM if name == "x.py" else json.dumps({"cells": [{"cell_type": "code", "source": PROGRAM}]})
+    assert check_file(name, text.encode(encoding), SETTINGS).findings
+
+
+PYTHON_2 = """import torch
+print 'a'
+def g(self, (a, b)):
+    try:
+        print >>f, 'x'
+    except E, e:
+        print e
+    else:
+        exec 'x' in d
+    raise E, 'a'
+class A:
+    x = 0777
+    y = `x`
+    if x <> y: pass
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PYTHON_2 + PROGRAM,
+        PROGRAM + PYTHON_2,
+        PROGRAM.replace("\n", "\r"),
+        "import torch\n\n\ndef clip(model):\n        x = 1\n\tprint 'x'\n" + PROGRAM,
+    ],
+)
+def test_what_is_wrong_elsewhere_hides_no_finding(text: str) -> None:
+    report = check_file("x.py", text.encode(), Settings(SETTINGS.codes))
+    codes = {finding.code for finding in report.findings}
+    assert "CLIP002" in codes
+    assert codes & {INVALID_SYNTAX, NOT_ROUND_TRIPPED}
 
 
 def test_one_bad_file_stops_no_other(tmp_path: Path) -> None:

@@ -37,7 +37,12 @@ def read(path: str, data: bytes) -> Document:
 
 
 def searchable(path: str, data: bytes) -> bytes:
-    """What to search for the rules' marks: a notebook's bytes without the escapes that would hide a word's start."""
+    """What to search for the rules' words: a notebook's bytes without the escapes that would hide a word's start.
+
+    UTF-16 and UTF-32 are no encodings for Python, but silence about such a file would say that it is clean.
+    """
+    if b"\0" in data[:256]:
+        data = data.replace(b"\0", b"")
     if _suffix(path) not in NOTEBOOK:
         return data
     if b"\\u00" in data:

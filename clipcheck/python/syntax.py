@@ -23,6 +23,16 @@ FEW = 3
 
 _LINE = re.compile(r"(?P<indent>[ \t]*)(?P<code>[^\r\n]*)")
 _END = re.compile(r"(?=[\r\n])|\Z")  # of the line
+_WORD = re.compile(r"\w*")
+_OPENERS = {
+    "class": "class _:",
+    "def": "def _():",
+    "elif": "elif _:",
+    "else": "else:",
+    "except": "except _:",
+    "finally": "finally:",
+    "try": "try:",
+}
 _NOT_LINE_END = re.compile(r"[^\r\n]")
 
 
@@ -180,10 +190,14 @@ def _first_line_fault(text: str) -> int | None:
 
 
 def _placeholder(code: str, opens: bool | None = None) -> str:
-    """A line that opens a block, if not told otherwise when `code` looks as if it did, of the same length."""
+    """A line that opens a block, if not told otherwise when `code` looks as if it did, of the same length.
+
+    What belongs to a statement above it, such as Python 2's `except E, e:`, goes on belonging to it.
+    """
     if opens is None:
         opens = _opens(code)
-    return ("if _:" if opens and len(code) >= len("if _:") else "_" if code else "").ljust(len(code))
+    short = _OPENERS.get(_WORD.match(code).group(), "if _:") if opens else "_" if code else ""  # type: ignore[union-attr]
+    return (short if len(short) <= len(code) else "_"[: len(code)]).ljust(len(code))
 
 
 def _opens(code: str) -> bool:
