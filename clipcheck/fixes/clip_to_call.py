@@ -11,10 +11,10 @@ from clipcheck.fixes.norm_call import roles
 from clipcheck.fixes.verbs import indentation, lines_of, reach, without_unused
 from clipcheck.gradients.accumulations import Series, clauses_around, extras_in
 from clipcheck.gradients.exponents import ONE, TWO
-from clipcheck.gradients.gradient import assigned_value
 from clipcheck.gradients.manual_clips import ManualClip
 from clipcheck.gradients.powers import Power
 from clipcheck.gradients.spelling import Refused, parameters_code, parameters_of
+from clipcheck.python.assignments import assigned_value
 from clipcheck.python.reaching import reached, reaching
 from clipcheck.python.source import Source, Statement
 from clipcheck.rule import Edit, Fix, Role, Safety

@@ -11,11 +11,11 @@ from clipcheck.fixes.norm_call import Call, norm_call, safety, typed, width
 from clipcheck.fixes.part_loop import parting
 from clipcheck.fixes.verbs import delete_lines, indentation, lines_of
 from clipcheck.gradients.accumulations import Accumulation, fresh, reduced
-from clipcheck.gradients.gradient import is_zero
 from clipcheck.gradients.powers import Kind
 from clipcheck.gradients.roots import Root, root_of
 from clipcheck.gradients.spelling import Refused
 from clipcheck.gradients.totals import Total
+from clipcheck.python.literals import is_zero
 from clipcheck.python.names import Binding
 from clipcheck.python.reaching import contains, reached, reaching
 from clipcheck.python.source import Source, Statement

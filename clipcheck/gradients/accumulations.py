@@ -9,8 +9,10 @@ from typing import Literal, NamedTuple
 
 import libcst as cst
 
-from clipcheck.gradients.gradient import Condition, assigned_value, is_zero
+from clipcheck.gradients.gradient import Condition
 from clipcheck.gradients.powers import Power, power
+from clipcheck.python.assignments import assigned_value
+from clipcheck.python.literals import is_zero
 from clipcheck.python.names import Binding
 from clipcheck.python.reaching import contains, reaching_at
 from clipcheck.python.source import Source

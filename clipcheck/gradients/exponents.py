@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from clipcheck.python.reaching import reaching
+from clipcheck.python.assignments import only_assignment
+from clipcheck.python.literals import is_infinity
+from clipcheck.python.names import Binding
 from clipcheck.python.source import Source
 
 
@@ -71,7 +73,7 @@ def factor(source: Source, node: cst.CSTNode) -> Factor | None:
             result = above.times(inverse)
             return result and result._replace(text=text)
         case cst.Name() | cst.Attribute():
-            if source.qualified(node) in ("math.inf", "torch.inf", "numpy.inf", "torch._six.inf"):
+            if is_infinity(source, node):
                 return Factor(math.inf, text=text)
             return Factor(1.0, text, 1, _constant(source, node), text)
         case cst.Subscript():
@@ -83,9 +85,7 @@ def _constant(source: Source, node: cst.Name | cst.Attribute) -> float | None:
     """The number that a name surely is at this place."""
     if not isinstance(node, cst.Name):
         return None
-    match reaching(source, node):
-        case [binding] if binding.kind == "assign" and binding.value is not None:
-            value = binding.value
-            if isinstance(value, (cst.Integer, cst.Float)):
-                return float(value.evaluated_value)
+    match only_assignment(source, node):
+        case Binding(value=(cst.Integer() | cst.Float()) as value):
+            return float(value.evaluated_value)
     return None

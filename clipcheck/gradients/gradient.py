@@ -1,36 +1,35 @@
 """What is a gradient: the `.grad` of something, whatever is bound from one, and tensors that are called gradients.
 
-A name is only believed where nothing contradicts it; where the file computes with another framework, nothing is.
+Two questions are asked of an expression. `gradient` says whether its value is a gradient, up to dtype, shape and device.
+`is_in_place` says whether changing it in place changes the gradient of a parameter: `p.grad.detach()` shares the
+gradient's memory, `p.grad.clone()` does not. A name is believed only where nothing contradicts it; where the file
+computes with another framework, nothing is a gradient.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
 import libcst as cst
 
+from clipcheck.gradients.framework import framework, is_foreign
+from clipcheck.python.assignments import Path, assigned_value, assigned_values, loop_of
+from clipcheck.python.literals import is_zero
 from clipcheck.python.names import Binding, dotted
 from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
+from clipcheck.python.words import words
 
 _DEPTH = 8  # how many names and calls are followed before the answer is "unknown"
 
-# Frameworks whose arrays answer to the same method names; a file that imports one of them and no torch is theirs.
-_OTHERS = frozenset(
-    "mxnet jax flax haiku optax tensorflow keras paddle mindspore lucid mlx tinygrad chainer cupy oneflow autograd "
-    "minitorch needle theano brainstorm dynet megengine jittor".split()
-)
-
-# Methods of a tensor whose result has the same norm as the tensor itself.
-_SAME_NORM = frozenset(
-    "detach clone contiguous cpu cuda abs coalesce requires_grad_ resolve_conj view reshape flatten ravel squeeze "
-    "unsqueeze t numpy detach_".split()
-)
-_FLAT = frozenset({"flatten", "ravel"})
+# Methods of a tensor whose result has the same elements in the same memory ...
+_VIEWS = frozenset("detach detach_ requires_grad_ view squeeze unsqueeze t".split())
+# ... and those whose result has the same norm, but may be a copy.
+_COPIES = frozenset("clone contiguous cpu cuda abs coalesce resolve_conj reshape flatten ravel numpy".split())
 _CASTS = frozenset("float double half bfloat16 type type_as to".split())
+_METHODS = _VIEWS | _COPIES | _CASTS
+_FLAT = frozenset({"flatten", "ravel"})
 
 _GRADIENT_WORDS = frozenset({"grad", "grads", "gradient", "gradients"})
 # Words that make of "grad_…" or "…_grads" something else than gradients.
@@ -67,31 +66,27 @@ class Gradient(NamedTuple):
     certain: bool = True
 
 
-@lru_cache(maxsize=8)
-def speaks_torch(source: Source) -> bool | None:
-    """Whether the file computes with torch: True, False for another framework, None where nothing tells."""
-    paths = [b.path for scope in source.names.scopes.values() for bs in scope.bindings.values() for b in bs if b.path]
-    roots = {path.lstrip(".").partition(".")[0] for path in paths}
-    if any("torch" in root for root in roots) or source.names.uses(None, "torch"):
-        return True
-    return False if roots & _OTHERS else None
-
-
-@lru_cache(maxsize=4096)
-def words(name: str) -> tuple[str, ...]:
-    """The words of an identifier, in lower case: `gradNorm_L2` is grad, norm, l2."""
-    return tuple(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().strip("_").split("_"))
-
-
 def called_gradients(name: str) -> bool:
     """Whether an identifier says that it stands for one or several gradients."""
     parts = set(words(name))
     return bool(parts & _GRADIENT_WORDS) and not parts & _OTHER_WORDS
 
 
+def is_in_place(node: cst.CSTNode) -> bool:
+    """Whether an expression is written as a gradient or a view of one, so that changing it in place changes the gradient."""
+    match node:
+        case cst.Attribute(attr=cst.Name(value="grad")):
+            return True
+        case cst.Attribute(value=inner, attr=cst.Name(value="data")):
+            return is_in_place(inner)
+        case cst.Call(func=cst.Attribute(value=inner, attr=cst.Name(value=method))) if method in _VIEWS:
+            return is_in_place(inner)
+    return False
+
+
 def gradient(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Gradient | None:
     """The gradient that an expression is, up to dtype, shape and device; None for anything else or unknown."""
-    if not depth or speaks_torch(source) is False:
+    if not depth or framework(source) == "another":
         return None
     match node:
         case cst.Call(func=cst.Name(value=name) | cst.Attribute(attr=cst.Name(value=name))) if _gives_gradient(name):
@@ -100,88 +95,92 @@ def gradient(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Gradient
             return None if _is_module(source, owner) else Gradient(node, owner)
         case cst.Attribute(value=value, attr=cst.Name(value="data")):
             return gradient(source, value, depth - 1)
-        case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value=method)), args=args):
-            return _method(source, value, method, args, depth)
-        case cst.IfExp(test=test, body=body, orelse=orelse):
+        case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value=method)), args=args) if method in _METHODS:
+            inner = gradient(source, value, depth - 1)
+            return inner and _through(source, inner, method, args)
+        case cst.IfExp(test=test, body=body, orelse=orelse) if is_zero(source, orelse):
             chosen = gradient(source, body, depth - 1)
-            if chosen and is_zero(source, orelse):
-                return chosen._replace(guards=(*chosen.guards, Condition(test, True)))
-            return None
+            return chosen and chosen._replace(guards=(*chosen.guards, Condition(test, True)))
         case cst.Name():
             return _named(source, node, depth)
-        case cst.Subscript(value=value) if _holds_gradients(source, value, depth - 1):
+        case cst.Subscript(value=value) if _contents(source, value, depth - 1) == "gradients":
             return Gradient(node)
     return None
 
 
-def _gives_gradient(name: str) -> bool:
+def _gives_gradient(function: str) -> bool:
     """`safe_get_full_grad(p)` and its like."""
-    parts = words(name)
+    parts = words(function)
     return "get" in parts and parts[-1] in ("grad", "gradient")
 
 
 def _is_module(source: Source, owner: cst.BaseExpression) -> bool:
     """`torch.autograd.grad` and its like are functions."""
-    origin = source.qualified(owner)
-    return origin is not None and origin.startswith(("torch", "jax", "builtins"))
+    return (source.qualified(owner) or "").startswith(("torch", "jax", "builtins"))
 
 
-def _method(
-    source: Source, value: cst.BaseExpression, method: str, args: Sequence[cst.Arg], depth: int
-) -> Gradient | None:
-    if method not in _SAME_NORM and method not in _CASTS:
-        return None
-    inner = gradient(source, value, depth - 1)
-    if inner is None:
-        return None
+def _through(source: Source, inner: Gradient, method: str, args: Sequence[cst.Arg]) -> Gradient:
+    """What a method that keeps the norm makes of a gradient."""
     if method in _CASTS:
         shown = ", ".join(source.code(arg).rstrip(", ") for arg in args)
         return inner._replace(casts=f"{inner.casts}.{method}({shown})")
-    if method in _FLAT or (method in ("view", "reshape") and [source.code(a.value) for a in args] == ["-1"]):
+    if method in _FLAT or (method in ("view", "reshape") and [source.code(arg.value) for arg in args] == ["-1"]):
         return inner._replace(flat=True)
     return inner
 
 
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
 def _named(source: Source, name: cst.Name, depth: int) -> Gradient | None:
+    """A name is a gradient if one of its bindings is; zeros that stand in for a missing one do not count."""
     found: list[Gradient] = []
-    unknown = False
+    certain = True
     for binding in reaching(source, name):
         one = _bound(source, name, binding, depth)
         if one is not None:
             found.append(one)
-        elif not (binding.value is not None and is_zero(source, binding.value)):
-            unknown = True
+        elif binding.value is None or not is_zero(source, binding.value):
+            certain = False
     if not found:
         return None
-    first = found[0]
-    alike = all(_same(source, first, other) for other in found[1:])
-    via = tuple(binding for one in found for binding in one.via)
-    return first._replace(via=via, certain=first.certain and alike and not unknown)
+    first, *others = found
+    certain &= first.certain and all(_is_same(source, first, other) for other in others)
+    return first._replace(via=tuple(binding for one in found for binding in one.via), certain=certain)
 
 
-def _same(source: Source, one: Gradient, other: Gradient) -> bool:
+def _is_same(source: Source, one: Gradient, other: Gradient) -> bool:
     return source.code(one.node) == source.code(other.node) and one.casts == other.casts
 
 
 def _bound(source: Source, name: cst.Name, binding: Binding, depth: int) -> Gradient | None:
     match binding.kind:
         case "for":
-            loop, path = target_path(source, binding.node)
-            known = _elements(source, loop.iter, path, depth - 1)
-            believed = known if known is not None else called_gradients(name.value)
-            return Gradient(name, graph=_has_graph(source, loop.iter, depth)) if believed else None
+            return _looped(source, name, binding, depth)
         case "assign":
-            value = assigned_value(source, binding)
-            if value is not None:
-                inner = gradient(source, value, depth - 1)
-                if inner is not None:
-                    return inner._replace(via=(*inner.via, binding))
-                if _is_foreign(source, value):
-                    return None
-            return Gradient(name) if _is_singular(name.value) and _may_be_gradient(value) else None
-        case "parameter":
-            return Gradient(name) if called_gradients(name.value) else None
+            return _assigned(source, name, binding, depth)
+        case "parameter" if called_gradients(name.value):
+            return Gradient(name)
     return None
+
+
+def _looped(source: Source, name: cst.Name, binding: Binding, depth: int) -> Gradient | None:
+    loop, path = loop_of(source, binding.node)
+    elements = _elements(source, loop.iter, path, depth - 1)
+    if elements == "gradients" or (elements == "unknown" and called_gradients(name.value)):
+        return Gradient(name, graph=has_graph(source, loop.iter, depth))
+    return None
+
+
+def _assigned(source: Source, name: cst.Name, binding: Binding, depth: int) -> Gradient | None:
+    value = assigned_value(source, binding)
+    if value is not None:
+        inner = gradient(source, value, depth - 1)
+        if inner is not None:
+            return inner._replace(via=(*inner.via, binding))
+        if is_foreign(source, value):
+            return None
+    return Gradient(name) if _is_singular(name.value) and _may_be_gradient(value) else None
 
 
 def _is_singular(name: str) -> bool:
@@ -193,178 +192,128 @@ def _may_be_gradient(value: cst.BaseExpression | None) -> bool:
     return value is None or isinstance(value, (cst.Call, cst.Subscript, cst.Attribute))
 
 
-def target_path(source: Source, target: cst.CSTNode) -> tuple[cst.For | cst.CompFor, tuple[int, ...]]:
-    """The loop that binds a name in its target, and the way to the name through the target's tuples."""
-    path: list[int] = []
-    child = target
-    for parent in source.ancestors(target):
-        match parent:
-            case cst.For() | cst.CompFor():
-                return parent, tuple(reversed(path))
-            case cst.Tuple(elements=elements) | cst.List(elements=elements):
-                path.append(next(i for i, element in enumerate(elements) if element is child))
-        child = parent
-    raise ValueError("not the target of a loop")
-
-
-def assigned_value(source: Source, binding: Binding) -> cst.BaseExpression | None:
-    """The right side of an assignment as far as it belongs to one name, also in `a, b = x, y`."""
-    if binding.value is not None:
-        return binding.value
-    path: list[int] = []
-    child = binding.node
-    for parent in source.ancestors(binding.node):
-        match parent:
-            case cst.Tuple(elements=elements) | cst.List(elements=elements):
-                path.append(next(i for i, element in enumerate(elements) if element is child))
-            case cst.Assign(value=value):
-                for index in reversed(path):
-                    match value:
-                        case cst.Tuple(elements=[*elements]) | cst.List(elements=[*elements]) if index < len(
-                            elements
-                        ) and not any(isinstance(e, cst.StarredElement) for e in elements):
-                            value = elements[index].value
-                        case _:
-                            return None
-                return value
-            case cst.BaseSmallStatement():
-                return None
-        child = parent
-    return None
-
-
 # --- collections -----------------------------------------------------------------------------------------------------
 
+# What a collection holds, as far as the code around it tells; "unknown" leaves it to the names.
+_Contents: TypeAlias = Literal["gradients", "others", "unknown"]
 
-def _elements(source: Source, iterable: cst.CSTNode, path: tuple[int, ...], depth: int) -> bool | None:
-    """Whether the elements of an iterable, at `path` within each, are gradients; None where it does not tell."""
+
+def _known(holds_gradients: bool) -> _Contents:
+    return "gradients" if holds_gradients else "unknown"
+
+
+def _contents(source: Source, node: cst.CSTNode, depth: int) -> _Contents:
+    """What the elements of a collection are; of a dict, its values."""
     if not depth:
-        return None
-    if not path:
-        return _holds_gradients(source, iterable, depth)
-    match iterable:
-        case cst.Call(func=func, args=args):
-            positional = [arg.value for arg in args if arg.keyword is None and not arg.star]
-            match dotted(func).rpartition(".")[2], path:
-                case "zip", (index, *rest) if index < len(positional):
-                    return _elements(source, positional[index], tuple(rest), depth - 1)
-                case "enumerate", (1, *rest) if positional:
-                    return _elements(source, positional[0], tuple(rest), depth - 1)
-                case "items", (1, *rest) if isinstance(func, cst.Attribute):
-                    return _elements(source, func.value, tuple(rest), depth - 1)
-                case (("list" | "tuple" | "sorted" | "reversed" | "tqdm"), _) if positional:
-                    return _elements(source, positional[0], path, depth - 1)
-                case (("named_parameters" | "named_buffers"), _):
-                    return False
-        case cst.ListComp(elt=cst.Tuple(elements=elements)) | cst.GeneratorExp(elt=cst.Tuple(elements=elements)):
-            if path[0] < len(elements) and len(path) == 1:
-                return gradient(source, elements[path[0]].value, depth - 1) is not None
-        case cst.Name():
-            values = list(_values(source, iterable))
-            if len(values) == 1 and values[0] is not None:
-                return _elements(source, values[0], path, depth - 1)
-    return None
-
-
-def _holds_gradients(source: Source, node: cst.CSTNode, depth: int) -> bool | None:
-    """Whether an expression is a collection of gradients (of a dict: its values); None where it does not tell."""
-    if not depth:
-        return None
+        return "unknown"
     match node:
         case cst.ListComp(elt=elt) | cst.GeneratorExp(elt=elt) | cst.SetComp(elt=elt) | cst.DictComp(value=elt):
-            return True if gradient(source, elt, depth - 1) else None
+            return _known(gradient(source, elt, depth - 1) is not None)
         case cst.List(elements=elements) | cst.Tuple(elements=elements) if elements:
-            return True if all(gradient(source, e.value, depth - 1) for e in elements) else None
+            return _known(all(gradient(source, element.value, depth - 1) for element in elements))
         case cst.IfExp(body=one, orelse=other) | cst.BinaryOperation(left=one, operator=cst.Add(), right=other):
-            both = {_holds_gradients(source, one, depth - 1), _holds_gradients(source, other, depth - 1)}
-            return True if both == {True} else (None if None in both else False)
+            return _of_both(_contents(source, part, depth - 1) for part in (one, other))
         case cst.Call(func=func, args=args):
-            return _call_gives_gradients(source, func, args, depth)
+            return _contents_of_call(source, func, args, depth)
         case cst.Attribute(attr=cst.Name(value=name)):
-            return True if called_gradients(name) else None
+            return _known(called_gradients(name))
         case cst.Subscript(value=value):
-            return _holds_gradients(source, value, depth - 1)
-        case cst.Name(value=name):
-            values = list(_values(source, node))
-            known = {_holds_gradients(source, value, depth - 1) if value is not None else None for value in values}
-            if True in known:
-                return True
-            if any(value is not None and _is_foreign(source, value) for value in values):
-                return False
-            return True if called_gradients(name) else (False if known == {False} else None)
-    return None
+            return _contents(source, value, depth - 1)
+        case cst.Name():
+            return _contents_of_name(source, node, depth)
+    return "unknown"
 
 
-def _call_gives_gradients(source: Source, func: cst.BaseExpression, args: Sequence[cst.Arg], depth: int) -> bool | None:
+def _of_both(parts: Iterable[_Contents]) -> _Contents:
+    kinds = set(parts)
+    if kinds == {"gradients"}:
+        return "gradients"
+    return "unknown" if "unknown" in kinds else "others"
+
+
+def _contents_of_name(source: Source, name: cst.Name, depth: int) -> _Contents:
+    """By what the name is assigned, or else by what it says."""
+    values = assigned_values(source, name)
+    kinds = {"unknown" if value is None else _contents(source, value, depth - 1) for value in values}
+    if "gradients" in kinds:
+        return "gradients"
+    if any(value is not None and is_foreign(source, value) for value in values):
+        return "others"
+    if called_gradients(name.value):
+        return "gradients"
+    return "others" if kinds == {"others"} else "unknown"
+
+
+def _contents_of_call(source: Source, func: cst.BaseExpression, args: Sequence[cst.Arg], depth: int) -> _Contents:
     name = dotted(func).rpartition(".")[2] or (func.attr.value if isinstance(func, cst.Attribute) else "")
     if source.qualified(func) == "torch.autograd.grad":
-        return True
-    if _is_foreign(source, func):
-        return False
+        return "gradients"
+    if is_foreign(source, func):
+        return "others"
     if name in ("list", "tuple", "set", "reversed", "iter", "filter", "sorted", "chain") and args:
-        return _holds_gradients(source, args[-1].value, depth - 1)
+        return _contents(source, args[-1].value, depth - 1)
     if name == "values" and isinstance(func, cst.Attribute):
-        return _holds_gradients(source, func.value, depth - 1)
+        return _contents(source, func.value, depth - 1)
     if name in ("parameters", "named_parameters", "state_dict", "buffers", "range"):
-        return False
-    return True if called_gradients(name) else None
+        return "others"
+    return _known(called_gradients(name))
 
 
-def _values(source: Source, name: cst.Name) -> Iterator[cst.BaseExpression | None]:
-    for binding in reaching(source, name):
-        yield assigned_value(source, binding) if binding.kind == "assign" else None
+def _elements(source: Source, iterable: cst.CSTNode, path: Path, depth: int) -> _Contents:
+    """What stands at `path` within each element of an iterable: in `enumerate(grads)`, gradients at (1,)."""
+    if not depth:
+        return "unknown"
+    if not path:
+        return _contents(source, iterable, depth)
+    match iterable:
+        case cst.Call(func=func, args=args):
+            return _elements_of_call(source, func, args, path, depth)
+        case cst.ListComp(elt=cst.Tuple(elements=elements)) | cst.GeneratorExp(elt=cst.Tuple(elements=elements)):
+            if path[0] < len(elements) and len(path) == 1:
+                found = gradient(source, elements[path[0]].value, depth - 1)
+                return "others" if found is None else "gradients"
+        case cst.Name():
+            match assigned_values(source, iterable):
+                case [cst.BaseExpression() as value]:
+                    return _elements(source, value, path, depth - 1)
+    return "unknown"
 
 
-def _has_graph(source: Source, node: cst.CSTNode, depth: int) -> bool:
+def _elements_of_call(
+    source: Source, func: cst.BaseExpression, args: Sequence[cst.Arg], path: Path, depth: int
+) -> _Contents:
+    positional = [arg.value for arg in args if arg.keyword is None and not arg.star]
+    match dotted(func).rpartition(".")[2], path:
+        case "zip", (index, *rest) if index < len(positional):
+            return _elements(source, positional[index], tuple(rest), depth - 1)
+        case "enumerate", (1, *rest) if positional:
+            return _elements(source, positional[0], tuple(rest), depth - 1)
+        case "items", (1, *rest) if isinstance(func, cst.Attribute):
+            return _elements(source, func.value, tuple(rest), depth - 1)
+        case (("list" | "tuple" | "sorted" | "reversed" | "tqdm"), _) if positional:
+            return _elements(source, positional[0], path, depth - 1)
+        case (("named_parameters" | "named_buffers"), _):
+            return "others"
+    return "unknown"
+
+
+def has_graph(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> bool:
     """Whether tensors of this expression were made with `create_graph`, so that autograd goes through their norm."""
     if not depth:
         return False
     match node:
         case cst.Call(args=args):
-            if any(
-                arg.keyword is not None
-                and arg.keyword.value == "create_graph"
-                and source.code(arg.value) not in ("False", "None")
-                for arg in args
-            ):
-                return True
-            return any(_has_graph(source, arg.value, depth - 1) for arg in args)
+            return any(_creates_graph(source, arg) or has_graph(source, arg.value, depth - 1) for arg in args)
         case cst.Name():
-            return any(value is not None and _has_graph(source, value, depth - 1) for value in _values(source, node))
+            values = assigned_values(source, node)
+            return any(value is not None and has_graph(source, value, depth - 1) for value in values)
         case cst.ListComp(for_in=clause) | cst.GeneratorExp(for_in=clause):
-            return _has_graph(source, clause.iter, depth - 1)
+            return has_graph(source, clause.iter, depth - 1)
         case cst.Subscript(value=value):
-            return _has_graph(source, value, depth - 1)
+            return has_graph(source, value, depth - 1)
     return False
 
 
-def has_graph(source: Source, node: cst.CSTNode) -> bool:
-    return _has_graph(source, node, _DEPTH)
-
-
-def _is_foreign(source: Source, node: cst.CSTNode) -> bool:
-    """Whether a value comes from numpy, jax, a TensorFlow tape or the like."""
-    while isinstance(node, (cst.Call, cst.Subscript)):
-        node = node.func if isinstance(node, cst.Call) else node.value
-    origin = source.qualified(node) or ""
-    root = origin.partition(".")[0]
-    return root in _OTHERS or root == "numpy" or dotted(node).endswith("tape.gradient")
-
-
-def is_zero(source: Source, node: cst.CSTNode) -> bool:
-    """A zero of any type: `0`, `0.0`, `torch.tensor(0)`, `torch.zeros(1, device=…)`."""
-    match node:
-        case cst.Integer() | cst.Float():
-            return float(node.evaluated_value) == 0
-        case cst.Call(func=func, args=args):
-            match source.qualified(func):
-                case "builtins.float" | "builtins.int" | "torch.tensor" | "torch.as_tensor" | "torch.FloatTensor":
-                    return len(args) > 0 and is_zero(source, args[0].value)
-                case "torch.zeros" | "torch.zeros_like":
-                    return True
-            match func:
-                case cst.Attribute(value=value, attr=cst.Name(value="to" | "cuda" | "cpu" | "float" | "double")):
-                    return is_zero(source, value)
-        case cst.List(elements=[element]):
-            return is_zero(source, element.value)
-    return False
+def _creates_graph(source: Source, arg: cst.Arg) -> bool:
+    keyword = arg.keyword.value if arg.keyword is not None else ""
+    return keyword == "create_graph" and source.code(arg.value) not in ("False", "None")

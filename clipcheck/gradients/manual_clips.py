@@ -8,11 +8,14 @@ from typing import Literal, NamedTuple, TypeAlias
 import libcst as cst
 
 from clipcheck.gradients.accumulations import accumulations, is_in_optimizer
-from clipcheck.gradients.gradient import Gradient, assigned_value, gradient, speaks_torch, words
+from clipcheck.gradients.framework import framework
+from clipcheck.gradients.gradient import Gradient, gradient
 from clipcheck.gradients.powers import power
 from clipcheck.gradients.totals import total
+from clipcheck.python.assignments import assigned_value
 from clipcheck.python.reaching import contains, reaching
 from clipcheck.python.source import Source
+from clipcheck.python.words import words
 
 Bound: TypeAlias = Literal["test", "clamp", ""]
 _DEPTH = 6
@@ -55,7 +58,7 @@ def _clip(source: Source, statement: cst.BaseSmallStatement, loop: cst.For) -> M
     if scaled is None or is_in_optimizer(source, statement):
         return None
     what, by, divided = scaled
-    if speaks_torch(source) is not True and not isinstance(statement, cst.Expr):
+    if framework(source) != "torch" and not isinstance(statement, cst.Expr):
         return None  # arrays of numpy's can be multiplied in place, too, but have no `mul_`
     ratio = _quotient(source, by) if divided else _ratio(source, by)
     if ratio is None or not _is_global(source, ratio, loop):
@@ -254,7 +257,7 @@ def _quotient(source: Source, by: cst.BaseExpression) -> Ratio | None:
 
 def _is_global(source: Source, ratio: Ratio, loop: cst.For) -> bool:
     """Whether the norm is that of all gradients: computed before the loop, not for each tensor in it."""
-    if speaks_torch(source) is False:
+    if framework(source) == "another":
         return False
     for name in (node for node in source.walk(ratio.norm) if isinstance(node, cst.Name)):
         if any(contains(source, loop, binding.node) for binding in reaching(source, name)):

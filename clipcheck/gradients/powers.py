@@ -7,7 +7,10 @@ from typing import Literal, NamedTuple, TypeAlias
 import libcst as cst
 
 from clipcheck.gradients.exponents import HALF, INFINITY, ONE, TWO, Factor, factor
-from clipcheck.gradients.gradient import Condition, Gradient, assigned_value, gradient, is_zero, speaks_torch
+from clipcheck.gradients.framework import framework
+from clipcheck.gradients.gradient import Condition, Gradient, gradient
+from clipcheck.python.assignments import assigned_value
+from clipcheck.python.literals import is_zero
 from clipcheck.python.names import Binding
 from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
@@ -48,7 +51,7 @@ _SUMS = frozenset({"torch.sum", "numpy.sum"})
 
 def power(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Power | None:
     """The power of one gradient's norm that an expression computes."""
-    if not depth or speaks_torch(source) is False:
+    if not depth or framework(source) == "another":
         return None
     step = raised(source, node)
     if step is not None:
@@ -160,7 +163,7 @@ def _norm(source: Source, call: cst.Call) -> Power | None:
         case _:
             return None
     inner = gradient(source, tensor)
-    if inner is None or ((origin or "").startswith("numpy") and speaks_torch(source) is not True):
+    if inner is None or ((origin or "").startswith("numpy") and framework(source) != "torch"):
         return None
     order = TWO
     given = False
@@ -207,7 +210,7 @@ def _sum_of_squares(source: Source, call: cst.Call) -> Power | None:
     if squares is None:
         return None
     inner_gradient, exponent = squares
-    if speaks_torch(source) is not True:
+    if framework(source) != "torch":
         return None  # arrays of numpy's have these methods, too
     return Power(inner_gradient, exponent, exponent)
 

@@ -13,8 +13,9 @@ import libcst as cst
 
 from clipcheck.gradients.accumulations import Accumulation, Clause, Series, accumulations
 from clipcheck.gradients.exponents import ONE, TWO, Factor, factor
-from clipcheck.gradients.gradient import Condition, gradient, has_graph, is_zero
+from clipcheck.gradients.gradient import Condition, gradient, has_graph
 from clipcheck.gradients.powers import NORM_FUNCTIONS, PASS, Kind, Power, power, raised, through
+from clipcheck.python.literals import is_zero
 from clipcheck.python.names import Binding
 from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source

@@ -25,10 +25,11 @@ import libcst as cst
 
 from clipcheck.fixes.move import carrier, moved, names_settled
 from clipcheck.fixes.verbs import indentation
+from clipcheck.python.literals import number
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
-from clipcheck.training.clips import bound, number
+from clipcheck.training.clips import bound
 from clipcheck.training.flows import Event, Flow, flows
 from clipcheck.training.parameters import belong
 

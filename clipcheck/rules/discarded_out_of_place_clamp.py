@@ -22,7 +22,8 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.fixes.verbs import insert_after
-from clipcheck.gradients.holders import is_gradient
+from clipcheck.gradients.gradient import is_in_place
+from clipcheck.python.names import Binding
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 
@@ -57,19 +58,14 @@ def _hit(source: Source, call: cst.Call, name: cst.Name) -> Hit:
 def _out_of_place(source: Source, call: cst.Call) -> cst.Name | None:
     """The name of the function that leaves a gradient alone and returns another tensor."""
     match call:
-        case cst.Call(func=cst.Attribute(value=tensor, attr=method)) if method.value in _METHODS and is_gradient(
+        case cst.Call(func=cst.Attribute(value=tensor, attr=method)) if method.value in _METHODS and is_in_place(
             tensor
         ):
-            return None if _is_copy(tensor) else method
+            return method
         case cst.Call(func=func, args=[first, *rest]) if source.qualified(func) in _FUNCTIONS:
-            if is_gradient(first.value) and not any(arg.keyword and arg.keyword.value == "out" for arg in rest):
+            if is_in_place(first.value) and not any(arg.keyword and arg.keyword.value == "out" for arg in rest):
                 return func.attr if isinstance(func, cst.Attribute) else None
     return None
-
-
-def _is_copy(tensor: cst.BaseExpression) -> bool:
-    """Whether the gradient is copied first: changing the copy in place would change nothing."""
-    return isinstance(tensor, cst.Call)
 
 
 def _is_lost(source: Source, name: cst.Name, target: cst.Name) -> bool:
@@ -77,13 +73,13 @@ def _is_lost(source: Source, name: cst.Name, target: cst.Name) -> bool:
     scope = source.scope(name)
     if scope is not scope.module and not isinstance(scope.node, cst.FunctionDef):
         return False
-    before = [b for b in scope.bindings.get(name.value, []) if source.rank(b.node) < source.rank(target)]
-    if not before or before[-1].kind != "assign" or before[-1].value is None or not is_gradient(before[-1].value):
-        return False
-    if (
-        _is_copy(before[-1].value)
-        or source.siblings(source.statement(before[-1].node))[0] != source.siblings(source.statement(target))[0]
-    ):
+    earlier = [b for b in scope.bindings.get(name.value, []) if source.rank(b.node) < source.rank(target)]
+    match earlier:
+        case [*_, Binding(kind="assign", value=cst.BaseExpression() as value) as before] if is_in_place(value):
+            pass
+        case _:
+            return False
+    if source.parent(source.statement(before.node)) is not source.parent(source.statement(target)):
         return False
     uses = source.names.uses(scope, target.value)
     return not any(source.rank(use) > source.rank(name) for use in uses) and (

@@ -21,9 +21,10 @@ from collections.abc import Iterator
 
 import libcst as cst
 
+from clipcheck.python.literals import number
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.training.clips import Clip, clips, number
+from clipcheck.training.clips import Clip, clips
 
 BY_HAND = "drop one of the two, or pass the parameters that are meant"
 

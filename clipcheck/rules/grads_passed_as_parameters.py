@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.fixes.verbs import replace
-from clipcheck.gradients.holders import holder, is_gradient, means_gradient
+from clipcheck.gradients.gradient import gradient
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety
 from clipcheck.training.clips import Clip, clips
@@ -51,7 +51,7 @@ def _clip(source: Source, clip: Clip, given: cst.BaseExpression) -> Iterator[Hit
 def _instead_of_parameters(source: Source, node: cst.BaseExpression) -> tuple[str, cst.BaseExpression]:
     """What is passed in place of parameters, and the expression that makes it; empty where that is not certain."""
     match node:
-        case cst.ListComp(elt=elt) | cst.GeneratorExp(elt=elt) if means_gradient(source, elt):
+        case cst.ListComp(elt=elt) | cst.GeneratorExp(elt=elt) if _is_gradient(source, elt):
             return "gradients", node
         case (
             cst.ListComp(elt=cst.Attribute(attr=cst.Name("data")))
@@ -59,7 +59,7 @@ def _instead_of_parameters(source: Source, node: cst.BaseExpression) -> tuple[st
         ):
             return "`.data` tensors", node
         case cst.List(elements=[_, *_] as elements) | cst.Tuple(elements=[_, *_] as elements) if all(
-            is_gradient(element.value) for element in elements
+            _is_gradient(source, element.value) for element in elements
         ):
             return "gradients", node
         case cst.Call(
@@ -70,7 +70,19 @@ def _instead_of_parameters(source: Source, node: cst.BaseExpression) -> tuple[st
             return "the result of `autograd.grad`", node
         case cst.Name():
             return _variable(source, node)
-    return ("a gradient", node) if is_gradient(node) else ("", node)
+    return ("a gradient", node) if _is_gradient(source, node) else ("", node)
+
+
+def _is_gradient(source: Source, node: cst.BaseExpression) -> bool:
+    """Whether an expression surely is the gradient of a parameter, and not only called so."""
+    found = gradient(source, node)
+    return found is not None and found.owner is not None and found.certain
+
+
+def _owner(source: Source, node: cst.BaseExpression) -> cst.BaseExpression | None:
+    """The parameter whose gradient is written right there: `p` for `p.grad.data`."""
+    found = gradient(source, node)
+    return found.owner if found is not None and not found.via else None
 
 
 def _variable(source: Source, name: cst.Name) -> tuple[str, cst.BaseExpression]:
@@ -87,7 +99,7 @@ def _variable(source: Source, name: cst.Name) -> tuple[str, cst.BaseExpression]:
         assert value is not None
         if isinstance(value, cst.List) and not value.elements:
             found.append(_appended(source, name))
-        elif means_gradient(source, value):
+        elif _is_gradient(source, value):
             found.append(("a gradient", value))
         else:
             found.append(("", name) if isinstance(value, cst.Name) else _instead_of_parameters(source, value))
@@ -104,7 +116,7 @@ def _appended(source: Source, name: cst.Name) -> tuple[str, cst.BaseExpression]:
                 if not isinstance(call, cst.Call) or method.attr.value != "append" or len(call.args) != 1:
                     return "", name
                 values.append(call.args[0].value)
-    if values and all(means_gradient(source, value) for value in values):
+    if values and all(_is_gradient(source, value) for value in values):
         return "gradients", values[0]
     return "", name
 
@@ -128,7 +140,9 @@ def _fix(source: Source, given: cst.BaseExpression, made: cst.BaseExpression) ->
             return None
     match made:
         case cst.ListComp(elt=elt, for_in=comp) | cst.GeneratorExp(elt=elt, for_in=comp):
-            inner = holder(elt) if is_gradient(elt) else elt.value if isinstance(elt, cst.Attribute) else None
+            inner = _owner(source, elt)
+            if inner is None and isinstance(elt, cst.Attribute):
+                inner = elt.value  # of `p.data`
             if inner is None:
                 return None
             plain = source.code(inner) == source.code(comp.target) and comp.inner_for_in is None
@@ -136,11 +150,11 @@ def _fix(source: Source, given: cst.BaseExpression, made: cst.BaseExpression) ->
                 start, end = source.outer_span(made) if isinstance(made, cst.GeneratorExp) else source.span(made)
                 return Fix(TITLE, Safety.UNSAFE, (Edit(start, end, source.code(comp.iter)),))
             return Fix(TITLE, Safety.UNSAFE, (replace(source, elt, source.code(inner)),))
-        case cst.Attribute() if is_gradient(made):
-            inner = holder(made)
+        case cst.Attribute():
+            inner = _owner(source, made)
             return None if inner is None else Fix(TITLE, Safety.UNSAFE, (replace(source, made, source.code(inner)),))
         case cst.List(elements=elements) | cst.Tuple(elements=elements):
-            pairs = [(element.value, holder(element.value)) for element in elements]
+            pairs = [(element.value, _owner(source, element.value)) for element in elements]
             if all(inner is not None for _, inner in pairs):
                 return Fix(
                     TITLE, Safety.UNSAFE, tuple(replace(source, g, source.code(p)) for g, p in pairs if p is not None)
@@ -154,5 +168,5 @@ def _only_skips_none(source: Source, test: cst.BaseExpression) -> bool:
         case cst.Comparison(
             left=left, comparisons=[cst.ComparisonTarget(operator=cst.IsNot(), comparator=cst.Name("None"))]
         ):
-            return is_gradient(left)
+            return _is_gradient(source, left)
     return False

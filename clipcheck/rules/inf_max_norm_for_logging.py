@@ -21,9 +21,10 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.fixes.verbs import reach, replace
+from clipcheck.python.literals import number
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.training.clips import Clip, clips, number
+from clipcheck.training.clips import Clip, clips
 from clipcheck.training.iterators import is_one_shot
 from clipcheck.training.parameters import is_plain
 

@@ -21,11 +21,11 @@ import libcst as cst
 
 from clipcheck.fixes.loop_to_call import rewrite_linear
 from clipcheck.gradients.accumulations import Accumulation, accumulations
-from clipcheck.gradients.gradient import words
 from clipcheck.gradients.spelling import Refused
 from clipcheck.gradients.totals import totals
 from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source
+from clipcheck.python.words import words
 from clipcheck.rule import Hit
 
 MESSAGE = "sum of the parameters' norms: not the norm of the gradient, which adds squares"

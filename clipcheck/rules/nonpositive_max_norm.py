@@ -20,9 +20,10 @@ from collections.abc import Iterator
 
 import libcst as cst
 
+from clipcheck.python.literals import number
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.training.clips import Clip, clips, number
+from clipcheck.training.clips import Clip, clips
 from clipcheck.training.guards import branches
 
 BY_HAND = "pass a positive limit; to switch clipping off, leave the call out"

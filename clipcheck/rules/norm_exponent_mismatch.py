@@ -24,12 +24,12 @@ import libcst as cst
 from clipcheck.fixes.verbs import insert_after, replace
 from clipcheck.gradients.accumulations import Accumulation, accumulations, fresh, reduced
 from clipcheck.gradients.exponents import Factor
-from clipcheck.gradients.gradient import words
 from clipcheck.gradients.powers import Power
 from clipcheck.gradients.roots import root_of
 from clipcheck.gradients.totals import total
 from clipcheck.python.reaching import contains, reached
 from clipcheck.python.source import Source
+from clipcheck.python.words import words
 from clipcheck.rule import Fix, Hit, Role, Safety
 
 HALVED = "`{base} ** 1 / {root}` divides by {root}: `**` binds tighter than `/`"

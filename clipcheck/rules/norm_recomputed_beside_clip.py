@@ -23,10 +23,11 @@ import libcst as cst
 
 from clipcheck.fixes.loop_to_call import comments_of
 from clipcheck.fixes.verbs import delete_lines, lines_of, without_unused
+from clipcheck.python.literals import number
 from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source, Statement
 from clipcheck.rule import Edit, Fix, Hit, Role, Safety
-from clipcheck.training.clips import Clip, clips, number
+from clipcheck.training.clips import Clip, clips
 from clipcheck.training.norm_places import Norm, measured, order_of, plain
 
 MESSAGE = "`clip_grad_norm_` already returns this norm: it is computed twice"

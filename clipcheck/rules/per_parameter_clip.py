@@ -22,9 +22,10 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.python.source import Source
+from clipcheck.python.words import words
 from clipcheck.rule import Edit, Fix, Hit, Safety
 from clipcheck.training.classes import is_optimizer_subclass
-from clipcheck.training.clips import Clip, clips, words
+from clipcheck.training.clips import Clip, clips
 from clipcheck.training.parameters import assigned, last_name
 
 TITLE = "Clip all parameters together"
@@ -76,10 +77,12 @@ def _gives_parameters(source: Source, iterable: cst.BaseExpression, name: cst.Na
             unknown = not isinstance(iterable, cst.Name) or all(
                 b.kind == "parameter" for b in source.bindings(iterable)
             )
-            return (
-                unknown and name.value in _SINGLE and words(last_name(iterable))[-1:] in (("params",), ("parameters",))
-            )
+            return unknown and name.value in _SINGLE and _is_called_parameters(last_name(iterable))
     return False
+
+
+def _is_called_parameters(name: str) -> bool:
+    return [word for word in words(name) if word.isalpha()][-1:] in (["params"], ["parameters"])
 
 
 def _is_shared(source: Source, clip: Clip, loop: cst.For) -> bool:

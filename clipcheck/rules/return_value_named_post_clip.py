@@ -22,9 +22,11 @@ from functools import lru_cache
 
 import libcst as cst
 
+from clipcheck.python.literals import number
 from clipcheck.python.source import Source
+from clipcheck.python.words import words
 from clipcheck.rule import Hit
-from clipcheck.training.clips import bound, clips, number, words
+from clipcheck.training.clips import bound, clips
 from clipcheck.training.parameters import last_name
 
 BY_HAND = "rename it, or use `min(norm, max_norm)`, the norm after clipping"

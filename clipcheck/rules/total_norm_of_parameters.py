@@ -23,9 +23,10 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.fixes.verbs import replace
-from clipcheck.gradients.gradient import assigned_value, words
+from clipcheck.python.assignments import assigned_value
 from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
+from clipcheck.python.words import words
 from clipcheck.rule import Edit, Fix, Hit, Role, Safety
 from clipcheck.training.clips import torch_calls
 

@@ -7,8 +7,10 @@ from enum import Enum
 
 import libcst as cst
 
+from clipcheck.gradients.gradient import is_in_place
 from clipcheck.python.source import Source
-from clipcheck.training.clips import torch_calls, words
+from clipcheck.python.words import words
+from clipcheck.training.clips import torch_calls
 from clipcheck.training.parameters import assigned, is_optimizer, is_scaler, last_name
 
 
@@ -46,9 +48,9 @@ def act(source: Source, node: cst.CSTNode) -> Act | None:
     match node:
         case cst.Call():
             return _torch_clip(source, node) or _call(source, node)
-        case cst.AugAssign(target=target) if _is_gradient(target):
+        case cst.AugAssign(target=target) if is_in_place(target):
             return Act(EventKind.EDIT, node)
-        case cst.Assign(targets=targets, value=value) if any(_is_gradient(t.target) for t in targets):
+        case cst.Assign(targets=targets, value=value) if any(is_in_place(t.target) for t in targets):
             match value:
                 case cst.Name("None"):
                     return Act(EventKind.ZERO_GRAD, node)
@@ -88,7 +90,7 @@ def _method(source: Source, node: cst.Call, receiver: cst.BaseExpression, method
             return Act(EventKind.STEP, node, first, wrapper=last_name(receiver))
         case "zero_grad":
             return Act(EventKind.ZERO_GRAD, node, receiver)
-        case "zero_" if _is_gradient(receiver):
+        case "zero_" if is_in_place(receiver):
             return Act(EventKind.ZERO_GRAD, node)
         case "update" if is_scaler(receiver):
             return Act(EventKind.UPDATE, node, scaler=receiver)
@@ -96,7 +98,7 @@ def _method(source: Source, node: cst.Call, receiver: cst.BaseExpression, method
             return Act(EventKind.CLIP, node, first, wrapper="accelerator")
         case "clip_gradients" if "fabric" in name:
             return Act(EventKind.CLIP, node, first, wrapper="fabric")
-        case _ if method.endswith("_") and not method.startswith("_") and _is_gradient(receiver):
+        case _ if method.endswith("_") and not method.startswith("_") and is_in_place(receiver):
             return Act(EventKind.EDIT, node)
         case "clip_grad_norm_" | "clip_grad_value_":
             return Act(EventKind.CLIP, node, _parameters(node), wrapper="own")
@@ -242,13 +244,3 @@ _HARMLESS = frozenset(
     "isinstance append summary lambda count counter metrics meter set get scalar wandb loader trained steps "
     "timer progress rewards env plot adjust".split()
 )
-
-
-def _is_gradient(node: cst.CSTNode) -> bool:
-    """Whether an expression is the `.grad` of something, or that gradient's `.data`."""
-    match node:
-        case cst.Attribute(attr=cst.Name("grad")):
-            return True
-        case cst.Attribute(value=inner, attr=cst.Name("data" | "_grad")):
-            return _is_gradient(inner)
-    return False

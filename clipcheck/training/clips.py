@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -90,31 +88,3 @@ def bound(call: cst.Call, function: str) -> Clip:
         else:
             surplus += 1
     return Clip(call, function, arguments, frozenset(keywords), surplus, unknown)
-
-
-def number(source: Source, node: cst.BaseExpression | None) -> float | None:
-    """The value of a numeric literal, `-1`, `float("inf")`, `math.inf` and the like; None for everything else."""
-    match node:
-        case cst.Integer() | cst.Float():
-            return float(node.evaluated_value)
-        case cst.UnaryOperation(operator=cst.Minus(), expression=inner):
-            value = number(source, inner)
-            return None if value is None else -value
-        case cst.Call(func=cst.Name("float"), args=[cst.Arg(value=cst.SimpleString() as text)]):
-            try:
-                return float(str(text.evaluated_value))
-            except ValueError:
-                return None
-        case cst.Name() | cst.Attribute():
-            origin = source.qualified(node)
-            return math.inf if origin in _INFINITE else None
-    return None
-
-
-_INFINITE = {"math.inf", "torch.inf", "numpy.inf", "numpy.Inf", "numpy.infty", "torch._six.inf"}
-
-
-@lru_cache(maxsize=8192)  # a program says the same names again and again
-def words(name: str) -> tuple[str, ...]:
-    """The words of an identifier in lower case: `gradNorm_after2` is grad, norm, after."""
-    return tuple(word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name))

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import libcst as cst
 
 from clipcheck.python.source import Source
-from clipcheck.training.clips import words
+from clipcheck.python.words import words
 
 Loop: TypeAlias = "cst.For | cst.While"
 

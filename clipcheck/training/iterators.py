@@ -12,7 +12,8 @@ from typing import NamedTuple
 import libcst as cst
 
 from clipcheck.python.source import Source
-from clipcheck.training.clips import torch_calls, words
+from clipcheck.python.words import words
+from clipcheck.training.clips import torch_calls
 from clipcheck.training.guards import branches, loops
 from clipcheck.training.parameters import attribute_bindings, is_optimizer_class, last_name
 

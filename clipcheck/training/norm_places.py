@@ -14,8 +14,9 @@ from clipcheck.gradients.gradient import gradient
 from clipcheck.gradients.powers import Power
 from clipcheck.gradients.spelling import parameters_of
 from clipcheck.gradients.totals import clauses, totals
+from clipcheck.python.literals import number
 from clipcheck.python.source import Source
-from clipcheck.training.clips import Clip, number, torch_calls
+from clipcheck.training.clips import Clip, torch_calls
 
 
 class Norm(NamedTuple):

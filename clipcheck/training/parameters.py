@@ -6,7 +6,7 @@ import libcst as cst
 
 from clipcheck.python.names import Binding, dotted
 from clipcheck.python.source import Source, memo
-from clipcheck.training.clips import words
+from clipcheck.python.words import words
 
 _OPTIMIZER_CLASSES = frozenset(
     "adadelta adagrad adam adamw adamax asgd lbfgs nadam radam rmsprop rprop sgd sparseadam adafactor lion lamb lars "
@@ -204,7 +204,7 @@ def _within(inner: str, outer: str) -> bool:
 def _label(name: str) -> str:
     """What tells one of several apart by its name: the g of `netG`, `optimizer_g` and `g_optim`."""
     parts = words(name.replace("parameters", "").split("(")[0])
-    kept = [w for w in parts if w not in _GENERIC and not w.startswith("optim")]
+    kept = [w for w in parts if w.isalpha() and w not in _GENERIC and not w.startswith("optim")]
     return kept[-1][0] if kept else ""
 
 

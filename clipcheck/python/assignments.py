@@ -1,0 +1,73 @@
+"""What an assignment or a loop gives to one name among its targets."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import libcst as cst
+
+from clipcheck.python.names import Binding
+from clipcheck.python.reaching import reaching
+from clipcheck.python.source import Source
+
+# The way to a name through the tuples of a target: (1, 0) leads to `c` in `a, (c, d)`.
+Path: TypeAlias = tuple[int, ...]
+
+
+def assigned_value(source: Source, binding: Binding) -> cst.BaseExpression | None:
+    """The right side of an assignment as far as it belongs to one name, also in `a, b = x, y`."""
+    if binding.value is not None:
+        return binding.value
+    target = source.enclosing(binding.node, cst.AssignTarget)
+    statement = source.enclosing(binding.node, cst.Assign)
+    if target is None or statement is None or any(isinstance(n, cst.StarredElement) for n in source.walk(target)):
+        return None
+    return _element(statement.value, _path(source, binding.node))
+
+
+def assigned_values(source: Source, name: cst.Name) -> list[cst.BaseExpression | None]:
+    """What a name can have been assigned where it is used; None for a binding that is no assignment, or not plain."""
+    return [assigned_value(source, binding) if binding.kind == "assign" else None for binding in reaching(source, name)]
+
+
+def only_assignment(source: Source, name: cst.Name) -> Binding | None:
+    """The assignment of a whole value that is the only thing a name can come from where it is used."""
+    match reaching(source, name):
+        case [Binding(kind="assign", value=cst.BaseExpression()) as binding]:
+            return binding
+    return None
+
+
+def loop_of(source: Source, target: cst.CSTNode) -> tuple[cst.For | cst.CompFor, Path]:
+    """The loop that binds a name in its target, and the way to that name."""
+    loop = source.enclosing(target, cst.For, cst.CompFor)
+    assert isinstance(loop, (cst.For, cst.CompFor))
+    return loop, _path(source, target)
+
+
+def _path(source: Source, name: cst.CSTNode) -> Path:
+    path: list[int] = []
+    child = name
+    for parent in source.ancestors(name):
+        match parent:
+            case cst.Tuple(elements=elements) | cst.List(elements=elements):
+                path.append(next(index for index, element in enumerate(elements) if element is child))
+            case cst.Element() | cst.StarredElement():
+                pass
+            case _:
+                break
+        child = parent
+    return tuple(reversed(path))
+
+
+def _element(value: cst.BaseExpression, path: Path) -> cst.BaseExpression | None:
+    """The part of nested tuples or lists that stands where the name stands among the targets."""
+    for index in path:
+        match value:
+            case cst.Tuple(elements=elements) | cst.List(elements=elements) if index < len(elements):
+                if any(isinstance(element, cst.StarredElement) for element in elements):
+                    return None
+                value = elements[index].value
+            case _:
+                return None
+    return value
