@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import libcst as cst
 
 from clipcheck.python.names import dotted
-from clipcheck.python.source import Source, Statement
+from clipcheck.python.source import Source, Statement, memo
 from clipcheck.rule import Edit
 
 RUNTIME = "clipcheck.runtime"
@@ -162,7 +161,7 @@ def _import_block(source: Source, at: cst.CSTNode) -> list[cst.SimpleStatementLi
     return (with_torch or runs or [[]])[0]
 
 
-@lru_cache(maxsize=2)  # asked for each fix of a file
+@memo
 def _import_runs(source: Source) -> list[list[cst.SimpleStatementLine]]:
     """The import lines of the top level, those with nothing between them together."""
     runs: list[list[cst.SimpleStatementLine]] = [[]]

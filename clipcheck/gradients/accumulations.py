@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import libcst as cst
@@ -15,7 +14,7 @@ from clipcheck.python.assignments import assigned_value
 from clipcheck.python.literals import is_zero
 from clipcheck.python.names import Binding
 from clipcheck.python.reaching import contains, reaching_at
-from clipcheck.python.source import Source
+from clipcheck.python.source import Source, memo
 
 
 class Clause(NamedTuple):
@@ -60,7 +59,7 @@ class Accumulation(NamedTuple):
         return self.series.term
 
 
-@lru_cache(maxsize=8)
+@memo
 def accumulations(source: Source) -> tuple[Accumulation, ...]:
     """Every accumulation of gradient norms in a program, in source order."""
     found = [

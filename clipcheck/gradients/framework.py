@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import libcst as cst
 
 from clipcheck.python.names import dotted
-from clipcheck.python.source import Source
+from clipcheck.python.source import Source, memo
 
 Framework: TypeAlias = Literal["torch", "another", "unknown"]
 
@@ -18,7 +17,7 @@ _OTHERS = frozenset(
 )
 
 
-@lru_cache(maxsize=8)
+@memo
 def framework(source: Source) -> Framework:
     """The framework of a file: another one only where it imports that and no torch."""
     paths = [b.path for scope in source.names.scopes.values() for bs in scope.bindings.values() for b in bs if b.path]

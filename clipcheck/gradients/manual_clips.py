@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
 import libcst as cst
@@ -14,7 +13,7 @@ from clipcheck.gradients.powers import power
 from clipcheck.gradients.totals import total
 from clipcheck.python.assignments import assigned_value
 from clipcheck.python.reaching import contains, reaching
-from clipcheck.python.source import Source
+from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
 
 Bound: TypeAlias = Literal["test", "clamp", ""]
@@ -39,7 +38,7 @@ class ManualClip(NamedTuple):
     ratio: Ratio
 
 
-@lru_cache(maxsize=8)
+@memo
 def manual_clips(source: Source) -> tuple[ManualClip, ...]:
     """Every loop that scales gradients by a limit over a norm, one for each loop, in source order."""
     found: dict[int, ManualClip] = {}

@@ -18,12 +18,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import lru_cache
 
 import libcst as cst
 
 from clipcheck.python.literals import number
-from clipcheck.python.source import Source
+from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
 from clipcheck.rule import Hit
 from clipcheck.training.clips import bound, clips
@@ -56,7 +55,7 @@ def check(source: Source) -> Iterator[Hit]:
                 )
 
 
-@lru_cache(maxsize=2)  # asked for each of them
+@memo
 def _results(source: Source) -> tuple[cst.Call, ...]:
     """Every call whose result is a norm before clipping: torch's function, and the methods that follow it."""
     known = {clip.call for clip in clips(source) if clip.is_norm}
