@@ -8,7 +8,7 @@ import libcst as cst
 
 from clipcheck.fixes.verbs import reach
 from clipcheck.gradients.accumulations import Series
-from clipcheck.gradients.exponents import Factor
+from clipcheck.gradients.exponents import Exponent
 from clipcheck.gradients.powers import Kind
 from clipcheck.gradients.spelling import Refused, carried, gradients_pieces, joined, parameters_pieces
 from clipcheck.python.source import Source
@@ -51,7 +51,7 @@ def width(source: Source) -> int:
 # --- the call --------------------------------------------------------------------------------------------------------
 
 
-def norm_call(source: Source, at: cst.CSTNode, found: Series, order: Factor) -> Call | Refused:
+def norm_call(source: Source, at: cst.CSTNode, found: Series, order: Exponent) -> Call | Refused:
     """`grad_norm(parameters, p)` or `get_total_norm(gradients, p)` over what the series goes through."""
     term = found.term
     if term.matrix:
@@ -66,7 +66,7 @@ def norm_call(source: Source, at: cst.CSTNode, found: Series, order: Factor) -> 
     return Call(reached_.text, (tensors, *shown), reached_.imports, roles(source, scoped, order))
 
 
-def roles(source: Source, found: Series, order: Factor) -> tuple[tuple[str, Role], ...]:
+def roles(source: Source, found: Series, order: Exponent) -> tuple[tuple[str, Role], ...]:
     """What the user's own expressions in a norm stand for."""
     first = found.clauses[0].iterable
     named: list[tuple[str, Role]] = []

@@ -13,7 +13,7 @@ from clipcheck.python.names import Binding
 from clipcheck.python.source import Source
 
 
-class Factor(NamedTuple):
+class Exponent(NamedTuple):
     """`number · symbol ** degree`; `known` is the symbol's value where the source gives it, `text` how it was written."""
 
     number: float
@@ -22,15 +22,15 @@ class Factor(NamedTuple):
     known: float | None = None
     text: str = ""
 
-    def times(self, other: Factor) -> Factor | None:
+    def times(self, other: Exponent) -> Exponent | None:
         """The product; None where two names meet that do not cancel."""
         if self.symbol and other.symbol and self.symbol != other.symbol:
             one, two = self.value, other.value
-            return None if one is None or two is None else Factor(one * two)
+            return None if one is None or two is None else Exponent(one * two)
         symbol, known = (self.symbol, self.known) if self.symbol else (other.symbol, other.known)
         degree = self.degree + other.degree
         number = self.number * other.number
-        return Factor(number, symbol, degree, known) if degree else Factor(number)
+        return Exponent(number, symbol, degree, known) if degree else Exponent(number)
 
     @property
     def value(self) -> float | None:
@@ -38,7 +38,7 @@ class Factor(NamedTuple):
             return self.number
         return None if self.known is None else self.number * self.known**self.degree
 
-    def equals(self, other: Factor) -> bool:
+    def equals(self, other: Exponent) -> bool:
         if (self.symbol, self.degree) == (other.symbol, other.degree):
             return math.isclose(self.number, other.number, rel_tol=1e-9) or self.number == other.number
         one, two = self.value, other.value
@@ -49,24 +49,29 @@ class Factor(NamedTuple):
         return self.equals(ONE)
 
 
-ONE, TWO, HALF, INFINITY = Factor(1.0), Factor(2.0, text="2"), Factor(0.5), Factor(math.inf, text='float("inf")')
+ONE, TWO, HALF, INFINITY = (
+    Exponent(1.0),
+    Exponent(2.0, text="2"),
+    Exponent(0.5),
+    Exponent(math.inf, text='float("inf")'),
+)
 
 
-def factor(source: Source, node: cst.CSTNode) -> Factor | None:
+def exponent_of(source: Source, node: cst.CSTNode) -> Exponent | None:
     """What an exponent or a norm type is; None where it is neither a number nor a name nor one over either."""
     text = source.code(node)
     match node:
         case cst.Integer() | cst.Float():
-            return Factor(float(node.evaluated_value), text=text)
+            return Exponent(float(node.evaluated_value), text=text)
         case cst.SimpleString(evaluated_value="fro"):
             return TWO
         case cst.SimpleString(evaluated_value="inf"):
-            return Factor(math.inf, text=text)
+            return Exponent(math.inf, text=text)
         case cst.Call(func=func, args=[cst.Arg(value=inner)]) if source.qualified(func) == "builtins.float":
-            value = factor(source, inner)
+            value = exponent_of(source, inner)
             return value and value._replace(text=text)
         case cst.BinaryOperation(left=left, operator=cst.Divide(), right=right):
-            above, below = factor(source, left), factor(source, right)
+            above, below = exponent_of(source, left), exponent_of(source, right)
             if above is None or below is None or below.number == 0:
                 return None
             inverse = below._replace(number=1 / below.number, degree=-below.degree)
@@ -74,10 +79,10 @@ def factor(source: Source, node: cst.CSTNode) -> Factor | None:
             return result and result._replace(text=text)
         case cst.Name() | cst.Attribute():
             if is_infinity(source, node):
-                return Factor(math.inf, text=text)
-            return Factor(1.0, text, 1, _constant(source, node), text)
+                return Exponent(math.inf, text=text)
+            return Exponent(1.0, text, 1, _constant(source, node), text)
         case cst.Subscript():
-            return Factor(1.0, text, 1, None, text)
+            return Exponent(1.0, text, 1, None, text)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Recognises the power of one gradient's norm, `‖g‖ₚ ** q`, however it is spelled and over however many names."""
+"""Recognizes the power of one gradient's norm, `‖g‖ₚ ** q`, however it is spelled and over however many names."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import libcst as cst
 
-from clipcheck.gradients.exponents import HALF, INFINITY, ONE, TWO, Factor, factor
+from clipcheck.gradients.exponents import HALF, INFINITY, ONE, TWO, Exponent, exponent_of
 from clipcheck.gradients.framework import framework
 from clipcheck.gradients.gradient import Condition, Gradient, gradient
+from clipcheck.gradients.norm_functions import norm_call_of
 from clipcheck.python.assignments import assigned_value
 from clipcheck.python.literals import is_zero
 from clipcheck.python.names import Binding
@@ -16,7 +17,7 @@ from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
 
 Kind: TypeAlias = Literal["tensor", "float", "numpy"]
-_DEPTH = 8
+_DEPTH = 8  # how many names and calls are followed
 
 
 class Power(NamedTuple):
@@ -24,8 +25,8 @@ class Power(NamedTuple):
     matrix norm for two-dimensional gradients."""
 
     gradient: Gradient
-    order: Factor
-    exponent: Factor
+    order: Exponent
+    exponent: Exponent
     kind: Kind = "tensor"
     matrix: bool = False
 
@@ -34,16 +35,22 @@ class Power(NamedTuple):
         return self.kind != "tensor"
 
 
+class Raised(NamedTuple):
+    """`base ** exponent`, and the type that the operation forces on its result ("tensor" for none)."""
+
+    base: cst.BaseExpression
+    exponent: Exponent
+    kind: Kind = "tensor"
+
+
 PASS = frozenset("detach clone cpu cuda to float double view reshape squeeze contiguous".split())
-NORM_FUNCTIONS = {
-    "torch.norm": "p",
-    "torch.functional.norm": "p",
-    "torch.linalg.vector_norm": "ord",
-    "torch.linalg.norm": "ord",
-    "torch.linalg.matrix_norm": "",
-    "numpy.linalg.norm": "ord",
+_POWERS: dict[str, Kind] = {
+    "builtins.pow": "tensor",
+    "math.pow": "float",
+    "torch.pow": "tensor",
+    "numpy.power": "tensor",
+    "torch.float_power": "tensor",
 }
-_POWERS = frozenset({"builtins.pow", "math.pow", "torch.pow", "numpy.power", "torch.float_power"})
 _ROOTS: dict[str, Kind] = {"math.sqrt": "float", "numpy.sqrt": "numpy", "torch.sqrt": "tensor"}
 _SQUARES = frozenset({"torch.square", "numpy.square"})
 _SUMS = frozenset({"torch.sum", "numpy.sum"})
@@ -55,204 +62,183 @@ def power(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Power | Non
         return None
     step = raised(source, node)
     if step is not None:
-        base, exponent, kind = step
-        inner = power(source, base, depth - 1)
-        product = inner and inner.exponent.times(exponent)
-        if inner is None or product is None:
-            return None
-        if kind == "numpy" and not inner.synced:
-            return None  # numpy takes no tensor of the device: these are arrays
-        kind = kind if kind != "tensor" else inner.kind
-        return inner._replace(exponent=product._replace(text=exponent.text), kind=kind)
+        inner = power(source, step.base, depth - 1)
+        return inner and _power_of_power(inner, step)
     match node:
-        case cst.IfExp(test=test, body=body, orelse=orelse):
-            for chosen, other, holds in ((body, orelse, True), (orelse, body, False)):
-                inner = power(source, chosen, depth - 1)
-                if inner is not None and is_zero(source, other):
-                    return _guarded(inner, Condition(test, holds))
-            return None
+        case cst.IfExp():
+            return _conditional(source, node, depth)
         case cst.BinaryOperation(left=left, operator=cst.Multiply(), right=right):
             if source.code(left) == source.code(right):
                 inner = power(source, left, depth - 1)
                 product = inner and inner.exponent.times(TWO)
                 return inner._replace(exponent=product) if inner and product else None
-            return None
         case cst.Name():
             return _named(source, node, depth)
         case cst.Attribute(value=value, attr=cst.Name(value="data")):
             return power(source, value, depth - 1)
         case cst.Call():
-            return _norm(source, node) or _sum_of_squares(source, node) or _read(source, node, depth)
+            return _norm(source, node) or _reduced(source, node) or _read(source, node, depth)
     return None
 
 
-def _guarded(inner: Power, condition: Condition) -> Power:
-    return inner._replace(gradient=inner.gradient._replace(guards=(*inner.gradient.guards, condition)))
+def _power_of_power(inner: Power, step: Raised) -> Power | None:
+    product = inner.exponent.times(step.exponent)
+    if product is None or (step.kind == "numpy" and not inner.synced):
+        return None  # numpy takes no tensor of the device: these are arrays
+    kind = step.kind if step.kind != "tensor" else inner.kind
+    return inner._replace(exponent=product._replace(text=step.exponent.text), kind=kind)
+
+
+def _conditional(source: Source, node: cst.IfExp, depth: int) -> Power | None:
+    """A power where a test holds, and zero elsewhere."""
+    for chosen, other, holds in ((node.body, node.orelse, True), (node.orelse, node.body, False)):
+        inner = power(source, chosen, depth - 1) if is_zero(source, other) else None
+        if inner is not None:
+            guards = (*inner.gradient.guards, Condition(node.test, holds))
+            return inner._replace(gradient=inner.gradient._replace(guards=guards))
+    return None
 
 
 def _named(source: Source, name: cst.Name, depth: int) -> Power | None:
+    """The power that a name stands for; zeros that stand in for a missing gradient do not count."""
     found: list[Power] = []
-    defaults: list[Binding] = []
-    unknown = False
+    via: list[Binding] = []
+    zeros: list[Binding] = []
+    certain = True
     for binding in reaching(source, name):
         value = assigned_value(source, binding) if binding.kind == "assign" else None
         inner = power(source, value, depth - 1) if value is not None else None
         if inner is not None:
-            via = (*inner.gradient.via, binding)
-            found.append(inner._replace(gradient=inner.gradient._replace(via=via)))
+            found.append(inner)
+            via += [*inner.gradient.via, binding]
         elif value is not None and is_zero(source, value):
-            defaults.append(binding)
+            zeros.append(binding)
         else:
-            unknown = True
+            certain = False
     if not found:
         return None
-    first = found[0]
-    alike = all(
-        source.code(one.gradient.node) == source.code(first.gradient.node)
-        and one.gradient.casts == first.gradient.casts
-        and one.order.equals(first.order)
-        and one.exponent.equals(first.exponent)
-        for one in found[1:]
+    first, *others = found
+    certain &= first.gradient.certain and all(_is_same(source, first, other) for other in others)
+    return first._replace(gradient=first.gradient._replace(via=(*via, *zeros), certain=certain))
+
+
+def _is_same(source: Source, one: Power, other: Power) -> bool:
+    return (
+        source.code(one.gradient.node) == source.code(other.gradient.node)
+        and one.gradient.casts == other.gradient.casts
+        and one.order.equals(other.order)
+        and one.exponent.equals(other.exponent)
     )
-    via = (*(binding for one in found for binding in one.gradient.via), *defaults)
-    guards = first.gradient.guards
-    certain = first.gradient.certain and alike and not unknown
-    return first._replace(gradient=first.gradient._replace(via=via, guards=guards, certain=certain))
 
 
-def raised(source: Source, node: cst.CSTNode) -> tuple[cst.BaseExpression, Factor, Kind] | None:
-    """Base and exponent where an expression is a power or a root, and the type that it forces on the result."""
+def raised(source: Source, node: cst.CSTNode) -> Raised | None:
+    """Base and exponent of an expression that is a power, a square or a root."""
     match node:
         case cst.BinaryOperation(left=base, operator=cst.Power(), right=exponent):
-            found = factor(source, exponent)
-            return (base, found, "tensor") if found else None
-        case cst.Call(func=func, args=[cst.Arg(value=base, keyword=None), cst.Arg(value=exponent)]) if (
-            source.qualified(func) in _POWERS
-        ):
-            found = factor(source, exponent)
-            kind: Kind = "float" if source.qualified(func) == "math.pow" else "tensor"
-            return (base, found, kind) if found else None
-        case cst.Call(func=func, args=[cst.Arg(value=base, keyword=None)]) if source.qualified(func) in _ROOTS:
-            return base, HALF, _ROOTS[source.qualified(func) or ""]
-        case cst.Call(func=func, args=[cst.Arg(value=base, keyword=None)]) if source.qualified(func) in _SQUARES:
-            return base, TWO, "tensor"
-        case cst.Call(func=cst.Attribute(value=base, attr=cst.Name(value=method)), args=args):
-            if source.qualified(node.func) is not None:
-                return None  # a function of a module, not a method
-            match method, args:
-                case (("sqrt" | "sqrt_"), ()):
-                    return base, HALF, "tensor"
-                case "square", ():
-                    return base, TWO, "tensor"
-                case (("pow" | "pow_"), [cst.Arg(value=exponent)]):
-                    found = factor(source, exponent)
-                    return (base, found, "tensor") if found else None
+            return _raised_to(source, base, exponent)
+        case cst.Call(func=func, args=args):
+            function = source.qualified(func)
+            if function is not None:
+                return _raised_by_function(source, function, node)
+            match func, args:
+                case cst.Attribute(value=base, attr=cst.Name(value="sqrt" | "sqrt_")), ():
+                    return Raised(base, HALF)
+                case cst.Attribute(value=base, attr=cst.Name(value="square")), ():
+                    return Raised(base, TWO)
+                case cst.Attribute(value=base, attr=cst.Name(value="pow" | "pow_")), [cst.Arg(value=exponent)]:
+                    return _raised_to(source, base, exponent)
     return None
 
 
+def _raised_by_function(source: Source, function: str, call: cst.Call) -> Raised | None:
+    match call.args:
+        case [cst.Arg(value=base, keyword=None), cst.Arg(value=exponent)] if function in _POWERS:
+            return _raised_to(source, base, exponent, _POWERS[function])
+        case [cst.Arg(value=base, keyword=None)] if function in _ROOTS:
+            return Raised(base, HALF, _ROOTS[function])
+        case [cst.Arg(value=base, keyword=None)] if function in _SQUARES:
+            return Raised(base, TWO)
+    return None
+
+
+def _raised_to(
+    source: Source, base: cst.BaseExpression, exponent: cst.BaseExpression, kind: Kind = "tensor"
+) -> Raised | None:
+    found = exponent_of(source, exponent)
+    return Raised(base, found, kind) if found else None
+
+
 def _norm(source: Source, call: cst.Call) -> Power | None:
-    """`g.norm(p)`, `torch.norm(g, p)`, `torch.linalg.vector_norm(g)` and their like, over all elements of `g`."""
-    origin = source.qualified(call.func)
-    match call.func:
-        case _ if origin in NORM_FUNCTIONS:
-            if not call.args or call.args[0].star:
-                return None
-            tensor, args = call.args[0].value, call.args[1:]
-        case cst.Attribute(value=tensor, attr=cst.Name(value="norm")) if origin is None:
-            args = call.args
-        case _:
-            return None
-    inner = gradient(source, tensor)
-    if inner is None or ((origin or "").startswith("numpy") and framework(source) != "torch"):
+    """A norm of a gradient over all of its elements."""
+    asked = norm_call_of(source, call)
+    inner = asked and gradient(source, asked.tensor)
+    if asked is None or inner is None or (asked.numpy and framework(source) != "torch"):
         return None
-    order = TWO
-    given = False
-    for position, arg in enumerate(args):
-        keyword = arg.keyword.value if arg.keyword else ""
-        if arg.star:
-            return None
-        if keyword in ("p", "ord") or (not keyword and position == 0):
-            if source.code(arg.value) == "None":
-                continue
-            found = factor(source, arg.value)
-            if found is None:
-                return None
-            order, given = found, True
-        elif keyword == "dtype":
-            inner = inner._replace(casts=f"{inner.casts}.to({source.code(arg.value)})")
-        else:
-            return None  # `dim`, `keepdim`: not one number for the tensor
-    if origin == "torch.linalg.matrix_norm":
-        return None
-    matrix = given and origin in ("torch.linalg.norm", "numpy.linalg.norm") and not inner.flat
-    kind: Kind = "numpy" if origin == "numpy.linalg.norm" else "tensor"
-    return Power(inner, order, ONE, kind, matrix)
+    inner = inner._replace(casts=inner.casts + asked.cast)
+    return Power(inner, asked.order, ONE, "numpy" if asked.numpy else "tensor", asked.matrix and not inner.flat)
 
 
-def _sum_of_squares(source: Source, call: cst.Call) -> Power | None:
-    """`(g ** 2).sum()`, `torch.sum(g * g)`, `torch.dot(g.flatten(), g.flatten())`: ‖g‖ squared, without the root."""
+def _reduced(source: Source, call: cst.Call) -> Power | None:
+    """A sum of powers of a gradient's elements, `‖g‖ ** p` without the root; or the largest element, the infinity norm."""
     origin = source.qualified(call.func)
     match call:
         case cst.Call(args=[cst.Arg(value=inner, keyword=None)]) if origin in _SUMS:
-            squares = _elementwise(source, inner)
+            powers = _elementwise(source, inner)
         case cst.Call(func=cst.Attribute(value=inner, attr=cst.Name(value="sum")), args=()) if origin is None:
-            squares = _elementwise(source, inner)
+            powers = _elementwise(source, inner)
         case cst.Call(args=[cst.Arg(value=one), cst.Arg(value=other)]) if origin in ("torch.dot", "torch.vdot"):
-            squares = _product(source, one, other)
+            powers = _product(source, one, other)
         case cst.Call(func=cst.Attribute(value=one, attr=cst.Name(value="dot" | "vdot")), args=[cst.Arg(value=other)]):
-            squares = _product(source, one, other)
+            powers = _product(source, one, other)
         case cst.Call(func=cst.Attribute(value=inner, attr=cst.Name(value="max")), args=()) if origin is None:
             return _largest(source, inner)
         case cst.Call(args=[cst.Arg(value=inner, keyword=None)]) if origin == "torch.max":
             return _largest(source, inner)
         case _:
             return None
-    if squares is None:
-        return None
-    inner_gradient, exponent = squares
-    if framework(source) != "torch":
-        return None  # arrays of numpy's have these methods, too
-    return Power(inner_gradient, exponent, exponent)
+    if powers is None or framework(source) != "torch":
+        return None  # numpy's arrays have these methods, too
+    found, exponent = powers
+    return Power(found, exponent, exponent)
 
 
 def _largest(source: Source, node: cst.BaseExpression) -> Power | None:
     """`g.abs().max()`: the infinity norm."""
-    match node:
-        case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value="abs")), args=()):
-            inner = gradient(source, value)
-        case cst.Call(func=func, args=[cst.Arg(value=value)]) if source.qualified(func) == "torch.abs":
-            inner = gradient(source, value)
-        case _:
-            return None
+    value = _absolute(source, node)
+    inner = value and gradient(source, value)
     return Power(inner, INFINITY, ONE) if inner else None
 
 
-def _elementwise(source: Source, node: cst.BaseExpression) -> tuple[Gradient, Factor] | None:
+def _absolute(source: Source, node: cst.BaseExpression) -> cst.BaseExpression | None:
+    """What `x.abs()` or `torch.abs(x)` takes the absolute value of."""
+    match node:
+        case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value="abs")), args=()):
+            return value
+        case cst.Call(func=func, args=[cst.Arg(value=value)]) if source.qualified(func) == "torch.abs":
+            return value
+    return None
+
+
+def _elementwise(source: Source, node: cst.BaseExpression) -> tuple[Gradient, Exponent] | None:
     """A gradient whose elements are each raised to a power, and that power."""
     match node:
         case cst.BinaryOperation(left=left, operator=cst.Multiply(), right=right):
             return _product(source, left, right)
-        case cst.Call(func=cst.Attribute(value=inner, attr=cst.Name(value=method)), args=()) if method in PASS | {
-            "flatten"
-        }:
+        case cst.Call(func=cst.Attribute(value=inner, attr=cst.Name(value=method)), args=()) if (
+            method in PASS or method == "flatten"
+        ):
             return _elementwise(source, inner)
     step = raised(source, node)
     if step is None:
         return None
-    base, exponent, _ = step
-    match base:
-        case cst.Call(func=func, args=[cst.Arg(value=value)]) if source.qualified(func) == "torch.abs":
-            base = value
-            absolute = True
-        case _:
-            absolute = ".abs()" in source.code(base)
-    found = gradient(source, base)
-    if found is None or not (absolute or exponent.value == 2):
-        return None
-    return found, exponent
+    absolute = _absolute(source, step.base)
+    found = gradient(source, absolute or step.base)
+    if found is None or not (absolute or ".abs()" in source.code(step.base) or step.exponent.value == 2):
+        return None  # a sum of signed powers is no power of a norm
+    return found, step.exponent
 
 
-def _product(source: Source, one: cst.BaseExpression, other: cst.BaseExpression) -> tuple[Gradient, Factor] | None:
+def _product(source: Source, one: cst.BaseExpression, other: cst.BaseExpression) -> tuple[Gradient, Exponent] | None:
     if source.code(one) != source.code(other):
         return None
     found = gradient(source, one)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from clipcheck.gradients.exponents import Factor, factor
+from clipcheck.gradients.exponents import Exponent, exponent_of
 from clipcheck.gradients.powers import Kind, Power, raised
 from clipcheck.python.source import Source
 
@@ -24,13 +24,13 @@ def root_of(source: Source, use: cst.Name, term: Power) -> Root | None:
     """The root, fitting the power that `term` adds up, that is taken of an accumulator where it is used."""
     match source.parent(use):
         case cst.AugAssign(target=target, operator=cst.PowerAssign(), value=value) as statement if target is use:
-            by = factor(source, value)
+            by = exponent_of(source, value)
             whole = by and term.order.times(by)
             return Root(use, statement, term.kind) if whole and whole.is_one else None
     node: cst.CSTNode = use
     kind: Kind = "float" if term.synced else "tensor"
     numpy = ""
-    product: Factor | None = term.order
+    product: Exponent | None = term.order
     best: Root | None = None
     for above in source.ancestors(use):
         if isinstance(above, (cst.Arg, cst.Attribute)):

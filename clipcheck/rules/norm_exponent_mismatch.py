@@ -23,7 +23,7 @@ import libcst as cst
 
 from clipcheck.fixes.verbs import insert_after, replace
 from clipcheck.gradients.accumulations import Accumulation, accumulations, fresh, reduced
-from clipcheck.gradients.exponents import Factor
+from clipcheck.gradients.exponents import Exponent
 from clipcheck.gradients.powers import Power
 from clipcheck.gradients.roots import root_of
 from clipcheck.gradients.totals import total
@@ -54,8 +54,8 @@ def _disagree(term: Power) -> bool:
     return order is not None and exponent is not None and order != exponent and exponent != 1
 
 
-def _shown(factor: Factor) -> str:
-    return factor.text or f"{factor.value:g}"
+def _shown(exponent: Exponent) -> str:
+    return exponent.text or f"{exponent.value:g}"
 
 
 def _halved(source: Source, sums: tuple[Accumulation, ...]) -> Iterator[Hit]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import libcst as cst
 
 from clipcheck.gradients.accumulations import Series, accumulations
-from clipcheck.gradients.exponents import ONE, TWO, Factor, factor
+from clipcheck.gradients.exponents import ONE, TWO, Exponent, exponent_of
 from clipcheck.gradients.gradient import gradient
 from clipcheck.gradients.powers import Power
 from clipcheck.gradients.spelling import parameters_of
@@ -24,7 +24,7 @@ class Norm(NamedTuple):
 
     node: cst.CSTNode
     parameters: tuple[str, ...]
-    order: Factor
+    order: Exponent
     value: cst.BaseExpression | None = None
     item: bool = False
 
@@ -50,7 +50,7 @@ def measured(source: Source) -> Iterator[Norm]:
                 yield Norm(call.call, parameters_of(source, found), order_of(source, call), *_valued(source, call.call))
     for node in source.nodes(cst.Call):
         if source.qualified(node.func) == "clipcheck.runtime.grad_norm" and node.args:
-            order = factor(source, node.args[1].value) if len(node.args) > 1 else TWO
+            order = exponent_of(source, node.args[1].value) if len(node.args) > 1 else TWO
             if order is not None:
                 yield Norm(node, (plain(source, node.args[0].value),), order, *_valued(source, node))
 
@@ -69,5 +69,5 @@ def plain(source: Source, node: cst.CSTNode) -> str:
     return "".join(source.code(node).split())
 
 
-def order_of(source: Source, clip: Clip) -> Factor:
-    return (factor(source, clip.norm_type) or TWO) if clip.norm_type is not None else TWO
+def order_of(source: Source, clip: Clip) -> Exponent:
+    return (exponent_of(source, clip.norm_type) or TWO) if clip.norm_type is not None else TWO
