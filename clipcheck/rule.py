@@ -60,8 +60,6 @@ class Role(str, Enum):
     NORM_TYPE = "norm_type"
     EPSILON = "epsilon"
     OPTIMIZER = "optimizer"
-    SCALER = "scaler"
-    LOSS = "loss"
     TOTAL = "total"
 
 

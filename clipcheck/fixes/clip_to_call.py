@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import libcst as cst
 
-from clipcheck.fixes.loop_to_call import comments_within
+from clipcheck.fixes.imports import reach, without_unused
 from clipcheck.fixes.norm_call import roles
-from clipcheck.fixes.verbs import indentation, lines_of, reach, without_unused
-from clipcheck.gradients.accumulations import Series, clauses_around, extras_in
+from clipcheck.fixes.verbs import comments_within, indentation, lines_of
+from clipcheck.gradients.accumulations import Series
 from clipcheck.gradients.exponents import ONE, TWO
+from clipcheck.gradients.loops import clauses_around, statements_beside
 from clipcheck.gradients.manual_clips import ManualClip
 from clipcheck.gradients.powers import Power
 from clipcheck.gradients.spelling import Refused, parameters_code, parameters_of
@@ -39,7 +40,7 @@ def rewrite_clip(source: Source, clip: ManualClip) -> Fix | Refused:
     if isinstance(statements, Refused):
         return statements
     around, why = clauses_around(source, clip.statement, clip.loop)
-    if why or extras_in(source, clip.loop.body, [clip.statement, *_assigns(source, clip)]):
+    if why or statements_beside(source, clip.loop.body, [clip.statement, *_assigns(source, clip)]):
         return Refused(why or "the loop does more than to scale")
     scaled = Series(around, Power(clip.gradient, TWO, ONE))
     if not set(parameters_of(source, scaled)) & set(norm.parameters) or _is_one_shot(source, clip):

@@ -68,7 +68,7 @@ def into_guard(source: Source, flow: Flow, event: Event, step: Event) -> Fix | N
     for statement in carried:
         if not names_settled(source, statement, source.span(statement)[1], source.span(target)[0]):
             return None
-        if _is_read_behind(source, statement, guard):
+        if _is_read_elsewhere(source, statement, guard):
             return None
         if source.span(statement)[0] > start:
             return None
@@ -98,14 +98,14 @@ def _in_block(source: Source, node: cst.CSTNode, block: list[Statement]) -> Stat
     return next(other for other in block if other is statement)
 
 
-def _is_read_behind(source: Source, statement: Statement, guard: cst.If) -> bool:
+def _is_read_elsewhere(source: Source, statement: Statement, guard: cst.If) -> bool:
     """Whether a name that the statement binds is read outside of the guard's body, where it might then be unbound."""
     start, stop = source.span(guard.body)
-    for node in source.walk(statement):
-        if isinstance(node, cst.Name):
-            for binding in source.scope(node).bindings.get(node.value, []):
-                if binding.node is node:
-                    uses = source.names.uses(source.scope(node), node.value)
-                    if any(not start <= source.span(use)[0] < stop for use in uses):
-                        return True
-    return False
+    bound = [
+        node
+        for node in source.walk(statement)
+        if isinstance(node, cst.Name)
+        and any(binding.node is node for binding in source.scope(node).bindings.get(node.value, []))
+    ]
+    uses = (use for node in bound for use in source.names.uses(source.scope(node), node.value))
+    return any(not start <= source.span(use)[0] < stop for use in uses)

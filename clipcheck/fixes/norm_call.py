@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from clipcheck.fixes.verbs import reach
+from clipcheck.fixes.imports import reach
 from clipcheck.gradients.accumulations import Series
 from clipcheck.gradients.exponents import Exponent
 from clipcheck.gradients.powers import Kind

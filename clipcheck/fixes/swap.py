@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from clipcheck.fixes.verbs import RUNTIME, delete_lines, insert_after, insert_line_after, reach, replace
+from clipcheck.fixes.imports import RUNTIME, reach
+from clipcheck.fixes.verbs import delete_lines, insert_after, insert_line_after, replace
 from clipcheck.python.names import Binding, Scope
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Role, Safety

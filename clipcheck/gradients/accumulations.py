@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import libcst as cst
 
 from clipcheck.gradients.gradient import Condition
+from clipcheck.gradients.loops import Around, Clause, clauses_around, leaves, outermost, statements_beside
 from clipcheck.gradients.powers import Power, power
 from clipcheck.python.assignments import assigned_value
 from clipcheck.python.literals import is_zero
 from clipcheck.python.names import Binding
 from clipcheck.python.reaching import contains, reaching_at
 from clipcheck.python.source import Source, memo
-
-
-class Clause(NamedTuple):
-    """One `for target in iterable` with the tests under it."""
-
-    target: cst.BaseExpression
-    iterable: cst.BaseExpression
-    conditions: tuple[Condition, ...] = ()
 
 
 class Series(NamedTuple):
@@ -82,7 +75,7 @@ def _accumulation(source: Source, statement: cst.BaseSmallStatement) -> Accumula
     inner = source.enclosing(statement, cst.For, cst.FunctionDef, cst.Lambda)
     if term is None or not isinstance(inner, cst.For):
         return None
-    loop = _outermost(source, inner)
+    loop = outermost(source, inner)
     return _described(source, Accumulation(statement, target, value, how, loop, Series((), term), ()))
 
 
@@ -110,176 +103,74 @@ def _added(
     return None
 
 
-def _outermost(source: Source, loop: cst.For) -> cst.For:
-    """The loop itself, or a loop around it that does nothing but run it: `for group in …: for p in group["params"]:`."""
-    child: cst.CSTNode = loop
-    best = loop
-    for parent in source.ancestors(loop):
-        match parent:
-            case cst.IndentedBlock(body=body):
-                if any(item is not child and not _is_skip(item) for item in body):
-                    break
-            case cst.If() | cst.Else():
-                pass
-            case cst.For(asynchronous=None) if child is parent.body:
-                best = parent
-            case _:
-                break
-        child = parent
-    return best
+class _Helper(NamedTuple):
+    """A name that the loop sets on the way to the norm, the tests that only its assignment stands under, and what else does."""
 
-
-def _is_skip(item: cst.CSTNode) -> bool:
-    """`if …: continue`"""
-    match item:
-        case cst.If(orelse=None, body=cst.IndentedBlock(body=[cst.SimpleStatementLine(body=[cst.Continue()])])):
-            return True
-        case cst.If(orelse=None, body=cst.SimpleStatementSuite(body=[cst.Continue()])):
-            return True
-    return False
+    binding: Binding
+    tests: tuple[Condition, ...]
+    obstacle: str
 
 
 def _described(source: Source, one: Accumulation) -> Accumulation:
-    around, obstacle = clauses_around(source, one.statement, one.loop)
-    inside = [b for b in one.term.gradient.via if contains(source, one.loop, b.node)]
-    guards = [guard for clause in around for guard in clause.conditions]
-    extra: list[Condition] = []
-    for binding in inside:
+    """The accumulation with its loops and tests, the statements beside it, and the first thing that makes it more than a sum."""
+    around = clauses_around(source, one.statement, one.loop)
+    helpers = _helpers(source, one, around)
+    *outer, last = around.clauses
+    tests = (*last.conditions, *(test for helper in helpers for test in helper.tests), *one.term.gradient.guards)
+    helping = [source.enclosing(binding.node, cst.Assign, cst.AnnAssign) for binding in _set_inside(source, one)]
+    return one._replace(
+        series=Series((*outer, last._replace(conditions=tests)), one.term),
+        extras=statements_beside(source, one.loop.body, (one.statement, *helping)),
+        obstacle=next(filter(None, _obstacles(source, one, around, helpers)), ""),
+    )
+
+
+def _set_inside(source: Source, one: Accumulation) -> list[Binding]:
+    return [binding for binding in one.term.gradient.via if contains(source, one.loop, binding.node)]
+
+
+def _helpers(source: Source, one: Accumulation, around: Around) -> list[_Helper]:
+    known = {_spelled(source, test) for clause in around.clauses for test in clause.conditions}
+    found: list[_Helper] = []
+    for binding in _set_inside(source, one):
         if _is_default(source, binding):
             continue
-        own, why = clauses_around(source, binding.node, one.loop)
-        obstacle = obstacle or why
-        for test in (test for clause in own for test in clause.conditions):
-            if _spelled(source, test) not in (_spelled(source, c) for c in (*guards, *extra)):
-                extra.append(test)
-                if not any(_is_default(source, other) for other in inside if other.name == binding.name):
-                    obstacle = obstacle or f"`{binding.name}` of an earlier round may be added again"
-    last = around[-1]
-    tests = (*last.conditions, *extra, *one.term.gradient.guards)
-    clauses = (*around[:-1], last._replace(conditions=tests))
+        clauses, obstacle = clauses_around(source, binding.node, one.loop)
+        new: list[Condition] = []
+        for test in (test for clause in clauses for test in clause.conditions):
+            if _spelled(source, test) not in known:
+                known.add(_spelled(source, test))
+                new.append(test)
+        found.append(_Helper(binding, tuple(new), obstacle))
+    return found
+
+
+def _obstacles(source: Source, one: Accumulation, around: Around, helpers: list[_Helper]) -> Iterator[str]:
+    """Why the loop is more than a sum; empty where something is no obstacle."""
+    yield around.obstacle
+    defaults = {binding.name for binding in _set_inside(source, one) if _is_default(source, binding)}
+    for helper in helpers:
+        yield helper.obstacle
+        if helper.tests and helper.binding.name not in defaults:
+            yield f"`{helper.binding.name}` of an earlier round may be added again"
     if not one.term.gradient.certain:
-        obstacle = obstacle or "the norm comes about in more than one way"
+        yield "the norm comes about in more than one way"
     if one.loop.asynchronous is not None:
-        obstacle = obstacle or "the loop is asynchronous"
+        yield "the loop is asynchronous"
     if one.loop.orelse is not None:
-        obstacle = obstacle or "the loop has an `else`"
-    if any(_leaves(source, node, one.loop) for node in source.walk(one.loop.body)):
-        obstacle = obstacle or "the loop may be left early"
-    extras = tuple(_extras(source, one.loop.body, {id(one.statement), *(_statement_id(source, b) for b in inside)}))
-    return one._replace(series=Series(clauses, one.term), extras=extras, obstacle=obstacle)
+        yield "the loop has an `else`"
+    if any(leaves(node) for node in source.walk(one.loop.body)):
+        yield "the loop may be left early"
 
 
 def _spelled(source: Source, condition: Condition) -> tuple[str, bool]:
-    return "".join(source.code(condition.test).split()), condition.holds
+    return source.spelled(condition.test), condition.holds
 
 
 def _is_default(source: Source, binding: Binding) -> bool:
     """Whether a helper is set to the zero that stands in for a missing norm."""
     value = assigned_value(source, binding)
     return value is not None and is_zero(source, value)
-
-
-def clauses_around(source: Source, node: cst.CSTNode, loop: cst.For) -> tuple[tuple[Clause, ...], str]:
-    """The loops from `loop` inwards to `node`, each with the tests that lie between, and what else lies there."""
-    found: list[Clause] = []
-    tests: list[Condition] = []
-    obstacle = ""
-    child = node
-    for parent in source.ancestors(node):
-        match parent:
-            case cst.IndentedBlock(body=body):
-                for item in reversed(body[: next(i for i, other in enumerate(body) if other is child)]):
-                    if _is_skip(item) and isinstance(item, cst.If):
-                        tests.append(Condition(item.test, False))
-            case cst.If(test=test) if child is parent.body:
-                tests.append(Condition(test, True))
-            case cst.If(test=test) if child is parent.orelse:
-                tests.append(Condition(test, False))
-            case cst.Try():
-                obstacle = "errors in the loop are caught"
-            case cst.While():
-                obstacle = "there is another loop inside"
-            case cst.With() if not _is_no_grad(source, parent):
-                obstacle = "the loop's body stands in a `with`"
-            case cst.For():
-                found.append(Clause(parent.target, parent.iter, tuple(reversed(tests))))
-                tests = []
-                if parent is loop:
-                    break
-        child = parent
-    return tuple(reversed(found)), obstacle
-
-
-def _is_no_grad(source: Source, statement: cst.With) -> bool:
-    return all(
-        isinstance(item.item, cst.Call)
-        and source.qualified(item.item.func) in ("torch.no_grad", "torch.inference_mode", "torch.autograd.no_grad")
-        for item in statement.items
-    )
-
-
-def _leaves(source: Source, node: cst.CSTNode, loop: cst.For) -> bool:
-    match node:
-        case cst.Return() | cst.Raise() | cst.Yield() | cst.Await() | cst.NamedExpr():
-            return True
-        case cst.Break():
-            return True
-        case cst.For(asynchronous=cst.Asynchronous()):
-            return True
-    return False
-
-
-def _statement_id(source: Source, binding: Binding) -> int:
-    small = source.enclosing(binding.node, cst.Assign, cst.AnnAssign)
-    return id(small)
-
-
-def _extras(source: Source, block: cst.BaseSuite, known: set[int]) -> Iterator[cst.CSTNode]:
-    """The statements of a loop's body that are not part of the sum."""
-    for item in block.body:
-        match item:
-            case cst.SimpleStatementLine(body=smalls):
-                for small in smalls:
-                    if id(small) not in known and not _is_idle(source, small):
-                        yield small
-            case cst.BaseSmallStatement():
-                if id(item) not in known and not _is_idle(source, item):
-                    yield item
-            case cst.If() if _is_skip(item):
-                pass
-            case cst.If() | cst.For() | cst.With() | cst.Try() if any(id(n) in known for n in source.walk(item)):
-                yield from _extras(source, item.body, known)
-                yield from _other_branches(source, item, known)
-            case _:
-                yield item
-
-
-def extras_in(source: Source, block: cst.BaseSuite, known: Iterable[cst.CSTNode]) -> tuple[cst.CSTNode, ...]:
-    """The statements of a block other than these."""
-    return tuple(_extras(source, block, {id(node) for node in known}))
-
-
-def _other_branches(
-    source: Source, item: cst.If | cst.For | cst.With | cst.Try, known: set[int]
-) -> Iterator[cst.CSTNode]:
-    other = getattr(item, "orelse", None)
-    match other:
-        case cst.Else(body=body):
-            yield from _extras(source, body, known)
-        case cst.If():
-            if any(id(n) in known for n in source.walk(other)):
-                yield from _extras(source, other.body, known)
-                yield from _other_branches(source, other, known)
-            else:
-                yield other
-
-
-def _is_idle(source: Source, small: cst.BaseSmallStatement) -> bool:
-    """A statement without effect."""
-    match small:
-        case cst.Pass() | cst.Continue() | cst.Expr(value=cst.SimpleString()):
-            return True
-    return False
 
 
 def fresh(source: Source, one: Accumulation) -> Binding | None:

@@ -1,4 +1,4 @@
-"""Recognises clipping by hand: gradients that a loop multiplies by a limit over their norm."""
+"""Recognizes clipping by hand: gradients that a loop multiplies by a limit over their norm."""
 
 from __future__ import annotations
 
@@ -11,13 +11,22 @@ from clipcheck.gradients.framework import framework
 from clipcheck.gradients.gradient import Gradient, gradient
 from clipcheck.gradients.powers import power
 from clipcheck.gradients.totals import total
-from clipcheck.python.assignments import assigned_value
+from clipcheck.python.assignments import assigned_value, assigned_values
 from clipcheck.python.reaching import contains, reaching
 from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
 
 Bound: TypeAlias = Literal["test", "clamp", ""]
-_DEPTH = 6
+_DEPTH = 6  # how many names and calls are followed
+
+_MAXIMA = frozenset({"max", "maximum"})
+# Functions and methods that may keep a coefficient at one.
+_CLAMPS = frozenset("min minimum fmin clamp clip where clamp_max".split())
+_CLAMP_METHODS = frozenset("clamp clamp_ clamp_max clamp_max_ clip minimum min".split())
+_WRAPPERS = frozenset("float tensor as_tensor".split())
+_THROUGH = frozenset("item to float detach cpu cuda clone data".split())
+_LIMIT_WORDS = frozenset("max clip threshold limit maximum theta thresh".split())
+_OTHER_WORDS = frozenset("max clip threshold limit param params weight weights layer type".split())
 
 
 class Ratio(NamedTuple):
@@ -123,9 +132,7 @@ def _whole(source: Source, target: cst.BaseExpression) -> Gradient | None:
     return found if found is not None and (found.owner is not None or isinstance(target, cst.Name)) else None
 
 
-# --- the factor ------------------------------------------------------------------------------------------------------
-
-_THROUGH = frozenset("item to float detach cpu cuda clone data".split())
+# --- the coefficient -------------------------------------------------------------------------------------------------
 
 
 def _ratio(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Ratio | None:
@@ -136,18 +143,7 @@ def _ratio(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Ratio | No
         case cst.BinaryOperation(left=limit, operator=cst.Divide(), right=below):
             return _over(source, node, limit, below)
         case cst.Name():
-            found = [
-                _ratio(source, value, depth - 1)
-                for binding in reaching(source, node)
-                for value in [assigned_value(source, binding) if binding.kind == "assign" else None]
-                if value is not None and source.code(value) not in ("1", "1.0")
-            ]
-            ratios = [one for one in found if one is not None]
-            if len(ratios) != len(found) or not ratios:
-                return None
-            single = len(reaching(source, node)) > len(found)  # `coef = 1.0`, and the ratio under a test
-            clamped = single or all(one.bound for one in ratios)
-            return ratios[0]._replace(bound=ratios[0].bound or ("clamp" if clamped else ""))
+            return _named(source, node, depth)
         case cst.IfExp(body=body, orelse=orelse):
             inner = _ratio(source, body, depth - 1) or _ratio(source, orelse, depth - 1)
             return inner and inner._replace(bound="test")
@@ -156,25 +152,38 @@ def _ratio(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Ratio | No
     return None
 
 
+def _named(source: Source, name: cst.Name, depth: int) -> Ratio | None:
+    """The ratio that a name is set to, beside a one where nothing is clipped."""
+    bindings = reaching(source, name)
+    values = [assigned_value(source, binding) if binding.kind == "assign" else None for binding in bindings]
+    others = [value for value in values if value is not None and source.code(value) not in ("1", "1.0")]
+    found = [_ratio(source, value, depth - 1) for value in others]
+    ratios = [ratio for ratio in found if ratio is not None]
+    if not ratios or len(ratios) != len(others):
+        return None
+    chosen = len(bindings) > len(others)  # `coef = 1.0`, and the ratio under a test
+    clamped = chosen or all(ratio.bound for ratio in ratios)
+    return ratios[0]._replace(bound=ratios[0].bound or ("clamp" if clamped else ""))
+
+
 def _called(source: Source, call: cst.Call, depth: int) -> Ratio | None:
-    origin = source.qualified(call.func) or ""
-    name = origin.rpartition(".")[2]
-    values = [arg.value for arg in call.args]
+    """A ratio that a method or a function clamps or hands on."""
     match call.func:
-        case cst.Attribute(value=value, attr=cst.Name(value=method)) if not origin:
+        case cst.Attribute(value=value, attr=cst.Name(value=method)) if not source.qualified(call.func):
             inner = _ratio(source, value, depth - 1)
-            if inner is None:
+            if inner is None or method not in _CLAMP_METHODS | _THROUGH:
                 return None
-            if method in ("clamp", "clamp_", "clamp_max", "clamp_max_", "clip", "minimum", "min"):
-                return inner._replace(bound="clamp")
-            return inner if method in _THROUGH else None
-    for value in values:
-        inner = _ratio(source, value, depth - 1)
-        if inner is not None:
-            if name in ("min", "minimum", "fmin", "clamp", "clip", "where", "clamp_max"):
-                return inner._replace(bound="clamp")
-            return inner if name in ("float", "tensor", "as_tensor") else None
-    return None
+            return inner._replace(bound="clamp") if method in _CLAMP_METHODS else inner
+    found = (_ratio(source, arg.value, depth - 1) for arg in call.args)
+    inner = next((ratio for ratio in found if ratio is not None), None)
+    function = _last_name(source, call)
+    if inner is None or function not in _CLAMPS | _WRAPPERS:
+        return None
+    return inner._replace(bound="clamp") if function in _CLAMPS else inner
+
+
+def _last_name(source: Source, call: cst.Call) -> str:
+    return (source.qualified(call.func) or "").rpartition(".")[2]
 
 
 def _over(
@@ -189,7 +198,7 @@ def _over(
 
 def _is_limit(source: Source, node: cst.BaseExpression) -> bool:
     parts = set(words(source.code(node).rpartition(".")[2]))
-    return bool(parts & {"max", "clip", "threshold", "limit", "maximum", "theta", "thresh"})
+    return bool(parts & _LIMIT_WORDS)
 
 
 def _norm_in(source: Source, node: cst.BaseExpression) -> tuple[cst.BaseExpression | None, Bound]:
@@ -198,7 +207,7 @@ def _norm_in(source: Source, node: cst.BaseExpression) -> tuple[cst.BaseExpressi
             for one in (left, right):
                 if is_norm(source, one):
                     return one, ""
-        case cst.Call(func=func, args=args) if (source.qualified(func) or "").rpartition(".")[2] in ("max", "maximum"):
+        case cst.Call(args=args) if _last_name(source, node) in _MAXIMA:
             for arg in args:
                 found, _ = _norm_in(source, arg.value)
                 if found is not None:
@@ -214,16 +223,9 @@ def is_norm(source: Source, node: cst.BaseExpression) -> bool:
         return True
     match node:
         case cst.Name(value=name):
-            if any(
-                isinstance(one.target, cst.Name) and one.target.value == name and one.how == "add"
-                for one in accumulations(source)
-            ):
-                return True
-            for binding in reaching(source, node):
-                value = assigned_value(source, binding) if binding.kind == "assign" else None
-                if value is not None and total(source, value) is not None:
-                    return True
-            return _called_norm(name)
+            values = assigned_values(source, node)
+            made = any(value is not None and total(source, value) is not None for value in values)
+            return made or _called_norm(name) or _is_added_up(source, name)
         case cst.Attribute(attr=cst.Name(value=name)):
             return _called_norm(name)
         case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value="item" | "to" | "float"))):
@@ -231,11 +233,16 @@ def is_norm(source: Source, node: cst.BaseExpression) -> bool:
     return False
 
 
+def _is_added_up(source: Source, name: str) -> bool:
+    sums = (one.target for one in accumulations(source) if one.how == "add")
+    return any(isinstance(target, cst.Name) and target.value == name for target in sums)
+
+
 def _called_norm(name: str) -> bool:
     parts = set(words(name))
-    if parts & {"max", "clip", "threshold", "limit", "param", "params", "weight", "weights", "layer", "type"}:
-        return False
-    return any("norm" in part and part not in ("normal", "normalize", "normalized") for part in parts)
+    return not parts & _OTHER_WORDS and any(
+        "norm" in part and part not in ("normal", "normalize", "normalized") for part in parts
+    )
 
 
 def _quotient(source: Source, by: cst.BaseExpression) -> Ratio | None:
@@ -243,7 +250,7 @@ def _quotient(source: Source, by: cst.BaseExpression) -> Ratio | None:
     match by:
         case cst.BinaryOperation(left=norm, operator=cst.Divide(), right=limit) if is_norm(source, norm):
             return Ratio(by, limit, norm)
-        case cst.Call(func=func, args=args) if (source.qualified(func) or "").rpartition(".")[2] in ("max", "maximum"):
+        case cst.Call(args=args) if _last_name(source, by) in _MAXIMA:
             for arg in args:
                 inner = _quotient(source, arg.value)
                 if inner is not None:
@@ -261,7 +268,7 @@ def _is_global(source: Source, ratio: Ratio, loop: cst.For) -> bool:
     for name in (node for node in source.walk(ratio.norm) if isinstance(node, cst.Name)):
         if any(contains(source, loop, binding.node) for binding in reaching(source, name)):
             return False
-        values = [assigned_value(source, b) if b.kind == "assign" else None for b in reaching(source, name)]
+        values = assigned_values(source, name)
         if values and all(value is not None and power(source, value) is not None for value in values):
             return False  # the norm of one tensor
     return not contains(source, loop, ratio.node) or not any(
@@ -270,30 +277,33 @@ def _is_global(source: Source, ratio: Ratio, loop: cst.For) -> bool:
 
 
 def _is_tested(source: Source, statement: cst.BaseSmallStatement, ratio: Ratio) -> bool:
-    """Whether the gradients are only scaled under a test of the norm or of the factor, or behind an early return."""
-    spelled = {source.code(ratio.norm), source.code(ratio.node)}
-    names = {
-        binding.name
-        for scope in source.names.scopes.values()
-        for bindings in scope.bindings.values()
-        for binding in bindings
-        if binding.value is ratio.node or (binding.value is not None and contains(source, binding.value, ratio.node))
-    }
+    """Whether the gradients are only scaled under a test of the norm or of the coefficient, or after an early return."""
+    spelled = {source.code(ratio.norm), source.code(ratio.node), *_names_of(source, ratio)}
     child: cst.CSTNode = statement
     for above in source.ancestors(statement):
         match above:
-            case cst.If(test=test) if child is not test and _compares(source, test, spelled | names):
+            case cst.If(test=test) if child is not test and _compares(source, test, spelled):
                 return True
             case cst.IndentedBlock(body=body):
-                for item in body:
-                    if item is child:
-                        break
-                    if isinstance(item, cst.If) and _exits(item) and _compares(source, item.test, spelled | names):
-                        return True
+                before = body[: next(index for index, item in enumerate(body) if item is child)]
+                exits = [item for item in before if isinstance(item, cst.If) and _exits(item)]
+                if any(_compares(source, item.test, spelled) for item in exits):
+                    return True
             case cst.FunctionDef():
                 return False
         child = above
     return False
+
+
+def _names_of(source: Source, ratio: Ratio) -> set[str]:
+    """The names that are assigned the coefficient."""
+    return {
+        binding.name
+        for scope in source.names.scopes.values()
+        for bindings in scope.bindings.values()
+        for binding in bindings
+        if binding.value is not None and contains(source, binding.value, ratio.node)
+    }
 
 
 def _compares(source: Source, test: cst.BaseExpression, spelled: set[str]) -> bool:

@@ -1,4 +1,4 @@
-"""The root that is taken of a sum of powers, somewhere behind the loop that added it up."""
+"""The root that is taken of a sum of powers, somewhere after the loop that added it up."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from clipcheck.gradients.exponents import Exponent, exponent_of
-from clipcheck.gradients.powers import Kind, Power, raised
+from clipcheck.gradients.exponents import exponent_of
+from clipcheck.gradients.powers import Kind, Power, Raised, raised
 from clipcheck.python.source import Source
 
 
@@ -17,50 +17,59 @@ class Root(NamedTuple):
     use: cst.Name
     node: cst.CSTNode  # the expression, or the statement `t **= 0.5`
     kind: Kind
-    numpy: str = ""
+    numpy: str = ""  # how the file calls numpy, where the root is one of its numbers
 
 
 def root_of(source: Source, use: cst.Name, term: Power) -> Root | None:
-    """The root, fitting the power that `term` adds up, that is taken of an accumulator where it is used."""
+    """The root, matching the power that `term` adds up, that is taken of an accumulator where it is used."""
     match source.parent(use):
         case cst.AugAssign(target=target, operator=cst.PowerAssign(), value=value) as statement if target is use:
             by = exponent_of(source, value)
             whole = by and term.order.times(by)
             return Root(use, statement, term.kind) if whole and whole.is_one else None
-    node: cst.CSTNode = use
-    kind: Kind = "float" if term.synced else "tensor"
-    numpy = ""
-    product: Exponent | None = term.order
-    best: Root | None = None
-    for above in source.ancestors(use):
-        if isinstance(above, (cst.Arg, cst.Attribute)):
-            continue
-        step = raised(source, above)
-        if step is not None and step[0] is node and best is None:
-            product = product and product.times(step[1])
-            if product is None:
-                return None
-            if step[2] == "numpy":
-                match above:
-                    case cst.Call(func=cst.Attribute(value=value)):
-                        kind, numpy = "numpy", source.code(value)
-                    case _:
-                        return None
-                if not term.synced:
-                    return None
-            elif step[2] == "float":
-                kind = "float"
-            elif term.synced and isinstance(above, cst.Call) and source.qualified(above.func) != "builtins.pow":
-                return None  # torch.sqrt of a float raises; a method of a float does not exist
-            if product.is_one:
-                best = Root(use, above, kind, numpy)
-            node = above
-            continue
-        if best is not None and not term.synced:
-            match above:
-                case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value="item")), args=()) if value is node:
-                    best = Root(use, above, "float")
-                    node = above
-                    continue
-        break
-    return best
+    root = Root(use, use, "float" if term.synced else "tensor")
+    degree = term.order
+    while True:
+        around = _around(source, root.node)
+        step = raised(source, around) if around is not None else None
+        if around is None or step is None or step.base is not root.node:
+            return None
+        product = degree.times(step.exponent)
+        taken = _raised_root(source, root, around, step, term.synced)
+        if product is None or taken is None:
+            return None
+        root, degree = taken, product
+        if degree.is_one:
+            return root if term.synced else _as_read(source, root)
+
+
+def _around(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:
+    """The operation or call that an expression is an operand of."""
+    above = source.parent(node)
+    while isinstance(above, (cst.Arg, cst.Attribute)):
+        above = source.parent(above)
+    return above
+
+
+def _raised_root(source: Source, root: Root, around: cst.CSTNode, step: Raised, synced: bool) -> Root | None:
+    """The root after one more operation; None for an operation that raises on what it is given."""
+    match step.kind, around:
+        case "numpy", cst.Call(func=cst.Attribute(value=numpy)) if synced:
+            return root._replace(node=around, kind="numpy", numpy=source.code(numpy))
+        case "numpy", _:
+            return None
+        case "float", _:
+            return root._replace(node=around, kind="float")
+        case "tensor", cst.Call(func=func) if synced and source.qualified(func) != "builtins.pow":
+            return None  # torch.sqrt of a float raises; a method of a float does not exist
+    return root._replace(node=around)
+
+
+def _as_read(source: Source, root: Root) -> Root:
+    """The root of a tensor together with the `.item()` that reads it."""
+    match _around(source, root.node):
+        case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value="item")), args=()) as call if (
+            value is root.node
+        ):
+            return Root(root.use, call, "float")
+    return root

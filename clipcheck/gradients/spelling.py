@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from clipcheck.gradients.accumulations import Clause, Series
+from clipcheck.gradients.accumulations import Series
 from clipcheck.gradients.gradient import Condition, gradient
+from clipcheck.gradients.loops import Clause
 from clipcheck.gradients.powers import Power
 from clipcheck.python.source import Source
 

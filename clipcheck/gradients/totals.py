@@ -11,9 +11,10 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import libcst as cst
 
-from clipcheck.gradients.accumulations import Accumulation, Clause, Series, accumulations
+from clipcheck.gradients.accumulations import Accumulation, Series, accumulations
 from clipcheck.gradients.exponents import ONE, TWO, Exponent
 from clipcheck.gradients.gradient import Condition, gradient, has_graph
+from clipcheck.gradients.loops import Clause
 from clipcheck.gradients.norm_functions import norm_call_of
 from clipcheck.gradients.powers import PASS, Kind, Power, power, raised, through
 from clipcheck.python.assignments import only_assignment

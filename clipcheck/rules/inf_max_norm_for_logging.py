@@ -20,7 +20,8 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.fixes.verbs import reach, replace
+from clipcheck.fixes.imports import reach
+from clipcheck.fixes.verbs import replace
 from clipcheck.python.literals import number
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety

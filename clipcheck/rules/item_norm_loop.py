@@ -33,7 +33,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clipcheck.fixes.loop_to_call import rewrite_loop, rewrite_total
+from clipcheck.fixes.loop_to_call import rewrite_loop
+from clipcheck.fixes.total_to_call import rewrite_total
 from clipcheck.gradients.accumulations import accumulations
 from clipcheck.gradients.spelling import Refused
 from clipcheck.gradients.totals import totals

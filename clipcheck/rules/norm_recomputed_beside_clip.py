@@ -21,8 +21,8 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.fixes.loop_to_call import comments_of
-from clipcheck.fixes.verbs import delete_lines, lines_of, without_unused
+from clipcheck.fixes.imports import without_unused
+from clipcheck.fixes.verbs import comments_of, delete_lines, lines_of
 from clipcheck.python.literals import number
 from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source, Statement

@@ -23,7 +23,8 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.fixes.loop_to_call import rewrite_loop, rewrite_total
+from clipcheck.fixes.loop_to_call import rewrite_loop
+from clipcheck.fixes.total_to_call import rewrite_total
 from clipcheck.gradients.accumulations import Accumulation, accumulations, is_in_optimizer, reduced
 from clipcheck.gradients.spelling import Refused
 from clipcheck.gradients.totals import differentiable, totals

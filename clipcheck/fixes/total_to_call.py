@@ -1,0 +1,107 @@
+"""The edits that put one call in the place of an expression that computes a gradient norm, and of what only prepares it."""
+
+from __future__ import annotations
+
+import libcst as cst
+
+from clipcheck.fixes.loop_to_call import unmovable
+from clipcheck.fixes.norm_call import Call, norm_call, safety, typed, width
+from clipcheck.fixes.verbs import comments_of, comments_within, delete_lines, indentation
+from clipcheck.gradients.exponents import Exponent
+from clipcheck.gradients.spelling import Refused
+from clipcheck.gradients.totals import Total
+from clipcheck.python.names import Binding
+from clipcheck.python.reaching import contains, reached
+from clipcheck.python.source import Source, Statement
+from clipcheck.rule import Edit, Fix, Safety
+
+
+def rewrite_total(source: Source, found: Total, title: str, limit: Safety = Safety.SAFE) -> Fix | Refused:
+    """Put one call in the place of an expression, and of the statements that only prepare it."""
+    degree = found.degree
+    if degree is None:
+        return Refused("the exponent does not match the norm type")
+    if found.kind == "numpy" and (not found.numpy or found.term.kind == "numpy"):
+        return Refused("the result is one of numpy's numbers")
+    if not found.term.gradient.certain:
+        return Refused("the norm comes about in more than one way")
+    call = norm_call(source, found.node, found.series, found.term.order)
+    if isinstance(call, Refused):
+        return call
+    if not degree.is_one and not degree.equals(found.term.order):
+        return Refused("the root does not match the norm type")
+    prepared = _prepared(source, found)
+    if isinstance(prepared, Refused):
+        return prepared
+    start, end = source.span(found.node)
+    if comments_within(source, start, end):
+        return Refused("a comment stands inside the expression")
+    text = _fitted(source, found, degree, call)
+    edits = (*(delete_lines(source, statement) for statement in prepared), Edit(start, end, text))
+    return Fix(title, min(limit, safety(source)), edits, call.imports, call.roles)
+
+
+def _fitted(source: Source, found: Total, degree: Exponent, call: Call) -> str:
+    """The call as an expression, over several lines where one would be longer than the user's lines."""
+    start, end = source.span(found.node)
+    text = _written(source, found, degree, call.text)
+    line = source.line_starts[source.line_at(start) - 1]
+    rest = source.text[end:].split("\n", 1)[0]
+    room = width(source)
+    if start - line + len(text) + len(rest) <= room or source.enclosing(found.node, cst.FormattedString) is not None:
+        return text
+    return _written(source, found, degree, call.broken(indentation(source, source.statement(found.node)), room))
+
+
+def _written(source: Source, found: Total, degree: Exponent, norm: str) -> str:
+    """A norm as the number that the expression was: of the same type, and to the power that it was."""
+    text = typed(norm, found.kind, found.numpy)
+    if degree.is_one:
+        return text
+    text = f"{text} ** {found.term.order.text or 2}"
+    return f"({text})" if _binds_tighter(source, found.node) else text
+
+
+def _prepared(source: Source, found: Total) -> list[Statement] | Refused:
+    """The statements that do nothing but prepare a total: lists of norms, stacks of them, the loop that fills a list."""
+    filling = found.series.loop
+    statements: list[Statement] = []
+    if filling is not None:
+        why = unmovable(source, filling._replace(series=found.series))
+        if why:
+            return Refused(why)
+        statements.append(filling.loop)
+    for binding in found.series.used:
+        statement = source.statement(binding.node)
+        if not _is_used_once(source, binding, filling.loop if filling else None):
+            return Refused(f"`{binding.name}` has another use")
+        statements.append(statement)
+    if not statements:
+        return []
+    siblings, here = source.siblings(source.statement(found.node))
+    before = siblings[max(0, here - len(statements)) : here]
+    if {id(one) for one in before} != {id(one) for one in statements}:
+        return Refused("the norms are taken at another place than they are combined")
+    if any(comments_of(source, one) for one in statements):
+        return Refused("a comment stands in the way")
+    return statements
+
+
+def _is_used_once(source: Source, binding: Binding, filling: cst.For | None) -> bool:
+    """Whether a statement of its own binds the name, and one use outside of the loop that fills it reads it."""
+    statement = source.statement(binding.node)
+    uses = reached(source, source.scope(binding.node), [binding])
+    later = [use for use in uses if filling is None or not contains(source, filling, use)]
+    return isinstance(statement, cst.SimpleStatementLine) and len(statement.body) == 1 and len(later) == 1
+
+
+def _binds_tighter(source: Source, node: cst.BaseExpression) -> bool:
+    """Whether what stands around an expression takes hold of it before `**` does."""
+    if node.lpar:
+        return False
+    match source.parent(node):
+        case cst.Attribute() | cst.Subscript() | cst.Await():
+            return True
+        case cst.BinaryOperation(operator=cst.Power(), left=left):
+            return left is node
+    return False
