@@ -1,0 +1,619 @@
+"""What is read as a gradient, as the power of its norm, as a sum of these and as the root of that sum; and what is not.
+
+Each program ends in the expression that is asked about, on a line of its own.
+"""
+
+from __future__ import annotations
+
+import libcst as cst
+import pytest
+
+from clipcheck.gradients.accumulations import accumulations
+from clipcheck.gradients.exponents import exponent_of
+from clipcheck.gradients.framework import framework
+from clipcheck.gradients.gradient import gradient, has_graph, is_in_place
+from clipcheck.gradients.manual_clips import manual_clips
+from clipcheck.gradients.powers import power
+from clipcheck.gradients.roots import root_of
+from clipcheck.gradients.totals import total, totals
+from clipcheck.python.source import Source
+from clipcheck.python.words import words
+from clipcheck.training.acts import Kind, act
+
+INFINITY = float("inf")
+HEADER = "import math\nimport numpy as np\nimport torch\n"
+
+
+def asked(program: str, header: str = HEADER) -> tuple[Source, cst.BaseExpression]:
+    """A program and the expression on its last line."""
+    source = Source(header + program)
+    *_, last = source.nodes(cst.Expr)
+    return source, last.value
+
+
+# --- the words of a name ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gradNorm_L2", "grad norm l 2"),
+        ("GradNorm", "grad norm"),
+        ("total_norm2", "total norm 2"),
+        ("HTTPGrads", "http grads"),
+        ("__grad__", "grad"),
+        ("g", "g"),
+        ("_", ""),
+    ],
+)
+def test_words_of_a_name(name: str, expected: str) -> None:
+    assert " ".join(words(name)) == expected
+
+
+# --- a gradient ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "p",
+        "p.data",
+        "p.gradient",
+        "torch.autograd.grad",
+        "p.grad.mean()",
+        "p.grad.norm()",
+        "p.grad + q.grad",
+        "p.grad if p.grad is not None else q",
+        "g = p.data\ng",
+        "def f(grad_norm):\n    grad_norm",
+        "def f(sample_grads):\n    sample_grads[0]",
+        "for grad in model.parameters():\n    grad",
+        "for p in ps:\n    p",
+        "for name, grad in model.named_parameters():\n    grad",
+        "for grad, p in zip(norms, ps):\n    p",
+        "for i, g in enumerate(hidden):\n    g",
+        "for g in hidden:\n    g",
+        "for grad_norm in [p.grad.norm() for p in ps]:\n    grad_norm",
+        "grad = np.gradient(y)\ngrad",
+        "grad = 3\ngrad",
+        "grads = torch.autograd.grad(loss, ps)\ngrads",
+        "a, g = p.grad, p.data\ng",
+        "*a, g = p.data, p.grad, p.data\ng",
+    ],
+)
+def test_no_gradient(program: str) -> None:
+    assert gradient(*asked(program)) is None
+
+
+@pytest.mark.parametrize("header", ["import jax\n", "import tensorflow as tf\n", "from mxnet import gluon\n"])
+def test_nothing_is_a_gradient_where_another_framework_computes(header: str) -> None:
+    assert gradient(*asked("p.grad", header)) is None
+    assert gradient(*asked("p.grad", header + "import torch\n")) is not None
+    assert gradient(*asked("p.grad", "")) is not None
+
+
+@pytest.mark.parametrize(
+    ("imports", "expected"),
+    [
+        ("import numpy\n", "unknown"),
+        ("import keras\n", "another"),
+        ("import keras\nimport pytorch_lightning\n", "torch"),
+        ("from torch.nn import Linear\n", "torch"),
+        ("torch.zeros(1)\n", "torch"),
+    ],
+)
+def test_the_framework_of_a_file(imports: str, expected: str) -> None:
+    assert framework(Source(imports)) == expected
+
+
+@pytest.mark.parametrize(
+    ("program", "plain"),
+    [
+        ("p.grad", "p.grad"),
+        ("p.grad.data", "p.grad"),
+        ("p.grad.detach()", "p.grad"),
+        ("p.grad.detach().clone().cpu()", "p.grad"),
+        ("self.weight.grad.abs()", "self.weight.grad"),
+        ("p.grad if p.grad is not None else torch.zeros(1)", "p.grad"),
+        ("g = p.grad\nh = g.data\nh", "p.grad"),
+        ("a, (b, g) = 1, (2, p.grad)\ng", "p.grad"),
+        ("safe_get_full_grad(p)", "safe_get_full_grad(p)"),
+        ("def f(grad):\n    grad", "grad"),
+        ("grad = compute()\ngrad", "grad"),
+        ("for g in [p.grad for p in ps]:\n    g", "g"),
+        ("for g in torch.autograd.grad(loss, ps):\n    g", "g"),
+        ("for x in tuple(grads):\n    x", "x"),
+        ("for x in a_grads + b_grads:\n    x", "x"),
+        ("for i, x in enumerate(grads):\n    x", "x"),
+        ("for p, x in zip(ps, grads):\n    x", "x"),
+        ("for name, x in gradients.items():\n    x", "x"),
+        ("for i, (p, x) in enumerate(zip(ps, grads)):\n    x", "x"),
+        ("for x in self.grads.values():\n    x", "x"),
+        ("pairs = [(p, p.grad) for p in ps]\nfor p, x in pairs:\n    x", "x"),
+        ("grads = collect()\ngrads[0]", "grads[0]"),
+    ],
+)
+def test_a_gradient(program: str, plain: str) -> None:
+    source, node = asked(program)
+    found = gradient(source, node)
+    assert found is not None
+    assert source.code(found.node) == plain
+    assert found.certain
+
+
+def test_changes_of_dtype_are_kept_and_changes_of_shape_are_not() -> None:
+    found = gradient(*asked("p.grad.float().detach().to(torch.float64)"))
+    assert found is not None and found.casts == ".float().to(torch.float64)"
+    assert not found.flat
+    for flat in ("p.grad.flatten()", "p.grad.view(-1)", "p.grad.reshape(-1).float()"):
+        found = gradient(*asked(flat))
+        assert found is not None and found.flat, flat
+    found = gradient(*asked("p.grad.view(2, -1)"))
+    assert found is not None and not found.flat
+
+
+@pytest.mark.parametrize(
+    ("program", "certain"),
+    [
+        ("g = torch.zeros(1)\nif x:\n    g = p.grad\ng", True),
+        ("g = None\nif x:\n    g = p.grad\ng", False),
+        ("g = p.data\nif x:\n    g = p.grad\ng", False),
+        ("g = q.grad\nif x:\n    g = p.grad\ng", False),
+        ("g = p.grad.float()\nif x:\n    g = p.grad\ng", False),
+        ("g = p.data\ng = p.grad\ng", True),
+    ],
+)
+def test_a_gradient_is_certain_if_every_way_leads_to_it(program: str, certain: bool) -> None:
+    found = gradient(*asked(program))
+    assert found is not None
+    assert found.certain is certain
+
+
+@pytest.mark.parametrize(
+    ("tensor", "expected"),
+    [
+        ("p.grad", True),
+        ("p.grad.data", True),
+        ("p.grad.detach()", True),
+        ("p.grad.detach().view(-1)", True),
+        ("p", False),
+        ("p.data", False),
+        ("grad", False),
+        ("p.grad.clone()", False),
+        ("p.grad.float()", False),
+        ("p.grad.abs()", False),
+        ("p.grad.cpu().view(-1)", False),
+    ],
+)
+def test_what_shares_the_memory_of_a_gradient_is_one_in_place(tensor: str, expected: bool) -> None:
+    source, node = asked(f"{tensor}.mul_(2)")
+    assert isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute)
+    assert is_in_place(node.func.value) is expected
+    found = act(source, node)
+    assert (found is not None and found.kind is Kind.EDIT) is expected
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("torch.autograd.grad(loss, ps)", False),
+        ("torch.autograd.grad(loss, ps, create_graph=False)", False),
+        ("torch.autograd.grad(loss, ps, create_graph=True)", True),
+        ("torch.autograd.grad(loss, ps, create_graph=second_order)", True),
+        ("gs = torch.autograd.grad(loss, ps, create_graph=True)\nlist(gs)", True),
+        ("gs = torch.autograd.grad(loss, ps, create_graph=True)\n[g * 2 for g in gs]", True),
+        ("gs = torch.autograd.grad(loss, ps, create_graph=True)\ngs[1:]", True),
+    ],
+)
+def test_a_graph_through_gradients_is_seen(program: str, expected: bool) -> None:
+    assert has_graph(*asked(program)) is expected
+
+
+# --- exponents -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("program", ["f(2)", "-x", "x + 1", "'nuc'", "1 / 0", "None + 1"])
+def test_no_exponent(program: str) -> None:
+    assert exponent_of(*asked(program)) is None
+
+
+@pytest.mark.parametrize(
+    ("program", "value"),
+    [
+        ("2", 2.0),
+        ("0.5", 0.5),
+        ("1 / 2", 0.5),
+        ("1.0 / 4", 0.25),
+        ("float(3)", 3.0),
+        ("'fro'", 2.0),
+        ("'inf'", INFINITY),
+        ("float('inf')", INFINITY),
+        ("math.inf", INFINITY),
+        ("np.inf", INFINITY),
+        ("p = 3\np", 3.0),
+        ("p = 4\n1 / p", 0.25),
+        ("p", None),
+        ("p = 3\np = 2\np", 2.0),
+        ("p = 3\nif x:\n    p = 2\np", None),
+        ("args.p", None),
+    ],
+)
+def test_exponents(program: str, value: float | None) -> None:
+    found = exponent_of(*asked(program))
+    assert found is not None
+    assert found.value == value
+
+
+def test_exponents_multiply_where_their_names_cancel() -> None:
+    def exponent(text: str):
+        found = exponent_of(*asked(text))
+        assert found is not None
+        return found
+
+    whole = exponent("p").times(exponent("1 / p"))
+    assert whole is not None and whole.is_one
+    assert exponent("p").times(exponent("1 / q")) is None
+    assert exponent("p").equals(exponent("p"))
+    assert not exponent("p").equals(exponent("q"))
+    assert exponent("p = 2\np").equals(exponent("2"))
+    known = exponent("p = 2\np").times(exponent("q = 3\nq"))
+    assert known is not None and known.value == 6.0
+
+
+# --- one power -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "p.norm() ** 2",
+        "p.grad",
+        "p.grad.norm(2, dim=0)",
+        "p.grad.norm(2, keepdim=True)",
+        "torch.norm(p.grad, *args)",
+        "torch.norm(*args)",
+        "torch.linalg.matrix_norm(p.grad)",
+        "p.grad.norm(2 + x)",
+        "p.grad.norm() * p.grad.mean()",
+        "p.grad.norm() * q.grad.norm()",
+        "(p.grad ** 3).sum()",
+        "(p * p.grad).sum()",
+        "p.grad.pow(2).mean()",
+        "p.grad.max()",
+        "torch.dot(p.grad.flatten(), q.grad.flatten())",
+        "n = p.grad.norm()\nn = n + 1\nn",
+        "p.grad.norm() if x else 1.0",
+        "np.sqrt(p.grad.norm())",
+        "for p in ps:\n    n = other(p)\nn ** 2",
+    ],
+)
+def test_no_power_of_a_norm(program: str) -> None:
+    assert power(*asked(program)) is None
+
+
+def test_numpy_arrays_are_gradients_only_beside_torch() -> None:
+    assert power(*asked("np.linalg.norm(layer.grad)", "import numpy as np\n")) is None
+    assert power(*asked("(layer.grad ** 2).sum()", "import numpy as np\n")) is None
+    assert power(*asked("np.linalg.norm(p.grad.cpu().numpy())")) is not None
+
+
+@pytest.mark.parametrize(
+    ("program", "order", "exponent", "kind"),
+    [
+        ("p.grad.norm()", 2, 1, "tensor"),
+        ("p.grad.norm(None)", 2, 1, "tensor"),
+        ("p.grad.norm(1)", 1, 1, "tensor"),
+        ("p.grad.norm(p='fro') ** 2", 2, 2, "tensor"),
+        ("torch.norm(p.grad, 3).item() ** 3", 3, 3, "float"),
+        ("torch.linalg.vector_norm(p.grad, ord=1)", 1, 1, "tensor"),
+        ("p.grad.abs().max()", float("inf"), 1, "tensor"),
+        ("torch.max(torch.abs(p.grad)).item()", float("inf"), 1, "float"),
+        ("p.grad.pow(2).sum()", 2, 2, "tensor"),
+        ("(p.grad.abs() ** 3).sum().item()", 3, 3, "float"),
+        ("torch.sum(torch.abs(p.grad) ** 3)", 3, 3, "tensor"),
+        ("(p.grad * p.grad).sum().sqrt()", 2, 1, "tensor"),
+        ("p.grad.view(-1).dot(p.grad.view(-1))", 2, 2, "tensor"),
+        ("n = p.grad.norm()\nn * n", 2, 2, "tensor"),
+        ("n = 0.0\nif x:\n    n = p.grad.norm().item()\nn ** 2", 2, 2, "float"),
+        ("p.grad.norm() ** 2 if p.grad is not None else 0", 2, 2, "tensor"),
+        ("0.0 if p.grad is None else p.grad.norm() ** 2", 2, 2, "tensor"),
+        ("math.pow(p.grad.norm(), 2)", 2, 2, "float"),
+        ("np.sqrt(p.grad.norm().item())", 2, 0.5, "numpy"),
+        ("p.grad.norm().cpu().numpy()", 2, 1, "numpy"),
+    ],
+)
+def test_a_power_of_a_norm(program: str, order: float, exponent: float, kind: str) -> None:
+    found = power(*asked(program))
+    assert found is not None
+    assert (found.order.value, found.exponent.value, found.kind) == (order, exponent, kind)
+
+
+def test_an_order_of_linalg_norm_means_a_matrix_norm_unless_the_gradient_is_flat() -> None:
+    def is_matrix_norm(program: str) -> bool:
+        found = power(*asked(program))
+        assert found is not None
+        return found.matrix
+
+    assert is_matrix_norm("torch.linalg.norm(p.grad, 2)")
+    assert not is_matrix_norm("torch.linalg.norm(p.grad)")
+    assert not is_matrix_norm("torch.linalg.norm(p.grad, None)")
+    assert not is_matrix_norm("torch.linalg.norm(p.grad.flatten(), 2)")
+    assert not is_matrix_norm("torch.linalg.vector_norm(p.grad, 2)")
+
+
+def test_the_dtype_of_a_norm_is_a_cast() -> None:
+    found = power(*asked("torch.linalg.vector_norm(p.grad, dtype=torch.float64)"))
+    assert found is not None and found.gradient.casts == ".to(torch.float64)"
+
+
+# --- sums of a loop --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        "for p in ps:\n    total = p.grad.norm() ** 2",
+        "for p in ps:\n    total -= p.grad.norm() ** 2",
+        "for p in ps:\n    total += p.norm() ** 2",
+        "for p in ps:\n    total += [p.grad.norm()]",
+        "for p in ps:\n    total.extend(p.grad.norm())",
+        "for p in ps:\n    other = total + p.grad.norm()",
+        "while True:\n    total += p.grad.norm() ** 2",
+        "for p in ps:\n    def f():\n        total += p.grad.norm() ** 2",
+        "total += p.grad.norm() ** 2",
+    ],
+)
+def test_no_sum_of_norms(loop: str) -> None:
+    assert accumulations(Source(HEADER + loop)) == ()
+
+
+@pytest.mark.parametrize(
+    ("body", "tests"),
+    [
+        ("total += p.grad.norm() ** 2", []),
+        ("if p.grad is None:\n    continue\ntotal += p.grad.norm() ** 2", ["not p.grad is None"]),
+        ("if p.grad is None: continue\ntotal += p.grad.norm() ** 2", ["not p.grad is None"]),
+        ("if a:\n    if b:\n        total += p.grad.norm() ** 2", ["a", "b"]),
+        ("if a:\n    pass\nelse:\n    total += p.grad.norm() ** 2", ["not a"]),
+        ("if a:\n    pass\nelif b:\n    total += p.grad.norm() ** 2", ["not a", "b"]),
+        ("n = 0.0\nif p.grad is not None:\n    n = p.grad.norm()\ntotal += n ** 2", ["p.grad is not None"]),
+        ("total += p.grad.norm() ** 2 if p.grad is not None else 0.0", ["p.grad is not None"]),
+        ("if a:\n    print(p)\ntotal += p.grad.norm() ** 2", []),
+    ],
+)
+def test_the_tests_under_which_a_loop_adds(body: str, tests: list[str]) -> None:
+    indented = "".join(f"    {line}\n" for line in body.splitlines())
+    source = Source(f"{HEADER}total = 0.0\nfor p in ps:\n{indented}")
+    (found,) = accumulations(source)
+    assert found.obstacle == ""
+    (clause,) = found.series.clauses
+    shown = [("" if test.holds else "not ") + source.code(test.test) for test in clause.conditions]
+    assert shown == tests
+
+
+def test_a_sum_goes_through_all_loops_that_do_nothing_else() -> None:
+    nested = "for group in groups:\n    for p in group['params']:\n        total += p.grad.norm() ** 2\n"
+    (found,) = accumulations(source := Source(HEADER + nested))
+    assert [source.code(clause.iterable) for clause in found.series.clauses] == ["groups", "group['params']"]
+    busy = nested.replace("    for p", "    step(group)\n    for p")
+    (found,) = accumulations(source := Source(HEADER + busy))
+    assert [source.code(clause.iterable) for clause in found.series.clauses] == ["group['params']"]
+
+
+@pytest.mark.parametrize(
+    ("body", "extras"),
+    [
+        ("total += p.grad.norm() ** 2", []),
+        ("pass\n'text'\ntotal += p.grad.norm() ** 2\ncontinue", []),
+        ("n = p.grad.norm()\ntotal += n ** 2\ncount += 1", ["count += 1"]),
+        ("if a:\n    total += p.grad.norm() ** 2\nelse:\n    print(p)", ["print(p)"]),
+        ("if a:\n    total += p.grad.norm() ** 2\nelif b:\n    print(p)", ["if b:\n        print(p)"]),
+        ("with torch.no_grad():\n    total += p.grad.norm() ** 2\n    print(p)", ["print(p)"]),
+    ],
+)
+def test_what_a_loop_does_beside_the_sum(body: str, extras: list[str]) -> None:
+    indented = "".join(f"    {line}\n" for line in body.splitlines())
+    source = Source(f"{HEADER}total = 0.0\nfor p in ps:\n{indented}")
+    (found,) = accumulations(source)
+    shown = [source.code(extra).replace("elif", "if").strip() for extra in found.extras]
+    assert shown == extras
+
+
+OBSTACLES = {
+    "the loop is asynchronous": "async def f():\n    async for p in ps:\n        total += p.grad.norm() ** 2",
+    "the loop has an `else`": "for p in ps:\n    total += p.grad.norm() ** 2\nelse:\n    pass",
+    "the loop may be left early": "for p in ps:\n    total += p.grad.norm() ** 2\n    if x:\n        break",
+    "errors in the loop are caught": "for p in ps:\n    try:\n        total += p.grad.norm() ** 2\n    except E:\n        pass",
+    "there is another loop inside": "for p in ps:\n    while x:\n        total += p.grad.norm() ** 2",
+    "the loop's body stands in a `with`": "for p in ps:\n    with lock:\n        total += p.grad.norm() ** 2",
+    "the norm comes about in more than one way": (
+        "for p in ps:\n    n = p.grad.norm()\n    if x:\n        n = other(p)\n    total += n ** 2"
+    ),
+    "`n` of an earlier round may be added again": (
+        "for p in ps:\n    if p.grad is not None:\n        n = p.grad.norm()\n    total += n ** 2"
+    ),
+}
+
+
+@pytest.mark.parametrize(("obstacle", "loop"), OBSTACLES.items(), ids=OBSTACLES)
+def test_why_a_loop_is_more_than_a_sum(obstacle: str, loop: str) -> None:
+    (found,) = accumulations(Source(HEADER + loop))
+    assert found.obstacle == obstacle
+
+
+def test_the_first_obstacle_is_told() -> None:
+    loop = "for p in ps:\n    with lock:\n        total += p.grad.norm() ** 2\n        break\nelse:\n    pass"
+    (found,) = accumulations(Source(HEADER + loop))
+    assert found.obstacle == "the loop's body stands in a `with`"
+
+
+# --- totals ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "sum(p.norm() ** 2 for p in ps)",
+        "sum(xs, 5.0)",
+        "xs = [p.grad.norm() ** 2 for p in ps]\nsum(xs, 5.0) ** 0.5",
+        "sum([p.grad.norm() ** 2 for p in ps], start)",
+        "async def f():\n    sum([p.grad.norm() ** 2 async for p in ps])",
+        "xs = [p.grad.norm() ** 2 for p in ps]\nif x:\n    xs = other()\nsum(xs)",
+        "xs = []\nfor p in ps:\n    xs.append(p.grad.norm())\nfor p in qs:\n    xs.append(p.grad.norm())\nsum(xs)",
+        "torch.norm(torch.stack([p.grad.norm(1) for p in ps]), 2)",
+        "torch.norm(torch.stack([p.grad.norm(2) for p in ps]), 1)",
+        "torch.norm(torch.stack([p.grad.norm() ** 2 for p in ps]))",
+        "torch.norm(torch.cat([p.grad.flatten() for p in ps]), *args)",
+        "torch.norm(torch.cat([p.grad for p in ps]), dim=0)",
+        "torch.norm(torch.stack([p.grad.norm() for p in ps]), 0)",
+        "torch.cat([p.data.flatten() for p in ps]).norm()",
+        "max(p.grad.norm() for p in ps)",
+        "(torch.cat([p.grad.flatten() for p in ps]) ** 3).sum()",
+        "torch.linalg.matrix_norm(torch.stack([p.grad.norm() for p in ps]))",
+    ],
+)
+def test_no_total(program: str) -> None:
+    assert total(*asked(program)) is None
+
+
+@pytest.mark.parametrize(
+    ("program", "degree", "form", "kind"),
+    [
+        ("sum(p.grad.norm() ** 2 for p in ps)", 2, "sum", "tensor"),
+        ("sum([p.grad.norm().item() ** 2 for p in ps], 0.0) ** 0.5", 1, "sum", "float"),
+        ("math.sqrt(math.fsum([p.grad.norm().item() ** 2 for p in ps]))", 1, "sum", "float"),
+        ("np.sqrt(np.sum([p.grad.norm().item() ** 2 for p in ps]))", 1, "sum", "numpy"),
+        ("sum(p.grad.norm(3) ** 3 for p in ps) ** (1 / 3)", 1, "sum", "tensor"),
+        ("xs = [p.grad.norm() ** 2 for p in ps]\nsum(xs).sqrt().item()", 1, "sum", "float"),
+        ("xs = []\nfor p in ps:\n    xs.append(p.grad.norm() ** 2)\nsum(xs)", 2, "sum", "tensor"),
+        ("torch.norm(torch.stack([p.grad.norm() for p in ps]))", 1, "stack", "tensor"),
+        ("torch.norm(torch.stack([p.grad.norm() for p in ps]), None)", 1, "stack", "tensor"),
+        ("torch.stack([p.grad.norm(1) for p in ps]).norm(1)", 1, "stack", "tensor"),
+        ("torch.stack([p.grad.norm() for p in ps]).pow(2).sum()", 2, "stack", "tensor"),
+        ("torch.pow(torch.stack([p.grad.norm() for p in ps]), 2).sum()", 2, "stack", "tensor"),
+        ("torch.cat([p.grad.flatten() for p in ps]).norm(p=3)", 1, "cat", "tensor"),
+        ("v = torch.cat([p.grad.flatten() for p in ps])\n(v ** 2).sum()", 2, "cat", "tensor"),
+        ("np.linalg.norm([p.grad.norm().item() for p in ps])", 1, "stack", "numpy"),
+    ],
+)
+def test_a_total(program: str, degree: float, form: str, kind: str) -> None:
+    found = total(*asked(program))
+    assert found is not None and found.degree is not None
+    assert (found.degree.value, found.form, found.kind) == (degree, form, kind)
+
+
+def test_a_total_whose_root_does_not_match_its_norm_is_no_power_of_one() -> None:
+    found = total(*asked("sum(p.grad.norm(3) ** 2 for p in ps) ** 0.5"))
+    assert found is not None
+    assert found.degree is None
+
+
+def test_of_totals_within_each_other_the_largest_is_told() -> None:
+    source = Source(HEADER + "print(float(sum(p.grad.norm() ** 2 for p in ps) ** 0.5) / 2)\n")
+    assert [source.code(found.node) for found in totals(source)] == [
+        "float(sum(p.grad.norm() ** 2 for p in ps) ** 0.5)"
+    ]
+
+
+# --- roots of a loop's sum -------------------------------------------------------------------------------------------
+
+
+def root(term: str, use: str) -> str | None:
+    """The kind and the code of the root of `total` on the last line."""
+    source = Source(f"{HEADER}total = 0\nfor p in ps:\n    total += {term}\n{use}\n")
+    (found,) = accumulations(source)
+    last = [name for name in source.nodes(cst.Name) if name.value == "total"][-1]
+    taken = root_of(source, last, found.term)
+    return taken and f"{taken.kind}: {source.code(taken.node)}"
+
+
+@pytest.mark.parametrize(
+    ("term", "use"),
+    [
+        ("p.grad.norm() ** 2", "total"),
+        ("p.grad.norm() ** 2", "total ** 2"),
+        ("p.grad.norm() ** 2", "total / 2"),
+        ("p.grad.norm() ** 2", "2 ** total"),
+        ("p.grad.norm() ** 2", "total ** 1 / 2"),
+        ("p.grad.norm() ** 2", "(total + 1) ** 0.5"),
+        ("p.grad.norm() ** 2", "total **= 2"),
+        ("p.grad.norm() ** 2", "np.sqrt(total)"),
+        ("p.grad.norm().item() ** 2", "torch.sqrt(total)"),
+        ("p.grad.norm().item() ** 2", "total.sqrt()"),
+        ("p.grad.norm(3) ** 3", "total ** 0.5"),
+        ("p.grad.norm(q) ** q", "total ** (1 / r)"),
+    ],
+)
+def test_no_root(term: str, use: str) -> None:
+    assert root(term, use) is None
+
+
+@pytest.mark.parametrize(
+    ("term", "use", "taken"),
+    [
+        ("p.grad.norm() ** 2", "x = total ** 0.5 + 1", "tensor: total ** 0.5"),
+        ("p.grad.norm() ** 2", "total.sqrt().item() * 2", "float: total.sqrt().item()"),
+        ("p.grad.norm() ** 2", "math.sqrt(total)", "float: math.sqrt(total)"),
+        ("p.grad.norm() ** 2", "total **= 0.5", "tensor: total **= 0.5"),
+        ("p.grad.norm().item() ** 2", "total ** (1 / 2)", "float: total ** (1 / 2)"),
+        ("p.grad.norm().item() ** 2", "pow(total, 0.5)", "float: pow(total, 0.5)"),
+        ("p.grad.norm().item() ** 2", "np.sqrt(total)", "numpy: np.sqrt(total)"),
+        ("p.grad.norm().item() ** 2", "(total ** 0.5).item()", "float: total ** 0.5"),
+        ("p.grad.norm(q) ** q", "total ** (1.0 / q)", "tensor: total ** (1.0 / q)"),
+        ("p.grad.norm(4) ** 4", "(total ** 0.5) ** 0.5", "tensor: (total ** 0.5) ** 0.5"),
+    ],
+)
+def test_a_root(term: str, use: str, taken: str) -> None:
+    assert root(term, use) == taken
+
+
+# --- clipping by hand ------------------------------------------------------------------------------------------------
+
+
+def bounds(program: str) -> list[str]:
+    return [clip.ratio.bound for clip in manual_clips(Source(HEADER + program))]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "for p in ps:\n    p.data.mul_(max_norm / total_norm)",
+        "for p in ps:\n    p.grad.add_(max_norm / total_norm)",
+        "for p in ps:\n    p.grad.mul_(lr / steps)",
+        "for p in ps:\n    p.grad.mul_(max_norm / p.grad.norm())",
+        "for p in ps:\n    n = p.grad.norm()\n    p.grad.mul_(max_norm / n)",
+        "for p in ps:\n    p.grad.clone().mul_(total_norm)",
+        "class A(torch.optim.Optimizer):\n    def step(self):\n        for p in ps:\n            p.grad.mul_(c / total_norm)",
+        "p.grad.mul_(max_norm / total_norm)",
+    ],
+)
+def test_no_clip_by_hand(program: str) -> None:
+    assert bounds(program) == []
+
+
+@pytest.mark.parametrize(
+    ("program", "bound"),
+    [
+        ("for p in ps:\n    p.grad.mul_(max_norm / total_norm)", ""),
+        ("for p in ps:\n    p.grad /= total_norm / max_norm", ""),
+        ("for p in ps:\n    p.grad.mul_(min(1.0, max_norm / total_norm))", "clamp"),
+        ("for p in ps:\n    p.grad.mul_(max_norm / max(total_norm, max_norm))", "clamp"),
+        ("for p in ps:\n    p.grad.div_(max(1.0, total_norm / max_norm))", "clamp"),
+        ("coef = (max_norm / total_norm).clamp(max=1.0)\nfor p in ps:\n    p.grad = p.grad * coef", "clamp"),
+        ("if total_norm > max_norm:\n    for p in ps:\n        p.grad.mul_(max_norm / total_norm)", "test"),
+        ("coef = max_norm / total_norm if x else 1.0\nfor p in ps:\n    p.grad.mul_(coef)", "test"),
+        ("coef = 1.0\nif x:\n    coef = max_norm / total_norm\nfor p in ps:\n    p.grad.mul_(coef)", "clamp"),
+        (
+            "def f():\n    if total_norm <= max_norm:\n        return\n    for p in ps:\n"
+            "        p.grad.mul_(max_norm / total_norm)",
+            "test",
+        ),
+        (
+            "def f():\n    for p in ps:\n        p.grad.mul_(max_norm / total_norm)\n    if total_norm <= max_norm:\n"
+            "        return",
+            "",
+        ),
+    ],
+)
+def test_what_holds_a_clip_by_hand_at_one(program: str, bound: str) -> None:
+    assert bounds(program) == [bound]
