@@ -18,7 +18,7 @@ from clipcheck.gradients.roots import root_of
 from clipcheck.gradients.totals import total, totals
 from clipcheck.python.source import Source
 from clipcheck.python.words import words
-from clipcheck.training.acts import Kind, act
+from clipcheck.training.acts import EventKind, act
 
 INFINITY = float("inf")
 HEADER = "import math\nimport numpy as np\nimport torch\n"
@@ -190,7 +190,7 @@ def test_what_shares_the_memory_of_a_gradient_is_one_in_place(tensor: str, expec
     assert isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute)
     assert is_in_place(node.func.value) is expected
     found = act(source, node)
-    assert (found is not None and found.kind is Kind.EDIT) is expected
+    assert (found is not None and found.kind is EventKind.EDIT) is expected
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from clipcheck.fixes.verbs import (
     replace_lines,
 )
 from clipcheck.gradients.accumulations import Accumulation, fresh, reduced
-from clipcheck.gradients.powers import Kind
+from clipcheck.gradients.powers import NumberKind
 from clipcheck.gradients.roots import Root, root_of
 from clipcheck.gradients.spelling import Refused
 from clipcheck.python.literals import is_zero
@@ -212,7 +212,7 @@ class _Ending(NamedTuple):
     """
 
     target: str  # how the new statement begins: `total = `, `return `
-    kind: Kind
+    kind: NumberKind
     numpy: str = ""
     joined: Statement | None = None
     gone: tuple[Statement, ...] = ()
@@ -224,7 +224,7 @@ def _ending(
 ) -> _Ending | None:
     """What becomes of the accumulator and its roots; None where a root is written back in a way that has to stay."""
     name = seed.name
-    kind: Kind = "float" if one.term.synced else "tensor"
+    kind: NumberKind = "float" if one.term.synced else "tensor"
     target = f"{name} = "
     match source.statement(seed.node):
         case cst.SimpleStatementLine(body=[cst.AnnAssign(annotation=annotation)]):
@@ -269,7 +269,7 @@ def _follows(source: Source, loop: cst.For, statement: Statement) -> bool:
     return index + 1 < len(siblings) and siblings[index + 1] is statement
 
 
-def _as_kind(name: str, kind: Kind, root: Root) -> str:
+def _as_kind(name: str, kind: NumberKind, root: Root) -> str:
     if root.kind == "numpy":
         return f"{root.numpy}.float64({name})"
     return f"{name}.item()" if root.kind == "float" and kind == "tensor" else name
@@ -296,7 +296,7 @@ def _as_norm(
 
 def _as_power(source: Source, one: Accumulation, call: Call, removed: Sequence[Statement]) -> list[Edit]:
     """The loop becomes a sum: the accumulator held something before, or its power is what is wanted."""
-    kind: Kind = "float" if one.term.synced else "tensor"
+    kind: NumberKind = "float" if one.term.synced else "tensor"
     target = source.code(one.target)
     power = one.term.order.text or 2
 

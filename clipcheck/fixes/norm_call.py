@@ -9,7 +9,7 @@ import libcst as cst
 from clipcheck.fixes.imports import reach
 from clipcheck.gradients.accumulations import Series
 from clipcheck.gradients.exponents import Exponent
-from clipcheck.gradients.powers import Kind
+from clipcheck.gradients.powers import NumberKind
 from clipcheck.gradients.spelling import Refused, carried, gradients_pieces, joined, parameters_pieces
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Role, Safety
@@ -91,7 +91,7 @@ def safety(source: Source) -> Safety:
     return Safety.UNSAFE if any(path.startswith(_SHARDED) for path in paths) else Safety.SAFE
 
 
-def typed(text: str, kind: Kind, numpy: str = "") -> str:
+def typed(text: str, kind: NumberKind, numpy: str = "") -> str:
     """A norm call as the type that the code had before."""
     if kind == "tensor":
         return text

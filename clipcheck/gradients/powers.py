@@ -16,7 +16,8 @@ from clipcheck.python.names import Binding
 from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
 
-Kind: TypeAlias = Literal["tensor", "float", "numpy"]
+# What a norm is read as: a tensor on its device, a Python float, or a number of numpy.
+NumberKind: TypeAlias = Literal["tensor", "float", "numpy"]
 _DEPTH = 8  # how many names and calls are followed
 
 
@@ -27,7 +28,7 @@ class Power(NamedTuple):
     gradient: Gradient
     order: Exponent
     exponent: Exponent
-    kind: Kind = "tensor"
+    kind: NumberKind = "tensor"
     matrix: bool = False
 
     @property
@@ -40,18 +41,18 @@ class Raised(NamedTuple):
 
     base: cst.BaseExpression
     exponent: Exponent
-    kind: Kind = "tensor"
+    kind: NumberKind = "tensor"
 
 
 PASS = frozenset("detach clone cpu cuda to float double view reshape squeeze contiguous".split())
-_POWERS: dict[str, Kind] = {
+_POWERS: dict[str, NumberKind] = {
     "builtins.pow": "tensor",
     "math.pow": "float",
     "torch.pow": "tensor",
     "numpy.power": "tensor",
     "torch.float_power": "tensor",
 }
-_ROOTS: dict[str, Kind] = {"math.sqrt": "float", "numpy.sqrt": "numpy", "torch.sqrt": "tensor"}
+_ROOTS: dict[str, NumberKind] = {"math.sqrt": "float", "numpy.sqrt": "numpy", "torch.sqrt": "tensor"}
 _SQUARES = frozenset({"torch.square", "numpy.square"})
 _SUMS = frozenset({"torch.sum", "numpy.sum"})
 
@@ -162,7 +163,7 @@ def _raised_by_function(source: Source, function: str, call: cst.Call) -> Raised
 
 
 def _raised_to(
-    source: Source, base: cst.BaseExpression, exponent: cst.BaseExpression, kind: Kind = "tensor"
+    source: Source, base: cst.BaseExpression, exponent: cst.BaseExpression, kind: NumberKind = "tensor"
 ) -> Raised | None:
     found = exponent_of(source, exponent)
     return Raised(base, found, kind) if found else None
@@ -255,7 +256,7 @@ def _read(source: Source, call: cst.Call, depth: int) -> Power | None:
     return inner and inner._replace(kind=kind or inner.kind)
 
 
-def through(source: Source, call: cst.Call) -> tuple[cst.BaseExpression, Kind | None] | None:
+def through(source: Source, call: cst.Call) -> tuple[cst.BaseExpression, NumberKind | None] | None:
     """The number that a call takes as it is, and the type that it gives it."""
     match call:
         case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value="item" | "tolist")), args=()):

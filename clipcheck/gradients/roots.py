@@ -7,7 +7,7 @@ from typing import NamedTuple
 import libcst as cst
 
 from clipcheck.gradients.exponents import exponent_of
-from clipcheck.gradients.powers import Kind, Power, Raised, raised
+from clipcheck.gradients.powers import NumberKind, Power, Raised, raised
 from clipcheck.python.source import Source
 
 
@@ -16,7 +16,7 @@ class Root(NamedTuple):
 
     use: cst.Name
     node: cst.CSTNode  # the expression, or the statement `t **= 0.5`
-    kind: Kind
+    kind: NumberKind
     numpy: str = ""  # how the file calls numpy, where the root is one of its numbers
 
 

@@ -16,7 +16,7 @@ from clipcheck.gradients.exponents import ONE, TWO, Exponent
 from clipcheck.gradients.gradient import Condition, gradient, has_graph
 from clipcheck.gradients.loops import Clause
 from clipcheck.gradients.norm_functions import norm_call_of
-from clipcheck.gradients.powers import PASS, Kind, Power, power, raised, through
+from clipcheck.gradients.powers import PASS, NumberKind, Power, power, raised, through
 from clipcheck.python.assignments import only_assignment
 from clipcheck.python.literals import is_zero
 from clipcheck.python.names import Binding
@@ -44,7 +44,7 @@ class Total(NamedTuple):
     node: cst.BaseExpression
     series: Series
     outer: Exponent
-    kind: Kind
+    kind: NumberKind
     form: Form = "sum"
     numpy: str = ""  # how the file calls numpy, where the value is one of its numbers
 
@@ -231,7 +231,7 @@ def _norm_of_many(source: Source, node: cst.BaseExpression) -> Total | None:
     asked = norm_call_of(source, node) if isinstance(node, cst.Call) else None
     if asked is None or not asked.order.number:
         return None
-    kind: Kind = "numpy" if asked.numpy else "tensor"
+    kind: NumberKind = "numpy" if asked.numpy else "tensor"
     numpy = _module(source, node).partition(".")[0] if asked.numpy else ""
     order = asked.order
     root = order._replace(number=1 / order.number, degree=-order.degree, text="")
