@@ -1,0 +1,294 @@
+"""The edits of a text: lines put in, taken away and replaced, and the import that makes a function available.
+
+A program holds `HERE` where the code of a fix is to stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import libcst as cst
+import pytest
+
+from clipcheck.fixes.imports import reach, without_unused
+from clipcheck.fixes.verbs import (
+    comments_of,
+    delete_lines,
+    indentation,
+    insert_after,
+    insert_line_after,
+    insert_line_before,
+    replace,
+    replace_lines,
+)
+from clipcheck.python.source import Source, Statement
+from clipcheck.rule import Edit, Target
+
+
+def applied(text: str, edits: Iterable[Edit]) -> str:
+    for edit in sorted(edits, reverse=True):
+        text = text[: edit.start] + edit.text + text[edit.end :]
+    return text
+
+
+def here(source: Source) -> cst.Name:
+    (found,) = [name for name in source.nodes(cst.Name) if name.value == "HERE"]
+    return found
+
+
+def statement(text: str) -> tuple[Source, Statement]:
+    """A program and the statement that holds `HERE`."""
+    source = Source(text)
+    return source, source.statement(here(source))
+
+
+# --- lines -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_expression_is_replaced_where_it_stands() -> None:
+    source = Source("x = f(HERE, 1)  # HERE\n")
+    assert applied(source.text, [replace(source, here(source), "y")]) == "x = f(y, 1)  # HERE\n"
+    assert applied(source.text, [insert_after(source, here(source), "[0]")]) == "x = f(HERE[0], 1)  # HERE\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "after"),
+    [
+        ("HERE\n", "new\nHERE\n", "HERE\nnew\n"),
+        ("HERE", "new\nHERE", "HERE\nnew"),
+        ("HERE  # why\n", "new\nHERE  # why\n", "HERE  # why\nnew\n"),
+        ("# why\nHERE\n", "# why\nnew\nHERE\n", "# why\nHERE\nnew\n"),
+        ("HERE\r\nx\r\n", "new\r\nHERE\r\nx\r\n", "HERE\r\nnew\r\nx\r\n"),
+        ("if x:\n    HERE\ny\n", "if x:\n    new\n    HERE\ny\n", "if x:\n    HERE\n    new\ny\n"),
+        ("if x:\n\tHERE\n", "if x:\n\tnew\n\tHERE\n", "if x:\n\tHERE\n\tnew\n"),
+        ("f(\n  HERE,\n)\ny\n", "new\nf(\n  HERE,\n)\ny\n", "f(\n  HERE,\n)\nnew\ny\n"),
+        ("if HERE:\n    y\nz\n", "new\nif HERE:\n    y\nz\n", "if HERE:\n    y\nnew\nz\n"),
+    ],
+)
+def test_a_line_is_put_before_or_after_a_statement(text: str, before: str, after: str) -> None:
+    source, at = statement(text)
+    assert applied(text, [insert_line_before(source, at, "new")]) == before
+    assert applied(text, [insert_line_after(source, at, "new")]) == after
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("a\nHERE\nb\n", "a\nb\n"),
+        ("a\nHERE", "a\n"),
+        ("a\n\nHERE  # why\nb\n", "a\n\nb\n"),
+        ("if x:\n    a\n    f(\n        HERE\n    )\nb\n", "if x:\n    a\nb\n"),
+        ("a\r\nHERE\r\nb\r\n", "a\r\nb\r\n"),
+    ],
+)
+def test_a_statement_goes_with_its_lines(text: str, left: str) -> None:
+    source, at = statement(text)
+    assert applied(text, [delete_lines(source, at)]) == left
+
+
+def test_a_line_in_the_place_of_a_statement_keeps_all_comments() -> None:
+    text = "# above\nif x:\n    for p in HERE:  # one\n        # two\n        f(p)  # three\n# below\n"
+    source = Source(text)
+    loop = source.enclosing(here(source), cst.For)
+    assert loop is not None
+    assert comments_of(source, loop) == ["# one", "# two", "# three"]
+    assert indentation(source, loop) == "    "
+    after = applied(text, [replace_lines(source, loop, "    new", ["# zero"])])
+    assert after == "# above\nif x:\n    # zero\n    # one\n    # two\n    # three\n    new\n# below\n"
+
+
+def test_a_line_in_the_place_of_the_last_one_gets_no_line_end_that_was_not_there() -> None:
+    source, at = statement("a\nHERE")
+    assert applied(source.text, [replace_lines(source, at, "new")]) == "a\nnew"
+
+
+# --- imports ---------------------------------------------------------------------------------------------------------
+
+
+def written(text: str, function: str = "grad_norm", target: Target = "clipcheck") -> str:
+    """The program with the function in the place of `HERE`, and the import that it needs."""
+    source = Source(text, target)
+    reached = reach(source, here(source), function)
+    return applied(text, [*reached.imports, replace(source, here(source), reached.text)])
+
+
+NEW = "from clipcheck.runtime import grad_norm\n"
+
+# What is at hand already is used as it is called there.
+REUSED = [
+    (NEW + "HERE\n", "grad_norm"),
+    ("from clipcheck.runtime import grad_norm as gn\nHERE\n", "gn"),
+    ("import clipcheck.runtime\nHERE\n", "clipcheck.runtime.grad_norm"),
+    ("import clipcheck\nimport clipcheck.runtime\nHERE\n", "clipcheck.runtime.grad_norm"),
+    ("import clipcheck.runtime as cr\nHERE\n", "cr.grad_norm"),
+    ("from clipcheck import runtime\nHERE\n", "runtime.grad_norm"),
+    ("import clipcheck.runtime\nfrom clipcheck.runtime import grad_norm\nHERE\n", "grad_norm"),
+    ("def f():\n    from clipcheck.runtime import grad_norm\n    HERE\n", "grad_norm"),
+    ("def f():\n    from clipcheck.runtime import grad_norm\n    def g():\n        HERE\n", "grad_norm"),
+]
+
+
+@pytest.mark.parametrize(("text", "name"), REUSED)
+def test_what_is_imported_is_used(text: str, name: str) -> None:
+    assert written(text) == text.replace("HERE", name)
+
+
+# What looks like it and is something else: a new import is written.
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("import clipcheck\nHERE\n", f"import clipcheck\n{NEW}grad_norm\n"),
+        ("from clipcheck import api\nHERE\n", f"from clipcheck import api\n{NEW}grad_norm\n"),
+        (
+            "from .clipcheck.runtime import clip_grad_norm_\nHERE\n",
+            f"from .clipcheck.runtime import clip_grad_norm_\n{NEW}grad_norm\n",
+        ),
+        ("from clipcheck.runtime import *\nHERE\n", f"from clipcheck.runtime import *\n{NEW}grad_norm\n"),
+        (
+            "import torch\n\n\ndef f():\n    from clipcheck.runtime import grad_norm as gn\n\n\nHERE\n",
+            f"import torch\n{NEW}\n\ndef f():\n    from clipcheck.runtime import grad_norm as gn\n\n\ngrad_norm\n",
+        ),
+        (
+            "import torch\nclass C:\n    from clipcheck.runtime import grad_norm as gn\n    def f(self):\n        HERE\n",
+            f"import torch\n{NEW}class C:\n    from clipcheck.runtime import grad_norm as gn\n    def f(self):\n"
+            "        grad_norm\n",
+        ),
+    ],
+)
+def test_what_is_not_in_reach_is_imported(text: str, after: str) -> None:
+    assert written(text) == after
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("HERE\n", f"{NEW}grad_norm\n"),
+        ("HERE", f"{NEW}grad_norm"),
+        ("#!/usr/bin/env python\n# license\n\nHERE\n", f"#!/usr/bin/env python\n# license\n\n{NEW}grad_norm\n"),
+        ('"""What it is."""\n\nHERE\n', f'"""What it is."""\n{NEW}\ngrad_norm\n'),
+        ("'a'; HERE\n", f"{NEW}'a'; grad_norm\n"),
+        (
+            '"""What it is."""\nfrom __future__ import annotations\n\nHERE\n',
+            f'"""What it is."""\nfrom __future__ import annotations\n{NEW}\ngrad_norm\n',
+        ),
+        ("import os\nimport torch\nimport sys\n\nHERE\n", f"import os\nimport torch\n{NEW}import sys\n\ngrad_norm\n"),
+        (
+            "import os\n\nx = 1\n\nfrom torch import nn\n\nHERE\n",
+            f"import os\n\nx = 1\n\nfrom torch import nn\n{NEW}\ngrad_norm\n",
+        ),
+        ("import os\n\nx = 1\n\nimport sys\n\nHERE\n", f"import os\n{NEW}\nx = 1\n\nimport sys\n\ngrad_norm\n"),
+        ("import torch\r\n\r\nHERE\r\n", f"import torch\r\n{NEW[:-1]}\r\n\r\ngrad_norm\r\n"),
+        # an import below its use would come too late
+        ("def f():\n    HERE\n\nimport torch\n", f"{NEW}def f():\n    grad_norm\n\nimport torch\n"),
+        ("import os\nHERE\nimport torch\n", f"import os\n{NEW}grad_norm\nimport torch\n"),
+        ("import torch; HERE\n", f"{NEW}import torch; grad_norm\n"),
+        ("if x:\n    import torch\nHERE\n", f"{NEW}if x:\n    import torch\ngrad_norm\n"),
+    ],
+)
+def test_a_new_import_stands_with_the_imports_above_its_use(text: str, after: str) -> None:
+    assert written(text) == after
+
+
+@pytest.mark.parametrize(
+    ("line", "after"),
+    [
+        ("from clipcheck.runtime import clip_grad_norm_", "from clipcheck.runtime import clip_grad_norm_, grad_norm"),
+        ("from clipcheck.runtime import verify", "from clipcheck.runtime import grad_norm, verify"),
+        (
+            "from clipcheck.runtime import (\n    clip_grad_norm_,\n)",
+            "from clipcheck.runtime import (\n    clip_grad_norm_, grad_norm,\n)",
+        ),
+    ],
+)
+def test_a_name_is_added_to_an_import_of_the_runtime(line: str, after: str) -> None:
+    assert written(f"import torch\n{line}\nHERE\n") == f"import torch\n{after}\ngrad_norm\n"
+
+
+def test_a_name_is_not_added_to_an_import_below_its_use() -> None:
+    text = "def f():\n    HERE\n\nfrom clipcheck.runtime import clip_grad_norm_\n"
+    assert written(text) == NEW + text.replace("HERE", "grad_norm")
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        "def grad_norm(): ...\n",
+        "grad_norm = 1\n",
+        "from mine import grad_norm\n",
+        "print(grad_norm)\n",
+        "def f(grad_norm): ...\n",
+        "try:\n    from clipcheck.runtime import grad_norm\nexcept ImportError:\n    grad_norm = None\n",
+    ],
+)
+def test_a_name_that_is_taken_is_not_given_another_meaning(taken: str) -> None:
+    after = written(f"import torch\n{taken}HERE\n")
+    assert after.endswith(f"{taken}clipcheck.runtime.grad_norm\n")
+    assert "import clipcheck.runtime\n" in after
+    both = written(f"import torch\n{taken}clipcheck = 1\nHERE\n")
+    assert both.endswith("\nclipcheck_grad_norm\n")
+    assert "from clipcheck.runtime import grad_norm as clipcheck_grad_norm\n" in both
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("HERE\n", "import torch\ntorch.nn.utils.get_total_norm\n"),
+        ("import torch\nHERE\n", "import torch\ntorch.nn.utils.get_total_norm\n"),
+        ("import torch as th\nHERE\n", "import torch as th\nth.nn.utils.get_total_norm\n"),
+        ("from torch import nn\nHERE\n", "from torch import nn\nnn.utils.get_total_norm\n"),
+        (
+            "import torch\nfrom torch.nn import utils\nHERE\n",
+            "import torch\nfrom torch.nn import utils\nutils.get_total_norm\n",
+        ),
+        (
+            "from torch.nn.utils import get_total_norm as total\nHERE\n",
+            "from torch.nn.utils import get_total_norm as total\ntotal\n",
+        ),
+    ],
+)
+def test_toward_torch_the_shortest_way_that_is_imported_is_taken(text: str, after: str) -> None:
+    assert written(text, "get_total_norm", "torch") == after
+
+
+# --- imports that nothing needs any more -----------------------------------------------------------------------------
+
+
+def without(text: str, added: str = "") -> str:
+    """The program without the line that holds `HERE`, or with a call of `added` in the place of it."""
+    source, at = statement(text)
+    start, end = source.span(at)
+    reached = reach(source, at, added) if added else None
+    imports = without_unused(source, start, end, reached)
+    change = replace(source, at, reached.text) if reached else delete_lines(source, at)
+    return applied(text, [*imports, change])
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import clipcheck.runtime\n",
+        "from mine import grad_norm\n",
+        "from clipcheck.runtime import *\n",
+        "from clipcheck.runtime import grad_norm as grad_norm\n",
+        "from clipcheck.runtime import clip_grad_norm_, grad_norm\n",
+        "from clipcheck.runtime import grad_norm; x = 1\n",
+        "from clipcheck.runtime import grad_norm\nprint(grad_norm(ps))\n",
+        "from clipcheck.runtime import clip_grad_norm_\n",
+    ],
+)
+def test_an_import_that_is_used_or_holds_more_stays(imports: str) -> None:
+    assert without(f"{imports}HERE = grad_norm(ps)\n") == imports
+
+
+def test_an_import_goes_with_the_last_use_of_its_name() -> None:
+    assert without(f"import torch\n{NEW}HERE = grad_norm(ps)\nx = 1\n") == "import torch\nx = 1\n"
+    assert without(f"{NEW}HERE = grad_norm(ps) + grad_norm(qs)\n") == ""
+
+
+def test_the_name_of_an_import_makes_way_for_the_one_that_is_needed() -> None:
+    after = without(f"{NEW}HERE = grad_norm(ps)\n", "clip_grad_norm_")
+    assert after == "from clipcheck.runtime import clip_grad_norm_\nclip_grad_norm_\n"
+    both = without(f"{NEW}HERE = grad_norm(ps)\ngrad_norm(qs)\n", "clip_grad_norm_")
+    assert both == "from clipcheck.runtime import clip_grad_norm_, grad_norm\nclip_grad_norm_\ngrad_norm(qs)\n"
+    known = "from clipcheck.runtime import clip_grad_norm_\n"
+    assert without(f"{known}{NEW}HERE = grad_norm(ps)\n", "clip_grad_norm_") == f"{known}clip_grad_norm_\n"
