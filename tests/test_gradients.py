@@ -8,6 +8,7 @@ from __future__ import annotations
 import libcst as cst
 import pytest
 
+from clipcheck.catalogue import RULES
 from clipcheck.gradients.accumulations import accumulations
 from clipcheck.gradients.exponents import exponent_of
 from clipcheck.gradients.framework import framework
@@ -18,6 +19,7 @@ from clipcheck.gradients.roots import root_of
 from clipcheck.gradients.totals import total, totals
 from clipcheck.python.source import Source
 from clipcheck.python.words import words
+from clipcheck.rules import check_of
 from clipcheck.training.acts import EventKind, act
 
 INFINITY = float("inf")
@@ -617,3 +619,97 @@ def test_no_clip_by_hand(program: str) -> None:
 )
 def test_what_holds_a_clip_by_hand_at_one(program: str, bound: str) -> None:
     assert bounds(program) == [bound]
+
+
+# --- the rules that ask whether something is a gradient --------------------------------------------------------------
+
+
+def hits(rule: str, program: str) -> list[str]:
+    """The code of what a rule finds."""
+    source = Source(HEADER + program)
+    return [source.code(hit.node) for hit in check_of(RULES[rule])(source)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "p.clamp(-1, 1)",
+        "p.data.clamp(-1, 1)",
+        "p.grad.clamp_(-1, 1)",
+        "p.grad.clone().clamp(-1, 1)",
+        "p.grad.float().clamp(-1, 1)",
+        "torch.clamp(p.grad.clone(), -1, 1)",
+        "torch.clamp(p.grad, -1, 1, out=p.grad)",
+        "g = p.grad.clone()\ng = g.clamp(-1, 1)",
+        "g = p.grad\ng = g.clamp(-1, 1)\nprint(g)",
+        "g = p.grad\nif x:\n    g = g.clamp(-1, 1)",
+    ],
+)
+def test_no_clamp_of_a_gradient_is_thrown_away(statement: str) -> None:
+    assert hits("CLIP107", statement) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "p.grad.clamp(-1, 1)",
+        "p.grad.data.clamp(-1, 1)",
+        "p.grad.detach().clamp(-1, 1)",
+        "torch.clamp(p.grad.detach(), -1, 1)",
+        "g = p.grad.detach()\ng = g.clamp(-1, 1)",
+    ],
+)
+def test_a_clamp_of_a_gradient_is_thrown_away(statement: str) -> None:
+    assert hits("CLIP107", statement) == [statement.rpartition("= ")[2]]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "model.parameters()",
+        "[p for p in ps]",
+        "[p for p in ps if p.grad is not None]",
+        "[]",
+        "grads",
+        "collect_gradients()",
+        "[g for g in grads]",
+        "[p.grad.sum() for p in ps]",
+        "[p, q.grad]",
+        "[p.grad if x else p for p in ps]",
+        "masters",
+    ],
+)
+def test_no_gradients_in_the_place_of_parameters(given: str) -> None:
+    program = f"masters = [p.grad.float() for p in ps]\nfor m in masters:\n    m.grad = m\nclip({given}, 1.0)"
+    assert hits("CLIP106", "from torch.nn.utils import clip_grad_norm_ as clip\n" + program) == []
+
+
+@pytest.mark.parametrize(
+    ("program", "after"),
+    [
+        ("clip([p.grad for p in ps], 1.0)", "clip(ps, 1.0)"),
+        ("clip([p.grad.detach() for p in ps if p.grad is not None], 1.0)", "clip(ps, 1.0)"),
+        ("clip([p.grad.abs() for p in ps if x], 1.0)", "clip([p for p in ps if x], 1.0)"),
+        ("clip((p.data for n, p in named), 1.0)", "clip((p for n, p in named), 1.0)"),
+        ("clip([a.grad, b.grad.data], 1.0)", "clip([a, b], 1.0)"),
+        ("clip(p.grad, 1.0)", "clip(p, 1.0)"),
+        ("gs = [p.grad for p in ps]\nclip(gs, 1.0)", "gs = ps\nclip(gs, 1.0)"),
+        ("g = p.grad\nclip([g], 1.0)", None),
+        ("g = p.grad\nclip(g, 1.0)", None),
+        ("gs = [p.grad for p in ps]\nprint(gs)\nclip(gs, 1.0)", None),
+        ("for g in [p.grad for p in ps]:\n    clip(g, 1.0)", None),
+        ("clip(torch.autograd.grad(loss, ps), 1.0)", None),
+    ],
+)
+def test_gradients_in_the_place_of_parameters(program: str, after: str | None) -> None:
+    imported = "from torch.nn.utils import clip_grad_norm_ as clip\n"
+    source = Source(imported + program)
+    (hit,) = check_of(RULES["CLIP106"])(source)
+    if after is None:
+        assert hit.fix is None and hit.help
+        return
+    assert hit.fix is not None
+    text = source.text
+    for edit in sorted(hit.fix.all_edits, reverse=True):
+        text = text[: edit.start] + edit.text + text[edit.end :]
+    assert text == imported + after

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import libcst as cst
 
 from clipcheck.fixes.norm_call import Call, norm_call, safety, typed, width
-from clipcheck.fixes.part_loop import parting
+from clipcheck.fixes.split_loop import split_off
 from clipcheck.fixes.verbs import (
     comment_lines,
     comments_of,
@@ -42,7 +42,7 @@ def rewrite_loop(source: Source, one: Accumulation, title: str, limit: Safety = 
     call = norm_call(source, one.loop, one.series, one.term.order)
     if isinstance(call, Refused):
         return call
-    removed: Sequence[Statement] | str = parting(source, one, extras) if extras else ()
+    removed: Sequence[Statement] | str = split_off(source, one, extras) if extras else ()
     if isinstance(removed, str):
         return Refused(removed)
     seed = _owned_seed(source, one)

@@ -188,7 +188,7 @@ _REDUCTION = re.compile(r"all_?reduce|reduce_|_reduce\b")
 
 def reduced(source: Source, at: cst.CSTNode, target: cst.BaseExpression) -> bool:
     """Whether what is added up in `target` goes on to other processes: then it is one part of a norm, and the code knows."""
-    if not _REDUCTION.search(source.text):  # spares a walk through the file for each loop
+    if not _REDUCTION.search(source.text):  # most files: no walk through them for each loop
         return False
     function = source.function(at)
     names = {source.code(target)}

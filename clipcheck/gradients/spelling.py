@@ -109,7 +109,7 @@ def parameters_code(source: Source, found: Series) -> str:
 
 
 def parameters_of(source: Source, found: Series) -> tuple[str, ...]:
-    """The spellings, without white space, of the parameters whose gradients a series goes through."""
+    """The spellings, without whitespace, of the parameters whose gradients a series goes through."""
     owner = found.term.gradient.owner
     scoped = carried(source, found)
     if isinstance(scoped, Refused):

@@ -17,7 +17,7 @@ which belong to no parameter: scale them by `max_norm / get_total_norm(grads)` w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import libcst as cst
 
@@ -86,24 +86,29 @@ def _owner(source: Source, node: cst.BaseExpression) -> cst.BaseExpression | Non
 
 
 def _variable(source: Source, name: cst.Name) -> tuple[str, cst.BaseExpression]:
+    """What a name stands for, where all that it is bound to are tensors in place of parameters."""
     bindings = source.bindings(name)
-    if bindings and all(b.kind == "for" and b.value is not None for b in bindings):
-        # for g in [p.grad for p in parameters]: the list's elements are what is passed
-        made = [_instead_of_parameters(source, b.value) for b in bindings if b.value is not None]
-        return ("a gradient", made[0][1]) if all(what for what, _ in made) else ("", name)
-    if _has_gradients(source, name) or not bindings or any(b.kind != "assign" or b.value is None for b in bindings):
+    values = [binding.value for binding in bindings if binding.value is not None]
+    kinds = {binding.kind for binding in bindings}
+    if not values or len(values) != len(bindings):
         return "", name
-    found = []
-    for binding in bindings:
-        value = binding.value
-        assert value is not None
-        if isinstance(value, cst.List) and not value.elements:
-            found.append(_appended(source, name))
-        elif _is_gradient(source, value):
-            found.append(("a gradient", value))
-        else:
-            found.append(("", name) if isinstance(value, cst.Name) else _instead_of_parameters(source, value))
+    if kinds == {"for"}:
+        # for g in [p.grad for p in parameters]: the list's elements are what is passed
+        made = [_instead_of_parameters(source, value) for value in values]
+        return ("a gradient", made[0][1]) if all(what for what, _ in made) else ("", name)
+    if kinds != {"assign"} or _has_gradients(source, name):
+        return "", name
+    found = [_value(source, name, value) for value in values]
     return found[0] if all(what for what, _ in found) else ("", name)
+
+
+def _value(source: Source, name: cst.Name, value: cst.BaseExpression) -> tuple[str, cst.BaseExpression]:
+    """As `_instead_of_parameters`, for what a name is assigned."""
+    if isinstance(value, cst.List) and not value.elements:
+        return _appended(source, name)
+    if _is_gradient(source, value):
+        return "a gradient", value
+    return ("", name) if isinstance(value, cst.Name) else _instead_of_parameters(source, value)
 
 
 def _appended(source: Source, name: cst.Name) -> tuple[str, cst.BaseExpression]:
@@ -133,33 +138,47 @@ def _has_gradients(source: Source, name: cst.Name) -> bool:
 
 
 def _fix(source: Source, given: cst.BaseExpression, made: cst.BaseExpression) -> Fix | None:
-    if made is not given and isinstance(given, cst.Name):
-        used = source.names.uses(source.scope(given).owner(given.value), given.value)
-        looped = any(binding.kind == "for" for binding in source.bindings(given))
-        if len(used) != 1 or looped or isinstance(made, cst.Attribute):
-            return None
+    if made is not given and isinstance(given, cst.Name) and not _serves_the_clip_alone(source, given, made):
+        return None
     match made:
-        case cst.ListComp(elt=elt, for_in=comp) | cst.GeneratorExp(elt=elt, for_in=comp):
-            inner = _owner(source, elt)
-            if inner is None and isinstance(elt, cst.Attribute):
-                inner = elt.value  # of `p.data`
-            if inner is None:
-                return None
-            plain = source.code(inner) == source.code(comp.target) and comp.inner_for_in is None
-            if plain and all(_only_skips_none(source, condition.test) for condition in comp.ifs):
-                start, end = source.outer_span(made) if isinstance(made, cst.GeneratorExp) else source.span(made)
-                return Fix(TITLE, Safety.UNSAFE, (Edit(start, end, source.code(comp.iter)),))
-            return Fix(TITLE, Safety.UNSAFE, (replace(source, elt, source.code(inner)),))
+        case cst.ListComp() | cst.GeneratorExp():
+            edits = _of_comprehension(source, made)
         case cst.Attribute():
-            inner = _owner(source, made)
-            return None if inner is None else Fix(TITLE, Safety.UNSAFE, (replace(source, made, source.code(inner)),))
+            edits = _of_gradients(source, [made])
         case cst.List(elements=elements) | cst.Tuple(elements=elements):
-            pairs = [(element.value, _owner(source, element.value)) for element in elements]
-            if all(inner is not None for _, inner in pairs):
-                return Fix(
-                    TITLE, Safety.UNSAFE, tuple(replace(source, g, source.code(p)) for g, p in pairs if p is not None)
-                )
-    return None
+            edits = _of_gradients(source, [element.value for element in elements])
+        case _:
+            return None
+    return Fix(TITLE, Safety.UNSAFE, edits) if edits else None
+
+
+def _serves_the_clip_alone(source: Source, given: cst.Name, made: cst.BaseExpression) -> bool:
+    """Whether a name is only read by the clip, so that what it holds may change."""
+    used = source.names.uses(source.scope(given).owner(given.value), given.value)
+    looped = any(binding.kind == "for" for binding in source.bindings(given))
+    return len(used) == 1 and not looped and not isinstance(made, cst.Attribute)
+
+
+def _of_gradients(source: Source, gradients: Sequence[cst.BaseExpression]) -> tuple[Edit, ...]:
+    """Parameters in the place of their gradients; nothing where one belongs to none."""
+    pairs = [(node, _owner(source, node)) for node in gradients]
+    edits = tuple(replace(source, node, source.code(owner)) for node, owner in pairs if owner is not None)
+    return edits if len(edits) == len(pairs) else ()
+
+
+def _of_comprehension(source: Source, made: cst.ListComp | cst.GeneratorExp) -> tuple[Edit, ...]:
+    """What the comprehension goes through in its place, or parameters as its elements where it leaves some out."""
+    owner = _owner(source, made.elt)
+    if owner is None and isinstance(made.elt, cst.Attribute):
+        owner = made.elt.value  # of `p.data`
+    if owner is None:
+        return ()
+    clause = made.for_in
+    plain = source.code(owner) == source.code(clause.target) and clause.inner_for_in is None
+    if plain and all(_only_skips_none(source, condition.test) for condition in clause.ifs):
+        start, end = source.outer_span(made) if isinstance(made, cst.GeneratorExp) else source.span(made)
+        return (Edit(start, end, source.code(clause.iter)),)
+    return (replace(source, made.elt, source.code(owner)),)
 
 
 def _only_skips_none(source: Source, test: cst.BaseExpression) -> bool:

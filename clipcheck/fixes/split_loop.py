@@ -1,4 +1,4 @@
-"""Whether a loop that adds up a norm and does something else can be parted in two, and what then goes from it."""
+"""Whether a loop that adds up a norm and does something else can be split in two, and which statements then leave it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HARMLESS = re.compile(
 )
 
 
-def parting(source: Source, one: Accumulation, extras: Sequence[cst.CSTNode]) -> list[Statement] | str:
+def split_off(source: Source, one: Accumulation, extras: Sequence[cst.CSTNode]) -> list[Statement] | str:
     """The statements to take out of the loop; or why the norm cannot be taken out of it."""
     if not all(_is_independent(source, extra) for extra in extras):
         return OTHER
