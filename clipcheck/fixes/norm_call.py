@@ -1,4 +1,4 @@
-"""Writes the one call that a recognised gradient norm becomes."""
+"""Writes the one call that a recognized gradient norm becomes."""
 
 from __future__ import annotations
 

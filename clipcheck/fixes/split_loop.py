@@ -27,23 +27,14 @@ def split_off(source: Source, one: Accumulation, extras: Sequence[cst.CSTNode]) 
         return OTHER
     if not all(_can_be_read_twice(source, clause.iterable) for clause in one.series.clauses):
         return f"{OTHER}, and what it goes through may be an iterator that can be read only once"
-    parts: list[cst.CSTNode] = [one.statement]
-    for binding in one.term.gradient.via:
-        if contains(source, one.loop, binding.node):
-            small = source.enclosing(binding.node, cst.Assign, cst.AnnAssign)
-            assert small is not None
-            parts.append(small)
-            uses = source.names.uses(source.scope(binding.node).owner(binding.name), binding.name)
-            if any(not any(contains(source, part, use) for part in _own(source, one)) for use in uses):
-                return f"`{binding.name}` is needed for each tensor"
-    return _removable(source, one, parts)
-
-
-def _own(source: Source, one: Accumulation) -> list[cst.CSTNode]:
-    """The statements that only serve the sum: the sum itself, its helpers, and tests of these for None."""
-    inside = [b for b in one.term.gradient.via if contains(source, one.loop, b.node)]
-    helpers = [source.enclosing(b.node, cst.Assign, cst.AnnAssign) for b in inside]
-    return [one.statement, *(helper for helper in helpers if helper is not None)]
+    inside = [binding for binding in one.term.gradient.via if contains(source, one.loop, binding.node)]
+    helpers = [source.enclosing(binding.node, cst.Assign, cst.AnnAssign) for binding in inside]
+    own = [one.statement, *(helper for helper in helpers if helper is not None)]
+    for binding in inside:
+        uses = source.names.uses(source.scope(binding.node).owner(binding.name), binding.name)
+        if not all(any(contains(source, part, use) for part in own) for use in uses):
+            return f"`{binding.name}` is needed for each tensor"
+    return _removable(source, one, own)
 
 
 def _is_independent(source: Source, extra: cst.CSTNode) -> bool:
@@ -52,11 +43,9 @@ def _is_independent(source: Source, extra: cst.CSTNode) -> bool:
         match node:
             case cst.Call(func=func) if not _HARMLESS.search(source.code(func)):
                 return False
-            case cst.AugAssign(target=target) if not isinstance(target, (cst.Name, cst.Subscript)):
-                return False
-            case cst.AssignTarget(target=target) if not isinstance(target, (cst.Name, cst.Subscript)):
-                return False
-            case cst.AssignTarget(target=target) | cst.AugAssign(target=target) if ".grad" in source.code(target):
+            case cst.AssignTarget(target=target) | cst.AugAssign(target=target) if not isinstance(
+                target, (cst.Name, cst.Subscript)
+            ) or ".grad" in source.code(target):
                 return False
             case cst.For() | cst.While() | cst.With() | cst.Try() | cst.Del() | cst.FunctionDef() | cst.NamedExpr():
                 return False

@@ -1,4 +1,4 @@
-"""The parameters or gradients that a recognised norm goes through, as code."""
+"""The parameters or gradients that a recognized norm goes through, as code."""
 
 from __future__ import annotations
 
