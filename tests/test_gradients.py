@@ -643,6 +643,8 @@ def hits(rule: str, program: str) -> list[str]:
         "g = p.grad.clone()\ng = g.clamp(-1, 1)",
         "g = p.grad\ng = g.clamp(-1, 1)\nprint(g)",
         "g = p.grad\nif x:\n    g = g.clamp(-1, 1)",
+        "g = p.grad\nh = 0\nh = g.clamp(-1, 1)",
+        "g = p.grad\ndef f():\n    h = g.clamp(-1, 1)",
     ],
 )
 def test_no_clamp_of_a_gradient_is_thrown_away(statement: str) -> None:
@@ -657,6 +659,7 @@ def test_no_clamp_of_a_gradient_is_thrown_away(statement: str) -> None:
         "p.grad.detach().clamp(-1, 1)",
         "torch.clamp(p.grad.detach(), -1, 1)",
         "g = p.grad.detach()\ng = g.clamp(-1, 1)",
+        "g = p.grad\nh = g.clamp(-1, 1)",
     ],
 )
 def test_a_clamp_of_a_gradient_is_thrown_away(statement: str) -> None:
