@@ -60,6 +60,7 @@ class Role(str, Enum):
     NORM_TYPE = "norm_type"
     EPSILON = "epsilon"
     OPTIMIZER = "optimizer"
+    SCALER = "scaler"
     TOTAL = "total"
 
 
