@@ -8,9 +8,9 @@ from enum import Enum
 import libcst as cst
 
 from clipcheck.gradients.gradient import is_in_place
-from clipcheck.python.source import Source
+from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
-from clipcheck.training.clips import torch_calls
+from clipcheck.training.clips import clips
 from clipcheck.training.parameters import assigned, is_optimizer, is_scaler, last_name
 
 
@@ -43,7 +43,14 @@ class Act:
     wrapper: str = ""
 
 
-def act(source: Source, node: cst.CSTNode) -> Act | None:
+@memo
+def acts(source: Source) -> dict[cst.CSTNode, Act]:
+    """The calls and assignments of a program that concern the gradients, with what each does."""
+    nodes = source.nodes(cst.Call, cst.Assign, cst.AugAssign)
+    return {node: found for node in nodes if (found := _act(source, node))}
+
+
+def _act(source: Source, node: cst.CSTNode) -> Act | None:
     """What `node` does to the training step, None for nothing."""
     match node:
         case cst.Call():
@@ -59,10 +66,7 @@ def act(source: Source, node: cst.CSTNode) -> Act | None:
 
 
 def _torch_clip(source: Source, node: cst.Call) -> Act | None:
-    for clip in torch_calls(source):
-        if clip.call is node:
-            return Act(EventKind.CLIP, node, clip.parameters) if clip.function != "get_total_norm" else None
-    return None
+    return next((Act(EventKind.CLIP, node, clip.parameters) for clip in clips(source) if clip.call is node), None)
 
 
 def _call(source: Source, node: cst.Call) -> Act | None:

@@ -8,17 +8,18 @@ an event of its own kind, UNKNOWN: a rule that meets one stays silent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import libcst as cst
 
 from clipcheck.python.nodes import children
 from clipcheck.python.source import Source, memo
-from clipcheck.training.acts import Act, EventKind, act
+from clipcheck.training.acts import Act, EventKind, acts
+from clipcheck.training.calls import arguments, called, closures
 from clipcheck.training.guards import Loop
-from clipcheck.training.known_tests import arguments, facts
+from clipcheck.training.known_tests import facts
 
 Function: TypeAlias = "cst.FunctionDef | cst.Module"
 DEPTH = 3  # how deep calls of local functions are followed
@@ -110,22 +111,17 @@ def flows(source: Source, kind: EventKind) -> Iterator[Flow]:
 
 @memo
 def flow(source: Source, function: Function) -> Flow:
-    return _Builder(source, function).flow()
-
-
-# --- from code to events --------------------------------------------------------------------------------------------
-
-
-@memo
-def _acts(source: Source) -> dict[cst.CSTNode, Act]:
-    nodes = source.nodes(cst.Call, cst.Assign, cst.AugAssign)
-    return {node: found for node in nodes if (found := act(source, node))}
+    start, end = (Event(kind, function, function) for kind in (EventKind.START, EventKind.END))
+    here = _Here(source, function, [])
+    ends = _block(_statements(function), [start], here)
+    _link([*ends, *here.returns], end)
+    return Flow(function, here.events, start, end)
 
 
 @memo
 def _holding(source: Source, kind: EventKind) -> frozenset[Function]:
     """The functions with an event of this kind, and those that mention one that has it, and may so call it."""
-    found = new = frozenset(_home(source, node) for node, what in _acts(source).items() if what.kind is kind)
+    found = new = frozenset(_home(source, node) for node, act in acts(source).items() if act.kind is kind)
     for _ in range(DEPTH):
         names = {function.name.value for function in new if isinstance(function, cst.FunctionDef)}
         new = frozenset(_home(source, name) for name in source.nodes(cst.Name) if name.value in names) - found
@@ -137,6 +133,186 @@ def _home(source: Source, node: cst.CSTNode) -> Function:
     return source.function(node) or source.module
 
 
+# --- from code to events --------------------------------------------------------------------------------------------
+#
+# One walk over the statements. `ends` are the events that can come last before a statement; each function below links
+# the statement's events behind them and gives the events that can come last up to the statement's end.
+
+
+@dataclass(frozen=True)
+class _Here:
+    """Where the walk is: the calls that led from the function asked about to the code, and where control leaves it."""
+
+    source: Source
+    function: Function
+    events: list[Event]  # all that were found, in the order of the text
+    call: cst.Call | None = None  # the call in the function asked about that led here
+    followed: tuple[cst.FunctionDef, ...] = ()  # the functions that were called on the way
+    facts: frozenset[tuple[str, bool]] = frozenset()  # what is known at that call
+    renamed: Mapping[str, str] = field(default_factory=dict)  # how the caller spells what is named otherwise here
+    head: Event | None = None  # where the next iteration begins
+    breaks: list[Event] = field(default_factory=list)  # the events right before a `break`
+    returns: list[Event] = field(default_factory=list)
+
+    def follows(self, function: cst.FunctionDef) -> bool:
+        """Whether a call of this function is to be followed."""
+        return len(self.followed) < DEPTH and function not in (self.function, *self.followed)
+
+    def inside(self, call: cst.Call, function: cst.FunctionDef) -> _Here:
+        """The place where a function that is called here begins."""
+        given = arguments(call, function) if self.call is None else {}
+        plain = {name: value for name, value in given.items() if isinstance(value, (cst.Name, cst.Attribute))}
+        return replace(
+            self,
+            call=self.call or call,
+            followed=(*self.followed, function),
+            facts=self.known(call),
+            renamed={name: self.source.spelled(value) for name, value in plain.items()},
+            head=None,
+            breaks=[],
+            returns=[],
+        )
+
+    def known(self, node: cst.CSTNode) -> frozenset[tuple[str, bool]]:
+        return self.facts | facts(self.source, node, self.renamed, self.call)
+
+
+def _statements(body: Function | cst.BaseSuite) -> Sequence[cst.CSTNode]:
+    return body.body.body if isinstance(body, cst.FunctionDef) else body.body
+
+
+def _block(body: Sequence[cst.CSTNode], ends: list[Event], here: _Here) -> list[Event]:
+    for statement in body:
+        if not ends:
+            break  # after a return, a continue or a break
+        # ways that meet again are one: without this, n branches in a row would be 2 ** n ways
+        ends = list(dict.fromkeys(_statement(statement, ends, here)))
+    return ends
+
+
+def _statement(node: cst.CSTNode, ends: list[Event], here: _Here) -> list[Event]:
+    match node:
+        case cst.SimpleStatementLine(body=body):
+            return _block(body, ends, here)
+        case cst.If():
+            return _if(node, ends, here)
+        case cst.For() | cst.While():
+            return _loop(node, ends, here)
+        case cst.With(items=items, body=suite):
+            for item in items:
+                ends = _expression(item.item, ends, here)
+            return _block(suite.body, ends, here)
+        case cst.Try() | cst.TryStar():
+            return _try(node, ends, here)
+        case cst.Match(subject=subject, cases=cases):
+            ends = _expression(subject, ends, here)
+            return [*(end for case in cases for end in _block(case.body.body, ends, here)), *ends]
+        case cst.FunctionDef() | cst.ClassDef():
+            return ends
+        case cst.Return() | cst.Raise() | cst.Continue() | cst.Break():
+            _leave(node, ends, here)
+            return []
+    return _expression(node, ends, here)
+
+
+def _leave(node: cst.Return | cst.Raise | cst.Continue | cst.Break, ends: list[Event], here: _Here) -> None:
+    match node:
+        case cst.Return(value=value):
+            left = ends if value is None else _expression(value, ends, here)
+            here.returns.extend(end for end in dict.fromkeys(left) if end not in here.returns)
+        case cst.Continue() if here.head is not None:
+            _link(ends, here.head)
+        case cst.Break():
+            here.breaks.extend(ends)
+
+
+def _if(node: cst.If, ends: list[Event], here: _Here) -> list[Event]:
+    ends = _expression(node.test, ends, here)
+    taken = _block(node.body.body, ends, here)
+    match node.orelse:
+        case cst.If() as following:
+            return taken + _if(following, ends, here)
+        case cst.Else(body=suite):
+            return taken + _block(suite.body, ends, here)
+    return taken + ends
+
+
+def _loop(node: Loop, ends: list[Event], here: _Here) -> list[Event]:
+    if isinstance(node, cst.For):
+        ends = _expression(node.iter, ends, here)
+    head = Event(EventKind.LOOP, node, here.call or node)
+    _link(ends, head)
+    tested = [head] if isinstance(node, cst.For) else _expression(node.test, [head], here)
+    within = replace(here, head=head, breaks=[])
+    _link(_block(node.body.body, tested, within), head)
+    exits = [] if _is_endless(node) else tested
+    if node.orelse is not None:
+        exits = _block(node.orelse.body.body, exits, here)
+    return exits + within.breaks
+
+
+def _is_endless(node: Loop) -> bool:
+    return isinstance(node, cst.While) and isinstance(node.test, cst.Name) and node.test.value == "True"
+
+
+def _try(node: cst.Try | cst.TryStar, ends: list[Event], here: _Here) -> list[Event]:
+    count = len(here.events)
+    exits = _block(node.body.body, ends, here)
+    # an exception may leave the body before, or after, each of its events
+    raised = [*ends, *here.events[count:]]
+    if node.orelse is not None:
+        exits = _block(node.orelse.body.body, exits, here)
+    for handler in node.handlers:
+        exits = exits + _block(handler.body.body, raised, here)
+    if node.finalbody is not None:
+        exits = _block(node.finalbody.body.body, exits or raised, here)
+    return exits
+
+
+def _expression(node: cst.CSTNode, ends: list[Event], here: _Here) -> list[Event]:
+    """The events of a simple statement or an expression, the arguments of a call before the call."""
+    for inner in _effective(here.source, node):
+        ends = _act(inner, ends, here)
+    return ends
+
+
+def _act(node: cst.CSTNode, ends: list[Event], here: _Here) -> list[Event]:
+    if isinstance(node, cst.Call):
+        function = called(here.source, node)
+        if function is not None and here.follows(function):
+            return _followed(node, function, ends, here)
+        for closure in closures(here.source, node):
+            if here.follows(closure):
+                ends = _followed(node, closure, ends, here)
+    act = acts(here.source).get(node)
+    if act is None:
+        return ends
+    event = Event(act.kind, node, here.call or node, act, here.known(node))
+    _link(ends, event)
+    here.events.append(event)
+    return [event]
+
+
+def _followed(call: cst.Call, function: cst.FunctionDef, ends: list[Event], here: _Here) -> list[Event]:
+    """The events of a function that is called."""
+    inside = here.inside(call, function)
+    return _block(_statements(function), ends, inside) + inside.returns
+
+
+def _link(ends: Sequence[Event], event: Event) -> None:
+    for end in ends:
+        if event not in end.after:
+            end.after.append(event)
+            event.before.append(end)
+
+
+# --- the order of evaluation ----------------------------------------------------------------------------------------
+
+# compared by identity: `isinstance` on LibCST's abstract classes is ten times as slow
+_CLOSED = frozenset({cst.FunctionDef, cst.Lambda, cst.ClassDef})
+_EFFECTIVE = frozenset({cst.Call, cst.Assign, cst.AugAssign})
+
+
 @memo
 def _effective(source: Source, node: cst.CSTNode) -> tuple[cst.CSTNode, ...]:
     """The acts in a simple statement or an expression, and its calls of local functions, in their order."""
@@ -144,173 +320,9 @@ def _effective(source: Source, node: cst.CSTNode) -> tuple[cst.CSTNode, ...]:
 
 
 def _takes_effect(source: Source, node: cst.CSTNode) -> bool:
-    if node in _acts(source):
+    if node in acts(source):
         return True
-    return isinstance(node, cst.Call) and (local_function(source, node) is not None or any(_closures(source, node)))
-
-
-@dataclass
-class _Around:
-    """Where control goes from inside the loops and functions being built."""
-
-    breaks: list[Event]
-    loop: Event | None
-    returns: list[Event]
-
-
-class _Builder:
-    """Builds the graph of one function by walking its statements once."""
-
-    def __init__(self, source: Source, function: Function) -> None:
-        self.source = source
-        self.function = function
-        self.start = Event(EventKind.START, function, function)
-        self.end = Event(EventKind.END, function, function)
-        self.events: list[Event] = []
-        self.active: list[cst.FunctionDef] = []
-        self.call: cst.Call | None = None  # the call in the function asked about that led to where we are
-        self.facts: frozenset[tuple[str, bool]] = frozenset()  # what is known at that call
-        self.renamed: dict[str, str] = {}  # how the caller spells what the function called here names otherwise
-
-    def flow(self) -> Flow:
-        around = _Around([], None, [])
-        body = self.function.body
-        exits = self._block(body.body if isinstance(body, cst.BaseSuite) else body, [self.start], around)
-        _link(exits + around.returns, self.end)
-        return Flow(self.function, self.events, self.start, self.end)
-
-    def _block(self, body: Sequence[cst.CSTNode], preds: list[Event], around: _Around) -> list[Event]:
-        for statement in body:
-            if not preds:
-                break  # behind a return, a continue or a break
-            # ways that meet again are one: without this, n branches in a row would be 2 ** n ways
-            preds = list(dict.fromkeys(self._statement(statement, preds, around)))
-        return preds
-
-    def _suite(self, suite: cst.BaseSuite, preds: list[Event], around: _Around) -> list[Event]:
-        return self._block(suite.body, preds, around)
-
-    def _statement(self, node: cst.CSTNode, preds: list[Event], around: _Around) -> list[Event]:
-        match node:
-            case cst.SimpleStatementLine(body=body):
-                return self._block(body, preds, around)
-            case cst.If(test=test, body=body, orelse=orelse):
-                preds = self._expression(test, preds)
-                taken = self._suite(body, preds, around)
-                match orelse:
-                    case None:
-                        return taken + preds
-                    case cst.If():
-                        return taken + self._statement(orelse, preds, around)
-                    case cst.Else(body=other):
-                        return taken + self._suite(other, preds, around)
-            case cst.For(iter=header) | cst.While(test=header):
-                return self._loop(node, header, preds, around)
-            case cst.With(items=items, body=body):
-                for item in items:
-                    preds = self._expression(item.item, preds)
-                return self._suite(body, preds, around)
-            case cst.Try() | cst.TryStar():
-                return self._try(node, preds, around)
-            case cst.Match(subject=subject, cases=cases):
-                preds = self._expression(subject, preds)
-                return [exit for case in cases for exit in self._suite(case.body, preds, around)] + preds
-            case cst.FunctionDef() | cst.ClassDef():
-                return preds
-            case cst.Return(value=value):
-                exits = self._expression(value, preds) if value is not None else preds
-                around.returns[:] = dict.fromkeys((*around.returns, *exits))
-                return []
-            case cst.Raise():
-                return []
-            case cst.Continue() if around.loop is not None:
-                _link(preds, around.loop)
-                return []
-            case cst.Break():
-                around.breaks += preds
-                return []
-        return self._expression(node, preds)
-
-    def _loop(self, node: Loop, header: cst.CSTNode, preds: list[Event], around: _Around) -> list[Event]:
-        if isinstance(node, cst.For):
-            preds = self._expression(header, preds)
-        head = Event(EventKind.LOOP, node, self.call or node)
-        _link(preds, head)
-        inside: list[Event] = [head]
-        if isinstance(node, cst.While):
-            inside = self._expression(header, inside)
-        within = _Around([], head, around.returns)
-        _link(self._suite(node.body, inside, within), head)
-        endless = isinstance(node, cst.While) and isinstance(header, cst.Name) and header.value == "True"
-        exits = [] if endless else inside
-        if node.orelse is not None:
-            exits = self._suite(node.orelse.body, exits, around)
-        return exits + within.breaks
-
-    def _try(self, node: cst.Try | cst.TryStar, preds: list[Event], around: _Around) -> list[Event]:
-        count = len(self.events)
-        exits = self._suite(node.body, preds, around)
-        # an exception may leave the body before, or behind, each of its events
-        raised = [*preds, *self.events[count:]]
-        if node.orelse is not None:
-            exits = self._suite(node.orelse.body, exits, around)
-        for handler in node.handlers:
-            exits = exits + self._suite(handler.body, raised, around)
-        if node.finalbody is not None:
-            exits = self._suite(node.finalbody.body, exits or raised, around)
-        return exits
-
-    def _expression(self, node: cst.CSTNode, preds: list[Event]) -> list[Event]:
-        """The events of a simple statement or an expression, the arguments of a call before the call."""
-        for inner in _effective(self.source, node):
-            preds = self._act(inner, preds)
-        return preds
-
-    def _act(self, node: cst.CSTNode, preds: list[Event]) -> list[Event]:
-        if isinstance(node, cst.Call):
-            callee = local_function(self.source, node)
-            if (
-                callee is not None
-                and callee not in self.active
-                and len(self.active) < DEPTH
-                and callee is not self.function
-            ):
-                return self._inlined(node, callee, preds)
-            for closure in _closures(self.source, node):
-                if closure not in self.active and closure is not self.function:
-                    preds = self._inlined(node, closure, preds)
-        found = _acts(self.source).get(node)
-        if found is None:
-            return preds
-        at = self.call or node
-        event = Event(found.kind, node, at, found, self.facts | facts(self.source, node, self.renamed, self.call))
-        _link(preds, event)
-        self.events.append(event)
-        return [event]
-
-    def _inlined(self, call: cst.Call, callee: cst.FunctionDef, preds: list[Event]) -> list[Event]:
-        outer = self.call, self.facts, self.renamed
-        self.facts = self.facts | facts(self.source, call, self.renamed, self.call)
-        self.renamed = arguments(self.source, call, callee) if self.call is None else {}
-        self.call = self.call or call
-        self.active.append(callee)
-        around = _Around([], None, [])
-        exits = self._suite(callee.body, preds, around) + around.returns
-        self.active.pop()
-        self.call, self.facts, self.renamed = outer
-        return exits
-
-
-def _link(preds: list[Event], event: Event) -> None:
-    for pred in preds:
-        if event not in pred.after:
-            pred.after.append(event)
-            event.before.append(pred)
-
-
-# compared by identity: `isinstance` on LibCST's abstract classes is ten times as slow
-_CLOSED = frozenset({cst.FunctionDef, cst.Lambda, cst.ClassDef})
-_EFFECTIVE = frozenset({cst.Call, cst.Assign, cst.AugAssign})
+    return isinstance(node, cst.Call) and (called(source, node) is not None or any(closures(source, node)))
 
 
 def _evaluated(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
@@ -325,41 +337,3 @@ def _evaluated(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
             if type(top) in _EFFECTIVE:
                 stack.append((top, True))
             stack.extend((child, False) for child in reversed(children(top)))
-
-
-@memo
-def local_function(source: Source, call: cst.Call) -> cst.FunctionDef | None:
-    """The function of this file that a call runs, where that is plain: by its name, or a method by `self.`."""
-    match call.func:
-        case cst.Name() as name:
-            bindings = source.bindings(name)
-            if len(bindings) == 1 and isinstance(bindings[0].node, cst.FunctionDef):
-                return _ordinary(source, bindings[0].node)
-        case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=method)):
-            owner = source.enclosing(call, cst.ClassDef)
-            if owner is not None:
-                bindings = source.names.scopes[owner].bindings.get(method, [])
-                if len(bindings) == 1 and isinstance(bindings[0].node, cst.FunctionDef):
-                    return _ordinary(source, bindings[0].node)
-    return None
-
-
-def _ordinary(source: Source, function: cst.FunctionDef) -> cst.FunctionDef | None:
-    """None for generators, whose body does not run when they are called."""
-    return None if function in _generators(source) else function
-
-
-@memo
-def _generators(source: Source) -> frozenset[cst.FunctionDef | None]:
-    return frozenset(source.function(node) for node in source.nodes(cst.Yield))
-
-
-def _closures(source: Source, call: cst.Call) -> Iterator[cst.FunctionDef]:
-    """Local functions that are handed to `step(closure)`, which calls them first."""
-    match call.func:
-        case cst.Attribute(attr=cst.Name("step")):
-            for arg in call.args:
-                if isinstance(arg.value, cst.Name):
-                    for binding in source.bindings(arg.value):
-                        if isinstance(binding.node, cst.FunctionDef):
-                            yield binding.node

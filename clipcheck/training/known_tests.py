@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 import libcst as cst
@@ -13,7 +13,7 @@ from clipcheck.training.guards import branches, loops
 
 
 def facts(
-    source: Source, node: cst.CSTNode, renamed: dict[str, str], call: cst.Call | None
+    source: Source, node: cst.CSTNode, renamed: Mapping[str, str], call: cst.Call | None
 ) -> frozenset[tuple[str, bool]]:
     """The outcomes of the tests around `node` in its function, in the words of the caller where `call` led there."""
     found: set[tuple[str, bool]] = set()
@@ -28,21 +28,6 @@ def facts(
 
 
 _NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
-
-
-def arguments(source: Source, call: cst.Call, callee: cst.FunctionDef) -> dict[str, str]:
-    """How a call spells the parameters that it gives as names or attributes."""
-    names = [param.name.value for param in callee.params.params]
-    if isinstance(call.func, cst.Attribute):
-        names = names[1:]  # self
-    given: dict[str, str] = {}
-    for position, arg in enumerate(call.args):
-        if arg.star:
-            break
-        name = arg.keyword.value if arg.keyword else names[position] if position < len(names) else ""
-        if name and isinstance(arg.value, (cst.Name, cst.Attribute)):
-            given[name] = source.spelled(arg.value)
-    return given
 
 
 Told: TypeAlias = "tuple[tuple[str, bool], ...]"
