@@ -1,50 +1,23 @@
-"""Gradient accumulation: what runs for every micro-batch although the optimizer steps once in several."""
+"""Move what prepares the gradients (unscale, clip) from every micro-batch to under the accumulation guard, above the step."""
 
 from __future__ import annotations
 
 import libcst as cst
 
 from clipcheck.fixes.move import moved, names_settled, stands_alone
+from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source, Statement
 from clipcheck.rule import Fix, Safety
 from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, Flow
-from clipcheck.training.guards import accumulation_guard, loops
+from clipcheck.training.guards import accumulation_guard
+from clipcheck.training.microbatches import guarded_step
 
 TITLE = "Move under the accumulation guard, above the step"
 
 
-def guarded_step(source: Source, event: Event) -> Event | None:
-    """The step that uses what `event` did to each of several micro-batches, None where they go one to one.
-
-    All steps that can follow stand under a test that counts steps, `event` does not, and where the test fails another
-    backward adds to the same gradients.
-    """
-    inside = loops(source, event.at)
-    innermost = inside[0] if inside else None
-    if accumulation_guard(source, event.at, innermost) is not None:
-        return None
-    later = event.first_after(EventKind.STEP, EventKind.BACKWARD, EventKind.ZERO_GRAD, EventKind.UNKNOWN)
-    steps = [other for other in later if other.kind is EventKind.STEP]
-    rest = {other.kind for other in later} - {EventKind.STEP}
-    if (
-        not steps
-        or not rest <= {EventKind.BACKWARD, EventKind.END}
-        or (innermost is not None and EventKind.BACKWARD not in rest)
-    ):
-        return None
-    if innermost is None and EventKind.END not in rest:
-        return None
-    earlier = event.first_before(EventKind.BACKWARD, EventKind.STEP, EventKind.ZERO_GRAD, EventKind.UNKNOWN)
-    if any(other.kind is not EventKind.BACKWARD or loops(source, other.at) != inside for other in earlier):
-        return None
-    if any(other.at is event.at or accumulation_guard(source, other.at, innermost) is None for other in steps):
-        return None
-    return steps[0]
-
-
 def into_guard(source: Source, flow: Flow, event: Event, step: Event) -> Fix | None:
-    """Move the statements that prepare the gradients (unscale, clip) from before the guard to right above the step.
+    """Move the statements that prepare the gradients for a guarded step from before the guard to right above the step.
 
     Several findings in one block get the same fix: moved apart, a clip would come to stand before its unscale.
     """
@@ -54,26 +27,33 @@ def into_guard(source: Source, flow: Flow, event: Event, step: Event) -> Fix | N
     target = _first_use(source, flow, guard) if guard is not None else None
     if guard is None or target is None or not stands_alone(source, target):
         return None
-    block = source.siblings(guard)[0]
+    carried = _prepares(source, flow, step, source.siblings(guard)[0])
+    if not carried or not all(_may_move(source, statement, guard, target) for statement in carried):
+        return None
+    edits = moved(source, carried, target)
+    return None if edits is None else Fix(TITLE, Safety.UNSAFE, edits)
+
+
+def _prepares(source: Source, flow: Flow, step: Event, block: list[Statement]) -> list[Statement] | None:
+    """The statements of `block` that unscale or clip for this step; None where one of them cannot be moved alone."""
     carried: list[Statement] = []
-    for other in flow.of(EventKind.UNSCALE, EventKind.CLIP):
-        if other.is_called or guarded_step(source, other) is not step:
+    for event in flow.of(EventKind.UNSCALE, EventKind.CLIP):
+        if event.is_called or guarded_step(source, event) is not step:
             continue
-        statement = _in_block(source, other.node, block)
+        statement = _in_block(source, event.node, block)
         if statement is None:
             return None
         if statement not in carried:
             carried.append(statement)
-    start = source.span(guard)[0]
-    for statement in carried:
-        if not names_settled(source, statement, source.span(statement)[1], source.span(target)[0]):
-            return None
-        if _is_read_elsewhere(source, statement, guard):
-            return None
-        if source.span(statement)[0] > start:
-            return None
-    edits = moved(source, carried, target) if carried else None
-    return None if edits is None else Fix(TITLE, Safety.UNSAFE, edits)
+    return carried
+
+
+def _may_move(source: Source, statement: Statement, guard: cst.If, target: Statement) -> bool:
+    """Whether a statement stands before the guard, reads the same above `target`, and is not missed where it stood."""
+    start, end = source.span(statement)
+    if start > source.span(guard)[0] or not names_settled(source, statement, end, source.span(target)[0]):
+        return False
+    return not _is_read_outside(source, statement, guard)
 
 
 def _first_use(source: Source, flow: Flow, guard: cst.If) -> Statement | None:
@@ -98,14 +78,12 @@ def _in_block(source: Source, node: cst.CSTNode, block: list[Statement]) -> Stat
     return next(other for other in block if other is statement)
 
 
-def _is_read_elsewhere(source: Source, statement: Statement, guard: cst.If) -> bool:
+def _is_read_outside(source: Source, statement: Statement, guard: cst.If) -> bool:
     """Whether a name that the statement binds is read outside of the guard's body, where it might then be unbound."""
-    start, stop = source.span(guard.body)
-    bound = [
-        node
-        for node in source.walk(statement)
-        if isinstance(node, cst.Name)
-        and any(binding.node is node for binding in source.scope(node).bindings.get(node.value, []))
-    ]
-    uses = (use for node in bound for use in source.names.uses(source.scope(node), node.value))
-    return any(not start <= source.span(use)[0] < stop for use in uses)
+    bound = (node for node in source.walk(statement) if isinstance(node, cst.Name) and _binds(source, node))
+    uses = (use for name in bound for use in source.names.uses(source.scope(name), name.value))
+    return any(not contains(source, guard.body, use) for use in uses)
+
+
+def _binds(source: Source, name: cst.Name) -> bool:
+    return any(binding.node is name for binding in source.scope(name).bindings.get(name.value, []))

@@ -23,7 +23,6 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.fixes.into_guard import guarded_step
 from clipcheck.fixes.move import moved, stands_alone
 from clipcheck.fixes.verbs import insert_line_before
 from clipcheck.python.source import Source
@@ -31,6 +30,7 @@ from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
 from clipcheck.training.clips import bound
 from clipcheck.training.flows import Event, flows
+from clipcheck.training.microbatches import guarded_step
 from clipcheck.training.parameters import assigned, last_name
 
 TITLE = "Unscale the gradients before the clip"

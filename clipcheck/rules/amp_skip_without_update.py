@@ -19,12 +19,12 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.fixes.into_guard import guarded_step
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, flows
 from clipcheck.training.guards import loops
+from clipcheck.training.microbatches import guarded_step
 
 BY_HAND = "call `scaler.update()` before the `continue`"
 

@@ -19,11 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clipcheck.fixes.into_guard import guarded_step, into_guard
+from clipcheck.fixes.into_guard import into_guard
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import flows
+from clipcheck.training.microbatches import guarded_step
 
 BY_HAND = "unscale once, right before the clip and the step"
 

@@ -23,12 +23,13 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.fixes.into_guard import guarded_step, into_guard
+from clipcheck.fixes.into_guard import into_guard
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, Flow, flows
 from clipcheck.training.guards import accumulation_guard
+from clipcheck.training.microbatches import guarded_step
 from clipcheck.training.parameters import belong
 
 BY_HAND = "clip once, right before the step"

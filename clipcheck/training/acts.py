@@ -10,7 +10,7 @@ import libcst as cst
 from clipcheck.gradients.gradient import is_in_place
 from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
-from clipcheck.training.clips import clips
+from clipcheck.training.clips import Clip, clips
 from clipcheck.training.parameters import assigned, is_optimizer, is_scaler, last_name
 
 
@@ -66,7 +66,13 @@ def _act(source: Source, node: cst.CSTNode) -> Act | None:
 
 
 def _torch_clip(source: Source, node: cst.Call) -> Act | None:
-    return next((Act(EventKind.CLIP, node, clip.parameters) for clip in clips(source) if clip.call is node), None)
+    clip = _torch_clips(source).get(node)
+    return None if clip is None else Act(EventKind.CLIP, node, clip.parameters)
+
+
+@memo
+def _torch_clips(source: Source) -> dict[cst.CSTNode, Clip]:
+    return {clip.call: clip for clip in clips(source)}
 
 
 def _call(source: Source, node: cst.Call) -> Act | None:
