@@ -209,9 +209,3 @@ def _mentions(source: Source, node: cst.CSTNode, names: set[str]) -> bool:
         isinstance(inner, (cst.Name, cst.Attribute, cst.Subscript)) and source.code(inner) in names
         for inner in source.walk(node)
     )
-
-
-def is_in_optimizer(source: Source, node: cst.CSTNode) -> bool:
-    """Whether code belongs to an optimizer's own step."""
-    inside = source.enclosing(node, cst.ClassDef)
-    return inside is not None and any("optim" in source.code(base.value).lower() for base in inside.bases)

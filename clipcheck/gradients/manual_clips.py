@@ -6,9 +6,10 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import libcst as cst
 
-from clipcheck.gradients.accumulations import accumulations, is_in_optimizer
+from clipcheck.gradients.accumulations import accumulations
 from clipcheck.gradients.framework import framework
 from clipcheck.gradients.gradient import Gradient, gradient
+from clipcheck.gradients.optimizers import is_in_optimizer
 from clipcheck.gradients.powers import power
 from clipcheck.gradients.totals import total
 from clipcheck.python.assignments import assigned_value, assigned_values

@@ -172,6 +172,18 @@ def dotted(node: cst.CSTNode) -> str:
     return ""
 
 
+def last_name(node: cst.CSTNode) -> str:
+    """The identifier that says what an expression is: `self.optimizers["g"]` is `optimizers`."""
+    match node:
+        case cst.Name(value=value):
+            return value
+        case cst.Attribute(attr=cst.Name(value=value)):
+            return value
+        case cst.Subscript(value=inner) | cst.Call(func=inner) | cst.Await(expression=inner):
+            return last_name(inner)
+    return ""
+
+
 def canonical(path: str) -> str:
     """One spelling for each function that torch offers under several paths."""
     return path.replace("torch.nn.utils.clip_grad.", "torch.nn.utils.")

@@ -23,13 +23,14 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.fixes.verbs import replace
+from clipcheck.python.names import last_name
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
 from clipcheck.training.clips import Clip, clips
 from clipcheck.training.flows import Event, flows
 from clipcheck.training.guards import branches
-from clipcheck.training.parameters import assigned, last_name
+from clipcheck.training.parameters import assigned
 
 BY_HAND = "call the accelerator's method of that name"
 _SHARDED = re.compile(r"FSDP|FullyShardedDataParallel|deepspeed", re.IGNORECASE)

@@ -25,13 +25,14 @@ import libcst as cst
 
 from clipcheck.fixes.move import moved, stands_alone
 from clipcheck.fixes.verbs import insert_line_before
+from clipcheck.python.names import last_name
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
 from clipcheck.training.clips import bound
 from clipcheck.training.flows import Event, flows
 from clipcheck.training.microbatches import guarded_step
-from clipcheck.training.parameters import assigned, last_name
+from clipcheck.training.parameters import assigned
 
 TITLE = "Unscale the gradients before the clip"
 BY_HAND = "call `scaler.unscale_(optimizer)` before the clip"

@@ -21,12 +21,12 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.fixes.verbs import replace
+from clipcheck.python.names import last_name
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
 from clipcheck.training.clips import Clip, clips
 from clipcheck.training.flows import Event, flows
-from clipcheck.training.parameters import last_name
 
 BY_HAND = "call `fabric.clip_gradients(model, optimizer, max_norm=…)`"
 

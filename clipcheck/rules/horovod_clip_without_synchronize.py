@@ -22,11 +22,11 @@ import libcst as cst
 
 from clipcheck.fixes.move import stands_alone
 from clipcheck.fixes.verbs import indentation, insert_line_before, replace
+from clipcheck.python.names import last_name
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, flows
-from clipcheck.training.parameters import last_name
 
 BY_HAND = "call `optimizer.synchronize()` before the clip, and step under `optimizer.skip_synchronize()`"
 

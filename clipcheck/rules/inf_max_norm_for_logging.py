@@ -26,7 +26,7 @@ from clipcheck.python.literals import number
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.clips import Clip, clips
-from clipcheck.training.iterators import is_one_shot
+from clipcheck.training.one_shot import is_one_shot
 from clipcheck.training.parameters import is_plain
 
 MESSAGE = "writes to every gradient only to measure them, and one infinity makes all of them NaN"

@@ -19,10 +19,10 @@ from collections.abc import Iterator
 
 import libcst as cst
 
+from clipcheck.python.names import last_name
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 from clipcheck.training.classes import is_lightning_module
-from clipcheck.training.parameters import last_name
 
 MESSAGE = "raises when training starts: with manual optimization Lightning does not clip"
 BY_HAND = "call `self.clip_gradients(optimizer, gradient_clip_val=…)` in `training_step`"

@@ -20,9 +20,9 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.fixes.verbs import replace
+from clipcheck.gradients.optimizers import is_in_optimizer
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.training.classes import is_optimizer_subclass
 from clipcheck.training.clips import Clip, clips
 
 BY_HAND = "clip the parameters of all of them in one call"
@@ -31,7 +31,7 @@ BY_HAND = "clip the parameters of all of them in one call"
 def check(source: Source) -> Iterator[Hit]:
     for clip in clips(source):
         loop = _loop(source, clip) if clip.is_norm else None
-        if loop is not None and not is_optimizer_subclass(source, clip.call):
+        if loop is not None and not is_in_optimizer(source, clip.call):
             fix = _fix(source, clip, loop)
             message = "clips each group by its own norm: together they may exceed the limit"
             yield Hit(clip.call, message, fix, "" if fix else BY_HAND, ((loop, "the loop over the groups"),))

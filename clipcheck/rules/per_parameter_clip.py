@@ -21,12 +21,13 @@ from collections.abc import Iterator
 
 import libcst as cst
 
+from clipcheck.gradients.optimizers import is_in_optimizer
+from clipcheck.python.names import last_name
 from clipcheck.python.source import Source
 from clipcheck.python.words import words
 from clipcheck.rule import Edit, Fix, Hit, Safety
-from clipcheck.training.classes import is_optimizer_subclass
 from clipcheck.training.clips import Clip, clips
-from clipcheck.training.parameters import assigned, last_name
+from clipcheck.training.parameters import assigned
 
 TITLE = "Clip all parameters together"
 BY_HAND = "clip all parameters together, outside of the loop"
@@ -37,7 +38,7 @@ def check(source: Source) -> Iterator[Hit]:
     for clip in clips(source):
         if clip.is_norm and isinstance(clip.parameters, cst.Name):
             loop = _loop_over(source, clip.parameters)
-            if loop is not None and _is_shared(source, clip, loop) and not is_optimizer_subclass(source, clip.call):
+            if loop is not None and _is_shared(source, clip, loop) and not is_in_optimizer(source, clip.call):
                 message = "clips each parameter by its own norm: bounds no total, and turns the gradient's direction"
                 fix = _fix(source, clip, loop)
                 yield Hit(clip.call, message, fix, "" if fix else BY_HAND, ((loop, "the loop over the parameters"),))

@@ -22,11 +22,11 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.python.literals import number
+from clipcheck.python.names import last_name
 from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
 from clipcheck.rule import Hit
 from clipcheck.training.clips import bound, clips
-from clipcheck.training.parameters import last_name
 
 BY_HAND = "rename it, or use `min(norm, max_norm)`, the norm after clipping"
 

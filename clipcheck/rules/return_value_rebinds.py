@@ -19,11 +19,11 @@ from collections.abc import Iterator
 
 import libcst as cst
 
+from clipcheck.python.names import last_name
 from clipcheck.python.source import Source
 from clipcheck.python.words import words
 from clipcheck.rule import Edit, Fix, Hit, Safety
 from clipcheck.training.clips import clips
-from clipcheck.training.parameters import last_name
 
 BY_HAND = "call it without assigning the result"
 _NO_NORM = {"loss", "losses", "grads", "gradients", "params", "parameters", "model", "optimizer"}

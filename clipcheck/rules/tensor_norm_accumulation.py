@@ -25,7 +25,8 @@ import libcst as cst
 
 from clipcheck.fixes.loop_to_call import rewrite_loop
 from clipcheck.fixes.total_to_call import rewrite_total
-from clipcheck.gradients.accumulations import Accumulation, accumulations, is_in_optimizer, reduced
+from clipcheck.gradients.accumulations import Accumulation, accumulations, reduced
+from clipcheck.gradients.optimizers import is_in_optimizer
 from clipcheck.gradients.spelling import Refused
 from clipcheck.gradients.totals import differentiable, totals
 from clipcheck.python.source import Source

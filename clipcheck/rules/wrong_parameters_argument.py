@@ -21,11 +21,13 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.fixes.verbs import insert_after, replace
+from clipcheck.gradients.optimizers import is_optimizer_class
+from clipcheck.python.names import last_name
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety
 from clipcheck.training.classes import is_module_class
 from clipcheck.training.clips import clips
-from clipcheck.training.parameters import assigned, attribute_bindings, is_optimizer_class, last_name
+from clipcheck.training.parameters import assigned, attribute_bindings
 
 TITLE = "Pass the parameters"
 

@@ -8,10 +8,11 @@ from enum import Enum
 import libcst as cst
 
 from clipcheck.gradients.gradient import is_in_place
+from clipcheck.python.names import last_name
 from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
 from clipcheck.training.clips import Clip, clips
-from clipcheck.training.parameters import assigned, is_optimizer, is_scaler, last_name
+from clipcheck.training.parameters import assigned, is_optimizer, is_scaler
 
 
 class EventKind(Enum):

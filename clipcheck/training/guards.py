@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import libcst as cst
 
+from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source
 from clipcheck.python.words import words
 
@@ -39,6 +40,28 @@ def branches(source: Source, node: cst.CSTNode) -> Iterator[tuple[cst.If, bool]]
             case cst.FunctionDef() | cst.Lambda() | cst.ClassDef():
                 return
         inner = above
+
+
+def exclusive(source: Source, one: cst.CSTNode, other: cst.CSTNode) -> bool:
+    """Whether no run comes from `one` to `other`: in different branches of an `if`, or `one`'s branch leaves before it."""
+    mine = {id(branch): outcome for branch, outcome in branches(source, one)}
+    if any(mine.get(id(branch), outcome) != outcome for branch, outcome in branches(source, other)):
+        return True
+    return _leaves_before(source, one, other)
+
+
+def _leaves_before(source: Source, one: cst.CSTNode, other: cst.CSTNode) -> bool:
+    """Whether a branch around `one` ends with a jump, so that `other`, outside of it, is not reached from there."""
+    for branch, outcome in branches(source, one):
+        suite = branch.body if outcome else branch.orelse
+        if suite is None or contains(source, suite, other):
+            return False
+        match suite:
+            case cst.IndentedBlock(
+                body=[*_, cst.SimpleStatementLine(body=[*_, cst.Return() | cst.Raise() | cst.Continue()])]
+            ):
+                return True
+    return False
 
 
 def accumulation_guard(source: Source, node: cst.CSTNode, within: Loop | None = None) -> cst.If | None:

@@ -1,45 +1,25 @@
-"""One-shot iterators: where one is made, where it is used up, and which later use finds nothing in it.
+"""One-shot iterators that are used again: `model.parameters()`, `filter`, `map`, `chain` and generators give their items once.
 
-`model.parameters()`, `filter`, `map`, `chain` and generator expressions give their items once. A second loop over one
-runs zero times, and a function that is given it sees no parameters, without an error.
+A second loop over one runs zero times, and a function that is given it sees no parameters, without an error. So a clip of
+one clips nothing where an earlier use took everything, or where it is the same iterator in each iteration or each call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import libcst as cst
 
+from clipcheck.python.names import Binding, Scope, last_name
+from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source
-from clipcheck.python.words import words
-from clipcheck.training.clips import torch_calls
-from clipcheck.training.guards import branches, loops
-from clipcheck.training.parameters import attribute_bindings, is_optimizer_class, last_name
+from clipcheck.training.guards import exclusive, loops
+from clipcheck.training.one_shot import WRAPS, drains, is_one_shot
+from clipcheck.training.parameters import attribute_bindings
 
-_ONE_SHOT = {
-    "builtins.filter",
-    "builtins.map",
-    "builtins.zip",
-    "builtins.iter",
-    "builtins.reversed",
-    "builtins.enumerate",
-    "itertools.chain",
-    "itertools.chain.from_iterable",
-    "itertools.islice",
-    "itertools.starmap",
-    "itertools.compress",
-    "itertools.filterfalse",
-    "itertools.takewhile",
-}
-_PARAMETERS = {"parameters", "named_parameters", "buffers"}
-# Calls that go through the whole of an iterator that they are given.
-_DRAINS = {
-    f"builtins.{name}"
-    for name in ("list", "tuple", "set", "sorted", "sum", "any", "all", "max", "min", "dict", "frozenset")
-} | {"torch.nn.utils.parameters_to_vector"}
-# Calls that wrap an iterator: what drains the result drains the iterator, too.
-_WRAPS = {"filter", "map", "chain", "zip", "enumerate", "iter", "islice"}
+# Methods that run once for an object: what they find in an attribute, they find the first time.
+_RUN_ONCE = ("__init__", "setup", "build")
 
 
 class Spent(NamedTuple):
@@ -56,29 +36,11 @@ class Spent(NamedTuple):
     calls: bool = False  # the use is in a method that runs again and again
 
 
-def is_one_shot(source: Source, node: cst.BaseExpression | None) -> bool:
-    """Whether an expression makes an iterator that gives its items once."""
-    match node:
-        case cst.GeneratorExp():
-            return True
-        case cst.Call(func=cst.Attribute(value=owner, attr=cst.Name(value=method))) if method in _PARAMETERS:
-            return not _gives_a_list(source, owner, method)
-        case cst.Call(func=func):
-            return source.qualified(func) in _ONE_SHOT
-    return False
+class _Making(NamedTuple):
+    """An assignment of a one-shot iterator to a variable: where it stands, and the expression that makes the iterator."""
 
-
-def _gives_a_list(source: Source, owner: cst.BaseExpression, method: str) -> bool:
-    """Whether a class of this file that is no plain module defines that method: it may well return a list."""
-    match owner:
-        case cst.Name("self"):
-            holder = source.enclosing(owner, cst.ClassDef)
-            return holder is not None and bool(source.names.scopes[holder].bindings.get(method))
-        case cst.Call(func=cst.Name("super")):
-            return False
-    return any(
-        isinstance(scope.node, cst.ClassDef) and method in scope.bindings for scope in source.names.scopes.values()
-    )
+    place: cst.CSTNode
+    made: cst.BaseExpression
 
 
 def spent(source: Source, use: cst.BaseExpression) -> Spent | None:
@@ -89,64 +51,36 @@ def spent(source: Source, use: cst.BaseExpression) -> Spent | None:
         case cst.Attribute(value=cst.Name("self")):
             return _spent_attribute(source, use)
         case cst.Call(args=[*_, cst.Arg(value=(cst.Name() | cst.Attribute()) as inner)], func=func) if (
-            last_name(func) in _WRAPS
+            last_name(func) in WRAPS
         ):
             found = spent(source, inner)
             return None if found is None else found._replace(use=use)
     return None
 
 
-# --- variables ------------------------------------------------------------------------------------------------------
-
-
-def _spent_name(source: Source, use: cst.Name) -> Spent | None:
-    owner = source.scope(use).owner(use.value)
-    if owner is None:
-        return None
-    bindings = owner.bindings[use.value]
-    inner = source.function(use)
-    here = owner is source.scope(use) or _function_of(source, bindings[0].node) is inner
-    if here:
-        reaching = [
-            b for b in bindings if source.rank(b.node) < source.rank(use) and not exclusive(source, b.node, use)
-        ]
-    else:
-        reaching = list(bindings)  # read in a function that is defined further in
-    if not reaching or any(b.kind != "assign" for b in reaching):
-        return None
-    made = reaching[-1]
-    value = _origin(source, made.value)
-    if value is None or not all(is_one_shot(source, _origin(source, b.value)) for b in reaching):
-        return None
-    for other in source.names.uses(owner, use.value):
-        if other is use or source.rank(other) < source.rank(made.node) or exclusive(source, other, use):
-            continue
-        if here and source.rank(other) > source.rank(use):
-            continue
-        if _function_of(source, other) is not _function_of(source, made.node):
-            continue
+def _spent_before(
+    source: Source, use: cst.Name | cst.Attribute, making: _Making, earlier: Iterable[cst.BaseExpression]
+) -> Spent | None:
+    """The first of the earlier uses of the iterator that takes everything, on a way that leads to `use`."""
+    for other in earlier:
         drain = drains(source, other)
-        if drain is not None and not _within(source, use, drain):
-            return Spent(use, value, use.value, drain, again=False)
-    around = loops(source, use)
-    repeated = [loop for loop in around if not _within(source, made.node, loop)] if here else []
-    fresh = any(_within(source, b.node, loop) for b in bindings for loop in repeated)
-    if repeated and not fresh and not _leaves(source, use, repeated[0]):
-        return Spent(use, value, use.value, use, again=True)
+        if drain is not None and not contains(source, drain, use) and not exclusive(source, other, use):
+            return Spent(use, making.made, source.code(use), drain, again=False)
     return None
 
 
-def _origin(source: Source, value: cst.BaseExpression | None, depth: int = 2) -> cst.BaseExpression | None:
-    """What a variable was assigned, through plain aliases."""
-    if isinstance(value, cst.Name) and depth:
-        bindings = source.bindings(value)
-        if len(bindings) == 1 and bindings[0].kind == "assign":
-            return _origin(source, bindings[0].value, depth - 1)
-    return value
+def _spent_by_itself(
+    source: Source, use: cst.Name | cst.Attribute, making: _Making, places: Sequence[cst.CSTNode]
+) -> Spent | None:
+    """The use in a loop that finds the same iterator each time; `places` are all that assign the variable."""
+    repeating = [loop for loop in loops(source, use) if not contains(source, loop, making.place)]
+    if not repeating or any(contains(source, loop, place) for place in places for loop in repeating):
+        return None
+    return None if _leaves(source, use) else Spent(use, making.made, source.code(use), use, again=True)
 
 
-def _leaves(source: Source, use: cst.CSTNode, loop: cst.CSTNode) -> bool:
-    """Whether the loop is left right behind the use, so that it runs once."""
+def _leaves(source: Source, use: cst.CSTNode) -> bool:
+    """Whether the loop around is left right after the use, so that it runs once."""
     block, index = source.siblings(source.statement(use))
     for statement in block[index + 1 :]:
         match statement:
@@ -155,75 +89,66 @@ def _leaves(source: Source, use: cst.CSTNode, loop: cst.CSTNode) -> bool:
     return False
 
 
-def drains(source: Source, use: cst.BaseExpression) -> cst.CSTNode | None:
-    """The call or loop that takes everything from the iterator at `use`, None where that is not certain."""
-    parent = source.parent(use)
-    match parent:
-        case cst.For(iter=iterable) if iterable is use:
-            return None if _breaks(source, parent) else parent
-        case cst.CompFor(iter=iterable) if iterable is use:
-            return source.enclosing(use, cst.GeneratorExp, cst.ListComp, cst.SetComp, cst.DictComp)
-        case cst.Arg():
-            call = source.parent(parent)
-            if isinstance(call, cst.Call) and call.func is not use:
-                return _draining_call(source, call, parent)
-        case cst.Element() | cst.StarredElement() | cst.DictElement():
-            # Adam([{"params": params, "lr": 0.1}])
-            call = source.enclosing(use, cst.Call)
-            if call is not None and is_optimizer_class(source, call.func):
-                return call
-    return None
+def _value(source: Source, value: cst.BaseExpression | None, depth: int = 2) -> cst.BaseExpression | None:
+    """What a variable was assigned, through plain aliases."""
+    if isinstance(value, cst.Name) and depth:
+        match source.bindings(value):
+            case [Binding(kind="assign", value=other)]:
+                return _value(source, other, depth - 1)
+    return value
 
 
-def _draining_call(source: Source, call: cst.Call, arg: cst.Arg) -> cst.CSTNode | None:
-    if is_optimizer_class(source, call.func) or _is_class_of_optimizers(last_name(call.func)):
-        return call if call.args[0] is arg or (arg.keyword and arg.keyword.value == "params") else None
-    if source.qualified(call.func) in _DRAINS or any(call is clip.call for clip in torch_calls(source)):
-        return call
-    if last_name(call.func) in ("clip_grad_norm_", "clip_grad_norm", "clip_grad_value_"):
-        return call
-    if last_name(call.func) in _WRAPS:
-        return drains(source, call)
-    return None
-
-
-def _is_class_of_optimizers(name: str) -> bool:
-    """Whether a name is that of a class chosen elsewhere: `optimizer_class`, `optim_cls`."""
-    parts = words(name)
-    return parts[-1:] in (("class",), ("cls",)) and any(part.startswith("optim") for part in parts)
-
-
-def _breaks(source: Source, loop: cst.For) -> bool:
-    return any(isinstance(node, (cst.Break, cst.Return)) for node in source.walk(loop.body))
-
-
-def exclusive(source: Source, one: cst.CSTNode, other: cst.CSTNode) -> bool:
-    """Whether two places stand in different branches of one `if`, or one leaves the function before the other."""
-    mine = {id(branch): outcome for branch, outcome in branches(source, one)}
-    return any(mine.get(id(branch), outcome) != outcome for branch, outcome in branches(source, other)) or any(
-        _returns(source, node, other) for node in (one,)
-    )
-
-
-def _returns(source: Source, one: cst.CSTNode, other: cst.CSTNode) -> bool:
-    """Whether the branch of `one` ends the function, so that `other`, outside of it, is not reached from there."""
-    for branch, outcome in branches(source, one):
-        suite = branch.body if outcome else branch.orelse
-        if suite is None or _within(source, other, suite):
-            return False
-        body = suite.body if isinstance(suite, cst.IndentedBlock) else ()
-        match list(body)[-1:]:
-            case [cst.SimpleStatementLine(body=[*_, cst.Return() | cst.Raise() | cst.Continue()])]:
-                return True
-    return False
-
-
-def _within(source: Source, node: cst.CSTNode, outer: cst.CSTNode) -> bool:
-    return node is outer or any(above is outer for above in source.ancestors(node))
+def _one_shot(source: Source, place: cst.CSTNode, value: cst.BaseExpression | None) -> _Making | None:
+    """The making of a one-shot iterator, if an assignment of `value` is one."""
+    made = _value(source, value)
+    return _Making(place, made) if made is not None and is_one_shot(source, made) else None
 
 
 def _function_of(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:
     return source.enclosing(node, cst.FunctionDef, cst.Lambda)
+
+
+# --- variables ------------------------------------------------------------------------------------------------------
+
+
+def _spent_name(source: Source, use: cst.Name) -> Spent | None:
+    scope = source.scope(use).owner(use.value)
+    if scope is None:
+        return None
+    bindings = scope.bindings[use.value]
+    here = scope is source.scope(use) or _function_of(source, bindings[0].node) is source.function(use)
+    making = _seen_from(source, use, bindings, here)
+    if making is None:
+        return None
+    earlier = _uses_since(source, use, scope, making, here)
+    found = _spent_before(source, use, making, earlier)
+    if found is not None or not here:
+        return found
+    return _spent_by_itself(source, use, making, [binding.node for binding in bindings])
+
+
+def _seen_from(source: Source, use: cst.Name, bindings: Sequence[Binding], here: bool) -> _Making | None:
+    """The last of the assignments that `use` can see, if they all make one-shot iterators.
+
+    A function that is defined further in sees all of them, `here` only those before it.
+    """
+    if here:
+        rank = source.rank(use)
+        bindings = [b for b in bindings if source.rank(b.node) < rank and not exclusive(source, b.node, use)]
+    values = ((b.node, b.value if b.kind == "assign" else None) for b in bindings)
+    makings = [_one_shot(source, place, value) for place, value in values]
+    return makings[-1] if makings and None not in makings else None
+
+
+def _uses_since(
+    source: Source, use: cst.Name, scope: Scope, making: _Making, here: bool
+) -> Iterator[cst.BaseExpression]:
+    """The other uses of the variable, after the making and in the same function; `here` up to `use`."""
+    home = _function_of(source, making.place)
+    for other in source.names.uses(scope, use.value):
+        late = source.rank(other) < source.rank(making.place) or (here and source.rank(other) > source.rank(use))
+        if other is not use and not late and _function_of(source, other) is home:
+            yield other
 
 
 # --- attributes -----------------------------------------------------------------------------------------------------
@@ -231,40 +156,48 @@ def _function_of(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:
 
 def _spent_attribute(source: Source, use: cst.Attribute) -> Spent | None:
     """`self.params = model.parameters()` in one method, used up in another, or by another."""
+    assigned = [(place, value, _one_shot(source, place, value)) for place, value in attribute_bindings(source, use)]
+    makings = [making for _, _, making in assigned if making is not None]
+    others = [value for _, value, making in assigned if making is None]
+    if not makings or any(_is_collection(source, value) for value in others):
+        return None
+    places = [place for place, _, _ in assigned]
     method = _function_of(source, use)
-    pairs = attribute_bindings(source, use)
-    made = [(target, value) for target, value in pairs if is_one_shot(source, _origin(source, value))]
-    others = [value for _, value in pairs if not is_one_shot(source, _origin(source, value))]
-    if not made or any(_is_collection(source, value) for value in others):
+    if any(_function_of(source, place) is method for place in places):
+        return _spent_in_method(source, use, makings, places)
+    return _spent_elsewhere(source, use, makings[-1]) or _spent_by_calls(source, use, makings[-1])
+
+
+def _spent_in_method(
+    source: Source, use: cst.Attribute, makings: Sequence[_Making], places: Sequence[cst.Attribute]
+) -> Spent | None:
+    """The attribute is assigned in the method that uses it: as with a variable."""
+    method, rank = _function_of(source, use), source.rank(use)
+    before = [place for place in places if _function_of(source, place) is method and source.rank(place) < rank]
+    making = next((one for one in makings if before and one.place is before[-1]), None)
+    if making is None or exclusive(source, making.place, use):
         return None
-    target, value = made[-1]
-    assert value is not None
-    value = _origin(source, value) or value
-    name = source.code(use)
-    if any(_function_of(source, place) is method for place, _ in pairs):
-        places = [p for p, _ in pairs if _function_of(source, p) is method and source.rank(p) < source.rank(use)]
-        if not places:
-            return None
-        fresh = places[-1]
-        if not any(fresh is place for place, _ in made) or exclusive(source, fresh, use):
-            return None
-        repeated = [loop for loop in loops(source, use) if not _within(source, fresh, loop)]
-        if repeated and not any(_within(source, p, loop) for p, _ in pairs for loop in repeated):
-            return Spent(use, value, name, use, again=True)
-        for other in _attribute_uses(source, use):
-            if source.rank(fresh) < source.rank(other) < source.rank(use) and _function_of(source, other) is method:
-                drain = drains(source, other)
-                if drain is not None and not _within(source, use, drain) and not exclusive(source, other, use):
-                    return Spent(use, value, name, drain, again=False)
+    since = source.rank(making.place)
+    earlier = (other for other in _uses_in(source, use, method) if since < source.rank(other) < rank)
+    return _spent_before(source, use, making, earlier) or _spent_by_itself(source, use, making, places)
+
+
+def _spent_elsewhere(source: Source, use: cst.Attribute, making: _Making) -> Spent | None:
+    """The method that makes the iterator uses it up."""
+    since = source.rank(making.place)
+    for other in _uses_in(source, use, _function_of(source, making.place)):
+        drain = drains(source, other) if source.rank(other) > since else None
+        if drain is not None:
+            return Spent(use, making.made, source.code(use), drain, again=False)
+    return None
+
+
+def _spent_by_calls(source: Source, use: cst.Attribute, making: _Making) -> Spent | None:
+    """The method that uses the iterator runs again and again."""
+    method = _function_of(source, use)
+    if isinstance(method, cst.FunctionDef) and method.name.value in _RUN_ONCE:
         return None
-    home = _function_of(source, target)
-    for other in _attribute_uses(source, use):
-        drain = drains(source, other)
-        if drain is not None and _function_of(source, other) is home and source.rank(other) > source.rank(target):
-            return Spent(use, value, name, drain, again=False)
-    if isinstance(method, cst.FunctionDef) and method.name.value in ("__init__", "setup", "build"):
-        return None
-    return Spent(use, value, name, use, again=True, calls=True)
+    return Spent(use, making.made, source.code(use), use, again=True, calls=True)
 
 
 def _is_collection(source: Source, value: cst.BaseExpression | None) -> bool:
@@ -277,11 +210,15 @@ def _is_collection(source: Source, value: cst.BaseExpression | None) -> bool:
     return True
 
 
-def _attribute_uses(source: Source, use: cst.Attribute) -> Iterator[cst.Attribute]:
+def _uses_in(source: Source, use: cst.Attribute, method: cst.CSTNode | None) -> Iterator[cst.Attribute]:
+    """The places in a method that read the attribute of the class around `use`."""
     owner = source.enclosing(use, cst.ClassDef)
     for node in source.nodes(cst.Attribute):
         match node:
-            case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=attr)) if attr == use.attr.value:
-                assigns = isinstance(source.parent(node), cst.AssignTarget)
-                if not assigns and source.enclosing(node, cst.ClassDef) is owner:
-                    yield node
+            case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=attr)) if (
+                attr == use.attr.value
+                and not isinstance(source.parent(node), cst.AssignTarget)
+                and source.enclosing(node, cst.ClassDef) is owner
+                and _function_of(source, node) is method
+            ):
+                yield node

@@ -4,37 +4,13 @@ from __future__ import annotations
 
 import libcst as cst
 
-from clipcheck.python.names import Binding, dotted
+from clipcheck.gradients.optimizers import is_optimizer_class
+from clipcheck.python.names import Binding, dotted, last_name
 from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
 
-_OPTIMIZER_CLASSES = frozenset(
-    "adadelta adagrad adam adamw adamax asgd lbfgs nadam radam rmsprop rprop sgd sparseadam adafactor lion lamb lars "
-    "fusedadam fusedlamb muon adabelief ranger shampoo sophia sophiag adamw8bit adam8bit prodigy novograd "
-    "pagedadamw8bit pagedadamw bertadam adahessian madgrad deepspeedcpuadam".split()
-)
 # Calls that hand their (first or only) iterable argument on.
 _THROUGH = frozenset("list tuple set iter reversed sorted chain from_iterable islice cast".split())
-
-
-def last_name(node: cst.CSTNode) -> str:
-    """The identifier that says what an expression is: `self.optimizers["g"]` is `optimizers`."""
-    match node:
-        case cst.Name(value=value):
-            return value
-        case cst.Attribute(attr=cst.Name(value=value)):
-            return value
-        case cst.Subscript(value=inner) | cst.Call(func=inner) | cst.Await(expression=inner):
-            return last_name(inner)
-    return ""
-
-
-def is_optimizer_class(source: Source, node: cst.CSTNode) -> bool:
-    """Whether calling `node` makes an optimizer of torch, or of one of the libraries that follow its conventions."""
-    origin = source.qualified(node) or ""
-    if origin.startswith("torch.optim."):
-        return not origin.startswith(("torch.optim.lr_scheduler", "torch.optim.swa_utils"))
-    return last_name(node).lower() in _OPTIMIZER_CLASSES
 
 
 def is_optimizer(source: Source, node: cst.CSTNode) -> bool:

@@ -1,0 +1,46 @@
+"""Which classes are optimizers, and whether code is part of one: it works on gradients with a right of its own."""
+
+from __future__ import annotations
+
+import libcst as cst
+
+from clipcheck.python.classes import bases
+from clipcheck.python.names import last_name
+from clipcheck.python.source import Source
+
+_CLASSES = frozenset(
+    "adadelta adagrad adam adamw adamax asgd lbfgs nadam radam rmsprop rprop sgd sparseadam adafactor lion lamb lars "
+    "fusedadam fusedlamb muon adabelief ranger shampoo sophia sophiag adamw8bit adam8bit prodigy novograd "
+    "pagedadamw8bit pagedadamw bertadam adahessian madgrad deepspeedcpuadam".split()
+)
+_NAMED_SO = ("Optimizer", "Adam", "AdamW", "SGD")
+_NO_OPTIMIZERS = {"lr_scheduler", "swa_utils"}  # of torch.optim
+
+
+def is_optimizer_class(source: Source, node: cst.BaseExpression) -> bool:
+    """Whether calling `node` makes an optimizer of torch, of a library that follows its conventions, or of this file."""
+    origin = source.qualified(node) or ""
+    if origin.startswith("torch.optim."):
+        return _is_optimizer(origin)
+    if last_name(node).lower() in _CLASSES:
+        return True
+    bindings = source.bindings(node) if isinstance(node, cst.Name) else []
+    return any(isinstance(b.node, cst.ClassDef) and _derives_from_optimizer(source, b.node) for b in bindings)
+
+
+def is_in_optimizer(source: Source, node: cst.CSTNode) -> bool:
+    """Whether code stands in a class that is an optimizer, by what it derives from."""
+    owner = source.enclosing(node, cst.ClassDef)
+    return owner is not None and _derives_from_optimizer(source, owner)
+
+
+def _derives_from_optimizer(source: Source, node: cst.ClassDef) -> bool:
+    return any(map(_is_optimizer, bases(source, node)))
+
+
+def _is_optimizer(path: str) -> bool:
+    """Whether a dotted path is that of an optimizer's class: by the module that it comes from, or by its name."""
+    *modules, name = path.split(".")
+    if "optim" in modules:
+        return not _NO_OPTIMIZERS & set(modules)
+    return name.lower() in _CLASSES or name.endswith(_NAMED_SO)
