@@ -133,12 +133,15 @@ def _effect(source: Source, statement: cst.CSTNode, bindings: tuple[Binding, ...
             return _JUMP
         case cst.SimpleStatementLine(body=parts):
             return _in_turn(_effects(source, parts, inside))
-        case cst.BaseSmallStatement():
-            return _Effect(inside, bool(inside))
         case cst.If():
             return _of_if(source, statement, inside)
-        case _ if not inside:
-            return _NONE
+        case cst.BaseSmallStatement():
+            return _Effect(inside, bool(inside))
+    return _of_compound(source, statement, inside) if inside else _NONE
+
+
+def _of_compound(source: Source, statement: cst.CSTNode, inside: tuple[Binding, ...]) -> _Effect:
+    match statement:
         case cst.FunctionDef() | cst.ClassDef():
             own = tuple(binding for binding in inside if binding.node is statement)
             return _Effect(own, bool(own))

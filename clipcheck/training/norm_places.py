@@ -30,24 +30,42 @@ class Norm(NamedTuple):
 
 
 def measured(source: Source) -> Iterator[Norm]:
+    """All norms of a program: those added up by hand first, then torch's and the runtime's."""
+    yield from _in_loops(source)
+    yield from _in_expressions(source)
+    for call in torch_calls(source):
+        yield from _by_torch(source, call)
+    yield from _by_runtime(source)
+
+
+def _in_loops(source: Source) -> Iterator[Norm]:
     for one in accumulations(source):
         if one.how == "add" and one.term.order.equals(one.term.exponent):
             yield Norm(one.statement, parameters_of(source, one.series), one.term.order)
+
+
+def _in_expressions(source: Source) -> Iterator[Norm]:
     for total in totals(source):
         if total.degree is not None and total.degree.is_one and total.kind != "numpy":
             names = parameters_of(source, total.series)
             yield Norm(total.node, names, total.term.order, total.node, total.kind == "float")
-    for call in torch_calls(source):
-        if call.function == "clip_grad_norm_" and number(source, call.limit) == math.inf and call.parameters:
-            yield Norm(
-                call.call, (plain(source, call.parameters),), order_of(source, call), *_valued(source, call.call)
-            )
-        tensors = call.arguments.get("tensors")
-        if call.function == "get_total_norm" and isinstance(tensors, (cst.ListComp, cst.GeneratorExp)):
+
+
+def _by_torch(source: Source, call: Clip) -> Iterator[Norm]:
+    """A clip that clips nothing, as it has no limit, or `get_total_norm` of a comprehension."""
+    names: tuple[str, ...] | None = None
+    match call.function, call.arguments.get("tensors"):
+        case "clip_grad_norm_", _ if number(source, call.limit) == math.inf and call.parameters:
+            names = (plain(source, call.parameters),)
+        case "get_total_norm", (cst.ListComp() | cst.GeneratorExp()) as tensors:
             element = gradient(source, tensors.elt)
             if element is not None:
-                found = Series(clauses(tensors.for_in), Power(element, TWO, ONE))
-                yield Norm(call.call, parameters_of(source, found), order_of(source, call), *_valued(source, call.call))
+                names = parameters_of(source, Series(clauses(tensors.for_in), Power(element, TWO, ONE)))
+    if names is not None:
+        yield Norm(call.call, names, order_of(source, call), *_valued(source, call.call))
+
+
+def _by_runtime(source: Source) -> Iterator[Norm]:
     for node in source.nodes(cst.Call):
         if source.qualified(node.func) == "clipcheck.runtime.grad_norm" and node.args:
             order = exponent_of(source, node.args[1].value) if len(node.args) > 1 else TWO

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import libcst as cst
 
 from clipcheck.gradients.optimizers import is_optimizer_class
@@ -62,23 +64,29 @@ def _attribute_assignments(
 ) -> dict[tuple[cst.ClassDef, str], list[tuple[cst.Attribute, cst.BaseExpression | None]]]:
     found: dict[tuple[cst.ClassDef, str], list[tuple[cst.Attribute, cst.BaseExpression | None]]] = {}
     for statement in source.nodes(cst.Assign, cst.AnnAssign, cst.AugAssign):
-        pairs: list[tuple[cst.CSTNode, cst.BaseExpression | None]] = []
-        match statement:
-            case cst.Assign(targets=targets, value=value):
-                pairs = [(target.target, value) for target in targets]
-            case cst.AnnAssign(target=target, value=value) if value is not None:
-                pairs = [(target, value)]
-            case cst.AugAssign(target=target):
-                pairs = [(target, None)]
-        for place, given in pairs:
-            parts = [element.value for element in place.elements] if isinstance(place, cst.Tuple) else [place]
-            for part in parts:
-                match part:
-                    case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=attr)):
-                        owner = source.enclosing(part, cst.ClassDef)
-                        if owner is not None:
-                            found.setdefault((owner, attr), []).append((part, given if part is place else None))
+        for place, value in _targets(statement):
+            match place:
+                case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=attr)):
+                    owner = source.enclosing(place, cst.ClassDef)
+                    if owner is not None:
+                        found.setdefault((owner, attr), []).append((place, value))
     return found
+
+
+def _targets(statement: cst.CSTNode) -> Iterator[tuple[cst.CSTNode, cst.BaseExpression | None]]:
+    """The places that a statement assigns, with what a place is given as a whole."""
+    match statement:
+        case cst.Assign(targets=targets, value=value):
+            for target in targets:
+                match target.target:
+                    case cst.Tuple(elements=elements) | cst.List(elements=elements):
+                        yield from ((element.value, None) for element in elements)
+                    case whole:
+                        yield whole, value
+        case cst.AnnAssign(target=target, value=value) if value is not None:
+            yield target, value
+        case cst.AugAssign(target=target):
+            yield target, None
 
 
 def attribute_bindings(source: Source, node: cst.Attribute) -> list[tuple[cst.Attribute, cst.BaseExpression | None]]:
@@ -90,42 +98,39 @@ def attribute_bindings(source: Source, node: cst.Attribute) -> list[tuple[cst.At
 def owners(source: Source, node: cst.CSTNode, depth: int = 4) -> frozenset[str] | None:
     """The modules (as spelled) whose parameters an expression holds, None where that is not plain."""
     match node:
-        case cst.Call(
-            func=cst.Attribute(value=module, attr=cst.Name("parameters" | "named_parameters")), args=args
-        ) if not args:
+        case cst.Call(func=cst.Attribute(value=module, attr=cst.Name("parameters" | "named_parameters")), args=[]):
             return frozenset({_unwrapped(source.spelled(module))})
-        case cst.Call(func=cst.Name("filter" | "map"), args=[_, cst.Arg(value=inner)]):
-            return owners(source, inner, depth)
-        case cst.Call(func=func, args=args) if last_name(func) in _THROUGH and args:
-            return _union(source, [arg.value for arg in args], depth)
-        case cst.List(elements=elements) | cst.Tuple(elements=elements):
-            return _union(source, [element.value for element in elements], depth)
-        case cst.StarredElement(value=inner):
-            return owners(source, inner, depth)
-        case cst.BinaryOperation(operator=cst.Add(), left=left, right=right):
-            return _union(source, [left, right], depth)
-        case cst.GeneratorExp(for_in=comp) | cst.ListComp(for_in=comp) if comp.inner_for_in is None:
-            return owners(source, comp.iter, depth)
-        case cst.Dict(elements=elements):
-            values = [
-                e.value
-                for e in elements
-                if isinstance(e, cst.DictElement)
-                and isinstance(e.key, cst.SimpleString)
-                and e.key.evaluated_value == "params"
-            ]
-            return _union(source, values, depth) if values else None
         case cst.Name() | cst.Attribute() if depth:
             value = assigned(source, node)
             return None if value is None else owners(source, value, depth - 1)
-    return None
+    found = [owners(source, part, depth) for part in _parts(node)]
+    known = [part for part in found if part is not None]
+    return frozenset().union(*known) if found and len(known) == len(found) else None
 
 
-def _union(source: Source, parts: list[cst.BaseExpression], depth: int) -> frozenset[str] | None:
-    found = [owners(source, part, depth) for part in parts]
-    if not found or any(part is None for part in found):
-        return None
-    return frozenset().union(*(part for part in found if part is not None))
+def _parts(node: cst.CSTNode) -> Sequence[cst.BaseExpression]:
+    """The expressions whose parameters another expression hands on; none where that is not plain."""
+    match node:
+        case cst.Call(func=cst.Name("filter" | "map"), args=[_, cst.Arg(value=inner)]):
+            return [inner]
+        case cst.Call(func=func, args=args) if last_name(func) in _THROUGH:
+            return [arg.value for arg in args]
+        case cst.List(elements=elements) | cst.Tuple(elements=elements):
+            return [element.value for element in elements]
+        case cst.BinaryOperation(operator=cst.Add(), left=left, right=right):
+            return [left, right]
+        case cst.GeneratorExp(for_in=comp) | cst.ListComp(for_in=comp) if comp.inner_for_in is None:
+            return [comp.iter]
+        case cst.Dict(elements=elements):
+            return [element.value for element in elements if _is_params(element)]
+    return []
+
+
+def _is_params(element: cst.BaseDictElement) -> bool:
+    match element:
+        case cst.DictElement(key=cst.SimpleString() as key):
+            return key.evaluated_value == "params"
+    return False
 
 
 def _unwrapped(module: str) -> str:
@@ -144,28 +149,29 @@ def belong(source: Source, parameters: cst.BaseExpression | None, optimizer: cst
     """Whether an optimizer steps (some of) these parameters; None where the file does not say."""
     if parameters is None:
         return None
-    mine = owners(source, parameters)
-    theirs = stepped(source, optimizer)
+    mine, theirs = owners(source, parameters), stepped(source, optimizer)
     if mine is not None and theirs is not None:
         if any(_within(a, b) or _within(b, a) for a in mine for b in theirs):
             return True
         # `model` in __init__ and `self.model` in a method may well be one
         comparable = _same_scope(source, parameters, optimizer) or all(a.startswith("self.") for a in mine | theirs)
         return False if comparable else None
+    if _is_given(source, parameters, optimizer):
+        return True
+    names = mine or {source.spelled(parameters)}
+    labels = {_label(name) for name in names} - {""}
+    other = _label(last_name(optimizer))
+    return other in labels if labels and other else None
+
+
+def _is_given(source: Source, parameters: cst.BaseExpression, optimizer: cst.BaseExpression) -> bool:
+    """Whether the optimizer is made of the very expression, or the expression reads the optimizer's groups."""
     given = source.spelled(parameters)
     match assigned(source, optimizer):
-        case cst.Call(func=func, args=[first, *_]) if (
-            is_optimizer_class(source, func) and source.spelled(first.value) == given
-        ):
-            return True
-    if given.startswith(source.spelled(optimizer) + ".param_groups"):
-        return True
-    for names in (mine or frozenset({given}),):
-        suffixes = {_label(name) for name in names} - {""}
-        other = _label(last_name(optimizer))
-        if suffixes and other:
-            return other in suffixes
-    return None
+        case cst.Call(func=func, args=[first, *_]) if is_optimizer_class(source, func):
+            if source.spelled(first.value) == given:
+                return True
+    return given.startswith(source.spelled(optimizer) + ".param_groups")
 
 
 def _same_scope(source: Source, parameters: cst.CSTNode, optimizer: cst.CSTNode) -> bool:
