@@ -53,10 +53,10 @@ def exclusive(source: Source, one: cst.CSTNode, other: cst.CSTNode) -> bool:
 def _leaves_before(source: Source, one: cst.CSTNode, other: cst.CSTNode) -> bool:
     """Whether a branch around `one` ends with a jump, so that `other`, outside of it, is not reached from there."""
     for branch, outcome in branches(source, one):
-        suite = branch.body if outcome else branch.orelse
-        if suite is None or contains(source, suite, other):
+        part = branch.body if outcome else branch.orelse
+        if part is None or contains(source, part, other):
             return False
-        match suite:
+        match part.body if isinstance(part, cst.Else) else part:
             case cst.IndentedBlock(
                 body=[*_, cst.SimpleStatementLine(body=[*_, cst.Return() | cst.Raise() | cst.Continue()])]
             ):

@@ -1,0 +1,250 @@
+"""What stands around a place: its loops, its branches, the guard that counts micro-batches; and which step comes of it."""
+
+from __future__ import annotations
+
+import textwrap
+
+import libcst as cst
+import pytest
+
+from clipcheck.python.source import Source
+from clipcheck.training.acts import EventKind
+from clipcheck.training.flows import Event, flow
+from clipcheck.training.guards import accumulation_guard, branches, exclusive, loops
+from clipcheck.training.known_tests import facts
+from clipcheck.training.microbatches import guarded_step
+
+
+def calls(source: Source, name: str) -> list[cst.Call]:
+    """The calls of a function, in source order."""
+    return [c for c in source.nodes(cst.Call) if isinstance(c.func, cst.Name) and c.func.value == name]
+
+
+def here(text: str) -> tuple[Source, cst.Call]:
+    """A program and its one call `here()`."""
+    source = Source(textwrap.dedent(text))
+    (call,) = calls(source, "here")
+    return source, call
+
+
+# --- loops and branches -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("here()", []),
+        ("for x in y:\n    pass\nhere()", []),
+        ("for x in here():\n    pass", []),
+        ("for x in y:\n    pass\nelse:\n    here()", []),
+        ("for x in y:\n    def f():\n        here()", []),
+        ("for x in y:\n    f = lambda: here()", []),
+        ("for x in y:\n    class A:\n        here()", []),
+        ("x = [here() for x in y]", []),
+        ("for x in y:\n    here()", [1]),
+        ("while x:\n    if y:\n        here()", [1]),
+        ("for x in y:\n    while x:\n        here()", [2, 1]),
+        ("while here():\n    pass", []),
+    ],
+)
+def test_the_loops_around_a_place(text: str, lines: list[int]) -> None:
+    source, call = here(text)
+    assert [source.line(loop) for loop in loops(source, call)] == lines
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("if x:\n    pass\nhere()", []),
+        ("if here():\n    pass", []),
+        ("if x:\n    def f():\n        here()", []),
+        ("while x:\n    here()", []),
+        ("if x:\n    here()", [("x", True)]),
+        ("if x:\n    pass\nelse:\n    here()", [("x", False)]),
+        ("if x:\n    pass\nelif y:\n    here()", [("y", True), ("x", False)]),
+        ("if x:\n    for z in y:\n        if z:\n            here()", [("z", True), ("x", True)]),
+    ],
+)
+def test_the_branches_around_a_place(text: str, expected: list[tuple[str, bool]]) -> None:
+    source, call = here(text)
+    assert [(source.code(branch.test), outcome) for branch, outcome in branches(source, call)] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("one()\nother()", False),
+        ("if x:\n    one()\n    other()", False),
+        ("if x:\n    one()\nother()", False),
+        ("if x:\n    one()\nif x:\n    other()", False),
+        ("one()\nif x:\n    other()\n    return", False),
+        ("if x:\n    one()\n    if y:\n        return\nother()", False),
+        ("if x:\n    one()\n    break\nother()", False),  # the loop may be around both
+        ("if x:\n    if y:\n        one()\n    other()\n    return", False),
+        ("if x:\n    one()\nelse:\n    other()", True),
+        ("if x:\n    one()\nelif y:\n    other()", True),
+        ("if x:\n    if y:\n        one()\nelse:\n    other()", True),
+        ("if x:\n    one()\n    return\nother()", True),
+        ("if x:\n    one()\n    raise E\nother()", True),
+        ("if x:\n    one()\n    continue\nother()", True),
+        ("if x:\n    pass\nelse:\n    one()\n    return 1\nother()", True),
+        ("if x:\n    if y:\n        one()\n    return\nother()", True),
+    ],
+)
+def test_places_of_which_no_run_comes_to_both(text: str, expected: bool) -> None:
+    source = Source("def f():\n    for i in n:\n" + textwrap.indent(text, "        "))
+    assert exclusive(source, calls(source, "one")[0], calls(source, "other")[0]) is expected
+
+
+# --- guards that count ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "here()",
+        "if x:\n    here()",
+        "if i > n:\n    here()",
+        "if '%d' % i:\n    here()",
+        "if i % n == 0:\n    pass\nelse:\n    here()",
+        "if i % n == 0:\n    pass\nhere()",
+        "if i % n == 0:\n    def f():\n        here()",
+        "last = count(i % n)\nif last:\n    here()",
+        "if gradients:\n    here()",
+    ],
+)
+def test_no_guard_that_counts(text: str) -> None:
+    source, call = here(text)
+    assert accumulation_guard(source, call) is None
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "(i + 1) % n == 0",
+        "i + 1 == total or i % n == 0",
+        "accumulated",
+        "i == accum_steps",
+        "accelerator.sync_gradients",
+        "sync_grads",
+        "last",
+        "is_last",
+    ],
+)
+def test_a_guard_that_counts(test: str) -> None:
+    source, call = here(f"last = i % n == 0\nis_last = last\nif {test}:\n    if x:\n        here()")
+    guard = accumulation_guard(source, call)
+    assert guard is not None
+    assert source.code(guard.test) == test
+
+
+def test_a_guard_outside_of_the_loop_does_not_count_its_iterations() -> None:
+    source, call = here("if epoch % 2 == 0:\n    for x in y:\n        here()")
+    (loop,) = loops(source, call)
+    assert accumulation_guard(source, call) is not None
+    assert accumulation_guard(source, call, loop) is None
+
+
+# --- tests whose outcome is known ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("here()", set()),
+        ("if check():\n    here()", set()),
+        ("if x[0]:\n    here()", set()),
+        ("if x + 1:\n    here()", set()),
+        ("for x in y:\n    if x:\n        here()", set()),  # another one in each iteration
+        ("for z in y:\n    x = z\n    if x:\n        here()", set()),
+        ("x = 0\nx += 1\nif x:\n    here()", set()),
+        ("if x or y:\n    here()", {("xory", True)}),
+        ("if x:\n    here()", {("x", True)}),
+        ("if not x:\n    here()", {("x", False)}),
+        ("if x:\n    pass\nelse:\n    here()", {("x", False)}),
+        ("if x and not y:\n    here()", {("x", True), ("y", False)}),
+        ("if x or y:\n    pass\nelse:\n    here()", {("x", False), ("y", False)}),
+        ("if x and y:\n    pass\nelse:\n    here()", {("xandy", False)}),
+        ("if a.scaler is not None:\n    here()", {("a.scaler is None", False)}),
+        ("if a.scaler is None:\n    here()", {("a.scaler is None", True)}),
+        ("if x:\n    if y:\n        here()", {("x", True), ("y", True)}),
+    ],
+)
+def test_what_is_known_from_the_tests_around_a_place(text: str, expected: set[tuple[str, bool]]) -> None:
+    source, call = here(text)
+    assert facts(source, call, {}, None) == expected
+
+
+@pytest.mark.parametrize(
+    ("test", "expected"),
+    [
+        ("own", set()),  # a name of the called function says nothing to the caller
+        ("scaler", {("args.scaler", True)}),
+        ("scaler.enabled", {("args.scaler.enabled", True)}),
+        ("scaler == other", set()),
+        ("self.amp", {("self.amp", True)}),
+    ],
+)
+def test_what_is_known_in_a_called_function_in_the_words_of_its_caller(
+    test: str, expected: set[tuple[str, bool]]
+) -> None:
+    source, call = here(f"def f(self, scaler, other):\n    own = scaler\n    if {test}:\n        here()")
+    renamed = {"scaler": "args.scaler", "other": "args.other"}
+    assert facts(source, call, renamed, call) == expected
+
+
+# --- micro-batches ----------------------------------------------------------------------------------------------------
+
+LINES = {
+    "B": "loss.backward()",
+    "C": "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
+    "S": "optimizer.step()",
+    "Z": "optimizer.zero_grad()",
+    "?": "engine.train_step(model)",
+    "G": "if i % n == 0:",
+}
+
+
+def step_of(text: str) -> Event | None:
+    """The guarded step of the one clip of a function, in whose body a letter stands for a line."""
+    lines = [line.replace(line.strip(), LINES.get(line.strip(), line.strip())) for line in text.split("\n")]
+    source = Source(
+        "import torch\ndef f(model, optimizer, loss, batches):\n" + textwrap.indent("\n".join(lines), "    ")
+    )
+    (clip,) = (found := flow(source, next(source.nodes(cst.FunctionDef)))).of(EventKind.CLIP)
+    step = guarded_step(source, clip)
+    assert step is None or step in found.of(EventKind.STEP)
+    return step
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "for i in batches:\n    B\n    C\n    S\n    Z",  # one step for each
+        "for i in batches:\n    B\n    G\n        C\n        S\n        Z",
+        "for i in batches:\n    B\n    C\n    if last:\n        S\n        Z",
+        "for i in batches:\n    B\n    C\n    Z\n    G\n        S",
+        "for i in batches:\n    B\n    C\n    ?\n    G\n        S",
+        "for i in batches:\n    ?\n    C\n    G\n        S\n        Z",
+        "for i in batches:\n    B\n    C\nG\n    S",  # the loop, not the guard, decides how many
+        "for i in batches:\n    for x in y:\n        B\n    C\n    G\n        S\n        Z",
+        "for i in batches:\n    C\n    G\n        S\n        Z",
+        "B\nC\nG\n    S\n    return\nB",
+        "G\n    for i in batches:\n        B\n        C\n        S",
+    ],
+)
+def test_a_clip_that_goes_with_its_step(text: str) -> None:
+    assert step_of(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "for i in batches:\n    B\n    C\n    G\n        S\n        Z",
+        "for i in batches:\n    B\n    if x:\n        C\n    G\n        S\n        Z",
+        "B\nC\nG\n    S\n    Z",  # the function is called for each micro-batch
+        "G\n    for i in batches:\n        B\n        C\n        G\n            S\n            Z",
+    ],
+)
+def test_a_clip_of_each_micro_batch_before_a_step_that_comes_once_in_several(text: str) -> None:
+    assert step_of(text) is not None
