@@ -9,7 +9,7 @@ import pytest
 
 from clipcheck.python.source import Source
 from clipcheck.training.calls import arguments, called, closures
-from clipcheck.training.parameters import belong, owners
+from clipcheck.training.parameters import belong, is_optimizer, owners
 
 
 def at(text: str, name: str = "g") -> tuple[Source, cst.Call]:
@@ -133,6 +133,34 @@ def test_whose_parameters_an_expression_holds(code: str, expected: set[str] | No
 
 
 @pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("model", False),
+        ("lr_optimizer", False),
+        ("scheduler", False),
+        ("warmup_optimizer", False),
+        ("ema_opt", False),
+        ("profiled_optimizer", False),
+        ("averaged", False),  # by what it was assigned
+        ("optimizer_schedule", False),
+        ("optimizer", True),
+        ("self.optim_g", True),
+        ("opts['g']", True),
+        ("adam", True),
+        ("plain", True),  # by what it was assigned
+        ("option", False),
+    ],
+)
+def test_what_is_an_optimizer(code: str, expected: bool) -> None:
+    source = Source(
+        "import torch\nplain = torch.optim.SGD(x)\naveraged = torch.optim.swa_utils.AveragedModel(x)\n"
+        f"optimizer_schedule = torch.optim.lr_scheduler.StepLR(x)\nsee({code})\n"
+    )
+    call = next(c for c in source.nodes(cst.Call) if source.code(c.func) == "see")
+    assert is_optimizer(source, call.args[0].value) is expected
+
+
+@pytest.mark.parametrize(
     ("parameters", "optimizer", "expected"),
     [
         ("x", "optimizer", None),
@@ -142,6 +170,9 @@ def test_whose_parameters_an_expression_holds(code: str, expected: set[str] | No
         ("self.m.parameters()", "optimizer", False),
         ("m.parameters()", "optimizer", True),
         ("m.part.parameters()", "optimizer", True),
+        ("m.parameters()", "of_part", True),
+        ("m.part.parameters()", "of_part", True),
+        ("m.partial.parameters()", "of_part", False),
         ("optimizer.param_groups[0]['params']", "optimizer", True),
         ("group", "by_group", True),
         ("net_g.parameters()", "optimizer_g", True),
@@ -150,7 +181,7 @@ def test_whose_parameters_an_expression_holds(code: str, expected: set[str] | No
 def test_whether_an_optimizer_steps_parameters(parameters: str, optimizer: str, expected: bool | None) -> None:
     source = Source(
         "import torch\ndef f(m, group):\n    optimizer = torch.optim.SGD(m.parameters())\n"
-        f"    by_group = torch.optim.SGD(group)\n    see({parameters}, {optimizer})\n"
+        f"    by_group = torch.optim.SGD(group)\n    of_part = torch.optim.SGD(m.part.parameters())\n    see({parameters}, {optimizer})\n"
     )
     call = next(c for c in source.nodes(cst.Call) if source.code(c.func) == "see")
     first, second = (arg.value for arg in call.args)

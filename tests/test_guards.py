@@ -111,6 +111,8 @@ def test_places_of_which_no_run_comes_to_both(text: str, expected: bool) -> None
         "if i % n == 0:\n    def f():\n        here()",
         "last = count(i % n)\nif last:\n    here()",
         "if gradients:\n    here()",
+        "for last in rounds % 2:\n    if last:\n        here()",
+        "last = 1\nlast += rounds % 2\nif last:\n    here()",
     ],
 )
 def test_no_guard_that_counts(text: str) -> None:

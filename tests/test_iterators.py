@@ -172,6 +172,7 @@ def test_what_is_reported() -> None:
     [
         ("model.parameters()", True),
         ("model.named_parameters()", True),
+        ("model.buffers()", True),
         ("super().parameters()", True),
         ("filter(f, x)", True),
         ("chain(a, b)", True),
@@ -187,6 +188,37 @@ def test_what_is_reported() -> None:
 def test_what_makes_a_one_shot_iterator(code: str, expected: bool) -> None:
     source = program(f"see({code})")
     assert is_one_shot(source, asked(source)) is expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("filter", "map", "zip", "iter", "reversed", "enumerate", "chain"),
+        *(f"itertools.{name}" for name in ("islice", "starmap", "compress", "filterfalse", "takewhile")),
+    ],
+)
+def test_functions_that_give_their_items_once(name: str) -> None:
+    source = program(f"see({name}(x))")
+    assert is_one_shot(source, asked(source))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("list", "tuple", "set", "sorted", "sum", "any", "all", "max", "min", "dict", "frozenset"),
+        *("torch.nn.utils.parameters_to_vector", "clip_grad_norm", "clip_grad_value_"),
+    ],
+)
+def test_functions_that_take_everything(name: str) -> None:
+    source = program(f"{name}(x)")
+    (call,) = source.nodes(cst.Call)
+    assert drains(source, call.args[0].value) is call
+
+
+def test_the_target_of_a_loop_takes_nothing() -> None:
+    source = program("for self.x in y:\n    pass")
+    (target,) = (node for node in source.nodes(cst.Attribute) if source.code(node) == "self.x")
+    assert drains(source, target) is None
 
 
 def test_a_method_of_this_file_may_return_a_list() -> None:

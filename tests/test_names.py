@@ -9,6 +9,7 @@ import tokenize
 import libcst as cst
 import pytest
 
+from clipcheck.python.names import dotted, last_name
 from clipcheck.python.source import Source
 
 
@@ -300,3 +301,22 @@ def test_the_nodes_around_a_node_come_innermost_first() -> None:
     kinds = [type(node).__name__ for node in source.ancestors(call)]
     assert kinds == ["Expr", "SimpleStatementLine", "IndentedBlock", "For", "IndentedBlock", "FunctionDef", "Module"]
     assert source.parent(source.module) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "whole", "last"),
+    [
+        ("a", "a", "a"),
+        ("a.b.c", "a.b.c", "c"),
+        ("a['k']", "", "a"),
+        ("a.b['k'][0]", "", "b"),
+        ("a.b()", "", "b"),
+        ("await a.b", "", "b"),
+        ("a().b", "", "b"),
+        ("1", "", ""),
+        ("a + b", "", ""),
+    ],
+)
+def test_the_dotted_name_and_the_last_word_of_an_expression(code: str, whole: str, last: str) -> None:
+    node = cst.parse_expression(code)
+    assert (dotted(node), last_name(node)) == (whole, last)

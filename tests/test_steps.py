@@ -80,6 +80,8 @@ def fixed(text: str, code: str) -> str:
         ("p.grad = p.grad / scale", "edit"),
         ("engine.train_step(model)", "unknown"),
         ("prepare(optimizer)", "unknown"),
+        ("prepare(self.optimizer)", "unknown"),
+        ("prepare(scaler)", "unknown"),
         ("thing.step()", "unknown"),
     ],
 )

@@ -97,7 +97,7 @@ def _before(source: Source, parent: cst.CSTNode, child: cst.CSTNode, bindings: t
             return _Effect(_within(source, body, bindings))  # left by an earlier iteration
         case cst.For(orelse=orelse) | cst.While(orelse=orelse) if child is orelse:
             return _Effect(_beside(source, orelse, parent, bindings))
-        case cst.Try(body=body, finalbody=final) | cst.TryStar(body=body, finalbody=final) if child is not body:
+        case cst.Try(body=body, finalbody=final) | cst.TryStar(body=body, finalbody=final):
             # an error may strike anywhere in the body; `finally` follows each of the other parts
             return _Effect(_beside(source, child, parent if child is final else body, bindings))
         case cst.With(body=body) | cst.ExceptHandler(body=body) | cst.MatchCase(body=body) if child is body:
