@@ -162,6 +162,7 @@ def test_a_guard_outside_of_the_loop_does_not_count_its_iterations() -> None:
         ("x = 0\nx += 1\nif x:\n    here()", set()),
         ("if x or y:\n    here()", {("xory", True)}),
         ("if x:\n    here()", {("x", True)}),
+        ("x = get()\nif x:\n    here()", {("x", True)}),
         ("if not x:\n    here()", {("x", False)}),
         ("if x:\n    pass\nelse:\n    here()", {("x", False)}),
         ("if x and not y:\n    here()", {("x", True), ("y", False)}),
@@ -193,6 +194,22 @@ def test_what_is_known_in_a_called_function_in_the_words_of_its_caller(
     source, call = here(f"def f(self, scaler, other):\n    own = scaler\n    if {test}:\n        here()")
     renamed = {"scaler": "args.scaler", "other": "args.other"}
     assert facts(source, call, renamed, call) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("check()", set()),
+        ("not args.x", set()),
+        ("*args", set()),
+        ("args.x", {("args.x", True)}),
+        ("x=own", {("own", True)}),
+    ],
+)
+def test_a_parameter_is_known_by_the_name_that_it_is_given(given: str, expected: set[tuple[str, bool]]) -> None:
+    source = Source(f"def f(model):\n    g({given})\ndef g(x):\n    if x:\n        optimizer.step()\n")
+    (step,) = flow(source, next(source.nodes(cst.FunctionDef))).events
+    assert step.facts == expected
 
 
 # --- micro-batches ----------------------------------------------------------------------------------------------------

@@ -82,6 +82,7 @@ def fixed(text: str, code: str) -> str:
         ("prepare(optimizer)", "unknown"),
         ("prepare(self.optimizer)", "unknown"),
         ("prepare(scaler)", "unknown"),
+        ("training_round(model)", "unknown"),
         ("thing.step()", "unknown"),
     ],
 )
@@ -110,6 +111,25 @@ def test_a_line_that_does_not_concern_the_gradients(line: str) -> None:
     source = Source(IMPORTS + f"def f(model, optimizer):\n    {line}\n")
     assert flow_of(source, "f").events == []
     assert [list(flows(source, kind)) for kind in EventKind] == [[] for _ in EventKind]
+
+
+@pytest.mark.parametrize(
+    ("line", "wrapper"),
+    [
+        ("optimizer.step()", ""),
+        ("clip_grad_norm_(model.parameters(), 1.0)", ""),
+        ("loss.backward()", ""),
+        ("engine.step()", "engine"),
+        ("xm.optimizer_step(optimizer)", "xm"),
+        ("accelerator.backward(loss)", "accelerator"),
+        ("accelerator.clip_grad_norm_(model.parameters(), 1.0)", "accelerator"),
+        ("fabric.clip_gradients(model, optimizer, max_norm=1.0)", "fabric"),
+        ("model.clip_grad_norm_(1.0)", "own"),
+    ],
+)
+def test_the_object_that_a_line_goes_through(line: str, wrapper: str) -> None:
+    (event,) = events(line)
+    assert event.wrapper == wrapper
 
 
 # --- the order of events --------------------------------------------------------------------------------------------
