@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from lsprotocol import types as lsp
 from pygls.lsp.client import LanguageClient
 
 from clipcheck.editor.server import server
+from clipcheck.editor.texts import Text
 
 BEFORE = """\
 import torch
@@ -470,16 +472,16 @@ def test_a_fault_in_the_settings_is_shown_once(tmp_path: Path) -> None:
 # --- faults -------------------------------------------------------------------------------------------------------------
 
 FAULTY = """
-from clipcheck.editor import server
+from clipcheck.editor import looks, server
 
-check_text = server.check_text
+check_text = looks.check_text
 
 def faulty(path, text, *rest):
     if "explode" in text:
         raise MemoryError("too much")
     return check_text(path, text, *rest)
 
-server.check_text = faulty
+looks.check_text = faulty
 server.main()
 """
 
@@ -516,6 +518,75 @@ def test_hostile_texts_end_nothing() -> None:
                 await client.until(f"file:///project/{number}.py", 1)
 
     asyncio.run(run())
+
+
+def raw(method: str, params: object, length: str | None = None, number: int | None = None) -> bytes:
+    """A message as it goes over the wire, of a client that the protocol's own checks do not hold back."""
+    message = {"jsonrpc": "2.0", "method": method, "params": params} | ({} if number is None else {"id": number})
+    body = json.dumps(message).encode()
+    return f"Content-Length: {len(body) if length is None else length}\r\n\r\n".encode() + body
+
+
+def document(uri: str, text: str = BEFORE) -> dict[str, object]:
+    return {"textDocument": {"uri": uri, "languageId": "python", "version": 1, "text": text}}
+
+
+@pytest.mark.parametrize("length", ["20", "150", "9" * 14, "9" * 30, "9" * 5000, "-5", "abc", "0", ""])
+def test_messages_are_found_again_behind_a_wrong_length(length: str) -> None:
+    async def run() -> None:
+        async with session() as client:
+            server: Any = client._server
+            server.stdin.write(raw("textDocument/didOpen", document("file:///project/wrong.py"), length))
+            for number in range(3):
+                server.stdin.write(raw("textDocument/didOpen", document(f"file:///project/{number}.py")))
+            assert len(await client.until("file:///project/2.py", 1)) == 1
+
+    asyncio.run(run())
+
+
+PLACES = [(-1, -1), (-5, 3), (0, -1), (10**6, 0), (0, 10**6), (2**31, 2**31), (10**30, 10**30), (1.5, 0), ("a", None)]
+
+
+def test_positions_outside_of_a_text_end_nothing() -> None:
+    async def run() -> None:
+        async with session() as client:
+            server: Any = client._server
+            client.open(URI, BEFORE)
+            for line, character in PLACES:
+                at = {"line": line, "character": character}
+                start = {"line": 0, "character": 0}
+                for low, high in ((at, at), (start, at), (at, start)):
+                    span = {"start": low, "end": high}
+                    change = {
+                        "textDocument": {"uri": URI, "version": 2},
+                        "contentChanges": [{"range": span, "text": ""}],
+                    }
+                    where = {"textDocument": {"uri": URI}}
+                    action = where | {"range": span, "context": {"diagnostics": []}}
+                    server.stdin.write(raw("textDocument/didChange", change))
+                    server.stdin.write(raw("textDocument/codeAction", action, number=7))
+                    server.stdin.write(raw("textDocument/hover", where | {"position": low}, number=8))
+            client.change(URI, 3, lsp.TextDocumentContentChangeWholeDocument(BEFORE))
+            assert len(await client.until(URI, 3)) == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "after"),
+    [
+        ((0, 1), (0, 99), "f\nsecond\n"),  # behind a line's end is at its end
+        ((1, 0), (99, 0), "first\n"),  # behind the last line is at the end
+        ((9, 9), (9, 9), "first\nsecond\n"),
+        ((1, 3), (0, 0), "ond\n"),  # the wrong way round
+    ],
+)
+def test_a_change_outside_of_a_text_is_made_at_its_edge(
+    start: tuple[int, int], end: tuple[int, int], after: str
+) -> None:
+    text = Text("file:///a.py", "first\nsecond\n", 1, "python")
+    text.apply_change(lsp.TextDocumentContentChangePartial(lsp.Range(lsp.Position(*start), lsp.Position(*end)), ""))
+    assert text.source == after
 
 
 MARKDOWN = """\

@@ -1,21 +1,22 @@
-"""What an editor holds open: texts and notebooks, their places in the client's units, and edits that turn them into others."""
+"""What an editor holds open as clipcheck reads it: programs, documents and notebooks, and edits that turn them into others."""
 
 from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from urllib.parse import unquote
 
 from lsprotocol import types as lsp
 from pygls.uris import to_fs_path
-from pygls.workspace import TextDocument, Workspace
-from pygls.workspace.position_codec import ServerTextPosition, ServerTextRange
+from pygls.workspace import Workspace
 
+from clipcheck.documents import read as document
 from clipcheck.documents.program import MARKDOWN, RST
-from clipcheck.rule import Place
+from clipcheck.editor.texts import Text, lines_of
+from clipcheck.engine.results import FileReport
+from clipcheck.rule import Finding, Place
 
 # Languages by the names that editors have for them, each with the endings that it is read by, the usual one first.
 LANGUAGES = {
@@ -25,8 +26,6 @@ LANGUAGES = {
     "restructuredtext": RST,
     "rst": RST,
 }
-
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
 
 
 class Opened(NamedTuple):
@@ -38,21 +37,25 @@ class Opened(NamedTuple):
     uri: str
     path: str
     text: str
-    parts: dict[int | None, TextDocument]
+    parts: dict[int | None, Text]
 
     @property
     def is_document(self) -> bool:
         return self.path.lower().endswith((*MARKDOWN, *RST))
+
+    def span(self, place: Place) -> lsp.Range:
+        """A place as the client counts it."""
+        return self.parts[place.cell].span(place)
 
 
 def opened(workspace: Workspace, uri: str) -> Opened | None:
     """The program, document or notebook that `uri` is, or is a cell of; None for what is none of them."""
     notebook = workspace.get_notebook_document(notebook_uri=uri) or workspace.get_notebook_document(cell_uri=uri)
     if notebook is not None:
-        cells = {n: workspace.get_text_document(cell.document) for n, cell in enumerate(notebook.cells, 1)}
-        parts: dict[int | None, TextDocument] = {n: c for n, c in cells.items() if c.language_id == "python"}
+        cells = {n: text_at(workspace, cell.document) for n, cell in enumerate(notebook.cells, 1)}
+        parts: dict[int | None, Text] = {n: c for n, c in cells.items() if c and c.language_id == "python"}
         return Opened(notebook.uri, path_of(notebook.uri, ".ipynb"), _notebook(len(cells), parts), parts)
-    text = workspace.text_documents.get(unquote(uri))
+    text = text_at(workspace, uri)
     endings = LANGUAGES.get(text.language_id or "") if text is not None else None
     if text is None or endings is None:
         return None
@@ -62,39 +65,9 @@ def opened(workspace: Workspace, uri: str) -> Opened | None:
     return Opened(uri, path, text.source, {None: text})
 
 
-class _Text(TextDocument):
-    """A text that is cut into lines where the protocol cuts them.
-
-    `str.splitlines`, which pygls uses, also cuts at form feeds and the like: the edits below one would go astray.
-    """
-
-    @property
-    def lines(self) -> Sequence[str]:
-        return _LINE.findall(self.source)
-
-
-class ProtocolWorkspace(Workspace):
-    def _create_text_document(
-        self, doc_uri: str, source: str | None = None, version: int | None = None, language_id: str | None = None
-    ) -> TextDocument:
-        return _Text(
-            doc_uri, source, version, language_id, sync_kind=self._sync_kind, position_codec=self._position_codec
-        )
-
-
-def span(at: Opened, place: Place) -> lsp.Range:
-    """A place as the client counts it: from 0, and in the code units that were agreed on."""
-    return span_in(at.parts[place.cell], place)
-
-
-def span_in(part: TextDocument, place: Place) -> lsp.Range:
-    start = ServerTextPosition(place.line - 1, place.column - 1)
-    end = ServerTextPosition(place.end_line - 1, place.end_column - 1)
-    return part.position_codec.range_to_client_units(part.lines, ServerTextRange(start, end))
-
-
-def meet(one: lsp.Range, other: lsp.Range) -> bool:
-    return one.start <= other.end and other.start <= one.end
+def text_at(workspace: Workspace, uri: str) -> Text | None:
+    """What the client has open under a name; never what a file holds."""
+    return cast("Text | None", workspace.text_documents.get(unquote(uri)))
 
 
 def path_of(uri: str, ending: str) -> str:
@@ -103,7 +76,7 @@ def path_of(uri: str, ending: str) -> str:
     return path if path is not None and uri.startswith("file:") else f"untitled{ending}"
 
 
-def _notebook(count: int, parts: dict[int | None, TextDocument]) -> str:
+def _notebook(count: int, parts: dict[int | None, Text]) -> str:
     """The notebook's file as it would be saved, as far as clipcheck reads it."""
     empty = {"cell_type": "raw", "metadata": {}, "source": ""}
     cells = [
@@ -115,11 +88,20 @@ def _notebook(count: int, parts: dict[int | None, TextDocument]) -> str:
     return json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
 
 
+def changes_of(at: Opened, report: FileReport, finding: Finding) -> Sequence[tuple[Place, str]]:
+    """A fix's edits in what is opened; in a document, whose blocks may be indented or quoted, by whole lines."""
+    if not at.is_document or finding.fix is None:
+        return finding.changes
+    read = document.read(report.path, report.now)
+    edits = [finding.fix.all_edits if number == finding.program else () for number in range(len(read.programs))]
+    return tuple(differences(at, document.decode(report.path, read.splice(edits))))
+
+
 def differences(at: Opened, after: str) -> Iterator[tuple[Place, str]]:
     """What to change in each part so that the whole becomes `after`: runs of lines, so that cursors stay put."""
     sources = [cell["source"] for cell in json.loads(after)["cells"]] if None not in at.parts else []
     for cell, part in at.parts.items():
-        old, new = part.lines, _LINE.findall(after if cell is None else sources[cell - 1])
+        old, new = part.lines, lines_of(after if cell is None else sources[cell - 1])
         for kind, start, end, new_start, new_end in difflib.SequenceMatcher(None, old, new, False).get_opcodes():
             if kind != "equal":
                 yield Place(start + 1, 1, end + 1, 1, cell), "".join(new[new_start:new_end])
