@@ -60,7 +60,7 @@ SEES = {
 }
 # What may be imported from outside, besides the standard library; what is not listed here is imported nowhere.
 OUTSIDE = {
-    "settings": "tomli",
+    "settings": "packaging tomli",
     "documents": "markdown_it",
     "python": "libcst",
     "gradients": "libcst",

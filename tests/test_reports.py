@@ -22,6 +22,7 @@ from clipcheck.formats import FORMATS
 from clipcheck.report import view as views
 from clipcheck.report.sarif import line_hashes
 from clipcheck.report.view import View, url
+from clipcheck.report.visible import visible, visible_lines
 from clipcheck.rule import Edit, Finding, Fix, Place, Safety, Severity
 
 TRAIN = """\
@@ -294,7 +295,7 @@ def test_github_over_several_lines_drops_columns_and_escapes_signs(project: Path
     odd = finding(path="a,b%.py", place=Place(5, 5, 6, 9), severity=Severity.NOTE, fix=None, message="50% of it\nhere")
     line = shown("github", odd)
     assert line.startswith("::notice title=clipcheck (CLIP002),file=")
-    assert "a%2Cb%25.py,line=5,endLine=6::a,b%25.py:5:5: CLIP002 50%25 of it%0Ahere\n" in line
+    assert "a%2Cb%25.py,line=5,endLine=6::a,b%25.py:5:5: CLIP002 50%25 of it\\nhere\n" in line
 
 
 def test_gitlab() -> None:
@@ -353,7 +354,7 @@ def test_junit(project: Path) -> None:
     assert [suite.get("name") for suite in suites] == [str(project / "b.py"), str(project / "train.py")]
     (case,) = suites[1]
     assert (case.get("name"), case.get("line"), case[0].get("message")) == ("clipcheck.CLIP002", "6", MESSAGE)
-    assert suites[0][0][0].get("message") == "a < b & \ufffd c"
+    assert suites[0][0][0].get("message") == "a < b & \\u0000 c"
 
 
 # --- SARIF --------------------------------------------------------------------------------------------------------------
@@ -496,3 +497,40 @@ def test_the_order_is_by_path_line_column_and_code_whatever_comes_first(name: st
             "b.py:6:5: CLIP002", "train.py:6:1: CLIP002", "train.py:6:5: CLIP002", "train.py:6:5: CLIP101",
             "train.py:7:1: CLIP002",
         ]  # fmt: skip
+
+
+# --- names and words that would do something ----------------------------------------------------------------------------
+
+HOSTILE = "a\n::error::x\r\x1b[31m\x9b2J\u202e\u2028##vso[task.setvariable]##[error]\t.py"
+COMMAND = re.compile(r"\s*(::|##\[)|.*##vso\[")
+
+
+@pytest.mark.parametrize("shape", FORMATS)
+@pytest.mark.parametrize("path", [f"dir/{HOSTILE}", "::error::x.py", " ::error::x.py", HOSTILE])
+def test_names_and_words_of_files_do_nothing(shape: str, path: str) -> None:
+    source = f"x = 1\n\n\n\ny = '{HOSTILE.splitlines()[-1]}'  # \x1b[2J\nclip_grad_norm(a\x1b[31m, ##vso[x])\n"
+    one = finding(path=path, message=HOSTILE, help=HOSTILE, related=((Place(5, 1, 5, 2), HOSTILE),))
+    one = one._replace(fix=Fix(HOSTILE, Safety.SAFE, (Edit(0, 0, "#"),)), changes=((Place(1, 1, 1, 1), "# \x1b[1m"),))
+    outcome = Outcome((FileReport(path, source.encode(), (one,)),), 1)
+    shown = report.render(shape, outcome, View(looked=None))
+    lines = re.split(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]", shown)
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown)
+    commands = [line for line in lines if COMMAND.match(line)]
+    own = {"github": "::warning title=clipcheck", "azure": "##vso[task.logissue type=warning;"}.get(shape)
+    assert len(commands) == (0 if own is None else 1)
+    for line in commands:
+        assert own is not None and line.startswith(own) and "##vso[" not in line[1:]
+
+
+@given(st.text(alphabet="ab\n\r\t\x1b\x9b\x85\u2028\u202e:#[]vso ", max_size=30))
+def test_what_is_visible_is_one_line_that_does_nothing(text: str) -> None:
+    shown = visible(text)
+    assert len(shown.splitlines()) <= 1
+    assert shown.replace("\t", "").isprintable()
+    assert "##[" not in shown and "##vso[" not in shown
+
+
+@pytest.mark.parametrize("text", ["", "train.py", "é/😀.py", "# a # b", "a\tb", "名前"])
+def test_what_does_nothing_stays_as_it_is(text: str) -> None:
+    assert visible(text) == text
+    assert visible_lines(f"{text}\r\n{text}\n") == f"{text}\r\n{text}\n"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple
 
+from clipcheck.report.visible import visible
 from clipcheck.rule import Prove, Safety
-from clipcheck.settings.files import parse_toml
+from clipcheck.settings.files import parse_toml, users_file
 from clipcheck.settings.keys import ConfigError, Layer, Settings, split
 from clipcheck.settings.projects import Project, Projects
 
@@ -65,6 +66,10 @@ class Options(NamedTuple):
     @property
     def writes(self) -> bool:
         return (self.fix or self.fix_only) and not self.diff
+
+    @property
+    def adds_suppressions(self) -> bool:
+        return self.add_ignore is not None or self.add_noqa is not None
 
     @property
     def reads_stdin(self) -> bool:
@@ -127,21 +132,45 @@ def effective(options: Options, projects: Projects) -> str:
         "output-format": project.value("output-format", "full"),
         "cache-dir": cache_folder(project),
     }
-    return f"# settings for {path}\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in lines.items())
+    return f"# settings for {visible(path)}\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in lines.items())
 
 
 def _toml(value: Any) -> str:
     import json
 
-    return json.dumps(value, ensure_ascii=False)
+    return visible(json.dumps(value, ensure_ascii=False))
 
 
 def cache_folder(project: Project) -> str:
     """Where a project's cache lies."""
     from clipcheck.engine.cache import NAME
 
-    folder: str | None = project.value("cache-dir")
-    if folder is None:
+    layer = _layer_of_cache(project)
+    if layer is None:
         return os.path.join(project.folder, NAME)
-    layer = next(layer for layer in reversed(project.layers) if "cache-dir" in layer.values)
-    return os.path.join(layer.folder, os.path.expanduser(folder))
+    return os.path.join(layer.folder, os.path.expanduser(layer.values["cache-dir"]))
+
+
+def may_hold_cache(project: Project, folder: str) -> bool:
+    """Whether a cache may be kept in a folder: in the project, or where the command line or the user's own file says.
+
+    Settings and links in a project are not the user's word: they may have come with code that nobody has looked at.
+    """
+    from clipcheck.engine.cache import written_in
+
+    layer = _layer_of_cache(project)
+    if layer is not None and (not layer.origin or os.path.abspath(layer.origin) == os.path.abspath(users_file())):
+        return True
+    top = os.path.realpath(project.folder)
+    return all(_lies_in(os.path.realpath(path), top) for path in written_in(folder))
+
+
+def _layer_of_cache(project: Project) -> Layer | None:
+    return next((layer for layer in reversed(project.layers) if "cache-dir" in layer.values), None)
+
+
+def _lies_in(path: str, top: str) -> bool:
+    try:
+        return os.path.commonpath((path, top)) == top
+    except ValueError:  # another drive
+        return False

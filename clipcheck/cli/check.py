@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from itertools import count
+from typing import TYPE_CHECKING
 
 from clipcheck import api
-from clipcheck.cli.arguments import Options, cache_folder, effective, projects_of
-from clipcheck.cli.show import put, put_bytes, say, show
+from clipcheck.cli.arguments import Options, cache_folder, effective, may_hold_cache, projects_of
+from clipcheck.cli.show import show
+from clipcheck.cli.streams import get_bytes, put, put_bytes, say
 from clipcheck.disk import Changed, write
 from clipcheck.documents.program import MARKDOWN
 from clipcheck.engine.file import check_file
-from clipcheck.engine.find import SUFFIXES, find, is_left_out
+from clipcheck.engine.find import SUFFIXES, Found, find, is_left_out
 from clipcheck.engine.results import Outcome
-from clipcheck.report.view import Looked
+from clipcheck.report.view import Looked, shown
 from clipcheck.rule import Prove
 from clipcheck.settings import keys
 from clipcheck.settings.files import FILES
 from clipcheck.settings.keys import ConfigError
 from clipcheck.settings.projects import Project, Projects
+
+if TYPE_CHECKING:
+    from clipcheck.cli.changed_lines import Changes
 
 CLEAN, FINDINGS, ABNORMAL = 0, 1, 2
 
@@ -81,41 +85,59 @@ def _check(options: Options, progress: Progress, prove: Prove | None = None) -> 
 
 def _check_paths(options: Options, projects: Projects, progress: Progress) -> int:
     started = time.monotonic()
-    paths = options.paths or (".",)
-    found, missing, unread, warnings = find(paths, projects)
-    for warning in warnings:
-        say(options, f"warning: {warning}")
-    changed = None
-    if options.since is not None or options.diff_only:
-        from clipcheck.cli import changed_lines as since
-
-        changed = since.changes(options.since or "HEAD", paths)
-        found = [path for path in found if changed.holds(path)]
+    found, changes = _choose(options, projects)
     if options.show_files:
-        put(options, "".join(f"{path}\n" for path in found))
-        return ABNORMAL if missing else CLEAN
-    if not found and not missing:
-        say(options, "warning: no Python files found" if changed is None else "warning: no changed files found")
-    main = projects.of(".")
-    # a baseline and a proof speak of the code as it is now; of changes, only some files are known
-    keeps = not (
-        options.no_cache or options.verify or changed or options.add_ignore is not None or options.add_noqa is not None
-    )
-    cache = cache_folder(main) if keeps else None
-    outcome = api.run_files(found, projects, options.jobs, options.writes, cache, progress)
-    if changed is not None and options.diff_only:
-        outcome = changed.only(outcome)
-    outcome = outcome._replace(errors=(*missing, *unread, *outcome.errors))
+        put(options, "".join(f"{shown(path)}\n" for path in found.files))
+        return ABNORMAL if found.missing else CLEAN
+    if not found.files and not found.missing:
+        say(options, f"warning: no {'Python' if changes is None else 'changed'} files found")
+    outcome = _look(options, projects, found, changes, progress)
+    looked = Looked(found.files, time.monotonic() - started)
     if options.verbose:
-        say(
-            options,
-            f"{len(found)} files, {len(outcome.reports)} with something to say, {time.monotonic() - started:.2f} s",
-        )
-        for origin in sorted({project.origin for path in found if (project := projects.of(path)).origin}):
-            say(options, f"settings from {origin}")
-    if options.add_ignore is not None or options.add_noqa is not None:
+        _say_what_was_looked_at(options, projects, outcome, looked)
+    if options.adds_suppressions:
         return _add_suppressions(options, outcome)
-    return _finish(options, outcome, main, Looked(found, time.monotonic() - started))
+    return _finish(options, outcome, projects.of("."), looked)
+
+
+def _choose(options: Options, projects: Projects) -> tuple[Found, Changes | None]:
+    """The files that the run is about, and what changed in them, if that is asked."""
+    paths = options.paths or (".",)
+    found = find(paths, projects)
+    for warning in found.warnings:
+        say(options, f"warning: {warning}")
+    if options.since is None and not options.diff_only:
+        return found, None
+    from clipcheck.cli.changed_lines import changes
+
+    changed = changes(options.since or "HEAD", paths)
+    return found._replace(files=[path for path in found.files if changed.holds(path)]), changed
+
+
+def _look(options: Options, projects: Projects, found: Found, changes: Changes | None, progress: Progress) -> Outcome:
+    # a baseline and a proof speak of the code as it is now; of changes, only some files are known
+    keeps = not (options.no_cache or options.verify or options.adds_suppressions or changes)
+    cache = _cache(options, projects.of(".")) if keeps else None
+    outcome = api.run_files(found.files, projects, options.jobs, options.writes, cache, progress)
+    if changes is not None and options.diff_only:
+        outcome = changes.only(outcome)
+    return outcome._replace(errors=(*found.missing, *found.errors, *outcome.errors))
+
+
+def _cache(options: Options, project: Project) -> str | None:
+    """The cache's folder, None where it leads out of the project without the user's word for it."""
+    folder = cache_folder(project)
+    if may_hold_cache(project, folder):
+        return folder
+    say(options, f"warning: {folder} leads out of the project, nothing is cached (--cache-dir allows it)")
+    return None
+
+
+def _say_what_was_looked_at(options: Options, projects: Projects, outcome: Outcome, looked: Looked) -> None:
+    count = len(outcome.reports)
+    say(options, f"{len(looked.paths)} files, {count} with something to say, {looked.seconds:.2f} s")
+    for origin in sorted({project.origin for path in looked.paths if (project := projects.of(path)).origin}):
+        say(options, f"settings from {origin}")
 
 
 def _watch(options: Options, progress: Progress, prove: Prove | None) -> int:
@@ -148,19 +170,19 @@ def _add_suppressions(options: Options, outcome: Outcome) -> int:
     from clipcheck.engine import baseline
 
     form, reason = ("noqa", options.add_noqa) if options.add_noqa is not None else ("ignore", options.add_ignore)
-    reports, count = list(outcome.reports), 0
+    added = 0
     errors = list(outcome.errors)
-    for one in reports:
-        data, added = baseline.added(one, form, reason or "")
-        if added:
+    for one in outcome.reports:
+        data, more = baseline.added(one, form, reason or "")
+        if more:
             try:
                 write(one.path, data, one.data)
-                count += added
+                added += more
             except (OSError, Changed) as error:
                 errors.append(str(error))
     for line in errors:
         say(options, f"error: {line}")
-    put(options, f"Added {count} suppression{'' if count == 1 else 's'}.\n")
+    put(options, f"Added {added} suppression{'' if added == 1 else 's'}.\n")
     return ABNORMAL if errors else CLEAN
 
 
@@ -170,7 +192,7 @@ def _add_suppressions(options: Options, outcome: Outcome) -> int:
 def _check_stdin(options: Options, projects: Projects) -> int:
     """Code on stdin; what a fix makes of it goes to stdout, and then findings to stderr."""
     name = options.stdin_filename or "-"
-    data = sys.stdin.buffer.read()
+    data = get_bytes()
     project = projects.of(options.stdin_filename or ".")
     if options.stdin_filename and is_left_out(name, projects):
         if options.writes:

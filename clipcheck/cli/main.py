@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -25,16 +25,25 @@ class DefaultGroup(click.Group):
         return super().parse_args(ctx, args)
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run, with every fault of usage as one line on stderr and exit code 2."""
+        """Run; whatever goes wrong is one line on stderr and exit code 2."""
         try:
             return super().main(*args, **{**extra, "standalone_mode": False})
         except click.ClickException as error:
-            from clipcheck.cli.show import complain
+            _fail(error.format_message())
+        except (click.Abort, KeyboardInterrupt):
+            _fail("interrupted")
+        except OSError as error:
+            _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
+        except Exception as error:
+            _fail(f"{type(error).__name__}: {error}. This is a fault of clipcheck, please report it")
 
-            complain(error.format_message())
-        except click.Abort:
-            pass
-        sys.exit(2)
+
+def _fail(why: str) -> NoReturn:
+    from clipcheck.cli.streams import complain, let_go
+
+    complain(why)
+    let_go()
+    sys.exit(2)
 
 
 @click.group(cls=DefaultGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -78,14 +87,14 @@ def rule(code: str | None, everything: bool, output_format: str) -> None:
         raise click.UsageError(f"unknown rule code `{code}`" if code else "name a rule, or give --all")
     chosen = list(RULES.values()) if everything else [RULES[str(code)]]
     if output_format == "text":
-        click.echo("\n\n".join(map(pages.page, chosen)))
+        _print("\n\n".join(map(pages.page, chosen)))
         return
     import json
 
     described = [{**one._asdict(), "tier": one.tier.value, "marks": None, "page": pages.page(one)} for one in chosen]
     for one in described:
         del one["marks"]
-    click.echo(json.dumps(described if everything else described[0], indent=2))
+    _print(json.dumps(described if everything else described[0], indent=2))
 
 
 @main.command()
@@ -94,7 +103,7 @@ def rules() -> None:
     from clipcheck.catalogue import RULES
 
     for one in RULES.values():
-        click.echo(f"{one.code}  {one.tier.value:8}  {one.name}")
+        _print(f"{one.code}  {one.tier.value:8}  {one.name}")
 
 
 @main.command()
@@ -107,7 +116,7 @@ def config(key: str | None) -> None:
         raise click.UsageError(f"unknown key `{key}` (`clipcheck config` lists them)")
     for name in [key] if key else KEYS:
         kind = KEYS[name]
-        click.echo(f"{name}  {kind if isinstance(kind, str) else 'one of ' + ', '.join(kind)}")
+        _print(f"{name}  {kind if isinstance(kind, str) else 'one of ' + ', '.join(kind)}")
 
 
 @main.command()
@@ -115,15 +124,16 @@ def config(key: str | None) -> None:
 def clean(folders: tuple[str, ...]) -> None:
     """Remove the caches below the given folders (default: the current folder)."""
     from clipcheck.engine.cache import remove
+    from clipcheck.report.visible import visible
 
     for path in remove(folders or (".",)):
-        click.echo(f"removed {path}")
+        _print(f"removed {visible(path)}")
 
 
 @main.command()
 def version() -> None:
     """Print the version."""
-    click.echo(f"clipcheck {__version__}")
+    _print(f"clipcheck {__version__}")
 
 
 @main.command("generate-shell-completion")
@@ -135,7 +145,7 @@ def generate_shell_completion(shell: str) -> None:
     kind = get_completion_class(shell)
     assert kind is not None
     completion = kind(main, {}, "clipcheck", "_CLIPCHECK_COMPLETE")
-    click.echo(completion.source_template % completion.source_vars())
+    _print(completion.source_template % completion.source_vars())
 
 
 @main.command()
@@ -163,7 +173,7 @@ def verify(paths: tuple[str, ...], output_format: str, jobs: int, **words: Any) 
                 code = command.verify(Options(paths=paths, output_format=output_format, **words), step)
             else:
                 shown, code = command.verify_examples(words["select"], output_format, jobs, step)
-                click.echo(shown, nl=output_format == "json")
+                _print(shown if output_format == "json" else shown.removesuffix("\n"))
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
     sys.exit(code)
@@ -179,16 +189,24 @@ def server() -> None:
     serve()
 
 
+def _print(text: str) -> None:
+    from clipcheck.cli.arguments import Options
+    from clipcheck.cli.streams import put
+
+    put(Options(), text + "\n")
+
+
 @contextmanager
 def _progress(label: str, show: bool = True) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal's stderr, once the work has taken a second: gives what to call with steps done and to do."""
     start = time.monotonic()
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
     with ExitStack() as stack:
         bar: Any = None
 
         def step(done: int, total: int) -> None:
             nonlocal bar
-            if bar is None and show and sys.stderr.isatty() and time.monotonic() - start > 1:
+            if bar is None and show and on_terminal and time.monotonic() - start > 1:
                 bar = stack.enter_context(click.progressbar(length=total, label=label, file=sys.stderr))
             if bar is not None:
                 bar.update(done - bar.pos)

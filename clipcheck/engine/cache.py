@@ -93,6 +93,11 @@ class Cache:
         os.replace(temporary, self._file)
 
 
+def written_in(folder: str) -> list[str]:
+    """All that a cache in this folder writes to."""
+    return [folder, *(os.path.join(folder, name) for name in ("CACHEDIR.TAG", ".gitignore", __version__))]
+
+
 def remove(folders: Iterable[str]) -> Iterator[str]:
     """Delete the caches in folders and below them, and name each. Only what bears our name and our tag is touched."""
     for top in folders:
@@ -101,7 +106,7 @@ def remove(folders: Iterable[str]) -> Iterator[str]:
             if NAME in inner:
                 inner.remove(NAME)
                 path = os.path.join(folder, NAME)
-                if os.path.isfile(os.path.join(path, "CACHEDIR.TAG")):
+                if not os.path.islink(path) and os.path.isfile(os.path.join(path, "CACHEDIR.TAG")):
                     shutil.rmtree(path)
                     yield path
 

@@ -6,6 +6,7 @@ import os
 
 from clipcheck.engine.results import Outcome
 from clipcheck.report.view import Row, View, in_file, rows, where
+from clipcheck.report.visible import visible
 from clipcheck.rule import Severity
 
 _GITHUB = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
@@ -17,7 +18,11 @@ def github(outcome: Outcome, view: View) -> str:
 
 def _github(row: Row) -> str:
     finding, place = row.finding, in_file(row)
-    properties = {"title": f"clipcheck ({finding.code})", "file": os.path.abspath(finding.path), "line": place.line}
+    properties = {
+        "title": f"clipcheck ({finding.code})",
+        "file": visible(os.path.abspath(finding.path)),
+        "line": place.line,
+    }
     if place.line == place.end_line:  # columns of an annotation over several lines are refused
         properties |= {"col": place.column, "endLine": place.end_line, "endColumn": place.end_column}
     else:
@@ -43,8 +48,8 @@ def azure(outcome: Outcome, view: View) -> str:
 def _azure(row: Row) -> str:
     finding, place = row.finding, in_file(row)
     kind = "error" if finding.severity is Severity.ERROR else "warning"
-    path = os.path.abspath(finding.path).replace("%", "%AZP25").replace(";", "%3B").replace("]", "%5D")
-    message = finding.message.replace("%", "%AZP25").replace("\r", "%0D").replace("\n", "%0A")
+    path = visible(os.path.abspath(finding.path)).replace("%", "%AZP25").replace(";", "%3B").replace("]", "%5D")
+    message = finding.message.replace("%", "%AZP25")
     return (
         f"##vso[task.logissue type={kind};sourcepath={path};linenumber={place.line};columnnumber={place.column};"
         f"code={finding.code};]{message}"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from clipcheck.documents.program import apply
 from clipcheck.report.paint import Paint
 from clipcheck.report.view import Row, lines, where
+from clipcheck.report.visible import visible
 from clipcheck.rule import Edit, Finding, Place
 
 CONTEXT = 2
@@ -151,4 +152,4 @@ def _unix(text: str) -> str:
 
 
 def _expand(text: str) -> str:
-    return text.replace("\t", TAB)
+    return visible(text).replace("\t", TAB)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from hashlib import blake2b
 from typing import Any
 
 from clipcheck.engine.results import Outcome
 from clipcheck.report.view import Row, View, cut, in_file, rows, shown
+from clipcheck.report.visible import as_json
 from clipcheck.rule import Severity
 
 _SEVERITY = {Severity.ERROR: "critical", Severity.WARNING: "major", Severity.NOTE: "minor"}
@@ -16,7 +16,7 @@ _SEVERITY = {Severity.ERROR: "critical", Severity.WARNING: "major", Severity.NOT
 
 def report(outcome: Outcome, view: View) -> str:
     seen: Counter[str] = Counter()
-    return json.dumps([_issue(row, seen) for row in rows(outcome)], indent=2, sort_keys=True)
+    return as_json([_issue(row, seen) for row in rows(outcome)], indent=2, sort_keys=True)
 
 
 def _issue(row: Row, seen: Counter[str]) -> dict[str, Any]:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
 from clipcheck.engine.results import Outcome
 from clipcheck.report.view import View, rows, url
+from clipcheck.report.visible import as_json
 from clipcheck.rule import INVALID_SYNTAX, Finding, Place, Verdict
 
 
 def report(outcome: Outcome, view: View) -> str:
-    return json.dumps([as_dict(row.finding) for row in rows(outcome)], indent=2, sort_keys=True)
+    return as_json([as_dict(row.finding) for row in rows(outcome)], indent=2, sort_keys=True)
 
 
 def lines(outcome: Outcome, view: View) -> str:
-    return "".join(
-        json.dumps(as_dict(row.finding), sort_keys=True, separators=(",", ":")) + "\n" for row in rows(outcome)
-    )
+    return "".join(as_json(as_dict(row.finding), sort_keys=True, separators=(",", ":")) + "\n" for row in rows(outcome))
 
 
 def as_dict(finding: Finding) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from xml.etree import ElementTree as Xml
 
 from clipcheck.engine.results import Outcome
 from clipcheck.report.view import Row, View, by_file, in_file
+from clipcheck.report.visible import as_xml, visible
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -23,7 +24,7 @@ def report(outcome: Outcome, view: View) -> str:
     if not groups:
         Xml.SubElement(_suite(root, "clipcheck", 1, 0), "testcase", name="no problems found", classname="clipcheck")
     Xml.indent(root)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + Xml.tostring(root, encoding="unicode") + "\n"
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + as_xml(Xml.tostring(root, encoding="unicode")) + "\n"
 
 
 def _suite(root: Xml.Element, name: str, tests: int, failures: int) -> Xml.Element:
@@ -46,4 +47,4 @@ def _case(suite: Xml.Element, row: Row) -> None:
 
 
 def _clean(text: str) -> str:
-    return _NOT_XML.sub("\ufffd", text)
+    return _NOT_XML.sub("\ufffd", visible(text))

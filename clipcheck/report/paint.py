@@ -20,7 +20,7 @@ class Paint:
         return f"\x1b[{';'.join(_CODES[style] for style in styles)}m{text}\x1b[0m"
 
 
-def wanted(choice: str, stream: TextIO) -> bool:
+def wanted(choice: str, stream: TextIO | None) -> bool:
     """Whether to colour: `--color` beats all, then NO_COLOR, then FORCE_COLOR and CLICOLOR_FORCE, then the terminal."""
     if choice != "auto":
         return choice == "always"
@@ -29,4 +29,4 @@ def wanted(choice: str, stream: TextIO) -> bool:
     for name in ("FORCE_COLOR", "CLICOLOR_FORCE"):
         if name in os.environ:
             return os.environ[name] not in ("", "0", "false")
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+    return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from clipcheck.engine.results import Outcome
 from clipcheck.report.view import SITE, Row, View, in_file, replacements, rows, shown, url
+from clipcheck.report.visible import as_json
 from clipcheck.rule import Place, Severity
 
 _SEVERITY = {Severity.ERROR: "ERROR", Severity.WARNING: "WARNING", Severity.NOTE: "INFO"}
@@ -18,7 +18,7 @@ def report(outcome: Outcome, view: View) -> str:
         "severity": "WARNING",
         "diagnostics": [_diagnostic(row) for row in rows(outcome)],
     }
-    return json.dumps(content, indent=2)
+    return as_json(content, indent=2)
 
 
 def _diagnostic(row: Row) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from clipcheck import __version__
 from clipcheck.catalogue import RULES
 from clipcheck.engine.results import Outcome
 from clipcheck.report.view import SITE, Row, View, cut, in_file, replacements, repository, rows, url
+from clipcheck.report.visible import as_json
 from clipcheck.rule import INVALID_SYNTAX, Finding, Place, Severity
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -57,7 +57,7 @@ def report(outcome: Outcome, view: View) -> str:
         ],
         "results": [_result(row, root, [f.code for f in listed], marks) for row in found],
     }
-    return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2)
+    return as_json({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2)
 
 
 def _rule(finding: Finding) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _artifact(path: str, root: str) -> dict[str, str]:
         return {"uri": Path(real).as_uri()}
     if relative.startswith(".."):
         return {"uri": Path(real).as_uri()}
-    return {"uri": quote(relative.replace(os.sep, "/")), "uriBaseId": "SRCROOT"}
+    return {"uri": quote(os.fsencode(relative.replace(os.sep, "/"))), "uriBaseId": "SRCROOT"}
 
 
 def _region(place: Place) -> dict[str, int]:

@@ -10,6 +10,7 @@ from clipcheck.documents.program import MARKDOWN, NOTEBOOK, RST
 from clipcheck.engine.results import Outcome
 from clipcheck.report.paint import Paint
 from clipcheck.report.view import Looked, Row, View, by_file, lines_of, rows, shown, where
+from clipcheck.report.visible import visible
 from clipcheck.rule import Safety, Verdict
 
 
@@ -135,10 +136,10 @@ def _proof(verdict: Verdict | None) -> Iterator[str]:
     if verdict is None:
         return
     if not verdict.exceptions or verdict.kind != "proved":
-        yield f"{verdict}\n"
+        yield f"{visible(str(verdict))}\n"
         return
-    yield f"{verdict._replace(exceptions=())}, except:\n"
-    for exception in verdict.exceptions:
+    yield f"{visible(str(verdict._replace(exceptions=())))}, except:\n"
+    for exception in map(visible, verdict.exceptions):
         yield from (line + "\n" for line in wrap(exception, 100, initial_indent="    ", subsequent_indent="      "))
 
 

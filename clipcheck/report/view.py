@@ -11,6 +11,7 @@ from clipcheck.catalogue import RULES
 from clipcheck.documents.program import Document, MissingParser, Unreadable
 from clipcheck.documents.read import read
 from clipcheck.engine.results import FileReport, Outcome
+from clipcheck.report.visible import visible
 from clipcheck.rule import Finding, Place
 
 # Where the site that `make docs` builds is published. It is not yet: a made-up address would lead nowhere, so the
@@ -51,8 +52,18 @@ class Row(NamedTuple):
 
 def rows(outcome: Outcome) -> list[Row]:
     """All findings in order: by path, cell, line, column and code."""
-    found = (Row(finding, report) for report in outcome.reports for finding in report.findings)
+    found = (Row(_readable(finding), report) for report in outcome.reports for finding in report.findings)
     return sorted(found, key=lambda row: row.finding.order)
+
+
+def _readable(finding: Finding) -> Finding:
+    """The finding with its words made harmless: they quote the file."""
+    return finding._replace(
+        message=visible(finding.message),
+        help=visible(finding.help),
+        related=tuple((place, visible(label)) for place, label in finding.related),
+        fix=finding.fix and finding.fix._replace(title=visible(finding.fix.title)),
+    )
 
 
 def url(finding: Finding) -> str | None:
@@ -61,12 +72,14 @@ def url(finding: Finding) -> str | None:
 
 
 def shown(path: str) -> str:
-    """A path as people read it: relative to the current folder where it lies below it."""
+    """A path as people read it: relative to the current folder where it lies below it, and harmless in a line."""
     try:
         relative = os.path.relpath(path)
     except ValueError:  # another drive
-        return path
-    return path if relative.startswith("..") else relative
+        relative = ".."
+    name = visible(path if relative.startswith("..") else relative)
+    # a line that starts with two colons is a command to GitHub
+    return os.path.join(".", name) if name.lstrip().startswith("::") else name
 
 
 def where(finding: Finding) -> str:

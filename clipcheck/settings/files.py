@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from clipcheck import __version__, disk
-from clipcheck.settings.keys import ConfigError, Layer, checked
+from clipcheck.settings.keys import ConfigError, Layer, checked, shortened
 
 FILES = (".clipcheck.toml", "clipcheck.toml", "pyproject.toml")
 
@@ -62,6 +62,8 @@ def parse_toml(text: str, origin: str = "") -> dict[str, Any]:
         import tomli as tomllib
     try:
         values: dict[str, Any] = tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{origin}: nested too deeply" if origin else "nested too deeply") from None
     except tomllib.TOMLDecodeError as error:
         message = str(error)
         at = re.search(r" \(at line (\d+), column \d+\)", message)
@@ -72,31 +74,20 @@ def parse_toml(text: str, origin: str = "") -> dict[str, Any]:
 
 
 def _require(layer: Layer) -> None:
-    """Refuse to run as another version than the settings ask for."""
+    """Refuse to run as another version than the settings ask for; a version alone is that very one."""
     wanted = layer.values.get("required-version")
     if wanted is None:
         return
-    for part in str(wanted).split(","):
-        found = re.fullmatch(r"\s*(==|>=|<=|!=|~=|<|>)?\s*v?(\d+(?:\.\d+)*)\s*", part)
-        if found is None:
-            raise layer.fault("required-version", f"`required-version` is a version such as `>=0.1`, not {wanted!r}")
-        if not _holds(found[1] or "==", found[2]):
-            raise layer.fault("required-version", f"clipcheck {wanted} is required, this is {__version__}")
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-
-def _holds(relation: str, version: str) -> bool:
-    asked, ours = (tuple(map(int, re.findall(r"\d+", text))) for text in (version, __version__))
-    width = max(len(asked), len(ours))
-    want, have = (numbers + (0,) * (width - len(numbers)) for numbers in (asked, ours))
-    return {
-        "==": have == want,
-        "!=": have != want,
-        ">=": have >= want,
-        "<=": have <= want,
-        ">": have > want,
-        "<": have < want,
-        "~=": have >= want and ours[: len(asked) - 1] == asked[:-1],
-    }[relation]
+    alone = wanted.lstrip()[:1] not in ("=", "<", ">", "!", "~")
+    try:
+        holds = SpecifierSet(f"=={wanted}" if alone else wanted, prereleases=True).contains(__version__)
+    except (InvalidSpecifier, ValueError):  # the latter for more digits than a number may have
+        message = f"`required-version` is a version such as `>=0.1`, not {shortened(repr(wanted))}"
+        raise layer.fault("required-version", message) from None
+    if not holds:
+        raise layer.fault("required-version", f"clipcheck {shortened(wanted)} is required, this is {__version__}")
 
 
 def _shown(path: str) -> str:

@@ -113,15 +113,15 @@ def checked(layer: Layer) -> Layer:
     for key, value in layer.values.items():
         kind = KEYS.get(key)
         if kind is None:
-            raise layer.fault(key, f"unknown key `{key}`{_alike(key)}")
+            raise layer.fault(key, f"unknown key `{shortened(key)}`{_alike(key)}")
         if isinstance(kind, tuple):
             if value not in kind:
-                raise layer.fault(key, f"`{key}` is one of {', '.join(kind)}, not {value!r}")
+                raise layer.fault(key, f"`{key}` is one of {', '.join(kind)}, not {shortened(repr(value))}")
         elif not _fits(kind, value):
-            raise layer.fault(key, f"`{key}` is {kind}, not {value!r}")
+            raise layer.fault(key, f"`{key}` is {kind}, not {shortened(repr(value))}")
         for prefix in _codes_in(kind, value):
             if not _names_a_rule(prefix):
-                raise layer.fault(key, f"unknown rule code `{prefix}` in `{key}`")
+                raise layer.fault(key, f"unknown rule code `{shortened(prefix)}` in `{key}`")
     return layer
 
 
@@ -140,6 +140,11 @@ def _codes_in(kind: str | tuple[str, ...], value: Any) -> list[str]:
     if kind == _CODES:
         return list(value)
     return [code for codes in value.values() for code in codes] if kind == _TABLE else []
+
+
+def shortened(text: str) -> str:
+    """A value as a message can hold it."""
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _alike(key: str) -> str:
