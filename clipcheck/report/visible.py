@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -27,6 +26,8 @@ def visible_lines(text: str) -> str:
 
 def as_json(value: object, **how: Any) -> str:
     """A value as JSON, in which such a command is spelled so that no log reader takes it for one."""
+    import json  # most runs show no JSON
+
     return _COMMANDS.sub(r"\\u0023", json.dumps(value, **how))
 
 
