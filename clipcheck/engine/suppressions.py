@@ -7,7 +7,7 @@ to `# clipcheck: enable[…]`; `# clipcheck: file-ignore[…]`; `# noqa: CLIP001
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from clipcheck.catalogue import RULES
@@ -21,7 +21,11 @@ VERBS = ("ignore", "disable", "enable", "file-ignore", "noqa")
 _MENTION = re.compile(r"clipcheck:|noqa", re.IGNORECASE)
 _OWN = re.compile(r"#\s*clipcheck:\s*(?P<verb>[\w-]*)(?P<rest>[^#]*)", re.IGNORECASE)
 _NOQA = re.compile(r"#\s*noqa(?![\w-])(?P<rest>[^#]*)", re.IGNORECASE)
+_IN_BRACKETS = re.compile(r"\s*\[([^\]]*)\]")
+_BEHIND_COLON = re.compile(r"\s*:((?:[\s,]*[A-Za-z]+\d+\b)+)")
+_UNCLOSED = re.compile(r"\s*[\[:(]|\w")
 _CODE = re.compile(r"[A-Za-z]+\d+")
+_SEPARATOR = re.compile(r"[\s,]*")
 _LISTED = re.compile(r"[\w-]+")
 _BY_NAME = {rule.name: code for code, rule in RULES.items()}
 
@@ -114,80 +118,80 @@ def read(source: Source) -> tuple[list[Directive], list[tuple[int, str]]]:
     """All directives of a program, and what is wrong, with offsets."""
     directives: list[Directive] = []
     malformed: list[tuple[int, str]] = []
-    for offset, end in source.comments:
-        comment = source.text[offset:end]
-        line = source.line_at(offset)
-        alone = not source.text[source.line_starts[line - 1] : offset].strip()
-        for found in _OWN.finditer(comment):
-            directive, wrong = _own(found, offset, line, alone)
-            directives += directive
-            malformed += [(offset + found.start(), message) for message in wrong]
-        for found in _NOQA.finditer(comment):
-            directive, wrong = _noqa(found, offset, line)
-            directives += directive
-            malformed += [(offset + found.start(), message) for message in wrong]
+    for start, end in source.comments:
+        line = source.line_at(start)
+        alone = not source.text[source.line_starts[line - 1] : start].strip()
+        comment = _Comment(source.text[start:end], start, line, alone)
+        for form, reader in ((_OWN, _own), (_NOQA, _noqa)):
+            for found in form.finditer(comment.text):
+                directive, wrong = reader(found, comment)
+                directives += [directive] if directive else []
+                malformed += [(start + found.start(), message) for message in wrong]
     return directives, malformed
 
 
-def _own(found: re.Match[str], offset: int, line: int, alone: bool) -> tuple[list[Directive], list[str]]:
-    verb, rest = found["verb"].lower(), found["rest"]
+class _Comment(NamedTuple):
+    text: str
+    start: int
+    line: int
+    alone: bool
+
+
+def _own(found: re.Match[str], comment: _Comment) -> tuple[Directive | None, list[str]]:
+    """A directive of clipcheck's own: a verb, and rules in brackets; behind `noqa` they follow a colon."""
+    verb = found["verb"].lower()
     if verb not in VERBS:
-        return [], [f"`clipcheck: {found['verb']}` is no directive ({', '.join(VERBS)})"]
-    listed = (
-        re.match(r"\s*\[([^\]]*)\]", rest) if verb != "noqa" else re.match(r"\s*:((?:[\s,]*[A-Za-z]+\d+\b)+)", rest)
-    )
-    if listed is None:
-        unclosed = re.match(r"\s*[\[:(]|\w", rest) and not (verb == "noqa" and rest.strip() == "")
-        if unclosed:
-            form = "noqa: CLIP001" if verb == "noqa" else f"{verb}[CLIP001]"
-            return [], [f"malformed suppression, write `# clipcheck: {form}`"]
-        names = None
-    else:
-        first = offset + found.start("rest") + listed.start(1)
-        words = [(word[0], first + word.start(), first + word.end()) for word in _LISTED.finditer(listed[1])]
-        known = [Naming(code, start, end) for word, start, end in words if (code := _known(word))]
-        wrong = [f"unknown rule code `{word}` in a suppression" for word, _, _ in words if not _known(word)]
-        if not known:
-            return [], wrong or [f"`clipcheck: {verb}[]` names no rule"]
-        names = tuple(known)
-        if wrong:
-            return [_directive(found, verb, names, offset, line, alone)], wrong
-    return [_directive(found, verb, names, offset, line, alone)], []
-
-
-def _directive(
-    found: re.Match[str], verb: str, names: tuple[Naming, ...] | None, offset: int, line: int, alone: bool
-) -> Directive:
+        return None, [f"`clipcheck: {found['verb']}` is no directive ({', '.join(VERBS)})"]
     kind = "file-ignore" if verb == "noqa" else verb
-    return Directive(
-        kind, names, offset + found.start(), offset + len(found.string[: found.end()].rstrip()), line, alone
-    )
+    start, end = comment.start + found.start(), comment.start + len(comment.text[: found.end()].rstrip())
+    listed = (_BEHIND_COLON if verb == "noqa" else _IN_BRACKETS).match(found["rest"])
+    if listed is not None:
+        first = comment.start + found.start("rest")
+        names, wrong = _names(_LISTED.finditer(found["rest"], *listed.span(1)), first, "a suppression")
+        if not names:
+            return None, wrong or [f"`clipcheck: {verb}[]` names no rule"]
+        return Directive(kind, names, start, end, comment.line, comment.alone), wrong
+    if _UNCLOSED.match(found["rest"]):
+        form = "noqa: CLIP001" if verb == "noqa" else f"{verb}[CLIP001]"
+        return None, [f"malformed suppression, write `# clipcheck: {form}`"]
+    return Directive(kind, None, start, end, comment.line, comment.alone), []
 
 
-def _noqa(found: re.Match[str], offset: int, line: int) -> tuple[list[Directive], list[str]]:
+def _noqa(found: re.Match[str], comment: _Comment) -> tuple[Directive | None, list[str]]:
     """ruff's reading: codes behind a colon, by commas or white space, up to the first word that is none."""
-    rest = found["rest"]
+    rest, start = found["rest"], comment.start + found.start()
     colon = re.match(r"\s*:", rest)
     if colon is None:
-        return [Directive("ignore", None, offset + found.start(), offset + found.end(), line, False, foreign=True)], []
-    at = colon.end()
-    words: list[re.Match[str]] = []
-    separator = re.compile(r"[\s,]*")
-    while word := _CODE.match(rest, separator.match(rest, at).end()):  # type: ignore[union-attr]
-        words.append(word)
+        return Directive("ignore", None, start, comment.start + found.end(), comment.line, False, foreign=True), []
+    words = list(_codes_from(rest, colon.end()))
+    if not words and re.match(r"\s*clip", rest[colon.end() :], re.IGNORECASE):
+        return None, ["malformed suppression, write `# noqa: CLIP001`"]
+    ours = [word for word in words if _known(word[0]) or word[0].upper().startswith("CLIP")]
+    first = comment.start + found.start("rest")
+    names, wrong = _names(ours, first, "a `noqa`")
+    if not names:
+        return None, wrong
+    others, end = len(names) < len(words), first + words[-1].end()
+    return Directive("ignore", names, start, end, comment.line, False, foreign=True, others=others), wrong
+
+
+def _codes_from(text: str, at: int) -> Iterator[re.Match[str]]:
+    """The codes that follow one another from an offset on."""
+    while word := _CODE.match(text, _SEPARATOR.match(text, at).end()):  # type: ignore[union-attr]  # it matches nothing, too
+        yield word
         at = word.end()
-    first = offset + found.start("rest")
-    ours = [Naming(code, first + w.start(), first + w.end()) for w in words if (code := _known(w[0]))]
-    wrong = [
-        f"unknown rule code `{w[0]}` in a `noqa`" for w in words if w[0].upper().startswith("CLIP") and not _known(w[0])
-    ]
-    if not words and re.match(r"\s*clip", rest[at:], re.IGNORECASE):
-        wrong = ["malformed suppression, write `# noqa: CLIP001`"]
-    if not ours:
-        return [], wrong
-    others = len(ours) < len(words)
-    start, end = offset + found.start(), first + words[-1].end()
-    return [Directive("ignore", tuple(ours), start, end, line, False, foreign=True, others=others)], wrong
+
+
+def _names(words: Iterable[re.Match[str]], first: int, where: str) -> tuple[tuple[Naming, ...], list[str]]:
+    """The rules that some words name, whose offsets count from `first`, and a complaint for each other word."""
+    names: list[Naming] = []
+    wrong: list[str] = []
+    for word in words:
+        if code := _known(word[0]):
+            names.append(Naming(code, first + word.start(), first + word.end()))
+        else:
+            wrong.append(f"unknown rule code `{word[0]}` in {where}")
+    return tuple(names), wrong
 
 
 def _known(word: str) -> str:

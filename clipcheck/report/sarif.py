@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -114,29 +114,24 @@ def _result(row: Row, root: str, codes: list[str], marks: _Fingerprints) -> dict
         result["properties"] = {"verdict": str(finding.verdict)}
     if finding.related:
         result["relatedLocations"] = [
-            {
-                "id": number,
-                "message": {"text": label},
-                "physicalLocation": {"artifactLocation": artifact, "region": _region(_elsewhere(row, other))},
-            }
+            {"id": number, "message": {"text": label}, "physicalLocation": _physical(artifact, _elsewhere(row, other))}
             for number, (other, label) in enumerate(finding.related, 1)
         ]
     if finding.fix is not None and (changes := replacements(row)):
-        result["fixes"] = [
-            {
-                "description": {"text": finding.fix.title},
-                "artifactChanges": [
-                    {
-                        "artifactLocation": artifact,
-                        "replacements": [
-                            {"deletedRegion": _region(where), "insertedContent": {"text": text}}
-                            for where, text in changes
-                        ],
-                    }
-                ],
-            }
-        ]
+        result["fixes"] = [_fix(finding.fix.title, artifact, changes)]
     return result
+
+
+def _fix(title: str, artifact: dict[str, str], changes: Sequence[tuple[Place, str]]) -> dict[str, Any]:
+    edits = [{"deletedRegion": _region(where), "insertedContent": {"text": text}} for where, text in changes]
+    return {
+        "description": {"text": title},
+        "artifactChanges": [{"artifactLocation": artifact, "replacements": edits}],
+    }
+
+
+def _physical(artifact: dict[str, str], place: Place) -> dict[str, Any]:
+    return {"artifactLocation": artifact, "region": _region(place)}
 
 
 def _elsewhere(row: Row, place: Place) -> Place:
