@@ -46,7 +46,7 @@ def check(options: Options, progress: Progress = lambda done, total: None) -> in
         raise ConfigError(str(error)) from None
 
 
-def verify(options: Options, progress: Progress = lambda done, total: None) -> int:
+def verify_paths(options: Options, progress: Progress = lambda done, total: None) -> int:
     """Try the fixes of the user's files and show the verdicts; change nothing. Raises ConfigError."""
     return check(options._replace(verify=True, only_verdicts=True), progress)
 

@@ -61,14 +61,14 @@ def check(**words: Any) -> None:
 
     Exit code: 0 for no findings, 1 for findings, 2 for anything that went wrong.
     """
-    from clipcheck.cli import check as command
     from clipcheck.cli.arguments import Options
+    from clipcheck.cli.check import check as check_as_asked
     from clipcheck.settings.keys import ConfigError
 
     options = Options(**words)
     try:
         with _progress("checking", show=not (options.quiet or options.silent)) as step:
-            code = command.check(options, step)
+            code = check_as_asked(options, step)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
     sys.exit(code)
@@ -163,16 +163,16 @@ def verify(paths: tuple[str, ...], output_format: str, jobs: int, **words: Any) 
     in a process of their own. Exit code: 0, or 2 where a fix is refuted. Without PATHS the rules' own examples are
     trained with: 0 where all claims hold, 1 where one fails.
     """
-    from clipcheck.cli import check as command
     from clipcheck.cli.arguments import Options
+    from clipcheck.cli.check import verify_examples, verify_paths
     from clipcheck.settings.keys import ConfigError
 
     try:
         with _progress("verifying") as step:
             if paths:
-                code = command.verify(Options(paths=paths, output_format=output_format, **words), step)
+                code = verify_paths(Options(paths=paths, output_format=output_format, **words), step)
             else:
-                shown, code = command.verify_examples(words["select"], output_format, jobs, step)
+                shown, code = verify_examples(words["select"], output_format, jobs, step)
                 _print(shown if output_format == "json" else shown.removesuffix("\n"))
     except ConfigError as error:
         raise click.UsageError(str(error)) from None

@@ -7,12 +7,7 @@ from collections.abc import Iterator
 
 from clipcheck.documents.program import Document
 from clipcheck.documents.read import read
-from clipcheck.engine.results import FileReport, Outcome
-from clipcheck.report.view import shown
-
-
-def report(outcome: Outcome) -> str:
-    return "".join(piece for file in outcome.reports for piece in of_file(file, shown(file.path)))
+from clipcheck.engine.results import FileReport
 
 
 def of_file(file: FileReport, name: str) -> Iterator[str]:
