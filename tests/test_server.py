@@ -222,7 +222,18 @@ def test_a_half_typed_line_is_no_end() -> None:
 
 @pytest.mark.parametrize(
     ("line", "text"),
-    [(8, "("), (8, " ="), (8, "."), (7, "("), (9, "x = '"), (9, "if x"), (9, "    for y in"), (6, "@"), (0, "(")],
+    [
+        (8, "("),
+        (8, " ="),
+        (8, "."),
+        (7, "("),
+        (9, "x = '"),
+        (9, "if x"),
+        (9, "    for y in"),
+        (6, "@"),
+        (0, "("),
+        (3, " x = [1,"),
+    ],
 )
 def test_a_half_typed_line_hides_no_other_finding(line: int, text: str) -> None:
     program = BEFORE + "\n\ndef forward(x):\n    return x\n\n\n" + BEFORE.partition("\n")[2]
