@@ -1,141 +1,177 @@
-"""The code of a text, function by function: where the marks of a rule must be found, other than in prose.
+"""Which rules concern a text: it must hold the words that `clipcheck.catalogue` names, first as bytes, then in its code.
 
-Python's own parser takes a tenth of the time of LibCST's, and lines are all that is asked of it.
+Two looks, each a superset test. The first, at the bytes, takes a hundredth of the time of a parse and is all that most
+files get. The second asks Python's own parser, which takes a tenth of the time of LibCST's, what is code, and in which function.
 """
 
 from __future__ import annotations
 
-import ast
+import keyword
 import re
-import warnings
-from collections.abc import Callable, Iterator
+import string
+from collections.abc import Callable, Sequence
 from functools import cache
+from os.path import commonprefix
 from typing import TypeAlias
 
-from clipcheck.catalogue import _GRAD, RULES
+from clipcheck.catalogue import RULES
+from clipcheck.gradients.called import may_be_gradient
+from clipcheck.python.parts import Words, parts, shares
+from clipcheck.rule import Need
 
-_Function: TypeAlias = "ast.FunctionDef | ast.AsyncFunctionDef"
-_Documented: TypeAlias = "ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef"
+Holds: TypeAlias = "Callable[[str], bool]"  # whether a text holds a word of the catalogue
 
-_COMMENT = re.compile(rb"(?m)^[ \t]*#[^\r\n]*")
+_IDENTIFIER = re.compile(rb"[A-Za-z_]\w*")
+_GRAD = (b"grad", b"Grad", b"GRAD")  # three files in four hold none of them
+_IN_GRADIENT = re.compile(rb"rad|RAD")
+_LETTERS, _BLANKS = string.ascii_letters.encode() + b"0123456789_", b" \t"
+_REACH = 100  # bytes before and after a name in which its neighbors are looked for
+# Words that may be next to a name in code; Python 2 has two more.
+_KEYWORDS = frozenset(word.encode() for word in (*keyword.kwlist, *keyword.softkwlist, "print", "exec"))
 
 
-def functions(data: bytes) -> tuple[bytes, list[bytes]]:
-    """The code outside of all functions, and each outermost function or method, without docstrings and comment lines.
+def wanted(data: bytes, codes: frozenset[str], code: bool = False) -> frozenset[str]:
+    """Those of `codes` whose words the bytes hold; `code` says that these are Python and nothing else.
 
-    All that is not Python is outside.
+    An identifier is written as it is in every encoding that Python accepts for its programs; UTF-16, which is none of
+    them, is read far enough to say that the file cannot be read.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong with the user's strings is not ours to say
-            tree = ast.parse(data)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return data, []
-    lines = data.splitlines(keepends=True)
-    spans = []
-    for node in _parts(tree):
-        for line in _docstring(node):
-            lines[line] = b"\n"
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            spans.append(_span(node))
-    spans.sort()
-    starts = [0, *(stop for _, stop in spans)]
-    stops = [*(start for start, _ in spans), len(lines)]
-    outside = b"".join(b"".join(lines[start:stop]) for start, stop in zip(starts, stops, strict=True))
-    inside = (b"".join(lines[start:stop]) for start, stop in spans)
-    return _COMMENT.sub(b"", outside), [_COMMENT.sub(b"", function) for function in inside]
-
-
-def _parts(node: ast.AST) -> Iterator[_Documented]:
-    """The module, its classes, and the functions that stand in no other function."""
-    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-        yield node
-    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-        for field in ("body", "orelse", "finalbody"):
-            for statement in getattr(node, field, ()):
-                if isinstance(statement, ast.stmt):
-                    yield from _parts(statement)
-
-
-def _docstring(node: _Documented) -> range:
-    """The lines, from 0, that hold a docstring and nothing else."""
-    match node.body:
-        case [ast.Expr(value=ast.Constant(value=str())) as text, *rest]:
-            last = text.end_lineno or text.lineno
-            alone = text.lineno > getattr(node, "lineno", 0) and not (rest and rest[0].lineno <= last)
-            return range(text.lineno - 1, last) if alone else range(0)
-    return range(0)
-
-
-def _span(function: _Function) -> tuple[int, int]:
-    """The function's lines, from 0, with its decorators."""
-    first = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
-    return first - 1, function.end_lineno or function.lineno
-
-
-def wanted(data: bytes, codes: frozenset[str]) -> frozenset[str]:
-    """Those of `codes` whose marks `data` holds. A superset test: a file that lacks a mark cannot hold the fault."""
-    holds = _holder(data)
+    if b"\0" in data:
+        data = data.replace(b"\0", b"")
+    holds = _on_bytes(data, code)
+    gradients = any(word in data for word in _GRAD)
     return frozenset(
-        code for first, rules in _by_first_mark(codes) if holds(first) for code, rest in rules if all(map(holds, rest))
+        rule
+        for first, others in _by_first_need(codes)
+        if (gradients or not _speaks_of_gradients(first)) and _meets(first, data, holds)
+        for rule, rest in others
+        if all(_meets(need, data, holds) for need in rest)
     )
 
 
-def concerned(data: bytes, codes: frozenset[str]) -> frozenset[str]:
-    """As `wanted`, for a file that is going to be parsed: in its code, and some rules' marks together in a function."""
-    held = wanted(data, codes)
-    if not held:
+def concerned(text: str, codes: frozenset[str]) -> frozenset[str]:
+    """Those of `codes` whose words are in a program's code, and where the rule says so in one function."""
+    held = wanted(text.encode(errors="replace"), codes, code=True)
+    split = parts(text) if held else None
+    if split is None:  # not Python as a whole: code and prose cannot be told apart
         return held
-    outside, inner = functions(data)
-    held = wanted(b"".join((outside, *inner)), held)
-    together = {code for code in held if RULES[code].together}
-    around = _holder(outside)
-    near: set[str] = set()
-    for holds in map(_holder, (b"", *inner)):
-        if near == together:
-            break
-        near |= {code for code in together - near if all(around(mark) or holds(mark) for mark in RULES[code].marks)}
-    return held - together | near
+    around = _heard(split.outside.union(*(f.words() for f in split.functions if shares(f, split.outside))))
+    asked = frozenset(_name(word) for code in held for need in RULES[code].needs for word in need)
+    apart = {code for code in held if not RULES[code].near}
+    together = held - apart
+    everywhere, near = around, {code for code in together if _met(RULES[code].near, around)}
+    for function in split.functions:
+        holds = _on_bytes(function.text, code=True)
+        likely = {code for code in together - near if _likely(RULES[code].near, around, holds)}
+        if likely or any(map(holds, asked)):
+            words = _heard(around | function.words())
+            everywhere |= words
+            near |= {code for code in likely if _met(RULES[code].near, words)}
+    return frozenset(code for code in apart | near if _met(RULES[code].needs, everywhere))
 
 
-def _holder(data: bytes) -> Callable[[bytes], bool]:
-    """Answers whether `data` holds a mark, each searched for once: several rules share their marks."""
-    held: dict[bytes, bool] = {}
-
-    def holds(mark: bytes) -> bool:
-        if mark not in held:
-            held[mark] = _test(mark)(data)
-        return held[mark]
-
-    return holds
+# --- the bytes --------------------------------------------------------------------------------------------------------
 
 
 @cache
-def _by_first_mark(codes: frozenset[str]) -> list[tuple[bytes, list[tuple[str, tuple[bytes, ...]]]]]:
-    """The rules with their other marks under the first one, which most files lack: a few searches instead of fifty."""
-    groups: dict[bytes, list[tuple[str, tuple[bytes, ...]]]] = {}
-    for code in codes:
-        first, *rest = RULES[code].marks
-        if first != _GRAD and all(b"grad" in word for word in first.split(b"|")):
-            first, rest = _GRAD, [first, *rest]  # three files in four lack this one, and so all of those
+def _by_first_need(codes: frozenset[str]) -> list[tuple[Need, list[tuple[str, tuple[Need, ...]]]]]:
+    """The rules with their other needs under the first one, which most files lack: a few searches instead of fifty."""
+    groups: dict[Need, list[tuple[str, tuple[Need, ...]]]] = {}
+    for code in sorted(codes):
+        first, *rest = (*RULES[code].needs, *RULES[code].near)
         groups.setdefault(first, []).append((code, tuple(rest)))
     return list(groups.items())
 
 
-_WORDS = re.compile(rb"[^\\\[\]?*+^$]+")
+@cache
+def _speaks_of_gradients(need: Need) -> bool:
+    return all("grad" in word for word in need)
 
 
 @cache
-def _test(mark: bytes) -> Callable[[bytes], bool]:
-    """How to look for a mark: words between bars by a plain search, 20 times as fast as the pattern that a mark may be.
+def _shared_start(need: Need) -> bytes:
+    """The letters that all names of a need begin with: one search instead of several."""
+    return b"" if any(word[0] in "<*" for word in need) else commonprefix([_name(word) for word in need]).encode()
 
-    The lines of a mark are alternatives: each is faster alone than as one pattern with all of them.
+
+def _name(word: str) -> str:
+    """The letters that an identifier must hold."""
+    return word.strip("*").removeprefix(".").removeprefix("def ")
+
+
+def _on_bytes(data: bytes, code: bool) -> Holds:
+    """Answers whether bytes hold a word, each looked for once: several rules share their words."""
+    identifiers: set[bytes] = set()
+
+    @cache
+    def holds(word: str) -> bool:
+        if word == "<gradient>":
+            return _names_gradient(data, code)
+        if word.startswith("<"):
+            return True  # syntax: the code will tell
+        name = _name(word).encode()
+        if name not in data or word.startswith("*"):
+            return name in data
+        if not identifiers:
+            identifiers.update(_IDENTIFIER.findall(data))
+        return name in identifiers
+
+    return holds
+
+
+def _meets(need: Need, data: bytes, holds: Holds) -> bool:
+    return _shared_start(need) in data and any(map(holds, need))
+
+
+def _names_gradient(data: bytes, code: bool) -> bool:
+    """Whether an identifier that may stand for gradients is in the bytes; in code, with no other word beside it.
+
+    `the gradient of` is prose: of two names with nothing but blanks between them, one is a keyword.
     """
-    if b"\n" in mark:
-        tests = [_test(line) for line in mark.split(b"\n")]
-        return lambda data: any(test(data) for test in tests)
-    if _WORDS.fullmatch(mark):
-        words = mark.split(b"|")
-        return lambda data: any(word in data for word in words)
-    pattern = re.compile(mark)
-    return lambda data: pattern.search(data) is not None
+    for found in _IN_GRADIENT.finditer(data):
+        at = found.start()
+        before, after = data[max(at - _REACH, 0) : at], data[at : at + _REACH]
+        left, right = before.rstrip(_LETTERS), after.lstrip(_LETTERS)
+        name = before[len(left) :] + after[: len(after) - len(right)]
+        if may_be_gradient(name.decode()) and not (code and _is_no_code(left, right)):
+            return True
+    return False
+
+
+def _is_no_code(left: bytes, right: bytes) -> bool:
+    """Whether a name between these bytes cannot be code: it is all of a string, or has another name beside it."""
+    quoted = left[-1:] in (b"'", b'"') and left[-1:] == right[:1]
+    return quoted or _follows_word(left) or _precedes_word(right)
+
+
+def _follows_word(left: bytes) -> bool:
+    text = left.rstrip(_BLANKS)
+    return len(text) < len(left) and _is_name(text[len(text.rstrip(_LETTERS)) :])
+
+
+def _precedes_word(right: bytes) -> bool:
+    text = right.lstrip(_BLANKS)
+    return len(text) < len(right) and _is_name(text[: len(text) - len(text.lstrip(_LETTERS))])
+
+
+def _is_name(word: bytes) -> bool:
+    """Whether a word is a name: no keyword, and no number, which may run into one (`1else gradient`)."""
+    return bool(word) and word not in _KEYWORDS and not word[:1].isdigit()
+
+
+# --- the code ---------------------------------------------------------------------------------------------------------
+
+
+def _heard(words: Words) -> Words:
+    """The words of code with those that follow from them."""
+    gradients = any("rad" in word.lower() and word.isidentifier() and may_be_gradient(word) for word in words)
+    return words | {"<gradient>"} if gradients else words
+
+
+def _met(needs: Sequence[Need], words: Words) -> bool:
+    return all(any(word in words or word.startswith("*") for word in need) for need in needs)
+
+
+def _likely(needs: Sequence[Need], around: Words, holds: Holds) -> bool:
+    """As `_met`, where of a function's words no more is known than what its bytes hold."""
+    return all(any(word in around or holds(word) for word in need) for need in needs)

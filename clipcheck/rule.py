@@ -158,19 +158,22 @@ class Finding(NamedTuple):
         return self.path, at.cell or 0, at.line, at.column, self.code, self.message
 
 
+Need: TypeAlias = "tuple[str, ...]"  # words of which one must occur
+
+
 class Rule(NamedTuple):
     """One kind of fault. Its check and its page are the module `clipcheck.rules.<name>`, its example the fixture folder.
 
-    `marks` are patterns that a file's bytes must all hold before the check is worth running; with `together`, those of
-    one function and of what stands outside of all functions.
+    A program concerns the rule only if it holds a word of each of `needs`, and of each of `near` in one function (or
+    outside of all): `clipcheck.catalogue` says what words there are.
     """
 
     code: str
     name: str
     tier: Tier
     severity: Severity
-    marks: tuple[bytes, ...]
-    together: bool = False
+    needs: tuple[Need, ...]
+    near: tuple[Need, ...] = ()
 
     @property
     def module(self) -> str:

@@ -36,6 +36,11 @@ def read(path: str, data: bytes) -> Document:
     return _python(data)
 
 
+def is_python(path: str) -> bool:
+    """Whether all of a file is one program, by the ending of its name."""
+    return _suffix(path) not in (*NOTEBOOK, *MARKDOWN, *RST)
+
+
 def searchable(path: str, data: bytes) -> bytes:
     """What to search for the rules' words: a notebook's bytes without the escapes that would hide a word's start.
 
@@ -65,8 +70,7 @@ def decode(path: str, data: bytes) -> str:
 
 
 def _declared(path: str, data: bytes) -> str:
-    other = (*NOTEBOOK, *MARKDOWN, *RST)
-    return "utf-8" if _suffix(path) in other else _encoding(data)
+    return _encoding(data) if is_python(path) else "utf-8"
 
 
 def _suffix(path: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from clipcheck.documents.program import Document, MissingParser, Unreadable
-from clipcheck.documents.read import encode, read, searchable
+from clipcheck.documents.read import encode, is_python, read, searchable
 from clipcheck.engine.results import FileReport
 from clipcheck.engine.suppressions import names_us
 from clipcheck.prefilter import concerned, wanted
@@ -19,16 +19,19 @@ MAX_ROUNDS = 10
 
 
 class _Checked(NamedTuple):
+    """What is known of one state of a file; `ran` are the rules that ran, for each of its programs."""
+
     document: Document | None
     findings: tuple[Finding, ...]
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    ran: tuple[frozenset[str], ...] = ()
 
 
 def candidate(path: str, data: bytes, settings: Settings) -> bool:
-    """Whether a file holds a selected rule's marks, or a suppression of ours that might be idle."""
+    """Whether a file holds the words of a selected rule, or a suppression of ours that might be idle."""
     text = searchable(path, data)
-    return bool(wanted(text, settings.codes)) or (settings.heed and names_us(text))
+    return bool(_wanted(path, text, settings)) or (settings.heed and names_us(text))
 
 
 def check_file(path: str, data: bytes, settings: Settings, before: bytes = b"") -> FileReport:
@@ -39,12 +42,9 @@ def check_file(path: str, data: bytes, settings: Settings, before: bytes = b"") 
 
 
 def _checked_and_fixed(path: str, data: bytes, settings: Settings, before: bytes) -> FileReport:
-    codes = concerned(searchable(path, data), settings.codes)
-    if not codes and not (settings.heed and names_us(searchable(path, data))):
-        return FileReport(path, data, threshold=settings.safety)
-    first = _check(path, data, codes, settings, before)
+    first = _check(path, data, settings, before)
     if settings.fix and any(_applicable(first.findings, settings)):
-        report = _settle(path, data, first, codes, settings)
+        report = _settle(path, data, first, settings)
     else:
         report = FileReport(path, data, first.findings, (), None, first.errors, first.warnings, settings.safety)
     refuted = [_refuted(f) for f in report.findings if f.verdict and f.verdict.kind == "refuted"]
@@ -63,27 +63,37 @@ def check_text(path: str, text: str, settings: Settings, before: str = "") -> Fi
         return FileReport(path, b"", (_unreadable(path, str(error)),))
 
 
-def _check(path: str, data: bytes, codes: frozenset[str], settings: Settings, before: bytes = b"") -> _Checked:
+def _wanted(path: str, text: bytes, settings: Settings) -> frozenset[str]:
+    return wanted(text, settings.codes, code=is_python(path)) if settings.prefilter else settings.codes
+
+
+def _check(
+    path: str, data: bytes, settings: Settings, before: bytes = b"", again: Sequence[frozenset[str]] = ()
+) -> _Checked:
+    """Run the rules that concern each program, and those that are to run `again` because they did before a fix."""
     try:
         doc = read(path, data)
     except Unreadable as error:
         return _Checked(None, (_unreadable(path, str(error)),))
     except MissingParser as error:
         return _Checked(None, (), (f"{path}: {error}",))
-    from clipcheck.engine.program import examine  # imports libcst
-
     findings: list[Finding] = []
     errors: list[str] = []
     warnings: list[str] = []
+    ran: list[frozenset[str]] = []
     for index, (program, was) in enumerate(zip(doc.programs, _before(path, before, doc), strict=True)):
-        text = program.text.encode(errors="replace") if doc.fragments else b""
-        here = wanted(text, codes) if doc.fragments else codes
-        if here or not doc.fragments or names_us(text):
-            found = examine(path, doc, index, here, settings, was)
+        codes = concerned(program.text, settings.codes) if settings.prefilter else settings.codes
+        codes |= again[index] if index < len(again) else frozenset()
+        ran.append(codes)
+        if codes or (settings.heed and names_us(program.text.encode(errors="replace"))):
+            from clipcheck.engine.program import examine  # imports libcst
+
+            found = examine(path, doc, index, codes, settings, was)
             findings += found.findings
             errors += found.errors
             warnings += found.warnings
-    return _Checked(doc, tuple(sorted(findings, key=lambda finding: finding.order)), tuple(errors), tuple(warnings))
+    findings.sort(key=lambda finding: finding.order)
+    return _Checked(doc, tuple(findings), tuple(errors), tuple(warnings), tuple(ran))
 
 
 def _before(path: str, before: bytes, now: Document) -> list[str]:
@@ -94,7 +104,7 @@ def _before(path: str, before: bytes, now: Document) -> list[str]:
     return [*(program.text for program in read(path, before).programs), *nothing][: len(nothing)]
 
 
-def _settle(path: str, data: bytes, first: _Checked, codes: frozenset[str], settings: Settings) -> FileReport:
+def _settle(path: str, data: bytes, first: _Checked, settings: Settings) -> FileReport:
     """Apply every fix that touches no other, look again, and go on until nothing more is to be fixed."""
     fixed: list[Finding] = []
     checked = first
@@ -106,11 +116,11 @@ def _settle(path: str, data: bytes, first: _Checked, codes: frozenset[str], sett
         pending = [f for f in _applicable(checked.findings, settings) if (f.code, f.message) not in refused]
         if not pending or checked.document is None:
             break
-        step = _step(path, current, checked, pending, codes, settings)
+        step = _step(path, current, checked, pending, settings)
         if step is None:
             # Together they fail: take them one by one, and leave out the one that does.
             for finding in pending:
-                step = _step(path, current, checked, [finding], codes, settings)
+                step = _step(path, current, checked, [finding], settings)
                 if step is not None:
                     break
                 refused.add((finding.code, finding.message))
@@ -131,14 +141,13 @@ def _step(
     data: bytes,
     checked: _Checked,
     pending: Sequence[Finding],
-    codes: frozenset[str],
     settings: Settings,
 ) -> tuple[bytes, _Checked, list[Finding]] | None:
     """One round of fixes, or None where the outcome is not what the fixes promise."""
     assert checked.document is not None
     taken, edits = _compatible(pending, len(checked.document.programs))
     after = checked.document.splice(edits)
-    again = _check(path, after, concerned(searchable(path, after), settings.codes) | codes, settings)
+    again = _check(path, after, settings, again=checked.ran)
     if set(again.errors) - set(checked.errors):
         return None
     before, now, gone = (Counter(f.code for f in group) for group in (checked.findings, again.findings, taken))

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import libcst as cst
 
+from clipcheck.gradients.called import called_gradients, gives_gradient
 from clipcheck.gradients.framework import framework, is_foreign
 from clipcheck.python.assignments import Path, assigned_value, assigned_values, loop_of
 from clipcheck.python.literals import is_zero
@@ -30,15 +31,6 @@ _COPIES = frozenset("clone contiguous cpu cuda abs coalesce resolve_conj reshape
 _CASTS = frozenset("float double half bfloat16 type type_as to".split())
 _METHODS = _VIEWS | _COPIES | _CASTS
 _FLAT = frozenset({"flatten", "ravel"})
-
-_GRADIENT_WORDS = frozenset({"grad", "grads", "gradient", "gradients"})
-# Words that make of "grad_…" or "…_grads" something else than gradients.
-_OTHER_WORDS = frozenset(
-    "norm norms sample samples sq square squared squares mask masks name names count counts fn func hook hooks scale "
-    "scales scaler hist history stat stats ema mean means std var diff diffs delta ratio penalty dist sim cos cosine "
-    "clip clips clipped max min enabled acc accumulation step steps index idx indices shape shapes size sizes sum log logs "
-    "no enable set group groups bucket buckets required req requires queue handle handles checkpoint ckpt error errors".split()
-)
 
 
 class Condition(NamedTuple):
@@ -66,12 +58,6 @@ class Gradient(NamedTuple):
     certain: bool = True
 
 
-def called_gradients(name: str) -> bool:
-    """Whether an identifier says that it stands for one or several gradients."""
-    parts = set(words(name))
-    return bool(parts & _GRADIENT_WORDS) and not parts & _OTHER_WORDS
-
-
 def is_in_place(node: cst.CSTNode) -> bool:
     """Whether an expression is written as a gradient or a view of one, so that changing it in place changes the gradient."""
     match node:
@@ -89,7 +75,7 @@ def gradient(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Gradient
     if not depth or framework(source) == "another":
         return None
     match node:
-        case cst.Call(func=cst.Name(value=name) | cst.Attribute(attr=cst.Name(value=name))) if _gives_gradient(name):
+        case cst.Call(func=cst.Name(value=name) | cst.Attribute(attr=cst.Name(value=name))) if gives_gradient(name):
             return Gradient(node)
         case cst.Attribute(value=owner, attr=cst.Name(value="grad")):
             return None if _is_module(source, owner) else Gradient(node, owner)
@@ -108,7 +94,8 @@ def gradient(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Gradient
     return None
 
 
-def _gives_gradient(function: str) -> bool:
+from clipcheck.gradients.called import called_gradients, gives_gradient
+def gives_gradient(function: str) -> bool:
     """`safe_get_full_grad(p)` and its like."""
     parts = words(function)
     return "get" in parts and parts[-1] in ("grad", "gradient")

@@ -15,6 +15,7 @@ Unsafe: moves `zero_grad()` above `backward()`, so that training starts, which i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from clipcheck.fixes.move import carrier, moved, names_settled
@@ -26,7 +27,12 @@ from clipcheck.training.flows import Event, Flow, flows
 BY_HAND = "clear the gradients before `backward()`, or behind the step"
 
 
+_CLIPS = re.compile("clip_grad|scaler")  # elsewhere it is nothing that a linter of gradient clipping has to say
+
+
 def check(source: Source) -> Iterator[Hit]:
+    if not _CLIPS.search(source.text):
+        return
     for flow in flows(source, EventKind.ZERO_GRAD):
         for zero in flow.of(EventKind.ZERO_GRAD):
             pair = _discarded(source, flow, zero)

@@ -32,6 +32,7 @@ class Settings:
     unfixable: frozenset[str] = frozenset()
     heed: bool = True  # whether comments silence findings
     report_unused: bool = True
+    prefilter: bool = True  # whether rules are left out that cannot find anything; a test runs them all
     prove: Prove | None = field(default=None, compare=False, repr=False)  # tries fixes; only what it proves is applied
 
     def applies(self, safety: Safety) -> bool:

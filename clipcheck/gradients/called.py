@@ -1,0 +1,35 @@
+"""Which identifiers say that they stand for gradients; apart from what looks at code, so that asking loads no LibCST."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from clipcheck.python.words import words
+
+_GRADIENT_WORDS = frozenset({"grad", "grads", "gradient", "gradients"})
+# Words that make of "grad_…" or "…_grads" something else than gradients.
+_OTHER_WORDS = frozenset(
+    "norm norms sample samples sq square squared squares mask masks name names count counts fn func hook hooks scale "
+    "scales scaler hist history stat stats ema mean means std var diff diffs delta ratio penalty dist sim cos cosine "
+    "clip clips clipped clipping max min enabled acc accumulate accumulation step steps index idx indices shape shapes "
+    "size sizes sum log logs no enable set group groups bucket buckets required req requires queue handle handles "
+    "checkpoint checkpointing ckpt error errors zero supports unscale sync trainer descent".split()
+)
+
+
+@lru_cache(maxsize=8192)  # a program says the same names again and again
+def called_gradients(name: str) -> bool:
+    """Whether an identifier says that it stands for one or several gradients."""
+    parts = set(words(name))
+    return bool(parts & _GRADIENT_WORDS) and not parts & _OTHER_WORDS
+
+
+def gives_gradient(name: str) -> bool:
+    """`safe_get_full_grad(p)` and its like."""
+    parts = words(name)
+    return "get" in parts and parts[-1] in ("grad", "gradient")
+
+
+def may_be_gradient(name: str) -> bool:
+    """Whether code with this identifier in it can speak of a gradient at all: `p.grad`, a name of one, a call for one."""
+    return called_gradients(name) or gives_gradient(name)
