@@ -11,7 +11,7 @@ import re
 import string
 from collections.abc import Callable, Sequence
 from functools import cache
-from os.path import commonprefix
+from itertools import takewhile
 from typing import TypeAlias
 
 from clipcheck.catalogue import RULES
@@ -91,7 +91,9 @@ def _speaks_of_gradients(need: Need) -> bool:
 @cache
 def _shared_start(need: Need) -> bytes:
     """The letters that all names of a need begin with: one search instead of several."""
-    return b"" if any(word[0] in "<*" for word in need) else commonprefix([_name(word) for word in need]).encode()
+    names = [_name(word) for word in need if word[0] not in "<*"]
+    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    return "".join(letters[0] for letters in alike).encode() if len(names) == len(need) else b""
 
 
 def _name(word: str) -> str:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from conftest import PROJECT
 
 from clipcheck import __version__
 from clipcheck.cli.main import main
-from clipcheck.engine import batch, cache
+from clipcheck.engine import batch
 from clipcheck.engine.results import FileReport
 
 BAD = "import torch\ntorch.nn.utils.clip_grad_norm(model.parameters(), 1.0)  # 😀\n"
@@ -52,11 +56,22 @@ def test_a_second_run_says_the_same_without_looking(looks: list[str]) -> None:
     assert looks == ["a.py"]
 
 
-@pytest.mark.parametrize("words", [("--target", "torch"), ("--ignore-noqa",), ("--ignore", "CLIP002"), ("--unfixable", "CLIP002")])  # fmt: skip
-def test_other_settings_are_another_question(looks: list[str], words: tuple[str, ...]) -> None:
-    run("--select", "CLIP002,CLIP001")
-    run("--select", "CLIP002,CLIP001", *words)
-    assert len(looks) == 2 or words == ("--ignore", "CLIP002")
+@pytest.mark.parametrize(
+    "words", [("--target", "torch"), ("--ignore-noqa",), ("--select", "CLIP001"), ("--unfixable", "CLIP002")]
+)
+def test_other_settings_are_another_question(looks: list[str], project: Path, words: tuple[str, ...]) -> None:
+    (project / "a.py").write_text(BAD.replace("😀", "noqa: CLIP002") + BAD, encoding="utf-8")
+    run()
+    answer = run(*words)
+    assert looks == ["a.py", "a.py"]
+    assert answer == run(*words, "--no-cache")
+    assert answer == run(*words)
+    assert len(looks) == 3
+
+
+def test_an_ignored_rule_has_no_findings_from_the_cache(project: Path) -> None:
+    assert len(json.loads(run())) == 1
+    assert json.loads(run("--ignore", "CLIP002")) == []
 
 
 def test_a_changed_file_is_looked_at_again(looks: list[str], project: Path) -> None:
@@ -68,18 +83,47 @@ def test_a_changed_file_is_looked_at_again(looks: list[str], project: Path) -> N
     assert looks == ["a.py", "a.py"]
 
 
-def test_changed_rules_are_another_question(looks: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    run()
-    monkeypatch.setattr(cache, "_fingerprint", lambda: "another")
-    run()
+@pytest.mark.parametrize("module", ["rules/deprecated_clip_grad_norm.py", "prefilter.py"])
+def test_changed_code_of_clipcheck_is_another_question(project: Path, module: str) -> None:
+    """In a copy of the package: a rule whose code has changed finds something else."""
+    package = project / "copy" / "clipcheck"
+    shutil.copytree(PROJECT / "clipcheck", package, ignore=shutil.ignore_patterns("__pycache__", "runtime", "bench"))
+    command = [sys.executable, "-m", "clipcheck", "check", "--isolated", "--select", "CLIP002", "--quiet", "a.py"]
+    environment = {**os.environ, "PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+
+    assert subprocess.run(command, cwd=project, env=environment).returncode == 1
+    assert (project / ".clipcheck_cache").is_dir()
+    changed = package / module
+    silent = "\n\nimport clipcheck.python.names\nclipcheck.python.names.Names.qualified = lambda *_: None\n"
+    changed.write_text(changed.read_text(encoding="utf-8") + silent, encoding="utf-8")
+    assert subprocess.run(command, cwd=project, env=environment).returncode == 0
+
+
+def test_a_fix_is_made_after_a_check_with_the_same_settings(looks: list[str], project: Path) -> None:
+    words = ("--target", "torch")
+    run(*words)
+    run(*words, "--fix")
     assert looks == ["a.py", "a.py"]
-
-
-def test_a_fix_is_made_and_a_fixed_file_is_clean(looks: list[str], project: Path) -> None:
-    run()
-    run("--fix", "--target", "torch")
     assert "clip_grad_norm_(" in (project / "a.py").read_text(encoding="utf-8")
-    assert json.loads(run()) == []
+    assert json.loads(run(*words)) == []
+
+
+def test_a_fix_without_anything_to_fix_is_answered_from_the_cache(looks: list[str], project: Path) -> None:
+    (project / "a.py").write_text(BAD, encoding="utf-8")
+    words = ("--unfixable", "CLIP002")
+    first = run(*words)
+    assert run(*words, "--fix") == first
+    assert looks == ["a.py"]
+
+
+def test_an_unsafe_fix_is_made_after_a_check(looks: list[str], project: Path) -> None:
+    (project / "clipcheck.toml").write_text("extend-unsafe-fixes = ['CLIP002']\n")
+    words = ("--target", "torch")
+    first = run(*words)
+    assert run(*words, "--fix") == first
+    assert looks == ["a.py"]
+    run(*words, "--fix", "--unsafe-fixes")
+    assert "clip_grad_norm_(" in (project / "a.py").read_text(encoding="utf-8")
 
 
 def test_suppressions_and_warnings_are_kept(project: Path) -> None:

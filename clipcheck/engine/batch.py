@@ -42,22 +42,26 @@ def check_files(
 ) -> Outcome:
     """Check each file with its settings. Reports come in the order of `wanted`, whatever the processes' order."""
     collect_less()
-    with Workers(_worker_count(wanted, jobs)) as workers:
-        tasks, errors = _sift(wanted, workers)
-        cache = _cache(cache_folder) if cache_folder and tasks else None
+    cache = _cache(cache_folder) if cache_folder else None
+    silent = cache.silent(wanted) if cache else {}
+    unknown = [pair for pair in wanted if pair[0] not in silent]
+    with Workers(_worker_count(unknown, jobs)) as workers:
+        tasks, unreadable = _sift(unknown, workers)
         known = {task.path: report for task in tasks if cache and (report := cache.get(task))}
         new = {}
         for report in _run([task for task in tasks if task.path not in known], workers):
             new[report.path] = report
             progress(len(known) + len(new), len(tasks))
     if cache:
-        cache.put((task, new[task.path]) for task in tasks if task.path in new)
+        without = [pair for pair in unknown if not (pair[0] in known or pair[0] in new or pair[0] in unreadable)]
+        cache.put(without, ((task, new[task.path]) for task in tasks if task.path in new))
+    errors = [f"{path}: cannot be read: {why}" for path, why in unreadable.items()]
     reports = [report for task in tasks if _says_something(report := known.get(task.path) or new[task.path])]
     if write:
         settings = {task.path: task.settings for task in tasks}
         reports = [_written(report, settings[report.path]) for report in reports]
     errors += [error for report in reports for error in report.errors]
-    return Outcome(tuple(reports), len(wanted), tuple(errors), len(tasks))
+    return Outcome(tuple(reports), len(wanted), tuple(errors), len(tasks) + sum(silent.values()))
 
 
 def _cache(folder: str) -> Cache:
@@ -72,8 +76,8 @@ def _worker_count(wanted: Sequence[tuple[str, Settings]], jobs: int) -> int:
     return 0 if jobs < 2 or len(wanted) < POOL_FROM or any(settings.prove for _, settings in wanted) else jobs
 
 
-def _sift(wanted: Sequence[tuple[str, Settings]], workers: Workers) -> tuple[list[Task], list[str]]:
-    """The files that hold a mark of a selected rule, with their bytes; what cannot be read is an error."""
+def _sift(wanted: Sequence[tuple[str, Settings]], workers: Workers) -> tuple[list[Task], dict[str, str]]:
+    """The files that hold the words of a selected rule, with their bytes, and why others cannot be read."""
     if not workers.count or len(wanted) < SIFT_FROM:
         return _sift_some(wanted)
     chunks = [wanted[start : start + CHUNK] for start in range(0, len(wanted), CHUNK)]
@@ -82,21 +86,22 @@ def _sift(wanted: Sequence[tuple[str, Settings]], workers: Workers) -> tuple[lis
         for chunk, done in workers.each(_sift_some, chunks)
     }
     ordered = [sifted[chunk[0][0]] for chunk in chunks]
-    return [task for tasks, _ in ordered for task in tasks], [error for _, errors in ordered for error in errors]
+    unreadable = {path: why for _, some in ordered for path, why in some.items()}
+    return [task for tasks, _ in ordered for task in tasks], unreadable
 
 
-def _sift_some(wanted: Sequence[tuple[str, Settings]]) -> tuple[list[Task], list[str]]:
+def _sift_some(wanted: Sequence[tuple[str, Settings]]) -> tuple[list[Task], dict[str, str]]:
     tasks: list[Task] = []
-    errors: list[str] = []
+    unreadable: dict[str, str] = {}
     for path, settings in wanted:
         try:
             data = disk.read(path)
         except OSError as error:
-            errors.append(f"{path}: cannot be read: {error.strerror}")
+            unreadable[path] = error.strerror or str(error)
             continue
         if candidate(path, data, settings):
             tasks.append(Task(path, data, settings))
-    return tasks, errors
+    return tasks, unreadable
 
 
 def _run(tasks: Sequence[Task], workers: Workers) -> Iterator[FileReport]:

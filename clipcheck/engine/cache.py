@@ -1,19 +1,17 @@
-"""What a run found, kept for the next: by the file's bytes, its settings, and clipcheck's own code.
+"""What a run found, kept for the next: by the file's state on disk or its bytes, its settings, and clipcheck's own code.
 
-Only files that hold a mark are kept, since the others are read faster than a cache is asked. A folder of this kind is
-marked so that backups (`CACHEDIR.TAG`) and git (`.gitignore`) pass it over.
+A file with nothing to say is known by its size, times and inode, and is not even read; one with findings is read, to show
+them, and known by its bytes. A folder of this kind is marked so that backups (`CACHEDIR.TAG`) and git (`.gitignore`)
+pass it over. The entries are JSON: a cache may come from anywhere, and what it holds is never run.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 from clipcheck import __version__
@@ -25,71 +23,137 @@ NAME = ".clipcheck_cache"
 _TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n# This folder holds clipcheck's cache: https://bford.info/cachedir/\n"
 )
+# A file that changed this shortly before the run may change again without another time: FAT counts in steps of 2 s.
+GRAIN = 2_000_000_000
+# Without any keyword in so few files, reading them again is as fast as a cache, which would be one more folder.
+FEW = 1000
+# Runs with other settings whose entries are kept beside those of this one.
+OTHER_SETTINGS = 3
 
 
 class Cache:
-    """The entries of one project, one a file; a broken or foreign cache counts as empty, one that cannot be written is let be."""
+    """The entries of one project, by settings, folder and name.
+
+    An entry is the state of a file that holds no word of a rule, or [state, digest, findings, warnings] of one that does.
+    A broken or foreign cache counts as empty, one that cannot be written is left alone.
+    """
 
     def __init__(self, folder: str) -> None:
-        self._folder = Path(folder)
-        self._file = self._folder / __version__ / "findings.json"
+        self._folder = folder
+        self._file = os.path.join(folder, __version__, "findings.json")
+        self._started = time.time_ns()
         self._code = _fingerprint()
-        self._entries = self._load()
+        self._groups = self._load()
+        self._keys: dict[Settings, str] = {}
+        self._absolute: dict[str, str] = {}
+        self._states: dict[str, str] = {}
+        self._again: list[tuple[str, Settings, Any]] = []  # entries that hold, of files that may be in another state
+
+    def silent(self, wanted: Iterable[tuple[str, Settings]]) -> dict[str, bool]:
+        """The files that have not changed since they had nothing to say, each with whether it holds a rule's words.
+
+        The states of all others are taken here, before they are read: a change after that is another state.
+        """
+        found: dict[str, bool] = {}
+        for path, settings in wanted:
+            state = self._states[path] = _state(path)
+            match self._entry(path, settings):
+                case str(known) if known == state:
+                    found[path] = False
+                case [known, _, [], []] if known == state:
+                    found[path] = True
+        return {path: words for path, words in found.items() if self._states[path]}
 
     def get(self, task: Task) -> FileReport | None:
         """The report of an earlier run on the same bytes, unless fixes are to be made, which have to be worked out."""
-        entry = self._entries.get(os.path.abspath(task.path))
-        if not isinstance(entry, list) or len(entry) != 3 or entry[0] != self._key(task):
-            return None
-        try:
-            findings = tuple(_finding(task.path, packed) for packed in entry[1])
-        except (TypeError, ValueError, IndexError):
-            return None
         settings = task.settings
+        match entry := self._entry(task.path, settings):
+            case [_, digest, [*packed], [*lines]] if digest == _digest(task.data):
+                pass
+            case _:
+                return None
+        try:
+            findings = tuple(_finding(task.path, one) for one in packed)
+            warnings = tuple(task.path + line for line in lines)
+        except (TypeError, ValueError, IndexError, OverflowError):
+            return None
         if settings.fix and any(finding.fix and settings.applies(finding.fix.safety) for finding in findings):
             return None
-        warnings = tuple(task.path + line for line in entry[2])
+        self._again.append((task.path, settings, [self._trusted(task.path), *entry[1:]]))
         return FileReport(task.path, task.data, findings, warnings=warnings, threshold=settings.safety)
 
-    def put(self, reports: Iterable[tuple[Task, FileReport]]) -> None:
-        """Keep what is new, and forget files that are gone. Errors are not kept: they are to be seen again."""
-        added = {
-            os.path.abspath(task.path): [
-                self._key(task),
-                [_packed(finding) for finding in report.findings],
-                [warning.removeprefix(task.path) for warning in report.warnings],
-            ]
+    def put(self, clean: Iterable[tuple[str, Settings]], reports: Iterable[tuple[Task, FileReport]]) -> None:
+        """Keep what was seen anew: files without a word, and reports. Errors are not kept: they are to be seen again."""
+        entries = [(path, settings, self._trusted(path)) for path, settings in clean]
+        spoken = [
+            (task.path, task.settings, _packed_report(self._trusted(task.path), task, report))
             for task, report in reports
             if not report.errors and report.fixed_data is None
-        }
-        if not added:
-            return
-        kept = {path: entry for path, entry in self._entries.items() if os.path.exists(path)}
-        with suppress(OSError):
-            self._write({**kept, **added})
+        ]
+        if spoken or self._again or len(entries) >= FEW:
+            changed = [one for one in (*entries, *spoken, *self._again) if self._entry(one[0], one[1]) != one[2]]
+            if changed:
+                with suppress(OSError):
+                    self._write(self._merged(changed))
 
-    def _key(self, task: Task) -> str:
-        settings = task.settings
-        parts = (self._code, os.path.splitext(task.path)[1], *_wishes(settings))
-        digest = blake2b(repr(parts).encode(), digest_size=16)
-        digest.update(task.data)
-        return digest.hexdigest()
+    # --- entries ------------------------------------------------------------------------------------------------
 
-    def _load(self) -> dict[str, Any]:
+    def _place(self, path: str, settings: Settings) -> tuple[str, str, str]:
+        """Where an entry is: the settings' key, the folder and the name."""
+        key = self._keys.get(settings)
+        if key is None:
+            key = self._keys[settings] = _digest(repr(_wishes(settings)).encode())
+        head, name = os.path.split(path)
+        folder = self._absolute.get(head)
+        if folder is None:
+            folder = self._absolute[head] = os.path.abspath(head)
+        return key, folder, name
+
+    def _entry(self, path: str, settings: Settings) -> Any:
+        key, folder, name = self._place(path, settings)
+        return _inner(_inner(self._groups, key), folder).get(name)
+
+    def _trusted(self, path: str) -> str:
+        """The state that was taken of a file; "", which no file has, where it may change and keep that state."""
+        state = self._states[path]
+        newest = max((int(number) for number in state.split()[2:]), default=0)
+        return state if newest < self._started - GRAIN else ""
+
+    def _merged(self, changed: Iterable[tuple[str, Settings, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+        """The new entries with the old ones, without files that are gone."""
+        used = dict.fromkeys(self._keys.values())
+        others = [key for key in self._groups if key not in used][:OTHER_SETTINGS]
+        groups = {key: _present(_inner(self._groups, key)) for key in (*used, *others)}
+        for path, settings, entry in changed:
+            key, folder, name = self._place(path, settings)
+            groups[key].setdefault(folder, {})[name] = entry
+        return groups
+
+    # --- the file -----------------------------------------------------------------------------------------------
+
+    def _load(self) -> Mapping[str, Any]:
         try:
-            entries = json.loads(self._file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            with open(self._file, "rb") as file:
+                content = json.loads(file.read())
+        except (OSError, ValueError, RecursionError):
             return {}
-        return entries if isinstance(entries, dict) else {}
+        match content:
+            case {"code": self._code, "files": dict(groups)}:
+                return groups
+        return {}
 
-    def _write(self, entries: dict[str, Any]) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
+    def _write(self, groups: Mapping[str, Any]) -> None:
+        import tempfile
+
+        folder = os.path.dirname(self._file)
+        os.makedirs(folder, exist_ok=True)
         for name, content in (("CACHEDIR.TAG", _TAG), (".gitignore", "*\n")):
-            if not (self._folder / name).exists():
-                (self._folder / name).write_text(content, encoding="utf-8")
-        handle, temporary = tempfile.mkstemp(dir=self._file.parent)
+            if not os.path.exists(path := os.path.join(self._folder, name)):
+                with open(path, "w", encoding="utf-8") as file:
+                    file.write(content)
+        handle, temporary = tempfile.mkstemp(dir=folder)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(entries, file, separators=(",", ":"))
+            json.dump({"code": self._code, "files": groups}, file, separators=(",", ":"))
         os.replace(temporary, self._file)
 
 
@@ -98,8 +162,45 @@ def written_in(folder: str) -> list[str]:
     return [folder, *(os.path.join(folder, name) for name in ("CACHEDIR.TAG", ".gitignore", __version__))]
 
 
+def _inner(entries: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """What is kept below a key, nothing where that is broken."""
+    inner = entries.get(key)
+    return inner if isinstance(inner, dict) else {}
+
+
+def _present(folders: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The entries of files that are still there."""
+    present = {
+        folder: {name: entry for name, entry in entries.items() if os.path.exists(os.path.join(folder, name))}
+        for folder, entries in folders.items()
+        if isinstance(entries, dict)
+    }
+    return {folder: entries for folder, entries in present.items() if entries}
+
+
+def _state(path: str) -> str:
+    """What of a file on disk changes when it does; "" where that cannot be known.
+
+    The time of the last change of the inode tells a file of the same size whose time was set back; on Windows, it is
+    the time when the file was made.
+    """
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return ""
+    return f"{found.st_size} {found.st_ino} {found.st_mtime_ns} {found.st_ctime_ns}"
+
+
+def _digest(data: bytes) -> str:
+    from hashlib import blake2b
+
+    return blake2b(data, digest_size=16).hexdigest()
+
+
 def remove(folders: Iterable[str]) -> Iterator[str]:
     """Delete the caches in folders and below them, and name each. Only what bears our name and our tag is touched."""
+    import shutil
+
     for top in folders:
         for folder, inner, _ in os.walk(top):
             inner[:] = [name for name in inner if name not in (".git", "node_modules", ".venv")]
@@ -114,20 +215,30 @@ def remove(folders: Iterable[str]) -> Iterator[str]:
 def _wishes(settings: Settings) -> tuple[object, ...]:
     """What of the settings can change a finding; whether fixes are made cannot."""
     sets = (settings.codes, settings.trusted, settings.distrusted, settings.unfixable)
-    return (*(sorted(codes) for codes in sets), settings.target, settings.heed, settings.report_unused)
+    flags = (settings.target, settings.heed, settings.report_unused, settings.prefilter)
+    return (*(sorted(codes) for codes in sets), *flags)
 
 
 def _fingerprint() -> str:
     """Clipcheck's own code: version, and size and time of each module, which change while rules are being written."""
-    package = Path(__file__).resolve().parents[1]
-    stats = [
-        (str(path.relative_to(package)), path.stat().st_size, path.stat().st_mtime_ns)
-        for path in sorted(package.rglob("*.py"))
-    ]
-    return blake2b(repr((__version__, stats)).encode(), digest_size=16).hexdigest()
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    modules = (
+        os.path.join(folder, name) for folder, _, names in os.walk(package) for name in names if name.endswith(".py")
+    )
+    stats = sorted(
+        (os.path.relpath(path, package), found.st_size, found.st_mtime_ns)
+        for path in modules
+        for found in [os.stat(path)]
+    )
+    return _digest(repr((__version__, stats)).encode())
 
 
 # --- findings as JSON -------------------------------------------------------------------------------------------------
+
+
+def _packed_report(state: str, task: Task, report: FileReport) -> list[Any]:
+    lines = [warning.removeprefix(task.path) for warning in report.warnings]
+    return [state, _digest(task.data), [_packed(finding) for finding in report.findings], lines]
 
 
 def _packed(finding: Finding) -> list[Any]:
