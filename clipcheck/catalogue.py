@@ -8,7 +8,7 @@ A rule's needs are what its check cannot do without, never more: a program that 
 word or several of which one will do:
 
     step                an identifier: a name, an attribute, a keyword, a part of an import's dotted path
-    .grad               an attribute
+    .grad               an attribute, or a name that is imported from a module
     def training_step   a function or class that is defined
     *scaler*            an identifier with these letters in it
     <gradient>          an identifier that may stand for gradients (`clipcheck.gradients.called`)
@@ -21,9 +21,9 @@ from __future__ import annotations
 
 from clipcheck.rule import Need, Rule, Severity, Tier
 
-# One gradient's norm or a power of it: its name, or a sum of squares, a product with itself, the largest entry.
+# One gradient's norm or a power of it: by its name, or as a sum of squares, a product with itself, the largest entry.
 _GRADIENT = "<gradient>"
-_NORM = ("norm", "vector_norm", "sum", "dot", "vdot", "max")
+_NORM = (".norm", ".vector_norm", ".sum", ".dot", ".vdot", ".abs")
 # What takes a value from the device into Python; `linalg` is numpy's norm.
 _HOST = ("item", "tolist", ".numpy", "float", "math", "linalg")
 _REPEATED = ("<For>", "<AsyncFor>", "<comprehension>")
@@ -90,7 +90,7 @@ RULES: dict[str, Rule] = {
             near=(
                 _GRADIENT,
                 ".grad",
-                ("clamp", "clip", "clamp_min", "clamp_max", "mul", "div", "nan_to_num", "multiply", "divide"),
+                (".clamp", ".clip", ".clamp_min", ".clamp_max", ".mul", ".div", ".nan_to_num", ".multiply", ".divide"),
             ),
         ),
         _rule("CLIP108", "clip-each-microbatch", *_CLIPS),

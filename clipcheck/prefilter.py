@@ -39,11 +39,10 @@ def wanted(data: bytes, codes: frozenset[str], code: bool = False) -> frozenset[
     if b"\0" in data:
         data = data.replace(b"\0", b"")
     holds = _on_bytes(data, code)
-    gradients = any(word in data for word in _GRAD)
     return frozenset(
         rule
-        for first, others in _by_first_need(codes)
-        if (gradients or not _speaks_of_gradients(first)) and _meets(first, data, holds)
+        for first, others in _by_first_need(codes, any(word in data for word in _GRAD))
+        if _meets(first, data, holds)
         for rule, rest in others
         if all(_meets(need, data, holds) for need in rest)
     )
@@ -74,18 +73,18 @@ def concerned(text: str, codes: frozenset[str]) -> frozenset[str]:
 
 
 @cache
-def _by_first_need(codes: frozenset[str]) -> list[tuple[Need, list[tuple[str, tuple[Need, ...]]]]]:
-    """The rules with their other needs under the first one, which most files lack: a few searches instead of fifty."""
+def _by_first_need(codes: frozenset[str], gradients: bool) -> list[tuple[Need, list[tuple[str, tuple[Need, ...]]]]]:
+    """The rules with their other needs under the first one, which most files lack: a few searches instead of fifty.
+
+    Without `gradients`, no word holds `grad`: what is left of the needs are three or four words.
+    """
     groups: dict[Need, list[tuple[str, tuple[Need, ...]]]] = {}
     for code in sorted(codes):
         first, *rest = (*RULES[code].needs, *RULES[code].near)
-        groups.setdefault(first, []).append((code, tuple(rest)))
+        possible = tuple(word for word in first if gradients or "grad" not in word)
+        if possible:
+            groups.setdefault(possible, []).append((code, tuple(rest)))
     return list(groups.items())
-
-
-@cache
-def _speaks_of_gradients(need: Need) -> bool:
-    return all("grad" in word for word in need)
 
 
 @cache

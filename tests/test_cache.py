@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -15,8 +17,9 @@ from conftest import PROJECT
 
 from clipcheck import __version__
 from clipcheck.cli.main import main
-from clipcheck.engine import batch
+from clipcheck.engine import batch, cache
 from clipcheck.engine.results import FileReport
+from clipcheck.settings.keys import Settings
 
 BAD = "import torch\ntorch.nn.utils.clip_grad_norm(model.parameters(), 1.0)  # 😀\n"
 
@@ -41,6 +44,15 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(batch, "check_file", spy)
     return seen
+
+
+def entries_file(project: Path) -> Path:
+    return project / ".clipcheck_cache" / __version__ / "findings.json"
+
+
+def contents(project: Path) -> dict[str, Any]:
+    kept: dict[str, Any] = json.loads(entries_file(project).read_text(encoding="utf-8"))
+    return kept
 
 
 def run(*words: str) -> str:
@@ -156,14 +168,51 @@ def test_where_it_is_and_that_it_can_be_off(project: Path, monkeypatch: pytest.M
     assert [(project / name / __version__).is_dir() for name in ("here", "there", "elsewhere")] == [True] * 3
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}', '{"%s": ["k", [[1, 2]], []]}'])
-def test_a_broken_cache_is_no_error(project: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b'{"a": 1}',
+        b'{"code": "%s", "files": []}',
+        b"[" * 100_000,
+        b'{"code": ' + b"9" * 5000,
+    ],
+)
+def test_a_broken_cache_is_no_error(project: Path, content: bytes) -> None:
     first = run()
-    file = project / ".clipcheck_cache" / __version__ / "findings.json"
-    entries = json.loads(file.read_text())
-    key = entries[str(project / "a.py")][0]
-    file.write_text(content.replace("%s", str(project / "a.py").replace("\\", "\\\\")).replace('"k"', json.dumps(key)))
+    entries_file(project).write_bytes(content.replace(b"%s", str(contents(project)["code"]).encode()))
     assert run() == first
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [1, None, [], {}, "x", ["x"], ["x", "DIGEST", [[1, 2]], []], ["x", "DIGEST", 1, []], ["x", "DIGEST", [], [1]]],
+)
+def test_a_broken_entry_is_no_entry(looks: list[str], project: Path, entry: object) -> None:
+    first = run()
+    kept = contents(project)
+    (folders,) = kept["files"].values()
+    (names,) = folders.values()
+    digest = names["a.py"][1]
+    names["a.py"] = json.loads(json.dumps(entry).replace("DIGEST", digest))
+    entries_file(project).write_text(json.dumps(kept), encoding="utf-8")
+    assert run() == first
+    assert looks == ["a.py", "a.py"]
+
+
+@pytest.mark.parametrize("broken", ["groups", "folders", "names"])
+def test_a_broken_level_of_entries_is_empty(project: Path, broken: str) -> None:
+    first = run()
+    kept = contents(project)
+    ((key, folders),) = kept["files"].items()
+    ((folder, _),) = folders.items()
+    levels: dict[str, object] = {"groups": 1, "folders": {key: 1}, "names": {key: {folder: 1, "/other": 1}}}
+    kept["files"] = levels[broken]
+    entries_file(project).write_text(json.dumps(kept), encoding="utf-8")
+    assert run() == first == run()
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(project: Path) -> None:
@@ -177,14 +226,157 @@ def test_files_that_are_gone_are_forgotten(project: Path) -> None:
     (project / "b.py").unlink()
     (project / "a.py").write_text(BAD + "\n", encoding="utf-8")
     run()
-    entries = json.loads((project / ".clipcheck_cache" / __version__ / "findings.json").read_text())
-    assert list(entries) == [str(project / "a.py")]
+    assert [list(names) for folders in contents(project)["files"].values() for names in folders.values()] == [["a.py"]]
 
 
-def test_no_cache_is_made_where_there_is_nothing_to_keep(project: Path) -> None:
+def test_no_cache_is_made_where_there_is_little_to_keep(project: Path) -> None:
     (project / "a.py").write_text("x = 1\n")
     run()
     assert not (project / ".clipcheck_cache").exists()
+
+
+# --- files that are not read ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that were read; the clock says that all of them have been the same for long."""
+    seen: list[str] = []
+    real = batch.candidate
+
+    def spy(path: str, data: bytes, settings: Settings) -> bool:
+        seen.append(path)
+        return real(path, data, settings)
+
+    monkeypatch.setattr(batch, "candidate", spy)
+    later(monkeypatch)
+    return seen
+
+
+def later(monkeypatch: pytest.MonkeyPatch, seconds: int = 3) -> None:
+    now = time.time_ns
+    monkeypatch.setattr(cache, "now", lambda: now() + seconds * 1_000_000_000)
+
+
+PLAIN = "x = 1  # nothing of ours\n"
+SILENT = "import torch\ntorch.nn.utils.clip_grad_norm_(ps, 1.0)\n"
+
+
+def test_files_with_nothing_to_say_are_not_read_again(reads: list[str], project: Path) -> None:
+    (project / "plain.py").write_text(PLAIN)
+    (project / "silent.py").write_text(SILENT + "clip_grad_norm = 1\n")
+    first = run()
+    assert reads == ["a.py", "plain.py", "silent.py"]
+    assert run() == first
+    assert reads[3:] == ["a.py"]  # its lines are shown
+
+
+def test_a_clean_run_counts_the_files_that_were_not_read(reads: list[str], project: Path) -> None:
+    (project / "a.py").write_text(SILENT + "clip_grad_norm = 1\n")
+    said = [CliRunner().invoke(main, ["check", "--select", "CLIP002"]).stdout for _ in range(2)]
+    assert [text.partition(",")[0] for text in said] == ["No problems found in 1 file (1 speaks of clipping)"] * 2
+    assert reads == ["a.py"]
+
+
+def clean_then(project: Path, monkeypatch: pytest.MonkeyPatch) -> os.stat_result:
+    """A run in which `b.py` has nothing to say, and what is known of that file."""
+    (project / "b.py").write_text(PLAIN.ljust(len(BAD.encode())), encoding="utf-8")
+    assert len(json.loads(run())) == 1
+    return os.stat("b.py")
+
+
+def test_a_file_that_changed_is_read(reads: list[str], project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean_then(project, monkeypatch)
+    (project / "b.py").write_text(BAD, encoding="utf-8")
+    assert len(json.loads(run())) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps no time of the last change")
+def test_a_file_of_the_same_size_and_time_is_read(
+    reads: list[str], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    was = clean_then(project, monkeypatch)
+    time.sleep(0.05)
+    (project / "b.py").write_text(BAD, encoding="utf-8")
+    os.utime("b.py", ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert os.stat("b.py").st_size == was.st_size
+    assert len(json.loads(run())) == 2
+
+
+def test_another_file_in_its_place_is_read(reads: list[str], project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    was = clean_then(project, monkeypatch)
+    (project / "other").write_text(BAD, encoding="utf-8")
+    os.utime("other", ns=(was.st_atime_ns, was.st_mtime_ns))
+    os.replace("other", "b.py")
+    assert len(json.loads(run())) == 2
+
+
+def test_a_file_that_may_change_within_the_clocks_grain_is_read(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock does not tell two states apart: the first was taken just when the file had changed."""
+    monkeypatch.setattr(cache, "_state", lambda path: f"{os.path.getsize(path)} 1 {FIXED} {FIXED}")
+    monkeypatch.setattr(cache, "now", lambda: FIXED + 1_000_000_000)
+    clean_then(project, monkeypatch)
+    (project / "b.py").write_text(BAD, encoding="utf-8")
+    assert len(json.loads(run())) == 2
+
+
+FIXED = 1_700_000_000_000_000_000
+
+
+def test_a_state_that_is_old_enough_is_believed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look-alike of the test above: what makes the difference there is the time, and nothing else."""
+    monkeypatch.setattr(cache, "_state", lambda path: f"{os.path.getsize(path)} 1 {FIXED} {FIXED}")
+    monkeypatch.setattr(cache, "now", lambda: FIXED + 10_000_000_000)
+    clean_then(project, monkeypatch)
+    (project / "b.py").write_text(BAD, encoding="utf-8")
+    assert len(json.loads(run())) == 1
+
+
+def test_a_file_that_was_only_touched_keeps_its_findings(reads: list[str], looks: list[str], project: Path) -> None:
+    first = run()
+    os.utime("a.py")
+    assert run() == first
+    assert (len(reads), looks) == (2, ["a.py"])
+
+
+def test_other_settings_have_entries_of_their_own(reads: list[str], looks: list[str], project: Path) -> None:
+    (project / "a.py").write_text(BAD.replace("1.0", "0.0"), encoding="utf-8")
+    answers = [(run(), run("--select", "CLIP201")) for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert len(json.loads(answers[0][0])) == 1
+    assert len(json.loads(answers[0][1])) == 2
+    assert looks == ["a.py", "a.py"]
+
+
+def test_a_file_that_cannot_be_read_is_said_each_time(reads: list[str], project: Path) -> None:
+    (project / "c.py").mkdir()
+    wanted = [("a.py", Settings()), ("c.py", Settings())]
+    first, second = (batch.check_files(wanted, cache_folder=".clipcheck_cache") for _ in range(2))
+    assert [error.partition(":")[0] for error in first.errors] == ["c.py"]
+    assert first == second
+    assert len(second.findings) == 1
+
+
+def test_two_runs_that_write_at_once_leave_one_whole_cache(project: Path) -> None:
+    for number in range(30):
+        (project / f"b{number}.py").write_text(BAD, encoding="utf-8")
+    command = [sys.executable, "-m", "clipcheck", "check", "--isolated", "--jobs", "1", "--output-format", "json", "."]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    running = [subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE) for _ in range(3)]
+    answers = {process.communicate()[0] for process in running}
+    assert len(answers) == 1
+    assert len(contents(project)["files"]) == 1
+    assert os.listdir(entries_file(project).parent) == ["findings.json"]
+
+
+def test_the_cache_of_another_version_is_not_asked(looks: list[str], project: Path) -> None:
+    first = run()
+    kept = contents(project)
+    kept["code"] = "of another version"
+    entries_file(project).write_text(json.dumps(kept), encoding="utf-8")
+    assert run() == first
+    assert looks == ["a.py", "a.py"]
+    assert contents(project)["code"] != "of another version"
 
 
 def test_clean_removes_caches_and_nothing_else(project: Path) -> None:

@@ -91,9 +91,9 @@ def rule(code: str | None, everything: bool, output_format: str) -> None:
         return
     import json
 
-    described = [{**one._asdict(), "tier": one.tier.value, "marks": None, "page": pages.page(one)} for one in chosen]
+    described = [{**one._asdict(), "tier": one.tier.value, "page": pages.page(one)} for one in chosen]
     for one in described:
-        del one["marks"]
+        del one["needs"], one["near"]
     _print(json.dumps(described if everything else described[0], indent=2))
 
 

@@ -1,4 +1,4 @@
-"""Many files: read them, look at those that hold our marks, in several processes where that pays, and write fixes."""
+"""Many files: read them, look at those that hold our words, in several processes where that pays, and write fixes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # A worker pays a quarter of a second to import libcst; fewer files than this are done sooner without one.
 POOL_FROM = 24
-# With this many files to read, searching them for marks is shared out, too, so many at a time.
+# With this many files to read, searching them for words is shared out, too, so many at a time.
 SIFT_FROM, CHUNK = 1000, 250
 
 

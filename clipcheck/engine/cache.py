@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from time import time_ns as now
 from typing import Any
 
 from clipcheck import __version__
@@ -41,7 +41,7 @@ class Cache:
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._file = os.path.join(folder, __version__, "findings.json")
-        self._started = time.time_ns()
+        self._started = now()
         self._code = _fingerprint()
         self._groups = self._load()
         self._keys: dict[Settings, str] = {}

@@ -24,7 +24,7 @@ class Function(NamedTuple):
 class Parts(NamedTuple):
     """The words outside of functions, and the functions; decorators, defaults and annotations are outside, as are classes.
 
-    Words are identifiers, `.x` for the attribute x, `def x` for a definition, `<For>` for a node of that kind.
+    Words are identifiers, `.x` for the attribute x or an import of it, `def x` for a definition, `<For>` for a node of that kind.
     """
 
     outside: Words
@@ -79,7 +79,7 @@ def _special(node: ast.AST) -> Iterable[str]:
         case ast.keyword(arg=str(name)):
             return (name,)
         case ast.alias(name=path) | ast.ImportFrom(module=str(path)):
-            return path.split(".")
+            return [*path.split("."), f".{path}"]
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
             return (f"def {name}",)
         case ast.BinOp(left=left, op=ast.Mult(), right=right) if ast.dump(left) == ast.dump(right):

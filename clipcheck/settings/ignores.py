@@ -16,6 +16,7 @@ class Ignores:
 
     def __init__(self, top: str) -> None:
         self._of: dict[str, tuple[Globs, ...]] = {}
+        self._absolute: dict[str, str] = {}  # a folder's entries are asked for one by one
         top = os.path.abspath(top)
         if not _in_repository(top):
             own = _patterns(os.path.join(top, ".gitignore"), top)
@@ -25,9 +26,12 @@ class Ignores:
 
     def match(self, path: str, is_folder: bool) -> bool:
         """The nearest file that has a word on it decides; a path whose folder is ignored is not asked for."""
-        absolute = os.path.abspath(path)
-        for globs in reversed(self._files(os.path.dirname(absolute))):
-            word = None if globs in self._overruled else globs.decides(absolute, is_folder)
+        named, name = os.path.split(path)
+        folder = self._absolute.get(named)
+        if folder is None:
+            folder = self._absolute[named] = os.path.abspath(named)
+        for globs in reversed(self._files(folder)):
+            word = None if globs in self._overruled else globs.decides(os.path.join(folder, name), is_folder)
             if word is not None:
                 return word
         return False

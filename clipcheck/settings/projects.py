@@ -112,6 +112,7 @@ class Projects:
         self._base = base
         self._fixed = self._project(read_chain(file) if file else ()) if file or isolated else None
         self._of: dict[str, Project] = {}
+        self._of_named: dict[str, Project] = {}  # by the folder as it is named
 
     def of(self, path: str) -> Project:
         """The project of a file or folder. Raises ConfigError."""
@@ -119,7 +120,11 @@ class Projects:
 
     def of_file(self, path: str) -> Project:
         """As `of`, without a look at the disk for each of many files."""
-        return self._of_folder(os.path.dirname(os.path.abspath(path)))
+        named = os.path.dirname(path)
+        known = self._of_named.get(named)
+        if known is None:
+            known = self._of_named[named] = self._of_folder(os.path.abspath(named))
+        return known
 
     def _of_folder(self, folder: str) -> Project:
         if self._fixed is not None:

@@ -1,0 +1,364 @@
+"""The prefilter leaves out no rule that finds something: each is run where it thinks that there is nothing, too."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+from clipcheck.catalogue import RULES
+from clipcheck.engine.file import candidate, check_file
+from clipcheck.prefilter import concerned, wanted
+from clipcheck.python.parts import parts
+from clipcheck.rule import Finding
+from clipcheck.settings.keys import DEFAULT, Settings
+
+ALL = frozenset(RULES)
+WITH = Settings(codes=ALL)
+WITHOUT = replace(WITH, prefilter=False)
+CASES = PROJECT.parent / "shared" / "cases"
+
+
+def found(path: str, data: bytes, settings: Settings) -> list[Finding]:
+    """What rules find; that a file cannot be read is said only of those that concern a rule."""
+    return [finding for finding in check_file(path, data, settings).findings if finding.code in RULES]
+
+
+def assert_nothing_is_lost(path: str, data: bytes) -> list[Finding]:
+    without = found(path, data, WITHOUT)
+    assert found(path, data, WITH) == without
+    return without
+
+
+def codes(text: str, path: str = "a.py") -> set[str]:
+    """The rules with a finding, which have to be the same without the prefilter."""
+    return {finding.code for finding in assert_nothing_is_lost(path, text.encode())}
+
+
+# --- nothing is lost ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PROJECT / "fixtures").glob("*/*.py")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_no_finding_of_an_example_is_lost(path: Path) -> None:
+    data = path.read_bytes()
+    assert bool(assert_nothing_is_lost(path.name, data)) or "before" not in path.stem
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not beside this checkout (../shared/cases)")
+def test_no_finding_of_a_case_is_lost() -> None:
+    paths = [path for path in sorted(CASES.rglob("*")) if path.suffix in (".py", ".ipynb", ".md", ".rst")]
+    assert len(paths) > 50
+    assert sum(len(assert_nothing_is_lost(str(path), path.read_bytes())) for path in paths) > 100
+
+
+NORM = """\
+import torch
+
+def norm(ps):
+    total = 0.0
+    for p in ps:
+        if p.grad is not None:
+            square = p.grad.pow(2).sum()
+            total += square.item()
+    return total
+"""
+
+
+def test_a_square_on_a_line_of_its_own() -> None:
+    assert codes(NORM) >= {"CLIP001"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("p.grad.pow(2).sum()", "(p.grad * p.grad).sum()"),
+        ("p.grad.pow(2).sum()", "(p.grad.data*p.grad.data).sum()"),
+        ("p.grad.pow(2).sum()", "torch.dot(p.grad.flatten(), p.grad.flatten())"),
+        ("p.grad.pow(2).sum()", "p.grad.norm(2) ** 2"),
+        ("p.grad.pow(2).sum()", "p . grad . \\\n pow ( 2 ) . sum ( )"),
+        ("square.item()", "float(square)"),
+        ("square.item()", "square.cpu().numpy()"),
+        ("total += square.item()", "total = total + square.item()"),
+        ("for p in ps:", "for p in  (\n  ps):"),
+        ("p.grad.pow(2)", "p.grad.pow(2) # the gradient of\n            "),
+    ],
+)
+def test_a_norm_however_it_is_written(old: str, new: str) -> None:
+    assert codes(NORM.replace(old, f"({new})" if "#" in new else new)) >= {"CLIP001"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from math import pow as power\n" + NORM.replace("square.item()", "power(p.grad.norm(), 2)"),
+        "from torch import sum as added\n" + NORM.replace("p.grad.pow(2).sum()", "added(p.grad.pow(2))"),
+        "from torch.linalg import vector_norm as n\n" + NORM.replace("p.grad.pow(2).sum()", "n(p.grad) ** 2"),
+        "import numpy as np\n" + NORM.replace("square.item()", "np.linalg.norm(p.grad.cpu()) ** 2"),
+    ],
+)  # fmt: skip
+def test_a_norm_by_names_that_are_imported_under_others(text: str) -> None:
+    assert codes(text) >= {"CLIP001"}
+
+
+def test_gradients_that_the_module_holds() -> None:
+    text = """\
+import torch
+
+parts = [p.grad for p in model.parameters()]
+
+def norm():
+    total = 0.0
+    for x in parts:
+        total += x.norm(2).item() ** 2
+    return total ** 0.5
+"""
+    assert codes(text) >= {"CLIP001"}
+
+
+def test_gradients_that_another_function_makes_global() -> None:
+    text = """\
+import torch
+
+def collect(ps):
+    global parts
+    parts = [p.grad for p in ps]
+
+def norm():
+    total = 0.0
+    for x in parts:
+        total += x.norm(2).item() ** 2
+    return total ** 0.5
+"""
+    assert codes(text) >= {"CLIP001"}
+
+
+def test_norms_that_another_function_appends() -> None:
+    text = """\
+import torch
+
+norms = []
+
+def collect(ps):
+    for p in ps:
+        norms.append(p.grad.norm(2))
+
+def total_norm():
+    return torch.stack(norms).norm(2)
+"""
+    assert codes(text) >= {"CLIP005"}
+
+
+def test_gradients_that_a_default_binds() -> None:
+    text = """\
+import torch
+
+def collect(ps=(parts := [p.grad for p in model.parameters()])):
+    return ps
+
+def norm():
+    total = 0.0
+    for x in parts:
+        total += x.norm(2).item() ** 2
+    return total ** 0.5
+"""
+    assert codes(text) >= {"CLIP001"}
+
+
+def test_a_root_that_is_halved_in_another_function() -> None:
+    text = """\
+import torch
+
+norms = []
+
+def collect(ps):
+    for p in ps:
+        norms.append(p.grad.norm(2).item())
+
+def total_norm():
+    return sum(norms) ** 1 / 2
+"""
+    assert codes(text) >= {"CLIP006"}
+
+
+def test_arguments_by_position_and_infinity_as_a_number() -> None:
+    step = "import torch\nfor x in xs:\n    scaler.scale(loss).backward()\n    scaler.unscale_(optimizer)\n    {clip}\n    scaler.step(optimizer)\n"
+    clip = "torch.nn.utils.clip_grad_norm_(model.parameters(), {})"
+    assert codes(step.replace("{clip}", clip.format("1.0, 2.0, True"))) >= {"CLIP304"}
+    assert codes(step.replace("{clip}", clip.format("1e999"))) >= {"CLIP205"}
+    gradients = "for x in xs:\n    loss.backward()\n    accelerator.unscale_gradients(optimizer)\n"
+    assert "CLIP303" in wanted((gradients + "    optimizer.step()\n").encode(), ALL, code=True)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from torch.nn.utils import clip_grad_norm_ as clip",
+        "from torch.nn.utils.clip_grad import clip_grad_norm_ as clip",
+        "import torch.nn.utils as u\nclip = u.clip_grad_norm_",
+        "from torch import nn\nclip = nn.utils.clip_grad_norm_",
+        "import clipcheck.runtime as r\nclip = r.clip_grad_norm_",
+        "def other():\n    global clip\n    from torch.nn.utils import clip_grad_norm_ as clip",
+    ],
+)
+def test_a_clip_under_another_name(statement: str) -> None:
+    text = f"{statement}\ndef f(model):\n    clip(model.parameters(), 0.0)\n"
+    assert codes(text) >= {"CLIP201"}
+
+
+@pytest.mark.parametrize("text", ["print 'done'\n", "if x\n", "x = (\n"])
+def test_what_is_not_python_as_a_whole(text: str) -> None:
+    clip = "import torch\ntorch.nn.utils.clip_grad_norm_(model.parameters(), 0.0)\n"
+    assert codes(clip + text) >= ({"CLIP201"} if "(" not in text else set())
+    codes(NORM + text)
+
+
+def test_a_norm_of_python_2() -> None:
+    assert codes(NORM.replace("    return total", "    print total\n    print p.grad\n    return total")) >= {"CLIP001"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "cp1252", "shift_jis", "euc_jp", "iso2022_jp"])
+def test_every_encoding_of_python(encoding: str) -> None:
+    name = encoding.replace("-sig", "")
+    text = f"# -*- coding: {name} -*-\n# {'ä' if name in ('latin-1', 'cp1252') else '勾配'}\n{NORM}"
+    assert {f.code for f in assert_nothing_is_lost("a.py", text.encode(encoding))} >= {"CLIP001"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_utf_16_is_said_to_be_unreadable(encoding: str) -> None:
+    report = check_file("a.py", NORM.encode(encoding), Settings())
+    assert [finding.code for finding in report.findings] == ["invalid-syntax"]
+
+
+def test_a_notebook_whose_words_are_escaped() -> None:
+    cell = NORM.replace("total +=", "%time total +=")
+    notebook = {"cells": [{"cell_type": "code", "metadata": {}, "outputs": [], "source": NORM}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}  # fmt: skip
+    assert codes(json.dumps(notebook), "a.ipynb") >= {"CLIP001"}
+    assert codes(json.dumps(notebook).replace("grad", "\\u0067rad"), "a.ipynb") >= {"CLIP001"}
+    notebook["cells"] = [{"cell_type": "code", "metadata": {}, "outputs": [], "source": cell.splitlines(keepends=True)}]
+    codes(json.dumps(notebook), "a.ipynb")
+
+
+def test_a_magic_before_a_name_is_no_prose() -> None:
+    source = (
+        "import torch\n%time grads = [p.grad for p in ps]\nt = 0.0\nfor g in grads:\n    t += g.norm(2).item() ** 2\n"
+    )
+    notebook = {"cells": [{"cell_type": "code", "metadata": {}, "outputs": [], "source": source}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}  # fmt: skip
+    assert codes(json.dumps(notebook), "a.ipynb") >= {"CLIP001"}
+
+
+def test_fences_of_markdown_stand_alone() -> None:
+    pytest.importorskip("markdown_it")
+    assert codes(f"The gradient of\n\n```python\n{NORM}```\n\n```python\nx = 1\n```\n", "a.md") >= {"CLIP001"}
+
+
+# --- what is left out -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"""clip_grad_norm_(x), in torch.nn.utils"""\nimport torch\n',
+        'class C:\n    """One.\n\n    torch.nn.utils.clip_grad_norm_(x)\n    """\n\n    x = 1\n',
+        'def f():\n    """torch.nn.utils.clip_grad_norm_(x)"""\n    return 1\n',
+        "x = 1\n    # torch.nn.utils.clip_grad_norm_(x)\n".replace("    #", "#"),
+        "def clip_grad_norm_(parameters):\n    pass\n",
+        "limit = args.clip_grad_norm\n",
+    ],
+)
+def test_prose_definitions_and_options_are_no_clips(text: str) -> None:
+    assert concerned(text, DEFAULT) == frozenset()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'def f(): "doc"; u.clip_grad_norm_(x, 1.0)\n',
+        'class C: "doc"; x = u.clip_grad_norm_(x, 1.0)\n',
+        'x = """\n# clip\n"""; u.clip_grad_norm_(x, 1.0)\n',
+        "try:\n    pass\nexcept E:\n    def f():\n        u.clip_grad_norm_(x, 1.0)\n",
+        "def f():\n    def g():\n        u.clip_grad_norm_(x, 1.0)\n",
+        "def f(limit=u.clip_grad_norm_(x, 1.0)): pass\n",
+        "@u.clip_grad_norm_(x, 1.0)\ndef f(): pass\n",
+        "u.clip_grad_norm_ (x, 1.0)\n",
+        "print 'no Python 3', u.clip_grad_norm_(x, 1.0)\n",
+    ],
+)
+def test_code_beside_prose_is_found(text: str) -> None:
+    assert "CLIP201" in concerned("import torch.nn.utils as u\n" + text, DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("line", "speaks"),
+    [
+        ("the gradient of the loss", False),
+        ('"gradient"', False),
+        ("x = 1  # clip the gradients", False),
+        ("requires_grad = gradient_checkpointing", False),
+        ("return grads", True),
+        ("for gradient in xs:", True),
+        ("x = p.grad", True),
+        ("y = 1 if x else grad", True),
+        ("y = 1 if x == 1else grad", True),
+        ("print grads", True),
+        ("GRADS.append(x)", True),
+        ("meanGrad", False),
+        ("bigGrad[0]", True),
+    ],
+)
+def test_prose_is_told_from_gradients_in_code(line: str, speaks: bool) -> None:
+    rest = "\nfor p in ps: x.norm(2).item() ** 2\n"
+    assert ("CLIP001" in wanted((line + rest).encode(), ALL, code=True)) is speaks
+
+
+def test_words_of_a_norm_are_near_each_other() -> None:
+    apart = """\
+def f(model):
+    return [p.grad for p in model.parameters()]
+
+def g(xs):
+    total = 0.0
+    for x in xs:
+        total += float(x.norm()) ** 2
+    return total
+"""
+    assert "CLIP001" in wanted(apart.encode(), DEFAULT, code=True)
+    assert "CLIP001" not in concerned(apart, DEFAULT)
+
+
+def test_a_file_without_a_word_is_no_candidate() -> None:
+    plain = b"import torch\nx = torch.ones(3).sum().item()\n"
+    assert not candidate("a.py", plain, WITH)
+    assert candidate("a.py", plain, WITHOUT)
+
+
+# --- the parts of a program -----------------------------------------------------------------------------------------
+
+
+def test_each_outermost_function_is_apart_from_what_is_outside() -> None:
+    split = parts(
+        "import a.b\n@deco\ndef f(x=first):\n    def g():\n        inner\n    return g\ny = 1\n"
+        "class C:\n    z = two\n    async def h(self): last\n"
+    )
+    assert split is not None
+    assert {"a", "b", "deco", "first", "y", "z", "two", "def f", "def C", "def h"} <= split.outside
+    assert not {"inner", "g", "last", "def g"} & split.outside
+    assert {function.words() & {"inner", "g", "last", "deco", "def g"} for function in split.functions} == {
+        frozenset({"inner", "g", "def g"}),
+        frozenset({"last"}),
+    }
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_lines_end_in_any_way(newline: str) -> None:
+    split = parts(newline.join(["x = '\x0c \u2028'", "def f():", "    return two", "y = 3", ""]))
+    assert split is not None
+    assert [function.text.split() for function in split.functions] == [b"def f(): return two".split()]
+
+
+def test_what_the_parser_rejects_has_no_parts() -> None:
+    assert parts("print 'x'\n") is parts("x = 1\0") is None
