@@ -70,8 +70,8 @@ def run(*words: str, stdin: str | bytes | None = None) -> Result:
         ({"a.py": BAD}, ("--diff", "--exit-zero"), 0),
         ({"a.py": BAD}, ("--exit-zero", "a.py", "missing.py"), 2),
         ({"a.py": BAD}, ("a.py", "missing.py"), 2),
-        ({"a.py": "clip_grad_norm(\n"}, (), 1),
-        ({"a.py": "clip_grad_norm(\n"}, ("--exit-zero",), 0),
+        ({"a.py": "torch.nn.utils.clip_grad_norm(\n"}, (), 1),
+        ({"a.py": "torch.nn.utils.clip_grad_norm(\n"}, ("--exit-zero",), 0),
         ({}, (), 0),
         ({"a.py": BAD}, ("--select", "CLIP9999"), 2),
         ({"a.py": BAD}, ("--output-format", "xml"), 2),
@@ -116,7 +116,7 @@ def test_faults_of_usage_are_one_line_on_stderr(words: list[str]) -> None:
 
 
 def test_a_syntax_error_is_shown_whatever_is_selected() -> None:
-    put("a.py", "import torch\nclip_grad_norm(((\n")
+    put("a.py", "import torch\ntorch.nn.utils.clip_grad_norm(((\n")
     result = run("--output-format", "json")
     (finding,) = json.loads(result.stdout)
     assert (finding["code"], finding["name"], finding["url"], finding["fix"], finding["noqa_row"]) == (

@@ -207,7 +207,13 @@ def test_inside_a_broken_cell_findings_are_shown_and_nothing_is_edited() -> None
 
 
 @pytest.mark.parametrize(
-    "data", [b"clip_grad_norm(", b'{"a": "clip_grad_norm("}', b'["clip_grad_norm("]', b"\xffclip_grad_norm("]
+    "data",
+    [
+        b"torch.nn.utils.clip_grad_norm(",
+        b'{"a": "torch.nn.utils.clip_grad_norm("}',
+        b'["torch.nn.utils.clip_grad_norm("]',
+        b"\xfftorch.nn.utils.clip_grad_norm(",
+    ],
 )
 def test_what_is_no_notebook_is_one_clear_finding(data: bytes) -> None:
     (finding,) = run(data).findings

@@ -94,13 +94,6 @@ def gradient(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Gradient
     return None
 
 
-from clipcheck.gradients.called import called_gradients, gives_gradient
-def gives_gradient(function: str) -> bool:
-    """`safe_get_full_grad(p)` and its like."""
-    parts = words(function)
-    return "get" in parts and parts[-1] in ("grad", "gradient")
-
-
 def _is_module(source: Source, owner: cst.BaseExpression) -> bool:
     """`torch.autograd.grad` and its like are functions."""
     return (source.qualified(owner) or "").startswith(("torch", "jax", "builtins"))
