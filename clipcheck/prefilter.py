@@ -33,10 +33,9 @@ _KEYWORDS = frozenset(word.encode() for word in (*keyword.kwlist, *keyword.softk
 def wanted(data: bytes, codes: frozenset[str], code: bool = False) -> frozenset[str]:
     """Those of `codes` whose words the bytes hold; `code` says that these are Python and nothing else.
 
-    An identifier is written as it is in every encoding that Python accepts for its programs; UTF-16, which is none of
-    them, is read far enough to say that the file cannot be read.
+    An identifier is written as it is in every encoding that Python accepts for its programs.
     """
-    if b"\0" in data:
+    if b"\0" in data:  # UTF-16 without its mark, which reads as text, though no parser takes it
         data = data.replace(b"\0", b"")
     holds = _on_bytes(data, code)
     return frozenset(
