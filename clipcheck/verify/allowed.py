@@ -1,76 +1,93 @@
-"""The check before anything of the user's is run: a lifted piece may hold norm and clip arithmetic and nothing else."""
+"""The first wall: the list of all that a lifted piece may hold. Anything else is refused before a worker sees it.
+
+The check sees a piece as it will run: what stands for a function of a library is a name whose path is given, what
+stands for an object of the harness is one of its own names, and everything else is a value that these lead to.
+"""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
-# What a name or a dotted path may stand for.
-FUNCTIONS = frozenset(
-    [
-        f"builtins.{name}"
-        for name in "float int sum pow max min abs list tuple len range zip enumerate bool any all".split()
-    ]
-    + [f"math.{name}" for name in "sqrt pow inf fsum hypot isfinite isnan isinf".split()]
-    + [f"numpy.{name}" for name in "sqrt sum square power inf float64 float32 linalg.norm array max".split()]
-    + [
-        f"torch.{name}"
-        for name in "norm sqrt pow square sum stack cat tensor as_tensor zeros zeros_like dot abs max min clamp mean "
-        "linalg.norm linalg.vector_norm inf float float16 float32 float64 double half bfloat16 no_grad where isfinite "
-        "isnan isinf logical_or Tensor".split()
-    ]
-    + [
-        f"torch.nn.utils.{name}"
-        for name in "clip_grad_norm clip_grad_norm_ clip_grad_value_ get_total_norm clip_grads_with_norm_".split()
-    ]
-    + [
-        f"clipcheck.runtime.{name}"
-        for name in "clip_grad_norm_ clip_grad_value_ get_total_norm clip_grads_with_norm_ grad_norm".split()
-    ]
-    + ["itertools.chain", "itertools.chain.from_iterable"]
-)
-# Modules on the way to them, and the builtins that are no functions.
-PREFIXES = frozenset(path.rpartition(".")[0] for path in FUNCTIONS) | {
-    "torch.nn",
-    "torch.nn.utils.clip_grad",
-    "clipcheck",
-}
+NODES_MOST = 3000
+INTEGER_MOST = 1 << 20
+POWER_MOST = 64
+REPEATS_MOST = 1000
+ELEMENTS_MOST = 1 << 20
 
-# Attributes and methods of gradients, parameters, tensors, models and optimizers; `append` is that of a list.
-ATTRIBUTES = frozenset(
-    "grad data norm item pow sum sqrt square float double half bfloat16 detach abs max min mean mul mul_ div div_ clamp "
-    "clamp_ clamp_max view reshape flatten ravel contiguous to cpu numpy clone dot add add_ numel size shape dtype "
-    "device is_sparse requires_grad coalesce values _values parameters named_parameters children param_groups isnan "
-    "isinf isfinite all any tolist append type dim ndim T".split()
+
+def _entries(text: str) -> dict[str, frozenset[str]]:
+    """`name(keyword keyword)`, as often as you like: which keywords each function takes."""
+    return {name: frozenset(words.split()) for name, words in re.findall(r"([\w.]+)(?:\(([\w ]*)\))?", text)}
+
+
+# What may be called by its path. None of it opens, loads, imports, evaluates, compiles, writes or waits.
+FUNCTIONS = _entries("""
+    builtins.abs builtins.all builtins.any builtins.bool builtins.enumerate(start) builtins.filter builtins.float
+    builtins.int builtins.len builtins.list builtins.map builtins.max(default key) builtins.min(default key)
+    builtins.pow builtins.range builtins.reversed builtins.round(ndigits) builtins.sum(start) builtins.tuple
+    builtins.zip(strict)
+    itertools.chain itertools.chain.from_iterable
+    math.fsum math.hypot math.isfinite math.isinf math.isnan math.pow math.sqrt
+    numpy.array(dtype) numpy.float32 numpy.float64 numpy.linalg.norm(axis keepdims ord) numpy.max(axis keepdims)
+    numpy.power numpy.sqrt numpy.square numpy.sum(axis dtype keepdims)
+    torch.abs torch.as_tensor(device dtype) torch.cat(dim) torch.clamp(max min) torch.dot torch.isfinite torch.isinf
+    torch.isnan torch.linalg.norm(dim dtype keepdim ord) torch.linalg.vector_norm(dim dtype keepdim ord)
+    torch.logical_or torch.max(dim keepdim) torch.mean(dim dtype keepdim) torch.min(dim keepdim) torch.no_grad
+    torch.norm(dim dtype keepdim p) torch.pow torch.sqrt torch.square torch.stack(dim) torch.sum(dim dtype keepdim)
+    torch.tensor(device dtype requires_grad) torch.Tensor torch.where torch.zeros(device dtype requires_grad)
+    torch.zeros_like(device dtype)
+    torch.nn.utils.clip_grad_norm(error_if_nonfinite foreach max_norm norm_type parameters)
+    torch.nn.utils.clip_grad_norm_(error_if_nonfinite foreach max_norm norm_type parameters)
+    torch.nn.utils.clip_grad_value_(clip_value foreach parameters)
+    torch.nn.utils.clip_grads_with_norm_(foreach max_norm parameters total_norm)
+    torch.nn.utils.get_total_norm(error_if_nonfinite foreach norm_type tensors)
+    clipcheck.runtime.clip_grad_norm_(error_if_nonfinite foreach max_norm norm_type parameters)
+    clipcheck.runtime.clip_grads_with_norm_(foreach max_norm parameters total_norm)
+    clipcheck.runtime.get_total_norm(error_if_nonfinite foreach norm_type tensors)
+    clipcheck.runtime.grad_norm(error_if_nonfinite foreach norm_type parameters)
+""")
+CONSTANTS = frozenset(
+    ["math.inf", "math.pi", "numpy.inf"]
+    + [f"torch.{name}" for name in "bfloat16 double float float16 float32 float64 half inf".split()]
 )
-_STATEMENTS = (
-    ast.Assign,
-    ast.AugAssign,
-    ast.AnnAssign,
-    ast.Expr,
-    ast.For,
-    ast.If,
-    ast.Return,
-    ast.Continue,
-    ast.Pass,
-    ast.With,
+# Functions that may be handed to the functions that call what they are given; a lambda may be, too.
+VALUES = frozenset(
+    "builtins.abs builtins.bool builtins.float builtins.int builtins.len builtins.list builtins.sum math.sqrt "
+    "torch.abs torch.isfinite torch.isinf torch.isnan torch.linalg.norm torch.linalg.vector_norm torch.norm "
+    "torch.sqrt torch.square torch.sum".split()
 )
-_EXPRESSIONS = (
-    ast.Name,
-    ast.Constant,
-    ast.BinOp,
-    ast.UnaryOp,
-    ast.BoolOp,
-    ast.Compare,
-    ast.IfExp,
-    ast.Tuple,
-    ast.List,
-    ast.ListComp,
-    ast.GeneratorExp,
-    ast.Subscript,
-    ast.Slice,
-    ast.Attribute,
-    ast.Call,
+CALLERS = frozenset(["builtins.filter", "builtins.map"])
+# Calls whose arguments are sizes.
+_SIZED = frozenset(["builtins.range", "torch.Tensor", "torch.zeros"])
+# The modules on the way to all of them, which may stand for nothing else.
+MODULES = frozenset(
+    path.rsplit(".", cut)[0] for path in (*FUNCTIONS, *CONSTANTS) for cut in range(1, path.count(".") + 1)
+) | {"torch.nn.utils.clip_grad"}
+
+# Methods of gradients, parameters, tensors, arrays, modules and lists, and attributes that are none.
+METHODS = _entries("""
+    _values abs add(alpha other) add_(alpha other) all(axis dim keepdim) any(axis dim keepdim) append bfloat16 children
+    clamp(max min) clamp_(max min) clamp_max clone coalesce contiguous cpu detach dim div(other) div_(other) dot double
+    flatten float half isfinite isinf isnan item max(axis dim keepdim) mean(axis dim dtype keepdim)
+    min(axis dim keepdim) mul(other) mul_(other) named_parameters(prefix recurse) norm(dim dtype keepdim p) numel
+    numpy(force) parameters(recurse) pow(exponent) ravel reshape size(dim) sqrt square sum(axis dim dtype keepdim)
+    to(device dtype non_blocking) tolist type values view
+""")
+ATTRIBUTES = frozenset("T data device dtype grad is_sparse ndim param_groups requires_grad shape".split())
+STORED = frozenset(["data", "grad"])
+# Elsewhere than in a comparison, a string is one of these.
+STRINGS = frozenset(["", "cpu", "fro", "inf", "-inf", "nuc", "params"])
+
+_NODES = (
+    *(ast.Assign, ast.AugAssign, ast.Expr, ast.For, ast.If, ast.Return, ast.Continue, ast.Pass, ast.With),
+    *(ast.Name, ast.Constant, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Tuple, ast.List),
+    *(ast.ListComp, ast.GeneratorExp, ast.Subscript, ast.Slice, ast.Attribute, ast.Call, ast.Lambda),
+    *(ast.Load, ast.Store, ast.keyword, ast.comprehension, ast.withitem, ast.arguments, ast.arg),
+    *(ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.UAdd, ast.USub, ast.Not),
+    *(ast.And, ast.Or, ast.cmpop),
 )
 
 
@@ -78,75 +95,179 @@ class NotProvable(Exception):
     """Why a fix cannot be tried here, as a clause."""
 
 
-def check(nodes: Iterable[ast.AST], origins: Mapping[str, str], own: frozenset[str]) -> None:
-    """Raises NotProvable where the code holds anything but what may run.
+class Names(NamedTuple):
+    """`listed` are the names that stand for functions and constants, with their paths; `own` are the harness's."""
 
-    `origins` says what the global names stand for; `own` are the harness's names, which may be called.
-    """
-    for root in nodes:
-        for node in ast.walk(root):
-            _check(node, origins, own)
+    listed: Mapping[str, str]
+    own: frozenset[str]
 
 
-def _check(node: ast.AST, origins: Mapping[str, str], own: frozenset[str]) -> None:
-    match node:
-        case ast.Attribute(attr=attr) if path(node, origins) is None and attr not in ATTRIBUTES:
-            raise NotProvable(f"`.{attr}` is not part of a norm or a clip")
-        case ast.Attribute(ctx=ast.Store(), attr=attr) if attr not in ("grad", "data"):
-            raise NotProvable(f"it assigns to `.{attr}`")
-        case ast.Subscript(ctx=ast.Store(), value=value) if not _is_gradient(value):
-            raise NotProvable("it assigns to an item")
-        case ast.With(items=items) if any(_with(item, origins) != "torch.no_grad" for item in items):
-            raise NotProvable("it holds a `with` block")
-        case ast.comprehension(is_async=1):
-            raise NotProvable("it is asynchronous")
-        case ast.For(orelse=[_, *_]):
-            raise NotProvable("it holds a `for` with an `else`")
-        case ast.Call(func=func) if not _may_call(func, origins, own):
-            raise NotProvable(f"it calls `{ast.unparse(func)[:40]}`")
-        case ast.stmt() if not isinstance(node, _STATEMENTS):
-            raise NotProvable(f"it holds a `{type(node).__name__.lower()}` statement")
-        case ast.expr() if not isinstance(node, _EXPRESSIONS):
-            raise NotProvable(f"it holds a `{type(node).__name__.lower()}` expression")
-        case ast.Name(id=name) if name.startswith("__"):
-            raise NotProvable(f"it uses `{name}`")
-        case ast.Constant(value=str() | bytes() as value) if len(value) > 100:
-            raise NotProvable("it holds a long text")
-        case ast.Constant(value=int() as value) if abs(value) > 1 << 20:
-            raise NotProvable("it holds a large number")
+class _Place(NamedTuple):
+    """A node, the field of its parent that it stands in, the parent, and the parent's parent."""
+
+    node: ast.AST
+    field: str
+    parent: ast.AST
+    above: ast.AST
 
 
-def path(node: ast.AST, origins: Mapping[str, str]) -> str | None:
-    """The dotted origin of a name or attribute, None where it is a value."""
-    match node:
-        case ast.Name(id=name):
-            return origins.get(name)
-        case ast.Attribute(value=value, attr=attr):
-            base = path(value, origins)
-            return None if base is None or base not in PREFIXES else canonical(f"{base}.{attr}")
-    return None
+def check(root: ast.AST, names: Names) -> None:
+    """Raises NotProvable where the code below `root` holds anything but what may run."""
+    for count, place in enumerate(_places(root, root)):
+        if count > NODES_MOST:
+            raise NotProvable("it is too long")
+        _check_kind(place.node)
+        _check_name(place, names)
+        _check_attribute(place, names)
+        _check_call(place, names)
+        _check_constant(place)
+        _check_size(place, names)
+        _check_lambda(place, names)
 
 
 def canonical(dotted: str) -> str:
     return dotted.replace("torch.nn.utils.clip_grad.", "torch.nn.utils.")
 
 
-def _may_call(func: ast.AST, origins: Mapping[str, str], own: frozenset[str]) -> bool:
-    match func:
-        case ast.Name(id=name) if name in own:
-            return True
-        case ast.Call():  # the call of what a call gives
-            return False
-    origin = path(func, origins)
-    if origin is not None:
-        return origin in FUNCTIONS
-    return isinstance(func, ast.Attribute)  # its name is checked as an attribute
+def flat_name(path: str) -> str:
+    """The name that stands for a path in what runs."""
+    return path.replace(".", "__")
 
 
-def _with(item: ast.withitem, origins: Mapping[str, str]) -> str | None:
-    match item:
-        case ast.withitem(context_expr=ast.Call(func=func, args=[], keywords=[]), optional_vars=None):
-            return path(func, origins)
+def _places(parent: ast.AST, above: ast.AST) -> Iterator[_Place]:
+    stack = [(parent, above)]
+    while stack:
+        parent, above = stack.pop()
+        for field, value in ast.iter_fields(parent):
+            for node in value if isinstance(value, list) else [value]:
+                if isinstance(node, ast.AST):
+                    yield _Place(node, field, parent, above)
+                    stack.append((node, parent))
+
+
+def _check_kind(node: ast.AST) -> None:
+    match node:
+        case ast.comprehension(is_async=1):
+            raise NotProvable("it is asynchronous")
+        case ast.For(orelse=[_, *_]):
+            raise NotProvable("it holds a `for` with an `else`")
+    if not isinstance(node, _NODES):
+        kind = "statement" if isinstance(node, ast.stmt) else "expression"
+        raise NotProvable(f"it holds a `{type(node).__name__.lower()}` {kind}")
+
+
+def _check_name(place: _Place, names: Names) -> None:
+    """A function stands where it is called or handed on; what gives the harness's objects is called at once."""
+    match place.node:
+        case ast.Name(id=name) if name in names.listed:
+            path = names.listed[name]
+            if not (path in CONSTANTS or _is_called(place) or (path in VALUES and _is_handed_on(place, names))):
+                raise NotProvable(f"it uses `{path}` as a value")
+        case ast.Name(id=name) if name in names.own and name.endswith("call"):
+            if not _is_called(place):
+                raise NotProvable("it uses a function as a value")
+        case ast.Name(id=name) | ast.arg(arg=name) if "__" in name and name not in names.own:
+            raise NotProvable(f"it uses `{name}`")
+
+
+def _check_attribute(place: _Place, names: Names) -> None:
+    match place.node:
+        case ast.Attribute(value=ast.Name(id=name)) if name in names.listed:
+            raise NotProvable(f"it uses an attribute of `{names.listed[name]}`")
+        case ast.Attribute(attr=attr, ctx=ast.Store()) if attr not in STORED:
+            raise NotProvable(f"it assigns to `.{attr}`")
+        case ast.Attribute(attr=attr) if attr not in (METHODS if _is_called(place) else ATTRIBUTES):
+            raise NotProvable(f"`.{attr}` is not part of a norm or a clip")
+        case ast.Subscript(ctx=ast.Store(), value=value) if not _is_gradient(value):
+            raise NotProvable("it assigns to an item")
+
+
+def _check_call(place: _Place, names: Names) -> None:
+    match place.node:
+        case ast.Call(func=ast.Name(id=name), keywords=keywords) if path := names.listed.get(name):
+            if path not in FUNCTIONS:
+                raise NotProvable(f"it calls `{path}`")
+            _check_keywords(keywords, FUNCTIONS[path], path)
+        case ast.Call(func=ast.Attribute(attr=attr), keywords=keywords):
+            _check_keywords(keywords, METHODS.get(attr, frozenset()), f".{attr}")
+        case ast.Call(func=ast.Name(id=name), args=[], keywords=[]) if name in names.own and name.endswith("call"):
+            return
+        case ast.Call(func=func):
+            raise NotProvable(f"it calls `{ast.unparse(func)[:40]}`")
+        case ast.withitem(context_expr=ast.Call(func=ast.Name(id=name), args=[], keywords=[]), optional_vars=None) if (
+            names.listed.get(name) == "torch.no_grad"
+        ):
+            return
+        case ast.withitem():
+            raise NotProvable("it holds a `with` block")
+
+
+def _check_keywords(keywords: list[ast.keyword], taken: frozenset[str], function: str) -> None:
+    for keyword in keywords:
+        if keyword.arg not in taken:
+            raise NotProvable(f"it passes `{keyword.arg or '**'}` to `{function}`")
+
+
+def _check_constant(place: _Place) -> None:
+    match place.node:
+        case ast.Constant(value=str() as value):
+            compared = isinstance(place.parent, ast.Compare) and len(value) <= 100
+            if not compared and (value not in STRINGS or isinstance(place.parent, ast.BinOp)):
+                raise NotProvable("it holds a string")
+        case ast.Constant(value=bytes() | complex()):
+            raise NotProvable("it holds bytes or a complex number")
+        case ast.Constant(value=int() as value) if value > INTEGER_MOST:
+            raise NotProvable("it holds a large number")
+
+
+def _check_size(place: _Place, names: Names) -> None:
+    """Bounds what one operation makes; what many make is for the worker's limits."""
+    match place.node:
+        case ast.BinOp(op=ast.Mult(), left=left, right=right) if _is_display(left) or _is_display(right):
+            if not any(_is_small(side) or _called(side, names) == "builtins.len" for side in (left, right)):
+                raise NotProvable("it repeats a list")
+        case ast.BinOp(op=ast.Pow(), right=right) if _is_large_power(right):
+            raise NotProvable("it holds a large power")
+        case ast.Call(args=args) if _called(place.node, names) in _SIZED:
+            elements = 1
+            for node in (inner for arg in args for inner in ast.walk(arg)):
+                if isinstance(node, ast.Constant) and isinstance(node.value, int):
+                    elements *= max(1, node.value)
+            if elements > ELEMENTS_MOST:
+                raise NotProvable("it makes something large")
+
+
+def _check_lambda(place: _Place, names: Names) -> None:
+    match place.node:
+        case ast.Lambda(args=ast.arguments(posonlyargs=[], vararg=None, kwonlyargs=[], kwarg=None, defaults=[])):
+            if not _is_handed_on(place, names):
+                raise NotProvable("it holds a `lambda` expression")
+        case ast.Lambda():
+            raise NotProvable("it holds a `lambda` with more than plain parameters")
+
+
+# --- where a node stands, and what it is ----------------------------------------------------------------------------
+
+
+def _is_called(place: _Place) -> bool:
+    return isinstance(place.parent, ast.Call) and place.field == "func"
+
+
+def _is_handed_on(place: _Place, names: Names) -> bool:
+    """Whether a function stands as the first argument of `map` or `filter`, or as the `key` of another."""
+    match place.parent:
+        case ast.Call(args=[first, *_]) if place.node is first:
+            return _called(place.parent, names) in CALLERS
+        case ast.keyword(arg="key"):
+            return isinstance(place.above, ast.Call)
+    return False
+
+
+def _called(node: ast.AST, names: Names) -> str | None:
+    """The path of the function that a call calls."""
+    match node:
+        case ast.Call(func=ast.Name(id=name)):
+            return names.listed.get(name)
     return None
 
 
@@ -157,3 +278,23 @@ def _is_gradient(node: ast.AST) -> bool:
         case ast.Attribute(attr="grad"):
             return True
     return False
+
+
+def _is_display(node: ast.AST) -> bool:
+    return isinstance(node, (ast.List, ast.Tuple, ast.ListComp))
+
+
+def _is_small(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, int) and node.value <= REPEATS_MOST
+
+
+def _is_large_power(exponent: ast.AST) -> bool:
+    """Whether an exponent is a large whole number, or a power itself."""
+    return any(
+        isinstance(node, ast.Pow) or (isinstance(node, ast.Constant) and _is_large(node.value))
+        for node in ast.walk(exponent)
+    )
+
+
+def _is_large(value: object) -> bool:
+    return isinstance(value, int) and value > POWER_MOST

@@ -48,7 +48,7 @@ def verify(pairs: list[Pair], jobs: int, done: Callable[[], object] = lambda: No
     """Try every pair; `done` is called after each. Raises NoTorch."""
     jobs = max(1, min(jobs, len(pairs) // PAIRS_A_WORKER + 1))
     idle: SimpleQueue[Worker] = SimpleQueue()
-    workers = [Worker(seconds=60.0) for _ in range(jobs)]
+    workers = [Worker("fixtures", 60.0) for _ in range(jobs)]
     for worker in workers:
         idle.put(worker)
 

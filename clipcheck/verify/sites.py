@@ -17,7 +17,7 @@ class Prover:
     """Gives verdicts on fixes; keeps one worker, and what it has found out, while it is open."""
 
     def __init__(self) -> None:
-        self._worker = Worker(SECONDS_A_CASE)
+        self._worker = Worker("sites", SECONDS_A_CASE)
         self._known: dict[str, Verdict] = {}
 
     def __enter__(self) -> Prover:
@@ -32,6 +32,13 @@ class Prover:
             experiments = lift(text, fix)
         except NotProvable as error:
             return Verdict("not provable here", reason=str(error))
+        except (
+            SyntaxError,
+            ValueError,
+            RecursionError,
+            MemoryError,
+        ) as error:  # a text that Python cannot read or write
+            return Verdict("not provable here", reason=f"it cannot be taken apart ({type(error).__name__})")
         found = together([self._try(experiment) for experiment in experiments])
         if found.kind == "refuted" and fix.safety is not Safety.SAFE:
             return Verdict("not provable here", found.cases, reason=f"an unsafe fix: {found.reason}")
@@ -44,13 +51,17 @@ class Prover:
         return self._known[key]
 
     def _run(self, experiment: Experiment) -> Verdict:
-        answer = self._worker.ask({"site": experiment._asdict()})
-        if isinstance(answer, Lost):
-            side = answer.at.rpartition(", ")[2]
-            if side == "after":
-                return Verdict("refuted", reason=f"{answer.at}: it {answer.how}")
-            return Verdict("not provable here", reason=f"{answer.at}: it {answer.how}")
-        return verdict(Answer(*answer))
+        match self._worker.ask(experiment._asdict()):
+            case Lost(at, how, harmless):
+                refuted = at.endswith(", after") and not harmless
+                return Verdict("refuted" if refuted else "not provable here", reason=f"{at}: it {how}")
+            case [int(), [*exceptions], str(), str(), str(), str()] as answer if _are_strings(exceptions):
+                return verdict(Answer(*answer))
+        return Verdict("not provable here", reason="the worker answered nonsense")
+
+
+def _are_strings(values: list[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def verdict(answer: Answer) -> Verdict:

@@ -1,7 +1,7 @@
-"""The process that experiments run in: torch imported once, no environment, a limit on time, memory and disk.
+"""The process that experiments run in, seen from outside: started without anything of the user's, watched, and killed.
 
-The parent sends a request as a line of JSON and reads lines back: `{"at": …}` before each case, `{"result": …}` at the
-end. Silence for longer than the limit, or the end of the process, is an answer too.
+The parent sends a request as a line of JSON and reads lines back, as `serve` writes them. Silence for longer than the
+limit, nonsense, or the end of the process, is an answer too.
 """
 
 from __future__ import annotations
@@ -10,16 +10,34 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable
+import time
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
+
+from clipcheck.verify import libraries
 
 START_SECONDS = 120.0  # importing torch from a cold disk
-MEMORY_BYTES = 4 << 30
-_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from clipcheck.verify.worker import serve; serve()"
+REQUEST_SECONDS = 120.0  # all cases of a request together
+LIFE_SECONDS = 300.0  # of work, then a fresh process takes over; its limit on CPU time is for its whole life
+GRACE_SECONDS = 5.0  # how much later the process ends itself, where nobody is left to kill it
+LINE_MOST = 1 << 20
+LINES_MOST = 1000
+
+_BOOT = """\
+import importlib.util, json, sys
+package, kind, seconds, path, readable = json.loads(sys.argv[1])
+sys.path += path
+spec = importlib.util.spec_from_file_location("clipcheck", package)
+sys.modules["clipcheck"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["clipcheck"])
+from clipcheck.verify.serve import serve
+serve(kind, seconds, readable)
+"""
 
 
 class NoTorch(Exception):
@@ -27,19 +45,26 @@ class NoTorch(Exception):
 
 
 class Lost(NamedTuple):
-    """The worker fell silent or died at some case; `how` is a clause that says which."""
+    """The worker fell silent or died at some case; `how` is a clause that says which.
+
+    `harmless` is whether that says nothing of the code: the harness failed, or would not let the code do something.
+    """
 
     at: str
     how: str
+    harmless: bool = False
 
 
 class Worker:
-    """A process that answers requests one after the other, and is started anew after it was lost."""
+    """A process that answers requests of a kind, one after the other, and is started again after it was lost."""
 
-    def __init__(self, seconds: float = 20.0) -> None:
+    def __init__(self, kind: Literal["sites", "fixtures"], seconds: float = 20.0) -> None:
+        self.kind = kind
         self.seconds = seconds
-        self._process: subprocess.Popen[str] | None = None
-        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lines: queue.Queue[bytes] = queue.Queue()
+        self._folder = ""
+        self._busy = 0.0
 
     def __enter__(self) -> Worker:
         return self
@@ -49,68 +74,99 @@ class Worker:
 
     def ask(self, request: dict[str, Any]) -> Any | Lost:
         """The result of an experiment, or how it was lost. Raises NoTorch."""
+        if self._busy > LIFE_SECONDS:
+            self.stop()
         process = self._process or self._start()
-        at = "the start"
+        start = time.monotonic()
         try:
             assert process.stdin is not None
-            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
+            return self._answer(start + REQUEST_SECONDS)
+        except OSError:
+            return Lost("the start", self._ended())
+        finally:
+            self._busy += time.monotonic() - start
+
+    def _answer(self, until: float) -> Any | Lost:
+        at = "the start"
+        try:
             while True:
-                message = self._read(self.seconds)
-                if message is None:
-                    return Lost(at, self._ended())
-                if "result" in message:
-                    return message["result"]
-                if "failed" in message:
-                    return Lost(at, f"failed in the harness ({message['failed']})")
-                at = message["at"]
+                match self._read(min(self.seconds, until - time.monotonic())):
+                    case {"at": str(case)}:
+                        at = case
+                    case {"result": result}:
+                        return result
+                    case {"failed": str(why)}:
+                        return Lost(at, f"failed in the harness ({why})", harmless=True)
+                    case {"refused": str(event)}:
+                        return Lost(at, f"tried what no verification may do ({event})", harmless=True)
+                    case None:
+                        return Lost(at, self._ended())
+                    case _:
+                        self.stop()
+                        return Lost(at, "answered nonsense", harmless=True)
         except queue.Empty:
             self.stop()
-            return Lost(at, f"did not end within {self.seconds:g} s")
-        except OSError:
-            return Lost(at, self._ended())
+            limit = self.seconds if time.monotonic() < until else REQUEST_SECONDS
+            return Lost(at, f"did not end within {limit:g} s")
 
     def stop(self) -> None:
         process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
+        if process is None:
+            return
+        if sys.platform != "win32":
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self._leave_folder()
 
-    def _start(self) -> subprocess.Popen[str]:
-        # Windows cannot start Python without SYSTEMROOT; nothing else of the user's gets in.
-        environment = {key: os.environ[key] for key in ("SYSTEMROOT",) if key in os.environ}
-        package = str(Path(__file__).resolve().parents[2])
+    def _start(self) -> subprocess.Popen[bytes]:
+        package = str(Path(__file__).resolve().parents[1] / "__init__.py")
+        path = libraries.path()
+        readable = [*libraries.readable(path)] if self.kind == "fixtures" else []
+        self._folder = tempfile.mkdtemp(prefix="clipcheck-")
+        told = json.dumps([package, self.kind, self.seconds + GRACE_SECONDS, path, readable])
         process = subprocess.Popen(
-            [sys.executable, "-I", "-B", "-X", "utf8", "-c", _BOOT, package],
+            [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _BOOT, told],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=environment,
-            text=True,
-            encoding="utf-8",
+            env=_environment(self._folder),
+            cwd=self._folder,
+            start_new_session=True,  # what it may have started dies with it
         )
-        self._process, self._lines = process, queue.Queue()
+        self._process, self._lines, self._busy = process, queue.Queue(LINES_MOST), 0.0
         threading.Thread(target=_pump, args=(process, self._lines), daemon=True).start()
         try:
             hello = self._read(START_SECONDS)
         except queue.Empty:
             hello = None
-        if hello is None:
-            self.stop()
-            raise NoTorch("torch does not load: the process that imports it ended or hangs")
-        if "missing" in hello:
-            self.stop()
-            raise NoTorch(f"torch cannot be imported ({hello['missing']}): pip install 'clipcheck[torch]'")
-        return process
+        match hello:
+            case {"ready": True}:
+                if sys.platform != "win32":
+                    self._leave_folder()  # a folder that is gone takes no file, and is not left behind
+                return process
+            case {"missing": missing}:
+                self.stop()
+                raise NoTorch(f"torch cannot be imported ({missing}): pip install 'clipcheck[torch]'")
+        self.stop()
+        raise NoTorch("torch does not load: the process that imports it ended or hangs")
 
-    def _read(self, seconds: float) -> dict[str, Any] | None:
+    def _read(self, seconds: float) -> Any:
         """The next message, None when the process has ended. Raises queue.Empty after `seconds`."""
-        line = self._lines.get(timeout=seconds)
-        return None if line is None else cast("dict[str, Any]", json.loads(line))
+        line = self._lines.get(timeout=max(seconds, 0.0))
+        if not line:
+            return None
+        try:
+            return json.loads(line)
+        except (ValueError, RecursionError):
+            return "nonsense"
 
     def _ended(self) -> str:
         process = self._process
@@ -118,67 +174,27 @@ class Worker:
         self.stop()
         return f"was killed by signal {-code}" if code < 0 else f"ended the process with status {code}"
 
+    def _leave_folder(self) -> None:
+        with contextlib.suppress(OSError):
+            os.rmdir(self._folder)
 
-def _pump(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
+
+def _environment(folder: str) -> dict[str, str]:
+    """Nothing of the user's: Windows cannot start Python without SYSTEMROOT, and what looks for a home finds a folder
+    that is empty."""
+    own = {key: os.environ[key] for key in ("SYSTEMROOT",) if key in os.environ}
+    return own | dict.fromkeys(("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP"), folder)
+
+
+def _pump(process: subprocess.Popen[bytes], lines: queue.Queue[bytes]) -> None:
+    """Hands on the process's lines, and an empty one at its end; ends a process that floods."""
     assert process.stdout is not None
-    with contextlib.suppress(ValueError):  # the pipe is closed under us when the worker is stopped
-        for line in process.stdout:
-            lines.put(line)
-    lines.put(None)
-
-
-# --- in the process -----------------------------------------------------------------------------------------------
-
-
-def serve() -> None:
-    """Answer requests until the input ends."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)  # what a program prints is not an answer
-
-    def say(**message: Any) -> None:
-        answers.write(json.dumps(message) + "\n")
-
+    read = process.stdout.readline
     try:
-        import torch
-    except ImportError as error:
-        say(missing=str(error).partition("\n")[0])
+        for line in iter(lambda: read(LINE_MOST), b""):
+            lines.put_nowait(line)
+    except queue.Full:
+        process.kill()
+    except ValueError:  # the pipe is closed under us when the worker is stopped
         return
-    torch.set_num_threads(1)
-    _limit(RLIMIT_DATA=MEMORY_BYTES, RLIMIT_CORE=0)  # after the import, which is not the program's fault
-    say(ready=True)
-    for line in sys.stdin:
-        try:
-            answer = _answer(json.loads(line), lambda at: say(at=at))
-        except Exception as error:
-            say(failed=f"{type(error).__name__}: {error}".partition("\n")[0])
-        else:
-            say(result=answer)
-
-
-def _limit(**limits: int) -> None:
-    """Bounds on memory or disk, where the system has them."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    for kind, limit in limits.items():
-        if hasattr(resource, kind):
-            with contextlib.suppress(ValueError, OSError):
-                resource.setrlimit(getattr(resource, kind), (limit, limit))
-
-
-def _answer(request: dict[str, Any], at: Callable[[str], None]) -> Any:
-    match request:
-        case {"pair": [before, after], "claim": kind, "to_torch": to_torch}:
-            from clipcheck.verify.claims import Claim
-            from clipcheck.verify.trial import judge
-
-            at("the pair")
-            return judge(Claim(kind), before, after, to_torch)
-        case {"site": experiment}:
-            from clipcheck.verify.replay import replay
-
-            _limit(RLIMIT_FSIZE=0)  # nothing is written to disk
-            return replay(experiment, at)
-    raise ValueError(f"no such request: {sorted(request)}")
+    lines.put(b"")

@@ -1,0 +1,48 @@
+"""Which names some statements read before they bind them: their values from before come from the harness."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Sequence
+
+
+def read_before_bound(statements: Sequence[ast.stmt]) -> Iterator[str]:
+    """The names whose value from before is read, in the order of execution; branches count as taken."""
+    bound: set[str] = set()
+
+    def reads(node: ast.AST | None) -> Iterator[str]:
+        if node is None:
+            return
+        inner = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        for name in ast.walk(node):
+            if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Load) and name.id not in bound | inner:
+                yield name.id
+
+    def binds(target: ast.AST) -> None:
+        bound.update(n.id for n in ast.walk(target) if isinstance(n, ast.Name))
+
+    def run(block: Sequence[ast.stmt]) -> Iterator[str]:
+        for statement in block:
+            match statement:
+                case ast.Assign(targets=targets, value=value):
+                    yield from reads(value)
+                    for target in targets:
+                        binds(target)
+                case ast.AugAssign(target=ast.Name(id=name), value=value):
+                    yield from reads(value)
+                    if name not in bound:
+                        yield name
+                case ast.For(target=target, iter=iterable, body=body):
+                    yield from reads(iterable)
+                    binds(target)
+                    yield from run(body)
+                case ast.If(test=test, body=body, orelse=orelse):
+                    yield from reads(test)
+                    yield from run(body)
+                    yield from run(orelse)
+                case ast.With(body=body):
+                    yield from run(body)
+                case _:
+                    yield from reads(statement)
+
+    yield from run(statements)

@@ -1,0 +1,272 @@
+"""One side of an experiment as a function: the user's expressions become the harness's objects, paths become names.
+
+Nothing runs here. No module is ever handed to a side: `torch.nn.utils.clip_grad_norm_`, however it is imported and
+spelled, becomes the one name `torch__nn__utils__clip_grad_norm_`. The user's own names hold no two underscores in a row.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, cast
+
+import libcst as cst
+
+from clipcheck.python.source import Source
+from clipcheck.rule import Role
+from clipcheck.verify import allowed
+from clipcheck.verify.allowed import CONSTANTS, FUNCTIONS, MODULES, NotProvable, flat_name
+from clipcheck.verify.pieces import inside
+from clipcheck.verify.seeds import read_before_bound
+
+CLIPS = frozenset(f"torch.nn.utils.{name}" for name in ("clip_grad_norm", "clip_grad_norm_")) | {
+    "clipcheck.runtime.clip_grad_norm_"
+}
+LETTERS_MOST = 20_000
+# The roles that the battery has objects for.
+_MADE = frozenset(
+    (Role.PARAMETERS, Role.GRADIENTS, Role.MODEL, Role.OPTIMIZER, Role.MAX_NORM, Role.NORM_TYPE, Role.EPSILON)
+)
+_LOWER = frozenset("float half bfloat16 float32 float16".split())
+
+
+class Side(NamedTuple):
+    """One side of an experiment: the text of a function `site`, and the paths that the listed names in it stand for."""
+
+    code: str
+    names: dict[str, str]
+
+
+def function(body: Sequence[ast.stmt], seeds: Sequence[str], names: Mapping[str, str], own: frozenset[str]) -> Side:
+    """The function `site`: takes the seeds, returns what was returned or all local values. Raises NotProvable.
+
+    What is checked is text such as a worker will compile, not the syntax that it was made from.
+    """
+    text = ast.unparse(ast.Module(list(body), []))
+    allowed.check(ast.parse(text), allowed.Names(names, own))
+    bound = ast.parse("('locals', bound__now())", mode="eval").body
+    arguments = ast.arguments([], [ast.arg(name) for name in seeds], None, [], [], None, [])
+    site = ast.FunctionDef("site", arguments, [*_Returns().visit(ast.parse(text)).body, ast.Return(bound)], [], None)
+    if hasattr(site, "type_params"):
+        site.type_params = []
+    return Side(ast.unparse(ast.fix_missing_locations(ast.Module([site], []))), dict(names))
+
+
+def in_float64(side: Side) -> Side:
+    """The same with its conversions to a lower precision made ones to float64."""
+    code = ast.unparse(_Float64(side.names).visit(ast.parse(side.code)))
+    return Side(code, {**side.names, "torch__float64": "torch.float64"})
+
+
+class Placeholders(ast.NodeTransformer):
+    """Puts harness names where the user's expressions stood; `roles` says what each of them is.
+
+    A harness name that ends in `call` stands for an expression that gives a fresh object each time.
+    """
+
+    def __init__(self, roles: Iterable[tuple[str, Role]]) -> None:
+        self.roles: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        for text, role in roles:
+            tree = expression(text)
+            if isinstance(tree, ast.Constant) or role is Role.TOTAL:
+                continue
+            if role not in _MADE:
+                raise NotProvable(f"there is no stand-in for `{text}`")
+            key = ast.unparse(tree)
+            if key not in self._names:
+                number = sum(name.startswith(f"{role.value}__") for name in self.roles)
+                fresh = any(isinstance(node, ast.Call) for node in ast.walk(tree))
+                name = f"{role.value}__{number}__{'call' if fresh else 'name'}"
+                self._names[key] = name
+                self.roles[name] = role.value
+
+    def own(self, role: Role, kind: str) -> ast.Name:
+        """A name of the harness that stands for nothing of the user's."""
+        name = f"{role.value}__own__{kind}"
+        self.roles[name] = role.value
+        return ast.Name(name, ast.Load())
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        match node:
+            case ast.Call(func=ast.Attribute(attr="to"), args=[ast.Name(id=name) | ast.Attribute(attr=name)]) if (
+                name.endswith("device")
+            ):
+                node = ast.Call(node.func, [ast.Constant("cpu")], node.keywords)
+            case ast.AnnAssign(target=target, value=value):  # what annotates a local value is never evaluated
+                node = ast.Assign([target], value, lineno=1) if value else ast.Pass()
+        if isinstance(node, ast.expr) and isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
+            known = self._names.get(ast.unparse(node))
+            if known is not None:
+                found: ast.expr = ast.Name(known, ast.Load())
+                return ast.Call(found, [], []) if known.endswith("call") else found
+        match node:
+            case ast.Name(id=name) | ast.arg(arg=name) if "__" in name and name not in self.roles:
+                raise NotProvable(f"it uses `{name}`")
+        return self.generic_visit(node)
+
+
+class Body:
+    """The pieces of one side as syntax, and what the names in them are."""
+
+    def __init__(self, source: Source, pieces: Sequence[tuple[tuple[int, int], bool]], places: Placeholders) -> None:
+        spans = [span for span, _ in pieces]
+        nodes: list[ast.stmt] = []
+        for index, (span, whole) in enumerate(pieces):
+            text = source.text[span[0] : span[1]]
+            if whole:
+                nodes += [cast("ast.stmt", places.visit(statement)) for statement in statements(text)]
+            else:
+                value = cast("ast.expr", places.visit(_value(text, source, span, places)))
+                nodes.append(ast.Assign([ast.Name(f"value__{index}", ast.Store())], value, lineno=1))
+        self.stored = {name for name in _stored(nodes) if not name.startswith("value__")}
+        self.seeds = frozenset(read_before_bound(nodes)) & self.stored
+        bound = self.stored | {node.arg for root in nodes for node in ast.walk(root) if isinstance(node, ast.arg)}
+        loaded = _loaded(nodes) - bound - set(places.roles)
+        origins = {name: path for name in loaded if (path := origin(source, name, spans))}
+        self.unknown = loaded - set(origins)
+        flat = _Flat(origins)
+        self.nodes = [cast("ast.stmt", flat.visit(node)) for node in nodes]
+        self.names = flat.names
+        self.returns = any(isinstance(node, ast.Return) for root in self.nodes for node in ast.walk(root))
+        self.touches_gradients = any(self._touches(node) for root in self.nodes for node in ast.walk(root))
+
+    def _touches(self, node: ast.AST) -> bool:
+        """Whether a node changes gradients in place."""
+        match node:
+            case ast.Call(func=ast.Attribute(attr=attr)) if attr.endswith("_"):
+                return True
+            case ast.Call(func=ast.Name(id=name)):
+                return self.names.get(name) in CLIPS
+            case ast.Attribute(ctx=ast.Store()) | ast.Subscript(ctx=ast.Store()):
+                return True
+        return False
+
+
+def _stored(nodes: Iterable[ast.AST]) -> set[str]:
+    names = [node for root in nodes for node in ast.walk(root) if isinstance(node, ast.Name)]
+    return {name.id for name in names if isinstance(name.ctx, ast.Store)}
+
+
+def _loaded(nodes: Iterable[ast.AST]) -> set[str]:
+    names = [node for root in nodes for node in ast.walk(root) if isinstance(node, ast.Name)]
+    return {name.id for name in names if isinstance(name.ctx, ast.Load)}
+
+
+# --- paths ----------------------------------------------------------------------------------------------------------
+
+
+class _Flat(ast.NodeTransformer):
+    """A name for each path; raises NotProvable for those that are not listed."""
+
+    def __init__(self, origins: Mapping[str, str]) -> None:
+        self._origins = origins
+        self.names: dict[str, str] = {}
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        path = _path(node, self._origins)
+        if path is None:
+            return self.generic_visit(node)
+        if path not in FUNCTIONS and path not in CONSTANTS:
+            raise NotProvable(f"`{path}` may not run in a verification")
+        if not isinstance(getattr(node, "ctx", None), ast.Load):
+            raise NotProvable(f"it assigns to `{path}`")
+        self.names[flat_name(path)] = path
+        return ast.Name(flat_name(path), ast.Load())
+
+
+def _path(node: ast.AST, origins: Mapping[str, str]) -> str | None:
+    """The dotted origin of a name or an attribute of a module, None where it is a value."""
+    match node:
+        case ast.Name(id=name):
+            return origins.get(name)
+        case ast.Attribute(value=value, attr=attr):
+            base = _path(value, origins)
+            return allowed.canonical(f"{base}.{attr}") if base in MODULES else None
+    return None
+
+
+def origin(source: Source, name: str, spans: Sequence[tuple[int, int]]) -> str | None:
+    """What a global name stands for in these stretches: something listed, a module on the way to it, or None."""
+    found = {
+        source.qualified(node)
+        for node in source.nodes(cst.Name)
+        if node.value == name and inside(source.span(node), spans) and not _is_attribute(source, node)
+    }
+    path = allowed.canonical(found.pop() or "") if len(found) == 1 else ""
+    return path if path in FUNCTIONS or path in CONSTANTS or path in MODULES else None
+
+
+def _is_attribute(source: Source, node: cst.Name) -> bool:
+    parent = source.parent(node)
+    return isinstance(parent, (cst.Attribute, cst.Arg)) and (
+        getattr(parent, "attr", None) is node or getattr(parent, "keyword", None) is node
+    )
+
+
+# --- text and syntax ------------------------------------------------------------------------------------------------
+
+
+def parsed(text: str) -> ast.Module:
+    """Raises SyntaxError, and NotProvable for what is too long to look at."""
+    if len(text) > LETTERS_MOST:
+        raise NotProvable("it is too long")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the user's escape sequences
+        return ast.parse(text)
+
+
+def expression(text: str) -> ast.expr:
+    """An expression that spans lines, or none of its own. Raises NotProvable."""
+    try:
+        match parsed(f"({text}\n)").body:
+            case [ast.Expr(value=value)]:
+                return value
+    except SyntaxError:
+        pass
+    raise NotProvable("its expression does not stand alone")
+
+
+def statements(text: str) -> list[ast.stmt]:
+    """The statements of some whole lines, however deep they stand. Raises NotProvable."""
+    indented = text.lstrip("\r\n")[:1].isspace()
+    try:
+        tree = parsed("if 1:\n" + text if indented else text)
+    except SyntaxError:
+        if not any(line.strip() and not line.strip().startswith("#") for line in text.splitlines()):
+            return []
+        raise NotProvable("its lines do not stand alone") from None
+    return tree.body[0].body if indented and isinstance(tree.body[0], ast.If) else tree.body
+
+
+def _value(text: str, source: Source, span: tuple[int, int], places: Placeholders) -> ast.expr:
+    """The expression; a clip that is not called is called with parameters and a limit of the harness."""
+    tree = expression(text)
+    origins = {name: path for name in _loaded([tree]) if (path := origin(source, name, [span]))}
+    if _path(tree, origins) in CLIPS:
+        tree = ast.Call(
+            tree, [ast.Call(places.own(Role.PARAMETERS, "call"), [], []), places.own(Role.MAX_NORM, "name")], []
+        )
+    return tree
+
+
+class _Returns(ast.NodeTransformer):
+    def visit_Return(self, node: ast.Return) -> ast.Return:
+        value = node.value or ast.Constant(None)
+        return ast.Return(ast.Tuple([ast.Constant("return"), value], ast.Load()))
+
+
+class _Float64(ast.NodeTransformer):
+    """`.double()` for `.float()`, `torch.float64` for `torch.float32`, and so on."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        self.generic_visit(node)
+        return ast.Attribute(node.value, "double", node.ctx) if node.attr in _LOWER else node
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        torch, _, name = self._names.get(node.id, "").rpartition(".")
+        return ast.Name("torch__float64", node.ctx) if torch == "torch" and name in _LOWER else node

@@ -1,0 +1,80 @@
+"""What a worker runs before it is sealed, so that the libraries have loaded by then what they load at first use."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from clipcheck.verify.allowed import METHODS, flat_name
+from clipcheck.verify.claims import Claim
+from clipcheck.verify.replay import libraries, replay
+from clipcheck.verify.trial import judge
+
+_CLIPS = """
+def site(total):
+    value__0 = torch__nn__utils__clip_grad_norm_(parameters__0__call(), max_norm__0__name, norm_type__0__name)
+    value__1 = clipcheck__runtime__clip_grad_norm_(parameters__0__call(), max_norm__0__name, norm_type__0__name)
+    value__2 = clipcheck__runtime__grad_norm(parameters__0__call(), norm_type__0__name)
+    return ('locals', bound__now())
+"""
+_NORMS = """
+def site(total):
+    for g in gradients__0__call():
+        total += torch__norm(g) ** 2 + g.pow(2).sum().item() + torch__linalg__vector_norm(g.detach())
+    value__0 = torch__stack([g.norm() for g in gradients__0__call()]).norm()
+    return ('locals', bound__now())
+"""
+
+
+def _site(code: str, paths: str, roles: str) -> dict[str, Any]:
+    side = [code, {flat_name(path): path for path in paths.split()}]
+    named = {f"{role}__0__{kind}": role for role, kind in (entry.split(":") for entry in roles.split())}
+    return {"before": side, "after": side, "reference": side, "roles": named, "seeds": ["total"], "kept": ["total"]}
+
+
+_SITES = (
+    _site(
+        _CLIPS,
+        "torch.nn.utils.clip_grad_norm_ clipcheck.runtime.clip_grad_norm_ clipcheck.runtime.grad_norm",
+        "parameters:call max_norm:name norm_type:name",
+    ),
+    _site(_NORMS, "torch.norm torch.linalg.vector_norm torch.stack", "gradients:call"),
+)
+
+_PROGRAM = """
+import torch
+from clipcheck.runtime import clip_grad_norm_
+
+
+def train(model, optimizer, batches, loss_fn, record, max_norm):
+    for inputs, targets in batches:
+        optimizer.zero_grad()
+        loss_fn(model(inputs), targets).backward()
+        record(clip_grad_norm_(model.parameters(), max_norm))
+        optimizer.step()
+"""
+
+
+def sites() -> None:
+    """All that is listed is called, rightly or wrongly, and two sites are tried on all cases."""
+    for value in (torch.ones(2, requires_grad=True), torch.ones(2), 0, [torch.ones(2)], None):
+        for function in (repr, *libraries().values()):
+            _call(function, value)
+        for name in METHODS:
+            _call(getattr(torch.ones(2), name, None), value)
+            _call(getattr(value, name, None))
+    for experiment in _SITES:
+        replay(experiment, lambda case: None)
+
+
+def _call(function: Callable[..., object] | None, *values: object) -> None:
+    with contextlib.suppress(Exception):
+        function(*values)  # type: ignore[misc]
+
+
+def fixtures() -> None:
+    """An optimizer's first step loads much, and makes folders while it does."""
+    judge(Claim("same"), _PROGRAM, _PROGRAM)
