@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 
+from clipcheck.verify import worker
 from clipcheck.verify.claims import Claim, Outcome
 from clipcheck.verify.pairs import Pair, Row, find, verify
 from clipcheck.verify.table import as_json, failed, table
@@ -98,16 +99,13 @@ def test_a_program_that_ends_the_process_is_a_failure_and_not_the_end() -> None:
 
 def test_a_program_that_does_not_end_is_stopped() -> None:
     loop = TRAIN.format(name="_").replace("optimizer.step()", "\n        while True: pass")
-    with Worker(seconds=2.0) as worker:
-        worker.ask({"pair": [TRAIN.format(name=""), TRAIN.format(name="_")], "claim": "same", "to_torch": False})
-        answer = worker.ask({"pair": [loop, loop], "claim": "same", "to_torch": False})
+    with Worker("fixtures", 2.0) as one:
+        one.ask({"pair": [TRAIN.format(name=""), TRAIN.format(name="_")], "claim": "same", "to_torch": False})
+        answer = one.ask({"pair": [loop, loop], "claim": "same", "to_torch": False})
         assert isinstance(answer, Lost) and "did not end within 2 s" in answer.how
 
 
-def test_without_torch_one_line_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipcheck.verify.worker._BOOT", "import sys; sys.modules['torch'] = None\n" + BOOT)
-    with pytest.raises(NoTorch, match=r"pip install 'clipcheck\[torch\]'"), Worker() as worker:
-        worker.ask({})
-
-
-BOOT = "sys.path.insert(0, sys.argv[1])\nfrom clipcheck.verify.worker import serve\nserve()"
+def test_without_torch_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_BOOT", "import sys\nsys.modules['torch'] = None\n" + worker._BOOT)
+    with pytest.raises(NoTorch, match=r"pip install 'clipcheck\[torch\]'"), Worker("sites") as one:
+        one.ask({})

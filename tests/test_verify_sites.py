@@ -260,39 +260,10 @@ def test_a_case_that_hangs_is_a_verdict_and_not_the_end(prove: Prover, monkeypat
 def test_memory_is_bounded(prove: Prover) -> None:
     if sys.platform != "linux":
         pytest.skip("only Linux bounds the memory of a process")
-    big = "total = torch.zeros(1000000, 1000000).sum().item() + sum(p.grad.norm().item() for p in params)"
+    big = "total = torch.zeros(40000)\ntotal = (total[:, None] * total[None, :]).sum()"  # 6.4 GB at once
     found = verdict(prove, CLIP, big, CLIP_ROLES)
-    assert found.kind == "refuted"
+    assert found.kind == "refuted" and "memory" in found.reason, found
     assert verdict(prove, *RIGHT["a clip"]).kind == "proved"
-
-
-PROBE = """
-import json, os, sys
-sys.path.insert(0, sys.argv[1])
-from clipcheck.verify import worker
-worker._limit(RLIMIT_FSIZE=0)
-try:
-    with open({path!r}, "w") as file:
-        file.write("x")
-    wrote = True
-except OSError:
-    wrote = False
-print(json.dumps({{"missing": f"environment {{sorted(os.environ)}}, wrote {{wrote}}, site {{sys.flags.no_user_site}}"}}), flush=True)
-"""
-
-
-def test_the_worker_sees_no_environment_and_writes_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from clipcheck.verify import worker
-
-    monkeypatch.setattr(worker, "_BOOT", PROBE.format(path=str(tmp_path / "x")))
-    monkeypatch.setenv("SECRET_TOKEN", "x")
-    with pytest.raises(worker.NoTorch) as caught, worker.Worker() as one:
-        one.ask({})
-    assert "SECRET_TOKEN" not in str(caught.value) and "HOME" not in str(caught.value)
-    assert "site 1" in str(caught.value)
-    if sys.platform == "linux":
-        assert "wrote False" in str(caught.value)
-        assert (tmp_path / "x").read_text() == ""
 
 
 # --- the user's files -----------------------------------------------------------------------------------------------

@@ -60,24 +60,16 @@ _CLONE, _OPEN, _OPENAT, _SECCOMP = (56, 220), (2, None), (257, 56), (317, 277)
 Instruction = tuple[int, int, int, int]
 
 
-def confine(readable: Sequence[str]) -> None:
-    """Take from this process, for good, all files but those below `readable`, the network and other processes.
+def die_with_parent() -> None:
+    """End this process when the thread that started it ends."""
+    _prctl(PR_SET_PDEATHSIG, SIGKILL)
 
-    It dies with the thread that started it.
-    """
-    try:
-        import ctypes
 
-        libc = ctypes.CDLL(None, use_errno=True)
-    except (ImportError, OSError):
+def restrict_files(readable: Sequence[str]) -> None:
+    """Take from this process, for good, all files but those below `readable`, TCP, and signals to other processes."""
+    libc = _libc()
+    if libc is None or _prctl(PR_SET_NO_NEW_PRIVS, 1) != 0:
         return
-    libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
-    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0:
-        _restrict_files(libc, readable)
-        _filter_calls(libc)
-
-
-def _restrict_files(libc: Any, readable: Sequence[str]) -> None:
     version = libc.syscall(_CREATE_RULESET, None, 0, 1)
     if version < 1:
         return
@@ -99,17 +91,32 @@ def _restrict_files(libc: Any, readable: Sequence[str]) -> None:
     os.close(rules)
 
 
-def _filter_calls(libc: Any) -> None:
+def filter_calls() -> None:
+    """Take from this process, for good, the system calls that it has no use for; those that set limits are among them."""
     import ctypes
 
-    machine = os.uname().machine
-    if machine not in _COLUMNS or struct.calcsize("P") != 8:
+    libc, machine = _libc(), os.uname().machine
+    if libc is None or machine not in _COLUMNS or struct.calcsize("P") != 8:
         return
     program = _program(*_COLUMNS[machine])
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in program))
     described = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))
     if libc.syscall(_SECCOMP[_COLUMNS[machine][0]], _FILTER, _ALL_THREADS, described) != 0:
         libc.prctl(PR_SET_SECCOMP, 2, described, 0, 0)
+
+
+def _libc() -> Any:
+    try:
+        import ctypes
+
+        return ctypes.CDLL(None, use_errno=True)
+    except (ImportError, OSError):
+        return None
+
+
+def _prctl(option: int, value: int) -> int:
+    libc = _libc()
+    return -1 if libc is None else int(libc.prctl(option, value, 0, 0, 0))
 
 
 def _program(column: int, architecture: int) -> list[Instruction]:

@@ -12,6 +12,11 @@ from collections.abc import Callable, Sequence
 from types import CodeType
 from typing import Any
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 MEMORY_BYTES = 4 << 30
 CPU_SECONDS = 900  # of a worker's whole life; the parent starts another one long before
 FILES_MOST = 256
@@ -32,33 +37,35 @@ class Refused(BaseException):
 
 
 def confine(readable: Sequence[str]) -> None:
-    """Bounds on memory, time, files and processes, and what else the system takes away. Without `readable` no file can
-    be opened any more."""
-    if sys.platform == "linux":
-        from clipcheck.verify import linux
+    """Bounds on memory, time, files and processes, and what else the system takes away.
 
-        linux.confine(readable)
-    else:
-        limit(RLIMIT_NPROC=0)  # on Linux it would count threads
+    Without `readable` no file can be opened any more.
+    """
     taken = _address_space()
-    limit(
+    limits = {
         **({"RLIMIT_AS": taken + MEMORY_BYTES} if taken else {}),
-        RLIMIT_DATA=MEMORY_BYTES,
-        RLIMIT_CPU=CPU_SECONDS,
-        RLIMIT_CORE=0,
-        RLIMIT_FSIZE=0,
-        RLIMIT_NOFILE=FILES_MOST if readable else 0,
-    )
+        "RLIMIT_DATA": MEMORY_BYTES,
+        "RLIMIT_CPU": CPU_SECONDS,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_FSIZE": 0,
+        "RLIMIT_NOFILE": FILES_MOST if readable else 0,
+    }
+    if sys.platform != "linux":
+        limit(**limits, RLIMIT_NPROC=0)  # on Linux it would count threads
+        return
+    from clipcheck.verify import linux
+
+    # In this order: rules are made with open files, and the filter lets nobody set limits.
+    linux.die_with_parent()
+    linux.restrict_files(readable)
+    limit(**limits)
+    linux.filter_calls()
 
 
 def limit(**limits: int) -> None:
     """Bounds, where the system has them."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
     for kind, most in limits.items():
-        if hasattr(resource, kind):
+        if resource is not None and hasattr(resource, kind):
             with contextlib.suppress(ValueError, OSError):
                 resource.setrlimit(getattr(resource, kind), (most, most))
 
