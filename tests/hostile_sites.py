@@ -225,3 +225,56 @@ SITES: dict[str, list[str]] = {
         "import itertools :: list(itertools.count())",
     ],
 }
+
+# For the second wall alone: with the first one switched off these reach everything that Python has. What leaves a trace
+# without any wall is marked so, and a test without walls sees to it that it does.
+IMPORT = f"{BUILTINS}['__import__']"
+PAYLOADS: dict[str, tuple[str, bool]] = {
+    "a folder": (f"{IMPORT}('os').mkdir(TRACE)", True),
+    "a file": (f"{BUILTINS}['open'](TRACE, 'w')", True),
+    "a descriptor": (f"{IMPORT}('os').open(TRACE, 65)", True),
+    "a path": (f"{IMPORT}('pathlib').Path(TRACE).touch()", True),
+    "a pipe with a name": (f"{IMPORT}('os').mkfifo(TRACE)", True),
+    "a symbolic link": (f"{IMPORT}('os').symlink('x', TRACE)", True),
+    "a hard link": (f"{IMPORT}('os').link(EVIL + '/evil.pkl', TRACE)", True),
+    "another name": (f"{IMPORT}('os').rename(EVIL + '/hubconf.py', TRACE)", True),
+    "a database": (f"{IMPORT}('sqlite3').connect(TRACE).execute('create table a (b)')", True),
+    "a file of torch's": (f"{IMPORT}('torch').save([1], TRACE)", True),
+    "a file that torch opens itself": (f"{IMPORT}('torch').from_file(TRACE, shared=True, size=1)", True),
+    "a writer of torch's": (f"{IMPORT}('torch')._C.PyTorchFileWriter(TRACE)", True),
+    "a file of numpy's": (f"{IMPORT}('numpy').save(TRACE + '.npy', 0)", True),
+    "a shell": (f"{IMPORT}('os').system('mkdir ' + TRACE)", True),
+    "a program": (f"{IMPORT}('subprocess').run(['mkdir', TRACE])", True),
+    "a spawned program": (f"{IMPORT}('os').posix_spawn('/bin/mkdir', ['mkdir', TRACE], {{}})", True),
+    "a copy of the process": (
+        f"{IMPORT}('os').fork() or ({IMPORT}('os').mkdir(TRACE), {IMPORT}('os')._exit(0))",
+        True,
+    ),
+    "a call of the C library": (f"{IMPORT}('ctypes').CDLL(None).mkdir(TRACE.encode(), 511)", True),
+    "Python's own interface": (
+        f"{IMPORT}('ctypes').pythonapi.PyRun_SimpleString(b'import os; os.mkdir(' + repr(TRACE).encode() + b')')",
+        True,
+    ),
+    "a pickle": (f"{IMPORT}('pickle').load({BUILTINS}['open'](EVIL + '/evil.pkl', 'rb'))", True),
+    "code from a string": (f"{BUILTINS}['exec'](CODE, {{'builtins': {IMPORT}('builtins')}})", True),
+    "a connection": (f"{IMPORT}('socket').create_connection(('127.0.0.1', PORT), 2)", True),
+    "a connection by hand": (f"{IMPORT}('_socket').socket().connect(('127.0.0.1', PORT))", True),
+    "a secret file": (f"float({BUILTINS}['open'](EVIL + '/secret.txt').read())", True),
+    "a secret file by its descriptor": (
+        f"float({IMPORT}('os').read({IMPORT}('os').open(EVIL + '/secret.txt', 0), 99).decode())",
+        True,
+    ),
+    "the environment": (f"float({IMPORT}('os').environ['SECRET_TOKEN'])", False),
+    "the environment of the parent": (
+        f"float({BUILTINS}['open']('/proc/%d/environ' % {IMPORT}('os').getppid()).read())",
+        False,
+    ),
+    "a signal": (f"{IMPORT}('os').kill({IMPORT}('os').getppid(), 0)", False),
+    "a mode": (f"{IMPORT}('os').chmod(EVIL + '/evil.pkl', 0)", False),
+    "a time": (f"{IMPORT}('os').utime(EVIL + '/evil.pkl', (0, 0))", False),
+    "no more of a file": (f"{IMPORT}('os').truncate(EVIL + '/evil.pkl', 1)", False),
+    "a file less": (f"{IMPORT}('os').remove(EVIL + '/a.py')", False),
+    "its own limits": (f"{IMPORT}('resource').setrlimit(7, (99, 99))", False),
+    "all objects": (f"{IMPORT}('gc').get_objects()", False),
+    "the end of the process": (f"{IMPORT}('os')._exit(0)", False),
+}
