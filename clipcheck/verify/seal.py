@@ -36,6 +36,14 @@ class Refused(BaseException):
     """What runs tried what no verification needs. No `except Exception` holds it up; the message names the event."""
 
 
+def die_with_parent() -> None:
+    """Where the system can see to it. Elsewhere a worker ends where its input ends."""
+    if sys.platform == "linux":
+        from clipcheck.verify import linux
+
+        linux.die_with_parent()
+
+
 def confine(readable: Sequence[str]) -> None:
     """Bounds on memory, time, files and processes, and what else the system takes away.
 
@@ -56,7 +64,6 @@ def confine(readable: Sequence[str]) -> None:
     from clipcheck.verify import linux
 
     # In this order: rules are made with open files, and the filter lets nobody set limits.
-    linux.die_with_parent()
     linux.restrict_files(readable)
     limit(**limits)
     linux.filter_calls()
@@ -103,7 +110,7 @@ def _gate(folders: tuple[str, ...], compilers: frozenset[CodeType]) -> Callable[
 
 
 def _below(path: object, folders: tuple[str, ...]) -> bool:
-    if not isinstance(path, (str, bytes)):
+    if not isinstance(path, (str, bytes)) or not os.path.isabs(path):
         return False
     real = os.path.realpath(os.fsdecode(path))
     return any(real == folder or real.startswith(folder + os.sep) for folder in folders)

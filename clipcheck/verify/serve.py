@@ -28,6 +28,7 @@ def serve(kind: str, seconds: float, readable: list[str]) -> None:
 
     Fixtures are clipcheck's own, and may read what lies below `readable`: libraries that they load.
     """
+    seal.die_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     nowhere = open(os.devnull, "w")  # noqa: SIM115
     os.dup2(nowhere.fileno(), 1)  # what a program prints is not an answer
