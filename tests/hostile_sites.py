@@ -178,7 +178,7 @@ SITES: dict[str, list[str]] = {
         "print(1, file=open(TRACE, 'w'))",
     ],
     "processes": [
-        "import os :: os.system('mkdir  + TRACE + ')",
+        """import os :: os.system("mkdir '" + TRACE + "'")""",
         "import os :: os.popen('mkdir ' + TRACE).read()",
         "import subprocess :: subprocess.run(['mkdir', TRACE])",
         "import os :: os.posix_spawn('/bin/mkdir', ['mkdir', TRACE], {})",
@@ -243,11 +243,11 @@ PAYLOADS: dict[str, tuple[str, bool]] = {
     "a file that torch opens itself": (f"{IMPORT}('torch').from_file(TRACE, shared=True, size=1)", True),
     "a writer of torch's": (f"{IMPORT}('torch')._C.PyTorchFileWriter(TRACE)", True),
     "a file of numpy's": (f"{IMPORT}('numpy').save(TRACE + '.npy', 0)", True),
-    "a shell": (f"{IMPORT}('os').system('mkdir  + TRACE + ')", True),
+    "a shell": (f"""{IMPORT}('os').system("mkdir '" + TRACE + "'")""", True),
     "a program": (f"{IMPORT}('subprocess').run(['mkdir', TRACE])", True),
     "a spawned program": (f"{IMPORT}('os').posix_spawn('/bin/mkdir', ['mkdir', TRACE], {{}})", True),
     "a copy of the process": (
-        f"{IMPORT}('os').fork() or {IMPORT}('os')._exit({IMPORT}('os').system('mkdir  + TRACE + '))",
+        f"""{IMPORT}('os').fork() or {IMPORT}('os')._exit({IMPORT}('os').system("mkdir '" + TRACE + "'"))""",
         True,
     ),
     "a call of the C library": (f"{IMPORT}('ctypes').CDLL(None).mkdir(TRACE.encode(), 511)", True),

@@ -191,8 +191,8 @@ def site(expression: str) -> dict[str, object]:
 
 
 READ = {
-    "by Python": "len({builtins}['open']({path!r}).read())",
-    "by a descriptor": "len({builtins}['__import__']('os').read({builtins}['__import__']('os').open({path!r}, 0), 9))",
+    "by Python": "{builtins}['len']({builtins}['open']({path!r}).read())",
+    "by a descriptor": "{builtins}['len']({builtins}['__import__']('os').read({builtins}['__import__']('os').open({path!r}, 0), 9))",
 }
 
 
