@@ -138,6 +138,39 @@ SABOTAGE = {
 }
 
 
+SPELLED = {
+    "a filter": """\
+total = 0.0
+for p in filter(lambda p: p.grad is not None, model.parameters()):
+    total += p.grad.data.norm(2).item() ** 2
+total = total ** 0.5""",
+    "a map": "total = sum(map(lambda g: g.norm().item() ** 2, [p.grad for p in model.parameters() if p.grad is not None])) ** 0.5",
+    "functions handed on": "total = sum(map(float, map(torch.square, map(torch.norm, [p.grad for p in model.parameters() if p.grad is not None])))) ** 0.5",
+    "annotations": """\
+total: float = 0.0
+norms: List[torch.Tensor] = []
+for _, p in enumerate(reversed(list(model.parameters()))):
+    if p.grad is not None:
+        norms.append(p.grad.norm())
+for norm, _ in zip(norms, norms):
+    total += norm.item() ** 2
+total = total ** 0.5""",
+    "names in a comparison": """\
+total = 0.0
+for name, p in model.named_parameters():
+    if p.grad is not None and "batch_norm.running_mean" not in name:
+        total += p.grad.norm(p=2).item() ** 2
+total = math.sqrt(total)""",
+}
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_ordinary_spellings_stay_provable(prove: Prover, name: str) -> None:
+    roles = (*PARAMETERS, ("model", Role.MODEL))
+    found = verdict(prove, SPELLED[name], RIGHT_LOOP, roles)
+    assert found.kind == "proved", found
+
+
 @pytest.mark.parametrize("shape", RIGHT)
 def test_a_right_fix_is_proved(prove: Prover, shape: str) -> None:
     found = verdict(prove, *RIGHT[shape])

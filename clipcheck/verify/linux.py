@@ -12,8 +12,8 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
-SIGKILL, EPERM, ENOSYS = 9, 1, 38
+PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 22, 38
+EPERM, ENOSYS = 1, 38
 
 # --- Landlock, https://docs.kernel.org/userspace-api/landlock.html -------------------------------------------------
 
@@ -60,15 +60,10 @@ _CLONE, _OPEN, _OPENAT, _SECCOMP = (56, 220), (2, None), (257, 56), (317, 277)
 Instruction = tuple[int, int, int, int]
 
 
-def die_with_parent() -> None:
-    """End this process when the thread that started it ends."""
-    _prctl(PR_SET_PDEATHSIG, SIGKILL)
-
-
 def restrict_files(readable: Sequence[str]) -> None:
     """Take from this process, for good, all files but those below `readable`, TCP, and signals to other processes."""
     libc = _libc()
-    if libc is None or _prctl(PR_SET_NO_NEW_PRIVS, 1) != 0:
+    if libc is None or libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         return
     version = libc.syscall(_CREATE_RULESET, None, 0, 1)
     if version < 1:
@@ -112,11 +107,6 @@ def _libc() -> Any:
         return ctypes.CDLL(None, use_errno=True)
     except (ImportError, OSError):
         return None
-
-
-def _prctl(option: int, value: int) -> int:
-    libc = _libc()
-    return -1 if libc is None else int(libc.prctl(option, value, 0, 0, 0))
 
 
 def _program(column: int, architecture: int) -> list[Instruction]:

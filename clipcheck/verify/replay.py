@@ -131,7 +131,11 @@ def _run(
     else:
         values = {"the result": result}
     gradients = [_copy(g) for g in (p.grad for p in objects.parameters)] + [_copy(g) for g in objects.gradients]
-    return _Seen({k: list(flat(v)) for k, v in values.items()}, gradients, [_copy(p) for p in objects.parameters])
+    return _Seen(
+        {k.replace("value__0", "the value").replace("__", " "): list(flat(v)) for k, v in values.items()},
+        gradients,
+        [_copy(p) for p in objects.parameters],
+    )
 
 
 def _copy(tensor: Tensor | None) -> Tensor | None:

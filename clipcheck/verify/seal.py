@@ -36,14 +36,6 @@ class Refused(BaseException):
     """What runs tried what no verification needs. No `except Exception` holds it up; the message names the event."""
 
 
-def die_with_parent() -> None:
-    """Where the system can see to it. Elsewhere a worker ends where its input ends."""
-    if sys.platform == "linux":
-        from clipcheck.verify import linux
-
-        linux.die_with_parent()
-
-
 def confine(readable: Sequence[str]) -> None:
     """Bounds on memory, time, files and processes, and what else the system takes away.
 

@@ -1,0 +1,94 @@
+"""The first wall, rule by rule: each snippet breaks one rule, and beside it stands the nearest that breaks none."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from clipcheck.verify.allowed import (
+    CONSTANTS,
+    FUNCTIONS,
+    METHODS,
+    MODULES,
+    VALUES,
+    Names,
+    NotProvable,
+    check,
+    flat_name,
+)
+
+NAMES = Names(
+    {flat_name(path): path for path in (*FUNCTIONS, *CONSTANTS)},
+    frozenset(["parameters__0__call", "max_norm__0__name"]),
+)
+ASTRAY = {  # by the reason: what is refused, and its look-alike
+    "statement": ("import os", "pass"),
+    "expression": ("{1: 2}", "[1, 2]"),
+    "asynchronous": ("[x async for x in y]", "[x for x in y]"),
+    "`for` with an `else`": ("for x in y:\n    pass\nelse:\n    pass", "for x in y:\n    pass"),
+    "`torch.norm` as a value": ("f = torch__norm", "f = torch__norm(x)"),
+    "`torch.zeros` as a value": ("builtins__map(torch__zeros, x)", "builtins__map(torch__norm, x)"),
+    "`builtins.float` as a value": ("builtins__list(builtins__float)", "builtins__max(x, key=builtins__float)"),
+    "`builtins.abs` as a value": ("builtins__map(x, builtins__abs)", "builtins__map(builtins__abs, x)"),
+    "a function as a value": ("f = parameters__0__call", "f = parameters__0__call()"),
+    "it uses `__x`": ("__x = 1", "_x = 1"),
+    "it uses `a__b`": ("builtins__map(lambda a__b: 1, x)", "builtins__map(lambda a_b: 1, x)"),
+    "attribute of `torch.norm`": ("torch__norm.data", "x.data"),
+    "attribute of `torch.inf`": ("torch__inf.data", "torch__inf"),
+    "it assigns to `.shape`": ("x.shape = 1", "x.grad = 1"),
+    "`.norm` is not part": ("f = x.norm", "f = x.norm()"),
+    "`.grad` is not part": ("x.grad()", "x.grad"),
+    "`.save` is not part": ("x.save()", "x.clone()"),
+    "`.__class__` is not part": ("x.__class__", "x.T"),
+    "assigns to an item": ("x[0] = 1", "x.grad[0] = 1"),
+    "it calls `torch.inf`": ("torch__inf()", "torch__norm(1)"),
+    "it calls `f`": ("f(1)", "f"),
+    "it calls `parameters__0__call`": ("parameters__0__call(1)", "parameters__0__call()"),
+    r"it calls `x.norm\(\)`": ("x.norm()()", "x.norm()"),
+    "`out` to `torch.sum`": ("torch__sum(x, out=y)", "torch__sum(x, dim=y)"),
+    "`out` to `.sum`": ("x.sum(out=y)", "x.sum(dim=y)"),
+    r"`\*\*` to `torch.sum`": ("torch__sum(x, **y)", "torch__sum(x, dtype=y)"),
+    "a `with` block": ("with torch__no_grad() as x:\n    pass", "with torch__no_grad():\n    pass"),
+    "a `with`": ("with x.clone():\n    pass", "with torch__no_grad():\n    pass"),
+    "a string": ("x.to('cuda')", "x.to('cpu')"),
+    "holds a string": ("'params' % x", "x['params']"),
+    "it holds a str": ("f = 'a'", "f = 'a' in x"),
+    "it holds a strin": (f"f = {'a' * 101!r} in x", f"f = {'a' * 100!r} in x"),
+    "bytes": ("b'a'", "1.0"),
+    "complex": ("1j", "1.0"),
+    "a large number": ("1048577", "1048576"),
+    "repeats a list": ("[0.0] * 1001", "[0.0] * 1000"),
+    "it repeats a lis": ("n * [0.0]", "builtins__len(n) * [0.0]"),
+    "it repeats": ("(0.0,) * n", "n * n"),
+    "large power": ("10 ** 65", "10 ** 64"),
+    "a large power": ("10 ** 10 ** 10", "10 ** n"),
+    "something large": ("torch__zeros(1024, 1025)", "torch__zeros(1024, 1024)"),
+    "makes something large": ("torch__zeros([2048, 1024])", "torch__stack([2048, 1024])"),
+    "a `lambda` expression": ("f = lambda x: x", "builtins__filter(lambda x: x, y)"),
+    "more than plain parameters": ("builtins__map(lambda x=1: x, y)", "builtins__map(lambda x: x, y)"),
+    "than plain parameters": ("builtins__map(lambda *x: x, y)", "builtins__max(y, key=lambda x: x)"),
+    "too long": ("[" + "1.0," * 4000 + "]", "[" + "1.0," * 1000 + "]"),
+}
+
+
+@pytest.mark.parametrize("reason", ASTRAY)
+def test_each_rule_refuses_what_breaks_it_and_nothing_beside_it(reason: str) -> None:
+    broken, kept = ASTRAY[reason]
+    with pytest.raises(NotProvable, match=reason):
+        check(ast.parse(broken), NAMES)
+    check(ast.parse(kept), NAMES)
+
+
+HARM = (
+    "open load save import eval exec compile write file hub jit ops system environ getattr setattr globals vars input"
+)
+
+
+def test_the_list_itself_holds_nothing_that_could_do_harm() -> None:
+    words = {word for path in (*FUNCTIONS, *CONSTANTS, *METHODS) for word in path.lower().split(".")}
+    assert not words & set(HARM.split())
+    assert not any(word.startswith("__") for word in words)
+    keywords = {keyword for taken in (*FUNCTIONS.values(), *METHODS.values()) for keyword in taken}
+    assert not keywords & {"out", "fn", "func", "hook", "f", "file", "filename", "pickle_module", "callback"}
+    assert set(FUNCTIONS) >= VALUES and not VALUES & MODULES
