@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint bench docs dist kill clean
+.PHONY: demo test lint bench docs dist kill matrix clean
 
 demo: $(INSTALLED)
 	@$(BIN)/python demo/run.py
@@ -37,6 +37,10 @@ mutate: $(INSTALLED)
 # Kills clipcheck a thousand times while it fixes files, and looks whether a file was ever damaged.
 kill: $(INSTALLED)
 	$(BIN)/python tests/kill.py
+
+# The fast tests with every supported Python that this machine has, and with the lowest versions that are allowed.
+matrix: $(INSTALLED)
+	$(BIN)/python tests/matrix.py
 
 clean:
 	rm -rf .venv build dist site

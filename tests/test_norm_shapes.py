@@ -10,14 +10,15 @@ import itertools
 import math
 from typing import Any, NamedTuple
 
-import numpy
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipcheck.engine.file import check_file
 from clipcheck.settings.keys import Settings
+
+numpy = pytest.importorskip("numpy")
+torch = pytest.importorskip("torch")
 
 CORE = Settings(codes=frozenset({"CLIP001"}), fix=True)
 
