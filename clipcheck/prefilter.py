@@ -54,18 +54,17 @@ def concerned(text: str, codes: frozenset[str]) -> frozenset[str]:
     if split is None:  # not Python as a whole: code and prose cannot be told apart
         return held
     around = _heard(split.outside.union(*(f.words() for f in split.functions if shares(f, split.outside))))
+    near = {code for code in held if _met(RULES[code].near, around)}
+    everywhere = around
     asked = frozenset(_name(word) for code in held for need in RULES[code].needs for word in need)
-    apart = {code for code in held if not RULES[code].near}
-    together = held - apart
-    everywhere, near = around, {code for code in together if _met(RULES[code].near, around)}
     for function in split.functions:
         holds = _on_bytes(function.text, code=True)
-        likely = {code for code in together - near if _likely(RULES[code].near, around, holds)}
+        likely = {code for code in held - near if _likely(RULES[code].near, around, holds)}
         if likely or any(map(holds, asked)):
             words = _heard(around | function.words())
             everywhere |= words
             near |= {code for code in likely if _met(RULES[code].near, words)}
-    return frozenset(code for code in apart | near if _met(RULES[code].needs, everywhere))
+    return frozenset(code for code in near if _met(RULES[code].needs, everywhere))
 
 
 # --- the bytes --------------------------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ from clipcheck.editor.looks import Look, look, run, settings_of
 from clipcheck.editor.opened import Opened, differences, opened, path_of, text_at
 from clipcheck.editor.texts import Protocol
 from clipcheck.editor.wire import Messages
-from clipcheck.engine.batch import collect_less
 from clipcheck.engine.results import FileReport
+from clipcheck.engine.workers import collect_less
 from clipcheck.rule import Safety
 from clipcheck.settings.files import FILES
 from clipcheck.settings.keys import Settings

@@ -11,7 +11,7 @@ from clipcheck import disk
 from clipcheck.engine.file import candidate, check_file
 from clipcheck.engine.find import find
 from clipcheck.engine.results import FileReport, Outcome, Task
-from clipcheck.engine.workers import Died, Workers
+from clipcheck.engine.workers import Died, Workers, collect_less
 from clipcheck.settings.keys import Settings
 
 if TYPE_CHECKING:
@@ -119,13 +119,6 @@ def _run(tasks: Sequence[Task], workers: Workers) -> Iterator[FileReport]:
 
 def check_task(task: Task) -> FileReport:
     return check_file(*task)
-
-
-def collect_less() -> None:
-    """The trees of a few files are a million objects without a cycle: looking for cycles takes a third of the parse."""
-    import gc
-
-    gc.set_threshold(1_000_000, 50, 50)
 
 
 def _written(report: FileReport, settings: Settings) -> FileReport:

@@ -16,6 +16,8 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import IO, Any, NamedTuple, TypeVar
 
+from clipcheck.python.limits import with_room
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -146,10 +148,18 @@ def _receive(stream: IO[bytes]) -> Any:
 # --- in the worker ----------------------------------------------------------------------------------------------------
 
 
+def collect_less() -> None:
+    """The trees of a few files are a million objects without a cycle: looking for cycles takes a third of the parse."""
+    import gc
+
+    gc.set_threshold(1_000_000, 50, 50)
+
+
 def serve() -> None:
     """Answer one request after the other until the parent is gone."""
     import signal
 
+    collect_less()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent decides what it means
     requests: SimpleQueue[Any] = SimpleQueue()
     incoming, outgoing = sys.stdin.buffer, sys.stdout.buffer
@@ -164,6 +174,10 @@ def serve() -> None:
             os._exit(1)
 
     Thread(target=listen, daemon=True).start()
+    with_room(lambda: _answer(requests, outgoing))
+
+
+def _answer(requests: SimpleQueue[Any], outgoing: IO[bytes]) -> None:
     while True:
         function, item = requests.get()
         try:

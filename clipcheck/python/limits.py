@@ -10,9 +10,10 @@ import ast
 import re
 import sys
 import threading
-import warnings
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
+
+from clipcheck.python.parts import NoTree, tree_of
 
 T = TypeVar("T")
 
@@ -26,6 +27,7 @@ MAX_BRACKETS = 200
 STACK_BYTES = 512 * 1024 * 1024
 FRAMES = 30_000
 
+_here = threading.local()
 _BRACKET = re.compile(r"[()\[\]{}]")
 _LONG_LINE = re.compile(r"[^\r\n]{5000}")
 _NEXT_STRING = re.compile(r"""["']\s+(?:\\\r?\n\s*)?[A-Za-z]{0,2}["']""")
@@ -42,14 +44,16 @@ def excess(text: str) -> Excess | None:
     """Why a text is not to be parsed, None where nothing speaks against it."""
     if len(text) > MAX_CHARACTERS:
         return Excess(0, f"too large to be analyzed: {len(text):,} characters, the limit is {MAX_CHARACTERS:,}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong with the user's strings is not ours to say
-            tree = ast.parse(text)
-    except (RecursionError, MemoryError):
-        return Excess(0, "nested too deeply to be analyzed")
-    except (SyntaxError, ValueError):
-        return _excess_unparsed(text)
+    match tree_of(text):
+        case NoTree.DEEP:
+            return Excess(0, "nested too deeply to be analyzed")
+        case NoTree.FAULTY:
+            return _excess_unparsed(text)
+        case tree:
+            return _excess_parsed(tree, text)
+
+
+def _excess_parsed(tree: ast.Module, text: str) -> Excess | None:
     deep = _deep_statement(tree, text)
     if deep is None:
         return None
@@ -111,6 +115,7 @@ class _Call(Generic[T]):
         self._function = function
 
     def run(self) -> None:
+        _here.has_room = True
         try:
             self.result = self._function()
         except BaseException as error:
@@ -118,7 +123,12 @@ class _Call(Generic[T]):
 
 
 def with_room(function: Callable[[], T]) -> T:
-    """What `function` gives, called with a stack that is large enough for MAX_DEPTH levels of nesting."""
+    """What `function` gives, called with a stack that is large enough for MAX_DEPTH levels of nesting.
+
+    That takes a thread; within it, the room is there already.
+    """
+    if getattr(_here, "has_room", False):
+        return function()
     call = _Call(function)
     size, frames = threading.stack_size(), sys.getrecursionlimit()
     try:
