@@ -56,6 +56,13 @@ def cases(roles: frozenset[str]) -> Iterator[Case]:
             yield ordinary._replace(title=f"ordinary gradients, norm type {norm_type:g}", norm_type=norm_type)
     for seed in (0.0, "int", "tensor"):
         yield small._replace(title=f"gradients [3, 4], accumulator from {seed}", seed=seed)
+    yield from _odd_gradients(small, ordinary)
+    yield from _odd_numbers(small, ordinary)
+    if "gradients" in roles:
+        yield small._replace(title="gradients that are part of the graph", gradients=_in_graph)
+
+
+def _odd_gradients(small: Case, ordinary: Case) -> Iterator[Case]:
     yield ordinary._replace(title="a gradient of many elements", gradients=_large)
     yield small._replace(title="gradients of zero", gradients=lambda: [torch.zeros(3), torch.zeros(2, 2)])
     yield small._replace(title="non-contiguous gradients", gradients=_strided)
@@ -70,6 +77,9 @@ def cases(roles: frozenset[str]) -> Iterator[Case]:
     yield ordinary._replace(title="frozen parameters", frozen=True)
     yield small._replace(title="a parameter listed twice", gradients=_twice, exact=_once)
     yield small._replace(title="a sparse gradient", gradients=_sparse)
+
+
+def _odd_numbers(small: Case, ordinary: Case) -> Iterator[Case]:
     yield small._replace(title="huge gradients", gradients=lambda: _scaled(2.0**66))
     yield small._replace(title="tiny gradients", ratio=2.0**100, gradients=lambda: _scaled(2.0**-100))
     for name, value in (("NaN", "nan"), ("infinity", "inf"), ("minus infinity", "-inf")):
@@ -80,8 +90,6 @@ def cases(roles: frozenset[str]) -> Iterator[Case]:
         yield ordinary._replace(title=f"{name} gradients", dtype=dtype)
         yield small._replace(title=f"large {name} gradients", dtype=dtype, gradients=lambda: _scaled(2.0**14))
     yield ordinary._replace(title="float32 and bfloat16 gradients", gradients=_mixed)
-    if "gradients" in roles:
-        yield small._replace(title="gradients that are part of the graph", gradients=_in_graph)
 
 
 class Objects(NamedTuple):
