@@ -199,6 +199,7 @@ def test_importing_the_server_loads_the_protocol_only() -> None:
 
 
 def test_importing_the_runtime_loads_torch_only() -> None:
+    pytest.importorskip("torch")
     assert loaded_after("import clipcheck.runtime", "torch", "libcst", "click", "clipcheck.rule") == {"torch"}
 
 

@@ -114,10 +114,12 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_nothing_of_the_current_folder_is_run(hostile: Path, command: list[str]) -> None:
-    start = "import sys; sys.path[:] = [p for p in sys.path if p]; from clipcheck.cli.main import main; main()"
+    script = hostile.parent / "bin" / "clipcheck"  # what pip makes of the entry point
+    script.parent.mkdir()
+    script.write_text("from clipcheck.cli.main import main\nmain()\n")
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(
-        [sys.executable, "-c", start, *command], cwd=hostile, env=environment, capture_output=True, text=True
+        [sys.executable, str(script), *command], cwd=hostile, env=environment, capture_output=True, text=True
     )
     assert done.returncode in (0, 1), done.stderr
     assert trace(hostile) == ""
