@@ -117,7 +117,7 @@ class Refuses:
 @needs_gpu
 def test_later_calls_are_launched_as_the_first() -> None:
     """The second call of a plan does not go through Triton's look at the arguments; no argument may be frozen by it."""
-    from clipcheck.runtime import cuda
+    from clipcheck.runtime import cuda, cuda_plan
 
     for _ in range(3):
         for norm_type in (2.0, math.inf, 1.0):
@@ -131,7 +131,7 @@ def test_later_calls_are_launched_as_the_first() -> None:
         runtime.clip_grads_with_norm_(params_of(grads), 4.0, known)
         for grad, old in zip(grads, before, strict=True):
             torch.testing.assert_close(grad, (old.double() * min(1.0, 4.0 / (known.item() + 1e-6))).to(grad.dtype))
-    plan = cuda._plans[0]
+    plan = cuda_plan._plans[0]
     assert any(plan.compiled.values()) == cuda.TAKES_CONSTANTS
     plan.compiled.update(dict.fromkeys(plan.compiled, Refuses()))
     for _ in range(2):
@@ -277,9 +277,9 @@ def test_more_than_two_to_the_31_elements() -> None:
 @pytest.mark.parametrize("bad", [1.0, math.nan])
 def test_the_norm_of_many_elements_changes_nothing(bad: float) -> None:
     """Above some size the norm takes the two kernels of the clip."""
-    from clipcheck.runtime import cuda
+    from clipcheck.runtime import cuda, cuda_plan
 
-    grads = [torch.full(((cuda.MANY + 1) * cuda.CHUNK,), 0.5, device="cuda", dtype=torch.bfloat16), random(5)]
+    grads = [torch.full(((cuda.MANY + 1) * cuda_plan.CHUNK,), 0.5, device="cuda", dtype=torch.bfloat16), random(5)]
     grads[0][-1] = bad
     before = [grad.clone() for grad in grads]
     torch.testing.assert_close(
@@ -306,9 +306,9 @@ def test_the_host_never_waits() -> None:
 
 
 def cuda_plans() -> list[object]:
-    from clipcheck.runtime import cuda
+    from clipcheck.runtime import cuda_plan
 
-    return cuda._captured
+    return cuda_plan._captured
 
 
 @needs_gpu
@@ -366,13 +366,14 @@ def test_compiles_into_one_graph() -> None:
 INTERPRETED = """
 import contextlib, math, types
 import torch
-from clipcheck.runtime import cuda, reference
+from clipcheck.runtime import cuda, cuda_plan, reference
 
 # The kernels and the chunk tables are the real ones; what speaks to a GPU is replaced.
-cuda.CHUNK, cuda.BLOCK = 64, 16
-cuda._sent = lambda host, device: host
+cuda.CHUNK = cuda_plan.CHUNK = 64
+cuda.BLOCK = 16
+cuda_plan._sent = lambda host, device: host
 cuda._on = lambda device: contextlib.nullcontext()
-cuda._wait_for_tables = lambda plan: None
+cuda_plan._wait_for_tables = lambda plan: None
 torch._C._cuda_getCurrentRawStream = lambda device: 0
 torch.Tensor.pin_memory = lambda host: host
 empty_like = torch.empty_like
@@ -426,7 +427,7 @@ look_alikes = [memory[:64], memory[:65], memory.view(torch.bfloat16)[:64], memor
 for _ in range(2):
     for grad in look_alikes:
         assert abs(cuda.norm([grad.normal_(), other], 2.0).item() / reference.total_norm([grad, other]) - 1) < 1e-7
-        for looks in (cuda._look([grad, other]), lambda a, b: [*map(cuda._properties, (a, b))] == [*map(cuda._properties, (grad, other))]):
+        for looks in (cuda_plan._look([grad, other]), lambda a, b: [*map(cuda_plan._properties, (a, b))] == [*map(cuda_plan._properties, (grad, other))]):
             assert [looks(each, other) for each in look_alikes] == [each is grad for each in look_alikes]
 assert cuda.norm([memory[:128][::2], other], 2.0) is None  # gaps
 

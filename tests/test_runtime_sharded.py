@@ -2,158 +2,51 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import socket
-import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
-from typing import NamedTuple
-
 import pytest
 
 torch = pytest.importorskip("torch")
 
 import torch.distributed as dist  # noqa: E402
-import torch.multiprocessing as mp  # noqa: E402
+from processes import (  # noqa: E402
+    INF,
+    MAX_NORM,
+    SETUPS,
+    Case,
+    DTensor,
+    Partial,
+    Replicate,
+    Setup,
+    Shard,
+    check,
+    counted,
+    device,
+    distribute_tensor,
+    distributed,
+    every_rank_agrees,
+    replicated,
+    whole,
+)
 from torch.distributed import fsdp  # noqa: E402
 from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
-
-try:
-    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
-
-    EMPTY: tuple[tuple[int, int], ...] = ((0, 3),)
-except ImportError:  # private up to torch 2.4, where there may be nothing to be sharded
-    EMPTY = ()
-    from torch.distributed._tensor import DTensor, Replicate, Shard, distribute_tensor
-    from torch.distributed._tensor.placement_types import _Partial as Partial
 
 from clipcheck import runtime  # noqa: E402
 from clipcheck.runtime import reference  # noqa: E402
 
 VERSION = tuple(map(int, torch.__version__.split(".")[:2]))
-TIMEOUT = timedelta(seconds=60)  # a collective that some rank does not join fails after this
-MAX_NORM = 0.5
-INF = float("inf")
-
-
-class Setup(NamedTuple):
-    """How the processes talk to each other."""
-
-    backend: str
-    size: int
-
-    @property
-    def device(self) -> str:
-        """The type of the devices that the meshes are of: each rank has its own GPU, or all share the CPU."""
-        return "cuda" if "nccl" in self.backend else "cpu"
-
-    def missing(self) -> str:
-        """Why it cannot be had here; empty if it can."""
-        if not dist.is_available() or sys.platform == "win32":
-            return "torch has no process groups here"
-        if "gloo" in self.backend and not dist.is_gloo_available():
-            return "torch has no gloo here"
-        if "nccl" in self.backend and not dist.is_nccl_available():
-            return "torch has no NCCL here"
-        gpus = torch.cuda.device_count()
-        return f"needs {self.size} GPUs, has {gpus}" if self.device == "cuda" and gpus < self.size else ""
-
-
-SETUPS = [
-    Setup("gloo", 2),
-    Setup("gloo", 4),
-    Setup("nccl", 2),
-    Setup("nccl", 4),
-    Setup("cpu:gloo,cuda:nccl", 2),
-]
-DEVICE = "cpu"  # the setup's, in the processes
-
-
-def whole(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
-    """Gradients of the unsharded model, the same on every rank."""
-    generator = torch.Generator().manual_seed(7)
-    return [torch.randn(shape, generator=generator).to(DEVICE) for shape in shapes]
-
-
-@contextmanager
-def counted() -> Iterator[list[int]]:
-    """Counts the elements of each all-reduce of ours; a DTensor may make others."""
-    sizes: list[int] = []
-    original = dist.all_reduce
-
-    def all_reduce(tensor: torch.Tensor, *args: object, **kwargs: object) -> object:
-        if sys._getframe(1).f_globals["__name__"].startswith("clipcheck."):
-            sizes.append(tensor.numel())
-        return original(tensor, *args, **kwargs)
-
-    dist.all_reduce = all_reduce
-    try:
-        yield sizes
-    finally:
-        dist.all_reduce = original
-
-
-def of_this_rank(grad: torch.Tensor) -> torch.Tensor:
-    return grad.to_local() if hasattr(grad, "to_local") else grad
-
-
-def check(
-    params: list[torch.Tensor],
-    grads: list[torch.Tensor],
-    groups: int,
-    norm_type: float = 2.0,
-    **how: object,
-) -> None:
-    """Clips `params`, of whose whole gradients `grads` is the list, and compares norm, gradients and collectives.
-
-    `groups` is the number of distinct process groups: one collective for each, two for powers that may overflow.
-    """
-    want = reference.total_norm(grads, norm_type)
-    reduces = groups if norm_type in (0, 1, 2, INF) else 2 * groups
-    measured = runtime.grad_norm(params, norm_type, **how)
-    assert measured.item() == pytest.approx(want, rel=1e-7)
-    before = [None if p.grad is None else of_this_rank(p.grad).clone() for p in params]
-    with counted() as sizes:
-        norm = runtime.clip_grad_norm_(params, MAX_NORM, norm_type, **how)
-    assert type(norm) is torch.Tensor
-    assert norm.dim() == 0
-    assert norm.dtype == torch.float32
-    assert norm.item() == pytest.approx(want, rel=2e-7)
-    assert len(sizes) == reduces
-    assert sum(sizes) <= 8
-    scale = MAX_NORM / (want + 1e-6)
-    for p, held in zip(params, before, strict=True):
-        if held is not None:
-            torch.testing.assert_close(of_this_rank(p.grad), held * scale)
-    assert runtime.grad_norm(params, norm_type, **how).item() == pytest.approx(MAX_NORM, rel=1e-5)
-
-
-def distributed(grad: torch.Tensor, mesh: object, placements: list[object]) -> torch.Tensor:
-    """A parameter on the mesh whose gradient, put together, is `grad`."""
-
-    param = torch.nn.Parameter(distribute_tensor(torch.zeros_like(grad), mesh, placements))
-    param.grad = distribute_tensor(grad.clone(), mesh, placements)
-    return param
-
-
-def replicated(grad: torch.Tensor) -> torch.Tensor:
-    param = torch.nn.Parameter(torch.zeros_like(grad))
-    param.grad = grad.clone()
-    return param
+EMPTY: tuple[tuple[int, int], ...] = (
+    ((0, 3),) if VERSION >= (2, 5) else ()
+)  # before, there may be nothing to be sharded
 
 
 def fsdp2_uneven(rank: int, size: int) -> None:
-    mesh = init_device_mesh(DEVICE, (size,))
+    mesh = init_device_mesh(device(), (size,))
     grads = whole((7, 13), (1, 5), (4,), *EMPTY)  # 7 over 4 ranks: 2, 2, 2, 1; 1 over 4: three empty shards
     for norm_type in (1.0, 2.0, 3.0, 0.5, INF):
         check([distributed(g, mesh, [Shard(0)]) for g in grads], grads, 1, norm_type)
 
 
 def no_power_overflows_or_vanishes(rank: int, size: int) -> None:
-    mesh = init_device_mesh(DEVICE, (size,))
+    mesh = init_device_mesh(device(), (size,))
     for scale in (1e30, 1e-30):
         for norm_type in (1.0, 2.0, 3.0, 11.0, 20.0, -11.0, INF):
             grads = [grad * scale for grad in whole((7, 13), (5,))]
@@ -163,10 +56,10 @@ def no_power_overflows_or_vanishes(rank: int, size: int) -> None:
 
 
 def the_zero_norm_counts_gradients(rank: int, size: int) -> None:
-    mesh = init_device_mesh(DEVICE, (size,))
+    mesh = init_device_mesh(device(), (size,))
     grads = [torch.zeros(4, 3), torch.zeros(5), torch.ones(6), torch.zeros(9), torch.zeros(3)]
     grads[0][0, 0] = grads[0][3, 1] = grads[3][-1] = 2.0  # on two ranks, on the last one
-    grads = [grad.to(DEVICE) for grad in grads]
+    grads = [grad.to(device()) for grad in grads]
     params = [distributed(g, mesh, [Shard(0)]) for g in grads[:4]] + [replicated(grads[4] + 1)]
     assert runtime.get_total_norm([p.grad for p in params[:4]], 0).item() == 3
     if VERSION >= (2, 13):  # 2.7 adds something else up
@@ -184,7 +77,7 @@ def the_zero_norm_counts_gradients(rank: int, size: int) -> None:
 
 
 def hsdp_and_tensor_parallel(rank: int, size: int) -> None:
-    mesh = init_device_mesh(DEVICE, (2, size // 2), mesh_dim_names=("dp", "tp"))
+    mesh = init_device_mesh(device(), (2, size // 2), mesh_dim_names=("dp", "tp"))
     inner = int(size > 2)  # on two ranks the second dimension has one rank, and nothing to exchange
     grads = whole((8, 6), (5, 3), (9,))
     check([distributed(g, mesh, [Replicate(), Shard(0)]) for g in grads], grads, inner)
@@ -203,7 +96,7 @@ def hsdp_and_tensor_parallel(rank: int, size: int) -> None:
 
 
 def partial_gradients(rank: int, size: int) -> None:
-    mesh = init_device_mesh(DEVICE, (size,))
+    mesh = init_device_mesh(device(), (size,))
     grads = whole((6, 4), (5,))
     param = torch.nn.Parameter(distribute_tensor(torch.zeros_like(grads[0]), mesh, [Replicate()]))
     weights = torch.arange(1.0, size + 1)
@@ -213,7 +106,7 @@ def partial_gradients(rank: int, size: int) -> None:
 
 
 def missing_gradients(rank: int, size: int) -> None:
-    mesh = init_device_mesh(DEVICE, (size,))
+    mesh = init_device_mesh(device(), (size,))
     grads = whole((8, 4), (8, 2))
     params = [distributed(g, mesh, [Shard(0)]) for g in grads]
     # Rank 0 lost its part of the first gradient; the norm is that of what is there, and nobody hangs.
@@ -266,7 +159,7 @@ def equal_groups_are_one(rank: int, size: int) -> None:
 
 
 def nonfinite(rank: int, size: int) -> None:
-    mesh = init_device_mesh(DEVICE, (size,))
+    mesh = init_device_mesh(device(), (size,))
     for bad in (float("nan"), float("inf")):
         for norm_type in (2.0, float("inf")):
             (grad,) = whole((8, 3))
@@ -280,7 +173,7 @@ def nonfinite(rank: int, size: int) -> None:
 
 
 def out_of_place(rank: int, size: int) -> None:
-    mesh = init_device_mesh(DEVICE, (size,))
+    mesh = init_device_mesh(device(), (size,))
     (grad,) = whole((7, 13))
     param = distributed(grad, mesh, [Shard(0)])
     clipped = runtime.clipped_grads([param], MAX_NORM)
@@ -298,17 +191,17 @@ def fsdp2_module(rank: int, size: int) -> None:
     from torch.distributed.fsdp import fully_shard
 
     torch.manual_seed(3)
-    model = torch.nn.Sequential(torch.nn.Linear(13, 7), torch.nn.Linear(7, 3)).to(DEVICE)
+    model = torch.nn.Sequential(torch.nn.Linear(13, 7), torch.nn.Linear(7, 3)).to(device())
     twin = [p.detach().clone().requires_grad_() for p in model.parameters()]
-    inputs = torch.randn(4, 13, device=DEVICE)
+    inputs = torch.randn(4, 13, device=device())
     for layer in model:  # beside gloo, where there are GPUs, each mesh makes a group of its own
-        fully_shard(layer, mesh=init_device_mesh(DEVICE, (size,)))
-    fully_shard(model, mesh=init_device_mesh(DEVICE, (size,)))
+        fully_shard(layer, mesh=init_device_mesh(device(), (size,)))
+    fully_shard(model, mesh=init_device_mesh(device(), (size,)))
     model(inputs).square().sum().backward()
     hidden = torch.nn.functional.linear(inputs, twin[0], twin[1])
     torch.nn.functional.linear(hidden, twin[2], twin[3]).square().sum().backward()
     whole_grads = [p.grad.full_tensor() for p in model.parameters()]
-    adds_up = DEVICE == "cpu" and VERSION < (2, 8)  # gloo did not average then
+    adds_up = device() == "cpu" and VERSION < (2, 8)  # gloo did not average then
     for grad, p in zip(whole_grads, twin, strict=True):
         torch.testing.assert_close(grad, p.grad * (size if adds_up else 1))
     check(list(model.parameters()), whole_grads, 1)
@@ -320,9 +213,9 @@ def fsdp2_offloaded_to_the_cpu(rank: int, size: int) -> None:
 
     torch.manual_seed(3)
     model = torch.nn.Sequential(torch.nn.Linear(13, 7), torch.nn.Linear(7, 3))
-    twin = [p.detach().to(DEVICE).requires_grad_() for p in model.parameters()]
-    inputs = torch.randn(4, 13, device=DEVICE)
-    mesh = init_device_mesh(DEVICE, (size,))
+    twin = [p.detach().to(device()).requires_grad_() for p in model.parameters()]
+    inputs = torch.randn(4, 13, device=device())
+    mesh = init_device_mesh(device(), (size,))
     for layer in (*model, model):
         fully_shard(layer, mesh=mesh, offload_policy=CPUOffloadPolicy())
     model(inputs).square().sum().backward()
@@ -346,7 +239,7 @@ def fsdp2_offloaded_to_the_cpu(rank: int, size: int) -> None:
 def plain_and_sharded_on_two_devices(rank: int, size: int) -> None:
     """A parameter on the CPU beside DTensors on GPUs, and the other way round."""
 
-    mesh = init_device_mesh(DEVICE, (size,))
+    mesh = init_device_mesh(device(), (size,))
     grads = whole((8, 6), (5,))
     for order in (1, -1):
         params = [distributed(grads[0], mesh, [Shard(0)]), replicated(grads[1].cpu())][::order]
@@ -362,15 +255,15 @@ def fsdp1_is_refused(rank: int, size: int) -> None:
 
     model = FullyShardedDataParallel(
         torch.nn.Linear(4, 4),
-        device_id=torch.device(DEVICE, rank) if DEVICE == "cuda" else torch.device("cpu"),
+        device_id=torch.device(device(), rank) if device() == "cuda" else torch.device("cpu"),
         use_orig_params=rank >= 0,
     )
-    model(torch.randn(2, 4, device=DEVICE)).sum().backward()
+    model(torch.randn(2, 4, device=device())).sum().backward()
     with pytest.raises(RuntimeError, match=r"model\.clip_grad_norm_"):
         runtime.clip_grad_norm_(model.parameters(), 1.0)
 
 
-CASES: list[Callable[[int, int], None]] = [
+CASES: list[Case] = [
     fsdp2_uneven,
     no_power_overflows_or_vanishes,
     the_zero_norm_counts_gradients,
@@ -387,68 +280,15 @@ CASES: list[Callable[[int, int], None]] = [
     fsdp1_is_refused,
 ]
 ON_GPUS = [fsdp2_offloaded_to_the_cpu]
-
-
 FSDP2 = hasattr(fsdp, "fully_shard")
 
 
-def cases(setup: Setup) -> list[Callable[[int, int], None]]:
+def cases(setup: Setup) -> list[Case]:
     return CASES + ON_GPUS * (setup.device == "cuda")
 
 
-def _runnable(setup: Setup) -> list[Callable[[int, int], None]]:
-    return [case for case in cases(setup) if FSDP2 or case not in (fsdp2_module, fsdp2_offloaded_to_the_cpu)]
-
-
-def _work(rank: int, setup: Setup, port: int, reports: object) -> None:
-    global DEVICE
-    DEVICE = setup.device
-    torch.set_num_threads(1)
-    if DEVICE == "cuda":
-        torch.cuda.set_device(rank)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group(setup.backend, rank=rank, world_size=setup.size, timeout=TIMEOUT)
-    for case in _runnable(setup):
-        try:
-            case(rank, setup.size)
-            reports.put((case.__name__, rank, ""))
-        except BaseException:
-            reports.put((case.__name__, rank, traceback.format_exc()))
-            break  # the other ranks may hang in a collective of this case; they time out
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def _outcomes(setup: Setup) -> dict[str, dict[int, str]]:
-    """Runs every case on so many processes, all in one spawn; returns the error texts by case and rank."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = mp.get_context("spawn")
-    reports = context.Queue()
-    workers = [context.Process(target=_work, args=(rank, setup, port, reports)) for rank in range(setup.size)]
-    for worker in workers:
-        worker.start()
-    found: dict[str, dict[int, str]] = {}
-    try:
-        for _ in range(setup.size * len(_runnable(setup))):
-            name, rank, error = reports.get(timeout=100)
-            found.setdefault(name, {})[rank] = error
-            if error:
-                break
-    except Exception:  # nothing more comes: what is missing is reported as such below
-        pass
-    finally:
-        for worker in workers:
-            worker.join(timeout=5)
-            if worker.is_alive():
-                worker.kill()
-    return found
-
-
-@pytest.fixture(scope="module")
-def outcomes() -> Callable[[Setup], dict[str, dict[int, str]]]:
-    return functools.cache(_outcomes)
+def _runnable(setup: Setup) -> tuple[Case, ...]:
+    return tuple(case for case in cases(setup) if FSDP2 or case not in (fsdp2_module, fsdp2_offloaded_to_the_cpu))
 
 
 @pytest.mark.parametrize(
@@ -459,21 +299,15 @@ def outcomes() -> Callable[[Setup], dict[str, dict[int, str]]]:
         for case in cases(setup)
     ],
 )
-def test_every_rank_agrees_with_the_unsharded_gradients(
-    setup: Setup, case: Callable[[int, int], None], outcomes: Callable[[Setup], dict[str, dict[int, str]]]
-) -> None:
-    if reason := setup.missing():
-        pytest.skip(reason)
+def test_every_rank_agrees_with_the_unsharded_gradients(setup: Setup, case: Case) -> None:
     if case not in _runnable(setup):
         pytest.skip("public FSDP2 came with torch 2.6")
-    ranks = outcomes(setup).get(case.__name__, {})
-    assert "".join(ranks.values()) == ""
-    assert sorted(ranks) == list(range(setup.size)), "a rank did not finish"
+    every_rank_agrees(setup, case, _runnable(setup))
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch has no process groups here")
 def test_a_group_that_torch_has_no_list_of_is_itself() -> None:
-    from clipcheck.runtime.sharded import _one_for_equal
+    from clipcheck.runtime.spread import _one_for_equal
 
     one, other = dist.ProcessGroup(0, 2), dist.ProcessGroup(0, 2)
     assert _one_for_equal([(one,), (), (other, one)]) == [(one,), (), (other, one)]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
-from typing import NoReturn
+from collections.abc import Callable, Iterable
+from typing import NoReturn, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 Tensors = Tensor | Iterable[Tensor]
+Gradient: TypeAlias = (
+    "str | Callable[[Tensor], Tensor | None]"  # where the gradient of a parameter is, if not in `.grad`
+)
 
 # Public from torch 2.3 on.
 is_compiling = torch.compiler.is_compiling if hasattr(torch.compiler, "is_compiling") else torch._utils.is_compiling
@@ -44,22 +47,56 @@ def parameters_of(parameters: Tensors) -> list[Tensor]:
     return list({id(p): p for p in params}.values())
 
 
-def gradients(parameters: list[Tensor]) -> list[Tensor]:
-    """Returns the `.grad` of each parameter that has one.
+def gradients(parameters: list[Tensor], gradient: Gradient | None = None) -> list[Tensor | None]:
+    """Returns the `.grad` of each parameter, or what `gradient` says: the name of an attribute, or a function.
 
     A list in which nothing could ever hold a gradient is taken for a list of gradients: a warning, where torch
     silently returns 0.
     """
+    if gradient is not None:
+        return _elsewhere(parameters, gradient)
     try:
         grads = [p.grad for p in parameters]
     except AttributeError:
         reject(next(p for p in parameters if not hasattr(p, "grad")), "parameters")
-    present = [grad for grad in grads if grad is not None]
-    if not present and parameters and not is_compiling() and not any(map(_can_hold_gradient, parameters)):
+    if parameters and not is_compiling() and all(g is None for g in grads) and not any(map(_can_hold, parameters)):
         warnings.warn(
             "no tensor in `parameters` can hold a gradient: pass the parameters, not their gradients", stacklevel=3
         )
-    return present
+    return grads
+
+
+def present(grads: list[Tensor | None]) -> list[Tensor]:
+    """Returns the gradients that are there."""
+    return [grad for grad in grads if grad is not None]
+
+
+def refuse_copies(parameters: list[Tensor], grads: list[Tensor | None], gradient: Gradient | None) -> None:
+    """Raises a `ValueError` if the function `gradient` returns copies, whose scaling would be lost; asks for one again."""
+    if gradient is None or isinstance(gradient, str) or is_compiling():
+        return
+    for p, grad in zip(parameters, grads, strict=True):
+        if grad is not None and grad.numel():
+            again = gradient(p)
+            if again is not grad and (again is None or _address(again) != _address(grad)):
+                raise ValueError("`gradient` must return the gradient itself, to be scaled in place: this is a copy")
+            return
+
+
+def _elsewhere(parameters: list[Tensor], gradient: Gradient) -> list[Tensor | None]:
+    if isinstance(gradient, str):
+        if parameters and not any(hasattr(p, gradient) for p in parameters):
+            raise AttributeError(f"no parameter has the attribute {gradient!r} that `gradient` names")
+        grads = [getattr(p, gradient, None) for p in parameters]
+    else:
+        grads = [gradient(p) for p in parameters]
+    if wrong := [grad for grad in grads if grad is not None and not isinstance(grad, Tensor)]:
+        raise TypeError(f"`gradient` must give a tensor or None for a parameter, got `{type(wrong[0]).__name__}`")
+    return grads
+
+
+def _address(grad: Tensor) -> int:
+    return stored(getattr(grad, "_local_tensor", grad)).data_ptr()
 
 
 def distinct(grads: list[Tensor]) -> list[Tensor]:
@@ -104,7 +141,7 @@ def stored(grad: Tensor) -> Tensor:
             return grad.values()
 
 
-def _can_hold_gradient(tensor: Tensor) -> bool:
+def _can_hold(tensor: Tensor) -> bool:
     return isinstance(tensor, Parameter) or (tensor.is_leaf and tensor.requires_grad)
 
 

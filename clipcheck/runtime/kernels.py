@@ -4,7 +4,7 @@ A chunk is `tensor_of[i], start_of[i]`: a gradient, and its first element in it.
 """
 
 # Triton's language is not Python's: constants are in capitals, types are values, conditions on them are compiled away.
-# ruff: noqa: N803, N806, RET505, SIM102, SIM300
+# ruff: noqa: N803, N806, RET505, SIM102, SIM108, SIM300
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
 import triton
@@ -83,6 +83,19 @@ def sum_kernel(
     """Writes one partial a program, from `first` on."""
     partial = _partial(addresses, sizes, tensor_of, start_of, chunks, DTYPE, ORDER, CHUNK, BLOCK)
     tl.store(partials + first + tl.program_id(0), partial)
+
+
+@triton.jit
+def join_kernel(partials, ends, sums, ORDER: tl.constexpr, PARTIALS: tl.constexpr):
+    """Writes the sum of each section's partials, one program a section; of ORDER 0 the bits of the maximum."""
+    section = tl.program_id(0)
+    index = tl.load(ends + section) + tl.arange(0, PARTIALS)
+    each = tl.load(partials + index, mask=index < tl.load(ends + section + 1), other=0.0, cache_modifier=".cg")
+    if ORDER != 0:
+        joined = tl.sum(each)
+    else:
+        joined = tl.max(each.to(tl.int64, bitcast=True)).to(tl.float64, bitcast=True)
+    tl.store(sums + section, joined)
 
 
 @triton.jit(do_not_specialize=["chunks", "first", "count"])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clipcheck.runtime import cpu, plain
 from clipcheck.runtime.gradients import distinct, is_compiling, ordinary, stored, values
+from clipcheck.runtime.sections import Sections
 
 _FAST_ON_CPU = frozenset(
     {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128}
@@ -29,6 +30,18 @@ def clip_on_cuda_(grads: list[Tensor], max_norm: float, norm_type: float) -> Ten
     """Clips gradients on one CUDA device in place and returns the norm before; None, and nothing done, for others."""
     cuda = _kernels(grads)
     return cuda.clip_(grads, norm_type, max_norm) if cuda else None
+
+
+def clip_joined_on_cuda_(grads: list[Tensor], max_norm: float, norm_type: float, sections: Sections) -> Tensor | None:
+    """Does so for the norm over all processes: the sums of the sections are joined in between."""
+    cuda = _kernels(grads)
+    return cuda.clip_(grads, norm_type, max_norm, sections) if cuda else None
+
+
+def joined_norm_on_cuda(grads: list[Tensor], norm_type: float, sections: Sections) -> Tensor | None:
+    """Returns the norm over all processes in float64; None, and nothing exchanged, for others."""
+    cuda = _kernels(grads)
+    return cuda.norm(grads, norm_type, torch.float64, sections) if cuda else None
 
 
 def clip_(grads: list[Tensor], max_norm: float, norm_type: float) -> Norm:
@@ -161,8 +174,8 @@ def _by_device(grads: list[Tensor]) -> Groups:
 
 
 def _observed() -> bool:
-    """Whether torch.compile, a dispatch mode or a functorch transform looks on: no value may reach the host then."""
-    if is_compiling():
+    """Whether torch.compile, a trace, a dispatch mode or a functorch transform looks on: no value may reach the host."""
+    if is_compiling() or torch._C._get_tracing_state() is not None:
         return True
     return torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.peek_interpreter_stack() is not None
 

@@ -1,0 +1,96 @@
+"""What a DTensor holds: how it is laid out over a mesh, and this rank's part of it; nothing is loaded for that."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import Tensor
+
+from clipcheck.runtime.gradients import no_subclass
+
+Layout: TypeAlias = tuple[int, Any]  # the mesh, by identity: meshes may be equal and have other groups; the placements
+
+
+class Parts(NamedTuple):
+    """This rank's parts of gradients, in the order of the gradients."""
+
+    stored: list[Tensor]  # the memory: scaling it scales the gradients, partial sums too
+    values: list[Tensor]  # what counts: the same list, or another where partial sums had to be reduced
+
+
+def dtensor_class() -> Any:
+    """The class of DTensors, or () for `isinstance`: there is none before its module is loaded."""
+    return getattr(_module(), "DTensor", ())
+
+
+def is_dtensor(tensor: object) -> bool:
+    return isinstance(tensor, dtensor_class())
+
+
+def any_dtensor(tensors: list[Tensor]) -> bool:
+    """Whether one of them is a DTensor."""
+    dtensor = dtensor_class()
+    return not no_subclass(tensors) and any(isinstance(tensor, dtensor) for tensor in tensors)
+
+
+def layout(tensor: Any) -> Layout:
+    """Returns how a DTensor is laid out."""
+    return id(tensor.device_mesh), tensor.placements
+
+
+def wanted(tensor: Any) -> Layout:
+    """Returns the layout in which the elements of a DTensor's gradient count: not in partial sums."""
+    return id(tensor.device_mesh), tuple(map(_whole, tensor.placements))
+
+
+def parts(grads: Iterable[Any], tensors: Iterable[Any], layouts: Iterable[Layout | None]) -> Parts:
+    """Returns this rank's parts of gradients, given what each belongs to and the layout that is wanted of it.
+
+    A gradient in another layout is redistributed for its values: a collective.
+    """
+    dtensor = dtensor_class()
+    stored: list[Tensor] = []
+    reduced: dict[int, Tensor] = {}
+    for grad, tensor, form in zip(grads, tensors, layouts, strict=True):
+        if not isinstance(grad, dtensor):
+            stored.append(grad)
+            continue
+        if layout(grad) != form:
+            reduced[len(stored)] = _redistributed(grad, tensor)
+        stored.append(_memory(grad))
+    values = [reduced.get(at, part) for at, part in enumerate(stored)] if reduced else stored
+    return Parts(stored, values)
+
+
+def local_storage(grad: Any) -> Tensor:
+    """Returns the memory of this rank's part of a gradient: scaling it scales the gradient, partial sums too."""
+    return _memory(grad) if is_dtensor(grad) else grad
+
+
+def plain(norm: Any) -> Any:
+    """Returns a total norm as a plain tensor or number: torch's own norm of DTensors is a DTensor."""
+    return norm.full_tensor() if is_dtensor(norm) else norm
+
+
+def _memory(grad: Any) -> Tensor:
+    part: Tensor = grad._local_tensor
+    return part.wait() if type(part) is not Tensor and hasattr(part, "wait") else part
+
+
+def _redistributed(grad: Any, tensor: Any) -> Tensor:
+    """This rank's part of a gradient, laid out as its parameter is; partial sums are reduced for that."""
+    like = tensor if is_dtensor(tensor) and tensor.device_mesh == grad.device_mesh else grad
+    form = tuple(map(_whole, like.placements))
+    return _memory(grad if grad.placements == form else grad.redistribute(placements=form))
+
+
+def _whole(placement: Any) -> Any:
+    return _module().Replicate() if placement.is_partial() else placement
+
+
+def _module() -> Any:
+    """The module of DTensor and its placements, if it is loaded: private up to torch 2.4."""
+    names = ("torch.distributed.tensor", "torch.distributed._tensor")
+    return next((sys.modules[name] for name in names if hasattr(sys.modules.get(name), "DTensor")), None)

@@ -1,0 +1,144 @@
+"""The sums and norms of sections of gradients, joined over processes: one small all-reduce a process group.
+
+For the norms of order 1, 2 and inf each rank sends sums of powers, or the largest element. The powers of other orders
+could leave the range of float64, so a second all-reduce finds the largest norm first, by which all are divided.
+
+Every function is a collective: the ranks of a group call it with as many sections of the group, in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from clipcheck.runtime.spread import Exchange, ProcessGroup, Spread
+
+BY_SUMS = frozenset({1.0, 2.0, math.inf})  # powers that stay in the range of float64 for what comes from float32
+
+
+def sums_of(norms: Tensor, norm_type: float) -> Tensor:
+    """Returns what ranks send of norms of an order that is exchanged by sums: their powers, or absolute values."""
+    return norms.abs() if math.isinf(norm_type) else norms**norm_type
+
+
+def norm_of(sums: Tensor, norm_type: float) -> Tensor:
+    """Returns the norm of such sums, 0-dim."""
+    if math.isinf(norm_type):
+        return sums.max()
+    return sums.sum() if norm_type == 1 else sums.sum().sqrt()
+
+
+def joined_sums(sums: Tensor, norm_type: float, how: Spread) -> Tensor:
+    """Returns sums over all processes whose norm is the total one, from those of each section here, which it may overwrite.
+
+    They are float64, 1-D. As integers the bits of floats have the same order, with NaN on top, where a maximum of
+    floats may drop NaN.
+    """
+    largest = math.isinf(norm_type)
+    op = dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM
+    values = sums.view(torch.int64) if largest else sums
+    for exchange in how.exchanges:
+        _in_sections(values, exchange, lambda sent, group: _all_reduced(sent, op, group))
+    if how.groups and values.numel() > 1:  # another stage may have other sections
+        values = values.amax(0, keepdim=True) if largest else values.sum(0, keepdim=True)
+    for group in how.groups:
+        values = _all_reduced(values, op, group)
+    return values.view(torch.float64)
+
+
+def joined_norms(norms: Tensor, norm_type: float, how: Spread) -> Tensor:
+    """Returns the total norm, 0-dim, of any order but 0, from the norms of each section here, which it overwrites."""
+    for exchange in how.exchanges:
+        _in_sections(norms, exchange, lambda own, group: _norms_over(own, norm_type, group))
+    dominant = norms.max() if norm_type > 0 else norms.min()
+    total = dominant
+    if not math.isinf(norm_type):
+        total = _root(_powers(norms, dominant, norm_type).sum(), dominant, norm_type)
+    for group in how.groups:
+        total = _norms_over(total, norm_type, group)
+    return total
+
+
+def count_of_any(found: Tensor, how: Spread) -> Tensor:
+    """Returns how many tensors are not all zero, 0-dim, from 1 or 0 for each of them here; it may overwrite those."""
+    for exchange in how.exchanges:
+        inside = {section for run in exchange.sections for section in range(run.start, run.stop)}
+        members = [index for index, section in enumerate(how.section_of) if section in inside]
+        found[members] = _all_reduced(found[members], dist.ReduceOp.MAX, exchange.group)
+    total = found.sum()
+    for group in how.groups:
+        total = _all_reduced(total, dist.ReduceOp.SUM, group)
+    return total
+
+
+def device_of_nothing(how: Spread) -> torch.device:
+    """Returns the device that the other ranks likely compute on, for a rank that holds no tensor.
+
+    A group of two backends waits for ever if one rank sends from the CPU and another from a GPU.
+    """
+    for kind in (device.type for group in how.every_group for device in group._device_types):
+        if kind != "cpu" and getattr(torch, kind).is_initialized():
+            return torch.device(kind, getattr(torch, kind).current_device())
+    return torch.device("cpu")
+
+
+def _in_sections(values: Tensor, exchange: Exchange, joined: Callable[[Tensor, ProcessGroup], Tensor]) -> None:
+    """Puts the joined values of an exchange's sections in the place of this rank's own."""
+    parts = [values[run] for run in exchange.sections]
+    sent = parts[0] if len(parts) == 1 else torch.cat(parts)
+    got = joined(sent, exchange.group)
+    if got is not parts[0]:
+        for part, new in zip(parts, torch.split(got, [part.numel() for part in parts]), strict=True):
+            part.copy_(new)
+
+
+def _norms_over(norms: Tensor, norm_type: float, group: ProcessGroup) -> Tensor:
+    """Joins each norm with those of the group's other ranks."""
+    op = dist.ReduceOp.MAX if norm_type > 0 else dist.ReduceOp.MIN
+    if math.isinf(norm_type):
+        return _dominant_over(norms, norm_type, op, group)
+    dominant = _all_reduced(norms.clone(), op, group)
+    powers = _all_reduced(_powers(norms, dominant, norm_type), dist.ReduceOp.SUM, group)
+    return _root(powers, dominant, norm_type)
+
+
+def _dominant_over(norms: Tensor, norm_type: float, op: Any, group: ProcessGroup) -> Tensor:
+    """The maximum or minimum. It may drop NaN, depending on the backend, so NaN is sent as a count beside it."""
+    nans = norms.isnan()
+    sign = 1.0 if norm_type > 0 else -1.0
+    sent = torch.stack([torch.where(nans, 0.0 if norm_type > 0 else math.inf, norms), sign * nans])
+    values, signals = _all_reduced(sent, op, group).unbind()
+    return torch.where(signals == sign, float("nan"), values)
+
+
+def _powers(norms: Tensor, dominant: Tensor, norm_type: float) -> Tensor:
+    return (norms / _divisor(dominant)) ** norm_type
+
+
+def _root(powers: Tensor, dominant: Tensor, norm_type: float) -> Tensor:
+    return _divisor(dominant) * powers ** (1 / norm_type)
+
+
+def _divisor(dominant: Tensor) -> Tensor:
+    """What norms are divided by before a power is taken: the dominant one, or 1 where that is 0 or not finite."""
+    return torch.where((dominant > 0) & dominant.isfinite(), dominant, 1.0)
+
+
+def _all_reduced(values: Tensor, op: Any, group: ProcessGroup) -> Tensor:
+    """All-reduces in place, or a copy where the group can: gradients may be offloaded to the CPU under NCCL."""
+    sent = values.to(_device_for(group, values.device))
+    dist.all_reduce(sent, op=op, group=group)
+    return sent.to(values.device)
+
+
+def _device_for(group: ProcessGroup, device: torch.device) -> torch.device:
+    """Returns a device whose tensors the group can reduce: `device` itself if it can."""
+    able = [d.type for d in group._device_types]
+    if device.type in able or not able:
+        return device
+    return torch.device("cpu") if able[0] == "cpu" else torch.device(able[0], getattr(torch, able[0]).current_device())

@@ -1,0 +1,257 @@
+"""Over which process groups the parts of tensors are spread, read from the tensors and from what the caller says.
+
+All of it follows from meshes, placements and groups, so it is kept: the next call only makes sure that its tensors are
+laid out alike, and that torch still has the groups.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import torch.distributed as dist
+from torch import Tensor
+
+from clipcheck.runtime import dtensors
+
+ProcessGroup: TypeAlias = "dist.ProcessGroup"
+Groups: TypeAlias = "tuple[ProcessGroup, ...]"
+Group: TypeAlias = Any  # a ProcessGroup, or a DeviceMesh in the place of the groups of its dimensions
+ShardGroup: TypeAlias = "Group | Callable[[Tensor], Group | None]"
+
+PLANS = 64  # spreads kept: those of the lists met last
+MANY = 8  # groups of `all_groups`: over each go 2^(groups - 1) sums
+
+
+class Asked(NamedTuple):
+    """What the caller says of the tensors, in the words of the public functions."""
+
+    group: Group | Iterable[Group] | None = None
+    shard_group: ShardGroup | None = None
+    all_groups: Group | Iterable[Group] | None = None
+
+
+class Exchange(NamedTuple):
+    """A process group, and the sections whose sums are joined over it."""
+
+    group: ProcessGroup
+    sections: tuple[slice, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """How a list of tensors is spread over processes.
+
+    Tensors whose parts are spread over the same groups form a section. First the sums of sections are joined over the
+    groups of each, then the sum of all over `groups`.
+    """
+
+    layouts: list[dtensors.Layout | None]  # one a tensor: the layout in which its gradient counts, if it is a DTensor
+    section_of: list[int]  # one a tensor
+    sections: int
+    exchanges: tuple[Exchange, ...]  # in the same order on every rank
+    groups: Groups  # over which whole sets are disjoint: pipeline stages
+    is_aligned: bool  # whether the lists of tensors are the same on every rank; not where `all_groups` are given
+
+    @property
+    def every_group(self) -> Iterator[ProcessGroup]:
+        return itertools.chain((exchange.group for exchange in self.exchanges), self.groups)
+
+
+class _Seen(NamedTuple):
+    """All that a spread follows from."""
+
+    tensors: list[dtensors.Layout | Groups]  # one a tensor: the layout of a DTensor, the groups of another
+    groups: Groups
+    all_groups: tuple[ProcessGroup | None, ...] | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    seen: _Seen
+    spread: Spread
+    are_listed: tuple[bool, ...]  # of the groups: whether torch lists them, as it does until they are destroyed
+    meshes: list[Any]  # kept, since a layout knows its mesh by identity
+
+
+_lock = threading.Lock()
+_plans: list[_Plan] = []  # last used first
+
+
+def spread(tensors: list[Tensor], asked: Asked) -> Spread | None:
+    """Returns how parameters (or gradients) are spread over processes; None if all is in this process.
+
+    Raises a `RuntimeError` for parameters of FSDP1, whose parts do not show what they are parts of, and a `ValueError`
+    if `all_groups` leaves one out.
+    """
+    if asked.shard_group is None:
+        refuse_fsdp1(tensors)
+        if asked.group is None and asked.all_groups is None and not dtensors.any_dtensor(tensors):
+            return None
+    seen = _seen(tensors, asked)
+    with _lock:
+        for at, plan in enumerate(_plans):
+            if plan.seen == seen and plan.are_listed == tuple(map(_is_listed, plan.spread.every_group)):
+                if at:
+                    _plans.insert(0, _plans.pop(at))
+                return plan.spread
+    plan = _new_plan(tensors, seen)
+    with _lock:
+        _plans[PLANS - 1 :] = []
+        _plans.insert(0, plan)
+    return plan.spread
+
+
+def refuse_fsdp1(tensors: list[Tensor]) -> None:
+    if "torch.distributed.fsdp" not in sys.modules or not (dist.is_available() and dist.is_initialized()):
+        return
+    if any(getattr(t, "_fsdp_flattened", False) or getattr(t, "_is_flat_param", False) for t in tensors):
+        raise RuntimeError(
+            "parameters of FullyShardedDataParallel (FSDP1) are parts of flat ones: call `model.clip_grad_norm_()` on "
+            "the wrapped model instead, or pass `shard_group`"
+        )
+
+
+def _seen(tensors: list[Tensor], asked: Asked) -> _Seen:
+    dtensor, given = dtensors.dtensor_class(), asked.shard_group
+    ask = given if callable(given) else None
+    same: Groups = () if ask else _shared(given)
+    return _Seen(
+        [dtensors.layout(t) if isinstance(t, dtensor) else _shared(ask(t)) if ask else same for t in tensors],
+        _shared(asked.group),
+        None if asked.all_groups is None else tuple(_each(asked.all_groups)),
+    )
+
+
+def _new_plan(tensors: list[Tensor], seen: _Seen) -> _Plan:
+    are_dtensors = list(map(dtensors.is_dtensor, tensors))
+    shards: list[Any] = [
+        _split_over(tensor) if is_dtensor else groups
+        for tensor, is_dtensor, groups in zip(tensors, are_dtensors, seen.tensors, strict=True)
+    ]
+    if seen.all_groups is None:
+        section_of, members = _sections_met(shards)
+    else:
+        section_of, members = _sections_of_all(shards, seen.all_groups)
+    found = Spread(
+        layouts=[dtensors.wanted(t) if own else None for t, own in zip(tensors, are_dtensors, strict=True)],
+        section_of=section_of,
+        sections=max(1, len({*section_of}) if seen.all_groups is None else 2 ** len(seen.all_groups)),
+        exchanges=tuple(Exchange(group, tuple(_runs(sections))) for group, sections in members),
+        groups=seen.groups,
+        is_aligned=seen.all_groups is None,
+    )
+    listed = tuple(map(_is_listed, found.every_group))
+    meshes = {id(mesh): mesh for t in tensors if (mesh := getattr(t, "device_mesh", None)) is not None}
+    return _Plan(seen, found, listed, [*meshes.values()])
+
+
+def _sections_met(shards: list[Groups]) -> tuple[list[int], list[tuple[ProcessGroup, list[int]]]]:
+    """Sections and groups in order of first use: the same on every rank of a group that has the same list."""
+    shards = _one_for_equal(shards)
+    keys = list(dict.fromkeys(shards))
+    members = [
+        (group, [index for index, key in enumerate(keys) if group in key])
+        for group in dict.fromkeys(group for key in keys for group in key)
+    ]
+    return [keys.index(shard) for shard in shards], members
+
+
+def _sections_of_all(
+    shards: list[Groups], all_groups: tuple[ProcessGroup | None, ...]
+) -> tuple[list[int], list[tuple[ProcessGroup, list[int]]]]:
+    """A section for every subset of the groups, whether this rank has tensors of it or not; bit i is group i."""
+    if len(all_groups) > MANY:
+        raise ValueError(f"`all_groups` may hold up to {MANY} groups, got {len(all_groups)}")
+    bit_of = {_ranks(group): 1 << at for at, group in reversed([*enumerate(all_groups)]) if group is not None}
+    section_of = []
+    for groups in shards:
+        ranks = [_ranks(group) for group in groups]
+        if missing := [each for each in ranks if each not in bit_of]:
+            raise ValueError(f"a parameter is spread over the process group {missing[0]}, which `all_groups` lacks")
+        section_of.append(sum({bit_of[each] for each in ranks}))
+    sections = range(2 ** len(all_groups))
+    return section_of, [
+        (group, [section for section in sections if section >> at & 1])
+        for at, group in enumerate(all_groups)
+        if group is not None and group.size() > 1
+    ]
+
+
+def _runs(sections: list[int]) -> Iterator[slice]:
+    """Sections as slices, since picking single ones would send their numbers to the device."""
+    for _, run in itertools.groupby(enumerate(sections), lambda pair: pair[1] - pair[0]):
+        indices = [section for _, section in run]
+        yield slice(indices[0], indices[-1] + 1)
+
+
+def _split_over(tensor: Any) -> Groups:
+    """Returns the process groups whose ranks hold different parts of a DTensor."""
+    mesh = tensor.device_mesh
+    if mesh.get_coordinate() is None:  # this rank holds nothing of it
+        return ()
+    split = [not (p.is_replicate() or p.is_partial()) for p in tensor.placements]
+    return tuple(_dimension(mesh, dim) for dim, is_split in enumerate(split) if is_split and mesh.size(dim) > 1)
+
+
+def _shared(given: Group | Iterable[Group] | None) -> Groups:
+    """Returns the process groups that a caller names, without those that hold nothing but this rank."""
+    return tuple(group for group in _each(given) if group is not None and group.size() > 1)
+
+
+def _each(given: Group | Iterable[Group] | None) -> Iterator[ProcessGroup | None]:
+    """Yields the groups of a group, a mesh or several; None for one that this rank is not in."""
+    if given is None:
+        return
+    one_or_several: Any = given
+    is_one = _is_group(given) or not isinstance(given, Iterable) or isinstance(given, str)
+    for each in (one_or_several,) if is_one else one_or_several:
+        if isinstance(each, dist.ProcessGroup):
+            yield each
+        elif not _is_group(each):
+            kind = type(each).__name__
+            raise TypeError(f"expected a process group, a device mesh or several of them, got `{kind}`")
+        elif each == dist.GroupMember.NON_GROUP_MEMBER or each.get_coordinate() is None:
+            yield from [None] * getattr(each, "ndim", 1)
+        else:
+            yield from (_dimension(each, dim) for dim in range(each.ndim))
+
+
+def _is_group(given: object) -> bool:
+    """Whether it is a process group, what `new_group` gives to ranks outside of it, or a device mesh."""
+    is_group = isinstance(given, dist.ProcessGroup) or given == dist.GroupMember.NON_GROUP_MEMBER
+    return is_group or hasattr(given, "get_coordinate")
+
+
+def _dimension(mesh: Any, dim: int) -> ProcessGroup:
+    get_group = getattr(mesh, "get_group", None) or mesh.get_dim_groups  # torch 2.2
+    group: ProcessGroup = get_group(dim)
+    return group
+
+
+def _one_for_equal(shards: list[Groups]) -> list[Groups]:
+    """Puts the first group of the same ranks in the place of the others: each mesh may have made groups of its own."""
+    first: dict[object, ProcessGroup] = {}
+    same = {group: first.setdefault(_ranks(group), group) for groups in shards for group in groups}
+    return [tuple(same[group] for group in groups) for groups in shards]
+
+
+def _ranks(group: ProcessGroup) -> object:
+    """The ranks of a group; of one that torch has no list for, as it may come from another library, the group itself."""
+    try:
+        return tuple(dist.get_process_group_ranks(group))
+    except KeyError:
+        return group
+
+
+def _is_listed(group: ProcessGroup) -> bool:
+    """Whether torch has a list of the group's ranks: not once it is destroyed, and not if another library made it."""
+    try:
+        dist.get_backend(group)
+    except Exception:  # what it raises depends on the version
+        return False
+    return True

@@ -1,0 +1,204 @@
+"""Real processes over gloo or NCCL: how they are started, and the clip in them against the unsharded gradients."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import NamedTuple
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.distributed as dist  # noqa: E402
+import torch.multiprocessing as mp  # noqa: E402
+
+try:
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+except ImportError:  # private up to torch 2.4
+    from torch.distributed._tensor import DTensor, Replicate, Shard, distribute_tensor
+    from torch.distributed._tensor.placement_types import _Partial as Partial
+
+from clipcheck import runtime  # noqa: E402
+from clipcheck.runtime import reference  # noqa: E402
+
+__all__ = ["DTensor", "Partial", "Replicate", "Shard", "distribute_tensor"]
+
+TIMEOUT = timedelta(seconds=60)  # a collective that some rank does not join fails after this
+MAX_NORM = 0.5
+INF = float("inf")
+
+Case = Callable[[int, int], None]  # given the rank and the number of ranks
+
+
+class Setup(NamedTuple):
+    """How the processes talk to each other."""
+
+    backend: str
+    size: int
+
+    @property
+    def device(self) -> str:
+        """The type of the devices that the meshes are of: each rank has its own GPU, or all share the CPU."""
+        return "cuda" if "nccl" in self.backend else "cpu"
+
+    def missing(self) -> str:
+        """Why it cannot be had here; empty if it can."""
+        if not dist.is_available() or sys.platform == "win32":
+            return "torch has no process groups here"
+        if "gloo" in self.backend and not dist.is_gloo_available():
+            return "torch has no gloo here"
+        if "nccl" in self.backend and not dist.is_nccl_available():
+            return "torch has no NCCL here"
+        gpus = torch.cuda.device_count()
+        return f"needs {self.size} GPUs, has {gpus}" if self.device == "cuda" and gpus < self.size else ""
+
+
+SETUPS = [
+    Setup("gloo", 2),
+    Setup("gloo", 4),
+    Setup("nccl", 2),
+    Setup("nccl", 4),
+    Setup("cpu:gloo,cuda:nccl", 2),
+]
+_device = "cpu"  # the setup's, in the processes
+
+
+def device() -> str:
+    """The type of the devices that the processes of this setup compute on."""
+    return _device
+
+
+def whole(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
+    """Gradients of the unsharded model, the same on every rank."""
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randn(shape, generator=generator).to(_device) for shape in shapes]
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """Counts the elements of each all-reduce of ours; a DTensor may make others."""
+    sizes: list[int] = []
+    original = dist.all_reduce
+
+    def all_reduce(tensor: torch.Tensor, *args: object, **kwargs: object) -> object:
+        if sys._getframe(1).f_globals["__name__"].startswith("clipcheck."):
+            sizes.append(tensor.numel())
+        return original(tensor, *args, **kwargs)
+
+    dist.all_reduce = all_reduce
+    try:
+        yield sizes
+    finally:
+        dist.all_reduce = original
+
+
+def of_this_rank(grad: torch.Tensor) -> torch.Tensor:
+    return grad.to_local() if hasattr(grad, "to_local") else grad
+
+
+def check(
+    params: list[torch.Tensor],
+    grads: list[torch.Tensor],
+    groups: int,
+    norm_type: float = 2.0,
+    **how: object,
+) -> None:
+    """Clips `params`, of whose whole gradients `grads` is the list, and compares norm, gradients and collectives.
+
+    `groups` is the number of distinct process groups: one collective for each, two for powers that may overflow.
+    """
+    want = reference.total_norm(grads, norm_type)
+    reduces = groups if norm_type in (0, 1, 2, INF) else 2 * groups
+    measured = runtime.grad_norm(params, norm_type, **how)
+    assert measured.item() == pytest.approx(want, rel=1e-7)
+    before = [None if p.grad is None else of_this_rank(p.grad).clone() for p in params]
+    with counted() as sizes:
+        norm = runtime.clip_grad_norm_(params, MAX_NORM, norm_type, **how)
+    assert type(norm) is torch.Tensor
+    assert norm.dim() == 0
+    assert norm.dtype == torch.float32
+    assert norm.item() == pytest.approx(want, rel=2e-7)
+    assert len(sizes) == reduces
+    assert sum(sizes) <= 8
+    scale = MAX_NORM / (want + 1e-6)
+    for p, held in zip(params, before, strict=True):
+        if held is not None:
+            torch.testing.assert_close(of_this_rank(p.grad), held * scale)
+    assert runtime.grad_norm(params, norm_type, **how).item() == pytest.approx(MAX_NORM, rel=1e-5)
+
+
+def distributed(grad: torch.Tensor, mesh: object, placements: list[object]) -> torch.Tensor:
+    """A parameter on the mesh whose gradient, put together, is `grad`."""
+
+    param = torch.nn.Parameter(distribute_tensor(torch.zeros_like(grad), mesh, placements))
+    param.grad = distribute_tensor(grad.clone(), mesh, placements)
+    return param
+
+
+def replicated(grad: torch.Tensor) -> torch.Tensor:
+    param = torch.nn.Parameter(torch.zeros_like(grad))
+    param.grad = grad.clone()
+    return param
+
+
+def _work(rank: int, setup: Setup, cases: tuple[Case, ...], port: int, reports: object) -> None:
+    global _device
+    _device = setup.device
+    torch.set_num_threads(1)
+    if _device == "cuda":
+        torch.cuda.set_device(rank)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group(setup.backend, rank=rank, world_size=setup.size, timeout=TIMEOUT)
+    for case in cases:
+        try:
+            case(rank, setup.size)
+            reports.put((case.__name__, rank, ""))
+        except BaseException:
+            reports.put((case.__name__, rank, traceback.format_exc()))
+            break  # the other ranks may hang in a collective of this case; they time out
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@functools.cache
+def outcomes(setup: Setup, cases: tuple[Case, ...]) -> dict[str, dict[int, str]]:
+    """Runs every case on so many processes, all in one spawn; returns the error texts by case and rank."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = mp.get_context("spawn")
+    reports = context.Queue()
+    workers = [context.Process(target=_work, args=(rank, setup, cases, port, reports)) for rank in range(setup.size)]
+    for worker in workers:
+        worker.start()
+    found: dict[str, dict[int, str]] = {}
+    try:
+        for _ in range(setup.size * len(cases)):
+            name, rank, error = reports.get(timeout=100)
+            found.setdefault(name, {})[rank] = error
+            if error:
+                break
+    except Exception:  # nothing more comes: what is missing is reported as such below
+        pass
+    finally:
+        for worker in workers:
+            worker.join(timeout=5)
+            if worker.is_alive():
+                worker.kill()
+    return found
+
+
+def every_rank_agrees(setup: Setup, case: Case, cases: tuple[Case, ...]) -> None:
+    """Fails where a case of those that run together fails on a rank, or hangs."""
+    if reason := setup.missing():
+        pytest.skip(reason)
+    ranks = outcomes(setup, cases).get(case.__name__, {})
+    assert "".join(ranks.values()) == ""
+    assert sorted(ranks) == list(range(setup.size)), "a rank did not finish"
