@@ -259,7 +259,7 @@ CASES: tuple[Case, ...] = (
 )
 
 
-@pytest.mark.parametrize("setup", SETUPS, ids=lambda setup: f"{setup.backend}-{setup.size}")
+@pytest.mark.parametrize("setup", SETUPS, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_one_norm_of_the_whole_model(setup: Setup, case: Case) -> None:
     every_rank_agrees(setup, case, CASES)

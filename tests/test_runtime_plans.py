@@ -227,7 +227,7 @@ CASES: tuple[Case, ...] = (
 )
 
 
-@pytest.mark.parametrize("setup", SETUPS, ids=lambda setup: f"{setup.backend}-{setup.size}")
+@pytest.mark.parametrize("setup", SETUPS, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_a_plan_is_dropped_when_what_it_follows_from_changes(setup: Setup, case: Case) -> None:
     every_rank_agrees(setup, case, CASES)

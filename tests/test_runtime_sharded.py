@@ -293,11 +293,7 @@ def _runnable(setup: Setup) -> tuple[Case, ...]:
 
 @pytest.mark.parametrize(
     ("setup", "case"),
-    [
-        pytest.param(setup, case, id=f"{setup.backend}-{setup.size}-{case.__name__}")
-        for setup in SETUPS
-        for case in cases(setup)
-    ],
+    [pytest.param(setup, case, id=f"{setup}-{case.__name__}") for setup in SETUPS for case in cases(setup)],
 )
 def test_every_rank_agrees_with_the_unsharded_gradients(setup: Setup, case: Case) -> None:
     if case not in _runnable(setup):
