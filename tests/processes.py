@@ -90,15 +90,23 @@ def whole(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
     return [torch.randn(shape, generator=generator).to(_device) for shape in shapes]
 
 
+class Sizes(list[int]):
+    """The elements of each all-reduce, and over which groups they were."""
+
+    groups: list[object]
+
+
 @contextmanager
-def counted() -> Iterator[list[int]]:
+def counted() -> Iterator[Sizes]:
     """Counts the elements of each all-reduce of ours; a DTensor may make others."""
-    sizes: list[int] = []
+    sizes = Sizes()
+    sizes.groups = []
     original = dist.all_reduce
 
     def all_reduce(tensor: torch.Tensor, *args: object, **kwargs: object) -> object:
         if sys._getframe(1).f_globals["__name__"].startswith("clipcheck."):
             sizes.append(tensor.numel())
+            sizes.groups.append(kwargs["group"])
         return original(tensor, *args, **kwargs)
 
     dist.all_reduce = all_reduce

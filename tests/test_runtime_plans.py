@@ -28,7 +28,7 @@ from processes import (  # noqa: E402
     replicated,
     whole,
 )
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh  # noqa: E402
+from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
 
 from clipcheck import runtime  # noqa: E402
 from clipcheck.runtime import reference, spread  # noqa: E402
@@ -83,7 +83,14 @@ def other_placements_of_the_same_parameters(rank: int, size: int) -> None:
 def other_meshes_that_are_equal(rank: int, size: int) -> None:
     """A mesh of the same ranks with groups of its own, and one that is freed and followed by another in its place."""
     grads = whole((8, 6), (5,))
-    for shape in ((size,), (size,), (1, size), (size,)):
+    meshes = [init_device_mesh(device(), (1, size)) for _ in range(2)]
+    assert meshes[0] == meshes[1]
+    for mesh in (*meshes, *meshes):
+        check([distributed(g, mesh, [Replicate(), Shard(0)]) for g in grads], grads, 1)
+        with counted() as sizes:
+            runtime.grad_norm([distributed(g, mesh, [Replicate(), Shard(0)]) for g in grads])
+        assert sizes.groups == [mesh.get_group(1)]
+    for shape in ((size,), (1, size), (size,), (1, size)):
         mesh = init_device_mesh(device(), shape)
         placements = [Replicate()] * (len(shape) - 1) + [Shard(0)]
         check([distributed(g, mesh, placements) for g in grads], grads, 1)
@@ -178,6 +185,12 @@ def other_lists_of_the_same_length(rank: int, size: int) -> None:
         stages = reference.total_norm([*([grads[0]] * size), grads[1], *([grads[2]] * size)])
         assert runtime.grad_norm(params, group=dist.group.WORLD).item() == pytest.approx(stages, rel=1e-7)
     assert len(sizes) == 2
+    twin = dist.new_group(list(range(size - 1)), backend=dist.get_backend())
+    for all_groups, numbers in ((None, 1), ([dist.group.WORLD], 1), ([dist.group.WORLD, twin], 2), (None, 1)):
+        with counted() as sizes:  # or the groups that always take part are given, or other ones
+            split = runtime.grad_norm(params, shard_group=dist.group.WORLD, all_groups=all_groups)
+        assert split.item() == pytest.approx(reference.total_norm([grads[0], grads[1], *([grads[2]] * size)]), rel=1e-7)
+        assert sizes[0] == numbers
 
 
 def a_destroyed_group(rank: int, size: int) -> None:
@@ -192,14 +205,14 @@ def a_destroyed_group(rank: int, size: int) -> None:
         held = params()
         check(held, grads, 1, shard_group=lambda p, held=held, group=group: group if p is held[0] else None)
         dist.destroy_process_group(group)
-    mesh = DeviceMesh(device(), list(range(size)))
-    sharded = [distributed(g, mesh, [Shard(0)]) for g in grads]
+    mesh = init_device_mesh(device(), (1, size))
+    sharded = [distributed(g, mesh, [Replicate(), Shard(0)]) for g in grads]
     check(sharded, grads, 1)
-    own = mesh.get_group()
-    if own is not dist.group.WORLD:
-        dist.destroy_process_group(own)
-        with pytest.raises(Exception):  # noqa: B017, PT011 - torch's own error, which depends on the version
-            runtime.clip_grad_norm_(sharded, 1.0)
+    own = mesh.get_group(1)
+    assert own is not dist.group.WORLD
+    dist.destroy_process_group(own)
+    with pytest.raises(Exception):  # noqa: B017, PT011 - torch's own error, which depends on the version
+        runtime.clip_grad_norm_(sharded, 1.0)
 
 
 def plans_are_few_and_keep_no_parameter(rank: int, size: int) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ import torch
 
 from clipcheck.bench import beliefs as belief_bench
 from clipcheck.bench import measure, report, run, workloads
+from clipcheck.bench import sharded as sharded_bench
 from clipcheck.bench.run import Options, Row
 from clipcheck.bench.workloads import Workload
 
@@ -67,7 +69,8 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 @_bench.command("clip")
 @_options
-@click.option("--compiled", is_flag=True, help="torch.compile too; its first call takes up to 40 s a workload.")
+@click.option("--compiled", is_flag=True, help="torch.compile too; its first call takes up to 40 s per workload.")
+@click.option("--sharded", is_flag=True, help="DTensors instead, under torchrun: FSDP2, HSDP and tensor parallelism.")
 def _clip(
     names: tuple[str, ...],
     device: torch.device,
@@ -76,8 +79,18 @@ def _clip(
     json_file: Path | None,
     plot_file: Path | None,
     compiled: bool,
+    sharded: bool,
 ) -> None:
     """Time `clip_grad_norm_`, when nothing is clipped and when something is."""
+    if sharded:
+        if not sharded_bench.is_started():
+            raise click.UsageError(
+                "`--sharded` runs under torchrun: torchrun --nproc-per-node 2 -m clipcheck bench clip --sharded"
+            )
+        with sharded_bench.processes(device) as own:
+            names, how = names or workloads.SHARDED, Options(own, rounds)
+            _run(sharded_bench.clip, names, how, threads, json_file, plot_file, is_quiet=not sharded_bench.is_first())
+        return
     _run(run.clip, names, Options(device, rounds, compiled), threads, json_file, plot_file)
 
 
@@ -111,20 +124,22 @@ def _run(
     threads: int | None,
     json_file: Path | None,
     plot_file: Path | None,
+    is_quiet: bool = False,
 ) -> None:
     if plot_file is not None:
         _check_plot(plot_file)
     if threads is not None:
         torch.set_num_threads(threads)
-    machine = measure.machine(options.device)
+    machine = measure.machine(options.device) | sharded_bench.machine()
     bytes_a_second = measure.bandwidth(options.device)
     machine["bandwidth_GB_s"] = round(bytes_a_second / 1e9)
-    loads = run.chosen(names, options.device)
+    loads = sharded_bench.agreed(run.chosen(names, options.device))
     rows: list[Row] = []
-    shown = click.progressbar(loads, label="measuring", item_show_func=_name, file=sys.stderr)
-    with shown as bar:
+    with contextlib.nullcontext(loads) if is_quiet else _progress(loads) as bar:
         for load in bar:
             rows += benchmark(load, options, bytes_a_second)
+    if is_quiet:
+        return
     click.echo(", ".join(f"{key} {value}" for key, value in machine.items() if value is not None))
     skipped = set(names or workloads.names()) - {load.name for load in loads}
     if skipped:
@@ -134,6 +149,10 @@ def _run(
         json_file.write_text(report.as_json(machine, rows), encoding="utf-8")
     if plot_file is not None:
         report.plot(machine, rows, plot_file)
+
+
+def _progress(loads: list[Workload]) -> contextlib.AbstractContextManager[Iterable[Workload]]:
+    return click.progressbar(loads, label="measuring", item_show_func=_name, file=sys.stderr)
 
 
 def _name(load: Workload | None) -> str | None:

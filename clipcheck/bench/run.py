@@ -51,8 +51,8 @@ def clip(load: Workload, options: Options, bytes_a_second: float) -> Iterator[Ro
 
         refill()
         errors = {name: _error(call, norm, refill) for name, call in calls.items()}
-        timings = measure.interleaved(calls, device, refill if case == "clip" else _nothing, _rounds(load, options))
-        yield from _rows(load.name, case, timings, errors, 1e3 * passes * load.bytes / bytes_a_second)
+        timings = measure.interleaved(calls, device, refill if case == "clip" else _nothing, rounds_of(load, options))
+        yield from rows_of(load.name, case, timings, errors, 1e3 * passes * load.bytes / bytes_a_second)
         refill()
 
 
@@ -62,8 +62,8 @@ def norm(load: Workload, options: Options, bytes_a_second: float) -> Iterator[Ro
     exact = measure.exact_norm(grads)
     calls = {name: _bound(peer, grads) for name, peer in peers.NORMS.items()}
     errors = {name: _error(call, exact, _nothing) for name, call in calls.items()}
-    timings = measure.interleaved(calls, options.device, _nothing, _rounds(load, options))
-    yield from _rows(load.name, "norm", timings, errors, 1e3 * load.bytes / bytes_a_second)
+    timings = measure.interleaved(calls, options.device, _nothing, rounds_of(load, options))
+    yield from rows_of(load.name, "norm", timings, errors, 1e3 * load.bytes / bytes_a_second)
 
 
 def chosen(names: tuple[str, ...], device: torch.device) -> list[Workload]:
@@ -72,17 +72,19 @@ def chosen(names: tuple[str, ...], device: torch.device) -> list[Workload]:
     return [load for load in loads if workloads.fits(load, device)]
 
 
-def _rounds(load: Workload, options: Options) -> int:
+def rounds_of(load: Workload, options: Options) -> int:
+    """Returns how often each peer is called."""
     return options.rounds or (15 if load.bytes > 1 << 30 else 61)
 
 
-def _rows(
+def rows_of(
     load: str,
     case: str,
     timings: dict[str, measure.Timing],
     errors: dict[str, float | None],
     floor: float,
 ) -> Iterator[Row]:
+    """Yields what was measured of each peer in one case."""
     for peer, timing in timings.items():
         yield Row(load, case, peer, timing.wall, timing.device, timing.ratio(timings["torch"]), errors[peer], floor)
 

@@ -69,6 +69,7 @@ def llama_7b() -> Iterator[Shape]:
 
 
 _WORKLOADS: dict[str, tuple[Callable[[], Iterator[Shape]], torch.dtype]] = {
+    "6x64x64": (lambda: iter([(64, 64)] * 6), torch.float32),
     "10x1M": (lambda: iter([(1000, 1000)] * 10), torch.float32),
     "resnet50": (resnet50, torch.float32),
     "gpt2": (lambda: gpt2(12, 768), torch.float32),
@@ -78,6 +79,9 @@ _WORKLOADS: dict[str, tuple[Callable[[], Iterator[Shape]], torch.dtype]] = {
     "1x100M": (lambda: iter([(100_000_000,)]), torch.float32),
     "7b-bf16": (llama_7b, torch.bfloat16),
 }
+
+
+SHARDED = ("6x64x64", "gpt2", "gpt2-xl", "2000x64")  # measured over processes unless others are named
 
 
 def names() -> list[str]:

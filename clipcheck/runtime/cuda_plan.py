@@ -63,7 +63,7 @@ class Plan:
     """All that follows from how a list of gradients looks: their number, classes, dtypes, shapes, strides, device."""
 
     looks_alike: Callable[..., bool]
-    section_of: list[int] | None  # one a gradient
+    of_each: tuple[int, list[int]] | None  # how many sections there are, and which each gradient is in
     device: torch.device
     count: int  # of gradients
     bytes: Tensor  # int64, one a gradient; on the CPU
@@ -89,9 +89,9 @@ def plan_for(grads: list[Tensor], sections: Sections | None = None) -> Plan | No
 
     Those are other dtypes, gaps, subclasses, several devices; and what is met first under graph capture.
     """
-    section_of = None if sections is None else sections.of
+    of_each = None if sections is None else (sections.number, sections.of)
     for at, plan in enumerate(_plans):
-        if plan.count == len(grads) and plan.section_of == section_of and plan.looks_alike(*grads):
+        if plan.count == len(grads) and plan.of_each == of_each and plan.looks_alike(*grads):
             if at:
                 _plans.insert(0, _plans.pop(at))
             return plan
@@ -176,7 +176,7 @@ def _new_plan(grads: list[Tensor], looks_alike: Callable[..., bool], sections: S
     programs = [sum(part.sum_programs for part in parts if part.section == section) for section in range(count)]
     plan = Plan(
         looks_alike=looks_alike,
-        section_of=sections and sections.of,
+        of_each=None if sections is None else (sections.number, sections.of),
         device=device,
         count=len(grads),
         bytes=torch.tensor([grad.numel() * grad.element_size() for grad in grads], dtype=torch.int64, device="cpu"),

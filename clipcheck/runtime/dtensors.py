@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
@@ -35,9 +35,13 @@ def any_dtensor(tensors: list[Tensor]) -> bool:
     return not no_subclass(tensors) and any(isinstance(tensor, dtensor) for tensor in tensors)
 
 
-def layout(tensor: Any) -> Layout:
-    """Returns how a DTensor is laid out."""
-    return id(tensor.device_mesh), tensor.placements
+def layouts(tensors: Iterable[Any], plain: Callable[[Any], Any]) -> list[Any]:
+    """Returns how each DTensor is laid out, and for another tensor what `plain` says."""
+    dtensor = dtensor_class()
+    return [
+        (id(spec.mesh), spec.placements) if isinstance(tensor, dtensor) and (spec := tensor._spec) else plain(tensor)
+        for tensor in tensors
+    ]
 
 
 def wanted(tensor: Any) -> Layout:
@@ -48,7 +52,8 @@ def wanted(tensor: Any) -> Layout:
 def parts(grads: Iterable[Any], tensors: Iterable[Any], layouts: Iterable[Layout | None]) -> Parts:
     """Returns this rank's parts of gradients, given what each belongs to and the layout that is wanted of it.
 
-    A gradient in another layout is redistributed for its values: a collective.
+    A gradient in another layout is redistributed for its values: a collective. Each step asks for this of every
+    gradient, so the loop calls no function of ours where nothing is to be done.
     """
     dtensor = dtensor_class()
     stored: list[Tensor] = []
@@ -57,9 +62,10 @@ def parts(grads: Iterable[Any], tensors: Iterable[Any], layouts: Iterable[Layout
         if not isinstance(grad, dtensor):
             stored.append(grad)
             continue
-        if layout(grad) != form:
+        spec, part = grad._spec, grad._local_tensor
+        if form is None or id(spec.mesh) != form[0] or spec.placements != form[1]:
             reduced[len(stored)] = _redistributed(grad, tensor)
-        stored.append(_memory(grad))
+        stored.append(part if type(part) is Tensor else _memory(grad))
     values = [reduced.get(at, part) for at, part in enumerate(stored)] if reduced else stored
     return Parts(stored, values)
 

@@ -117,11 +117,11 @@ def refuse_fsdp1(tensors: list[Tensor]) -> None:
 
 
 def _seen(tensors: list[Tensor], asked: Asked) -> _Seen:
-    dtensor, given = dtensors.dtensor_class(), asked.shard_group
-    ask = given if callable(given) else None
-    same: Groups = () if ask else _shared(given)
+    given = asked.shard_group
+    same: Groups = () if callable(given) else _shared(given)
+    groups_of = (lambda tensor: _shared(given(tensor))) if callable(given) else (lambda tensor: same)
     return _Seen(
-        [dtensors.layout(t) if isinstance(t, dtensor) else _shared(ask(t)) if ask else same for t in tensors],
+        dtensors.layouts(tensors, groups_of),
         _shared(asked.group),
         None if asked.all_groups is None else tuple(_each(asked.all_groups)),
     )
