@@ -612,3 +612,18 @@ def test_each_fast_path_has_a_plain_twin() -> None:
         assert cpu.norm([grads], norm_type) == pytest.approx(want, rel=1e-8)
         assert cpu.careful_norm(grads, norm_type) == pytest.approx(want, rel=1e-13)
         assert plain.norm(grads, norm_type).item() == pytest.approx(want, rel=1e-13)
+
+
+def test_a_trace_holds_the_norm_of_each_call() -> None:
+    def clipped(grad: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        params = [torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(2))]
+        params[0].grad, params[1].grad = grad * 1, other * 1
+        return runtime.clip_grad_norm_(params, 1.0), params[0].grad
+
+    traced = torch.jit.trace(clipped, (torch.randn(3), torch.randn(2)), check_trace=False)
+    for scale in (0.01, 5.0):
+        grads = torch.randn(3) * scale, torch.randn(2) * scale
+        norm, grad = traced(*grads)
+        want = reference.total_norm(list(grads))
+        assert norm.item() == pytest.approx(want, rel=2e-7)
+        torch.testing.assert_close(grad, grads[0] * min(1.0, 1 / want))

@@ -28,10 +28,15 @@ from processes import (  # noqa: E402
     replicated,
     whole,
 )
-from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh  # noqa: E402
 
 from clipcheck import runtime  # noqa: E402
 from clipcheck.runtime import reference, spread  # noqa: E402
+
+
+def with_a_group_of_its_own(size: int) -> DeviceMesh:
+    """A mesh of all ranks; one that torch makes may use the group of all."""
+    return DeviceMesh.from_group(dist.new_group(list(range(size)), backend=dist.get_backend()), device())
 
 
 def a_plan_is_made_once(rank: int, size: int) -> None:
@@ -42,6 +47,7 @@ def a_plan_is_made_once(rank: int, size: int) -> None:
     spread._plans.clear()
     check(params, grads, 1)
     (plan,) = spread._plans
+    assert [id(mesh) for mesh in plan.meshes] == [id(params[0].device_mesh)]  # kept, since known by its identity
     for _ in range(2):
         for p, grad in zip(params, grads, strict=True):
             p.grad = distribute_tensor(grad.clone(), mesh, [Shard(0)])
@@ -83,13 +89,17 @@ def other_placements_of_the_same_parameters(rank: int, size: int) -> None:
 def other_meshes_that_are_equal(rank: int, size: int) -> None:
     """A mesh of the same ranks with groups of its own, and one that is freed and followed by another in its place."""
     grads = whole((8, 6), (5,))
-    meshes = [init_device_mesh(device(), (1, size)) for _ in range(2)]
+    meshes = [with_a_group_of_its_own(size) for _ in range(2)]
     assert meshes[0] == meshes[1]
     for mesh in (*meshes, *meshes):
-        check([distributed(g, mesh, [Replicate(), Shard(0)]) for g in grads], grads, 1)
+        # No `Parameter`: to make one is an operation, whose result torch puts on the first of equal meshes.
+        params = [distribute_tensor(torch.zeros_like(g), mesh, [Shard(0)]).requires_grad_() for g in grads]
+        for p, grad in zip(params, grads, strict=True):
+            p.grad = distribute_tensor(grad.clone(), mesh, [Shard(0)])
+        check(params, grads, 1)
         with counted() as sizes:
-            runtime.grad_norm([distributed(g, mesh, [Replicate(), Shard(0)]) for g in grads])
-        assert sizes.groups == [mesh.get_group(1)]
+            runtime.grad_norm(params)
+        assert sizes.groups == [mesh.get_group()]
     for shape in ((size,), (1, size), (size,), (1, size)):
         mesh = init_device_mesh(device(), shape)
         placements = [Replicate()] * (len(shape) - 1) + [Shard(0)]
@@ -205,12 +215,10 @@ def a_destroyed_group(rank: int, size: int) -> None:
         held = params()
         check(held, grads, 1, shard_group=lambda p, held=held, group=group: group if p is held[0] else None)
         dist.destroy_process_group(group)
-    mesh = init_device_mesh(device(), (1, size))
-    sharded = [distributed(g, mesh, [Replicate(), Shard(0)]) for g in grads]
+    mesh = with_a_group_of_its_own(size)
+    sharded = [distributed(g, mesh, [Shard(0)]) for g in grads]
     check(sharded, grads, 1)
-    own = mesh.get_group(1)
-    assert own is not dist.group.WORLD
-    dist.destroy_process_group(own)
+    dist.destroy_process_group(mesh.get_group())
     with pytest.raises(Exception):  # noqa: B017, PT011 - torch's own error, which depends on the version
         runtime.clip_grad_norm_(sharded, 1.0)
 

@@ -172,6 +172,20 @@ def nonfinite(rank: int, size: int) -> None:
             assert not norm.isfinite()
 
 
+def under_torch_compile(rank: int, size: int) -> None:
+    """A graph break is fine; every call measures the gradients that are there."""
+    mesh = init_device_mesh(device(), (size,))
+    grads = whole((7, 13), (5,))
+    params = [distributed(g, mesh, [Shard(0)]) for g in grads]
+    compiled = torch.compile(lambda: runtime.clip_grad_norm_(params, MAX_NORM))
+    for factor in (1.0, 3.0, 0.5):
+        for p, grad in zip(params, grads, strict=True):
+            p.grad = distribute_tensor(grad * factor, mesh, [Shard(0)])
+        want = reference.total_norm([grad * factor for grad in grads])
+        assert compiled().item() == pytest.approx(want, rel=2e-7)
+        torch.testing.assert_close(params[0].grad.full_tensor(), grads[0] * (factor * MAX_NORM / want))
+
+
 def out_of_place(rank: int, size: int) -> None:
     mesh = init_device_mesh(device(), (size,))
     (grad,) = whole((7, 13))
@@ -274,6 +288,7 @@ CASES: list[Case] = [
     experts,
     equal_groups_are_one,
     nonfinite,
+    under_torch_compile,
     out_of_place,
     fsdp2_module,
     plain_and_sharded_on_two_devices,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterable
-from typing import NoReturn, TypeAlias
+from typing import NoReturn, ParamSpec, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +19,23 @@ Gradient: TypeAlias = (
 # Public from torch 2.3 on.
 is_compiling = torch.compiler.is_compiling if hasattr(torch.compiler, "is_compiling") else torch._utils.is_compiling
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _ORDINARY = frozenset({Tensor, Parameter})
+
+
+def uncompiled(function: Callable[P, T]) -> Callable[P, T]:
+    """Lets torch.compile run a function as it is, after a break of the graph; loads nothing where nothing is compiled."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        if is_compiling():
+            eager: Callable[P, T] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+            return eager(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return run
 
 
 def listed(tensors: Tensors, what: str = "parameters", level: int = 4) -> list[Tensor]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from clipcheck.runtime import dtensors, exchange, local
+from clipcheck.runtime.gradients import uncompiled
 from clipcheck.runtime.sections import Sections
 from clipcheck.runtime.spread import Spread
 
@@ -34,6 +35,7 @@ class _Held(NamedTuple):
     device: torch.device  # of what is exchanged
 
 
+@uncompiled
 def norm(
     tensors: list[Tensor], grads: list[Tensor | None], norm_type: float, how: Spread, counts: Counts | None = None
 ) -> Tensor:
@@ -49,6 +51,7 @@ def norm(
     return _norm(held, norm_type, how) if total is None else total
 
 
+@uncompiled
 def clip_(
     tensors: list[Tensor],
     grads: list[Tensor | None],

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from clipcheck.runtime import dtensors
+from clipcheck.runtime.gradients import uncompiled
 
 ProcessGroup: TypeAlias = "dist.ProcessGroup"
 Groups: TypeAlias = "tuple[ProcessGroup, ...]"
@@ -92,6 +93,12 @@ def spread(tensors: list[Tensor], asked: Asked) -> Spread | None:
         refuse_fsdp1(tensors)
         if asked.group is None and asked.all_groups is None and not dtensors.any_dtensor(tensors):
             return None
+    return _planned(tensors, asked)
+
+
+@uncompiled
+def _planned(tensors: list[Tensor], asked: Asked) -> Spread:
+    """The spread of a plan that still holds, or of a new one."""
     seen = _seen(tensors, asked)
     with _lock:
         for at, plan in enumerate(_plans):
