@@ -53,6 +53,7 @@ def a_plan_is_made_once(rank: int, size: int) -> None:
             p.grad = distribute_tensor(grad.clone(), mesh, [Shard(0)])
         check(params, grads, 1)
     check([distributed(g, mesh, [Shard(0)]) for g in grads], grads, 1)  # other parameters, laid out alike
+    assert runtime.grad_norm([distribute_tensor(g, mesh, [Shard(0)]).requires_grad_() for g in grads]).item() == 0
     assert spread._plans == [plan]
     for p in params:
         p.grad = None

@@ -6,19 +6,21 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 
 from clipcheck.bench import beliefs as belief_bench
-from clipcheck.bench import measure, report, run, workloads
+from clipcheck.bench import measure, report, run, steps, workloads
 from clipcheck.bench import sharded as sharded_bench
+from clipcheck.bench.models import TRAININGS
 from clipcheck.bench.run import Options, Row
 from clipcheck.bench.workloads import Workload
 
 
 def bench() -> click.Group:
-    """Returns the command group: `clip`, `norm` and `beliefs`."""
+    """Returns the command group: `clip`, `norm`, `step` and `beliefs`."""
     return _bench
 
 
@@ -108,6 +110,21 @@ def _norm(
     _run(run.norm, names, Options(device, rounds), threads, json_file, plot_file)
 
 
+@_bench.command("step")
+@click.option("--model", "names", multiple=True, type=click.Choice([*TRAININGS]), help="Repeatable. [default: all]")
+@_device_option
+@click.option("--rounds", type=click.IntRange(1), default=31, show_default=True, help="Steps with each clip.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of torch on the CPU.")
+def _step(names: tuple[str, ...], device: torch.device, rounds: int, threads: int | None) -> None:
+    """Time whole training steps: without a clip, with torch's, with clipcheck's and with a hand-written loop."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    click.echo(_told(measure.machine(device)))
+    click.echo(steps.HEADER)
+    for name in names or TRAININGS:
+        click.echo("\n".join(map(steps.line, steps.steps(name, device, rounds))))
+
+
 @_bench.command("beliefs")
 @_device_option
 def _beliefs(device: torch.device) -> None:
@@ -140,7 +157,7 @@ def _run(
             rows += benchmark(load, options, bytes_a_second)
     if is_quiet:
         return
-    click.echo(", ".join(f"{key} {value}" for key, value in machine.items() if value is not None))
+    click.echo(_told(machine))
     skipped = set(names or workloads.names()) - {load.name for load in loads}
     if skipped:
         click.echo(f"skipped, too large for the memory: {', '.join(sorted(skipped))}", err=True)
@@ -149,6 +166,10 @@ def _run(
         json_file.write_text(report.as_json(machine, rows), encoding="utf-8")
     if plot_file is not None:
         report.plot(machine, rows, plot_file)
+
+
+def _told(machine: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in machine.items() if value is not None)
 
 
 def _progress(loads: list[Workload]) -> contextlib.AbstractContextManager[Iterable[Workload]]:

@@ -33,8 +33,10 @@ class Timing(NamedTuple):
         return statistics.median(own / theirs for own, theirs in zip(self.walls, other.walls, strict=True))
 
 
-def interleaved(calls: Mapping[str, Call], device: torch.device, reset: Call, rounds: int) -> dict[str, Timing]:
-    """Times every call once a round, `reset()` untimed before each."""
+def interleaved(
+    calls: Mapping[str, Call], device: torch.device, reset: Call, rounds: int, only_wall: bool = False
+) -> dict[str, Timing]:
+    """Times every call once per round, `reset()` untimed before each."""
     for call in calls.values():
         reset()
         call()
@@ -44,7 +46,7 @@ def interleaved(calls: Mapping[str, Call], device: torch.device, reset: Call, ro
         for name, call in calls.items():
             reset()
             wall[name].append(_wall(call, device))
-            if device.type == "cuda":
+            if device.type == "cuda" and not only_wall:
                 reset()
                 on_device[name].append(_device(call))
     return {

@@ -10,7 +10,10 @@ from torch import Tensor
 
 from clipcheck.runtime.gradients import no_subclass
 
-Layout: TypeAlias = tuple[int, Any]  # the mesh, by identity: meshes may be equal and have other groups; the placements
+Placements: TypeAlias = tuple[Any, ...]
+Layout: TypeAlias = tuple[
+    int, Placements
+]  # the mesh, by identity: meshes may be equal and have other groups; the placements
 
 
 class Parts(NamedTuple):
@@ -44,26 +47,26 @@ def layouts(tensors: Iterable[Any], plain: Callable[[Any], Any]) -> list[Any]:
     ]
 
 
-def wanted(tensor: Any) -> Layout:
-    """Returns the layout in which the elements of a DTensor's gradient count: not in partial sums."""
-    return id(tensor.device_mesh), tuple(map(_whole, tensor.placements))
+def wanted(tensor: Any) -> Placements:
+    """Returns the placements with which the elements of a DTensor's gradient count: its own, but no partial sums."""
+    return tuple(map(_whole, tensor.placements))
 
 
-def parts(grads: Iterable[Any], tensors: Iterable[Any], layouts: Iterable[Layout | None]) -> Parts:
-    """Returns this rank's parts of gradients, given what each belongs to and the layout that is wanted of it.
+def parts(grads: Iterable[Any], tensors: Iterable[Any], placements: Iterable[Placements | None]) -> Parts:
+    """Returns this rank's parts of gradients, given what each belongs to and the placements that are wanted of it.
 
-    A gradient in another layout is redistributed for its values: a collective. Each step asks for this of every
-    gradient, so the loop calls no function of ours where nothing is to be done.
+    A gradient with others is redistributed for its values: a collective. Each step asks for this of every gradient, so
+    the loop calls no function of ours where nothing is to be done.
     """
     dtensor = dtensor_class()
     stored: list[Tensor] = []
     reduced: dict[int, Tensor] = {}
-    for grad, tensor, form in zip(grads, tensors, layouts, strict=True):
+    for grad, tensor, form in zip(grads, tensors, placements, strict=True):
         if not isinstance(grad, dtensor):
             stored.append(grad)
             continue
-        spec, part = grad._spec, grad._local_tensor
-        if form is None or id(spec.mesh) != form[0] or spec.placements != form[1]:
+        part = grad._local_tensor
+        if grad._spec.placements != form:
             reduced[len(stored)] = _redistributed(grad, tensor)
         stored.append(part if type(part) is Tensor else _memory(grad))
     values = [reduced.get(at, part) for at, part in enumerate(stored)] if reduced else stored

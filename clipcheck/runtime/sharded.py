@@ -76,15 +76,15 @@ def _held(
     tensors: list[Tensor], grads: list[Tensor | None], norm_type: float, how: Spread, counts: Counts | None
 ) -> _Held:
     at = [index for index, grad in enumerate(grads) if grad is not None]
-    section_of, layouts = how.section_of, how.layouts
+    section_of, placements = how.section_of, how.placements
     device = tensors[0].device if tensors else exchange.device_of_nothing(how)
     if len(at) < len(grads):
         tensors, grads = [tensors[index] for index in at], [grads[index] for index in at]
-        section_of, layouts = [section_of[index] for index in at], [layouts[index] for index in at]
+        section_of, placements = [section_of[index] for index in at], [placements[index] for index in at]
     if counts is not None:
         section_of = [own if counts(t) else how.sections for t, own in zip(tensors, section_of, strict=True)]
     join = partial(exchange.joined_sums, norm_type=norm_type, how=how)
-    return _Held(at, *dtensors.parts(grads, tensors, layouts), Sections(section_of, how.sections, join), device)
+    return _Held(at, *dtensors.parts(grads, tensors, placements), Sections(section_of, how.sections, join), device)
 
 
 def _norm(held: _Held, norm_type: float, how: Spread) -> Tensor:

@@ -51,7 +51,7 @@ class Spread:
     groups of each, then the sum of all over `groups`.
     """
 
-    layouts: list[dtensors.Layout | None]  # one a tensor: the layout in which its gradient counts, if it is a DTensor
+    placements: list[dtensors.Placements | None]  # one a tensor: with which its gradient counts, if it is a DTensor
     section_of: list[int]  # one a tensor
     sections: int
     exchanges: tuple[Exchange, ...]  # in the same order on every rank
@@ -145,7 +145,7 @@ def _new_plan(tensors: list[Tensor], seen: _Seen) -> _Plan:
     else:
         section_of, members = _sections_of_all(shards, seen.all_groups)
     found = Spread(
-        layouts=[dtensors.wanted(t) if own else None for t, own in zip(tensors, are_dtensors, strict=True)],
+        placements=[dtensors.wanted(t) if own else None for t, own in zip(tensors, are_dtensors, strict=True)],
         section_of=section_of,
         sections=max(1, len({*section_of}) if seen.all_groups is None else 2 ** len(seen.all_groups)),
         exchanges=tuple(Exchange(group, tuple(_runs(sections))) for group, sections in members),
