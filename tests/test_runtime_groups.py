@@ -63,6 +63,22 @@ def a_mesh_is_taken_for_its_groups(rank: int, size: int) -> None:
         check(held, part, 1 + (size > 2), shard_group=split)
 
 
+def stages_of_other_kinds(rank: int, size: int) -> None:
+    """The first stage has parts and whole parameters, the others only whole ones: still one number per stage."""
+    mesh = init_device_mesh(device(), (2, size // 2), mesh_dim_names=("pp", "tp"))
+    stage, place = mesh.get_coordinate()
+    split, first, second = whole((size // 2 * 3, 2), (5,), (4,))
+    params = [replicated(second)] if stage else [replicated(split.chunk(size // 2)[place]), replicated(first)]
+    for norm_type in NORM_TYPES:
+        got = runtime.grad_norm(
+            params,
+            norm_type,
+            group=mesh["pp"],
+            shard_group=lambda p: mesh["tp"] if stage == 0 and p is params[0] else None,
+        )
+        assert got.item() == pytest.approx(reference.total_norm([split, first, second], norm_type), rel=1e-7)
+
+
 def tied_embeddings_count_once(rank: int, size: int) -> None:
     """The first and the last stage have the same embedding, with the same gradient."""
     embedding, *stages = whole((10, 4), *[(3, other + 1) for other in range(size)])
@@ -249,6 +265,7 @@ def a_group_that_this_rank_is_not_in(rank: int, size: int) -> None:
 
 CASES: tuple[Case, ...] = (
     a_mesh_is_taken_for_its_groups,
+    stages_of_other_kinds,
     tied_embeddings_count_once,
     what_counts_beside_shards,
     gradients_that_live_elsewhere,

@@ -54,6 +54,7 @@ def processes(device: torch.device) -> Iterator[torch.device]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
+        dist.barrier()  # one that leaves first would break the connections of the others
     finally:
         dist.destroy_process_group()
 

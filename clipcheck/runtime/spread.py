@@ -174,7 +174,7 @@ def _sections_of_all(
     """A section for every subset of the groups, whether this rank has tensors of it or not; bit i is group i."""
     if len(all_groups) > MANY:
         raise ValueError(f"`all_groups` may hold up to {MANY} groups, got {len(all_groups)}")
-    bit_of = {_ranks(group): 1 << at for at, group in reversed([*enumerate(all_groups)]) if group is not None}
+    bit_of = {_ranks(group): 1 << at for at, group in enumerate(all_groups) if group is not None}
     section_of = []
     for groups in shards:
         ranks = [_ranks(group) for group in groups]
