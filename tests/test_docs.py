@@ -69,11 +69,12 @@ ALONE = """
 import torch, torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
-pipeline_mesh = init_device_mesh("cpu", (1,))
-model, expert_group = torch.nn.Linear(3, 2), dist.group.WORLD
+mesh = init_device_mesh("cpu", (1,), mesh_dim_names=("pp",))
+model, expert_group, data_group = torch.nn.Linear(3, 2), dist.group.WORLD, dist.new_group([0])
+parameters, embedding, is_first_stage = list(model.parameters()), model.weight, True
 of_experts = {id(model.bias)}
 """
-BEFORE_EACH = "for p in model.parameters(): p.grad = torch.full_like(p, 2.0)\n"
+BEFORE_EACH = "for p in parameters: p.grad = p.main_grad = torch.full_like(p, 2.0)\n"
 AFTER_EACH = "\nassert abs(total_norm.item() - 32**0.5) < 1e-6 and model.bias.grad.norm() < 1.0\n"
 
 
@@ -82,7 +83,7 @@ def test_the_calls_for_sharded_training_run(tmp_path: Path) -> None:
     if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()) or sys.platform == "win32":
         pytest.skip("torch has no gloo here")
     calls = blocks(PROJECT / "docs/guides/sharding.md", "python")
-    assert len(calls) == 3
+    assert len(calls) == 7
     program = ALONE + "".join(BEFORE_EACH + call + AFTER_EACH for call in calls) + "dist.destroy_process_group()"
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
