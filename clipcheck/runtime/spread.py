@@ -6,6 +6,7 @@ laid out alike, and that torch still has the groups.
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import sys
 import threading
@@ -81,6 +82,7 @@ class _Plan:
 
 _lock = threading.Lock()
 _plans: list[_Plan] = []  # last used first
+atexit.register(_plans.clear)  # a process group that outlives the interpreter may abort the process
 
 
 def spread(tensors: list[Tensor], asked: Asked) -> Spread | None:
