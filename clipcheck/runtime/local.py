@@ -93,7 +93,8 @@ def scale_(grads: list[Tensor], norm: Norm, max_norm: float) -> None:
     A coefficient known on the host to be 1 writes nothing; NaN does, so that it spreads as in torch.
     """
     if _observed():
-        plain.scale_(grads, plain.coefficient(torch.as_tensor(norm), max_norm))
+        known = norm if isinstance(norm, Tensor) else torch.as_tensor(norm)
+        plain.scale_(grads, plain.coefficient(known, max_norm))
         return
     on_device = isinstance(norm, Tensor) and norm.is_cuda
     if on_device and (cuda := _kernels(grads)) and cuda.scale_(grads, norm, max_norm):
