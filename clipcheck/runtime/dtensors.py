@@ -83,6 +83,12 @@ def plain(norm: Any) -> Any:
     return norm.full_tensor() if is_dtensor(norm) else norm
 
 
+def replicated(norm: Tensor, mesh: Any) -> Tensor:
+    """Returns a norm that all ranks of a mesh know as a DTensor; nothing is sent."""
+    placements = [_module().Replicate()] * mesh.ndim
+    return dtensor_class().from_local(norm, mesh, placements, run_check=False)  # type: ignore[no-any-return]
+
+
 def _memory(grad: Any) -> Tensor:
     part: Tensor = grad._local_tensor
     return part.wait() if type(part) is not Tensor and hasattr(part, "wait") else part

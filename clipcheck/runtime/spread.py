@@ -118,11 +118,22 @@ def _planned(tensors: list[Tensor], asked: Asked) -> Spread:
 def refuse_fsdp1(tensors: list[Tensor]) -> None:
     if "torch.distributed.fsdp" not in sys.modules or not (dist.is_available() and dist.is_initialized()):
         return
-    if any(getattr(t, "_fsdp_flattened", False) or getattr(t, "_is_flat_param", False) for t in tensors):
+    flattened = (getattr(t, "_fsdp_flattened", False) or getattr(t, "_is_flat_param", False) for t in tensors)
+    if any(flattened) and not _called_by_fsdp1():
         raise RuntimeError(
             "parameters of FullyShardedDataParallel (FSDP1) are parts of flat ones: call `model.clip_grad_norm_()` on "
             "the wrapped model instead, or pass `shard_group`"
         )
+
+
+def _called_by_fsdp1() -> bool:
+    """Whether FSDP1 itself makes the call, of what it takes for torch's function: only if nothing is sharded."""
+    frame = sys._getframe(1)
+    while outer := frame.f_back:
+        frame = outer
+        if not frame.f_globals.get("__name__", "").startswith("clipcheck.runtime"):
+            return frame.f_globals.get("__name__") == "torch.distributed.fsdp.fully_sharded_data_parallel"
+    return False
 
 
 def _seen(tensors: list[Tensor], asked: Asked) -> _Seen:
