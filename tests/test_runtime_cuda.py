@@ -409,6 +409,15 @@ for bad in (math.nan, math.inf):
         want = torch.nn.utils.clip_grad_norm_(params, 1.0, norm_type)
         torch.testing.assert_close(cuda.clip_(ours, norm_type, 1.0), want, equal_nan=True)
         torch.testing.assert_close(ours, [p.grad for p in params], equal_nan=True)
+        for skip in (lambda grads: cuda.clip_(grads, norm_type, 1.0, skips=True), lambda grads: cuda.scale_(grads, torch.tensor(bad), 1.0, skips=True)):
+            ours = [torch.randn(70), torch.tensor([bad, 1.0]), torch.randn(300).bfloat16()]
+            assert skip(ours) is not False
+            assert [grad.count_nonzero() for grad in ours] == [0, 0, 0]
+        ours = [torch.randn(70), torch.randn(300).bfloat16()]
+        want = reference.clipped([grad.clone() for grad in ours], 1.0, norm_type)
+        cuda.clip_(ours, norm_type, 1.0, skips=True)
+        for grad, clipped in zip(ours, want):
+            close(grad, clipped, grad.dtype)
 
 memory, other = torch.randn(1000), torch.randn(70)
 look_alikes = [memory[:64], memory[:65], memory.view(torch.bfloat16)[:64], memory.view(torch.float64)[:64],

@@ -23,6 +23,7 @@ from processes import (  # noqa: E402
     distribute_tensor,
     distributed,
     every_rank_agrees,
+    of_this_rank,
     replicated,
     whole,
 )
@@ -167,9 +168,34 @@ def nonfinite(rank: int, size: int) -> None:
             params = [distributed(grad, mesh, [Shard(0)])]
             with pytest.raises(RuntimeError, match="non-finite"):
                 runtime.clip_grad_norm_(params, 1.0, norm_type, error_if_nonfinite=True)
+            where = "1 of 1 gradients are not finite" if rank == size - 1 else "those of another"
+            names = [("weight", params[0])]
+            with pytest.raises(RuntimeError, match=where):
+                runtime.clip_grad_norm_(params, 1.0, norm_type, nonfinite="raise", names=names)
             norm = runtime.clip_grad_norm_(params, 1.0, norm_type)
             assert norm.isnan().item() == (bad != bad)
             assert not norm.isfinite()
+
+
+def nonfinite_is_skipped_by_all(rank: int, size: int) -> None:
+    """Sharded, replicated and staged: the bad element is on the last rank, and all ranks zero what they hold."""
+    mesh = init_device_mesh(device(), (size,))
+    for bad in (float("nan"), float("inf")):
+        for norm_type in (2.0, 3.0, INF):
+            grads = whole((8, 3), (5,))
+            grads[0][-1, 1] = bad
+            params = [distributed(grads[0], mesh, [Shard(0)]), replicated(grads[1])]
+            norm = runtime.clip_grad_norm_(params, 1.0, norm_type, nonfinite="skip")
+            assert norm.isnan().item() == (bad != bad)
+            assert not norm.isfinite()
+            assert not any(of_this_rank(p.grad).any() for p in params)
+            staged = [replicated(grads[0] if rank == size - 1 else grads[1])]
+            norm = runtime.clip_grad_norm_(staged, 1.0, norm_type, group=dist.group.WORLD, nonfinite="skip")
+            assert not norm.isfinite()
+            assert not staged[0].grad.any()
+    params = [distributed(grad, mesh, [Shard(0)]) for grad in whole((8, 3), (5,))]
+    runtime.clip_grad_norm_(params, MAX_NORM, nonfinite="skip")
+    assert runtime.grad_norm(params).item() == pytest.approx(MAX_NORM, rel=1e-5)
 
 
 def under_torch_compile(rank: int, size: int) -> None:
@@ -288,6 +314,7 @@ CASES: list[Case] = [
     experts,
     equal_groups_are_one,
     nonfinite,
+    nonfinite_is_skipped_by_all,
     under_torch_compile,
     out_of_place,
     fsdp2_module,

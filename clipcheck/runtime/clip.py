@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from clipcheck.runtime import dtensors, local, sharded
+from clipcheck.runtime.culprits import NamedTensors, culprits
 from clipcheck.runtime.gradients import (
     Gradient,
     Tensors,
@@ -28,6 +29,8 @@ from clipcheck.runtime.gradients import (
 from clipcheck.runtime.sharded import Counts
 from clipcheck.runtime.spread import Asked, Group, ShardGroup, Spread, refuse_fsdp1, spread
 
+NonFinite: TypeAlias = Literal["spread", "raise", "skip"]
+
 
 def clip_grad_norm_(
     parameters: Tensors,
@@ -41,12 +44,14 @@ def clip_grad_norm_(
     all_groups: Iterable[Group] | None = None,
     counts: Counts | None = None,
     gradient: Gradient | None = None,
+    nonfinite: NonFinite = "spread",
+    names: NamedTensors | None = None,
 ) -> Tensor:
     """Scales the gradients of `parameters` in place so that their total norm is at most `max_norm`.
 
     The total norm is `(Σ|g|^p)^(1/p)` over all elements of all gradients, `p = norm_type`; every gradient is multiplied
     by `min(1, max_norm / (norm + 1e-6))`, the formula of `torch.nn.utils.clip_grad_norm_`. Nothing is written when the
-    coefficient is 1. A norm of NaN or infinity spreads to the gradients as it does in torch.
+    coefficient is 1.
 
     With DTensors, on one mesh or on several, or with `group`, `shard_group` or `all_groups`, the norm is that of the
     whole model and the call is a collective: every rank makes it, with the same list of parameters unless `all_groups`
@@ -68,22 +73,29 @@ def clip_grad_norm_(
             has it too, as with embeddings tied over pipeline stages, is scaled all the same.
         gradient: where the gradient of a parameter is if not in `.grad`: the name of an attribute, as "main_grad", or a
             function from a parameter to its gradient or None.
+        nonfinite: what a norm of NaN or infinity does. "spread": the gradients become NaN, or zero, as in torch.
+            "raise": as `error_if_nonfinite`. "skip": all gradients become zero, on their device, without a
+            synchronization; the returned norm is the flag to read later, as `norm.isfinite()`. Every rank that shares
+            the norm does the same.
+        names: `model.named_parameters()`, for the error message; read only then.
 
     Returns:
         The norm before clipping, 0-dim, on the first gradient's device: float64 if any gradient is double, else float32.
 
     Raises:
         TypeError: `parameters` is a module, `named_parameters()`, `param_groups` or the like.
-        ValueError: `all_groups` lacks a group; `gradient` returns a copy, which to scale would change nothing.
-        RuntimeError: the norm is not finite under `error_if_nonfinite`; `foreach=True` on a device without it; the
-            parameters are FSDP1's.
+        ValueError: `all_groups` lacks a group; `gradient` returns a copy, which to scale would change nothing;
+            `nonfinite` is unknown, or contradicts `error_if_nonfinite`.
+        RuntimeError: the norm is not finite under `error_if_nonfinite` or `nonfinite="raise"`, and nothing was scaled;
+            `foreach=True` on a device without it; the parameters are FSDP1's.
     """
     with torch.no_grad():
         params = listed(parameters, level=3)
         max_norm, norm_type = float(max_norm), float(norm_type)
         asked = Asked(group, shard_group, all_groups)
-        if asked == Asked() and not error_if_nonfinite and counts is None and gradient is None:
-            clipped = _clip_here_(params, max_norm, norm_type)
+        raises, skips = _choices(nonfinite, error_if_nonfinite)
+        if asked == Asked() and not raises and counts is None and gradient is None:
+            clipped = _clip_here_(params, max_norm, norm_type, skips)
             if clipped is not None:
                 return clipped
         params = parameters_of(params)
@@ -91,15 +103,15 @@ def clip_grad_norm_(
         own = gradients(params, gradient)
         refuse_copies(params, own, gradient)
         grads = present(own)
-        if error_if_nonfinite or not grads or (how is None and counts is not None):
-            norm = _norm(params, own, how, norm_type, error_if_nonfinite, foreach, counts)
-            _scale(grads, norm, max_norm)
+        if raises or not grads or (how is None and counts is not None):
+            norm = _norm(params, own, how, norm_type, raises, foreach, counts, names=names)
+            _scale(grads, norm, max_norm, skips)
         else:
             local.check_foreach(grads, foreach)
             if how is None:
-                norm = local.clip_(grads, max_norm, norm_type)
+                norm = local.clip_(grads, max_norm, norm_type, skips)
             else:
-                norm = sharded.clip_(params, own, max_norm, norm_type, how, counts)
+                norm = sharded.clip_(params, own, max_norm, norm_type, how, counts, skips)
         return _result(norm, grads or params)
 
 
@@ -139,20 +151,27 @@ def clip_grads_with_norm_(
     group: Group | Iterable[Group] | None = None,
     shard_group: ShardGroup | None = None,
     gradient: Gradient | None = None,
+    nonfinite: NonFinite = "spread",
+    names: NamedTensors | None = None,
 ) -> None:
     """Multiplies the gradients of `parameters` in place by `min(1, max_norm / (total_norm + 1e-6))`.
 
     `total_norm` is a tensor of one element, as `get_total_norm` returns it, or a number. It is the norm of all ranks, so
-    nothing is exchanged: `group` and `shard_group` are taken for the sake of calls that pass both functions the same.
+    nothing is exchanged: `group` and `shard_group` are taken for the sake of calls that pass both functions the same. The
+    other arguments are those of `clip_grad_norm_`.
     """
     del group, shard_group
+    raises, skips = _choices(nonfinite)
     with torch.no_grad():
         params = parameters_of(parameters)
         own = gradients(params, gradient)
         refuse_copies(params, own, gradient)
         grads = present(own)
         local.check_foreach(grads, foreach)
-        _scale(grads, dtensors.plain(total_norm), float(max_norm))
+        norm = dtensors.plain(total_norm)
+        if raises and not local.is_finite(norm):
+            raise RuntimeError(f"`total_norm` is non-finite, so nothing was clipped: {culprits(params, own, names)}")
+        _scale(grads, norm, float(max_norm), skips)
 
 
 def grad_norm(
@@ -220,7 +239,16 @@ def clipped_grads(
         return Clipped([copy_of[id(p)] for p in given], _result(norm, like), _result(after, like))
 
 
-def _clip_here_(params: list[Tensor], max_norm: float, norm_type: float) -> Tensor | None:
+def _choices(nonfinite: NonFinite, error_if_nonfinite: bool = False) -> tuple[bool, bool]:
+    """Whether a norm that is not finite raises, and whether it zeroes the gradients."""
+    if nonfinite not in ("spread", "raise", "skip"):
+        raise ValueError(f'`nonfinite` must be "spread", "raise" or "skip", got {nonfinite!r}')
+    if error_if_nonfinite and nonfinite == "skip":
+        raise ValueError('`error_if_nonfinite=True` contradicts `nonfinite="skip"`')
+    return error_if_nonfinite or nonfinite == "raise", nonfinite == "skip"
+
+
+def _clip_here_(params: list[Tensor], max_norm: float, norm_type: float, skips: bool) -> Tensor | None:
     """The clip of gradients that all are on one CUDA device; None, and nothing done, for others.
 
     The host looks at each of 2,000 small gradients for longer than the GPU does, so here it looks once. Repeated
@@ -230,7 +258,7 @@ def _clip_here_(params: list[Tensor], max_norm: float, norm_type: float) -> Tens
         return None
     refuse_fsdp1(params)
     grads = [grad for p in params if (grad := p.grad) is not None]
-    return local.clip_on_cuda_(grads, max_norm, norm_type) if grads else None
+    return local.clip_on_cuda_(grads, max_norm, norm_type, skips) if grads else None
 
 
 def _norm(
@@ -238,10 +266,11 @@ def _norm(
     grads: list[Tensor | None],
     how: Spread | None,
     norm_type: float,
-    error_if_nonfinite: bool,
+    raises: bool,
     foreach: bool | None,
     counts: Counts | None,
     exact: bool = True,
+    names: NamedTensors | None = None,
 ) -> local.Norm:
     """The total norm of `grads`, which belong to `tensors`.
 
@@ -257,18 +286,18 @@ def _norm(
             there = [grad for t, grad in zip(tensors, grads, strict=True) if grad is not None and counts(t)]
         if there:
             norm = local.norm(there, norm_type, torch.float64 if exact else None)
-    if error_if_nonfinite and not local.is_finite(norm):
+    if raises and not local.is_finite(norm):
         raise RuntimeError(
             f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be "
-            "clipped. To disable this error and scale the gradients by the non-finite norm anyway, set "
-            "`error_if_nonfinite=False`"
+            f"clipped: {culprits(tensors, grads, names)}. To disable this error and scale the gradients by the "
+            "non-finite norm anyway, set `error_if_nonfinite=False`"
         )
     return norm
 
 
-def _scale(grads: list[Tensor], norm: local.Norm, max_norm: float) -> None:
+def _scale(grads: list[Tensor], norm: local.Norm, max_norm: float, skips: bool = False) -> None:
     if grads:
-        local.scale_([dtensors.local_storage(grad) for grad in grads], norm, max_norm)
+        local.scale_([dtensors.local_storage(grad) for grad in grads], norm, max_norm, skips)
 
 
 def _result(norm: local.Norm, tensors: list[Tensor], dtype: torch.dtype | None = None) -> Tensor:

@@ -38,10 +38,13 @@ TAKES_CONSTANTS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 6)  
 _lock = threading.Lock()  # a feed is written and launched by one thread at a time
 
 
-def clip_(grads: list[Tensor], norm_type: float, max_norm: float, sections: Sections | None = None) -> Tensor | None:
+def clip_(
+    grads: list[Tensor], norm_type: float, max_norm: float, sections: Sections | None = None, skips: bool = False
+) -> Tensor | None:
     """Clips gradients in place and returns their norm, 0-dim; None, and nothing done, if they are not for this way.
 
-    They are on one device, at least one of them. The norm is float64 if any gradient is double, else float32.
+    They are on one device, at least one of them. The norm is float64 if any gradient is double, else float32. If it
+    `skips`, a norm that is not finite zeroes them.
     """
     with _lock, _on(grads[0].device):
         if (found := _found(grads, norm_type, sections)) is None:
@@ -50,14 +53,14 @@ def clip_(grads: list[Tensor], norm_type: float, max_norm: float, sections: Sect
         norm = torch.empty((), dtype=plan.dtype, device=plan.device)
         _sum(plan, feed, norm_type)
         if sections is None:
-            _scale(plan, feed, feed.partials, norm_type, max_norm, norm)
+            _scale(plan, feed, feed.partials, norm_type, max_norm, norm, skips=skips)
             return norm
         sums, addresses = _joined(plan, feed, norm_type), feed.addresses
     sums = sections.join(sums)  # without the lock: it may wait for other processes
     with _lock, _on(plan.device):
         if feed.addresses is not addresses:  # another thread has clipped other gradients that look like these
             feed = feed_for(plan, grads) or feed
-        _scale(plan, feed, sums, norm_type, max_norm, norm)
+        _scale(plan, feed, sums, norm_type, max_norm, norm, skips=skips)
         return norm
 
 
@@ -84,14 +87,14 @@ def norm(
         return norm
 
 
-def scale_(grads: list[Tensor], norm: Tensor, max_norm: float) -> bool:
+def scale_(grads: list[Tensor], norm: Tensor, max_norm: float, skips: bool = False) -> bool:
     """Multiplies gradients by the coefficient of a known norm of one element; False if they are not for this way."""
     with _lock, _on(grads[0].device):
         if (found := _found(grads, 2.0, None)) is None:
             return False
         plan, feed = found
         partial = norm.to(plan.device, torch.float64, non_blocking=True).view(1)
-        _scale(plan, feed, partial, 1.0, max_norm, None)  # the 1-norm of the norm is the norm
+        _scale(plan, feed, partial, 1.0, max_norm, None, skips=skips)  # the 1-norm of the norm is the norm
         return True
 
 
@@ -150,6 +153,7 @@ def _scale(
     norm: Tensor | None,
     *,
     scales: bool = True,
+    skips: bool = False,
 ) -> None:
     """Launches the second kernel for each part; the first launch writes the norm, and is the only one to do no more."""
     high, rest = _halves(max_norm)
@@ -157,13 +161,13 @@ def _scale(
     lanes = _power_of_2(count)
     is_aligned = partials is feed.partials or partials.data_ptr() % 16 == 0
     for index, part in enumerate(plan.parts if scales else plan.parts[:1]):
-        key = ("scale", index, order, None if norm is None else norm.dtype, lanes)
+        key = ("skip" if skips else "scale", index, order, None if norm is None else norm.dtype, lanes)
         _launch(
             plan, key if is_aligned else None, scale_kernel,
             part.scale_programs if scales else 1, SCALE_WARPS,
             feed.table, plan.sizes, part.tensor_of, part.start_of, partials,
             partials if norm is None else norm, high, rest, part.chunks if scales else 0, count,
-            DTYPE=part.dtype, ORDER=order, PARTIALS=lanes, WRITES_NORM=norm is not None,
+            DTYPE=part.dtype, ORDER=order, PARTIALS=lanes, WRITES_NORM=norm is not None, SKIPS=skips,
             CHUNK=CHUNK, BLOCK=BLOCK,
         )  # fmt: skip
         norm = None

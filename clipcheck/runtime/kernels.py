@@ -120,9 +120,12 @@ def norm_kernel(
 def scale_kernel(
     addresses, sizes, tensor_of, start_of, partials, norm_out, max_norm, max_norm_rest, chunks, count,
     DTYPE: tl.constexpr, ORDER: tl.constexpr, PARTIALS: tl.constexpr, WRITES_NORM: tl.constexpr,
-    CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+    SKIPS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Finishes the norm from `count` partials and multiplies the chunks by `min(1, max_norm / (norm + 1e-6))`."""
+    """Finishes the norm from `count` partials and multiplies the chunks by `min(1, max_norm / (norm + 1e-6))`.
+
+    If it SKIPS, a norm of NaN or infinity zeroes them.
+    """
     norm = _norm(partials, count, ORDER, PARTIALS)
     if WRITES_NORM:
         if tl.program_id(0) == 0:
@@ -133,6 +136,7 @@ def scale_kernel(
         lane = tl.arange(0, BLOCK)
         WIDE: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
         factor = coefficient.to(WIDE)
+        is_bad = (norm != norm) | (norm == float("inf"))
         for step in range(tl.program_id(0), chunks, tl.num_programs(0)):
             chunk = chunks - 1 - step
             tensor = tl.load(tensor_of + chunk)
@@ -143,11 +147,17 @@ def scale_kernel(
                 base = tl.multiple_of(address, 16).to(tl.pointer_type(DTYPE), bitcast=True) + tl.multiple_of(start, 16)
                 for block in tl.static_range(CHUNK // BLOCK):
                     at = base + (block * BLOCK + lane)
-                    tl.store(at, (tl.load(at).to(WIDE) * factor).to(DTYPE))
+                    x = tl.load(at).to(WIDE) * factor
+                    if SKIPS:
+                        x = tl.where(is_bad, 0.0, x)
+                    tl.store(at, x.to(DTYPE))
             else:
                 base = address.to(tl.pointer_type(DTYPE), bitcast=True) + start
                 left = tl.minimum(size - start, CHUNK).to(tl.int32)
                 for offset in range(0, left, BLOCK):
                     at = base + (offset + lane)
                     inside = offset + lane < left
-                    tl.store(at, (tl.load(at, mask=inside, other=0.0).to(WIDE) * factor).to(DTYPE), mask=inside)
+                    x = tl.load(at, mask=inside, other=0.0).to(WIDE) * factor
+                    if SKIPS:
+                        x = tl.where(is_bad, 0.0, x)
+                    tl.store(at, x.to(DTYPE), mask=inside)

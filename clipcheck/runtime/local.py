@@ -26,16 +26,18 @@ Norm: TypeAlias = float | Tensor
 Groups: TypeAlias = dict[torch.device, list[list[Tensor]]]  # by device: gradients of one dtype together
 
 
-def clip_on_cuda_(grads: list[Tensor], max_norm: float, norm_type: float) -> Tensor | None:
+def clip_on_cuda_(grads: list[Tensor], max_norm: float, norm_type: float, skips: bool = False) -> Tensor | None:
     """Clips gradients on one CUDA device in place and returns the norm before; None, and nothing done, for others."""
     cuda = _kernels(grads)
-    return cuda.clip_(grads, norm_type, max_norm) if cuda else None
+    return cuda.clip_(grads, norm_type, max_norm, skips=skips) if cuda else None
 
 
-def clip_joined_on_cuda_(grads: list[Tensor], max_norm: float, norm_type: float, sections: Sections) -> Tensor | None:
+def clip_joined_on_cuda_(
+    grads: list[Tensor], max_norm: float, norm_type: float, sections: Sections, skips: bool = False
+) -> Tensor | None:
     """Does so for the norm over all processes: the sums of the sections are joined in between."""
     cuda = _kernels(grads)
-    return cuda.clip_(grads, norm_type, max_norm, sections) if cuda else None
+    return cuda.clip_(grads, norm_type, max_norm, sections, skips) if cuda else None
 
 
 def joined_norm_on_cuda(grads: list[Tensor], norm_type: float, sections: Sections) -> Tensor | None:
@@ -44,7 +46,7 @@ def joined_norm_on_cuda(grads: list[Tensor], norm_type: float, sections: Section
     return cuda.norm(grads, norm_type, torch.float64, sections) if cuda else None
 
 
-def clip_(grads: list[Tensor], max_norm: float, norm_type: float) -> Norm:
+def clip_(grads: list[Tensor], max_norm: float, norm_type: float, skips: bool = False) -> Norm:
     """Clips at least one gradient in place and returns the norm before: `norm` and `scale_`, one look where it can be.
 
     Where all gradients are on the CPU, that is: there the calls beside the two passes count for small models.
@@ -52,15 +54,15 @@ def clip_(grads: list[Tensor], max_norm: float, norm_type: float) -> Norm:
     groups = None if norm_type == 0 or _observed() or not ordinary(grads) else _by_device(grads)
     if groups is None or [*groups] != [_CPU] or not _fast_on_cpu(groups[_CPU]):
         total_norm = norm(grads, norm_type)
-        scale_(grads, total_norm, max_norm)
+        scale_(grads, total_norm, max_norm, skips)
         return total_norm
     total_norm = cpu.norm(groups[_CPU], norm_type)
     coefficient = max_norm / (total_norm + 1e-6)
-    if coefficient < 1 and distinct(grads) is grads:
+    if 0 < coefficient < 1 and distinct(grads) is grads:
         for group in groups[_CPU]:  # last ones first: those are still in the cache, 5 % for 100 MB of gradients
             plain.scale_group_(group[::-1], torch.tensor(coefficient, dtype=torch.float64, device="cpu"))
     elif not coefficient >= 1:
-        scale_(grads, total_norm, max_norm)
+        scale_(grads, total_norm, max_norm, skips)
     return as_tensor(total_norm, result_dtype([group[0] for group in groups[_CPU]]), _CPU)
 
 
@@ -87,17 +89,20 @@ def norm(grads: list[Tensor], norm_type: float, dtype: torch.dtype | None = torc
     return norms[0] if len(norms) == 1 else _combined(norms, norm_type, grads[0].device)
 
 
-def scale_(grads: list[Tensor], norm: Norm, max_norm: float) -> None:
+def scale_(grads: list[Tensor], norm: Norm, max_norm: float, skips: bool = False) -> None:
     """Multiplies at least one gradient in place by `min(1, max_norm / (norm + 1e-6))`.
 
-    A coefficient known on the host to be 1 writes nothing; NaN does, so that it spreads as in torch.
+    A coefficient known on the host to be 1 writes nothing; NaN does, so that it spreads as in torch. If it `skips`, a
+    norm that is not finite zeroes the gradients instead.
     """
+    on_device = isinstance(norm, Tensor) and norm.is_cuda
+    if on_device and (cuda := _kernels(grads)) and cuda.scale_(grads, norm, max_norm, skips):
+        return
+    if skips:
+        norm = _zeroed_if_nonfinite_(grads, norm)
     if _observed():
         known = norm if isinstance(norm, Tensor) else torch.as_tensor(norm)
         plain.scale_(grads, plain.coefficient(known, max_norm))
-        return
-    on_device = isinstance(norm, Tensor) and norm.is_cuda
-    if on_device and (cuda := _kernels(grads)) and cuda.scale_(grads, norm, max_norm):
         return
     if not isinstance(norm, Tensor) or norm.device.type == "cpu":
         coefficient = max_norm / (float(norm) + 1e-6)
@@ -116,6 +121,23 @@ def scale_(grads: list[Tensor], norm: Norm, max_norm: float) -> None:
             continue
         for same_dtype in groups:
             plain.scale_group_(same_dtype, factor)
+
+
+def _zeroed_if_nonfinite_(grads: list[Tensor], norm: Norm) -> Norm:
+    """Zeroes gradients whose norm is not finite; returns the norm then: 0.
+
+    What a device computed stays there: each gradient is filled behind a mask, whether there is something to fill or not.
+    """
+    if not isinstance(norm, Tensor) or (norm.device.type == "cpu" and not _observed()):
+        if is_finite(norm):
+            return norm
+        for grad in grads:
+            stored(grad).zero_()
+        return 0.0
+    is_bad = ~norm.isfinite()
+    for grad in grads:
+        stored(grad).masked_fill_(is_bad.to(grad.device), 0)
+    return torch.where(is_bad, 0.0, norm)
 
 
 def as_tensor(norm: Norm, dtype: torch.dtype, device: torch.device) -> Tensor:

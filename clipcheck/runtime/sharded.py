@@ -59,16 +59,17 @@ def clip_(
     norm_type: float,
     how: Spread,
     counts: Counts | None = None,
+    skips: bool = False,
 ) -> Tensor:
     """Clips the gradients in place and returns their global norm before: `norm` and the scaling, with one look."""
     held = _held(tensors, grads, norm_type, how, counts)
     if held.values and held.values is held.stored and norm_type in exchange.BY_SUMS:
-        clipped = local.clip_joined_on_cuda_(held.values, max_norm, norm_type, held.sections)
+        clipped = local.clip_joined_on_cuda_(held.values, max_norm, norm_type, held.sections, skips)
         if clipped is not None:
             return clipped
     total = _norm(held, norm_type, how)
     if held.stored:
-        local.scale_(held.stored, total, max_norm)
+        local.scale_(held.stored, total, max_norm, skips)
     return total
 
 

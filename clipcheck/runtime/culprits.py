@@ -1,0 +1,42 @@
+"""Which gradients made a norm NaN or infinite, in words for an error message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from clipcheck.runtime import dtensors
+from clipcheck.runtime.gradients import stored
+
+NamedTensors: TypeAlias = Iterable[tuple[str, Tensor]]
+
+SHOWN = 3
+
+
+def culprits(tensors: Sequence[Tensor], grads: Sequence[Tensor | None], names: NamedTensors | None) -> str:
+    """Returns which of `grads`, those of `tensors`, are not finite, the first few by name or place in the list.
+
+    It looks at what this process holds, and reads the result on the host. `names` are pairs of name and parameter.
+    """
+    held = [(index, _held(grad)) for index, grad in enumerate(grads) if grad is not None]
+    faulty = [(index, values) for index, values in held if not values.isfinite().all()]
+    if not faulty:
+        return "all gradients of this process are finite, those of another or the norm itself are not"
+    name_of = {id(tensor): name for name, tensor in names or ()}
+    first = ", ".join(_described(index, tensors[index], values, name_of) for index, values in faulty[:SHOWN])
+    more = f" and {len(faulty) - SHOWN} more" if len(faulty) > SHOWN else ""
+    return f"{len(faulty)} of {len(held)} gradients are not finite: {first}{more}"
+
+
+def _described(index: int, tensor: Tensor, values: Tensor, name_of: dict[int, str]) -> str:
+    kind = "NaN" if values.isnan().any() else "infinite"
+    name = name_of.get(id(tensor))
+    return f"{name} ({kind})" if name else f"number {index}, counted from 0, of shape {tuple(tensor.shape)} ({kind})"
+
+
+def _held(grad: Tensor) -> Tensor:
+    with torch.no_grad():
+        return stored(dtensors.local_storage(grad))
