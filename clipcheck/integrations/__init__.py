@@ -1,0 +1,1 @@
+"""The runtime inside training frameworks, where `runtime.install()` is not wanted; none is imported here."""
