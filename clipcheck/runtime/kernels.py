@@ -132,7 +132,7 @@ def scale_kernel(
             tl.store(norm_out, norm.to(norm_out.dtype.element_ty))
     coefficient = max_norm / (norm + 1e-6) + max_norm_rest / (norm + 1e-6)  # in float64
     clips = (coefficient < 1.0) | (coefficient != coefficient)
-    if clips:  # noqa: PLR1702 - an early return of some blocks costs the kernel more than a level of nesting
+    if clips:  # noqa: PLR1702 - Triton has no `continue`
         lane = tl.arange(0, BLOCK)
         WIDE: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
         factor = coefficient.to(WIDE)
