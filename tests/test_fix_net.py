@@ -1,0 +1,312 @@
+"""The net under `--fix`: what fails clipcheck's own check of the outcome is not written, whatever a rule claims.
+
+The rules are bad ones, put in the place of real ones; the texts hold what makes these look at a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import libcst as cst
+import pytest
+from click.testing import CliRunner
+
+import clipcheck.rules
+from clipcheck import api
+from clipcheck.cli.main import main
+from clipcheck.engine.results import FileReport
+from clipcheck.python.source import Source
+from clipcheck.rule import Edit, Fix, Hit, Safety, Verdict
+from clipcheck.rules import Check
+from clipcheck.settings.keys import Settings
+
+HEAD = "from torch._six import inf\nfrom torch.nn.utils import clip_grad_norm\nclip_grad_norm(p, inf)\n"
+FIRST, SECOND = "CLIP002", "CLIP003"
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Put checks in the place of the first and the second rule's."""
+
+    def put(first: Check, second: Check = lambda source: iter(())) -> None:
+        checks = {FIRST: first, SECOND: second}
+        monkeypatch.setattr(clipcheck.rules, "check_of", lambda rule: checks[rule.code])
+
+    return put
+
+
+def finds(old: str, new: str | None = None, safety: Safety = Safety.SAFE, imports: tuple[Edit, ...] = ()) -> Check:
+    """A rule that finds the name `old` and writes `new` in its place."""
+
+    def check(source: Source) -> Iterator[Hit]:
+        for name in source.nodes(cst.Name):
+            if name.value == old:
+                edit = Edit(*source.span(name), new or "")
+                fix = None if new is None else Fix("Replace it", safety, (edit,), imports)
+                yield Hit(name, f"`{old}` is found", fix)
+
+    return check
+
+
+def both(*checks: Check) -> Check:
+    return lambda source: (hit for check in checks for hit in check(source))
+
+
+def fixed(text: str, safety: Safety = Safety.SAFE, **more: Any) -> tuple[str, list[str], FileReport]:
+    settings = Settings(frozenset({FIRST, SECOND}), fix=True, safety=safety, **more)
+    report = api.run_text(HEAD + text, "x.py", settings)
+    assert report.data == (HEAD + text).encode()
+    after = report.now.decode()
+    assert after.startswith(HEAD)
+    assert (report.fixed_data is None) == (after == HEAD + text)
+    return after[len(HEAD) :], [finding.message for finding in report.findings], report
+
+
+def refusal(line: int, column: int, code: str = FIRST) -> str:
+    return f"x.py:{line}:{column}: the fix of {code} was not written"
+
+
+# --- fixes that are not written ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        "1 1",  # no longer Python
+        "(",
+        "old",  # changes nothing
+        "old + 0",  # the finding stays
+        "g(old, old)",  # and has company
+    ],
+)
+def test_a_fix_whose_outcome_fails_is_not_written(install: Install, new: str) -> None:
+    install(finds("old", new))
+    after, left, report = fixed("f(old)\n")
+    assert after == "f(old)\n"
+    assert left == ["`old` is found"]
+    assert report.fixed == ()
+    assert [error.startswith(refusal(4, 3)) for error in report.errors] == [True]
+
+
+def test_a_fix_that_brings_a_finding_elsewhere_is_not_written(install: Install) -> None:
+    def elsewhere(source: Source) -> Iterator[Hit]:
+        if "new" in source.text:
+            yield from finds("far")(source)
+
+    install(finds("old", "new"), elsewhere)
+    after, left, report = fixed("f(old)\nfar\n")
+    assert after == "f(old)\nfar\n"
+    assert left == ["`old` is found"]
+    assert len(report.errors) == 1
+
+
+def test_a_fix_that_makes_a_rule_crash_is_not_written(install: Install) -> None:
+    def crash(source: Source) -> Iterator[Hit]:
+        if "new" in source.text:
+            raise RuntimeError("what is this?")
+        return iter(())
+
+    install(finds("old", "new"), crash)
+    after, left, report = fixed("f(old)\n")
+    assert (after, left) == ("f(old)\n", ["`old` is found"])
+    assert [error.startswith(refusal(4, 3)) for error in report.errors] == [True]
+
+
+def test_a_rule_that_crashes_anyway_stops_no_fix(install: Install) -> None:
+    def crash(source: Source) -> Iterator[Hit]:
+        raise RuntimeError("first\nsecond")
+
+    install(finds("old", "new"), crash)
+    after, left, report = fixed("f(old)\n")
+    assert (after, left) == ("f(new)\n", [])
+    assert report.errors == (f"x.py: rule {SECOND} crashed: RuntimeError: first second",)
+
+
+def test_fixes_that_do_not_settle_are_not_written(install: Install) -> None:
+    """Each fix writes to the same place as all others, so that one is made in each round."""
+
+    def check(source: Source) -> Iterator[Hit]:
+        for hit in finds("old", "new")(source):
+            assert hit.fix is not None
+            (edit,) = hit.fix.edits
+            yield hit._replace(fix=hit.fix._replace(edits=(Edit(len(HEAD), len(HEAD), f"# {edit.start}\n"), edit)))
+
+    install(check)
+    after, left, report = fixed("\n" + "old\n" * 5)
+    assert (after.count("new"), left, report.errors, len(report.fixed)) == (5, [], (), 5)
+    text = "\n" + "old\n" * 30
+    after, left, report = fixed(text)
+    assert after == text
+    assert left == ["`old` is found"] * 30
+    assert report.fixed == ()
+    assert report.errors == ("x.py: the fixes do not settle after 10 rounds",)
+
+
+# --- one bad fix among good ones --------------------------------------------------------------------------------------
+
+
+def test_a_bad_fix_stops_no_good_one(install: Install) -> None:
+    install(both(finds("bad", "1 1"), finds("good", "new")))
+    after, left, report = fixed("f(bad)\nf(good)\nf(good)\n")
+    assert after == "f(bad)\nf(new)\nf(new)\n"
+    assert left == ["`bad` is found"]
+    assert [finding.place.line for finding in report.fixed] == [5, 6]
+    assert [error.startswith(refusal(4, 3)) for error in report.errors] == [True]
+
+
+def test_a_bad_fix_of_another_rule_stops_no_good_one(install: Install) -> None:
+    install(finds("good", "new"), finds("bad", "bad"))
+    after, left, report = fixed("f(good)\nf(bad)\nf(good)\n")
+    assert after == "f(new)\nf(bad)\nf(new)\n"
+    assert left == ["`bad` is found"]
+    assert [error.startswith(refusal(5, 3, SECOND)) for error in report.errors] == [True]
+
+
+def test_each_bad_fix_is_reported_once(install: Install) -> None:
+    install(finds("bad", "("), both(finds("worse", "worse"), finds("good", "new")))
+    after, left, report = fixed("f(bad)\nf(worse)\nf(good)\nf(good)\n")
+    assert after == "f(bad)\nf(worse)\nf(new)\nf(new)\n"
+    assert left == ["`bad` is found", "`worse` is found"]
+    assert [error.partition(": ")[0] for error in report.errors] == ["x.py:4:3", "x.py:5:3"]
+
+
+# --- fixes that are written -------------------------------------------------------------------------------------------
+
+
+def test_good_fixes_are_written_at_once(install: Install) -> None:
+    install(finds("old", "new"), finds("bad", "good"))
+    after, left, report = fixed("f(old, old)\nf(bad)\n")
+    assert (after, left, report.errors) == ("f(new, new)\nf(good)\n", [], ())
+    assert [(finding.code, finding.place.line) for finding in report.fixed] == [(FIRST, 4), (FIRST, 4), (SECOND, 5)]
+
+
+def test_fixes_that_overlap_are_made_one_after_the_other(install: Install) -> None:
+    def check(source: Source) -> Iterator[Hit]:
+        for name in source.nodes(cst.Name):
+            start, end = source.span(name)
+            if name.value == "one":
+                yield Hit(name, "one", Fix("Write 1", Safety.SAFE, (Edit(start, end + 4, "1,two"),)))
+            if name.value == "two":
+                yield Hit(name, "two", Fix("Write 2", Safety.SAFE, (Edit(start, end, "2"),)))
+
+    install(check)
+    after, left, report = fixed("x = [one,two]\n")
+    assert (after, left, report.errors) == ("x = [1,2]\n", [], ())
+    assert [finding.message for finding in report.fixed] == ["one", "two"]
+
+
+def test_an_edit_that_fixes_share_is_made_once(install: Install) -> None:
+    shared = Edit(len(HEAD), len(HEAD), "import shared\n")
+    install(finds("old", "new", imports=(shared,)), finds("bad", "good", imports=(shared,)))
+    after, left, report = fixed("\nf(old)\nf(bad)\nf(old)\n")
+    assert (after, left, report.errors) == ("import shared\n\nf(new)\nf(good)\nf(new)\n", [], ())
+
+
+def test_a_fix_of_a_fix_is_written_too(install: Install) -> None:
+    """A fix may put right a part of what is found, and leave the rest to a further round."""
+
+    def check(source: Source) -> Iterator[Hit]:
+        olds = [name for name in source.nodes(cst.Name) if name.value in ("old", "older")]
+        for name in olds[:1]:
+            new = "new" if name.value == "old" else "old"
+            found = f"`{name.value}` is found"
+            yield Hit(name, found, Fix("Replace it", Safety.SAFE, (Edit(*source.span(name), new),)))
+        yield from (Hit(name, f"`{name.value}` is found") for name in olds[1:])
+
+    install(check)
+    after, left, report = fixed("f(old)\nf(old)\n")
+    assert (after, left, report.errors) == ("f(new)\nf(new)\n", [], ())
+
+
+def test_a_comment_that_a_fix_leaves_without_a_finding_to_silence_is_removed(install: Install) -> None:
+    def beside(source: Source) -> Iterator[Hit]:
+        if "old" in source.text:
+            yield from finds("far")(source)
+
+    install(finds("old", "new"), beside)
+    after, left, report = fixed(f"f(old)\nfar  # clipcheck: ignore[{SECOND}]\n")
+    assert (after, left, report.errors) == ("f(new)\nfar\n", [], ())
+    assert [finding.code for finding in report.fixed] == [FIRST, "unused-suppression"]
+
+
+# --- how far a fix is trusted -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("safety", [Safety.MANUAL, Safety.UNSAFE])
+def test_only_safe_fixes_are_written_unless_asked(install: Install, safety: Safety) -> None:
+    install(finds("old", "new", safety), finds("bad", "good"))
+    after, left, report = fixed("f(old)\nf(bad)\n")
+    assert (after, left, report.errors) == ("f(old)\nf(good)\n", ["`old` is found"], ())
+
+
+def test_unsafe_fixes_are_written_when_asked(install: Install) -> None:
+    install(finds("old", "new", Safety.UNSAFE), finds("bad", "good", Safety.MANUAL))
+    after, left, report = fixed("f(old)\nf(bad)\n", Safety.UNSAFE)
+    assert (after, left, report.errors) == ("f(new)\nf(bad)\n", ["`bad` is found"], ())
+
+
+@pytest.mark.parametrize(
+    ("more", "after"),
+    [
+        ({"unfixable": frozenset({FIRST})}, "f(old)\n"),
+        ({"distrusted": frozenset({FIRST})}, "f(old)\n"),
+        ({"trusted": frozenset({SECOND})}, "f(new)\n"),
+        ({"unfixable": frozenset({SECOND})}, "f(new)\n"),
+    ],
+)
+def test_the_users_word_on_a_rules_fixes_counts(install: Install, more: dict[str, Any], after: str) -> None:
+    install(finds("old", "new"))
+    assert fixed("f(old)\n", **more)[0] == after
+
+
+def test_an_unsafe_fix_that_the_user_trusts_is_written(install: Install) -> None:
+    install(finds("old", "new", Safety.UNSAFE))
+    assert fixed("f(old)\n", trusted=frozenset({FIRST}))[0] == "f(new)\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "after", "errors"), [("proved", "new", 0), ("refuted", "old", 1), ("not provable here", "old", 0)]
+)
+def test_with_verify_only_what_it_proves_is_written(install: Install, kind: Any, after: str, errors: int) -> None:
+    tried: list[str] = []
+
+    def prove(text: str, fix: Fix) -> Verdict:
+        tried.append(fix.title)
+        return Verdict(kind, 3, reason="so it is")
+
+    install(finds("old", "new"), finds("unsafe", "?", Safety.UNSAFE))
+    got, _, report = fixed("f(old)\nunsafe\n", prove=prove)
+    assert got == f"f({after})\nunsafe\n"
+    assert [error.startswith(f"x.py:4:3: the fix of {FIRST} is ") for error in report.errors] == [True] * errors
+    assert set(tried) == {"Replace it"}
+    assert len(tried) == 1, "an unsafe fix is not tried where it would not be made"
+
+
+# --- on disk ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_whose_fix_fails_keeps_its_bytes_and_the_user_is_told(install: Install, tmp_path: Path) -> None:
+    install(finds("old", "1 1"), finds("bad", "good"))
+    bad, good = tmp_path / "bad.py", tmp_path / "good.py"
+    bad.write_bytes((HEAD + "f(old)\r\n").encode())
+    good.write_bytes((HEAD + "f(bad)\r\n").encode())
+    words = [
+        "check",
+        "--fix",
+        "--isolated",
+        "--no-cache",
+        "--jobs",
+        "1",
+        "--select",
+        f"{FIRST},{SECOND}",
+        str(tmp_path),
+    ]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    assert bad.read_bytes() == (HEAD + "f(old)\r\n").encode()
+    assert good.read_bytes() == (HEAD + "f(good)\r\n").encode()
+    assert f"{bad}:4:3: the fix of {FIRST} was not written" in result.stderr
+    assert "Traceback" not in result.output
