@@ -206,36 +206,38 @@ class Map:
                 found |= {test for tests in self.lines.get(WORKER, {}).values() for test in tests}
         return found & self.seconds.keys() - self.failed
 
-    def chosen(self, mutant: Mutant, budget: float) -> list[str]:
-        """The quickest first, file by file: what several tests of a file share is then set up once."""
+    def chosen(self, mutant: Mutant, budget: float) -> dict[str, list[str]]:
+        """The quickest tests by file, the file of the quickest ones first."""
         found = sorted(self.tests(mutant), key=lambda test: (self.seconds[test], test))
-        within = [
-            t for t, s in zip(found, itertools.accumulate(map(self.seconds.get, found)), strict=True) if s <= budget
-        ]
-        files = list(dict.fromkeys(test.partition("::")[0] for test in within))
-        return sorted(within or found[:1], key=lambda test: files.index(test.partition("::")[0]))
+        spent = itertools.accumulate(map(self.seconds.__getitem__, found))
+        within = [test for test, so_far in zip(found, spent, strict=True) if so_far <= budget]
+        files: dict[str, list[str]] = {}
+        for test in within or found[:1]:
+            files.setdefault(test.partition("::")[0], []).append(test)
+        return dict(sorted(files.items(), key=lambda item: self.total(item[1]) / len(item[1])))
+
+    def total(self, tests: Iterable[str]) -> float:
+        return sum(map(self.seconds.__getitem__, tests))
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
-def tried(tree: Tree, mutant: Mutant, tests: list[str], seconds: float) -> Result:
-    """Whether one of these tests fails with the mutant."""
-    if not tests:
-        return Result(mutant, "", 0)
+def tried(tree: Tree, mutant: Mutant, tests: dict[str, list[str]], known: Map) -> Result:
+    """Whether one of these tests fails with the mutant; file by file, so that those of one file are enough for most."""
     original = (PROJECT / mutant.path).read_bytes().decode()
     out = tree.root.parent / f"{tree.root.name}.out"
-    out.unlink(missing_ok=True)
+    killer = ""
     tree.write(mutant.path, mutant.applied(original))
-    files = dict.fromkeys(test.partition("::")[0] for test in tests)
-    code = tree.pytest(files, {"words": ["-x"], "tests": tests, "out": str(out)}, seconds)
+    for file, those in tests.items():
+        out.unlink(missing_ok=True)
+        code = tree.pytest([file], {"words": ["-x"], "tests": those, "out": str(out)}, 120 + 10 * known.total(those))
+        if code not in (0, 5):  # all passed, or none was left to run
+            failed = json.loads(out.read_text("utf-8"))["failed"] if out.exists() else []
+            killer = failed[0] if failed else "a hang" if code in (None, 1) else "an error at the start"
+            break
     tree.write(mutant.path, original)
-    failed = json.loads(out.read_text("utf-8"))["failed"] if out.exists() else []
-    # 0 is survival, 5 that no test was left to run
-    killer = (
-        "" if code in (0, 5) else failed[0] if failed else "a hang" if code in (None, 1) else "an error at the start"
-    )
-    return Result(mutant, killer, len(tests))
+    return Result(mutant, killer, sum(map(len, tests.values())))
 
 
 def report(results: list[Result], seed: int) -> None:
@@ -257,6 +259,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=200, help="how many mutants (default 200)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="the start of the paths to mutate, such as clipcheck/engine/")
+    parser.add_argument("--tests", default="test_*.py", help="the test files that count, as a pattern")
     parser.add_argument("--budget", type=float, default=90, help="seconds of tests for a mutant (default 90)")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 8))
     given = parser.parse_args()
@@ -267,7 +270,9 @@ def main() -> int:
     random.Random(given.seed).shuffle(everything)
     sample = list(itertools.islice((m for m in everything if alters(m, texts[m.path])), given.sample))
     package = json.dumps(texts)
-    files = [f"tests/{path.name}" for path in sorted(PROJECT.glob("tests/test_*.py"), key=lambda p: -p.stat().st_size)]
+    files = [
+        f"tests/{path.name}" for path in sorted((PROJECT / "tests").glob(given.tests), key=lambda p: -p.stat().st_size)
+    ]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(given.jobs) as pool:
         free: queue.Queue[Tree] = queue.Queue()
         for number in range(given.jobs):
@@ -286,7 +291,7 @@ def main() -> int:
 
         def judged(mutant: Mutant) -> Result:
             tests = known.chosen(mutant, given.budget)
-            result: Result = with_tree(tried, mutant, tests, 60 + 5 * sum(map(known.seconds.get, tests)))
+            result: Result = with_tree(tried, mutant, tests, known)
             print(f"{mutant.path}:{mutant.first} {mutant.what}: {result.killer or 'SURVIVES'}", file=sys.stderr)
             return result
 
