@@ -149,7 +149,7 @@ def pytest_sessionfinish() -> None:
 
 def measured(tree: Tree, file: str, package: str) -> dict[str, Any]:
     """The durations and failures of one test file's tests, and the lines that each of them runs."""
-    key = hashlib.sha256(package.encode() + (PROJECT / file).read_bytes()).hexdigest()[:16]
+    key = hashlib.sha256(package.encode() + (tree.root / file).read_bytes()).hexdigest()[:16]
     kept = PROJECT / "build" / "mutation" / f"{Path(file).stem}-{key}.json"
     if kept.is_file():
         return json.loads(kept.read_text("utf-8"))
@@ -225,7 +225,7 @@ class Map:
 
 def tried(tree: Tree, mutant: Mutant, tests: dict[str, list[str]], known: Map) -> Result:
     """Whether one of these tests fails with the mutant; file by file, so that those of one file are enough for most."""
-    original = (PROJECT / mutant.path).read_bytes().decode()
+    original = (tree.root / mutant.path).read_bytes().decode()
     out = tree.root.parent / f"{tree.root.name}.out"
     killer = ""
     tree.write(mutant.path, mutant.applied(original))
@@ -240,11 +240,11 @@ def tried(tree: Tree, mutant: Mutant, tests: dict[str, list[str]], known: Map) -
     return Result(mutant, killer, sum(map(len, tests.values())))
 
 
-def report(results: list[Result], seed: int) -> None:
+def report(results: list[Result], texts: dict[str, str], seed: int) -> None:
     alive = sorted((r for r in results if not r.killer), key=lambda r: (r.mutant.path, r.mutant.first))
     for result in alive:
         mutant = result.mutant
-        old = (PROJECT / mutant.path).read_bytes().decode()
+        old = texts[mutant.path]
         new = mutant.applied(old)
         name = f"{mutant.path}:{mutant.first} {mutant.what} ({result.ran} tests)"
         print(*difflib.unified_diff(old.splitlines(), new.splitlines(), name, name, "", "", 1, ""), sep="\n")
@@ -259,7 +259,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=200, help="how many mutants (default 200)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="the start of the paths to mutate, such as clipcheck/engine/")
-    parser.add_argument("--tests", default="test_*.py", help="the test files that count, as a pattern")
+    parser.add_argument("--tests", nargs="+", default=["test_*.py"], help="the test files that count, as patterns")
     parser.add_argument("--budget", type=float, default=90, help="seconds of tests for a mutant (default 90)")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 8))
     given = parser.parse_args()
@@ -270,9 +270,8 @@ def main() -> int:
     random.Random(given.seed).shuffle(everything)
     sample = list(itertools.islice((m for m in everything if alters(m, texts[m.path])), given.sample))
     package = json.dumps(texts)
-    files = [
-        f"tests/{path.name}" for path in sorted((PROJECT / "tests").glob(given.tests), key=lambda p: -p.stat().st_size)
-    ]
+    paths = {path for pattern in given.tests for path in (PROJECT / "tests").glob(pattern)}
+    files = [f"tests/{path.name}" for path in sorted(paths, key=lambda path: -path.stat().st_size)]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(given.jobs) as pool:
         free: queue.Queue[Tree] = queue.Queue()
         for number in range(given.jobs):
@@ -296,7 +295,7 @@ def main() -> int:
             return result
 
         results = list(pool.map(judged, sample))
-        report(unshaken(results, known, free, judged), given.seed)
+        report(unshaken(results, known, free, judged), texts, given.seed)
     return 0
 
 
