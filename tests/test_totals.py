@@ -1,0 +1,138 @@
+"""What is a total norm and what is not: numbers that look like one stay as they are, whatever fixes are asked for."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from clipcheck.catalogue import RULES
+from clipcheck.engine.file import check_file
+from clipcheck.rule import Safety
+from clipcheck.settings.keys import Settings
+
+HEADER = "import math\nimport torch\n"
+
+
+def check(body: str, fix: bool = False) -> tuple[list[str], str]:
+    """The codes that all rules find in a program, and the program after every fix, without its imports."""
+    text = HEADER + textwrap.dedent(body).strip() + "\n"
+    settings = Settings(codes=frozenset(RULES), safety=Safety.UNSAFE, fix=fix)
+    report = check_file("train.py", text.encode(), settings)
+    assert report.errors == ()
+    lines = report.now.decode().splitlines(keepends=True)
+    return [f.code for f in report.findings], "".join(x for x in lines if not x.startswith(("import ", "from ")))
+
+
+def codes(body: str) -> list[str]:
+    return check(body)[0]
+
+
+def fixed(body: str) -> str:
+    return check(body, fix=True)[1].strip()
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        # the norm of the norms is of another type
+        "torch.norm(torch.stack([p.grad.norm(1) for p in ps]), 2)",
+        "torch.norm(torch.stack([p.grad.norm(2) for p in ps]), 1)",
+        "torch.norm(torch.stack([p.grad.norm(2) for p in ps]), 3).item()",
+        "torch.stack([p.grad.norm(1) for p in ps]).norm()",
+        "torch.stack([p.grad.norm(2) for p in ps]).norm(1)",
+        "torch.stack([p.grad.norm(2) for p in ps]).max()",
+        "torch.stack([p.grad.norm(2) ** 2 for p in ps]).norm()",
+        # the sum does not start at zero
+        "sum((p.grad.norm().item() ** 2 for p in ps), 5.0) ** 0.5",
+        "sum([p.grad.norm().item() ** 2 for p in ps], start) ** 0.5",
+        # not each value is that of a gradient
+        "sum(p.norm().item() ** 2 for p in ps) ** 0.5",
+        "sum(p.grad.mean().item() ** 2 for p in ps) ** 0.5",
+        "sum(p.grad.norm().item() ** 2 + 1 for p in ps) ** 0.5",
+        "sum(2 * p.grad.norm().item() ** 2 for p in ps) ** 0.5",
+        "sum((p.grad * p).sum().item() for p in ps) ** 0.5",
+        "sum((p.grad * q.grad).sum().item() for p, q in zip(ps, qs)) ** 0.5",
+        "max(p.grad.abs().max().item() for p in ps)",
+        "sum(p.grad.abs().sum().item() for p in ps)",
+        # the gradients of one dimension
+        "sum(p.grad.norm(dim=0).item() ** 2 for p in ps) ** 0.5",
+        "sum(p.grad.norm(2, 0).item() ** 2 for p in ps) ** 0.5",
+        "sum((p.grad ** 2).sum(0).item() for p in ps) ** 0.5",
+        # asynchronous
+        "sum([p.grad.norm().item() ** 2 async for p in ps]) ** 0.5",
+    ],
+)
+def test_what_looks_like_a_total_norm_and_is_none(expression: str) -> None:
+    body = f"async def f(ps, qs, start):\n    x = {expression}\n    return x"
+    found, after = check(body, fix=True)
+    assert not {"CLIP001", "CLIP005", "CLIP008"} & set(found)
+    assert after.strip() == body
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["sum((p.grad.norm().item() ** 2 for p in ps), 0.0) ** 0.5", "sum([p.grad.norm().item() ** 2 for p in ps], start=0) ** 0.5"],
+)  # fmt: skip
+def test_a_sum_that_starts_at_zero_is_one(expression: str) -> None:
+    assert fixed(f"x = {expression}") == "x = grad_norm(ps).item()"
+
+
+@pytest.mark.parametrize("type_of", ["2", "3", "1.5", "q"])
+def test_a_norm_of_norms_of_one_type_is_one(type_of: str) -> None:
+    argument = "" if type_of == "2" else f", {type_of}"
+    text = f"x = torch.norm(torch.stack([p.grad.norm({type_of}) for p in ps]), {type_of})"
+    assert fixed(text) == f"x = grad_norm(ps{argument})"
+
+
+# --- accumulators -----------------------------------------------------------------------------------------------------
+
+
+ADD = "for p in ps:\n        total += p.grad.norm().item() ** 2"
+APPEND = "for p in ps:\n        xs.append(p.grad.norm().item() ** 2)"
+SUM = "total += grad_norm(ps).item() ** 2"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        # from zero to the root in one function: the norm itself
+        (f"total = 0.0\n    {ADD}\n    return total ** 0.5", "return grad_norm(ps).item()"),
+        (f"total = 0\n    {ADD}\n    return math.sqrt(total)", "return grad_norm(ps).item()"),
+        # anything else in between, and its square is added
+        (f"total = 1.0\n    {ADD}\n    return total ** 0.5", f"total = 1.0\n    {SUM}\n    return total ** 0.5"),
+        (f"total = start\n    {ADD}\n    return total ** 0.5", f"total = start\n    {SUM}\n    return total ** 0.5"),
+        (f"{ADD}\n    return total ** 0.5", f"{SUM}\n    return total ** 0.5"),
+        (f"total = 0.0\n    {ADD}\n    total += 1\n    return total ** 0.5", f"total = 0.0\n    {SUM}\n    total += 1\n    return total ** 0.5"),
+        (f"total = 0.0\n    {ADD}\n    return total", f"total = 0.0\n    {SUM}\n    return total"),
+        (f"total = 0.0\n    {ADD}\n    return total ** 2", f"total = 0.0\n    {SUM}\n    return total ** 2"),
+        (f"total = 0.0\n    {ADD}\n    return total ** 0.5 + total", f"total = 0.0\n    {SUM}\n    return total ** 0.5 + total"),
+        (f"total = other = 0.0\n    {ADD}\n    return total ** 0.5", f"total = other = 0.0\n    {SUM}\n    return total ** 0.5"),
+    ],
+)  # fmt: skip
+def test_accumulators(before: str, after: str) -> None:
+    head = "def f(ps, start, total=0.0):\n    "
+    assert codes(head + before) == ["CLIP001"]
+    assert fixed(head + before) == head + after
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"xs = []\n    {APPEND}\n    xs = []\n    return sum(xs) ** 0.5",
+        f"xs = []\n    {APPEND}\n    xs.append(3.0)\n    return sum(xs) ** 0.5",
+        f"xs = []\n    {APPEND}\n    xs.clear()\n    return sum(xs) ** 0.5",
+        f"xs = [1.0]\n    {APPEND}\n    return sum(xs) ** 0.5",
+        f"xs = []\n    {APPEND}\n    {APPEND}\n    return sum(xs) ** 0.5",
+        f"xs = []\n    {APPEND}\n    return sum(xs, 5.0) ** 0.5",
+        f"xs = []\n    {APPEND}\n    return sum(xs[1:]) ** 0.5",
+        f"xs = []\n    {APPEND}\n    log(xs)\n    return sum(xs) ** 0.5",
+        f"xs = []\n    ys = xs\n    {APPEND}\n    return sum(xs) ** 0.5",
+        "xs = [p.grad.norm().item() ** 2 for p in ps]\n    xs = f(xs)\n    return sum(xs) ** 0.5",
+        "xs = [p.grad.norm().item() ** 2 for p in ps]\n    return sum(xs, 5.0) ** 0.5",
+        "xs = [p.grad.norm().item() ** 2 for p in ps]\n    if c:\n        xs = []\n    return sum(xs) ** 0.5",
+    ],
+)
+def test_a_list_that_has_another_use_is_left(body: str) -> None:
+    text = "def f(ps, c):\n    " + body
+    assert fixed(text) == text
