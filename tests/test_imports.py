@@ -1,0 +1,179 @@
+"""How a fix makes a function available: by a name that already means it, or by one import, without taking another's name."""
+
+from __future__ import annotations
+
+import pytest
+
+from clipcheck import api
+
+NORM = "sum(p.grad.norm().item() ** 2 for p in ps) ** 0.5"
+
+
+def fixed(text: str, target: str = "clipcheck") -> str:
+    """The text with `NORM` rewritten to a call of the runtime."""
+    code = "CLIP001" if NORM in text else "CLIP002"
+    result = api.fix(text, select=[code], target=target, isolated=True)
+    assert {finding.code for finding in result.fixed} == {code}
+    assert result.findings == ()
+    return result.text
+
+
+# --- what is imported already -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("imports", "call"),
+    [
+        ("from clipcheck.runtime import grad_norm\n", "grad_norm"),
+        ("from clipcheck.runtime import grad_norm as gn\n", "gn"),
+        ("import clipcheck.runtime\n", "clipcheck.runtime.grad_norm"),
+        ("import clipcheck.runtime as rt\n", "rt.grad_norm"),
+        ("from clipcheck import runtime\n", "runtime.grad_norm"),
+        ("from clipcheck import runtime\nfrom clipcheck.runtime import grad_norm\n", "grad_norm"),
+        ("import clipcheck\nimport clipcheck.runtime\n", "clipcheck.runtime.grad_norm"),
+        ("from clipcheck.runtime import grad_norm as gn, grad_norm\n", "grad_norm"),
+        ("from clipcheck.runtime import grad_norm as gn\nimport clipcheck.runtime\n", "gn"),
+    ],
+)
+def test_a_name_that_means_the_function_is_used(imports: str, call: str) -> None:
+    text = f"import torch\n{imports}x = {NORM}\n"
+    assert fixed(text) == f"import torch\n{imports}x = {call}(ps).item()\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # … not where the name is another one
+        f"from clipcheck.runtime import grad_norm as gn\ndef f(gn):\n    return {NORM}\n",
+        f"def g():\n    from clipcheck.runtime import grad_norm as gn\ndef f():\n    return {NORM}\n",
+        f"from clipcheck.runtime import grad_norm as gn\ngn = None\nx = {NORM}\n",
+        f"from .clipcheck.runtime import grad_norm as gn\nx = {NORM}\n",
+    ],
+)
+def test_a_name_that_means_something_else_is_not(text: str) -> None:
+    after = fixed("import torch\n" + text)
+    assert "from clipcheck.runtime import grad_norm" in after.replace("grad_norm as gn", "")
+    assert " grad_norm(ps).item()" in after
+
+
+def test_a_name_imported_in_the_function_itself_is_used() -> None:
+    text = f"import torch\ndef f(ps):\n    from clipcheck.runtime import grad_norm as gn\n    return {NORM}\n"
+    assert fixed(text) == text.replace(NORM, "gn(ps).item()")
+
+
+def test_a_package_whose_module_is_not_loaded_is_not_used() -> None:
+    """`import clipcheck` alone does not load `clipcheck.runtime`."""
+    text = f"import clipcheck\nimport torch\nx = {NORM}\n"
+    after = "import clipcheck\nimport torch\nfrom clipcheck.runtime import grad_norm\nx = grad_norm(ps).item()\n"
+    assert fixed(text) == after
+
+
+# --- a new import -----------------------------------------------------------------------------------------------------
+
+
+LINE = "from clipcheck.runtime import grad_norm\n"
+CALL = "x = grad_norm(ps).item()\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        # behind torch's imports, else behind the first ones
+        ("import torch\nimport numpy\n", "import torch\nfrom clipcheck.runtime import grad_norm\nimport numpy\n"),
+        ("import numpy\nimport torch\nfrom torch import nn\n", "import numpy\nimport torch\nfrom torch import nn\n" + LINE),
+        ("import os\n\nimport torch\n", "import os\n\nimport torch\n" + LINE),
+        ("import os\nsetup()\nimport torch\n", "import os\nsetup()\nimport torch\n" + LINE),
+        ("import os\nsetup()\nimport sys\n", "import os\n" + LINE + "setup()\nimport sys\n"),
+        ("import os; import torch\n", "import os; import torch\n" + LINE),
+        ("from torch import (\n    nn,\n)\n", "from torch import (\n    nn,\n)\n" + LINE),
+        ("from .torch import nn\nimport os\n", "from .torch import nn\nimport os\n" + LINE),
+        ("import torchvision\nimport os\n", "import torchvision\nimport os\n" + LINE),
+        # where nothing is imported, behind what has to come first
+        ("", LINE),
+        ("# a comment\n\n", "# a comment\n\n" + LINE),
+        ("#!/usr/bin/env python\n# -*- coding: utf-8 -*-\n", "#!/usr/bin/env python\n# -*- coding: utf-8 -*-\n" + LINE),
+        ('"""Docs."""\n', '"""Docs."""\n' + LINE),
+        ('"""Docs."""\n"""More."""\n', '"""Docs."""\n' + LINE + '"""More."""\n'),
+        ("setup()\n", LINE + "setup()\n"),
+        # an import that the new name joins, in its order
+        ("from clipcheck.runtime import clip_grad_norm_\nimport torch\n", "from clipcheck.runtime import clip_grad_norm_, grad_norm\nimport torch\n"),
+        ("from clipcheck.runtime import zero\nimport torch\n", "from clipcheck.runtime import grad_norm, zero\nimport torch\n"),
+        ("from clipcheck.runtime import a, zero\n", "from clipcheck.runtime import a, grad_norm, zero\n"),
+        ("from clipcheck.runtime import (\n    a,\n)\n", "from clipcheck.runtime import (\n    a, grad_norm,\n)\n"),
+        ("from clipcheck.runtime import grad_norm_\n", "from clipcheck.runtime import grad_norm, grad_norm_\n"),
+        ("from clipcheck.runtime import *\n", "from clipcheck.runtime import *\n" + LINE),
+        ("from .clipcheck.runtime import zero\n", "from .clipcheck.runtime import zero\n" + LINE),
+    ],
+)  # fmt: skip
+def test_where_a_new_import_goes(before: str, after: str) -> None:
+    assert fixed(before + f"x = {NORM}\n") == after + CALL
+
+
+def test_after_a_future_import() -> None:
+    text = f'"""Docs."""\nfrom __future__ import annotations\nx = {NORM}\n'
+    assert fixed(text) == '"""Docs."""\nfrom __future__ import annotations\n' + LINE + CALL
+
+
+def test_an_import_below_its_use_is_too_late() -> None:
+    text = f"x = {NORM}\nimport torch\nfrom clipcheck.runtime import clip_grad_norm_\n"
+    assert fixed(text) == LINE + CALL + "import torch\nfrom clipcheck.runtime import clip_grad_norm_\n"
+    between = f"import os\nx = {NORM}\nimport torch\n"
+    assert fixed(between) == "import os\n" + LINE + CALL + "import torch\n"
+
+
+def test_the_line_ends_of_the_text_are_kept() -> None:
+    assert fixed(f"import torch\r\nx = {NORM}\r\n") == f"import torch\r\n{LINE}{CALL}".replace("\r", "").replace(
+        "\n", "\r\n"
+    )
+    assert (
+        fixed(f"import torch\r\nx = {NORM}")
+        == f"import torch\r\n{LINE}{CALL}".replace("\n", "\r\n").replace("\r\r", "\r")[:-2]
+    )
+
+
+def test_one_import_is_enough_for_several_fixes() -> None:
+    text = f"import torch\nx = {NORM}\ndef f(ps):\n    return {NORM}\n"
+    assert fixed(text) == f"import torch\n{LINE}{CALL}def f(ps):\n    return grad_norm(ps).item()\n"
+
+
+# --- names that are taken ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "taken", ["grad_norm = 1", "def grad_norm(): pass", "def f(grad_norm): pass", "print(grad_norm)"]
+)
+def test_a_name_that_is_taken_is_not_taken_again(taken: str) -> None:
+    text = f"import torch\n{taken}\nx = {NORM}\n"
+    assert (
+        fixed(text) == f"import torch\nimport clipcheck.runtime\n{taken}\nx = clipcheck.runtime.grad_norm(ps).item()\n"
+    )
+
+
+def test_where_the_package_is_taken_as_well_the_name_is_a_longer_one() -> None:
+    text = f"import torch\nclipcheck = grad_norm = None\nx = {NORM}\n"
+    assert fixed(text) == (
+        "import torch\nfrom clipcheck.runtime import grad_norm as clipcheck_grad_norm\n"
+        "clipcheck = grad_norm = None\nx = clipcheck_grad_norm(ps).item()\n"
+    )
+
+
+# --- torch's own function ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("import torch\ntorch.nn.utils.clip_grad_norm(ps, 1.0)\n", "import torch\ntorch.nn.utils.clip_grad_norm_(ps, 1.0)\n"),
+        ("from torch import nn\nnn.utils.clip_grad_norm(ps, 1.0)\n", "from torch import nn\nnn.utils.clip_grad_norm_(ps, 1.0)\n"),
+        (
+            "from torch.nn.utils import clip_grad_norm\nclip_grad_norm(ps, 1.0)\n",
+            "from torch.nn.utils import clip_grad_norm_\nclip_grad_norm_(ps, 1.0)\n",
+        ),
+        (
+            "from torch.nn.utils import clip_grad_norm, clip_grad_norm_\nclip_grad_norm(ps, 1.0)\n",
+            "from torch.nn.utils import clip_grad_norm_\nclip_grad_norm_(ps, 1.0)\n",
+        ),
+    ],
+)  # fmt: skip
+def test_torchs_function_by_the_name_that_is_there(before: str, after: str) -> None:
+    assert fixed(before, target="torch") == after
