@@ -43,6 +43,7 @@ WORKER = "clipcheck/verify/worker.py"
 IN_WORKER = ("clipcheck/verify/", "clipcheck/runtime/")
 REQUEST, TEST = "CLIPCHECK_MUTATION", "CLIPCHECK_MUTATION_TEST"
 SLOW_TEST = 60  # seconds after which a test with a mutant is said to hang
+KILL = ["-x", "-o", f"faulthandler_timeout={SLOW_TEST}", "-o", "faulthandler_exit_on_timeout=true"]
 MEMORY = 16 << 30  # bytes of address space: a loop that does not end takes no machine down
 
 Lines = dict[str, dict[int, set[str]]]  # file → line → the tests that run it
@@ -83,8 +84,7 @@ class Tree:
         path.write_text(json.dumps(request), encoding="utf-8")
         environment = {**os.environ, REQUEST: str(path), "PYTHONPATH": str(self.root / "tests"), **more}
         plugins = ["-p", "mutate_source", "-p", "no:cacheprovider", "-p", "no:xdist"]
-        hang = ["-o", f"faulthandler_timeout={SLOW_TEST}", "-o", "faulthandler_exit_on_timeout=true"]
-        command = [self.python, "-m", "pytest", "-q", "-m", "not corpus", *plugins, *hang, *request["words"], *files]
+        command = [self.python, "-m", "pytest", "-q", "-m", "not corpus", *plugins, *request["words"], *files]
         pipe = subprocess.DEVNULL
         with subprocess.Popen(command, cwd=self.root, env=environment, stdin=pipe, stdout=pipe, stderr=pipe) as run:
             try:
@@ -231,7 +231,7 @@ def tried(tree: Tree, mutant: Mutant, tests: dict[str, list[str]], known: Map) -
     tree.write(mutant.path, mutant.applied(original))
     for file, those in tests.items():
         out.unlink(missing_ok=True)
-        code = tree.pytest([file], {"words": ["-x"], "tests": those, "out": str(out)}, 120 + 10 * known.total(those))
+        code = tree.pytest([file], {"words": KILL, "tests": those, "out": str(out)}, 120 + 10 * known.total(those))
         if code not in (0, 5):  # all passed, or none was left to run
             failed = json.loads(out.read_text("utf-8"))["failed"] if out.exists() else []
             killer = failed[0] if failed else "a hang" if code in (None, 1) else "an error at the start"

@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 import clipcheck.rules
-from clipcheck import api
 from clipcheck.cli.main import main
+from clipcheck.engine.file import check_text
 from clipcheck.engine.results import FileReport
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety, Verdict
@@ -57,7 +57,7 @@ def both(*checks: Check) -> Check:
 
 def fixed(text: str, safety: Safety = Safety.SAFE, **more: Any) -> tuple[str, list[str], FileReport]:
     settings = Settings(frozenset({FIRST, SECOND}), fix=True, safety=safety, **more)
-    report = api.run_text(HEAD + text, "x.py", settings)
+    report = check_text("x.py", HEAD + text, settings)
     assert report.data == (HEAD + text).encode()
     after = report.now.decode()
     assert after.startswith(HEAD)
