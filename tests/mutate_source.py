@@ -42,8 +42,6 @@ KERNELS = ("clipcheck/runtime/cuda.py", "clipcheck/runtime/kernels.py")  # what 
 WORKER = "clipcheck/verify/worker.py"
 IN_WORKER = ("clipcheck/verify/", "clipcheck/runtime/")
 REQUEST, TEST = "CLIPCHECK_MUTATION", "CLIPCHECK_MUTATION_TEST"
-SLOW_TEST = 60  # seconds after which a test with a mutant is said to hang
-KILL = ["-x", "-o", f"faulthandler_timeout={SLOW_TEST}", "-o", "faulthandler_exit_on_timeout=true"]
 MEMORY = 16 << 30  # bytes of address space: a loop that does not end takes no machine down
 
 Lines = dict[str, dict[int, set[str]]]  # file → line → the tests that run it
@@ -231,7 +229,11 @@ def tried(tree: Tree, mutant: Mutant, tests: dict[str, list[str]], known: Map) -
     tree.write(mutant.path, mutant.applied(original))
     for file, those in tests.items():
         out.unlink(missing_ok=True)
-        code = tree.pytest([file], {"words": KILL, "tests": those, "out": str(out)}, 120 + 10 * known.total(those))
+        patience = 60 + 10 * max(map(known.seconds.__getitem__, those))  # for one test, before it counts as a hang
+        words = ["-x", "-o", f"faulthandler_timeout={patience}", "-o", "faulthandler_exit_on_timeout=true"]
+        code = tree.pytest(
+            [file], {"words": words, "tests": those, "out": str(out)}, 10 * known.total(those) + 2 * patience
+        )
         if code not in (0, 5):  # all passed, or none was left to run
             failed = json.loads(out.read_text("utf-8"))["failed"] if out.exists() else []
             killer = failed[0] if failed else "a hang" if code in (None, 1) else "an error at the start"
