@@ -66,7 +66,10 @@ def _fix(source: Source, clip: Clip, loop: cst.For) -> Fix | None:
     if clip.parameters is None or loop.orelse is not None or "#" in source.code(loop):
         return None
     target = source.code(loop.target)
-    every = f"[p for {target} in {source.code(loop.iter)} for p in {source.code(clip.parameters)}]"
+    groups = source.outer_code(loop.iter)
+    if isinstance(loop.iter, (cst.Tuple, cst.IfExp)) and not loop.iter.lpar:
+        groups = f"({groups})"  # what a loop may go over and a comprehension may not
+    every = f"[p for {target} in {groups} for p in {source.code(clip.parameters)}]"
     if target == "p" or "\n" in source.code(clip.call):
         return None
     start, end = source.span(clip.call)

@@ -136,7 +136,7 @@ def _all_of(source: Source, loop: cst.For, clip: Clip) -> str | None:
     """The iterable as an expression for the parameters alone."""
     match loop.target, loop.iter:
         case cst.Name(), _:
-            return source.code(loop.iter)
+            return source.outer_code(loop.iter)
         case cst.Tuple(), cst.Call(func=cst.Attribute(value=module, attr=cst.Name("named_parameters")), args=()):
             return f"{source.code(module)}.parameters()"
     return None

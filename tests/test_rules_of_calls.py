@@ -1,0 +1,447 @@
+"""The rules that look at one call of a clip: what it is given, and what becomes of its result. Silent cases first."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from clipcheck.engine.file import check_file
+from clipcheck.rule import Safety
+from clipcheck.settings.keys import Settings
+
+IMPORTS = (
+    "import math\nimport torch\nfrom torch import nn\n"
+    "from torch.nn.utils import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm\n"
+)
+
+
+def found(text: str, code: str) -> list[int]:
+    """The lines, without the imports, on which the rule finds something."""
+    report = check_file("x.py", (IMPORTS + text).encode(), Settings(codes=frozenset({code})))
+    assert report.errors == ()
+    return [finding.place.line - IMPORTS.count("\n") for finding in report.findings]
+
+
+def fixed(text: str, code: str) -> str:
+    settings = Settings(codes=frozenset({code}), target="torch", fix=True, safety=Safety.UNSAFE)
+    report = check_file("x.py", (IMPORTS + text).encode(), settings)
+    assert report.errors == ()
+    after = report.now.decode()
+    assert after.startswith(IMPORTS)
+    return after[len(IMPORTS) :]
+
+
+SILENT = {
+    "CLIP201": [
+        "clip_grad_norm_(ps, 1.0)",
+        "clip_grad_norm_(ps, 1e-9)",
+        "clip_grad_norm_(ps, math.inf)",
+        "clip_grad_norm_(ps, float('inf'))",
+        "clip_grad_norm_(ps, limit)",
+        "clip_grad_norm_(ps, limit())",
+        "clip_grad_norm_(*args)",
+        "clip_grad_norm_(ps, 1.0, 0)",  # the norm type
+        "limit = 0.0\nlimit = 1.0\nclip_grad_norm_(ps, limit)",
+        "limit = 0.0\nif limit > 0:\n    clip_grad_norm_(ps, limit)",
+        "limit = -1\nif limit != -1:\n    clip_grad_norm_(ps, limit)",
+        "def f(limit=0.0):\n    clip_grad_norm_(ps, limit)",
+        "for limit in (0, 1):\n    clip_grad_norm_(ps, limit)",
+        "with pytest.raises(ValueError):\n    clip_grad_norm_(ps, -1)",
+        "with self.assertRaises(ValueError):\n    clip_grad_norm_(ps, -1)",
+        "get_total_norm(gs, 0)",
+        "other.clip_grad_norm_(ps, 0)",
+    ],
+    "CLIP202": [
+        "clip_grad_norm_(model.parameters(), 1.0)",
+        "clip_grad_norm_(parameters, 1.0)",
+        "clip_grad_norm_([p for _, p in model.named_parameters()], 1.0)",
+        "clip_grad_norm_([p for g in opt.param_groups for p in g['params']], 1.0)",
+        "clip_grad_norm_(model.weight, 1.0)",
+        "model = nn.Parameter(x)\nclip_grad_norm_(model, 1.0)",
+        "model = nn.functional.relu(x)\nclip_grad_norm_(model, 1.0)",
+        "model = f()\nclip_grad_norm_(model, 1.0)",
+        "def f(model):\n    clip_grad_norm_(model, 1.0)",
+        # a list that is called `parameters`
+        "class A:\n    def f(self):\n        clip_grad_norm_(self.parameters, 1.0)",
+        "class A:\n    def __init__(self):\n        self.parameters = []\n    def f(self):\n        clip_grad_norm_(self.parameters, 1.0)",
+        "state.parameters = []\nclip_grad_norm_(state.parameters, 1.0)",
+        "for p in state.parameters:\n    pass\nclip_grad_norm_(state.parameters, 1.0)",
+        "class A:\n    @property\n    def parameters(self):\n        return []\nclip_grad_norm_(a.parameters, 1.0)",
+        # a scheduler, an averaged model, another library's class
+        "opt = torch.optim.lr_scheduler.StepLR(o, 1)\nclip_grad_norm_(opt, 1.0)",
+        "opt = other.Adam(ps)\nclip_grad_norm_(opt, 1.0)",
+    ],
+    "CLIP203": [
+        "clip_grad_norm_(ps, 1.0, 2)",
+        "clip_grad_norm_(ps, 1.0, norm_type=2.0)",
+        "clip_grad_norm_(ps, 1.0, 'inf')",
+        "clip_grad_norm_(ps, 1.0, '2')",
+        "clip_grad_norm_(ps, 1.0, norm_type)",
+        "clip_grad_norm_(ps, True)",
+        "clip_grad_norm_(ps, 1.0, error_if_nonfinite=True)",
+        "clip_grad_value_(ps, 1.0, True)",  # foreach
+        "get_total_norm(gs, 2.0, True)",
+    ],
+    "CLIP204": [
+        "clip_grad_norm_(parameters=ps, max_norm=1.0, norm_type=2, error_if_nonfinite=True, foreach=True)",
+        "clip_grad_value_(ps, clip_value=1.0, foreach=True)",
+        "clip_grads_with_norm_(ps, max_norm=1.0, total_norm=n, foreach=None)",
+        "get_total_norm(tensors=gs, norm_type=2, error_if_nonfinite=True, foreach=True)",
+        "clip_grad_norm_(ps, 1.0, 2, False, None)",
+        "clip_grad_norm_(**options)",
+        "other.clip_grad_norm_(ps, clip=1.0)",
+    ],
+    "CLIP206": [
+        "clip_grads_with_norm_(ps, 1.0, norm)",
+        "clip_grads_with_norm_(ps, 1.0, get_total_norm(gs))",
+        "norm = get_total_norm(gs)\nclip_grads_with_norm_(ps, 1.0, norm)",
+        "norm = get_total_norm(gs).item()\nnorm = get_total_norm(gs)\nclip_grads_with_norm_(ps, 1.0, norm)",
+        "clip_grads_with_norm_(ps, max_norm.item(), norm)",
+        "clip_grads_with_norm_(ps, 1.0, norm.item(0))",
+        "from clipcheck.runtime import clip_grads_with_norm_ as own\nown(ps, 1.0, norm.item())",
+        "from clipcheck.runtime import clip_grads_with_norm_ as own\nown(ps, 1.0, float(norm))",
+    ],
+    "CLIP208": [
+        "clip_grad_value_(ps, 1.0)",
+        "def f():\n    return clip_grad_value_(ps, 1.0)",
+        "lambda: clip_grad_value_(ps, 1.0)",
+        "norm = clip_grad_norm_(ps, 1.0)",
+        "norm = other.clip_grad_value_(ps, 1.0)",
+    ],
+    "CLIP502": [
+        "clip_grad_norm_(ps, 1.0)",
+        "norm = clip_grad_norm_(ps, 1.0)",
+        "grad_norm = clip_grad_norm_(ps, 1.0)",
+        "total = clip_grad_norm_(ps, 1.0)",
+        "clipped_grads = clip_grad_norm_(ps, 1.0)",
+        "norm_params = clip_grad_norm_(ps, 1.0)",
+        "p.gradient_size = clip_grad_norm_(ps, 1.0)",
+        "model.loss_value = clip_grad_norm_(ps, 1.0)",
+        "loss = f(clip_grad_norm_(ps, 1.0))",
+    ],
+    "CLIP505": [
+        "clip_grad_norm_(ps, 1.0)\nclip_grad_norm_(qs, 1.0)",
+        "clip_grad_norm_(ps, 1.0)\nclip_grad_value_(ps, 1.0)",
+        "clip_grad_norm_(ps, 2.0)\nclip_grad_norm_(ps, 1.0)",  # the second one is tighter
+        "clip_grad_norm_(ps, a)\nclip_grad_norm_(ps, b)",
+        "clip_grad_norm_(ps, 1.0)\nclip_grad_norm_(ps, 1.0, 1)",
+        "clip_grad_norm_(ps, 1.0, math.inf)\nclip_grad_norm_(ps, 1.0)",
+        "clip_grad_norm_(ps, 1.0)\nclip_grad_norm_(ps, math.inf)",
+        "clip_grad_norm_(ps, 1.0)\nnorm = clip_grad_norm_(ps, 1.0)",  # measures
+        "clip_grad_norm_(ps, 1.0)\nloss.backward()\nclip_grad_norm_(ps, 1.0)",
+        "if x:\n    clip_grad_norm_(ps, 1.0)\nclip_grad_norm_(ps, 1.0)",
+        "clip_grad_norm_(ps, 1.0)\nif x:\n    clip_grad_norm_(ps, 1.0)",
+        "clip_grad_norm_(ps)\nclip_grad_norm_(ps, 1.0)",
+    ],
+    "CLIP112": [
+        "clip_grad_norm_(list(a.parameters()) + list(b.parameters()), 1.0)",
+        "clip_grad_norm_([*a.parameters(), *b.parameters()], 1.0)",
+        "clip_grad_norm_(chain(a.parameters(), b.parameters()), 1.0)",
+        "clip_grad_norm_(list(net.parameters()) + list(network.parameters()), 1.0)",
+        "clip_grad_norm_(list(net.a.parameters()) + list(net.b.parameters()), 1.0)",
+        "clip_grad_norm_(list(net.a.parameters()) + [scale], 1.0)",
+        "clip_grad_norm_(list(net.parameters()) + extra, 1.0)",
+        "clip_grad_norm_(net.parameters(), 1.0)",
+    ],
+    "CLIP207": [
+        "class M(nn.Module):\n    def __init__(self):\n        self.e = nn.Embedding(3, 4)\nm = M()\nclip_grad_norm_(m.parameters(), 1.0)",
+        "class M(nn.Module):\n    def __init__(self):\n        self.e = nn.Embedding(3, 4, sparse=False)\nm = M()\nclip_grad_norm_(m.parameters(), 1.0)",
+        "class M(nn.Module):\n    def __init__(self):\n        self.e = nn.Embedding(3, 4, sparse=True)\nm = N()\nclip_grad_norm_(m.parameters(), 1.0)",
+        "e = nn.Embedding(3, 4, sparse=True)\nclip_grad_norm_(m.parameters(), 1.0)",
+        "e = nn.Embedding(3, 4, sparse=True)\nclip_grad_norm_(ps, 1.0)",
+        "e = other.Embedding(3, 4, sparse=True)\nclip_grad_norm_(e.parameters(), 1.0)",
+        "from clipcheck.runtime import clip_grad_norm_ as own\ne = nn.Embedding(3, 4, sparse=True)\nown(e.parameters(), 1.0)",
+    ],
+}
+
+
+@pytest.mark.parametrize(("code", "text"), [(code, text) for code, texts in SILENT.items() for text in texts])
+def test_silent(code: str, text: str) -> None:
+    assert found(text + "\n", code) == []
+
+
+FOUND = {
+    "CLIP201": [
+        ("clip_grad_norm_(ps, 0)", 1),
+        ("clip_grad_norm_(ps, 0.0)", 1),
+        ("clip_grad_norm_(ps, -1)", 1),
+        ("clip_grad_norm_(ps, max_norm=-1.0)", 1),
+        ("clip_grad_norm_(ps, -math.inf)", 1),
+        ("clip_grad_norm_(ps, True)", 1),
+        ("clip_grad_norm_(ps, False)", 1),
+        ("clip_grad_norm_(ps, None)", 1),
+        ("clip_grad_value_(ps, 0)", 1),
+        ("clip_grad_value_(ps, clip_value=-0.5)", 1),
+        ("limit = 0.0\nclip_grad_norm_(ps, limit)", 2),
+        ("limit = -1\nif x:\n    clip_grad_norm_(ps, limit)", 3),
+        ("with torch.no_grad():\n    clip_grad_norm_(ps, 0)", 2),
+    ],
+    "CLIP204": [
+        ("clip_grad_norm_(ps, clip=1.0)", 1),
+        ("clip_grad_norm_(ps, clip_value=1.0)", 1),
+        ("clip_grad_value_(ps, max_norm=1.0)", 1),
+        ("clip_grad_value_(ps, 1.0, norm_type=2)", 1),
+        ("get_total_norm(parameters=gs)", 1),
+        ("clip_grad_norm_(ps, 1.0, 2, False, None, 1)", 1),
+        ("clip_grad_value_(ps, 1.0, True, 2)", 1),
+    ],
+    "CLIP208": [
+        ("norm = clip_grad_value_(ps, 1.0)", 1),
+        ("print(clip_grad_value_(ps, 1.0))", 1),
+        ("clip_grad_value_(ps, 1.0).item()", 1),
+        ("if clip_grad_value_(ps, 1.0):\n    pass", 1),
+    ],
+    "CLIP502": [
+        ("grads = clip_grad_norm_(ps, 1.0)", 1),
+        ("model.params = clip_grad_norm_(ps, 1.0)", 1),
+        ("new_gradients = clip_grad_norm_(ps, 1.0)", 1),
+        ("loss = clip_grad_norm_(ps, 1.0)", 1),
+        ("p.grad = clip_grad_norm_(ps, 1.0)", 1),
+        ("p.grad.data = clip_grad_norm_(ps, 1.0)", 1),
+        ("model = clip_grad_value_(ps, 1.0)", 1),
+    ],
+    "CLIP505": [
+        ("clip_grad_norm_(ps, 1.0)\nclip_grad_norm_(ps, 1.0)", 2),
+        ("clip_grad_norm_(ps, 1.0)\nclip_grad_norm_(ps, 2.0)", 2),
+        ("clip_grad_norm_(ps, a)\nclip_grad_norm_(ps, a)", 2),
+        ("clip_grad_norm_(ps, 1.0)\nclip_grad_norm_(ps, 1.0, 2.0)", 2),
+        ("clip_grad_norm_(ps, 1.0, math.inf)\nclip_grad_norm_(ps, 1.0, math.inf)", 2),
+        ("norm = clip_grad_norm_(ps, 1.0)\nclip_grad_norm_( ps , max_norm=1.0)", 2),
+        ("clip_grad_value_(ps, 1.0)\nclip_grad_value_(ps, 1.0)", 2),
+        ("if x:\n    clip_grad_norm_(ps, 1.0)\n    clip_grad_norm_(ps, 1.0)", 3),
+    ],
+    "CLIP207": [
+        ("e = nn.Embedding(3, 4, sparse=True)\nclip_grad_norm_(e.parameters(), 1.0)", 2),
+        ("e = nn.EmbeddingBag(3, 4, sparse=True)\nclip_grad_value_(e.parameters(), 1.0)", 2),
+        ("m = nn.Sequential(nn.Embedding(3, 4, sparse=True), nn.Linear(4, 5))\nclip_grad_norm_(m.parameters(), 1.0)", 2),
+        ("class M(nn.Module):\n    def __init__(self):\n        self.e = nn.Embedding(3, 4, sparse=True)\nm = M()\nclip_grad_norm_(m.parameters(), 1.0)", 5),
+        ("class M(nn.Module):\n    def __init__(self):\n        self.e = nn.Embedding(3, 4, sparse=True)\nm = M().to(d)\nclip_grad_norm_(m.parameters(), 1.0)", 5),
+        ("class M(nn.Module):\n    def __init__(self):\n        self.e = nn.Embedding(3, 4, sparse=True)\n    def clip(self):\n        clip_grad_norm_(self.parameters(), 1.0)", 5),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "text", "line"), [(code, *case) for code, cases in FOUND.items() for case in cases])
+def test_found(code: str, text: str, line: int) -> None:
+    assert found(text + "\n", code) == [line]
+
+
+FIXED = {
+    "CLIP202": [
+        ("clip_grad_norm_(model.parameters, 1.0)", "clip_grad_norm_(model.parameters(), 1.0)"),
+        ("clip_grad_norm_(self.model.parameters, 1.0)", "clip_grad_norm_(self.model.parameters(), 1.0)"),
+        (
+            "class A(nn.Module):\n    def f(self):\n        clip_grad_norm_(self.parameters, 1.0)",
+            "class A(nn.Module):\n    def f(self):\n        clip_grad_norm_(self.parameters(), 1.0)",
+        ),
+        ("clip_grad_value_(model.named_parameters(), 1.0)", "clip_grad_value_(model.parameters(), 1.0)"),
+        (
+            "clip_grad_norm_(opt.param_groups, 1.0)",
+            'clip_grad_norm_([p for group in opt.param_groups for p in group["params"]], 1.0)',
+        ),
+        (
+            "opt = torch.optim.Adam(ps)\nclip_grad_norm_(opt, 1.0)",
+            'opt = torch.optim.Adam(ps)\nclip_grad_norm_([p for group in opt.param_groups for p in group["params"]], 1.0)',
+        ),
+        ("m = nn.Linear(1, 2)\nclip_grad_norm_(m, 1.0)", "m = nn.Linear(1, 2)\nclip_grad_norm_(m.parameters(), 1.0)"),
+        (
+            "m = nn.Linear(1, 2).to(d)\nclip_grad_norm_(m, 1.0)",
+            "m = nn.Linear(1, 2).to(d)\nclip_grad_norm_(m.parameters(), 1.0)",
+        ),
+        (
+            "class M(nn.Module):\n    pass\nm = M()\nclip_grad_norm_(m, 1.0)",
+            "class M(nn.Module):\n    pass\nm = M()\nclip_grad_norm_(m.parameters(), 1.0)",
+        ),
+        (
+            "def f(model):\n    o = Adam(model.parameters())\n    clip_grad_norm_(model, 1.0)",
+            "def f(model):\n    o = Adam(model.parameters())\n    clip_grad_norm_(model.parameters(), 1.0)",
+        ),
+    ],
+    "CLIP203": [
+        ("clip_grad_norm_(ps, 1.0, True)", "clip_grad_norm_(ps, 1.0, error_if_nonfinite=True)"),
+        ("clip_grad_norm_(ps, 1.0, False)", "clip_grad_norm_(ps, 1.0, error_if_nonfinite=False)"),
+        ("clip_grad_norm_(ps, 1.0, norm_type=True)", None),
+        ("clip_grad_norm_(ps, 1.0, 'fro')", None),
+        ("clip_grad_norm_(ps, 1.0, norm_type='l2')", None),
+        ("get_total_norm(gs, True)", "get_total_norm(gs, error_if_nonfinite=True)"),
+    ],
+    "CLIP206": [
+        ("clip_grads_with_norm_(ps, 1.0, norm.item())", "clip_grads_with_norm_(ps, 1.0, norm)"),
+        ("clip_grads_with_norm_(ps, 1.0, total_norm=float(norm))", "clip_grads_with_norm_(ps, 1.0, total_norm=norm)"),
+        (
+            "n = get_total_norm(gs).item()\nclip_grads_with_norm_(ps, 1.0, n)",
+            "n = get_total_norm(gs)\nclip_grads_with_norm_(ps, 1.0, n)",
+        ),
+        ("n = get_total_norm(gs).item()\nclip_grads_with_norm_(ps, 1.0, n)\nprint(n)", None),
+    ],
+    "CLIP502": [
+        ("params = list(x)\nparams = clip_grad_norm_(params, 1.0)", "params = list(x)\nclip_grad_norm_(params, 1.0)"),
+        ("grads = clip_grad_norm_(ps, 1.0)", None),  # its later uses would raise
+        ("p.grad = clip_grad_norm_(ps, 1.0)", None),
+        ("grads = clip_grad_norm_(ps, 1.0)\ngrads = 1", None),
+    ],
+    "CLIP112": [
+        (
+            "clip_grad_norm_(list(net.parameters()) + list(net.head.parameters()), 1.0)",
+            "clip_grad_norm_(list(net.parameters()), 1.0)",
+        ),
+        (
+            "clip_grad_norm_(list(net.head.parameters()) + list(net.parameters()), 1.0)",
+            "clip_grad_norm_(list(net.parameters()), 1.0)",
+        ),
+        ("clip_grad_norm_(list(net.parameters()) + list(net.parameters()), 1.0)", "clip_grad_norm_(list(net.parameters()), 1.0)"),
+        ("clip_grad_norm_([*net.parameters(), *net.head.parameters()], 1.0)", None),
+        ("clip_grad_norm_(itertools.chain(net.parameters(), net.head.parameters()), 1.0)", None),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "text", "after"), [(code, *case) for code, cases in FIXED.items() for case in cases])
+def test_fixed(code: str, text: str, after: str | None) -> None:
+    assert len(found(text + "\n", code)) == 1
+    assert fixed(text + "\n", code) == (after or text) + "\n"
+
+
+# --- clips in loops over parameters or groups -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "for p in ps:\n    f(p)\nclip_grad_norm_(ps, 1.0)",
+        "for m in ms:\n    clip_grad_norm_(m, 1.0)",
+        "for p in model.parameters():\n    clip_grad_value_(p, 1.0)",  # a clip by value is one per entry anyway
+        "for p in model.parameters():\n    clip_grad_norm_(p, limits[p])",
+        "for p in model.parameters():\n    limit = f(p)\n    clip_grad_norm_(p, limit)",
+        "for p, limit in zip(model.parameters(), limits):\n    clip_grad_norm_(p, limit)",
+        "for p in (f(q) for q in model.parameters()):\n    clip_grad_norm_(p, 1.0)",
+        "for g in opt.param_groups:\n    for p in g['lr']:\n        clip_grad_norm_(p, 1.0)",
+        "def f(batches):\n    for p in batches:\n        clip_grad_norm_(p, 1.0)",
+        "for p in model.parameters():\n    def g():\n        clip_grad_norm_(p, 1.0)",
+        "class A(torch.optim.Optimizer):\n    def step(self):\n        for g in self.param_groups:\n            for p in g['params']:\n                clip_grad_norm_(p, 1.0)",
+        "for p in model.parameters():\n    clip_grad_norm_(p)",
+    ],
+)
+def test_clips_of_one_parameter_that_are_meant(text: str) -> None:
+    assert found(text + "\n", "CLIP110") == []
+
+
+@pytest.mark.parametrize(
+    ("loop", "after"),
+    [
+        ("for p in model.parameters():\n    clip_grad_norm_(p, 1.0)", "clip_grad_norm_(model.parameters(), 1.0)"),
+        ("for p in model.parameters(): clip_grad_norm_(p, 1.0)", "clip_grad_norm_(model.parameters(), 1.0)"),
+        ("for _, p in model.named_parameters():\n    clip_grad_norm_(p, limit)", "clip_grad_norm_(model.parameters(), limit)"),
+        (
+            "for p in model.parameters():\n    if p.grad is not None:\n        clip_grad_norm_(p, 1.0, 1)",
+            "clip_grad_norm_(model.parameters(), 1.0, 1)",
+        ),
+        ("for p in list(model.parameters()):\n    clip_grad_norm_(p, 1.0)", "clip_grad_norm_(list(model.parameters()), 1.0)"),
+        ("for p in g['params']:\n    clip_grad_norm_(p, 1.0)", "clip_grad_norm_(g['params'], 1.0)"),
+        ("for p in self.params:\n    clip_grad_norm_(p, 1.0)", "clip_grad_norm_(self.params, 1.0)"),
+        ("for p in (q for q in model.parameters()):\n    clip_grad_norm_(p, 1.0)", "clip_grad_norm_((q for q in model.parameters()), 1.0)"),
+        ("for i, p in enumerate(model.parameters()):\n    clip_grad_norm_(p, 1.0)", None),
+        ("for p in model.parameters():\n    if p.ndim > 1:\n        clip_grad_norm_(p, 1.0)", None),
+        ("for p in model.parameters():\n    clip_grad_norm_(p, 1.0)\n    count += 1", None),
+        ("for p in model.parameters():\n    clip_grad_norm_(p, 1.0)\nelse:\n    f()", None),
+        ("for p in model.parameters():\n    clip_grad_norm_(p, 1.0)  # why", "clip_grad_norm_(model.parameters(), 1.0)  # why"),
+        ("for p in model.parameters():\n    # why\n    clip_grad_norm_(p, 1.0)", None),
+        ("for p in model.parameters():\n    norm = clip_grad_norm_(p, 1.0)", None),
+    ],
+)  # fmt: skip
+def test_clips_of_one_parameter_at_a_time(loop: str, after: str | None) -> None:
+    assert len(found(loop + "\n", "CLIP110")) == 1
+    assert fixed(loop + "\n", "CLIP110") == (after or loop) + "\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "for g in opt.param_groups:\n    clip_grad_norm_(g['params'], g['clip'])",
+        "for g in opt.param_groups:\n    clip_grad_value_(g['params'], 1.0)",
+        "for g in opt.param_groups:\n    clip_grad_norm_(h['params'], 1.0)",
+        "for g in opt.param_groups:\n    clip_grad_norm_(g['lr'], 1.0)",
+        "for m in models:\n    loss(m).backward()\n    clip_grad_norm_(m.parameters(), 1.0)",
+        "for m in models:\n    clip_grad_norm_(m.parameters(), 1.0)\n    m.opt.step()",
+        "for i, m in enumerate(models):\n    clip_grad_norm_(m.parameters(), 1.0)",
+        "clip_grad_norm_(m.parameters(), 1.0)",
+    ],
+)
+def test_clips_of_one_group_that_are_meant(text: str) -> None:
+    assert found(text + "\n", "CLIP111") == []
+
+
+@pytest.mark.parametrize(
+    ("loop", "after"),
+    [
+        (
+            "for g in opt.param_groups:\n    clip_grad_norm_(g['params'], 1.0)",
+            "clip_grad_norm_([p for g in opt.param_groups for p in g['params']], 1.0)",
+        ),
+        (
+            "for m in (a, b):\n    clip_grad_norm_(m.parameters(), limit)",
+            "clip_grad_norm_([p for m in (a, b) for p in m.parameters()], limit)",
+        ),
+        ("for p in (a, b):\n    clip_grad_norm_(p.parameters(), 1.0)", None),
+        ("for m in (a, b):\n    clip_grad_norm_(m.parameters(), 1.0)\n    f()", None),
+        ("for m in (a, b):\n    # why\n    clip_grad_norm_(m.parameters(), 1.0)", None),
+        (
+            "for m in ms if x else ns:\n    clip_grad_norm_(m.parameters(), 1.0)",
+            "clip_grad_norm_([p for m in (ms if x else ns) for p in m.parameters()], 1.0)",
+        ),
+        (
+            "for m in a, b:\n    clip_grad_norm_(m.parameters(), 1.0)",
+            "clip_grad_norm_([p for m in (a, b) for p in m.parameters()], 1.0)",
+        ),
+        ("for m in (a, b):\n    norm = clip_grad_norm_(m.parameters(), 1.0)", None),
+        ("for m in (a, b):\n    clip_grad_norm_(m.parameters(), 1.0)\nelse:\n    f()", None),
+    ],
+)
+def test_clips_of_one_group_at_a_time(loop: str, after: str | None) -> None:
+    assert len(found(loop + "\n", "CLIP111")) == 1
+    assert fixed(loop + "\n", "CLIP111") == (after or loop) + "\n"
+
+
+# --- gradients that are clamped ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "p.grad.clamp_(-1, 1)",
+        "p.grad = p.grad.clamp(-1, 1)",
+        "p.data.clamp(-1, 1)",
+        "x.clamp(-1, 1)",
+        "p.grad.norm()",
+        "p.grad.clone().clamp(-1, 1)",
+        "torch.clamp(p.grad, -1, 1, out=p.grad)",
+        "torch.clamp(x, -1, 1)",
+        "y = torch.clamp(p.grad, -1, 1)",
+        "def f(p):\n    g = p.grad\n    g = g.clamp(-1, 1)\n    return g",
+        "def f(p):\n    g = p.grad.clone()\n    g = g.clamp(-1, 1)",
+        "def f(p):\n    g = x\n    g = g.clamp(-1, 1)",
+        "def f(p):\n    if c:\n        g = p.grad\n    g = g.clamp(-1, 1)",
+    ],
+)
+def test_gradients_that_are_changed_or_only_read(text: str) -> None:
+    assert found(text + "\n", "CLIP107") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("p.grad.clamp(-1, 1)", "p.grad.clamp_(-1, 1)"),
+        ("p.grad.data.clamp(-1, 1)", "p.grad.data.clamp_(-1, 1)"),
+        ("p.grad.mul(c)", "p.grad.mul_(c)"),
+        ("p.grad.div(2)", "p.grad.div_(2)"),
+        ("p.grad.nan_to_num(0.0)", "p.grad.nan_to_num_(0.0)"),
+        ("torch.clamp(p.grad, -1, 1)", "torch.clamp_(p.grad, -1, 1)"),
+        ("torch.nan_to_num(p.grad)", "torch.nan_to_num_(p.grad)"),
+        ("def f(p):\n    g = p.grad\n    g = g.clamp(-1, 1)", "def f(p):\n    g = p.grad\n    g = g.clamp_(-1, 1)"),
+        ("def f(p):\n    g = p.grad\n    h = g.clamp(-1, 1)", "def f(p):\n    g = p.grad\n    h = g.clamp_(-1, 1)"),
+    ],
+)
+def test_gradients_whose_clamp_is_thrown_away(text: str, after: str) -> None:
+    assert len(found(text + "\n", "CLIP107")) == 1
+    assert fixed(text + "\n", "CLIP107") == textwrap.dedent(after) + "\n"
