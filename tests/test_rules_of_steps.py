@@ -1,0 +1,309 @@
+"""The rules that look at the order of the training step, on short programs. Silent cases first.
+
+In the programs `B` runs backward, `C` clips, `S` steps, `Z` zeroes the gradients; `SB`, `U`, `SS` and `UP` are a
+scaler's scaled backward, unscale, step and update. Each is the body of a training loop, unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+
+import pytest
+
+from clipcheck.engine.file import check_file
+from clipcheck.engine.results import FileReport
+from clipcheck.rule import Safety
+from clipcheck.settings.keys import Settings
+
+HEAD = "import torch\nfrom torch.nn.utils import clip_grad_norm_\n"
+LOOP = "def f(model, optimizer, scaler, loss, xs, accelerator, fabric, amp):\n    for i, x in enumerate(xs):\n"
+CALLS = {
+    "B": "loss.backward()",
+    "C": "clip_grad_norm_(model.parameters(), 1.0)",
+    "S": "optimizer.step()",
+    "Z": "optimizer.zero_grad()",
+    "SB": "scaler.scale(loss).backward()",
+    "U": "scaler.unscale_(optimizer)",
+    "SS": "scaler.step(optimizer)",
+    "UP": "scaler.update()",
+}
+
+
+def written(text: str) -> str:
+    return re.sub(r"\b(SB|SS|UP|[BCSZU])\b(?!\()", lambda found: CALLS[found[0]], text)
+
+
+def program(body: str) -> str:
+    """The body in a training loop; a text that says `def`, `class` or `import` stands for itself."""
+    if re.search(r"^(def|class|import|from) ", body, re.MULTILINE):
+        return HEAD + written(textwrap.dedent(body)) + "\n"
+    return HEAD + LOOP + textwrap.indent(written(body), " " * 8) + "\n"
+
+
+def check(body: str, code: str, fix: bool = False) -> FileReport:
+    settings = Settings(codes=frozenset({code}), fix=fix, safety=Safety.UNSAFE)
+    report = check_file("x.py", program(body).encode(), settings)
+    assert report.errors == ()
+    return report
+
+
+SILENT = {
+    # clips after the step
+    "CLIP101": [
+        "Z; B; C; S",
+        "Z\nB\nif x:\n    S\nC",
+        "B\nS\nC\nS",  # a second step uses it
+        "B\nS\np.grad.mul_(2)\nC",
+        "B\nS\nprepare(optimizer)\nC",
+        "Z\nB\nS\nclip_grad_norm_(model.parameters(), float('inf'))",  # measures
+        "Z\nB\nS\nnorm = clip_grad_norm_(model.parameters(), max_norm=torch.inf)",
+        "S\nC",  # no backward
+    ],
+    # clips before backward
+    "CLIP102": [
+        "B; C; S",
+        "B\nC\nB\nS",  # clips the first of two
+        "C\nS",
+        "p.grad.mul_(2)\nC\nB\nS",
+        "prepare(optimizer)\nC\nB\nS",
+        "Z\nC\nif x:\n    B\nelse:\n    S",
+        "Z\nC\nfor y in x:\n    B\nS",  # in another loop
+        "Z\nB\nS\nC",
+        "def closure():\n    B\n    return loss\ndef f(xs):\n    for x in xs:\n        Z\n        C\n        optimizer.step(closure)",
+    ],
+    "CLIP103": [
+        "B\nC\nS",
+        "def f(loss, model, optimizer, xs):\n    C\n    B\n    S",  # no loop
+        "def f(loss, model, optimizer, xs):\n    B\n    C\n    for x in xs:\n        B",
+        "def f(loss, model, optimizer, xs):\n    C\n    S\n    for x in xs:\n        B",
+        "def f(loss, model, optimizer, xs):\n    prepare(optimizer)\n    C\n    for x in xs:\n        B",
+        "def f(loss, model, optimizer, xs):\n    for x in xs:\n        C\n        B",
+        "def f(loss, model, optimizer, xs):\n    C\n    for x in xs:\n        print(x)",
+    ],
+    "CLIP104": [
+        "Z; B; S",
+        "B; S; Z",
+        "B\nmodel.zero_grad()\nS",  # a module's need not be the optimizer's
+        "B\nother.zero_grad()\nS",
+        "B\nZ\nB\nS",
+        "B\nZ\np.grad = x\nS",
+        "B\nZ\nprepare(optimizer)\nS",
+        "B\np.grad = None\nS",
+        "B\nopt_g.zero_grad()\nopt_g.step()\nopt_d.step()",
+    ],
+    # accumulation
+    "CLIP108": [
+        "Z; B; C; S",
+        "B\nif (i + 1) % 4 == 0:\n    C\n    S\n    Z",
+        "B\nC\nif x:\n    S",  # a test that counts nothing
+        "B\nC\nif i % 4:\n    print(x)\nS",
+        "B\nC\nS\nif (i + 1) % 4 == 0:\n    Z",
+        "Z\nB\nC\nif i % 4 == 0:\n    S",  # zeroed each time
+        "import opacus\ndef f(model, optimizer, loss, xs):\n    for i, x in enumerate(xs):\n        B\n        C\n        if i % 4 == 0:\n            S\n            Z",
+        "with accelerator.accumulate(model):\n    B\n    if accelerator.sync_gradients:\n        C\n    S\n    Z",
+        "with accelerator.autocast():\n    B\n    C\n    S",
+    ],
+    # mixed precision
+    "CLIP301": [
+        "SB; U; C; SS; UP",
+        "Z; B; C; S",
+        "SB\nif x:\n    U\nC\nSS",
+        "SB\np.grad.div_(scale)\nC\nSS",
+        "SB\nprepare(optimizer)\nC\nSS",
+        "SB\nclip_grad_norm_(model.parameters(), 1.0 * scaler.get_scale())\nSS",
+        "limit = scale * 1.0\nSB\nclip_grad_norm_(model.parameters(), limit)\nSS",
+        "SB\nSS\nUP",
+        "SB\naccelerator.clip_grad_norm_(model.parameters(), 1.0)\nSS",
+        "def f(model, loss, optimizer):\n    scaler = torch.amp.GradScaler(enabled=False)\n    SB\n    C\n    SS",
+        "def f(model, loss, optimizer):\n    scaler = Plain()\n    SB\n    C\n    SS",
+    ],
+    "CLIP303": [
+        "SB; U; C; SS; UP",
+        "SB\nif i % 4 == 0:\n    U\n    SS\n    UP\n    Z",
+        "SB\nU\nif x:\n    SS",
+    ],
+    "CLIP304": [
+        "SB\nU\nC\nSS",
+        "B\nclip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)\nS",
+        "SB\nU\nclip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=False)\nSS",
+        "SB\nU\nclip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=strict)\nSS",
+        "SB\nU\ntry:\n    clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)\nexcept RuntimeError:\n    pass\nSS",
+        "SB\nif x:\n    U\nclip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)\nSS",
+    ],
+    "CLIP308": [
+        "SB\nU\nC\nSS\nUP",
+        "if x:\n    continue\nSB\nU\nSS\nUP",
+        "SB\nU\nif x:\n    UP\n    continue\nSS\nUP",
+        "SB\nU\nif x:\n    break\nSS\nUP",
+        "SB\nU\nfor y in x:\n    if y:\n        continue\nSS\nUP",
+        "SB\nU\nSS",
+    ],
+    # frameworks
+    "CLIP403": [
+        "accelerator.backward(loss)\naccelerator.clip_grad_norm_(model.parameters(), 1.0)\nS",
+        "B; C; S",
+        "accelerator.backward(loss)\naccelerator.unscale_gradients()\nC\nS",
+        "accelerator.backward(loss)\nS\nC",
+        "class Accelerator:\n    pass\ndef f(accelerator, loss, model):\n    accelerator.backward(loss)\n    C",
+        "other.backward(loss)\nC\nS",
+        "accelerator.backward()\nC\nS",
+    ],
+    "CLIP411": [
+        "fabric.backward(loss)\nfabric.clip_gradients(model, optimizer, max_norm=1.0)\nS",
+        "B; C; S",
+        "if x:\n    fabric.backward(loss)\nelse:\n    B\nC\nS",
+        "other.backward(loss)\nC\nS",
+    ],
+    "CLIP306": [
+        "with amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\nC\nS",
+        "with amp.autocast():\n    B\n    C\nS",
+        "with amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\n    def g():\n        C\nS",
+        "with a, amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\nC\nS",
+    ],
+    "CLIP307": [
+        "with amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\nC\nS",  # O1
+        "level = 'O2'\nwith amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\nclip_grad_norm_(amp.master_params(optimizer), 1.0)\nS",
+        "level = 'O2'\nB\nC\nS",
+        "level = 'O2'\nwith amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\nclip_grad_norm_(ps, 1.0)\nS",
+        "level = 'O2'\nwith amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\n    C\nS",
+        "level = 'O2'\nwith amp.other(loss, optimizer) as scaled:\n    scaled.backward()\nC\nS",
+    ],
+}
+
+
+@pytest.mark.parametrize(("code", "body"), [(code, body) for code, bodies in SILENT.items() for body in bodies])
+def test_silent(code: str, body: str) -> None:
+    assert check(body, code).findings == ()
+
+
+# What is found, and what the fix makes of it; None where none is offered.
+FOUND: dict[str, list[tuple[str, str | None]]] = {
+    "CLIP101": [
+        ("Z\nB\nS\nC", "Z\nB\nC\nS"),
+        ("B\nS\nC\nZ", "B\nC\nS\nZ"),
+        ("Z\nB\nS\nif x:\n    C", "Z\nB\nif x:\n    C\nS"),
+        ("Z\nB\nS\n# why\nC  # here", "Z\nB\n# why\nC  # here\nS"),
+        ("Z\nB\noptimizer.step(closure)\nC", None),
+        ("Z\nSB\nSS\nC", "Z\nSB\nU\nC\nSS"),
+        ("Z\nSB\nU\nSS\nC", "Z\nSB\nU\nC\nSS"),
+        ("Z\nB\nS\nlimit = x\nclip_grad_norm_(model.parameters(), limit)", None),
+        ("Z\nB; S\nC", None),
+    ],
+    "CLIP102": [
+        ("Z\nC\nB\nS", "Z\nB\nC\nS"),
+        ("C\nB\nS\nZ", "B\nC\nS\nZ"),
+        ("Z\nC\nx = f()\nB\nS", "Z\nx = f()\nB\nC\nS"),
+        ("Z\nif x:\n    C\nB\nS", "Z\nB\nif x:\n    C\nS"),
+        ("Z\nnorm = clip_grad_norm_(model.parameters(), 1.0)\nprint(norm)\nB\nS", None),
+        ("Z\nC\nSB\nSS", None),
+        ("Z\nC\nB\nB\nS", None),
+    ],
+    "CLIP103": [
+        ("def f(loss, model, optimizer, xs):\n    C\n    for x in xs:\n        B\n        S", None),
+        ("def f(loss, model, optimizer, xs):\n    C\n    while xs:\n        for x in xs:\n            B\n            S", None),
+    ],
+    "CLIP104": [
+        ("B\nZ\nS", "Z\nB\nS"),
+        ("B\nif x:\n    print(x)\nZ\nS", "Z\nB\nif x:\n    print(x)\nS"),
+        ("B\nC\nZ\nS", "Z\nB\nC\nS"),
+    ],
+    "CLIP108": [
+        ("B\nC\nif (i + 1) % 4 == 0:\n    S\n    Z", "B\nif (i + 1) % 4 == 0:\n    C\n    S\n    Z"),
+        ("B\nC\nif accumulated:\n    S\n    Z", "B\nif accumulated:\n    C\n    S\n    Z"),
+        ("B\nC\nif i % 4 == 0:\n    print(x)\n    S\n    Z", "B\nif i % 4 == 0:\n    print(x)\n    C\n    S\n    Z"),
+        ("SB\nU\nC\nif i % 4 == 0:\n    SS\n    UP\n    Z", "SB\nif i % 4 == 0:\n    U\n    C\n    SS\n    UP\n    Z"),
+        ("B\nnorm = clip_grad_norm_(model.parameters(), 1.0)\nif i % 4 == 0:\n    S\n    Z\nprint(norm)", None),
+        ("with accelerator.accumulate(model):\n    B\n    C\n    S\n    Z", None),
+    ],
+    "CLIP301": [
+        ("SB\nC\nSS\nUP", "SB\nU\nC\nSS\nUP"),
+        ("SB\nC\nU\nSS\nUP", "SB\nU\nC\nSS\nUP"),
+        ("SB\nC\nscaler.step(self.opt)\nUP", "SB\nscaler.unscale_(self.opt)\nC\nscaler.step(self.opt)\nUP"),
+        ("SB\nC\nscaler.step(a_opt)\nscaler.step(b_opt)\nUP", "SB\nscaler.unscale_(a_opt)\nC\nscaler.step(a_opt)\nscaler.step(b_opt)\nUP"),
+        ("SB\nif x:\n    C\nSS\nUP", "SB\nif x:\n    U\n    C\nSS\nUP"),
+        ("SB\nprint(x); C\nSS\nUP", None),
+        ("SB\nC\nif i % 4 == 0:\n    SS\n    UP\n    Z", None),
+    ],
+    "CLIP303": [
+        ("SB\nU\nif i % 4 == 0:\n    SS\n    UP\n    Z", "SB\nif i % 4 == 0:\n    U\n    SS\n    UP\n    Z"),
+    ],
+    "CLIP304": [
+        (
+            "SB\nU\nclip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)\nSS",
+            "SB\nU\nclip_grad_norm_(model.parameters(), 1.0)\nSS",
+        ),
+        (
+            "SB\nU\nclip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True, foreach=True)\nSS",
+            "SB\nU\nclip_grad_norm_(model.parameters(), 1.0, foreach=True)\nSS",
+        ),
+        (
+            "SB\nU\nclip_grad_norm_(model.parameters(), (1.0), error_if_nonfinite=True)\nSS",
+            "SB\nU\nclip_grad_norm_(model.parameters(), (1.0))\nSS",
+        ),
+        ("SB\nU\nclip_grad_norm_(model.parameters(), 1.0,  # why\n    error_if_nonfinite=True)\nSS", None),
+        ("SB\nU\nclip_grad_norm_(error_if_nonfinite=True, parameters=ps, max_norm=1.0)\nSS", None),
+    ],
+    "CLIP308": [
+        ("SB\nU\nif x:\n    continue\nSS\nUP", None),
+        ("SB\nU\nC\nif x:\n    Z\n    continue\nSS\nUP", None),
+    ],
+    "CLIP403": [
+        ("accelerator.backward(loss)\nC\nS", "accelerator.backward(loss)\naccelerator.clip_grad_norm_(model.parameters(), 1.0)\nS"),
+        (
+            "self.accelerator.backward(loss)\ntorch.nn.utils.clip_grad_value_(ps, 1.0)\nS",
+            "self.accelerator.backward(loss)\nself.accelerator.clip_grad_value_(ps, 1.0)\nS",
+        ),
+        ("accelerator.backward(loss)\nclip_grad_norm_(ps, 1.0, error_if_nonfinite=True)\nS", None),
+        ("accelerator.backward(loss)\nclip_grad_norm_(*args)\nS", None),
+    ],
+    "CLIP411": [
+        ("fabric.backward(loss)\nC\nS", "fabric.backward(loss)\nfabric.clip_gradients(model, optimizer, max_norm=1.0)\nS"),
+        (
+            "fabric.backward(loss)\nclip_grad_norm_(model.parameters(), 1.0, 1)\nS",
+            "fabric.backward(loss)\nfabric.clip_gradients(model, optimizer, max_norm=1.0, norm_type=1)\nS",
+        ),
+        (
+            "fabric.backward(loss)\ntorch.nn.utils.clip_grad_value_(model.parameters(), 0.5)\nS",
+            "fabric.backward(loss)\nfabric.clip_gradients(model, optimizer, clip_val=0.5)\nS",
+        ),
+        ("fabric.backward(loss)\nclip_grad_norm_(ps, 1.0)\nS", None),
+        ("fabric.backward(loss)\nclip_grad_norm_(model.parameters(), 1.0, foreach=True)\nS", None),
+        ("fabric.backward(loss)\nC\nif x:\n    S", None),
+    ],
+    "CLIP306": [
+        (
+            "with amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\n    C\nS",
+            "with amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\nC\nS",
+        ),
+        ("with amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\n    C\n    print(x)\nS", None),
+        ("with amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\n    if x:\n        C\nS", None),
+    ],
+    "CLIP307": [
+        (
+            "level = 'O2'\nwith amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\nC\nS",
+            "level = 'O2'\nwith amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\nclip_grad_norm_(amp.master_params(optimizer), 1.0)\nS",
+        ),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "body", "after"), [(code, *case) for code, cases in FOUND.items() for case in cases])
+def test_found_and_fixed(code: str, body: str, after: str | None) -> None:
+    (finding,) = check(body, code).findings
+    assert (finding.fix is None) == (after is None)
+    assert after is not None or finding.help
+    assert check(body, code, fix=True).now.decode() == program(after or body)
+
+
+def test_related_places_are_shown() -> None:
+    for code, body, line in (
+        ("CLIP101", "Z\nB\nS\nC", 7),
+        ("CLIP102", "Z\nC\nB\nS", 7),
+        ("CLIP104", "B\nZ\nS", 5),
+        ("CLIP108", "B\nC\nif i % 4 == 0:\n    S\n    Z", 8),
+        ("CLIP301", "SB\nC\nSS\nUP", 5),
+        ("CLIP303", "SB\nU\nif i % 4 == 0:\n    SS\n    UP\n    Z", 8),
+    ):
+        (finding,) = check(body, code).findings
+        assert finding.related[0][0].line == line
