@@ -14,7 +14,7 @@ import libcst as cst
 import pytest
 
 from clipcheck.python.source import Source
-from clipcheck.training.acts import Kind
+from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, Flow, flow, flows
 
 IMPORTS = "import torch\nfrom torch.nn.utils import clip_grad_norm_\n"
@@ -24,8 +24,8 @@ CALLS = {
     "S": "optimizer.step()",
     "Z": "optimizer.zero_grad()",
 }
-KINDS = {Kind.BACKWARD: "B", Kind.CLIP: "C", Kind.STEP: "S", Kind.ZERO_GRAD: "Z"}
-NAMES = {**KINDS, Kind.START: "start", Kind.END: "end", Kind.UNKNOWN: "?"}
+KINDS = {EventKind.BACKWARD: "B", EventKind.CLIP: "C", EventKind.STEP: "S", EventKind.ZERO_GRAD: "Z"}
+NAMES = {**KINDS, EventKind.START: "start", EventKind.END: "end", EventKind.UNKNOWN: "?"}
 
 
 def program(text: str) -> Source:
@@ -40,7 +40,7 @@ def ways(found: Flow) -> set[str]:
     """All pairs of events that can follow each other; forwards and backwards say the same."""
     forward = {(e, other) for e in (found.start, *found.events) for other in e.first_after(*KINDS)}
     backward = {(other, e) for e in (*found.events, found.end) for other in e.first_before(*KINDS)}
-    ends = (Kind.START, Kind.END)
+    ends = (EventKind.START, EventKind.END)
     assert {(a, b) for a, b in forward if b.kind not in ends and a.kind not in ends} == {
         (a, b) for a, b in backward if b.kind not in ends and a.kind not in ends
     }
@@ -130,14 +130,14 @@ def test_calls_are_followed_three_functions_deep() -> None:
         source = program(chain(depth))
         found = flow_of(source)
         assert ways(found) == {"start>C", "C>end"}
-        assert found in list(flows(source, Kind.CLIP))
+        assert found in list(flows(source, EventKind.CLIP))
     source = program(chain(4))
-    assert not flow_of(source).of(Kind.CLIP)
-    assert [one.function.name.value for one in flows(source, Kind.CLIP)] == ["g1", "g2", "g3", "g4"]  # type: ignore[union-attr]
+    assert not flow_of(source).of(EventKind.CLIP)
+    assert [one.function.name.value for one in flows(source, EventKind.CLIP)] == ["g1", "g2", "g3", "g4"]  # type: ignore[union-attr]
 
 
 def clips(text: str) -> list[Event]:
-    return flow_of(program(text)).of(Kind.CLIP)
+    return flow_of(program(text)).of(EventKind.CLIP)
 
 
 @pytest.mark.parametrize(
@@ -200,9 +200,9 @@ def test_a_function_that_calls_itself_ends() -> None:
 def test_the_top_level_of_a_module_has_its_own_flow() -> None:
     source = program("for x in xs:\n    B\n    C\n    S\ndef g(model):\n    C\n")
     assert ways(flow(source, source.module)) == {"start>B", "start>end", "B>C", "C>S", "S>B", "S>end"}
-    assert [one.function for one in flows(source, Kind.BACKWARD)] == [source.module]
-    assert len(list(flows(source, Kind.CLIP))) == 2
-    assert list(flows(source, Kind.ZERO_GRAD)) == []
+    assert [one.function for one in flows(source, EventKind.BACKWARD)] == [source.module]
+    assert len(list(flows(source, EventKind.CLIP))) == 2
+    assert list(flows(source, EventKind.ZERO_GRAD)) == []
 
 
 # --- tests that are known to come out alike ---------------------------------------------------------------------------
