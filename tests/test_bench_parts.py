@@ -1,0 +1,149 @@
+"""The benchmark: every peer does the same work, the workloads are the models they are named after, the rows add up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+torch = pytest.importorskip("torch")
+
+from clipcheck.bench import measure, peers, report, workloads  # noqa: E402
+from clipcheck.bench.cli import bench  # noqa: E402
+from clipcheck.bench.measure import Timing  # noqa: E402
+from clipcheck.bench.run import Row  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+def parameters() -> list[torch.Tensor]:
+    """Three parameters whose gradients have norms 3, 4 and 12, so 13 together, and one without a gradient."""
+    params = [torch.zeros(n, requires_grad=True) for n in (1, 2, 4, 3)]
+    for param, norm in zip(params, (3.0, 4.0, 12.0), strict=False):
+        param.grad = torch.full_like(param, norm / param.numel() ** 0.5)
+    return params
+
+
+@pytest.mark.parametrize("name", peers.NORMS)
+def test_each_peer_measures_the_same_norm(name: str) -> None:
+    grads = [p.grad for p in parameters() if p.grad is not None]
+    assert float(peers.NORMS[name](grads)) == pytest.approx(13.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", peers.CLIPS)
+@pytest.mark.parametrize(("max_norm", "after"), [(6.5, 6.5), (13.0, 13.0), (100.0, 13.0)])
+def test_each_peer_clips_to_the_same_gradients(name: str, max_norm: float, after: float) -> None:
+    params = parameters()
+    assert float(peers.CLIPS[name](params, max_norm)) == pytest.approx(13.0, rel=1e-6)
+    norms = [p.grad.norm().item() for p in params[:3]]
+    assert norms == pytest.approx([n * after / 13 for n in (3.0, 4.0, 12.0)], rel=1e-5)
+    assert params[3].grad is None
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "elements", "size"),
+    [
+        ("10x1M", 10, 10_000_000, 4),
+        ("resnet50", 161, 25_557_032, 4),  # torchvision's resnet50
+        ("gpt2", 148, 124_439_808, 4),  # Hugging Face's gpt2
+        ("gpt2-bf16", 148, 124_439_808, 2),
+        ("gpt2-xl", 580, 1_557_611_200, 4),  # and gpt2-xl
+        ("2000x64", 2000, 128_000, 4),
+        ("1x100M", 1, 100_000_000, 4),
+        ("7b-bf16", 291, 6_738_415_616, 2),  # LLaMA 7B
+    ],
+)
+def test_a_workload_is_the_model_that_it_is_named_after(name: str, tensors: int, elements: int, size: int) -> None:
+    load = workloads.workload(name)
+    assert (len(load.shapes), load.elements, load.bytes) == (tensors, elements, elements * size)
+    assert name in workloads.names()
+
+
+def test_the_gradients_of_a_workload_are_the_same_each_time() -> None:
+    load = workloads.Workload("small", ((200, 300), (7,)), torch.float32)
+    first, second = load.gradients(CPU), load.gradients(CPU)
+    assert [g.shape for g in first] == [(200, 300), (7,)]
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert first[0].std().item() == pytest.approx(1e-3, rel=0.02)
+    assert workloads.fits(load, CPU)
+    assert not workloads.fits(workloads.Workload("huge", ((1 << 50,),), torch.float32), CPU)
+
+
+def test_the_exact_norm_is_that_of_float64() -> None:
+    grads = [torch.full((1000,), 1e-30), torch.full((10, 10), 2e-30)]
+    assert measure.exact_norm(grads) == pytest.approx((1000 * 1e-60 + 100 * 4e-60) ** 0.5, rel=1e-6)
+
+
+def test_a_ratio_is_the_median_of_the_rounds() -> None:
+    slow, fast = Timing([2.0, 20.0, 6.0], None), Timing([1.0, 2.0, 2.0], None)
+    assert slow.wall == 6.0
+    assert slow.ratio(fast) == 3.0
+    assert fast.ratio(fast) == 1.0
+
+
+def test_calls_are_timed_in_turns_after_a_reset() -> None:
+    log: list[str] = []
+    calls = {"a": lambda: log.append("a"), "b": lambda: log.append("b")}
+    timings = measure.interleaved(calls, CPU, lambda: log.append("reset"), 2)
+    assert log == ["reset", "a", "reset", "b"] * 3  # once to warm up
+    assert {name: (len(t.walls), t.device) for name, t in timings.items()} == {"a": (2, None), "b": (2, None)}
+    assert all(wall >= 0 for t in timings.values() for wall in t.walls)
+
+
+ROWS = [
+    Row("gpt2", "clip", "torch", 12.3456, None, 1.0, 1.234e-7, 0.5),
+    Row("gpt2", "clip", "clipcheck", 1.5, 0.25, 0.1216, None, 0.5),
+]
+
+
+def test_the_table_is_aligned_and_leaves_unknown_figures_out() -> None:
+    assert report.table(ROWS).splitlines() == [
+        "workload  case             wall ms  device ms  to torch  error  floor ms",
+        "gpt2      clip  torch       12.346                 1.00  1e-07     0.500",
+        "gpt2      clip  clipcheck    1.500      0.250      0.12            0.500",
+    ]
+
+
+def test_json_has_the_machine_and_the_rows() -> None:
+    content = json.loads(report.as_json({"device": "x"}, ROWS))
+    assert content["machine"] == {"device": "x"}
+    assert content["rows"][1]["peer"] == "clipcheck"
+    assert content["rows"][1]["device_ms"] == 0.25
+
+
+@pytest.mark.parametrize(("command", "cases"), [("clip", {"no clip", "clip"}), ("norm", {"norm"})])
+def test_a_run_has_a_row_for_each_peer_and_case(tmp_path: Path, command: str, cases: set[str]) -> None:
+    file = tmp_path / "rows.json"
+    words = [command, "--workload", "2000x64", "--rounds", "1", "--device", "cpu", "--json", str(file)]
+    result = CliRunner().invoke(bench(), words)
+    assert result.exit_code == 0, result.output
+    content = json.loads(file.read_text(encoding="utf-8"))
+    known = peers.NORMS if command == "norm" else peers.CLIPS
+    assert {(row["case"], row["peer"]) for row in content["rows"]} == {(case, peer) for case in cases for peer in known}
+    for row in content["rows"]:
+        assert row["workload"] == "2000x64"
+        assert row["error"] < 1e-5
+        assert row["wall_ms"] > 0
+        assert row["floor_ms"] > 0
+        assert row["peer"] != "torch" or row["ratio"] == 1.0
+    floors = {row["case"]: row["floor_ms"] for row in content["rows"]}
+    assert command == "norm" or floors["clip"] == pytest.approx(3 * floors["no clip"])
+    assert {"device", "threads", "torch", "python", "date", "bandwidth_GB_s"} <= content["machine"].keys()
+    assert "2000x64" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["clip", "--device", "nowhere"],
+        ["clip", "--workload", "unknown"],
+        ["norm", "--rounds", "0"],
+        ["norm", "--plot", "x.pdf", "--workload", "2000x64"],
+    ],
+)
+def test_what_cannot_be_measured_is_one_clear_error(words: list[str]) -> None:
+    result = CliRunner().invoke(bench(), words)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
