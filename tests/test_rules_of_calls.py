@@ -303,6 +303,65 @@ def test_fixed(code: str, text: str, after: str | None) -> None:
     assert fixed(text + "\n", code) == (after or text) + "\n"
 
 
+# --- gradients in the place of parameters ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "clip_grad_norm_([p for p in ps], 1.0)",
+        "clip_grad_norm_([p for p in ps if p.grad is not None], 1.0)",
+        "clip_grad_norm_([w, b], 1.0)",
+        "clip_grad_norm_([w.grad, b], 1.0)",
+        "clip_grad_norm_([], 1.0)",
+        "get_total_norm([p.grad for p in ps])",
+        "clip_grad_norm_(model.state_dict(), 1.0)",
+        "clip_grad_norm_(grads, 1.0)",
+        "def f(grads):\n    clip_grad_norm_(grads, 1.0)",
+        "xs = []\nclip_grad_norm_(xs, 1.0)",
+        "xs = []\nxs.append(p)\nclip_grad_norm_(xs, 1.0)",
+        "xs = []\nxs.append(p.grad)\nxs.append(p)\nclip_grad_norm_(xs, 1.0)",
+        "xs = []\nxs.append(p.grad)\nxs.extend(ps)\nclip_grad_norm_(xs, 1.0)",
+        "xs = [p.grad for p in ps]\nxs = ps\nclip_grad_norm_(xs, 1.0)",
+        "xs = [p.grad for p in ps]\nif c:\n    xs = f()\nclip_grad_norm_(xs, 1.0)",
+        "g = p.grad.clone()\ng.grad = x\nclip_grad_norm_(g, 1.0)",
+        "masters = [p.grad for p in ps]\nfor m in masters:\n    m.grad = x\nclip_grad_norm_(masters, 1.0)",
+        "for g in ps:\n    clip_grad_norm_(g, 1.0)",
+    ],
+)
+def test_parameters_or_what_may_be_some(text: str) -> None:
+    assert found(text + "\n", "CLIP106") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("clip_grad_norm_([p.grad for p in ps], 1.0)", "clip_grad_norm_(ps, 1.0)"),
+        ("clip_grad_norm_((p.grad for p in ps), 1.0)", "clip_grad_norm_(ps, 1.0)"),
+        ("clip_grad_norm_([p.grad for p in (w, b)], 1.0)", "clip_grad_norm_((w, b), 1.0)"),
+        ("clip_grad_norm_((p.grad for p in (w, b)), 1.0)", "clip_grad_norm_((w, b), 1.0)"),
+        ("clip_grad_norm_([p.grad for p in (q for q in ps)], 1.0)", "clip_grad_norm_((q for q in ps), 1.0)"),
+        ("clip_grad_norm_([p.grad for p in ps if p.grad is not None], 1.0)", "clip_grad_norm_(ps, 1.0)"),
+        ("clip_grad_norm_([p.grad for p in ps if p.ndim > 1], 1.0)", "clip_grad_norm_([p for p in ps if p.ndim > 1], 1.0)"),
+        ("clip_grad_norm_([p.grad for g in gs for p in g], 1.0)", "clip_grad_norm_([p for g in gs for p in g], 1.0)"),
+        ("clip_grad_norm_([m.w.grad for m in ms], 1.0)", "clip_grad_norm_([m.w for m in ms], 1.0)"),
+        ("clip_grad_norm_([p.data for p in ps], 1.0)", "clip_grad_norm_(ps, 1.0)"),
+        ("clip_grad_norm_(p.grad, 1.0)", "clip_grad_norm_(p, 1.0)"),
+        ("clip_grad_value_([w.grad, b.grad], 1.0)", "clip_grad_value_([w, b], 1.0)"),
+        ("clip_grad_norm_((w.grad, b.grad), 1.0)", "clip_grad_norm_((w, b), 1.0)"),
+        ("xs = [p.grad for p in ps]\nclip_grad_norm_(xs, 1.0)", "xs = ps\nclip_grad_norm_(xs, 1.0)"),
+        ("xs = [p.grad for p in ps]\nclip_grad_norm_(xs, 1.0)\nprint(xs)", None),
+        ("xs = []\nfor p in ps:\n    xs.append(p.grad)\nclip_grad_norm_(xs, 1.0)", None),
+        ("clip_grad_norm_(torch.autograd.grad(loss, ps), 1.0)", None),
+        ("clip_grad_norm_(model.state_dict().values(), 1.0)", None),
+        ("for g in [p.grad for p in ps]:\n    clip_grad_norm_(g, 1.0)", None),
+    ],
+)  # fmt: skip
+def test_gradients_in_the_place_of_parameters(text: str, after: str | None) -> None:
+    assert len(found(text + "\n", "CLIP106")) == 1
+    assert fixed(text + "\n", "CLIP106") == (after or text) + "\n"
+
+
 # --- clips in loops over parameters or groups -------------------------------------------------------------------------
 
 

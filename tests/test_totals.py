@@ -136,3 +136,12 @@ def test_accumulators(before: str, after: str) -> None:
 def test_a_list_that_has_another_use_is_left(body: str) -> None:
     text = "def f(ps, c):\n    " + body
     assert fixed(text) == text
+
+
+@pytest.mark.parametrize(
+    ("iterable", "argument"),
+    [("w, b", "(w, b)"), ("(w, b)", "(w, b)"), ("[w, b]", "[w, b]"), ("(q for q in ps)", "(q for q in ps)")],
+)
+def test_what_a_loop_goes_over_is_one_argument(iterable: str, argument: str) -> None:
+    text = f"total = 0.0\nfor p in {iterable}:\n    total += p.grad.norm().item() ** 2\ntotal = total ** 0.5"
+    assert fixed(text) == f"total = grad_norm({argument}).item()"

@@ -77,7 +77,9 @@ class Source:
         return self.text[start:end]
 
     def outer_code(self, node: cst.BaseExpression) -> str:
-        """As `code`, with the parentheses that belong to the expression."""
+        """As `code`, with the parentheses that the expression has, or needs within another one: a tuple, as in `for p in a, b`."""
+        if isinstance(node, cst.Tuple) and not node.lpar:
+            return f"({self.code(node)})"
         written = code(self.module, node, outer=True)
         if not _LINE_END.search(written):
             return written

@@ -177,7 +177,7 @@ def _of_comprehension(source: Source, made: cst.ListComp | cst.GeneratorExp) -> 
     plain = source.code(owner) == source.code(clause.target) and clause.inner_for_in is None
     if plain and all(_only_skips_none(source, condition.test) for condition in clause.ifs):
         start, end = source.outer_span(made) if isinstance(made, cst.GeneratorExp) else source.span(made)
-        return (Edit(start, end, source.code(clause.iter)),)
+        return (Edit(start, end, source.outer_code(clause.iter)),)
     return (replace(source, made.elt, source.code(owner)),)
 
 
