@@ -173,6 +173,8 @@ def _key(source: Source, use: cst.CSTNode) -> str:
                 | cst.Call(func=cst.Attribute(attr=cst.Name("item" | "detach" | "cpu")))
             ):
                 pass
+            case cst.Call() if above is node:  # the `float(…)` around it
+                pass
             case cst.DictElement(key=cst.SimpleString() as key) if above.value is node:
                 text = str(key.evaluated_value)
                 return text if _says_after(text) else ""
