@@ -260,7 +260,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sample", type=int, default=200, help="how many mutants (default 200)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", help="the start of the paths to mutate, such as clipcheck/engine/")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="the starts of the paths to mutate, such as clipcheck/engine/"
+    )
     parser.add_argument("--tests", nargs="+", default=["test_*.py"], help="the test files that count, as patterns")
     parser.add_argument("--budget", type=float, default=90, help="seconds of tests for a mutant (default 90)")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 8))
@@ -268,7 +270,7 @@ def main() -> int:
     sources = sorted(path.relative_to(PROJECT).as_posix() for path in (PROJECT / "clipcheck").rglob("*.py"))
     texts = {name: (PROJECT / name).read_bytes().decode() for name in sources}
     everything = [m for name in sources if name not in KERNELS for m in mutants(name, texts[name])]
-    everything = [m for m in everything if m.path.startswith(given.only)]
+    everything = [m for m in everything if m.path.startswith(tuple(given.only))]
     random.Random(given.seed).shuffle(everything)
     sample = list(itertools.islice((m for m in everything if alters(m, texts[m.path])), given.sample))
     package = json.dumps(texts)
