@@ -1,0 +1,242 @@
+"""Which settings hold for a file: patterns as git reads them, layers from the widest to the nearest, selections."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from clipcheck.catalogue import RULES
+from clipcheck.rule import Safety
+from clipcheck.settings.globs import Globs
+from clipcheck.settings.keys import DEFAULT, ConfigError, Layer, Settings, checked, matching, select
+from clipcheck.settings.projects import Project, Projects
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "taken"),
+    [
+        # a plain name, wherever it is
+        ("build", "build", True),
+        ("build", "a/build", True),
+        ("build", "build/a.py", True),
+        ("build", "a/build/b.py", True),
+        ("build", "rebuild/a.py", False),
+        ("a.py", "b/a.py", True),
+        ("a.py", "a.pyi", False),
+        ("a.py", "aXpy", False),
+        # patterns
+        ("*.pyi", "a/b.pyi", True),
+        ("*.pyi", "a/b.py", False),
+        ("a/*.py", "a/b.py", True),
+        ("a/*.py", "a/b/c.py", False),
+        ("a/**/c.py", "a/b/c.py", True),
+        ("a/**", "a/b/c.py", True),
+        ("a/b", "a/b/c.py", True),
+        ("a/b", "x/a/b/c.py", False),
+        ("/a.py", "a.py", True),
+        ("/a.py", "b/a.py", False),
+        ("test_*", "b/test_a.py", True),
+        ("[ab].py", "b.py", True),
+        ("?.py", "ab.py", False),
+        ("a/", "a/b.py", True),
+        ("a/", "b/a", False),  # a file
+        # elsewhere
+        ("*.py", "../a.py", False),
+        ("a.py", "../a.py", True),
+        ("*.py", "..a/b.py", True),
+    ],
+)
+def test_a_pattern_takes_a_file(pattern: str, path: str, taken: bool) -> None:
+    globs = Globs((pattern,), os.path.join(os.sep, "project"))
+    assert globs.match(os.path.normpath(os.path.join(os.sep, "project", path))) is taken
+
+
+def test_a_pattern_that_ends_with_a_slash_takes_folders_alone() -> None:
+    globs = Globs(("a/",), os.path.join(os.sep, "project"))
+    path = os.path.join(os.sep, "project", "a")
+    assert globs.match(path, is_folder=True)
+    assert not globs.match(path)
+    assert globs.takes_entry(path, is_folder=True)
+    assert not globs.takes_entry(path, is_folder=False)
+
+
+def test_the_last_pattern_that_fits_decides() -> None:
+    globs = Globs(("*.py", "!a.py"), os.path.join(os.sep, "project"))
+
+    def decides(name: str) -> bool | None:
+        return globs.decides(os.path.join(os.sep, "project", name))
+
+    assert (decides("b.py"), decides("a.py"), decides("b.md")) == (True, False, None)
+
+
+def test_of_an_entry_that_is_walked_only_its_own_name_counts() -> None:
+    globs = Globs(("build",), os.path.join(os.sep, "project"))
+    assert globs.takes_entry(os.path.join(os.sep, "project", "build"), True)
+    assert not globs.takes_entry(os.path.join(os.sep, "project", "build", "a.py"), False)
+
+
+# --- selection --------------------------------------------------------------------------------------------------------
+
+
+FAMILY = frozenset(code for code in RULES if code.startswith("CLIP1"))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "extra", "ignored", "expected"),
+    [
+        ([], [], [], DEFAULT),
+        (["ALL"], [], [], frozenset(RULES)),
+        (["CLIP1"], [], [], FAMILY),
+        (["CLIP101", "CLIP002"], [], [], frozenset({"CLIP101", "CLIP002"})),
+        (["CLIP101,CLIP002 ", ""], [], [], frozenset({"CLIP101", "CLIP002"})),
+        (["CLIP1"], [], ["CLIP101"], FAMILY - {"CLIP101"}),
+        (["CLIP101"], [], ["CLIP1"], frozenset({"CLIP101"})),  # the longer one wins
+        (["CLIP101"], [], ["CLIP101"], frozenset()),  # a tie
+        (["CLIP1"], [], ["CLIP1"], frozenset()),
+        (["ALL"], [], ["ALL"], frozenset()),
+        (["ALL"], [], ["CLIP1"], frozenset(RULES) - FAMILY),
+        (["CLIP002"], ["CLIP101"], [], frozenset({"CLIP002", "CLIP101"})),
+        ([], ["CLIP011"], [], DEFAULT | {"CLIP011"}),
+        ([], [], ["CLIP1"], DEFAULT - FAMILY),
+        ([], ["CLIP101"], ["CLIP1"], (DEFAULT - FAMILY) | {"CLIP101"}),
+        ([], [], ["ALL"], frozenset()),
+    ],
+)
+def test_what_runs(chosen: list[str], extra: list[str], ignored: list[str], expected: frozenset[str]) -> None:
+    assert select(chosen, extra, ignored) == expected
+
+
+@pytest.mark.parametrize("word", ["CLIP9", "clip001", "E501", "CLIP0011"])
+def test_what_no_rule_is_called_is_an_error(word: str) -> None:
+    for words in (([word], [], []), ([], [word], []), ([], [], [word])):
+        with pytest.raises(ConfigError, match=word):
+            select(*words)
+
+
+def test_prefixes_name_rules() -> None:
+    assert matching(["CLIP1", "CLIP002"]) == FAMILY | {"CLIP002"}
+    assert matching([]) == frozenset()
+    assert matching(["ALL"]) == frozenset(RULES)
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+
+ROOT = os.path.join(os.sep, "project")
+
+
+def project(*layers: dict[str, Any]) -> Project:
+    return Project(tuple(Layer(values, ROOT) for values in layers))
+
+
+def test_the_nearest_layer_that_sets_a_key_wins() -> None:
+    found = project({"target": "torch", "select": ["CLIP1"]}, {"unsafe-fixes": True}, {"target": "clipcheck"}).settings
+    assert (found.target, found.safety, found.codes) == ("clipcheck", Safety.UNSAFE, FAMILY)
+    assert project({}, {}).settings == Settings()
+
+
+def test_selections_of_layers_build_on_each_other() -> None:
+    assert project({"select": ["CLIP1"]}, {"extend-select": ["CLIP002"]}).settings.codes == FAMILY | {"CLIP002"}
+    assert project({"select": ["CLIP1"]}, {"ignore": ["CLIP101"]}).settings.codes == FAMILY - {"CLIP101"}
+    assert project({"select": ["CLIP1"]}, {"select": ["CLIP002"]}).settings.codes == {"CLIP002"}
+    assert project({"ignore": ["CLIP101"]}, {"select": ["CLIP1"]}).settings.codes == FAMILY
+
+
+def test_whose_fixes_are_trusted() -> None:
+    found = project(
+        {"extend-safe-fixes": ["CLIP1"], "unfixable": ["CLIP101"]}, {"extend-unsafe-fixes": ["CLIP002"]}
+    ).settings
+    assert found.trusted == FAMILY
+    assert found.distrusted == {"CLIP002"}
+    assert found.unfixable == {"CLIP101"}
+    assert found.trust("CLIP102", Safety.UNSAFE) is Safety.SAFE
+    assert found.trust("CLIP101", Safety.SAFE) is Safety.MANUAL
+    assert found.trust("CLIP002", Safety.SAFE) is Safety.UNSAFE
+    assert found.trust("CLIP003", Safety.UNSAFE) is Safety.UNSAFE
+    assert found.trust("CLIP102", Safety.MANUAL) is Safety.MANUAL
+    assert project({"fixable": ["CLIP1"]}).settings.unfixable == frozenset(RULES) - FAMILY
+    assert project({"fixable": []}).settings.unfixable == frozenset(RULES)
+    assert [found.applies(safety) for safety in Safety] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("layers", "path", "gone"),
+    [
+        ([{"per-file-ignores": {"tests/*": ["CLIP1"]}}], "tests/a.py", FAMILY),
+        ([{"per-file-ignores": {"tests/*": ["CLIP1"]}}], "a.py", frozenset()),
+        ([{"per-file-ignores": {"a.py": ["CLIP1"], "*.py": ["CLIP002"]}}], "a.py", FAMILY | {"CLIP002"}),
+        ([{"per-file-ignores": {"a.py": ["CLIP1"]}}, {"per-file-ignores": {"b.py": ["CLIP1"]}}], "a.py", frozenset()),
+        ([{"per-file-ignores": {"a.py": ["CLIP1"]}}, {"extend-per-file-ignores": {"a.py": ["CLIP002"]}}], "a.py", FAMILY | {"CLIP002"}),
+        ([{"extend-per-file-ignores": {"a.py": ["CLIP1"]}}, {"per-file-ignores": {"a.py": ["CLIP002"]}}], "a.py", frozenset({"CLIP002"})),
+    ],
+)  # fmt: skip
+def test_rules_that_are_off_in_some_files(layers: list[dict[str, Any]], path: str, gone: frozenset[str]) -> None:
+    found = project(*layers).for_file(os.path.join(ROOT, path))
+    assert found.codes == DEFAULT - gone
+    assert found.report_unused
+
+
+def test_unused_suppressions_are_switched_off_like_a_rule() -> None:
+    assert not project({"ignore": ["unused-suppression"]}).settings.report_unused
+    off = project({"per-file-ignores": {"a.py": ["unused-suppression"]}})
+    assert not off.for_file(os.path.join(ROOT, "a.py")).report_unused
+    assert off.for_file(os.path.join(ROOT, "b.py")).report_unused
+    assert off.for_file(os.path.join(ROOT, "a.py")).codes == DEFAULT
+
+
+def test_what_is_left_out() -> None:
+    def left_out(path: str, *layers: dict[str, Any]) -> bool:
+        return project(*layers).excludes(os.path.join(ROOT, path))
+
+    usual = os.path.relpath(os.path.join(os.getcwd(), "node_modules", "a.py"), ROOT)
+    assert left_out(usual)
+    assert not left_out(usual, {"exclude": ["mine"]})
+    assert left_out("mine/a.py", {"exclude": ["mine"]})
+    assert not left_out("mine/a.py", {"exclude": ["mine"]}, {"exclude": ["other"]})
+    assert left_out("mine/a.py", {"extend-exclude": ["mine"]}, {"exclude": ["other"]})
+    assert left_out("other/a.py", {"extend-exclude": ["mine"]}, {"exclude": ["other"]})
+    assert left_out(usual, {"extend-exclude": ["mine"]})
+    assert not left_out("src/a.py")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"selct": []}, "did you mean `select`"),
+        ({"per_file_ignores": {}}, "did you mean `per-file-ignores`"),
+        ({"zzz": 1}, "unknown key `zzz`"),
+        ({"select": "CLIP1"}, "`select` is"),
+        ({"select": [1]}, "`select` is"),
+        ({"exclude": {"a": 1}}, "`exclude` is"),
+        ({"unsafe-fixes": "yes"}, "`unsafe-fixes` is"),
+        ({"unsafe-fixes": 1}, "`unsafe-fixes` is"),
+        ({"cache-dir": True}, "`cache-dir` is"),
+        ({"per-file-ignores": ["a"]}, "`per-file-ignores` is"),
+        ({"per-file-ignores": {"a.py": "CLIP1"}}, "`per-file-ignores` is"),
+        ({"per-file-ignores": {"a.py": ["CLIP9"]}}, "CLIP9"),
+        ({"ignore": ["CLIP9"]}, "CLIP9"),
+        ({"target": "jax"}, "jax"),
+        ({"output-format": "xml"}, "xml"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_one_clear_line(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        checked(Layer(values, ROOT))
+    assert "\n" not in str(raised.value)
+
+
+def test_settings_that_make_sense_pass() -> None:
+    values: dict[str, Any] = {
+        "select": ["ALL"], "ignore": ["unused-suppression"], "per-file-ignores": {"a.py": ["CLIP1"]}, "exclude": ["x"],
+        "unsafe-fixes": True, "target": "torch", "cache-dir": "here", "output-format": "json",
+    }  # fmt: skip
+    assert checked(Layer(values, ROOT)).values == values
+
+
+def test_isolated_projects_read_no_file() -> None:
+    projects = Projects(Layer({"select": ["CLIP1"]}, ROOT), Settings(), isolated=True)
+    assert projects.of("anywhere").settings.codes == FAMILY
+    assert projects.of("anywhere").origin == ""
+    assert projects.of_file("a.py") is projects.of("b")
