@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint bench docs dist kill matrix clean
+.PHONY: demo test lint bench docs dist mutate mutate-source kill matrix clean
 
 demo: $(INSTALLED)
 	@$(BIN)/python demo/run.py
@@ -41,6 +41,12 @@ kill: $(INSTALLED)
 # The fast tests with every supported Python that this machine has, and with the lowest versions that are allowed.
 matrix: $(INSTALLED)
 	$(BIN)/python tests/matrix.py
+
+# Random changes of clipcheck's own source, and how many of them the tests notice.
+SAMPLE ?= 200
+SEED ?= 1
+mutate-source: $(INSTALLED)
+	$(BIN)/python tests/mutate_source.py --sample $(SAMPLE) --seed $(SEED)
 
 clean:
 	rm -rf .venv build dist site
