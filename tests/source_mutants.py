@@ -179,7 +179,9 @@ def _left_out(node: ast.AST, name: str, child: ast.AST) -> bool:
             return True
         case _, ast.JoinedStr():
             return True
-        case ast.If(test=ast.Name(id="TYPE_CHECKING")), _:
+        case _, ast.If(test=ast.Name(id="TYPE_CHECKING")):
+            return True
+        case ast.Expr(), ast.Constant():  # a docstring
             return True
         case ast.AnnAssign(annotation=ast.Name(id="TypeAlias")), _:
             return True

@@ -1,0 +1,77 @@
+"""The mutants that `make mutate-source` makes: what is changed, what is left out, and that nothing else of the text is."""
+
+from __future__ import annotations
+
+import pytest
+from source_mutants import alters, mutants
+
+
+def made(source: str) -> set[str]:
+    return {mutant.applied(source) for mutant in mutants("x.py", source) if alters(mutant, source)}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("a < b", {"(a <= b)", "pass"}),
+        ("x = a == b", {"x = (a != b)"}),
+        ("x = a and b", {"x = (a or b)", "x = (b)", "x = (a)"}),
+        ("x = not a", {"x = (a)"}),
+        ("x = a + b", {"x = (a - b)"}),
+        ("x = 1", {"x = 2"}),
+        ("x = True", {"x = False"}),
+        ("x = 'word'", {"x = ''"}),
+        ("x = ''", {"x = 'mutated'"}),
+        ("x = a if b else c", {"x = (c if b else a)"}),
+        ("x = any(y)", {"x = all(y)"}),
+        ("x = y.startswith(z)", {"x = (y.endswith(z))"}),
+        ("x = a, b", {"x = ((a,))", "x = ((b,))"}),
+        ("f(é, 1)  # ü", {"f(é, 2)  # ü", "pass  # ü"}),
+        ("def f():\n    return x", {"def f():\n    return None"}),
+        ("for a in b:\n    break", {"for a in b:\n    continue"}),
+        ("if a:\n    b = c", {"if not (a):\n    b = c"}),
+        ("[a for a in b if c]", {"[a for a in b if not (c)]", "[a for a in b if True]", "pass"}),
+        (
+            "match a:\n    case 1 | 2:\n        b = c",
+            {
+                f"match a:\n    case {case}:\n        b = c"
+                for case in ("1", "2", "1 | 2 if False", "2 | 2", "1 | 3")
+            },
+        ),
+        ("match a:\n    case b if c:\n        d = e", {f"match a:\n    case b if {x}:\n        d = e" for x in ("not (c)", "True")}),
+        ("x += a", {"pass"}),
+        ("raise E", {"pass"}),
+    ],
+)  # fmt: skip
+def test_what_is_changed(source: str, expected: set[str]) -> None:
+    assert {text.replace("(1)", "1").replace("(2)", "2") for text in made(source)} == expected
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        '"""Docs."""',
+        "x = 'a sentence with spaces'",
+        "x: Literal['a', 'b']",
+        "def f(x: 'A') -> 'B':\n    y",
+        "if TYPE_CHECKING:\n    x = 1",
+        "X: TypeAlias = 'Y'",
+        "T = TypeVar('T')",
+        "__all__ = ['a', 'b']",
+        "@lru_cache(maxsize=8)\ndef f():\n    y",
+        "x = f'{y + 1}'",
+        "import a, b",
+    ],
+)
+def test_what_no_test_could_notice_is_left_out(source: str) -> None:
+    assert made(source) <= {source.replace("    y", "    pass")}
+
+
+def test_a_mutant_knows_its_statement_and_whether_it_runs_at_import() -> None:
+    source = "x = (\n    1,\n    a)\ndef f(y=2):\n    if a:\n        return 3\n"
+    found = {
+        (m.text, m.first, m.last, m.at_import)
+        for m in mutants("x.py", source)
+        if m.what in ("number", "condition turned")
+    }
+    assert found == {("2", 1, 3, True), ("3", 4, 4, True), ("4", 6, 6, False), ("not (a)", 5, 5, False)}
