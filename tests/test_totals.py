@@ -11,7 +11,7 @@ from clipcheck.engine.file import check_file
 from clipcheck.rule import Safety
 from clipcheck.settings.keys import Settings
 
-HEADER = "import math\nimport torch\n"
+HEADER = "import itertools\nimport math\nimport torch\n"
 
 
 def check(body: str, fix: bool = False) -> tuple[list[str], str]:
@@ -145,3 +145,93 @@ def test_a_list_that_has_another_use_is_left(body: str) -> None:
 def test_what_a_loop_goes_over_is_one_argument(iterable: str, argument: str) -> None:
     text = f"total = 0.0\nfor p in {iterable}:\n    total += p.grad.norm().item() ** 2\ntotal = total ** 0.5"
     assert fixed(text) == f"total = grad_norm({argument}).item()"
+
+
+# --- gradients under other names --------------------------------------------------------------------------------------
+
+GRADS = "[p.grad for p in ps]"
+
+
+@pytest.mark.parametrize(
+    ("made", "iterable"),
+    [
+        (GRADS, "xs"),
+        (GRADS, "list(xs)"),
+        (GRADS, "tuple(xs)"),
+        (GRADS, "set(xs)"),
+        (GRADS, "reversed(xs)"),
+        (GRADS, "iter(xs)"),
+        (GRADS, "sorted(xs)"),
+        (GRADS, "filter(None, xs)"),
+        (GRADS, "itertools.chain(xs)"),
+        (GRADS, "xs[1:]"),
+        (GRADS, "xs + xs"),
+        (GRADS, "xs if c else xs"),
+        ("[w.grad, b.grad]", "xs"),
+        ("(w.grad, b.grad)", "xs"),
+        ("{n: p.grad for n, p in named}", "xs.values()"),
+        ("torch.autograd.grad(loss, ps)", "xs"),
+    ],
+)
+def test_gradients_are_followed_through_variables_and_calls(made: str, iterable: str) -> None:
+    body = f"def f(ps, c, named, loss, model, w, b):\n    xs = {made}\n    total = 0.0\n    for x in {iterable}:\n        total += x.norm().item() ** 2\n    return total ** 0.5"
+    assert codes(body) == ["CLIP001"]
+
+
+@pytest.mark.parametrize(
+    ("made", "iterable"),
+    [
+        ("[p for p in ps]", "xs"),
+        ("[p.data for p in ps]", "list(xs)"),
+        ("[w.grad, b]", "xs"),
+        (GRADS, "xs + ps"),
+        (GRADS, "xs if c else ps"),
+        (GRADS, "zip(xs, ps)"),
+        (GRADS, "enumerate(xs)"),
+        (GRADS, "f(xs)"),
+        ("model.parameters()", "xs"),
+        ("list(ps)", "xs"),
+        ("jax.grad(f)(ps)", "xs"),
+    ],
+)
+def test_other_tensors_are_not_gradients(made: str, iterable: str) -> None:
+    body = f"import jax\ndef f(ps, c, model, w, b):\n    xs = {made}\n    total = 0.0\n    for x in {iterable}:\n        total += x.norm().item() ** 2\n    return total ** 0.5"
+    assert codes(body) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "iterable"),
+    [
+        ("p, x", "[(p, p.grad) for p in ps]"),
+        ("i, x", "enumerate(p.grad for p in ps)"),
+        ("p, x", "zip(ps, [p.grad for p in ps])"),
+        ("i, (p, x)", "enumerate(zip(ps, [p.grad for p in ps]))"),
+    ],
+)
+def test_gradients_are_followed_into_the_targets_of_loops(target: str, iterable: str) -> None:
+    body = "def f(ps, named):\n    total = 0.0\n    for {} in {}:\n        total += {}.norm().item() ** 2\n    return total ** 0.5"
+    assert codes(body.format(target, iterable, "x")) == ["CLIP001"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "0.0 if p.grad is None else p.grad.norm().item() ** 2",
+        "p.grad.norm().item() ** 2 if p.grad is not None else 0",
+        "0 if p.grad is None else (p.grad ** 2).sum().item()",
+    ],
+)
+def test_a_missing_gradient_may_count_as_zero(value: str) -> None:
+    assert fixed(f"x = sum({value} for p in ps) ** 0.5") == "x = grad_norm(ps).item()"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1.0 if p.grad is None else p.grad.norm().item() ** 2",
+        "p.grad.norm().item() ** 2 if p.ndim > 1 else 1",
+    ],
+)
+def test_anything_else_in_its_place_is_another_sum(value: str) -> None:
+    text = f"x = sum({value} for p in ps) ** 0.5"
+    assert fixed(text) == text
