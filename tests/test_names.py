@@ -320,3 +320,46 @@ def test_the_nodes_around_a_node_come_innermost_first() -> None:
 def test_the_dotted_name_and_the_last_word_of_an_expression(code: str, whole: str, last: str) -> None:
     node = cst.parse_expression(code)
     assert (dotted(node), last_name(node)) == (whole, last)
+
+
+@pytest.mark.parametrize(
+    ("text", "reads"),
+    [
+        ("x", 1),
+        ("x.y = x[0]", 2),
+        ("f(x, y=x)", 2),
+        ("f(x=1)", 0),
+        ("a.x", 0),
+        ("x = 1", 0),
+        ("a, (x, *b) = c", 0),
+        ("x: int = 1", 0),
+        ("(x := 1)", 0),
+        ("(y := x)", 1),
+        ("import x", 0),
+        ("import x.y as z", 0),
+        ("from x import y", 0),
+        ("from y import x", 0),
+        ("def x(): pass", 0),
+        ("class x: pass", 0),
+        ("def f(x): pass", 0),
+        ("def f(y=x): pass", 1),
+        ("def f():\n    global x", 0),
+        ("for x in y: pass", 0),
+        ("for y in x: pass", 1),
+        ("[1 for x in y]", 0),
+        ("with y as x: pass", 0),
+        ("with x as y: pass", 1),
+        ("try: pass\nexcept E as x: pass", 0),
+        ("try: pass\nexcept x: pass", 1),
+        ("match y:\n    case A(x=1): pass", 0),
+        ("match x:\n    case x.y: pass", 2),
+        ("lambda x: 1", 0),
+        ("lambda y: x", 1),
+        ("f'{x}'", 1),
+        ("'x'", 0),
+    ],
+)
+def test_how_often_a_name_is_read(text: str, reads: int) -> None:
+    source = Source(text)
+    scopes = [None, *source.names.scopes.values()]
+    assert sum(len(source.names.uses(scope, "x")) for scope in scopes) == reads

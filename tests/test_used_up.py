@@ -152,6 +152,9 @@ DRAINS = [
     "list(filter(None, params))",
     "sum(map(f, params))",
     "list(chain(params, xs))",
+    "list(iter(params))",
+    "list(enumerate(params))",
+    "dict(zip(params, xs))",
 ]
 
 
