@@ -352,6 +352,8 @@ def test_parameters_or_what_may_be_some(text: str) -> None:
         ("xs = [p.grad for p in ps]\nclip_grad_norm_(xs, 1.0)", "xs = ps\nclip_grad_norm_(xs, 1.0)"),
         ("xs = [p.grad for p in ps]\nclip_grad_norm_(xs, 1.0)\nprint(xs)", None),
         ("xs = []\nfor p in ps:\n    xs.append(p.grad)\nclip_grad_norm_(xs, 1.0)", None),
+        ("xs = []\nfor p in ps:\n    g = p.grad\n    xs.append(g.data)\nclip_grad_norm_(xs, 1.0)", None),
+        ("xs = []\nfor p in ps:\n    g = p.grad\n    xs.append(g.detach())\nclip_grad_norm_(xs, 1.0)", None),
         ("clip_grad_norm_(torch.autograd.grad(loss, ps), 1.0)", None),
         ("clip_grad_norm_(model.state_dict().values(), 1.0)", None),
         ("for g in [p.grad for p in ps]:\n    clip_grad_norm_(g, 1.0)", None),

@@ -255,6 +255,8 @@ def test_names_that_claim_the_norm_after_clipping(body: str) -> None:
         step("norm = CLIP\nlog(norm)"),
         step("norm = CLIP\nif norm is None:\n    pass"),
         step("norm = CLIP") + "\n    print(norm.item())",
+        step("norm = CLIP\nclass A(norm):\n    pass"),
+        step("norm = CLIP\n@norm\ndef g():\n    pass"),
         step("clip_grad_value_(ps, 1.0)"),
     ],
 )

@@ -149,6 +149,7 @@ DRAINS = [
     "torch.optim.SGD([*params])",
     "AdamW(params)",
     "optimizer_class(params)",
+    "optim_cls(params)",
     "list(filter(None, params))",
     "sum(map(f, params))",
     "list(chain(params, xs))",
