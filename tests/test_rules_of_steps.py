@@ -296,6 +296,105 @@ def test_found_and_fixed(code: str, body: str, after: str | None) -> None:
     assert check(body, code, fix=True).now.decode() == program(after or body)
 
 
+# --- closures and several optimizers ----------------------------------------------------------------------------------
+
+
+def closure(inside: str, around: str) -> str:
+    inner = "\n".join("            " + line for line in inside.split("\n"))
+    outer = "\n".join("        " + line for line in around.split("\n"))
+    return f"def f(model, optimizer, loss, xs):\n    for x in xs:\n        def closure():\n{inner}\n            return loss\n{outer}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        closure("B\nC", "optimizer.step(closure)"),
+        closure("B\nC", "C\noptimizer.step(closure)"),
+        closure("prepare(optimizer)\nB", "C\noptimizer.step(closure)"),
+        closure("print(x)", "C\noptimizer.step(closure)"),
+        closure("B", "C\noptimizer.step()"),
+        closure("B", "C\nclosure()\nS"),
+        closure("B", "C\nB\nS"),
+        closure("B", "optimizer.step(closure)"),
+        closure("B", "C\nif x:\n    optimizer.step(closure)\nelse:\n    S"),
+        closure("B", "C\nother.run(closure)"),
+    ],
+)
+def test_clips_that_a_closure_does_not_undo(body: str) -> None:
+    assert check(body, "CLIP109").findings == ()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        closure("B", "C\noptimizer.step(closure)"),
+        closure("Z\nB", "C\noptimizer.step(closure=closure)"),
+        closure("B", "closure()\nC\noptimizer.step(closure)"),
+        closure("B", "if x:\n    C\noptimizer.step(closure)"),
+    ],
+)
+def test_clips_outside_of_the_closure_that_computes_the_gradients(body: str) -> None:
+    (finding,) = check(body, "CLIP109").findings
+    assert finding.help
+
+
+OPTIMIZERS = "def f(g, d, loss, xs):\n    opt_g = torch.optim.Adam(g.parameters())\n    opt_d = torch.optim.Adam(d.parameters())\n    for x in xs:\n"
+
+
+def of_two(*lines: str) -> str:
+    return OPTIMIZERS + "\n".join("        " + line for line in lines)
+
+
+CLIP_G = "clip_grad_norm_(g.parameters(), 1.0)"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        of_two("SB", "scaler.unscale_(opt_g)", CLIP_G, "scaler.step(opt_g)"),
+        of_two("SB", "scaler.unscale_(opt_g)", "scaler.unscale_(opt_d)", CLIP_G),
+        of_two("SB", "scaler.unscale_(opt_d)", "scaler.unscale_(opt_g)", CLIP_G),
+        of_two("SB", CLIP_G, "scaler.step(opt_g)"),
+        of_two("SB", "scaler.unscale_(opt_d)", "prepare(opt_g)", CLIP_G),
+        of_two("SB", "scaler.unscale_(opt_d)", "p.grad.mul_(2)", CLIP_G),
+        of_two("SB", "scaler.unscale_(opts[0])", CLIP_G),
+    ],
+)
+def test_clips_whose_optimizer_is_or_may_be_unscaled(body: str) -> None:
+    assert check(body, "CLIP305").findings == ()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        of_two("SB", "scaler.unscale_(opt_d)", CLIP_G, "scaler.step(opt_g)"),
+        of_two("SB", "scaler.unscale_(opt_d)", "clip_grad_norm_(d.parameters(), 1.0)", CLIP_G),
+    ],
+)
+def test_clips_after_another_optimizer_is_unscaled(body: str) -> None:
+    (finding,) = check(body, "CLIP305").findings
+    assert finding.help
+
+
+@pytest.mark.parametrize(
+    ("parameters", "found"),
+    [
+        ("d.parameters()", True),
+        ("list(d.parameters())", True),
+        ("[*d.parameters()]", True),
+        ("filter(None, d.parameters())", True),
+        ("itertools.chain(d.parameters())", True),
+        ("[p for p in d.parameters()]", True),
+        ("d.layer.parameters()", True),
+        ("g.parameters()", False),
+        ("list(g.parameters())", False),
+    ],
+)
+def test_a_clip_after_the_step_of_its_own_optimizer(parameters: str, found: bool) -> None:
+    body = of_two("Z", "B", "opt_d.step()", f"clip_grad_norm_({parameters}, 1.0)", "opt_g.zero_grad()")
+    assert bool(check(body.replace("Z\n", "opt_d.zero_grad()\n"), "CLIP101").findings) is found
+
+
 def test_related_places_are_shown() -> None:
     for code, body, line in (
         ("CLIP101", "Z\nB\nS\nC", 7),
