@@ -267,3 +267,39 @@ def test_norms_that_the_clip_returns(body: str, after: str | None) -> None:
     (finding,) = check(body, "CLIP504").findings
     assert (finding.fix is None) == (after is None)
     assert fixed(body, "CLIP504") == (after or body)
+
+
+RUNTIME = "from clipcheck.runtime import grad_norm\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "after"),
+    [
+        (f"{RUNTIME}norm = grad_norm(ps)\nclip_grad_norm_(ps, 1.0)", "norm = clip_grad_norm_(ps, 1.0)"),
+        (f"{RUNTIME}norm = grad_norm(ps).item()\nclip_grad_norm_(ps, 1.0)", "norm = clip_grad_norm_(ps, 1.0).item()"),
+        (f"{RUNTIME}norm = grad_norm(ps, 1)\nclip_grad_norm_(ps, 1.0, 1)", "norm = clip_grad_norm_(ps, 1.0, 1)"),
+        # the import goes with the last use
+        (
+            f"{RUNTIME}norm = grad_norm(ps)\nclip_grad_norm_(ps, 1.0)\nother = grad_norm(qs)",
+            f"{RUNTIME}norm = clip_grad_norm_(ps, 1.0)\nother = grad_norm(qs)",
+        ),
+        (
+            "from clipcheck.runtime import grad_norm, clipped_grads\nnorm = grad_norm(ps)\nclip_grad_norm_(ps, 1.0)",
+            "from clipcheck.runtime import grad_norm, clipped_grads\nnorm = clip_grad_norm_(ps, 1.0)",
+        ),
+        (
+            "from clipcheck.runtime import grad_norm; import os\nnorm = grad_norm(ps)\nclip_grad_norm_(ps, 1.0)",
+            "from clipcheck.runtime import grad_norm; import os\nnorm = clip_grad_norm_(ps, 1.0)",
+        ),
+        (f"{RUNTIME}norm = grad_norm(ps).sqrt()\nclip_grad_norm_(ps, 1.0)", None),
+        (f"{RUNTIME}norm = grad_norm(ps).item\nclip_grad_norm_(ps, 1.0)", None),
+    ],
+)
+def test_the_runtimes_own_norm_beside_the_clip(body: str, after: str | None) -> None:
+    (finding,) = check(body, "CLIP504").findings
+    assert (finding.fix is None) == (after is None)
+    assert fixed(body, "CLIP504") == (after or body)
+
+
+def test_the_runtimes_norm_of_another_type_stays() -> None:
+    assert check(f"{RUNTIME}norm = grad_norm(ps, 1)\nclip_grad_norm_(ps, 1.0)", "CLIP504").findings == ()

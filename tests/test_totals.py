@@ -235,3 +235,32 @@ def test_a_missing_gradient_may_count_as_zero(value: str) -> None:
 def test_anything_else_in_its_place_is_another_sum(value: str) -> None:
     text = f"x = sum({value} for p in ps) ** 0.5"
     assert fixed(text) == text
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        "np.linalg.norm(p.grad.numpy(), 2)",
+        "torch.linalg.norm(p.grad, 2)",
+        "torch.linalg.matrix_norm(p.grad)",
+        "torch.linalg.norm(p.grad, 'nuc')",
+        "torch.linalg.norm(p.grad, dim=0)",
+    ],
+)
+def test_a_norm_of_matrices_is_no_part_of_a_total(norm: str) -> None:
+    text = f"import numpy as np\nx = sum(float({norm}) ** 2 for p in ps) ** 0.5"
+    assert fixed(text) == text.partition("\n")[2]
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        "np.linalg.norm(p.grad.numpy())",
+        "np.linalg.norm(p.grad.numpy().ravel(), 2)",
+        "torch.linalg.norm(p.grad)",
+        "torch.linalg.norm(p.grad.flatten(), 2)",
+        "torch.linalg.vector_norm(p.grad, 2)",
+    ],
+)
+def test_a_norm_of_all_entries_is_a_part_of_a_total(norm: str) -> None:
+    assert fixed(f"import numpy as np\nx = sum(float({norm}) ** 2 for p in ps) ** 0.5") == "x = grad_norm(ps).item()"
