@@ -245,6 +245,9 @@ def test_anything_else_in_its_place_is_another_sum(value: str) -> None:
         "torch.linalg.matrix_norm(p.grad)",
         "torch.linalg.norm(p.grad, 'nuc')",
         "torch.linalg.norm(p.grad, dim=0)",
+        "torch.linalg.norm(p.grad.view(2, -1), 2)",
+        "torch.linalg.norm(p.grad.reshape(-1, 2), 2)",
+        "torch.linalg.norm(p.grad.view(3), 2)",
     ],
 )
 def test_a_norm_of_matrices_is_no_part_of_a_total(norm: str) -> None:
@@ -259,6 +262,8 @@ def test_a_norm_of_matrices_is_no_part_of_a_total(norm: str) -> None:
         "np.linalg.norm(p.grad.numpy().ravel(), 2)",
         "torch.linalg.norm(p.grad)",
         "torch.linalg.norm(p.grad.flatten(), 2)",
+        "torch.linalg.norm(p.grad.view(-1), 2)",
+        "torch.linalg.norm(p.grad.reshape(-1), 2)",
         "torch.linalg.vector_norm(p.grad, 2)",
     ],
 )

@@ -58,6 +58,7 @@ SILENT = [
     function("params = tuple(filter(None, ITER))", "for x in xs:", "    CLIP"),
     "def map(f, xs):\n    return [f(x) for x in xs]\n" + function("params = map(f, xs)", "for x in xs:", "    CLIP"),
     "class M:\n    def parameters(self):\n        return []\n" + function("params = ITER", "for x in xs:", "    CLIP"),
+    "class M:\n    def parameters(self):\n        return []\n    def f(self, xs):\n        params = self.parameters()\n        for x in xs:\n            CLIP",
     # one of several values
     function("if flag:", "    params = ITER", "else:", "    params = list(ITER)", "for x in xs:", "    CLIP"),
     "def f(params, xs):\n    for x in xs:\n        CLIP",
@@ -167,6 +168,8 @@ def test_everything_that_uses_an_iterator_up(drain: str) -> None:
 
 
 FOUND = [
+    "class M:\n    def f(self, xs):\n        params = self.parameters()\n        for x in xs:\n            CLIP",
+    "class M:\n    def parameters(self):\n        return []\n    def f(self, xs):\n        params = super().parameters()\n        for x in xs:\n            CLIP",
     function("params = ITER", "while flag:", "    CLIP"),
     function("params = ITER", "alias = params", "for x in xs:", "    clip_grad_norm_(alias, 1.0)"),
     function("params = ITER", "for x in xs:", "    for y in x:", "        CLIP"),
