@@ -4,11 +4,6 @@ The mutants are applied in scratch copies of the project, never in the checkout.
 the changed statement are run, in the order of their duration, until one fails. Tests that need the corpus beside the
 checkout are not among them, and a mutant gets at most `--budget` seconds of tests: both can only lower the figure.
 
-Which test runs which line comes from coverage's contexts, subprocesses included; it is kept in `build/mutation` for as
-long as the package and the test file stay the same. What coverage cannot see has tests that stand for it: a statement
-that runs when its module is imported, those that run any function of that module; the verification's worker process
-(no environment, killed at its end), those that send it a request.
-
 mutmut and cosmic-ray were considered. mutmut leaves out what is not in a function and what is decorated, which is half
 of this package: tables, patterns, properties. cosmic-ray mutates the checkout and runs one command for all mutants.
 """
@@ -17,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import hashlib
 import itertools
 import json
 import os
@@ -36,15 +30,12 @@ from typing import Any, NamedTuple
 import coverage
 import pytest
 from source_mutants import Mutant, alters, mutants
+from source_tests import TEST, Map, measured
 
 PROJECT = Path(__file__).resolve().parent.parent
 KERNELS = ("clipcheck/runtime/cuda.py", "clipcheck/runtime/kernels.py")  # what a GPU or Triton runs
-WORKER = "clipcheck/verify/worker.py"
-IN_WORKER = ("clipcheck/verify/", "clipcheck/runtime/")
-REQUEST, TEST = "CLIPCHECK_MUTATION", "CLIPCHECK_MUTATION_TEST"
+REQUEST = "CLIPCHECK_MUTATION"
 MEMORY = 16 << 30  # bytes of address space: a loop that does not end takes no machine down
-
-Lines = dict[str, dict[int, set[str]]]  # file → line → the tests that run it
 
 
 class Result(NamedTuple):
@@ -142,82 +133,6 @@ def pytest_sessionfinish() -> None:
         Path(_asked["out"]).write_text(json.dumps({"seconds": _seconds, "failed": _failed}), encoding="utf-8")
 
 
-# --- which test runs which line ---------------------------------------------------------------------------------------
-
-
-def measured(tree: Tree, file: str, package: str) -> dict[str, Any]:
-    """The durations and failures of one test file's tests, and the lines that each of them runs."""
-    key = hashlib.sha256(package.encode() + (tree.root / file).read_bytes()).hexdigest()[:16]
-    kept = PROJECT / "build" / "mutation" / f"{Path(file).stem}-{key}.json"
-    if kept.is_file():
-        return json.loads(kept.read_text("utf-8"))
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "rc"
-        config.write_text(
-            f"[run]\nsource = {tree.root / 'clipcheck'}\ndata_file = {folder}/data\nparallel = true\ncore = ctrace\n"
-            f"sigterm = true\ndisable_warnings = no-data-collected\ncontext = ${{{TEST}-}}\n",
-            encoding="utf-8",
-        )
-        out = Path(folder) / "out.json"
-        code = tree.pytest([file], {"words": [], "out": str(out)}, 3600, COVERAGE_PROCESS_START=str(config))
-        if not out.exists():
-            raise SystemExit(f"pytest does not run {file}: exit code {code}")
-        answer: dict[str, Any] = json.loads(out.read_text("utf-8"))
-        answer["lines"] = _lines(Path(folder), tree.root)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(answer), encoding="utf-8")
-    return answer
-
-
-def _lines(folder: Path, root: Path) -> dict[str, dict[int, list[str]]]:
-    found: Lines = {}
-    for path in folder.glob("data.*"):
-        data = coverage.CoverageData(str(path))
-        data.read()
-        for file in data.measured_files():
-            lines = found.setdefault(Path(file).relative_to(root).as_posix(), {})
-            for line, tests in data.contexts_by_lineno(file).items():
-                lines.setdefault(line, set()).update(test for test in tests if test)
-    return {name: {line: sorted(tests) for line, tests in lines.items()} for name, lines in found.items()}
-
-
-class Map:
-    """The tests that stand for each line of the package, and how long each takes."""
-
-    def __init__(self, answers: Iterable[dict[str, Any]]) -> None:
-        self.seconds: dict[str, float] = {}
-        self.failed: set[str] = set()
-        self.lines: Lines = {}
-        for answer in answers:
-            self.seconds |= answer["seconds"]
-            self.failed |= set(answer["failed"])
-            for file, lines in answer["lines"].items():
-                for line, tests in lines.items():
-                    self.lines.setdefault(file, {}).setdefault(int(line), set()).update(tests)
-
-    def tests(self, mutant: Mutant) -> set[str]:
-        lines = self.lines.get(mutant.path, {})
-        found = {test for line in range(mutant.first, mutant.last + 1) for test in lines.get(line, ())}
-        if mutant.at_import or not found:
-            found |= {test for tests in lines.values() for test in tests} if mutant.at_import else set()
-            if mutant.path.startswith(IN_WORKER):
-                found |= {test for tests in self.lines.get(WORKER, {}).values() for test in tests}
-        return found & self.seconds.keys() - self.failed
-
-    def chosen(self, mutant: Mutant, budget: float) -> dict[str, list[str]]:
-        """The quickest tests by file, the file of the quickest ones first."""
-        found = sorted(self.tests(mutant), key=lambda test: (self.seconds[test], test))
-        spent = itertools.accumulate(map(self.seconds.__getitem__, found))
-        within = [test for test, so_far in zip(found, spent, strict=True) if so_far <= budget]
-        files: dict[str, list[str]] = {}
-        for test in within or found[:1]:
-            files.setdefault(test.partition("::")[0], []).append(test)
-        return dict(sorted(files.items(), key=lambda item: self.total(item[1]) / len(item[1])))
-
-    def total(self, tests: Iterable[str]) -> float:
-        return sum(map(self.seconds.__getitem__, tests))
-
-
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
@@ -288,7 +203,8 @@ def main() -> int:
             finally:
                 free.put(tree)
 
-        known = Map(pool.map(lambda file: with_tree(measured, file, package), files))
+        tests = {file: (PROJECT / file).read_text("utf-8") for file in files}
+        known = Map(pool.map(lambda file: with_tree(measured, file, package), files), {**texts, **tests})
         print(f"{len(everything)} mutants, {len(known.seconds)} tests; left out, as they fail without a mutant: "
               f"{', '.join(sorted(known.failed)) or 'none'}", file=sys.stderr)  # fmt: skip
 

@@ -223,3 +223,23 @@ def test_a_test_comes_out_alike_as_long_as_nothing_changes_it(body: str, expecte
     assert found - {"start>C", "start>end", "start>S", "B>end", "Z>end"} == set(expected.split()) - {
         "start>C", "start>end", "start>S", "B>end", "Z>end",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("call", "subject"),
+    [
+        ("model.clip_grad_norm_(limit)", None),  # a method of what is clipped
+        ("model.clip_grad_norm_(1.0, 2.0)", None),
+        ("self.clip_grad_norm_(ps, limit)", "ps"),
+        ("self.clip_grad_norm_(model.parameters(), 1.0)", "model.parameters()"),
+        ("clip_grad_norm_(ps)", "ps"),
+        ("torch.nn.utils.clip_grad_value_(model.parameters(), 1.0)", "model.parameters()"),
+        ("accelerator.clip_grad_norm_(ps, 1.0)", "ps"),
+        ("fabric.clip_gradients(model, opt)", "model"),
+    ],
+)
+def test_what_a_clip_acts_upon(call: str, subject: str | None) -> None:
+    source = program(f"def f(self, model, ps, limit, accelerator, fabric, opt):\n    {call}\n")
+    (event,) = flow_of(source).events
+    assert event.kind is EventKind.CLIP
+    assert (None if event.subject is None else source.code(event.subject)) == subject

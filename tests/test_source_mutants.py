@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from source_mutants import alters, mutants
+from source_tests import importers
 
 
 def made(source: str) -> set[str]:
@@ -75,3 +76,16 @@ def test_a_mutant_knows_its_statement_and_whether_it_runs_at_import() -> None:
         if m.what in ("number", "condition turned")
     }
     assert found == {("2", 1, 3, True), ("3", 4, 4, True), ("4", 6, 6, False), ("not (a)", 5, 5, False)}
+
+
+def test_who_imports_a_module() -> None:
+    texts = {
+        "a.py": "from clipcheck.rule import Fix\n",
+        "b.py": "def f():\n    import clipcheck.rule\n",
+        "c.py": "from clipcheck import catalogue, rule\n",
+        "d.py": "from clipcheck.rules import double_clip\nfrom clipcheck import rules\n",
+        "e.py": "# import clipcheck.rule\n",
+    }
+    assert importers("clipcheck/rule.py", texts) == ["a.py", "b.py", "c.py"]
+    assert importers("clipcheck/rules/__init__.py", texts) == ["d.py"]
+    assert importers("clipcheck/rules/double_clip.py", texts) == ["d.py"]
