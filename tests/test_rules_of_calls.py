@@ -403,6 +403,7 @@ def test_clips_of_one_parameter_that_are_meant(text: str) -> None:
         ("for p in list(model.parameters()):\n    clip_grad_norm_(p, 1.0)", "clip_grad_norm_(list(model.parameters()), 1.0)"),
         ("for p in g['params']:\n    clip_grad_norm_(p, 1.0)", "clip_grad_norm_(g['params'], 1.0)"),
         ("for p in self.params:\n    clip_grad_norm_(p, 1.0)", "clip_grad_norm_(self.params, 1.0)"),
+        ("for p in opt.parameters:\n    clip_grad_norm_(p, 1.0)", "clip_grad_norm_(opt.parameters, 1.0)"),
         (
             "def f(params):\n    for p in params:\n        clip_grad_norm_(p, 1.0)",
             "def f(params):\n    clip_grad_norm_(params, 1.0)",

@@ -59,6 +59,9 @@ def test_a_name_that_says_what_it_is(name: str) -> None:
         "pass",
         "return NAME",  # of a function that claims nothing
         "NAME = float(NAME) + 1\n    log(NAME)",
+        "x = abs(NAME)",
+        "x = torch.tensor(NAME)",
+        "x = NAME",
     ],
 )
 def test_a_sum_of_squares_that_is_computed_with(after: str) -> None:
@@ -271,6 +274,35 @@ def test_norms_that_the_clip_returns(body: str, after: str | None) -> None:
     (finding,) = check(body, "CLIP504").findings
     assert (finding.fix is None) == (after is None)
     assert fixed(body, "CLIP504") == (after or body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "norm = sum(p.grad.norm().item() ** 2 for p in ps) ** 0.5",  # reads one by one, which is another rule's
+        "norm = sum(p.grad.norm() for p in ps)",
+        "norm = sum(p.norm() ** 2 for p in ps) ** 0.5",
+        "norm = get_total_norm([p.grad for p in ps])",
+        "g = torch.autograd.grad(loss, ps, create_graph=True)\npenalty = sum(x.norm() ** 2 for x in g) ** 0.5",
+        "class O(torch.optim.Optimizer):\n    def step(self):\n        norm = sum(p.grad.norm() ** 2 for p in self.ps) ** 0.5",
+    ],
+)
+def test_norms_that_are_not_put_together_on_the_device(body: str) -> None:
+    assert check(body, "CLIP005").findings == ()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "norm = sum(p.grad.norm() ** 2 for p in ps) ** 0.5",
+        "norm = torch.sqrt(sum((p.grad ** 2).sum() for p in ps))",
+        "norm = torch.norm(torch.stack([p.grad.norm() for p in ps]))",
+        "total = 0.0\nfor p in ps:\n    total += p.grad.norm() ** 2\nnorm = total ** 0.5",
+        "g = torch.autograd.grad(loss, ps)\nnorm = sum(x.norm() ** 2 for x in g) ** 0.5",
+    ],
+)
+def test_norms_that_are_put_together_on_the_device(body: str) -> None:
+    assert len(check(body, "CLIP005").findings) == 1
 
 
 RUNTIME = "from clipcheck.runtime import grad_norm\n"
