@@ -84,7 +84,7 @@ def test_other_names_are_python(path: str) -> None:
     assert read(path, b"```python\nx\n```\n").programs[0].text == "```python\nx\n```\n"
 
 
-@pytest.mark.parametrize("path", ["a.md", "A.MD", "b.py.md", "a.markdown"])
+@pytest.mark.parametrize("path", ["a.md", "A.MD", "b.py.md", "a.markdown", ".md"])
 def test_names_of_markdown(path: str) -> None:
     assert read(path, b"```python\nx\n```\n").programs[0].text == "x\n"
 
