@@ -393,3 +393,12 @@ def test_clean_removes_caches_and_nothing_else(project: Path) -> None:
     assert result.exit_code == 0
     assert not (project / ".clipcheck_cache").exists()
     assert (other / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("folder", [".git", "node_modules", ".venv"])
+def test_clean_does_not_look_into_the_folders_of_other_tools(project: Path, folder: str) -> None:
+    run()
+    (project / folder).mkdir()
+    (project / ".clipcheck_cache").rename(project / folder / ".clipcheck_cache")
+    assert CliRunner().invoke(main, ["clean"]).exit_code == 0
+    assert (project / folder / ".clipcheck_cache").is_dir()
