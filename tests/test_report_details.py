@@ -14,6 +14,7 @@ from clipcheck import report
 from clipcheck.engine.results import FileReport, Outcome
 from clipcheck.report import diff, statistics, text
 from clipcheck.report import view as views
+from clipcheck.report.paint import Paint
 from clipcheck.report.view import View
 from clipcheck.rule import Edit, Finding, Fix, Place, Safety, Severity
 
@@ -158,6 +159,7 @@ def test_junit_counts_by_file_and_places_each_failure(project: Path) -> None:
         (str(project / "train"), "7", "5"),
     ]
     assert [c[0].text for c in cases][-1] == "line 7, col 5, do not"
+    assert {(s.get("errors"), s.get("skipped")) for s in root} == {("0", "0")}
     clean = ElementTree.fromstring(shown("junit"))
     assert (clean.get("tests"), clean.get("failures"), clean[0].get("tests"), clean[0].get("failures")) == (
         "1",
@@ -390,3 +392,9 @@ def diffed(*changes: tuple[Place, str], data: str = "one\ntwo\nthree\nfour\nfive
 )  # fmt: skip
 def test_a_fix_is_shown_as_a_diff(changes: list[tuple[Place, str]], expected: str) -> None:
     assert diffed(*changes) == f"  |\n{expected}  |\n"
+
+
+def test_colour_is_put_around_text_and_around_nothing_else() -> None:
+    assert Paint(True)("text", "bold", "red") == "\x1b[1;31mtext\x1b[0m"
+    assert Paint(True)("", "bold") == ""
+    assert Paint(False)("text", "bold") == "text"

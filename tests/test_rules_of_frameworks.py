@@ -61,6 +61,7 @@ SILENT = {
     "CLIP404": [
         step("loss.backward()\nCLIP\noptimizer.step()"),
         step("model.backward(loss)\nCLIP\noptimizer.step()"),
+        step("engine.backward(loss)\nCLIP\nengine.step()"),  # nothing here makes it an engine of DeepSpeed
         "engine, _, _, _ = deepspeed.initialize(model)\n" + step("loss.backward()\nCLIP\noptimizer.step()"),
         "engine, _, _, _ = deepspeed.initialize(model)\n" + step("if x:\n    loss.backward()\nelse:\n    engine.backward(loss)\nCLIP"),
     ],

@@ -195,6 +195,7 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ("C\nB\nS\nZ", "B\nC\nS\nZ"),
         ("Z\nC\nx = f()\nB\nS", "Z\nx = f()\nB\nC\nS"),
         ("Z\nif x:\n    C\nB\nS", "Z\nB\nif x:\n    C\nS"),
+        ("import os\nfor x in xs:\n    Z\n    C\n    print(model)\n    B\n    S", "import os\nfor x in xs:\n    Z\n    print(model)\n    B\n    C\n    S"),
         ("Z\nnorm = clip_grad_norm_(model.parameters(), 1.0)\nprint(norm)\nB\nS", None),
         ("Z\nC\nSB\nSS", None),
         ("Z\nC\nB\nB\nS", None),

@@ -84,6 +84,8 @@ SILENT = [
     attribute("self.params = ITER\n        self.params = []", "clip_grad_norm_(self.params, 1.0)"),
     attribute("self.params = ITER\n        clip_grad_norm_(self.params, 1.0)", "pass"),
     attribute("self.params = ITER", "clip_grad_norm_(other.params, 1.0)"),
+    attribute("self.params = ITER", "clip_grad_norm_(self.params, 1.0)").replace("def update", "def setup"),
+    attribute("self.params = ITER", "clip_grad_norm_(self.params, 1.0)").replace("def update", "def build"),
 ]
 
 
