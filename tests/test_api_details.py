@@ -60,4 +60,4 @@ def test_the_examples_of_the_chosen_rules_are_run(monkeypatch: pytest.MonkeyPatc
     assert api.verify() == ["a row"]
     assert asked[0] == (["CLIP002"], 3)
     assert asked[1][1] == 1
-    assert set(asked[1][0]) == set(RULES)
+    assert {"CLIP001", "CLIP002", "CLIP101"} <= set(asked[1][0]) <= set(RULES)
