@@ -243,3 +243,17 @@ def test_what_a_clip_acts_upon(call: str, subject: str | None) -> None:
     (event,) = flow_of(source).events
     assert event.kind is EventKind.CLIP
     assert (None if event.subject is None else source.code(event.subject)) == subject
+
+
+@pytest.mark.parametrize(
+    "word", "backward step optimize train unscale closure fit learn backprop clip accumulate".split()
+)
+def test_a_function_that_is_given_the_optimizer_and_speaks_of_training_may_do_anything(word: str) -> None:
+    for call in (f"{word}_all(optimizer)", f"helper.{word}_it(model)"):
+        found = flow_of(program(f"def f(model, optimizer, helper):\n    {call}\n")).events
+        assert [event.kind for event in found] == [EventKind.UNKNOWN], call
+
+
+@pytest.mark.parametrize("call", ["log(optimizer)", "helper.show(model)", "save_training_state(optimizer)"])
+def test_a_function_that_speaks_of_nothing_or_is_given_nothing_does_nothing(call: str) -> None:
+    assert flow_of(program(f"def f(model, optimizer, helper, x):\n    {call}\n")).events == []

@@ -269,3 +269,28 @@ def test_a_norm_of_matrices_is_no_part_of_a_total(norm: str) -> None:
 )
 def test_a_norm_of_all_entries_is_a_part_of_a_total(norm: str) -> None:
     assert fixed(f"import numpy as np\nx = sum(float({norm}) ** 2 for p in ps) ** 0.5") == "x = grad_norm(ps).item()"
+
+
+# --- a clip by hand ---------------------------------------------------------------------------------------------------
+
+BY_HAND = "ps = list(model.parameters())\nnorm = torch.sqrt(sum(torch.sum(p.grad ** 2) for p in ps))\nif {}:\n    for p in ps:\n        p.grad[:] *= theta / norm"
+
+
+@pytest.mark.parametrize("test", ["norm > theta", "norm >= theta", "theta < norm", "theta <= norm"])
+def test_a_clip_by_hand_becomes_a_call(test: str) -> None:
+    assert "clip_grad_norm_(ps, theta)" in fixed(BY_HAND.format(test))
+
+
+@pytest.mark.parametrize(
+    "test", ["norm < theta", "theta > norm", "norm > other", "other < norm", "theta < other", "norm != theta", "x"]
+)
+def test_a_clip_under_another_test_is_left(test: str) -> None:
+    assert "clip_grad_norm_" not in fixed(BY_HAND.format(test))
+
+
+def test_a_loop_that_does_more_than_scale_says_so() -> None:
+    text = HEADER + BY_HAND.format("norm > theta") + "\n        count(p)\n"
+    report = check_file("train.py", text.encode(), Settings(codes=frozenset({"CLIP008"})))
+    (finding,) = report.findings
+    assert finding.fix is None
+    assert "more" in finding.help or "else" in finding.help
