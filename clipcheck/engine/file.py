@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from clipcheck.documents.program import Document, MissingParser, Unreadable
 from clipcheck.documents.read import encode, is_python, read, searchable
+from clipcheck.engine import touched
 from clipcheck.engine.results import FileReport
 from clipcheck.engine.suppressions import names_us
 from clipcheck.prefilter import concerned, wanted
 from clipcheck.python.limits import with_room
-from clipcheck.rule import INVALID_SYNTAX, UNUSED, Edit, Finding, Place, Severity
+from clipcheck.rule import INVALID_SYNTAX, Edit, Finding, Place, Severity
 from clipcheck.settings.keys import Settings
 
 MAX_ROUNDS = 10
@@ -26,6 +26,15 @@ class _Checked(NamedTuple):
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     ran: tuple[frozenset[str], ...] = ()
+
+
+class _Step(NamedTuple):
+    """What a round of fixes comes to: the new bytes and what is known of them, and which edits of which findings it took."""
+
+    data: bytes
+    checked: _Checked
+    taken: list[Finding]
+    edits: list[list[Edit]]
 
 
 def candidate(path: str, data: bytes, settings: Settings) -> bool:
@@ -109,26 +118,21 @@ def _settle(path: str, data: bytes, first: _Checked, settings: Settings) -> File
     fixed: list[Finding] = []
     checked = first
     errors = list(first.errors)
-    refused: set[tuple[str, str]] = set()
+    refused: set[touched.Refused] = set()
     current = data
     warnings = checked.warnings
     for _ in range(MAX_ROUNDS):
-        pending = [f for f in _applicable(checked.findings, settings) if (f.code, f.message) not in refused]
+        pending = [f for f in _applicable(checked.findings, settings) if touched.key(f) not in refused]
         if not pending or checked.document is None:
             break
-        step = _step(path, current, checked, pending, settings)
+        step, bad = _round(path, checked, pending, settings)
+        errors += map(_bad_fix, bad)
+        refused |= set(map(touched.key, bad))
         if step is None:
-            # Together they fail: take them one by one, and leave out the one that does.
-            for finding in pending:
-                step = _step(path, current, checked, [finding], settings)
-                if step is not None:
-                    break
-                refused.add((finding.code, finding.message))
-                errors.append(_bad_fix(finding))
-            else:
-                break
-        current, checked, taken = step
-        fixed += taken
+            break
+        refused = touched.shifted(refused, step.edits)
+        current, checked = step.data, step.checked
+        fixed += step.taken
     else:
         errors.append(f"{path}: the fixes do not settle after {MAX_ROUNDS} rounds")
         return FileReport(path, data, first.findings, (), None, tuple(errors), warnings, settings.safety)
@@ -136,25 +140,37 @@ def _settle(path: str, data: bytes, first: _Checked, settings: Settings) -> File
     return FileReport(path, data, checked.findings, tuple(fixed), after, tuple(errors), warnings, settings.safety)
 
 
-def _step(
-    path: str,
-    data: bytes,
-    checked: _Checked,
-    pending: Sequence[Finding],
-    settings: Settings,
-) -> tuple[bytes, _Checked, list[Finding]] | None:
-    """One round of fixes, or None where the outcome is not what the fixes promise."""
-    assert checked.document is not None
-    taken, edits = _compatible(pending, len(checked.document.programs))
-    after = checked.document.splice(edits)
+def _round(
+    path: str, checked: _Checked, pending: Sequence[Finding], settings: Settings
+) -> tuple[_Step | None, list[Finding]]:
+    """What the fixes that touch no other come to together, without those that fail by themselves."""
+    bad: list[Finding] = []
+    while pending:
+        step = _step(path, checked, pending, settings)
+        if step is not None:
+            return step, bad
+        alone = [(finding, _step(path, checked, [finding], settings)) for finding in pending]
+        failed = [finding for finding, step in alone if step is None]
+        if not failed:  # each is good, but not all of them together
+            return alone[0][1], bad
+        bad += failed
+        pending = [finding for finding in pending if finding not in failed]
+    return None, bad
+
+
+def _step(path: str, checked: _Checked, pending: Sequence[Finding], settings: Settings) -> _Step | None:
+    """The fixes made at once, or None where the outcome is not what they promise."""
+    document = checked.document
+    assert document is not None
+    taken, edits = _compatible(pending, len(document.programs))
+    after = document.splice(edits)
     again = _check(path, after, settings, again=checked.ran)
-    if set(again.errors) - set(checked.errors):
+    if again.document is None or set(again.errors) - set(checked.errors):
         return None
-    before, now, gone = (Counter(f.code for f in group) for group in (checked.findings, again.findings, taken))
-    # a fix may well leave a comment without anything to silence
-    if any(now[code] > before[code] - gone[code] for code in now if code != UNUSED):
+    old, new = touched.replaced_lines(document, edits), touched.written_lines(again.document, edits)
+    if not touched.is_promised(checked.findings, again.findings, taken, old, new):
         return None
-    return after, again, taken
+    return _Step(after, again, taken, edits)
 
 
 def _applicable(findings: Iterable[Finding], settings: Settings) -> list[Finding]:

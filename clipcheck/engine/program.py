@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -62,7 +63,7 @@ def examine(
     try:
         source, faults = syntax.parse(document.programs[index], settings.target, before)
         # a document's fragments are often abridged (`for x, y in …:`), and nobody runs them
-        broken = tuple(_invalid_syntax(path, document, index, fault) for fault in faults if not document.fragments)
+        broken = tuple(_fault(path, document, index, fault) for fault in faults if not document.fragments)
         if source is None:
             return Examined(broken)
         source.locate = lambda offset: document.place(index, offset, offset)
@@ -109,6 +110,8 @@ def _found(view: _View, rule: Rule, hit: Hit) -> _Found:
     logical = source.logical_line(hit.node)
     last = source.line_starts[logical[1]] - 1 if logical[1] < len(source.line_starts) else len(source.text)
     fix = _adjusted(view, rule.code, hit.fix)
+    loses = fix is not None and _lost_comments(source, fix.all_edits)
+    fix = None if loses else fix
     finding = Finding(
         view.path,
         document.place(index, start, end),
@@ -118,7 +121,7 @@ def _found(view: _View, rule: Rule, hit: Hit) -> _Found:
         rule.severity,
         fix,
         _changes(view, fix),
-        hit.help,
+        "no fix here: a comment stands in the way" if loses else hit.help,
         tuple((document.place(index, *source.span(node)), label) for node, label in hit.related),
         index,
         document.place(index, last, last).line,
@@ -131,6 +134,17 @@ def _adjusted(view: _View, code: str, fix: Fix | None) -> Fix | None:
     if fix is None or not all(_may_edit(view, edit) for edit in fix.all_edits):
         return None
     return fix._replace(safety=view.settings.trust(code, fix.safety))
+
+
+def _lost_comments(source: Source, edits: Sequence[Edit]) -> list[str]:
+    """The comments that edits delete and write nowhere."""
+    if not any("#" in source.text[edit.start : edit.end] for edit in edits):
+        return []
+    gone = Counter(
+        source.text[start:end] for start, end in source.comments if any(e.start <= start < e.end for e in edits)
+    )
+    written = "".join(edit.text for edit in edits)
+    return [comment for comment, times in gone.items() if written.count(comment) < times]
 
 
 def _may_edit(view: _View, edit: Edit) -> bool:
@@ -220,8 +234,11 @@ def _idle(view: _View, directive: Directive, name: Naming | None) -> Finding:
 # --- findings of no rule ----------------------------------------------------------------------------------------------
 
 
-def _invalid_syntax(path: str, document: Document, index: int, fault: Fault) -> Finding:
+def _fault(path: str, document: Document, index: int, fault: Fault) -> Finding:
     place = document.place(index, fault.at, fault.at)
+    if fault.is_python:
+        why = "valid Python that the parser does not read; the rest is analyzed, and not fixed"
+        return Finding(path, place, NOT_ANALYZED, NOT_ANALYZED, why, Severity.WARNING)
     return Finding(path, place, INVALID_SYNTAX, INVALID_SYNTAX, f"not valid Python: {fault.message}", Severity.ERROR)
 
 

@@ -8,7 +8,7 @@ import libcst as cst
 
 from clipcheck.fixes.imports import reach, without_unused
 from clipcheck.fixes.norm_call import roles
-from clipcheck.fixes.verbs import comments_within, indentation, lines_of
+from clipcheck.fixes.verbs import comments_within, indentation, lines_of, unwritten
 from clipcheck.gradients.accumulations import Series
 from clipcheck.gradients.exponents import ONE, TWO
 from clipcheck.gradients.loops import clauses_around, statements_beside
@@ -163,6 +163,7 @@ def _fix(
     call = f"{reached_.text}({shown}, {limit}{order})"
     text = f"{name} = {call}{'.item()' if norm.item else ''}" if wanted else call
     pad = indentation(source, line)
-    kept = "".join(f"{pad}{comment}{source.newline}" for comment in comments_within(source, start, end))
+    comments = unwritten(comments_within(source, start, end), text)
+    kept = "".join(f"{pad}{comment}{source.newline}" for comment in comments)
     named = (*roles(source, scaled, norm.order), (limit, Role.MAX_NORM))
     return Fix(TITLE, Safety.UNSAFE, (Edit(start, end, f"{kept}{pad}{text}"),), imports, named)

@@ -18,6 +18,7 @@ from clipcheck.fixes.verbs import (
     lines_of,
     replace,
     replace_lines,
+    unwritten,
 )
 from clipcheck.gradients.accumulations import Accumulation, fresh, reduced
 from clipcheck.gradients.powers import NumberKind
@@ -288,7 +289,7 @@ def _as_norm(
     if ending.joined is not None:
         start, end = lines_of(source, one.loop)[0], source.span(ending.joined)[1]
         comments += comments_within(source, start, end)
-        placed = [Edit(start, end, comment_lines(source, one.loop, comments) + line)]
+        placed = [Edit(start, end, comment_lines(source, one.loop, unwritten(comments, line)) + line)]
     else:
         placed = _placed(source, one.loop, line, comments, removed)
     return [*ending.edits, *placed, *(delete_lines(source, statement) for statement in gone)]
@@ -315,7 +316,7 @@ def _placed(source: Source, loop: cst.For, line: str, comments: list[str], remov
         return [replace_lines(source, loop, line, comments)]
     start = lines_of(source, loop)[0]
     kept = [*comments, *(comment for one in removed for comment in comments_of(source, one))]
-    text = comment_lines(source, loop, kept) + line + source.newline
+    text = comment_lines(source, loop, unwritten(kept, line)) + line + source.newline
     return [Edit(start, start, text), *(delete_lines(source, one) for one in removed)]
 
 

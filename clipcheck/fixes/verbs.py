@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable
 
 import libcst as cst
 
 from clipcheck.python.source import Source, Statement
 from clipcheck.rule import Edit
+
+_COMMENT = re.compile(r"#[^\r\n]*")
 
 
 def replace(source: Source, node: cst.CSTNode, text: str) -> Edit:
@@ -68,6 +72,18 @@ def comments_of(source: Source, statement: Statement) -> list[str]:
     return comments_within(source, *lines_of(source, statement))
 
 
+def unwritten(comments: Iterable[str], text: str) -> list[str]:
+    """The comments that a text does not hold already, as it does where it repeats the user's expressions."""
+    written = Counter(match.group() for match in _COMMENT.finditer(text))
+    left: list[str] = []
+    for comment in comments:
+        if written[comment]:
+            written[comment] -= 1
+        else:
+            left.append(comment)
+    return left
+
+
 def comment_lines(source: Source, statement: Statement, comments: Iterable[str]) -> str:
     """Comments on lines of their own, as deep as the statement."""
     pad = indentation(source, statement)
@@ -77,7 +93,8 @@ def comment_lines(source: Source, statement: Statement, comments: Iterable[str])
 def replace_lines(source: Source, statement: Statement, line: str, comments: Iterable[str] = ()) -> Edit:
     """Another line in the place of a statement, and above it the comments that would be lost."""
     start, stop = lines_of(source, statement)
-    text = comment_lines(source, statement, (*comments, *comments_within(source, start, stop))) + line
+    lost = unwritten((*comments, *comments_within(source, start, stop)), line)
+    text = comment_lines(source, statement, lost) + line
     if source.text[start:stop].endswith(("\n", "\r")):
         text += source.newline
     return Edit(start, stop, text)

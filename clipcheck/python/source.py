@@ -15,6 +15,7 @@ from clipcheck.python.nodes import walk
 from clipcheck.python.positions import Placed, code, placed
 from clipcheck.python.positions import Statement as Statement
 from clipcheck.python.scopes import Names
+from clipcheck.python.unread import parse_module
 from clipcheck.rule import Place, Target
 
 NodeT = TypeVar("NodeT", bound=cst.CSTNode)
@@ -27,7 +28,7 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 class Source:
     """A program text, parsed once.
 
-    Raises `libcst.ParserSyntaxError` where the text is not Python. `exact` is False where LibCST loses text (a lone
+    Raises `libcst.ParserSyntaxError` where the text is none that LibCST reads. `exact` is False where LibCST loses text (a lone
     carriage return, a comment behind a whitespace-only last line): findings still hold, edits would not.
     """
 
@@ -37,7 +38,7 @@ class Source:
     def __init__(self, text: str, target: Target = "clipcheck") -> None:
         self.text = text
         self.target = target
-        self.module = cst.parse_module(text)
+        self.module = parse_module(text)
         self._answers: dict[object, object] = {}  # of the functions under `memo`
 
     @cached_property

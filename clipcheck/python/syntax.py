@@ -13,6 +13,7 @@ from typing import NamedTuple
 import libcst as cst
 
 from clipcheck.documents.program import LINE_END, Program
+from clipcheck.python import unread
 from clipcheck.python.source import Source
 from clipcheck.rule import Target
 
@@ -37,12 +38,16 @@ _NOT_LINE_END = re.compile(r"[^\r\n]")
 
 
 class Fault(NamedTuple):
-    """Something that is not Python: its offset, what is wrong, and the stretch of text where nothing may be edited."""
+    """Something that is not Python: its offset, what is wrong, and the stretch of text where nothing may be edited.
+
+    `is_python` if the interpreter reads it, and only the parser does not.
+    """
 
     at: int
     message: str
     start: int
     end: int
+    is_python: bool = False
 
 
 class Parsed(NamedTuple):
@@ -82,8 +87,12 @@ def _readable_parts(program: Program, target: Target, whole: tuple[int, str]) ->
         fault = _first_fault(piece)
         if fault is not None:
             at, message = fault
-            faults.append(Fault(segment.start + at, message, segment.start, segment.end))
-            text = text[: segment.start] + _readable(piece) + text[segment.end :]
+            is_python = _interpreters_word(piece) is None
+            left = unread.spared(piece) if is_python else None
+            if left is not None:
+                at = _shared(piece, left)
+            faults.append(Fault(segment.start + at, message, segment.start, segment.end, is_python))
+            text = text[: segment.start] + (left or _readable(piece)) + text[segment.end :]
     if not faults:  # each part is Python, but not all of them together
         faults = [Fault(*whole, 0, len(text))]
     try:
@@ -151,7 +160,7 @@ def _masks(typed: str, before: str) -> Iterator[str]:
 
 def _first_fault(text: str) -> tuple[int, str] | None:
     try:
-        cst.parse_module(text)
+        unread.parse_module(text)
     except cst.ParserSyntaxError as error:
         return _fault(text, error)
     return None

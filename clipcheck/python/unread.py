@@ -1,0 +1,90 @@
+"""Python that LibCST does not read: its parser's crashes as errors like others, and a text without what it stumbles over."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import libcst as cst
+
+from clipcheck.documents.program import LINE_END
+
+_NOT_LINE_END = re.compile(r"[^\r\n]")
+# A line of its own that joins nothing to the next: LibCST takes it for the line whose indent counts.
+_LONE_BACKSLASH = re.compile(r"(?m)(?<![^\r\n])([ \t\f]*)\\(?=\r\n|\n|\r)")
+
+
+def parse_module(text: str) -> cst.Module:
+    """The tree of a text. Raises `libcst.ParserSyntaxError` where LibCST reads none.
+
+    It fails in other ways as well, for instance with an AttributeError on a line end between `async` and `for`.
+    """
+    try:
+        return cst.parse_module(text)
+    except (cst.ParserSyntaxError, RecursionError, MemoryError):
+        raise
+    except Exception as error:
+        message = f"parser error: error at 1:0: {type(error).__name__}"
+        raise cst.ParserSyntaxError(message, lines=[text], raw_line=1, raw_column=0) from error
+
+
+def is_read(text: str) -> bool:
+    try:
+        parse_module(text)
+    except cst.ParserSyntaxError:
+        return False
+    return True
+
+
+def spared(text: str) -> str | None:
+    """A text that the interpreter reads, without what LibCST does not; of the same length, None where that fails.
+
+    What is left out are the innermost statements that LibCST does not read by themselves.
+    """
+    joined = _LONE_BACKSLASH.sub(r"\1 ", text)
+    if is_read(joined):
+        return joined
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in strings, not ours to judge
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    starts = [0, *(end.end() for end in LINE_END.finditer(text)), len(text)]
+    lines = [text[start:end] for start, end in pairwise(starts)]
+    for first, last in _unread(lines, tree.body):
+        lines[first:last] = _left_out(lines[first:last])
+    left = "".join(lines)
+    return left if is_read(left) else None
+
+
+def _unread(lines: Sequence[str], statements: Sequence[ast.stmt]) -> Iterator[tuple[int, int]]:
+    """The lines, from and to, of the innermost statements that LibCST does not read."""
+    for statement in statements:
+        decorators = getattr(statement, "decorator_list", [])
+        first = min([statement.lineno, *(decorator.lineno for decorator in decorators)]) - 1
+        last = statement.end_lineno or statement.lineno
+        header = "if _:\n" if lines[first][:1].isspace() else ""
+        if is_read(header + "".join(lines[first:last])):
+            continue
+        inner = list(_unread(lines, list(_below(statement))))
+        yield from inner or [(first, last)]
+
+
+def _below(statement: ast.AST) -> Iterator[ast.stmt]:
+    """The statements right below one, also those of its handlers and cases."""
+    for child in ast.iter_child_nodes(statement):
+        if isinstance(child, ast.stmt):
+            yield child
+        elif isinstance(child, (ast.ExceptHandler, ast.match_case)):
+            yield from _below(child)
+
+
+def _left_out(lines: Sequence[str]) -> list[str]:
+    """Lines of a statement, each as long as it was, that say no more than that there is one."""
+    indent = len(lines[0]) - len(lines[0].lstrip(" \t\f"))
+    blank = [_NOT_LINE_END.sub(" ", line) for line in lines]
+    return [f"{lines[0][:indent]}_{blank[0][indent + 1 :]}", *blank[1:]]
