@@ -257,7 +257,7 @@ def file_of(rng: random.Random, text: str, container: str) -> File:
         case "ipynb":
             parts = _parts(text)
             split = rng.random() < 0.7
-            cells = [_cell(part.splitlines(keepends=True) if split else part) for part in parts]
+            cells = [_cell(re.findall(r"[^\n]*\n|[^\n]+", part) if split else part) for part in parts]
             cells.insert(
                 rng.randrange(len(cells) + 1), {"cell_type": "markdown", "metadata": {}, "source": ["keep_é\n"]}
             )
@@ -268,7 +268,7 @@ def file_of(rng: random.Random, text: str, container: str) -> File:
         case "md":
             margin = rng.choice(["", "", "> ", "   "])
             fence = f"{'- ' if margin == '  ' else ''}```python title='x'\n{text}{'' if text.endswith(chr(10)) else chr(10)}```\n"
-            block = "".join(margin + line for line in fence.splitlines(keepends=True))
+            block = "".join(margin + line for line in re.findall(r"[^\n]*\n", fence))
             return File("x.md", f"# keep_1  \n\n{block}\nkeep_2 `code`\n\n```bash\nkeep_3\n```\n".encode())
     if rng.random() < 0.2:
         text = text.replace("\n", "\r\n")
@@ -284,7 +284,7 @@ def _parts(text: str) -> list[str]:
     """The text in two at the start of a top-level statement, where it has one in its middle."""
     if _without_newer(text) != text:
         return [text]
-    lines = text.splitlines(keepends=True)
+    lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     body = ast.parse(text).body
     for above, node in zip(body[len(body) // 2 :], body[len(body) // 2 + 1 :]):
         first = min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", []))]) - 1
@@ -345,9 +345,11 @@ def _loss(name: str, data: bytes, fixed: bytes, before: list[str], after: list[s
 def _outside(name: str, data: bytes) -> str:
     """What a file holds besides its code."""
     if not name.endswith(".ipynb"):
-        return data.decode()
+        return data.decode("utf-8-sig")
     book = json.loads(data)
-    return json.dumps([book, *(cell.pop("source", "") for cell in book["cells"] if cell["cell_type"] == "code")][0], indent=1)
+    return json.dumps(
+        [book, *(cell.pop("source", "") for cell in book["cells"] if cell["cell_type"] == "code")][0], indent=1
+    )
 
 
 def _comments(texts: list[str]) -> Iterator[str]:
@@ -374,7 +376,7 @@ def case(seed: int, number: int) -> tuple[str, str, Settings, random.Random]:
 
 def reduced(text: str, fails: Callable[[str], bool]) -> str:
     """The text without the lines that it fails without, too, in stretches that become shorter and shorter."""
-    lines = text.splitlines(keepends=True)
+    lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     size = len(lines) // 2
     while size:
         start = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -110,7 +111,7 @@ def _found(view: _View, rule: Rule, hit: Hit) -> _Found:
     logical = source.logical_line(hit.node)
     last = source.line_starts[logical[1]] - 1 if logical[1] < len(source.line_starts) else len(source.text)
     fix = _adjusted(view, rule.code, hit.fix)
-    loses = fix is not None and _lost_comments(source, fix.all_edits)
+    loses = fix is not None and not _keep_comments(source, fix.all_edits)
     fix = None if loses else fix
     finding = Finding(
         view.path,
@@ -136,15 +137,14 @@ def _adjusted(view: _View, code: str, fix: Fix | None) -> Fix | None:
     return fix._replace(safety=view.settings.trust(code, fix.safety))
 
 
-def _lost_comments(source: Source, edits: Sequence[Edit]) -> list[str]:
-    """The comments that edits delete and write nowhere."""
-    if not any("#" in source.text[edit.start : edit.end] for edit in edits):
-        return []
-    gone = Counter(
-        source.text[start:end] for start, end in source.comments if any(e.start <= start < e.end for e in edits)
-    )
-    written = "".join(edit.text for edit in edits)
-    return [comment for comment, times in gone.items() if written.count(comment) < times]
+def _keep_comments(source: Source, edits: Sequence[Edit]) -> bool:
+    """Whether edits write again, once, each comment that they delete, and no other one of the text."""
+    if not any("#" in source.text[edit.start : edit.end] + edit.text for edit in edits):
+        return True
+    comments = [(source.text[start:end].rstrip(), start) for start, end in source.comments]
+    gone = Counter(comment for comment, at in comments if any(edit.start <= at < edit.end for edit in edits))
+    written = Counter(found.rstrip() for edit in edits for found in re.findall(r"#[^\r\n]*", edit.text))
+    return all(written[comment] == gone[comment] for comment, _ in comments)
 
 
 def _may_edit(view: _View, edit: Edit) -> bool:

@@ -12,7 +12,9 @@ from clipcheck.rule import INVALID_SYNTAX, NOT_ANALYZED, NOT_ROUND_TRIPPED, UNUS
 Line: TypeAlias = "tuple[int | None, int]"  # the cell and the line in it
 Refused: TypeAlias = "tuple[str, int, tuple[tuple[int, int], ...]]"  # a rule, a program and what its fix would replace
 
-_NO_RULES = frozenset({INVALID_SYNTAX, NOT_ANALYZED, NOT_ROUND_TRIPPED})
+_NO_RULES = frozenset({INVALID_SYNTAX, NOT_ANALYZED})
+# What may follow from a right fix: a comment with nothing to silence, a last line at which the parser loses white space.
+_FOLLOWING = frozenset({UNUSED, NOT_ROUND_TRIPPED})
 
 
 def is_promised(
@@ -25,35 +27,42 @@ def is_promised(
     """Whether the findings that were fixed are gone, and others came at most where code was touched.
 
     `old` and `new` are the lines that the fixes touch, before and after. There, another rule may well find something in
-    what was written: that is for the next round. Elsewhere, nothing may come up.
+    what was written, or the same rule in what is around it: that is for the next round. Elsewhere, nothing may come up.
     """
     was, now, gone = (
-        Counter((f.code, _is_touched(f, lines)) for f in group)
+        Counter((finding.code, _touch(finding, lines)) for finding in group)
         for group, lines in ((before, old), (after, new), (taken, old))
     )
-    fixed = {finding.code for finding in taken}
-    for (code, touched), count in now.items():
-        if code == UNUSED or (touched and code not in fixed | _NO_RULES):
-            continue  # a fix may well leave a comment without anything to silence
-        if count > was[code, touched] - gone[code, touched]:
-            return False
-    return True
+    return all(
+        count <= was[code, touch] - gone[code, touch]
+        for (code, touch), count in now.items()
+        if code not in _FOLLOWING and (touch is None or gone[code, touch] or code in _NO_RULES)
+    )
 
 
-def _is_touched(finding: Finding, lines: frozenset[Line]) -> bool:
-    place = finding.place
-    return any((place.cell, line) in lines for line in range(place.line, place.end_line + 1))
+def _touch(finding: Finding, lines: frozenset[Line]) -> str | None:
+    """Where a finding is touched: at its start, or in another place that it covers or speaks of, such as its clip."""
+    if (finding.place.cell, finding.place.line) in lines:
+        return "start"
+    for place in (finding.place, *(place for place, _ in finding.related)):
+        if any((place.cell, line) in lines for line in range(place.line, place.end_line + 1)):
+            return "elsewhere"
+    return None
 
 
 def replaced_lines(document: Document, edits: Sequence[Sequence[Edit]]) -> frozenset[Line]:
-    """The lines of a document of which edits replace something."""
+    """The lines of a document that edits change: not those between which they only add others."""
     return frozenset(
         line
         for program, some in enumerate(edits)
         for edit in some
-        if edit.start < edit.end
+        if edit.start < edit.end or not _adds_lines(document.programs[program].text, edit)
         for line in _lines(document.place(program, edit.start, edit.end))
     )
+
+
+def _adds_lines(text: str, edit: Edit) -> bool:
+    return (not edit.start or text[edit.start - 1] in "\r\n") and edit.text.endswith(("\n", "\r"))
 
 
 def written_lines(document: Document, edits: Sequence[Sequence[Edit]]) -> frozenset[Line]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import libcst as cst
 
 from clipcheck.fixes.verbs import indentation, lines_of
 from clipcheck.python.source import Source, Statement
 from clipcheck.rule import Edit
+
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
 
 
 def carrier(source: Source, node: cst.CSTNode, beside: cst.CSTNode) -> tuple[Statement, Statement] | None:
@@ -107,5 +111,5 @@ def _indented(source: Source, statement: Statement, text: str, margin: str) -> s
         return text
     if any(isinstance(node, cst.SimpleString) and "\n" in node.value for node in source.walk(statement)):
         return None  # the lines inside of a string are its value
-    lines = text.splitlines(keepends=True)
+    lines = _LINE.findall(text)
     return "".join(margin + line[len(old) :] if line.startswith(old) else line for line in lines)
