@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from clipcheck.documents.program import Document
-from clipcheck.rule import INVALID_SYNTAX, NOT_ANALYZED, NOT_ROUND_TRIPPED, UNUSED, Edit, Finding, Place
+from clipcheck.rule import INVALID_SYNTAX, NOT_ANALYZED, NOT_ROUND_TRIPPED, UNUSED, Edit, Finding
 
 Line: TypeAlias = "tuple[int | None, int]"  # the cell and the line in it
 Refused: TypeAlias = "tuple[str, int, tuple[tuple[int, int], ...]]"  # a rule, a program and what its fix would replace
@@ -57,7 +57,7 @@ def replaced_lines(document: Document, edits: Sequence[Sequence[Edit]]) -> froze
         for program, some in enumerate(edits)
         for edit in some
         if edit.start < edit.end or not _adds_lines(document.programs[program].text, edit)
-        for line in _lines(document.place(program, edit.start, edit.end))
+        for line in _lines(document, program, edit.start, edit.end)
     )
 
 
@@ -72,15 +72,16 @@ def written_lines(document: Document, edits: Sequence[Sequence[Edit]]) -> frozen
         shift = 0
         for edit in sorted(some):
             start = edit.start + shift
-            found.update(_lines(document.place(program, start, start + len(edit.text))))
+            found.update(_lines(document, program, start, start + len(edit.text)))
             shift += len(edit.text) - (edit.end - edit.start)
     return frozenset(found)
 
 
-def _lines(place: Place) -> Iterator[Line]:
-    """The lines of a stretch, without the last one where it ends at its start."""
-    last = place.end_line - (place.end_column == 1 and place.end_line > place.line)
-    return ((place.cell, line) for line in range(place.line, last + 1))
+def _lines(document: Document, program: int, start: int, end: int) -> Iterator[Line]:
+    """The lines of a stretch of a program, without the one that it only reaches the start of."""
+    ends = end > start and document.programs[program].text[end - 1] in "\r\n"
+    place = document.place(program, start, end - ends)
+    return ((place.cell, line) for line in range(place.line, place.end_line + 1))
 
 
 # --- fixes that were refused --------------------------------------------------------------------------------------------
