@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint bench docs dist mutate mutate-source kill matrix clean
+.PHONY: demo test lint bench docs dist mutate mutate-source kill fuzz matrix clean
 
 demo: $(INSTALLED)
 	@$(BIN)/python demo/run.py
@@ -47,6 +47,11 @@ SAMPLE ?= 200
 SEED ?= 1
 mutate-source: $(INSTALLED)
 	$(BIN)/python tests/mutate_source.py --sample $(SAMPLE) --seed $(SEED)
+
+# Random modules around clipping idioms: none may lose a comment, break, or change where no fix is.
+COUNT ?= 20000
+fuzz: $(INSTALLED)
+	$(BIN)/python tests/fuzz.py $(COUNT) $(SEED)
 
 clean:
 	rm -rf .venv build dist site

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import json
+
 import pytest
 
 from clipcheck.engine.file import check_file, check_text
@@ -55,6 +58,54 @@ def test_a_text_without_sense_is_one_finding() -> None:
 )
 def test_odd_ends_are_findings_and_no_crash(text: str) -> None:
     assert [f.code for f in look(text).findings] == ["invalid-syntax"]
+
+
+# --- Python that the parser does not read -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("odd", "line"),
+    [
+        ("(x): int = 1", 1),
+        ("def f():\n    x = 1; (y): int", 2),
+        ("async def f():\n    return [x async  # a line end here\n            for x in y]", 2),
+        ("if x:\n\\\n    pass", 2),
+        ("try:\n    pass\nexcept E:\n    (x): int\nelse:\n    (y): int", 4),
+        ("match x:\n    case 1:\n        (x): int", 3),
+        ("class A:\n    @a\n    def f(self):\n        (x): int = (\n1)", 4),
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_python_that_the_parser_does_not_read_is_called_so_and_hides_nothing(odd: str, line: int, newline: str) -> None:
+    ast.parse(odd)
+    text = f"import torch\ndef one():\n    {CALL}\n{odd}\n{CALL}\n".replace("\n", newline)
+    report = look(text, fix=True)
+    last = 4 + odd.count("\n") + 1
+    assert [(f.code, f.place.line) for f in report.findings] == [
+        ("CLIP002", 3),
+        ("not-analyzed", 3 + line),
+        ("CLIP002", last),
+    ]
+    assert report.findings[1].message.startswith("valid Python that the parser does not read")
+    assert report.fixed_data is None
+
+
+def test_statements_beside_one_that_is_not_read_are_read() -> None:
+    text = f"import torch\ndef one():\n    {CALL}\n    (x): int = 1\n    {CALL}\n"
+    assert [(f.code, f.place.line) for f in look(text).findings] == [
+        ("CLIP002", 3),
+        ("not-analyzed", 4),
+        ("CLIP002", 5),
+    ]
+
+
+def test_only_the_cell_that_is_not_read_is_left_alone() -> None:
+    cells = [{"cell_type": "code", "source": f"{part}\n"} for part in ("import torch", "(x): int = 1", CALL)]
+    report = check_file(
+        "x.ipynb", json.dumps({"cells": cells}).encode(), Settings(frozenset({"CLIP002"}), "torch", True)
+    )
+    assert [(f.code, f.place.cell) for f in report.findings] == [("not-analyzed", 2)]
+    assert [(f.code, f.place.cell) for f in report.fixed] == [("CLIP002", 3)]
 
 
 # --- what is being typed ------------------------------------------------------------------------------------------------

@@ -41,13 +41,14 @@ def is_promised(
 
 
 def _touch(finding: Finding, lines: frozenset[Line]) -> str | None:
-    """Where a finding is touched: at its start, or in another place that it covers or speaks of, such as its clip."""
-    if (finding.place.cell, finding.place.line) in lines:
+    """Where a finding is touched: at its start, or between the places that it covers and speaks of, a norm and its clip."""
+    first = finding.place
+    if (first.cell, first.line) in lines:
         return "start"
-    for place in (finding.place, *(place for place, _ in finding.related)):
-        if any((place.cell, line) in lines for line in range(place.line, place.end_line + 1)):
-            return "elsewhere"
-    return None
+    places = [first, *(place for place, _ in finding.related if place.cell == first.cell)]
+    between = range(min(place.line for place in places), max(place.end_line for place in places) + 1)
+    apart = ((place.cell, place.line) for place, _ in finding.related)  # in other cells
+    return "elsewhere" if any(line in lines for line in (*((first.cell, n) for n in between), *apart)) else None
 
 
 def replaced_lines(document: Document, edits: Sequence[Sequence[Edit]]) -> frozenset[Line]:
