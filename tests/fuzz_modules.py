@@ -32,7 +32,8 @@ GRAMMAR = {
         "from torch.nn.utils.clip_grad import clip_grad_norm_, clip_grad_norm\n", "import torch.nn.utils as tools\n",
         "from torch._six import inf, string_classes\n", "from torch._six import inf\n", "import math\n", "import numpy as np\n",
         "try:\n    from torch.nn.utils import clip_grad_norm\nexcept ImportError:\n    clip_grad_norm = None\n",
-        "from torch.cuda.amp import GradScaler, autocast\n", "from clipcheck.runtime import grad_norm\n",
+        "from torch.cuda.amp import GradScaler, autocast\n", "from apex import amp\n", "from torch._six import inf as INF; import os\n",
+        "from accelerate import Accelerator\n", "from torch.distributed.fsdp import FullyShardedDataParallel as FSDP\n", "from clipcheck.runtime import grad_norm\n",
         "if True:\n    from torch.nn.utils import clip_grad_norm\n", "from torch.nn.utils import *\n",
     ],
     "def": [
@@ -48,7 +49,7 @@ GRAMMAR = {
     "doc": ["", '"""Steps.\n\n      keepd\n    """\n    ', "'''One # line'''\n    "],
     "body": ["<norm>\n<keep>\n<loop>", "<loop>\n<norm>", "<loop>", "<norm>", "<norm>\n<hand>", "<block>", "<closure>"],
     "loop": [
-        "for x in loader:\n    <steps>", "for i, (x, y) in enumerate(loader):\n    <steps>\n    if (i + 1) % 4 == 0:\n        <late>",
+        "for x in loader:\n    <steps>", "for i, x in enumerate(loader):\n    <order>", "for x in loader:\n    <order>", "for i, (x, y) in enumerate(loader):\n    <steps>\n    if (i + 1) % 4 == 0:\n        <late>",
         "while True:\n    <steps>\n    if x: break", "with autocast() as a, open(x) as b:\n    <steps>",
         "for x in loader:\n    match x:\n        case {'a': 1, **rest} if rest:\n            <steps>\n        case [1, *_] | (2 | 3):\n            <keep>\n        case _: pass",
     ],
@@ -57,6 +58,14 @@ GRAMMAR = {
         "loss = MODEL(x)\n<clip>\nloss.backward(); <call>; OPT.step()", "<amp>\nOPT.step()\n<clip>", "<amp>\n<hand>\nOPT.step()",
         "if x is not None:\n    if (n := len(x)) > 1:\n        <amp>\n        <clip>\n    else:\n        <keep>\nOPT.step()",
         "try:\n    <amp>\n    <clip>\nexcept (ValueError, OSError) as error:\n    <keep>\nfinally:\n    OPT.step()",
+    ],
+    "order": [
+        "with amp.scale_loss(loss, OPT) as scaled:\n    scaled.backward()\n    <clip>\nOPT.step()", "loss.backward()\n<clip>\n<zero>\nOPT.step()",
+        "accelerator.backward(loss)\nif accelerator.sync_gradients:\n    <clip>\nOPT.step()", "loss.backward()\nif rank == 0:\n    <clip>\nOPT.step()",
+        "loss = MODEL(x)\n(loss / 4).backward()\n<clip>\nif (i + 1) % 4 == 0:\n    OPT.step()\n    <zero>", "params = <params>\n<norm>\n<clip>",
+        "SCALER.scale(loss).backward()\nSCALER.unscale_(OPT)\n<clip>\nif (i + 1) % 4 == 0:\n    <keep>\n    SCALER.step(OPT)\n    SCALER.update()",
+        "loss.backward()\n<hand>\n<clip>\n<clip>\nOPT.step()", "<clip>\n<norm>\nprint(TOTAL)", "TOTAL = <call>\nTOTAL = TOTAL.item()\n<norm>",
+        "<clip>\n<clip>\nOPT.step()", "for group in OPT.param_groups:\n    torch.nn.utils.clip_grad_norm_(group['params'], <limit>)",
     ],
     "late": ["<clip>\nOPT.step()\n<zero>", "SCALER.unscale_(OPT)\n<clip>\nSCALER.step(OPT); SCALER.update()", "OPT.step()\n<clip>", "<norm>\nOPT.step()"],
     "amp": ["SCALER.scale(loss).backward()\n<clip>\nSCALER.step(OPT)\nSCALER.update()", "loss.backward()", "loss.backward(); <keep>",
@@ -68,7 +77,9 @@ GRAMMAR = {
     "clip": ["<call>", "<call>", "TOTAL = <call>", "if args.clip is not None:\n    <call>", "if args.clip: <call>", "<keep>\n<call>",
              "NORM = <call>.item()", "print(f'{<call>:.3f}')", "<call>; <call>", "MODEL.norm = <call>", "if (NORM := <call>) > 1: <keep>"],
     "call": ["<function>(<params>, <limit><kind>)"] * 5 + ["<function>(parameters=<params>, max_norm=<limit>)", "<value>(<params>, <limit>)",
-             "<function>(<params>, norm_type=2, max_norm=<limit>)", "<function>(MODEL, <limit>)", "<function>(*[<params>, <limit>])"],
+             "<function>(<params>, norm_type=2, max_norm=<limit>)", "<function>(MODEL, <limit>)", "<function>(*[<params>, <limit>])",
+             "accelerator.clip_grad_norm_(<params>, <limit>)", "<function>([P.grad for P in <params>], <limit>)", "<function>(<params>, <limit>, foreach=True)",
+             "<function>(MODEL.parameters, <limit>)", "<function>(<params>, max_norm=<limit>, norm=2)", "<function>(max_norm=<limit>, parameters=params)"],
     "function": ["torch.nn.utils.clip_grad_norm_", "torch.nn.utils.clip_grad_norm", "clip_grad_norm", "clip_grad_norm_", "clip",
                  "nn.utils.clip_grad_norm", "utils.clip_grad_norm_", "tools.clip_grad_norm", "utils.clip_grad.clip_grad_norm_"],
     "value": ["torch.nn.utils.clip_grad_value_", "clip_grad_value_", "nn.utils.clip_grad_value_"],
@@ -110,7 +121,7 @@ GRAMMAR = {
     "block": ["<norm>", "<loop>", "<call>", "if x:\n    <norm>\nelif y:\n    <clip>\nelse:\n    <keep>", "<hand>"],
     "keep": ["keep = 'é  \\t'\n", "keep: dict  = {'a' :1}\n", "keep  = (1 ,\n        2)\n", 'keep = f"{x!r:>{10}}"\n', "<rare>",
              "keep = lambda *a, k=1: (yield_)\n", "keep = x if(y)else[ z ]\n", "keep = {**a, 'b': [*c]}\n", "keep = '''\n  # no\n'''\n"],
-    "rare": ["(keep): int = 1\n", "keep = PEP701\n", "keep = PEP701\n", "if keep_1:\n    keep = 1\nelse: pass\n", "keep = x @ -y ** 2\n"],
+    "rare": ["(keep): int = 1\n", "keep = PEP701\n", "keep = PEP701\n", "if keep_1:\n    keep = 1\nelse: pass\n", "keep = [x async for x in y]\n", "keep = x @ -y ** 2\n"],
 }  # fmt: skip
 PEP701 = ['f"{a["b"]}"', "f'{a['b']:>{w}}'", 'f"{"\\n".join(a)}"', 'f"{\n  a  # no\n}"', 'f"""{a["""b"""]!r}"""']
 WORDS = {
@@ -226,7 +237,7 @@ def _ending(rng: random.Random, numbers: Iterator[int], often: float, header: bo
     if rng.random() < often:
         end += f"\n{rng.choice(['', ' ', '    ', chr(9)])}{_comment(rng, numbers)}"
     if rng.random() < often / 4:
-        end += rng.choice(["\n   ", "\n\f", "\n\n"])
+        end += rng.choice(["\n   ", "\n\f", "\n\n", "\n\n\n" if rng.random() < 0.9 else "\n\\"])
     return end
 
 

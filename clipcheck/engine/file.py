@@ -165,12 +165,21 @@ def _step(path: str, checked: _Checked, pending: Sequence[Finding], settings: Se
     taken, edits = _compatible(pending, len(document.programs))
     after = document.splice(edits)
     again = _check(path, after, settings, again=checked.ran)
-    if again.document is None or set(again.errors) - set(checked.errors):
+    if again.document is None or set(again.errors) - set(checked.errors) or _breaks(document, again.document):
         return None
-    old, new = touched.replaced_lines(document, edits), touched.written_lines(again.document, edits)
+    old, new = touched.replaced_lines(document, edits), touched.written_lines(document, again.document, edits)
     if not touched.is_promised(checked.findings, again.findings, taken, old, new):
         return None
     return _Step(after, again, taken, edits)
+
+
+def _breaks(before: Document, after: Document) -> bool:
+    """Whether a program that was Python no longer is: of a document's fragments, no finding says so."""
+    from clipcheck.python.syntax import is_python  # imports libcst, as finding something to fix did before
+
+    pairs = zip(before.programs, after.programs, strict=False)
+    changed = [(old.text, new.text) for old, new in pairs if old.text != new.text]
+    return len(before.programs) != len(after.programs) or any(is_python(a) and not is_python(b) for a, b in changed)
 
 
 def _applicable(findings: Iterable[Finding], settings: Settings) -> list[Finding]:

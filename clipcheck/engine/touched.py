@@ -57,25 +57,27 @@ def replaced_lines(document: Document, edits: Sequence[Sequence[Edit]]) -> froze
         line
         for program, some in enumerate(edits)
         for edit in some
-        if edit.start < edit.end or not _adds_lines(document.programs[program].text, edit)
+        if edit.start < edit.end or not (_begins_line(document, program, edit) and edit.text.endswith(("\n", "\r")))
         for line in _lines(document, program, edit.start, edit.end)
     )
 
 
-def _adds_lines(text: str, edit: Edit) -> bool:
-    return (not edit.start or text[edit.start - 1] in "\r\n") and edit.text.endswith(("\n", "\r"))
-
-
-def written_lines(document: Document, edits: Sequence[Sequence[Edit]]) -> frozenset[Line]:
-    """The lines of a document, as it is after edits, in which these wrote or left out something."""
+def written_lines(before: Document, after: Document, edits: Sequence[Sequence[Edit]]) -> frozenset[Line]:
+    """The lines, after edits, in which these wrote something: not those between which they only left out others."""
     found: set[Line] = set()
     for program, some in enumerate(edits):
         shift = 0
         for edit in sorted(some):
             start = edit.start + shift
-            found.update(_lines(document, program, start, start + len(edit.text)))
-            shift += len(edit.text) - (edit.end - edit.start)
+            gone = before.programs[program].text[edit.start : edit.end]
+            if edit.text or not (_begins_line(before, program, edit) and gone.endswith(("\n", "\r"))):
+                found.update(_lines(after, program, start, start + len(edit.text)))
+            shift += len(edit.text) - len(gone)
     return frozenset(found)
+
+
+def _begins_line(document: Document, program: int, edit: Edit) -> bool:
+    return not edit.start or document.programs[program].text[edit.start - 1] in "\r\n"
 
 
 def _lines(document: Document, program: int, start: int, end: int) -> Iterator[Line]:

@@ -162,7 +162,7 @@ def _without_names(source: Source, clause: Clause, element: str) -> str:
             cst.Tuple(elements=[_, cst.Element(value=cst.Name(value=second))]),
             cst.Call(func=cst.Attribute(value=module, attr=cst.Name(value="named_parameters")), args=()),
         ) if second == element:
-            return f"{source.code(module)}.parameters()"
+            return f"{source.outer_code(module)}.parameters()"
     return ""
 
 

@@ -214,6 +214,11 @@ def _opens(code: str) -> bool:
     return re.search(r":[ \t]*(#.*)?$", code) is not None
 
 
+def is_python(text: str) -> bool:
+    """Whether this interpreter reads a text; LibCST reads some that no interpreter does."""
+    return _interpreters_word(text) is None
+
+
 def _fault(text: str, error: cst.ParserSyntaxError) -> tuple[int, str]:
     """Where and why a text is not Python: in the interpreter's words, which people know, else in the parser's."""
     line, column, message = _interpreters_word(text) or _parsers_word(error)

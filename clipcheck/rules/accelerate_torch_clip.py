@@ -82,6 +82,6 @@ def _fix(source: Source, clip: Clip, backward: Event) -> Fix | None:
         return None
     match backward.node:
         case cst.Call(func=cst.Attribute(value=receiver)):
-            text = f"{source.code(receiver)}.{clip.function}"
+            text = f"{source.outer_code(receiver)}.{clip.function}"
             return Fix(f"Call `{text}`", Safety.UNSAFE, (replace(source, clip.call.func, text),))
     return None

@@ -130,7 +130,7 @@ def _fix(source: Source, clip: Event, late: Event | None) -> Fix | None:
         return None
     step = scaled[0]
     assert step.subject is not None and step.scaler is not None
-    line = f"{source.code(step.scaler)}.unscale_({source.code(step.subject)})"
+    line = f"{source.outer_code(step.scaler)}.unscale_({source.code(step.subject)})"
     # where only some ways are scaled, unscale_ has to stand under the same test
     if not step.facts <= clip.facts:
         return None

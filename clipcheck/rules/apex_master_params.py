@@ -43,7 +43,7 @@ def check(source: Source) -> Iterator[Hit]:
             match clip.parameters if clip is not None else None:
                 case cst.Call(func=cst.Attribute(attr=cst.Name("parameters"))) as given if scaled is not None:
                     amp, optimizer = scaled
-                    text = f"{source.code(amp)}.master_params({source.code(optimizer)})"
+                    text = f"{source.outer_code(amp)}.master_params({source.code(optimizer)})"
                     fix = Fix("Clip the master parameters", Safety.UNSAFE, (replace(source, given, text),))
                     message = "clips the model's gradients: at O2 the optimizer steps master copies with their own"
                     yield Hit(event.at, message, fix)

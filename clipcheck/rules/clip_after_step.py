@@ -92,7 +92,7 @@ def _fix(source: Source, clip: Event, step: Event) -> Fix | None:
         step.scaler is not None
         and step.first_before(EventKind.UNSCALE, EventKind.BACKWARD)[0].kind is not EventKind.UNSCALE
     ):
-        line = f"{source.code(step.scaler)}.unscale_({source.code(step.subject)})" if step.subject else ""
+        line = f"{source.outer_code(step.scaler)}.unscale_({source.code(step.subject)})" if step.subject else ""
         edits = tuple(
             Edit(e.start, e.end, indentation(source, target) + line + source.newline + e.text) if e.text else e
             for e in edits

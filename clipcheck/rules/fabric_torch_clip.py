@@ -71,6 +71,6 @@ def _fix(source: Source, clip: Clip, event: Event, backward: Event) -> Fix | Non
             given = [source.code(model), source.code(steps[0].subject), f"{limit}={source.code(clip.limit)}"]
             if clip.norm_type is not None:
                 given.append(f"norm_type={source.code(clip.norm_type)}")
-            text = f"{source.code(fabric)}.clip_gradients({', '.join(given)})"
+            text = f"{source.outer_code(fabric)}.clip_gradients({', '.join(given)})"
             return Fix("Call Fabric's method", Safety.UNSAFE, (replace(source, clip.call, text),))
     return None

@@ -84,7 +84,7 @@ def _fix(source: Source, clip: Clip, model: cst.BaseExpression) -> Fix | None:
     given = [source.code(clip.limit)]
     if clip.norm_type is not None:
         given.append(f"norm_type={source.code(clip.norm_type)}")
-    text = f"{source.code(model)}.clip_grad_norm_({', '.join(given)})"
+    text = f"{source.outer_code(model)}.clip_grad_norm_({', '.join(given)})"
     if "#" in source.code(clip.call):
         return None
     return Fix("Call the wrapped model's own method", Safety.UNSAFE, (replace(source, clip.call, text),))

@@ -48,6 +48,6 @@ def _fix(source: Source, clip: Clip) -> Fix | None:
         return None
     reached = reach(source, clip.call, "get_total_norm")
     norm_type = f", {source.code(clip.norm_type)}" if clip.norm_type is not None else ""
-    text = f"{reached.text}([p.grad for p in {source.code(given)} if p.grad is not None]{norm_type})"
+    text = f"{reached.text}([p.grad for p in {source.outer_code(given)} if p.grad is not None]{norm_type})"
     edits = (replace(source, clip.call, text),)
     return Fix("Measure with `get_total_norm`", Safety.UNSAFE, edits, reached.imports)

@@ -69,7 +69,7 @@ def _fix(source: Source, clip: Clip, loop: cst.For) -> Fix | None:
     groups = source.outer_code(loop.iter)
     if isinstance(loop.iter, cst.IfExp) and not loop.iter.lpar:
         groups = f"({groups})"  # what a loop may go over and a comprehension may not
-    every = f"[p for {target} in {groups} for p in {source.code(clip.parameters)}]"
+    every = f"[p for {target} in {groups} for p in {source.outer_code(clip.parameters)}]"
     if target == "p" or "\n" in source.code(clip.call):
         return None
     start, end = source.span(clip.call)

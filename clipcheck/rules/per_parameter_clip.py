@@ -138,5 +138,5 @@ def _all_of(source: Source, loop: cst.For, clip: Clip) -> str | None:
         case cst.Name(), _:
             return source.outer_code(loop.iter)
         case cst.Tuple(), cst.Call(func=cst.Attribute(value=module, attr=cst.Name("named_parameters")), args=()):
-            return f"{source.code(module)}.parameters()"
+            return f"{source.outer_code(module)}.parameters()"
     return None

@@ -89,7 +89,7 @@ def _gradients_of(source: Source, tensors: cst.BaseExpression) -> Edit:
             name = source.code(elt)
             rest = inner.strip()[len(name) :]
             return replace(source, tensors, f"[{name}.grad{rest} if {name}.grad is not None]")
-    return replace(source, tensors, f"[p.grad for p in {source.code(tensors)} if p.grad is not None]")
+    return replace(source, tensors, f"[p.grad for p in {source.outer_code(tensors)} if p.grad is not None]")
 
 
 def _names_of_result(source: Source, call: cst.Call) -> set[str]:

@@ -60,7 +60,7 @@ def _wrong(source: Source, node: cst.BaseExpression) -> tuple[str, Edit] | None:
 
 
 def _all_groups(source: Source, optimizer: cst.BaseExpression) -> str:
-    return f'[p for group in {source.code(optimizer)}.param_groups for p in group["params"]]'
+    return f'[p for group in {source.outer_code(optimizer)}.param_groups for p in group["params"]]'
 
 
 def _may_be_a_list(source: Source, node: cst.Attribute) -> bool:

@@ -57,10 +57,10 @@ def _fix(source: Source, clip: Event, step: Event) -> Fix | None:
     statement = source.statement(clip.node)
     match step.node:
         case cst.Call(func=cst.Attribute(value=xm), args=[cst.Arg(value=optimizer)]) if stands_alone(source, statement):
-            reduce = f"{source.code(xm)}.reduce_gradients({source.code(optimizer)})"
+            reduce = f"{source.outer_code(xm)}.reduce_gradients({source.code(optimizer)})"
             edits = (
                 insert_line_before(source, statement, reduce),
-                replace(source, step.node, f"{source.code(optimizer)}.step()"),
+                replace(source, step.node, f"{source.outer_code(optimizer)}.step()"),
             )
             return Fix("Reduce the gradients before the clip", Safety.UNSAFE, edits)
     return None
