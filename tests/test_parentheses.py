@@ -18,8 +18,8 @@ CLIP = "torch.nn.utils.clip_grad_norm_"
         ("CLIP106", f"{CLIP}([p.grad for p in (a or b).parameters()], 1.0)", f"{CLIP}((a or b).parameters(), 1.0)"),
         (
             "CLIP007",
-            "torch.nn.utils.get_total_norm((a or b).parameters())",
-            "torch.nn.utils.get_total_norm([p.grad for p in (a or b).parameters() if p.grad is not None])",
+            "grad_norm = torch.nn.utils.get_total_norm((a or b).parameters())",
+            "grad_norm = torch.nn.utils.get_total_norm([p.grad for p in (a or b).parameters() if p.grad is not None])",
         ),
         (
             "CLIP202",
