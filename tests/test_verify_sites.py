@@ -393,3 +393,14 @@ def test_each_proved_fix_is_lifted_from_the_text_it_is_made_for(prove: Prover) -
     report = check_file("train.py", data, Settings())
     text = read("train.py", data).programs[0].text
     assert {prove(text, finding.fix).kind for finding in report.findings if finding.fix} == {"proved"}
+
+
+def test_names_of_comprehensions_are_not_taken_for_names_that_are_left(prove: Prover) -> None:
+    """Nothing reads the sum: what both sides leave bound is compared, which a comprehension's name is not."""
+    text = (
+        "import torch\n\ntotal = 0.0\nfor group in optimizer.param_groups:\n    for p in group['params']:\n"
+        "        total += p.grad.norm(2).item() ** 2\n"
+    )
+    report = check_file("x.py", text.encode(), Settings(frozenset({"CLIP001"}), fix=True, prove=prove))
+    assert report.errors == ()
+    assert [finding.verdict.kind for finding in report.fixed if finding.verdict] == ["proved"]

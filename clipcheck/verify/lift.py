@@ -56,7 +56,7 @@ def _experiment(source: Source, changed: Source, fix: Fix, edits: Sequence[Edit]
     old, new = (function(body.nodes, seeds, body.names, own) for body in (before, after))
     read = kept(source, before.stored, [piece.before for piece in found])
     observed = read or any(not piece.whole for piece in found) or before.returns or before.touches_gradients
-    names = read if observed else before.stored & after.stored
+    names = read if observed else before.left & after.left
     if not (observed or names):
         raise NotProvable("it leaves nothing to compare")
     return Experiment(old, new, in_float64(old), places.roles, seeds, tuple(sorted(names)))

@@ -121,6 +121,7 @@ class Body:
                 value = cast("ast.expr", places.visit(_value(text, source, span, places)))
                 nodes.append(ast.Assign([ast.Name(f"value__{index}", ast.Store())], value, lineno=1))
         self.stored = {name for name in _stored(nodes) if not name.startswith("value__")}
+        self.left = _left(nodes) & self.stored
         self.seeds = frozenset(read_before_bound(nodes)) & self.stored
         bound = self.stored | {node.arg for root in nodes for node in ast.walk(root) if isinstance(node, ast.arg)}
         loaded = _loaded(nodes) - bound - set(places.roles)
@@ -147,6 +148,14 @@ class Body:
 def _stored(nodes: Iterable[ast.AST]) -> set[str]:
     names = [node for root in nodes for node in ast.walk(root) if isinstance(node, ast.Name)]
     return {name.id for name in names if isinstance(name.ctx, ast.Store)}
+
+
+def _left(nodes: Iterable[ast.AST]) -> set[str]:
+    """The names that statements leave bound: those of comprehensions are gone with these."""
+    every = [node for root in nodes for node in ast.walk(root)]
+    own = {id(name) for node in every if isinstance(node, ast.comprehension) for name in ast.walk(node.target)}
+    stored = (node for node in every if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+    return {name.id for name in stored if id(name) not in own}
 
 
 def _loaded(nodes: Iterable[ast.AST]) -> set[str]:
