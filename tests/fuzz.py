@@ -26,6 +26,7 @@ from fuzz_modules import PEP701, TAG, File, decorated, file_of, is_python, modul
 from clipcheck.catalogue import RULES
 from clipcheck.documents.read import read
 from clipcheck.engine.file import check_file
+from clipcheck.python.unread import is_read
 from clipcheck.rule import INVALID_SYNTAX, Prove, Safety
 from clipcheck.settings.keys import Settings
 from clipcheck.verify.sites import Prover
@@ -110,7 +111,7 @@ def case(seed: int, number: int) -> tuple[str, str, Settings]:
     if not is_python(text):  # a tab or a break at a place where it means something
         text = plain
     # an older interpreter sees its fault in the string, whichever it is that LibCST does not read
-    if "PEP701" in text and (sys.version_info >= (3, 12) or not re.search(r"\(\W*keep|\(\s*#.*\s*keep", text)):
+    if "PEP701" in text and (sys.version_info >= (3, 12) or is_read(text)):
         text = text.replace("PEP701", rng.choice(PEP701))
     container = rng.choice(["py", "py", "py", "py", "ipynb", "md"])
     settings = replace(ALL, safety=rng.choice(list(Safety)[1:]), target=rng.choice(["clipcheck", "clipcheck", "torch"]))
