@@ -15,16 +15,19 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
-OLD = "import torch\n\n\ndef clip(model):\n    torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)\n" + "# x\n" * 300
+OLD = (
+    "import torch\n\n\ndef clip(model):\n    torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)\n" + "# x\n" * 300
+)
 NEW = OLD.replace("import torch\n", "import torch\nfrom clipcheck.runtime import clip_grad_norm_\n", 1).replace(
     "torch.nn.utils.clip_grad_norm(", "clip_grad_norm_("
 )
-FILES = 30  # enough for several processes
-ARGUMENTS = ["check", "--fix", "--isolated", "--no-cache", "--select", "CLIP002", "--quiet", "--jobs", "2"]
+FILES = 24  # enough for several processes
+ARGUMENTS = ["check", "--fix", "--isolated", "--no-cache", "--select", "CLIP002", "--quiet"]
 
 
 # --- the process that is killed ---------------------------------------------------------------------------------------
@@ -77,7 +80,7 @@ def die_at(call: int, behind: bool) -> None:
 
     Deadly.left, Deadly.behind = call, behind
     disk.write = deadly_write
-    main(ARGUMENTS)
+    main([*ARGUMENTS, "--jobs", "1"])
 
 
 # --- the one that kills -----------------------------------------------------------------------------------------------
@@ -137,7 +140,7 @@ def one_kill(chance: random.Random, typical: float) -> Counter[str]:
             process = run(folder, __file__, "--die-at", str(call), str(int(behind)))
             process.wait()
         else:
-            process = run(folder, "-m", "clipcheck", *ARGUMENTS)
+            process = run(folder, "-m", "clipcheck", *ARGUMENTS, "--jobs", "2")
             time.sleep(chance.uniform(0, typical))
             process.kill()
             process.wait()
@@ -146,7 +149,7 @@ def one_kill(chance: random.Random, typical: float) -> Counter[str]:
         seen["left behind"] += bool(leftovers(folder))
         seen["DAMAGED"] += bool(damaged(folder)) or (folder / "second_name.txt").read_text() != OLD
         seen["ORPHANS"] += not gone_by(folder, 10)
-        run(folder, "-m", "clipcheck", *ARGUMENTS).wait()
+        run(folder, "-m", "clipcheck", *ARGUMENTS, "--jobs", "1").wait()
         seen["DAMAGED"] += bool(damaged(folder))
         seen["NOT FIXED"] += any(path.read_text() != NEW for path in folder.glob("*.py"))
         seen["LEFT FOR EVER"] += bool(leftovers(folder))
@@ -157,7 +160,7 @@ def typical_run() -> float:
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name))
         started = time.monotonic()
-        run(Path(name), "-m", "clipcheck", *ARGUMENTS).wait()
+        run(Path(name), "-m", "clipcheck", *ARGUMENTS, "--jobs", "2").wait()
         return time.monotonic() - started
 
 
@@ -166,13 +169,15 @@ def main(kills: int, seed: int) -> int:
     if sys.platform != "linux":
         print("make kill needs Linux: it looks for processes in /proc")
         return 2
-    chance = random.Random(seed)
     typical = typical_run() * 1.2
     seen: Counter[str] = Counter()
-    for done in range(kills):
-        seen += one_kill(chance, typical)
-        if sys.stderr.isatty():
-            print(f"\r{done + 1} of {kills}", end="", file=sys.stderr)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, one in enumerate(
+            pool.map(lambda number: one_kill(random.Random(f"{seed} {number}"), typical), range(kills))
+        ):
+            seen += one
+            if sys.stderr.isatty():
+                print(f"\r{done + 1} of {kills}", end="", file=sys.stderr)
     wrong = ("DAMAGED", "ORPHANS", "NOT FIXED", "LEFT FOR EVER")
     print(f"seed {seed}: {kills} runs, {seen['killed']} killed, {seen['in the write phase']} between the first write and the last, "
           f"{seen['left behind']} with a temporary file left; " + ", ".join(f"{seen[name]} {name.lower()}" for name in wrong))  # fmt: skip
