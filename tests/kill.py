@@ -20,9 +20,7 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
-OLD = (
-    "import torch\n\n\ndef clip(model):\n    torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)\n" + "# x\n" * 300
-)
+OLD = "import torch\n\n\ndef clip(model):\n    torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)\n" + "# x\n" * 300
 NEW = OLD.replace("import torch\n", "import torch\nfrom clipcheck.runtime import clip_grad_norm_\n", 1).replace(
     "torch.nn.utils.clip_grad_norm(", "clip_grad_norm_("
 )

@@ -20,7 +20,7 @@ from clipcheck.gradients.totals import total, totals
 from clipcheck.python.source import Source
 from clipcheck.python.words import words
 from clipcheck.rules import check_of
-from clipcheck.training.acts import EventKind, act
+from clipcheck.training.acts import EventKind, acts
 
 INFINITY = float("inf")
 HEADER = "import math\nimport numpy as np\nimport torch\n"
@@ -191,7 +191,7 @@ def test_what_shares_the_memory_of_a_gradient_is_one_in_place(tensor: str, expec
     source, node = asked(f"{tensor}.mul_(2)")
     assert isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute)
     assert is_in_place(node.func.value) is expected
-    found = act(source, node)
+    found = acts(source).get(node)
     assert (found is not None and found.kind is EventKind.EDIT) is expected
 
 

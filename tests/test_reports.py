@@ -405,7 +405,7 @@ def test_sarif_is_valid_and_holds_what_code_scanning_needs(project: Path) -> Non
 def test_sarif_of_odd_names_and_files_that_do_not_parse(project: Path) -> None:
     (project / ".git").mkdir()
     (project / "a dir").mkdir()
-    (project / "a dir" / "ö#.py").write_text("clip_grad_norm(((\n")
+    (project / "a dir" / "ö#.py").write_text("torch.nn.utils.clip_grad_norm(((\n")
     words = ["check", "--isolated", "--no-cache", "--output-format", "sarif", "a dir"]
     (log,) = valid(CliRunner().invoke(main, words).stdout)["runs"]
     (result,) = log["results"]

@@ -49,12 +49,18 @@ def test_a_fault_is_placed_and_the_lines_behind_it_are_read(bad: str, line: int)
 
 
 def test_a_text_without_sense_is_one_finding() -> None:
-    report = look("clip_grad_norm ((( ]]] \n" * 200)
+    report = look("torch.nn.utils.clip_grad_norm ((( ]]] \n" * 200)
     assert [f.code for f in report.findings] == ["invalid-syntax"]
 
 
 @pytest.mark.parametrize(
-    "text", ["clip_grad_norm(\x00", "clip_grad_norm(\n", "clip_grad_norm('''", "\tclip_grad_norm\n  x"]
+    "text",
+    [
+        "torch.nn.utils.clip_grad_norm(\x00",
+        "torch.nn.utils.clip_grad_norm(\n",
+        "torch.nn.utils.clip_grad_norm('''",
+        "\ttorch.nn.utils.clip_grad_norm\n  x",
+    ],
 )
 def test_odd_ends_are_findings_and_no_crash(text: str) -> None:
     assert [f.code for f in look(text).findings] == ["invalid-syntax"]
