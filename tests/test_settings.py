@@ -58,8 +58,8 @@ def test_a_pattern_that_ends_with_a_slash_takes_folders_alone() -> None:
     path = os.path.join(os.sep, "project", "a")
     assert globs.match(path, is_folder=True)
     assert not globs.match(path)
-    assert globs.takes_entry(path, is_folder=True)
-    assert not globs.takes_entry(path, is_folder=False)
+    assert globs.decides_entry(path, is_folder=True)
+    assert not globs.decides_entry(path, is_folder=False)
 
 
 def test_the_last_pattern_that_fits_decides() -> None:
@@ -73,8 +73,8 @@ def test_the_last_pattern_that_fits_decides() -> None:
 
 def test_of_an_entry_that_is_walked_only_its_own_name_counts() -> None:
     globs = Globs(("build",), os.path.join(os.sep, "project"))
-    assert globs.takes_entry(os.path.join(os.sep, "project", "build"), True)
-    assert not globs.takes_entry(os.path.join(os.sep, "project", "build", "a.py"), False)
+    assert globs.decides_entry(os.path.join(os.sep, "project", "build"), True)
+    assert not globs.decides_entry(os.path.join(os.sep, "project", "build", "a.py"), False)
 
 
 # --- selection --------------------------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def _walk(top: str, projects: Projects, errors: list[str]) -> Iterator[str]:
             name: str, is_folder: bool, folder: str = folder, project: Project = project, respect: bool = respect
         ) -> bool:
             path = os.path.join(folder, name)
-            taken = any(globs.takes_entry(path, is_folder) for globs in project.excluded if globs not in overruled)
+            taken = any(globs.decides_entry(path, is_folder) for globs in project.excluded if globs not in overruled)
             return taken or (respect and ignores.match(path, is_folder))
 
         folders[:] = sorted(name for name in folders if not left_out(name, True))

@@ -28,21 +28,20 @@ class Globs:
 
         What lies in a folder that is taken is taken with it.
         """
-        relative = self._relative(path)
+        parts = self._parts(path)
         if self._names is not None:
-            parts = [os.path.basename(path)] if relative is None else relative.split("/")
-            return True if not self._names.isdisjoint(parts) else None
-        if relative is None or relative == ".":
+            return True if not self._names.isdisjoint(parts or [os.path.basename(path)]) else None
+        if parts is None:
             return None
-        parts = relative.split("/")
         above = (self._last_word(parts[:end], True) for end in range(1, len(parts)))
         return True if any(above) else self._last_word(parts, is_folder)
 
-    def takes_entry(self, path: str, is_folder: bool) -> bool:
-        """As `match`, for an entry of a folder that is being walked: plain names are asked of the entry alone."""
+    def decides_entry(self, path: str, is_folder: bool) -> bool | None:
+        """As `decides`, for an entry of a folder that is being walked, and so is not taken itself."""
         if self._names is not None:
-            return os.path.basename(path) in self._names
-        return self.match(path, is_folder)
+            return True if os.path.basename(path) in self._names else None
+        parts = self._parts(path)
+        return None if parts is None else self._last_word(parts, is_folder)
 
     def _last_word(self, parts: list[str], is_folder: bool) -> bool | None:
         for pattern in self._parsed:
@@ -60,10 +59,11 @@ class Globs:
         """The patterns from the last to the first."""
         return [pattern for line in reversed(self.patterns) if (pattern := parse(line)) is not None]
 
-    def _relative(self, path: str) -> str | None:
-        """The path as seen from the patterns' folder, None where it lies elsewhere."""
+    def _parts(self, path: str) -> list[str] | None:
+        """The names on the way from the patterns' folder to the path, None where it does not lie below it."""
         try:
             relative = os.path.relpath(path, self.folder)
         except ValueError:  # another drive
             return None
-        return None if relative == ".." or relative.startswith(".." + os.sep) else relative.replace(os.sep, "/")
+        parts = relative.split(os.sep)
+        return None if parts[0] in (os.curdir, os.pardir) else parts
