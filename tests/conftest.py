@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+def runner() -> CliRunner:
+    """Calls commands with stdout and stderr apart, which click before 8.2 does only if it is told to."""
+    if "mix_stderr" in inspect.signature(CliRunner).parameters:
+        return CliRunner(mix_stderr=False)  # type: ignore[call-arg]
+    return CliRunner()
 
 
 @pytest.fixture(scope="session")

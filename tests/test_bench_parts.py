@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from conftest import runner
 
 torch = pytest.importorskip("torch")
 
@@ -117,7 +117,7 @@ def test_json_has_the_machine_and_the_rows() -> None:
 def test_a_run_has_a_row_for_each_peer_and_case(tmp_path: Path, command: str, cases: set[str]) -> None:
     file = tmp_path / "rows.json"
     words = [command, "--workload", "2000x64", "--rounds", "1", "--device", "cpu", "--json", str(file)]
-    result = CliRunner().invoke(bench(), words)
+    result = runner().invoke(bench(), words)
     assert result.exit_code == 0, result.output
     content = json.loads(file.read_text(encoding="utf-8"))
     known = peers.NORMS if command == "norm" else peers.CLIPS
@@ -144,6 +144,6 @@ def test_a_run_has_a_row_for_each_peer_and_case(tmp_path: Path, command: str, ca
     ],
 )
 def test_what_cannot_be_measured_is_one_clear_error(words: list[str]) -> None:
-    result = CliRunner().invoke(bench(), words)
+    result = runner().invoke(bench(), words)
     assert result.exit_code == 2
     assert "Traceback" not in result.output

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
-from conftest import PROJECT
+from conftest import PROJECT, runner
 
 from clipcheck import __version__
 from clipcheck.cli.main import main
@@ -56,7 +55,7 @@ def contents(project: Path) -> dict[str, Any]:
 
 
 def run(*words: str) -> str:
-    result = CliRunner().invoke(main, ["check", "--select", "CLIP002", "--output-format", "json", *words])
+    result = runner().invoke(main, ["check", "--select", "CLIP002", "--output-format", "json", *words])
     assert result.exit_code in (0, 1), result.stderr
     return result.stdout
 
@@ -146,7 +145,7 @@ def test_an_unsafe_fix_is_made_after_a_check(looks: list[str], project: Path) ->
 def test_suppressions_and_warnings_are_kept(project: Path) -> None:
     (project / "a.py").write_text(BAD.replace("😀", "clipcheck: ignore[CLIP02]"), encoding="utf-8")
     words = ["check", "--select", "CLIP002"]
-    first, second = (CliRunner().invoke(main, words) for _ in range(2))
+    first, second = (runner().invoke(main, words) for _ in range(2))
     assert first.stderr == second.stderr == "warning: a.py:2: unknown rule code `CLIP02` in a suppression\n"
 
 
@@ -278,7 +277,7 @@ def test_files_with_nothing_to_say_are_not_read_again(reads: list[str], project:
 
 def test_a_clean_run_counts_the_files_that_were_not_read(reads: list[str], project: Path) -> None:
     (project / "a.py").write_text(SILENT + "clip_grad_norm = 1\n")
-    said = [CliRunner().invoke(main, ["check", "--select", "CLIP002"]).stdout for _ in range(2)]
+    said = [runner().invoke(main, ["check", "--select", "CLIP002"]).stdout for _ in range(2)]
     assert [text.partition(",")[0] for text in said] == ["No problems found in 1 file (1 speaks of clipping)"] * 2
     assert reads == ["a.py"]
 
@@ -389,7 +388,7 @@ def test_clean_removes_caches_and_nothing_else(project: Path) -> None:
     other = project / "sub" / ".clipcheck_cache"
     other.mkdir(parents=True)
     (other / "mine.txt").write_text("not a cache of clipcheck")
-    result = CliRunner().invoke(main, ["clean"])
+    result = runner().invoke(main, ["clean"])
     assert result.exit_code == 0
     assert not (project / ".clipcheck_cache").exists()
     assert (other / "mine.txt").exists()
@@ -400,5 +399,5 @@ def test_clean_does_not_look_into_the_folders_of_other_tools(project: Path, fold
     run()
     (project / folder).mkdir()
     (project / ".clipcheck_cache").rename(project / folder / ".clipcheck_cache")
-    assert CliRunner().invoke(main, ["clean"]).exit_code == 0
+    assert runner().invoke(main, ["clean"]).exit_code == 0
     assert (project / folder / ".clipcheck_cache").is_dir()

@@ -11,7 +11,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from conftest import runner
 
 from clipcheck import __version__
 from clipcheck.catalogue import RULES
@@ -44,7 +45,7 @@ def put(name: str, text: str = BAD) -> Path:
 def run(*words: str, stdin: str | bytes | None = None) -> Result:
     shape = [] if any(word.startswith("--output-format") for word in words) else ["--output-format", "concise"]
     fixed = ["--isolated", "--no-cache", "--select", "CLIP002"]
-    return CliRunner().invoke(main, ["check", *fixed, *shape, *words], input=stdin)
+    return runner().invoke(main, ["check", *fixed, *shape, *words], input=stdin)
 
 
 # --- exit codes -------------------------------------------------------------------------------------------------------
@@ -108,7 +109,7 @@ def test_no_files_is_a_warning() -> None:
     [["check", "--nope"], ["rule"], ["rule", "CLIP9"], ["check", "-j", "x"], ["check", "--color", "red"], ["config", "nope"]],
 )  # fmt: skip
 def test_faults_of_usage_are_one_line_on_stderr(words: list[str]) -> None:
-    result = CliRunner().invoke(main, words)
+    result = runner().invoke(main, words)
     assert result.exit_code == 2
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
@@ -244,9 +245,9 @@ def test_a_run_without_findings_says_what_was_looked_at_and_how_long_it_took() -
     assert re.fullmatch(
         r"No problems found in 1 file \(0 speak of clipping\), \d+\.\d\d s\.\n", run("--fix", "folder").stdout
     )
-    assert re.fullmatch(r"No problems found in 1 file \(.*\), .* s\.\n", CliRunner().invoke(main, ["folder"]).stdout)
-    assert CliRunner().invoke(main, ["folder", "--output-format", "json"]).stdout == "[]"
-    assert CliRunner().invoke(main, ["folder", "-q"]).stdout == ""
+    assert re.fullmatch(r"No problems found in 1 file \(.*\), .* s\.\n", runner().invoke(main, ["folder"]).stdout)
+    assert runner().invoke(main, ["folder", "--output-format", "json"]).stdout == "[]"
+    assert runner().invoke(main, ["folder", "-q"]).stdout == ""
 
 
 def test_a_run_that_did_not_see_everything_does_not_say_that_it_did() -> None:
@@ -275,7 +276,7 @@ def test_an_output_file_takes_the_report() -> None:
 def test_a_bare_call_is_check() -> None:
     put("a.py")
     for words in ([], ["a.py"], ["--exit-zero"]):
-        result = CliRunner().invoke(main, [*words, "--isolated", "--no-cache"] if words else [])
+        result = runner().invoke(main, [*words, "--isolated", "--no-cache"] if words else [])
         assert "CLIP002" in result.stdout
 
 
@@ -334,17 +335,17 @@ def test_a_terminal_that_cannot_show_a_sign_gets_an_escape() -> None:
 
 def test_version_in_both_spellings() -> None:
     for word in ("--version", "-V", "version"):
-        assert CliRunner().invoke(main, [word]).stdout == f"clipcheck {__version__}\n"
+        assert runner().invoke(main, [word]).stdout == f"clipcheck {__version__}\n"
 
 
 def test_help_shows_the_options_in_groups() -> None:
-    text = CliRunner().invoke(main, ["check", "--help"]).stdout
+    text = runner().invoke(main, ["check", "--help"]).stdout
     for title in ("Fixing:", "Exit code:", "Rules:", "Files:", "Suppression:", "Output:", "Settings:"):
         assert title in text
 
 
 def test_rule_as_json() -> None:
-    result = CliRunner().invoke(main, ["rule", "CLIP002", "--output-format", "json"])
+    result = runner().invoke(main, ["rule", "CLIP002", "--output-format", "json"])
     content = json.loads(result.stdout)
     assert (content["code"], content["name"], content["severity"], content["tier"]) == (
         "CLIP002", "deprecated-clip-grad-norm", "warning", "default",
@@ -353,20 +354,20 @@ def test_rule_as_json() -> None:
 
 
 def test_rules_lists_every_rule() -> None:
-    assert [line.split()[0] for line in CliRunner().invoke(main, ["rules"]).stdout.splitlines()] == list(RULES)
+    assert [line.split()[0] for line in runner().invoke(main, ["rules"]).stdout.splitlines()] == list(RULES)
 
 
 def test_config_explains_its_keys() -> None:
     from clipcheck.settings.keys import KEYS
 
-    listed = CliRunner().invoke(main, ["config"]).stdout
+    listed = runner().invoke(main, ["config"]).stdout
     assert [line.split()[0] for line in listed.splitlines()] == list(KEYS)
-    assert "a list of rule codes" in CliRunner().invoke(main, ["config", "select"]).stdout
+    assert "a list of rule codes" in runner().invoke(main, ["config", "select"]).stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shell_completion(shell: str) -> None:
-    result = CliRunner().invoke(main, ["generate-shell-completion", shell])
+    result = runner().invoke(main, ["generate-shell-completion", shell])
     assert result.exit_code == 0 and f"{shell}_complete" in result.stdout
 
 

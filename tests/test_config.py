@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from conftest import runner
 
 from clipcheck.cli.main import main
 from clipcheck.engine.find import find
@@ -35,7 +36,7 @@ def put(path: str, text: str = CALL) -> Path:
 
 
 def run(*words: str) -> Result:
-    return CliRunner().invoke(main, ["check", "--no-cache", "--output-format", "json", *words])
+    return runner().invoke(main, ["check", "--no-cache", "--output-format", "json", *words])
 
 
 def found(*words: str) -> list[str]:
@@ -289,9 +290,9 @@ def test_show_files_and_show_settings() -> None:
     put("sub/b.ipynb", "{}")
     put("notes.txt")
     put("clipcheck.toml", "select = ['CLIP002']\ntarget = 'torch'\n")
-    result = CliRunner().invoke(main, ["check", "--show-files"])
+    result = runner().invoke(main, ["check", "--show-files"])
     assert (result.exit_code, result.stdout.split()) == (0, ["a.py", "sub/b.ipynb"])
-    shown = CliRunner().invoke(main, ["check", "--show-settings"])
+    shown = runner().invoke(main, ["check", "--show-settings"])
     assert shown.exit_code == 0
     assert 'file = "clipcheck.toml"' in shown.stdout
     assert 'select = ["CLIP002"]' in shown.stdout
@@ -301,12 +302,12 @@ def test_show_files_and_show_settings() -> None:
 def test_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     put("a.py")
     monkeypatch.setenv("CLIPCHECK_OUTPUT_FORMAT", "concise")
-    result = CliRunner().invoke(main, ["check", "--no-cache"])
+    result = runner().invoke(main, ["check", "--no-cache"])
     assert result.stdout.startswith("a.py:2:1: CLIP002")
     put("clipcheck.toml", "output-format = 'pylint'\n")
-    assert CliRunner().invoke(main, ["check", "--no-cache"]).stdout.startswith("a.py:2:1: CLIP002")
+    assert runner().invoke(main, ["check", "--no-cache"]).stdout.startswith("a.py:2:1: CLIP002")
     monkeypatch.delenv("CLIPCHECK_OUTPUT_FORMAT")
-    assert CliRunner().invoke(main, ["check", "--no-cache"]).stdout.startswith("a.py:2: [CLIP002]")
+    assert runner().invoke(main, ["check", "--no-cache"]).stdout.startswith("a.py:2: [CLIP002]")
 
 
 def test_a_named_folder_is_looked_into_though_git_ignores_it() -> None:

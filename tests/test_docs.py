@@ -15,7 +15,7 @@ from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, runner
 
 from clipcheck.catalogue import RULES
 
@@ -110,7 +110,6 @@ def test_json_is_json(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_commands_and_options_exist(path: Path) -> None:
-    from click.testing import CliRunner
 
     from clipcheck.cli.main import main
 
@@ -121,7 +120,7 @@ def test_commands_and_options_exist(path: Path) -> None:
             known = {option for parameter in main.commands[command].params for option in parameter.opts}
             given = {word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)}
             assert given <= known | {"--help", "--version"}, line
-    assert CliRunner().invoke(main, ["--help"]).exit_code == 0
+    assert runner().invoke(main, ["--help"]).exit_code == 0
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)

@@ -11,7 +11,7 @@ from typing import Any
 
 import libcst as cst
 import pytest
-from click.testing import CliRunner
+from conftest import runner
 
 import clipcheck.rules
 from clipcheck.cli.main import main
@@ -304,7 +304,7 @@ def test_a_file_whose_fix_fails_keeps_its_bytes_and_the_user_is_told(install: In
         f"{FIRST},{SECOND}",
         str(tmp_path),
     ]
-    result = CliRunner().invoke(main, words)
+    result = runner().invoke(main, words)
     assert result.exit_code == 2
     assert bad.read_bytes() == (HEAD + "f(old)\r\n").encode()
     assert good.read_bytes() == (HEAD + "f(good)\r\n").encode()

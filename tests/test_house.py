@@ -63,7 +63,7 @@ SEES = {
 }
 # What may be imported from outside, besides the standard library; what is not listed here is imported nowhere.
 OUTSIDE = {
-    "settings": "packaging tomli",
+    "settings": "packaging tomli tomllib",
     "documents": "markdown_it",
     "python": "libcst",
     "gradients": "libcst",

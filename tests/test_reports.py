@@ -9,7 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from click.testing import CliRunner
+from conftest import runner
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft4Validator
@@ -218,14 +218,14 @@ def test_when_there_is_colour(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    result = CliRunner().invoke(main, ["check", "--isolated", "--no-cache", *words, "train.py"], color=True)
+    result = runner().invoke(main, ["check", "--isolated", "--no-cache", *words, "train.py"], color=True)
     assert ("\x1b[" in result.stdout) is colored
 
 
 def test_statistics() -> None:
     words = ["check", "--isolated", "--no-cache", "--select", "CLIP002", "--statistics", "train.py"]
-    assert CliRunner().invoke(main, words).stdout == "1\tCLIP002\t[*]\tdeprecated-clip-grad-norm\n"
-    assert json.loads(CliRunner().invoke(main, [*words, "--output-format", "json"]).stdout) == [
+    assert runner().invoke(main, words).stdout == "1\tCLIP002\t[*]\tdeprecated-clip-grad-norm\n"
+    assert json.loads(runner().invoke(main, [*words, "--output-format", "json"]).stdout) == [
         {"code": "CLIP002", "count": 1, "fixable": True, "name": "deprecated-clip-grad-norm"}
     ]
 
@@ -263,7 +263,7 @@ def test_json(project: Path) -> None:
 
 def test_the_edit_of_a_renaming_is_as_short_as_it_can_be() -> None:
     words = ["check", "--isolated", "--no-cache", "--target", "torch", "--output-format", "json", "train.py"]
-    (found,) = json.loads(CliRunner().invoke(main, words).stdout)
+    (found,) = json.loads(runner().invoke(main, words).stdout)
     assert found["fix"]["edits"] == [
         {"content": "_", "end_location": {"column": 34, "row": 6}, "location": {"column": 34, "row": 6}}
     ]
@@ -407,7 +407,7 @@ def test_sarif_of_odd_names_and_files_that_do_not_parse(project: Path) -> None:
     (project / "a dir").mkdir()
     (project / "a dir" / "ö#.py").write_text("torch.nn.utils.clip_grad_norm(((\n")
     words = ["check", "--isolated", "--no-cache", "--output-format", "sarif", "a dir"]
-    (log,) = valid(CliRunner().invoke(main, words).stdout)["runs"]
+    (log,) = valid(runner().invoke(main, words).stdout)["runs"]
     (result,) = log["results"]
     uri = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
     assert uri == "a%20dir/%C3%B6%23.py"
@@ -462,7 +462,7 @@ def test_a_notebook_is_placed_by_cell_for_people_and_by_the_file_for_others(proj
 
     def output(name: str) -> str:
         words = ["check", "--isolated", "--no-cache", "--target", "torch", "--output-format", name, "n.ipynb"]
-        return CliRunner().invoke(main, words).stdout
+        return runner().invoke(main, words).stdout
 
     line = next(n for n, text in enumerate(NOTEBOOK.split("\n"), 1) if "clip_grad" in text)
     column = NOTEBOOK.split("\n")[line - 1].index("torch") + 1

@@ -5,27 +5,27 @@ from __future__ import annotations
 import json
 
 import pytest
-from click.testing import CliRunner
+from conftest import runner
 
 from clipcheck.catalogue import RULES
 from clipcheck.cli.main import main
 
 
 def test_all_pages() -> None:
-    result = CliRunner().invoke(main, ["rule", "--all"])
+    result = runner().invoke(main, ["rule", "--all"])
     assert result.exit_code == 0
     assert [code for code in RULES if f"# {code} " not in result.stdout] == []
 
 
 def test_one_page() -> None:
-    result = CliRunner().invoke(main, ["rule", "CLIP002"])
+    result = runner().invoke(main, ["rule", "CLIP002"])
     assert result.exit_code == 0
     assert "# CLIP002 " in result.stdout
     assert "# CLIP001 " not in result.stdout
 
 
 def test_all_pages_as_json() -> None:
-    result = CliRunner().invoke(main, ["rule", "--all", "--output-format", "json"])
+    result = runner().invoke(main, ["rule", "--all", "--output-format", "json"])
     assert {page["code"] for page in json.loads(result.stdout)} == set(RULES)
 
 
@@ -33,7 +33,7 @@ def test_all_pages_as_json() -> None:
     ("words", "said"), [(["CLIP999"], "CLIP999"), ([], "--all"), (["clip-after-steps"], "clip-after-steps")]
 )
 def test_no_such_page(words: list[str], said: str) -> None:
-    result = CliRunner().invoke(main, ["rule", *words])
+    result = runner().invoke(main, ["rule", *words])
     assert result.exit_code == 2
     assert said in result.stderr
     assert "Traceback" not in result.output

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from conftest import runner
 
 from clipcheck.cli.main import main
 from clipcheck.engine.file import check_file
@@ -201,7 +202,7 @@ def test_a_fix_of_another_line_is_made() -> None:
 
 
 def run(*words: str) -> Result:
-    return CliRunner().invoke(main, ["check", "--isolated", "--no-cache", "--select", "CLIP002", *words])
+    return runner().invoke(main, ["check", "--isolated", "--no-cache", "--select", "CLIP002", *words])
 
 
 def test_ignore_noqa_shows_everything(tmp_path: Path) -> None:

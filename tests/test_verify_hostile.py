@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from conftest import runner
 from hostile_sites import BUILTINS, PAYLOADS, SITES, Ground, prepare, program
 
 from clipcheck.cli.main import main
@@ -51,7 +51,7 @@ class Watched:
     def run(self, *codes: int) -> dict[str, list[dict[str, str]]]:
         """The verdicts by file, from the real command in this process; the sites run in the worker's."""
         words = ["--fix", "--verify", "--isolated", "--select", "CLIP002", "--output-format", "json"]
-        done = CliRunner().invoke(main, [*words, str(self.project)])
+        done = runner().invoke(main, [*words, str(self.project)])
         assert done.exit_code in (codes or (0, 1)), done.output
         self.output = done.stdout + done.stderr
         verdicts: dict[str, list[dict[str, str]]] = {}
