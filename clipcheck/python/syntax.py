@@ -238,7 +238,10 @@ def _interpreters_word(text: str) -> tuple[int, int, str] | None:
             ast.parse(text)
     except SyntaxError as error:
         return error.lineno or 1, max((error.offset or 1) - 1, 0), error.msg
-    except (ValueError, RecursionError, MemoryError):
+    except ValueError as error:  # a null byte, to Python before 3.11.4
+        before = text.partition("\0")[0]
+        return before.count("\n") + 1, 0, str(error)
+    except (RecursionError, MemoryError):
         pass
     return None
 
