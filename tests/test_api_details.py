@@ -1,4 +1,4 @@
-"""The Python interface in detail: every argument counts, and a forgotten path is told from a text."""
+"""The Python interface in detail: every argument counts, and a forgotten path is told from a string."""
 
 from __future__ import annotations
 

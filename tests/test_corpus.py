@@ -79,7 +79,7 @@ def test_nothing_crashes(candidates: Path) -> None:
 def test_the_prefilter_loses_no_finding(tree: Path) -> None:
     """Every rule is run on every file without it. All files take half an hour, `CLIPCHECK_WHOLE=1` asks for that.
 
-    Otherwise the files are those that the prefilter lets pass, and a few hundred others, drawn anew every day.
+    Otherwise the files are those with findings, and two hundred others.
     """
     files = find([str(tree)]).files
     passed = {report.path for report in check_paths([str(tree)], settings()).reports}

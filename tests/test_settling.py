@@ -66,7 +66,7 @@ def test_fixes_that_undo_each_other_are_not_written(fixed: Any) -> None:
 
 def test_a_bad_fix_refuses_none_of_the_same_words_elsewhere(fixed: Any) -> None:
     def check(source: Source) -> Iterator[Hit]:
-        """Finds `old` everywhere, and mends it everywhere but in the first call."""
+        """Finds `old` everywhere, and fixes it everywhere but in the first call."""
         for hit in swaps(old="new")(source):
             (edit,) = hit.fix.edits  # type: ignore[union-attr]
             bad = source.text[: edit.start].endswith("first(")

@@ -45,7 +45,7 @@ def run(at: Opened, settings: Settings, before: str = "") -> FileReport:
 
 
 def settings_of(path: str) -> Settings:
-    """What holds for a file now: read anew at each look, so that no change of a settings file goes unnoticed.
+    """What holds for a file now: read again at each look, so that no change of a settings file goes unnoticed.
 
     Raises ConfigError.
     """

@@ -26,7 +26,7 @@ SIFT_FROM, CHUNK = 1000, 250
 def check_paths(paths: Sequence[str], settings: Settings, jobs: int = 0, write: bool = False) -> Outcome:
     """Check the files below `paths`, all with the same settings; with `write`, put what the fixes give back to disk.
 
-    `jobs` processes are used at most, 0 standing for one a core.
+    `jobs` processes are used at most, 0 for one per core.
     """
     found = find(paths)
     outcome = check_files([(path, settings) for path in found.files], jobs, write)
@@ -108,7 +108,7 @@ def _run(tasks: Sequence[Task], workers: Workers) -> Iterator[FileReport]:
     if not workers.count or len(tasks) < POOL_FROM:
         yield from map(check_task, tasks)
         return
-    # The largest first: a big file that starts last would leave the other processes idle.
+    # The largest first: a big file that starts last would leave the other processes without work.
     for task, report in workers.each(check_task, sorted(tasks, key=lambda task: -len(task.data))):
         if isinstance(report, Died):
             died = f"{task.path}: not checked, the process that looked at it {report.how}"

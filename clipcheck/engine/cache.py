@@ -83,7 +83,7 @@ class Cache:
         return FileReport(task.path, task.data, findings, warnings=warnings, threshold=settings.safety)
 
     def put(self, clean: Iterable[tuple[str, Settings]], reports: Iterable[tuple[Task, FileReport]]) -> None:
-        """Keep what was seen anew: files without a word, and reports. Errors are not kept: they are to be seen again."""
+        """Keep what this run found: files without a word, and reports. Errors are not kept: they are to be seen again."""
         entries = [(path, settings, self._trusted(path)) for path, settings in clean]
         spoken = [
             (task.path, task.settings, _packed_report(self._trusted(task.path), task, report))

@@ -38,7 +38,7 @@ class _Step(NamedTuple):
 
 
 def candidate(path: str, data: bytes, settings: Settings) -> bool:
-    """Whether a file holds the words of a selected rule, or a suppression of ours that might be idle."""
+    """Whether a file holds the words of a selected rule, or a suppression of ours that may be unused."""
     text = searchable(path, data)
     return bool(_wanted(path, text, settings)) or (settings.heed and names_us(text))
 

@@ -42,7 +42,7 @@ class FileReport(NamedTuple):
 class Outcome(NamedTuple):
     """What a whole run came to: a report for each file with something to say, and how many files were looked at.
 
-    `candidates` is how many of them hold a mark of a selected rule; the others were not parsed.
+    `candidates` is how many of them hold the words of a selected rule; the others were not parsed.
     """
 
     reports: tuple[FileReport, ...]

@@ -41,7 +41,7 @@ class Excess(NamedTuple):
 
 
 def excess(text: str) -> Excess | None:
-    """Why a text is not to be parsed, None where nothing speaks against it."""
+    """Why a text is not to be parsed, None where it may be."""
     if len(text) > MAX_CHARACTERS:
         return Excess(0, f"too large to be analyzed: {len(text):,} characters, the limit is {MAX_CHARACTERS:,}")
     match tree_of(text):

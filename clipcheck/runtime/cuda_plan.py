@@ -54,7 +54,7 @@ class Feed:
 
     addresses: list[int]  # of the gradients, as the host knows them
     table: Tensor  # the same on the device
-    partials: Tensor  # float64, one a program of the sum
+    partials: Tensor  # float64, one per program of the sum
     arrived: Tensor  # int32, 0 between launches: the programs of the norm that are done
 
 

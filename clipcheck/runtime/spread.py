@@ -52,8 +52,8 @@ class Spread:
     groups of each, then the sum of all over `groups`.
     """
 
-    placements: list[dtensors.Placements | None]  # one a tensor: with which its gradient counts, if it is a DTensor
-    section_of: list[int]  # one a tensor
+    placements: list[dtensors.Placements | None]  # one per tensor: with which its gradient counts, if it is a DTensor
+    section_of: list[int]  # one per tensor
     sections: int
     exchanges: tuple[Exchange, ...]  # in the same order on every rank
     groups: Groups  # over which whole sets are disjoint: pipeline stages
@@ -67,7 +67,7 @@ class Spread:
 class _Seen(NamedTuple):
     """All that a spread follows from."""
 
-    tensors: list[dtensors.Layout | Groups]  # one a tensor: the layout of a DTensor, the groups of another
+    tensors: list[dtensors.Layout | Groups]  # one per tensor: the layout of a DTensor, the groups of another
     groups: Groups
     all_groups: tuple[ProcessGroup | None, ...] | None
 

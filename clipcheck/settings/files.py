@@ -55,7 +55,7 @@ def _read(path: str) -> dict[str, Any] | None:
 
 
 def parse_toml(text: str, origin: str = "") -> dict[str, Any]:
-    """The values in a text of TOML. Raises ConfigError with the line."""
+    """The values in a TOML string. Raises ConfigError with the line."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:

@@ -156,7 +156,9 @@ def _compare(
     apart = _apart(before, after)
     off, ours = (_apart(reference, side) if reference.raised is None else math.nan for side in (before, after))
     if apart <= limit:
-        if dtype is not torch.float64 and math.isfinite(off) and math.isfinite(ours):  # what else is more exact?
+        if (
+            dtype is not torch.float64 and math.isfinite(off) and math.isfinite(ours)
+        ):  # nothing is more accurate than float64
             errors.setdefault(dtype, []).append((off, ours))
         return note
     if ours <= limit < off:
