@@ -241,7 +241,12 @@ def test_brackets_that_would_end_the_parser_are_a_finding(text: str) -> None:
     assert report.findings[0].place.line == 6
 
 
-def test_what_is_too_large_is_a_finding() -> None:
+def test_what_is_too_large_is_a_finding_that_no_parser_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(*_: object, **__: object) -> None:
+        raise AssertionError("a text of millions of characters takes a parser gigabytes")
+
+    monkeypatch.setattr("ast.parse", parse)
+    monkeypatch.setattr("libcst.parse_module", parse)
     report = check_file("x.py", (PROGRAM + "x = 1\n" * 400_000).encode(), SETTINGS)
     assert [finding.code for finding in report.findings] == [NOT_ANALYZED]
     assert "too large" in report.findings[0].message

@@ -13,12 +13,10 @@ import threading
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
-from clipcheck.python.parts import NoTree, tree_of
+from clipcheck.python.parts import MAX_CHARACTERS, NoTree, tree_of
 
 T = TypeVar("T")
 
-# A million characters of code take LibCST some 1.4 GB and 2 s.
-MAX_CHARACTERS = 2_000_000
 # What people write by hand has 30 levels, what programs write 300.
 MAX_DEPTH = 1_200
 # Python itself allows no more brackets in each other.
@@ -42,9 +40,9 @@ class Excess(NamedTuple):
 
 def excess(text: str) -> Excess | None:
     """Why a text is not to be parsed, None where it may be."""
-    if len(text) > MAX_CHARACTERS:
-        return Excess(0, f"too large to be analyzed: {len(text):,} characters, the limit is {MAX_CHARACTERS:,}")
     match tree_of(text):
+        case NoTree.LARGE:
+            return Excess(0, f"too large to be analyzed: {len(text):,} characters, the limit is {MAX_CHARACTERS:,}")
         case NoTree.DEEP:
             return Excess(0, "nested too deeply to be analyzed")
         case NoTree.FAULTY:
