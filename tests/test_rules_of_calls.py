@@ -51,6 +51,33 @@ SILENT = {
         "with self.assertRaises(ValueError):\n    clip_grad_norm_(ps, -1)",
         "get_total_norm(gs, 0)",
         "other.clip_grad_norm_(ps, 0)",
+        # a setting that is missing becomes no limit, or a limit
+        "clip_grad_norm_(ps, limit or 1.0)",
+        "clip_grad_norm_(ps, limit or math.inf)",
+        "clip_grad_norm_(ps, limit if limit is not None else math.inf)",
+        "clip_grad_norm_(ps, config.get('clip', 1.0))",
+        "clip_grad_norm_(ps, config.get('clip'))",
+        "clip_grad_norm_(ps, getattr(args, 'clip', 5))",
+        "clip_grad_norm_(ps, parse('0'))",
+        # tests that keep the faulty value out
+        "def f(limit=None):\n    if limit is not None:\n        clip_grad_norm_(ps, limit if limit is not None else 0.0)",
+        "def f(limit=None):\n    if limit:\n        clip_grad_norm_(ps, limit or 0.0)",
+        "limit = config.get('clip', 0)\nif limit:\n    clip_grad_norm_(ps, limit)",
+        "def f(limit):\n    limit = limit or 0.0\n    if not limit > 0:\n        return\n    clip_grad_norm_(ps, limit)",
+        "limit = 0.0\nif flag:\n    limit = 1.0\n    clip_grad_norm_(ps, limit)",
+        "limit = 0.0\nif flag:\n    limit = 1.0\nif flag:\n    clip_grad_norm_(ps, limit)",
+        "LIMIT = 0\ndef main():\n    global LIMIT\n    LIMIT = parse()\ndef f():\n    clip_grad_norm_(ps, LIMIT)",
+        # tests of the sign that keep 0 out, too, tests for one value, and tests of other things
+        "if limit > 0:\n    clip_grad_norm_(ps, limit)",
+        "if limit >= 0 and limit:\n    clip_grad_norm_(ps, limit)",
+        "if limit != -1:\n    clip_grad_norm_(ps, limit)",
+        "if limit is not None:\n    clip_grad_norm_(ps, limit)",
+        "if limit >= 1:\n    clip_grad_norm_(ps, limit)",
+        "if step >= 0:\n    clip_grad_norm_(ps, limit)",
+        "if limit < 0:\n    clip_grad_norm_(ps, default)\nelse:\n    f(limit)",
+        "if limit > -1:\n    clip_grad_norm_(ps, limit)",
+        "if limit >= 0:\n    if limit != 0:\n        clip_grad_norm_(ps, limit)",
+        "if limit <= 0:\n    pass\nelse:\n    clip_grad_norm_(ps, limit)",
     ],
     "CLIP202": [
         "clip_grad_norm_(model.parameters(), 1.0)",
@@ -176,6 +203,25 @@ FOUND = {
         ("limit = 0.0\nclip_grad_norm_(ps, limit)", 2),
         ("limit = -1\nif x:\n    clip_grad_norm_(ps, limit)", 3),
         ("with torch.no_grad():\n    clip_grad_norm_(ps, 0)", 2),
+        ("clip_grad_norm_(ps, float('nan'))", 1),
+        ("clip_grad_norm_(ps, 'none')", 1),
+        ("clip_grad_norm_(ps, '5')", 1),
+        ("clip_grad_norm_(ps, limit or 0.0)", 1),
+        ("clip_grad_norm_(ps, float(limit or 0))", 1),
+        ("clip_grad_norm_(ps, limit if limit is not None else 0.0)", 1),
+        ("clip_grad_norm_(ps, 0.0 if limit is None else limit)", 1),
+        ("clip_grad_norm_(ps, limit if use else None)", 1),
+        ("clip_grad_norm_(ps, config.get('clip', 0))", 1),
+        ("clip_grad_norm_(ps, config.get('clip', default=0))", 1),
+        ("clip_grad_norm_(ps, getattr(args, 'clip', 0.0))", 1),
+        ("def f(limit=None):\n    if limit is None:\n        limit = 0.0\n    clip_grad_norm_(ps, limit)", 4),
+        ("limit = config.get('clip', 0)\nclip_grad_norm_(ps, limit)", 2),
+        ("if limit >= 0:\n    clip_grad_norm_(ps, limit)", 2),
+        ("if 0 <= args.limit:\n    clip_grad_norm_(ps, args.limit)", 2),
+        ("if limit is not None and limit >= 0:\n    clip_grad_norm_(ps, limit)", 2),
+        ("if limit < 0:\n    f()\nelse:\n    clip_grad_norm_(ps, limit)", 4),
+        ("def f(limit):\n    if limit < 0:\n        return\n    clip_grad_norm_(ps, limit)", 4),
+        ("if use:\n    clip_grad_value_(ps, limit) if limit >= 0.0 else None", 2),
     ],
     "CLIP204": [
         ("clip_grad_norm_(ps, clip=1.0)", 1),
@@ -225,6 +271,24 @@ FOUND = {
 @pytest.mark.parametrize(("code", "text", "line"), [(code, *case) for code, cases in FOUND.items() for case in cases])
 def test_found(code: str, text: str, line: int) -> None:
     assert found(text + "\n", code) == [line]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("clip_grad_norm_(ps, float('nan'))", "makes every gradient NaN"),
+        ("clip_grad_norm_(ps, -1)", "flips the sign of every gradient"),
+        ("clip_grad_value_(ps, -1)", "sets every gradient to that value"),
+        ("clip_grad_norm_(ps, limit or 0.0)", "the limit `limit or 0.0` can be 0, which sets every gradient to zero"),
+        ("if limit >= 0:\n    clip_grad_norm_(ps, limit)", "the test on line 5 lets 0 through"),
+        ("clip_grad_norm_(ps, 'none')", "raises a ValueError"),
+        ("clip_grad_norm_(ps, '5')", "pass a number"),
+        ("clip_grad_norm_(ps, limit if use else None)", "may raise a TypeError"),
+    ],
+)
+def test_what_a_limit_does_is_said(text: str, said: str) -> None:
+    report = check_file("x.py", (IMPORTS + text).encode(), Settings(codes=frozenset({"CLIP201"})))
+    assert [said in finding.message for finding in report.findings] == [True]
 
 
 FIXED = {

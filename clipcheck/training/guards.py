@@ -94,3 +94,11 @@ def counts_steps(source: Source, test: cst.CSTNode, depth: int = 2) -> bool:
 def _speaks_of_accumulation(name: str) -> bool:
     parts = words(name)
     return any(part.startswith("accum") for part in parts) or parts in (("sync", "gradients"), ("sync", "grads"))
+
+
+def expects_error(source: Source, node: cst.CSTNode) -> bool:
+    """Whether a test wants to see `node` fail: `with pytest.raises(…):`."""
+    return any(
+        isinstance(above, cst.With) and any("aises" in source.code(item.item) for item in above.items)
+        for above in source.ancestors(node)
+    )
