@@ -25,6 +25,12 @@ def insert_after(source: Source, node: cst.CSTNode, text: str) -> Edit:
     return Edit(end, end, text)
 
 
+def insert_before(source: Source, node: cst.CSTNode, text: str) -> Edit:
+    """Put `text` right before `node`, on the same line."""
+    start = source.span(node)[0]
+    return Edit(start, start, text)
+
+
 def indentation(source: Source, statement: Statement) -> str:
     """The whitespace before the first token of the statement's first line."""
     start = source.span(statement)[0]

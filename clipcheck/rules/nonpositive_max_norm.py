@@ -40,7 +40,9 @@ def check(source: Source) -> Iterator[Hit]:
         fault = _fault(source, clip, clip.limit)
         guard = None if fault else _lets_zero_through(source, clip, clip.limit)
         if guard is not None:
-            fault = f"the test on {source.where(guard.test)} lets 0 through, and a limit of 0 sets every gradient to zero"
+            fault = (
+                f"the test on {source.where(guard.test)} lets 0 through, and a limit of 0 sets every gradient to zero"
+            )
         if fault:
             related = () if guard is None else ((guard.test, "0 passes this"),)
             yield Hit(clip.call, fault, None, BY_HAND, related)

@@ -1,14 +1,14 @@
 """
 ## What it does
-Finds torch's clips that are given `model.parameters` without its call, `named_parameters()`, `param_groups`, a module
-or an optimizer.
+Finds torch's clips that are given `model.parameters` without its call, `named_parameters()`, `param_groups` or one of
+them, a list around `model.parameters()`, a module or an optimizer, and those without a limit.
 
 ## Why is this bad?
 All of these raise a TypeError or an AttributeError, but only when the first step is taken, which may be after a long
 set-up, or only where clipping is switched on.
 
 ## Fix safety
-Safe: the call raised before.
+Safe: the call raised before. No fix where the limit is missing, or where a list is used elsewhere as well.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html
@@ -16,51 +16,165 @@ Safe: the call raised before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import libcst as cst
 
-from clipcheck.fixes.verbs import insert_after, replace
-from clipcheck.gradients.optimizers import is_optimizer_class
-from clipcheck.python.names import last_name
+from clipcheck.fixes.verbs import insert_after, insert_before, replace
+from clipcheck.python.assignments import only_assignment
+from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety
 from clipcheck.training.classes import is_module_class
-from clipcheck.training.clips import clips
-from clipcheck.training.parameters import assigned, attribute_bindings
+from clipcheck.training.clips import KEYWORDS, Clip, clips
+from clipcheck.training.guards import expects_error
+from clipcheck.training.modules import is_module, is_optimizer
+from clipcheck.training.parameters import attribute_bindings
 
 TITLE = "Pass the parameters"
+BY_HAND = "pass the parameters themselves, in one flat list"
+LIMIT_BY_HAND = "pass the limit: `clip_grad_norm_(parameters, max_norm)`"
+_REQUIRED = {
+    "clip_grad_norm_": ("parameters", "max_norm"),
+    "clip_grad_value_": ("parameters", "clip_value"),
+    "clip_grads_with_norm_": ("parameters", "max_norm", "total_norm"),
+}
+
+
+class Wrong(NamedTuple):
+    """Why an expression cannot be passed, and the edits that make it parameters, if any do."""
+
+    fault: str
+    edits: tuple[Edit, ...] = ()
 
 
 def check(source: Source) -> Iterator[Hit]:
     for clip in clips(source):
-        if clip.parameters is not None:
-            found = _wrong(source, clip.parameters)
-            if found is not None:
-                fault, edit = found
-                yield Hit(clip.call, f"raises in the first step: {fault}", Fix(TITLE, Safety.SAFE, (edit,)))
+        if expects_error(source, clip.call):
+            continue
+        found = None if clip.parameters is None else _wrong(source, clip.parameters)
+        if found is not None:
+            fix = Fix(TITLE, Safety.SAFE, found.edits) if found.edits else None
+            yield Hit(clip.call, f"raises in the first step: {found.fault}", fix, "" if fix else BY_HAND)
+        missing = _missing(clip)
+        if missing:
+            yield Hit(clip.call, f"raises in the first step: `{missing}` is missing", None, LIMIT_BY_HAND)
 
 
-def _wrong(source: Source, node: cst.BaseExpression) -> tuple[str, Edit] | None:
-    """Why an expression cannot be passed, and the edit that makes it parameters."""
+def _missing(clip: Clip) -> str:
+    """The first argument that a call lacks, "" where it lacks none or is written in short: `clip_grad_norm_(...)`."""
+    short = not clip.call.args or any(isinstance(arg.value, cst.Ellipsis) for arg in clip.call.args)
+    if short or clip.unknown or clip.keywords - KEYWORDS[clip.function]:
+        return ""
+    return next((name for name in _REQUIRED[clip.function] if name not in clip.arguments), "")
+
+
+def _wrong(source: Source, node: cst.BaseExpression) -> Wrong | None:
     match node:
         case cst.Attribute(value=owner, attr=cst.Name("parameters")):
             if not _may_be_a_list(source, node) and not _is_own(source, owner):
-                return f"{source.quoted(node, '`parameters`')} is not called", insert_after(source, node, "()")
+                shown = source.quoted(node, "`parameters`")
+                return Wrong(f"{shown} is not called", (insert_after(source, node, "()"),))
         case cst.Call(func=cst.Attribute(attr=cst.Name("named_parameters") as name)):
-            return "`named_parameters()` gives pairs of name and parameter", replace(source, name, "parameters")
+            edit = replace(source, name, "parameters")
+            return Wrong("`named_parameters()` gives pairs of name and parameter", (edit,))
         case cst.Attribute(value=owner, attr=cst.Name("param_groups")):
-            return "`param_groups` are dictionaries", replace(source, node, _all_groups(source, owner))
+            return Wrong("`param_groups` are dictionaries", (replace(source, node, _all_groups(source, owner)),))
+        case cst.List(elements=elements) | cst.Tuple(elements=elements):
+            return _nested(source, node, elements)
+        case cst.Subscript() | cst.Name() if _is_group(source, node):
+            shown = source.quoted(node, "a parameter group")
+            return Wrong(f"{shown} is a dictionary", (insert_after(source, node, '["params"]'),))
+        case cst.Subscript(
+            value=cst.Attribute(attr=cst.Name("param_groups")), slice=[cst.SubscriptElement(cst.Slice())]
+        ):
+            return Wrong("parameter groups are dictionaries")
         case cst.Name() | cst.Attribute():
-            if _is_optimizer(source, node):
-                return "it is given the optimizer", replace(source, node, _all_groups(source, node))
-            if _is_module(source, node):
-                return "it is given the module, not its parameters", insert_after(source, node, ".parameters()")
+            return _wrong_name(source, node)
     return None
+
+
+def _wrong_name(source: Source, node: cst.Name | cst.Attribute) -> Wrong | None:
+    if is_optimizer(source, node):
+        return Wrong("it is given the optimizer", (replace(source, node, _all_groups(source, node)),))
+    if is_module(source, node):
+        return Wrong("it is given the module, not its parameters", (insert_after(source, node, ".parameters()"),))
+    binding = only_assignment(source, node) if isinstance(node, cst.Name) else None
+    match binding.value if binding is not None else None:
+        case (cst.List(elements=elements) | cst.Tuple(elements=elements)) as held:
+            found = _nested(source, held, elements, again=True)
+            used_once = binding is not None and _is_used_once(source, binding.name, node)
+            return found if found is None or used_once else found._replace(edits=())
+    return None
+
+
+def _is_used_once(source: Source, name: str, use: cst.CSTNode) -> bool:
+    return len(source.names.uses(source.scope(use).owner(name), name)) == 1
 
 
 def _all_groups(source: Source, optimizer: cst.BaseExpression) -> str:
     return f'[p for group in {source.outer_code(optimizer)}.param_groups for p in group["params"]]'
+
+
+def _nested(
+    source: Source, holder: cst.BaseExpression, elements: Sequence[cst.BaseElement], again: bool = False
+) -> Wrong | None:
+    """What is wrong with a list that holds all of a module's parameters as one element.
+
+    A list that may be gone through `again` stays one: an iterator would be empty by then.
+    """
+    inside = [e.value for e in elements if not isinstance(e, cst.StarredElement) and _gives_parameters(e.value)]
+    if not inside:
+        return None
+    shown = source.quoted(inside[0], "an iterator", 24)
+    fault = f"the list holds {shown} itself, not the parameters in it"
+    if len(elements) == 1 and isinstance(holder, cst.List) and not again:
+        return Wrong(fault, (replace(source, holder, source.code(inside[0])),))
+    return Wrong(fault, tuple(insert_before(source, node, "*") for node in inside))
+
+
+def _gives_parameters(node: cst.BaseExpression) -> bool:
+    match node:
+        case cst.Call(func=cst.Attribute(attr=cst.Name("parameters")), args=[]):
+            return True
+        case cst.Call(func=cst.Name("list" | "tuple" | "iter"), args=[cst.Arg(value=inner)]):
+            return _gives_parameters(inner)
+        case cst.Call(func=cst.Name("filter"), args=[_, cst.Arg(value=inner)]):
+            return _gives_parameters(inner)
+    return False
+
+
+def _is_group(source: Source, node: cst.BaseExpression) -> bool:
+    """Whether an expression is one of an optimizer's `param_groups`."""
+    match node:
+        case cst.Subscript(
+            value=cst.Attribute(attr=cst.Name("param_groups")),
+            slice=[cst.SubscriptElement(slice=cst.Index(value=index))],
+        ):
+            return not isinstance(index, cst.SimpleString)
+        case cst.Name():
+            bindings = reaching(source, node)
+            return bool(bindings) and all(
+                _goes_through_groups(binding.value)
+                if binding.kind == "for"
+                else binding.kind == "assign"
+                and isinstance(binding.value, cst.Subscript)
+                and _is_group(source, binding.value)
+                for binding in bindings
+            )
+    return False
+
+
+def _goes_through_groups(iterable: cst.BaseExpression | None) -> bool:
+    match iterable:
+        case cst.Attribute(attr=cst.Name("param_groups")):
+            return True
+        case cst.Subscript(
+            value=cst.Attribute(attr=cst.Name("param_groups")), slice=[cst.SubscriptElement(slice=cst.Slice())]
+        ):
+            return True
+    return False
 
 
 def _may_be_a_list(source: Source, node: cst.Attribute) -> bool:
@@ -89,51 +203,4 @@ def _is_own(source: Source, owner: cst.BaseExpression) -> bool:
         case cst.Name("self"):
             holder = source.enclosing(owner, cst.ClassDef)
             return holder is None or not is_module_class(source, holder)
-    return False
-
-
-def _is_optimizer(source: Source, node: cst.BaseExpression) -> bool:
-    match assigned(source, node):
-        case cst.Call(func=func):
-            return (source.qualified(func) or "").startswith("torch.optim.") and is_optimizer_class(source, func)
-    return False
-
-
-def _is_module(source: Source, node: cst.BaseExpression) -> bool:
-    """Whether an expression is surely a module: made by a class of torch.nn or a module class of this file."""
-    match assigned(source, node):
-        case cst.Call(func=cst.Attribute(value=inner, attr=cst.Name("to" | "cuda" | "train" | "float" | "half"))):
-            return _makes_module(source, inner)
-        case cst.Call() as call:
-            return _makes_module(source, call)
-    return _is_treated_as_module(source, node)
-
-
-def _makes_module(source: Source, node: cst.BaseExpression) -> bool:
-    match node:
-        case cst.Call(func=func):
-            origin = source.qualified(func) or ""
-            if origin.startswith("torch.nn.") and last_name(func)[:1].isupper() and last_name(func) != "Parameter":
-                return True
-            match func:
-                case cst.Name() as name:
-                    classes = [b.node for b in source.bindings(name)]
-                    return (
-                        len(classes) == 1
-                        and isinstance(classes[0], cst.ClassDef)
-                        and is_module_class(source, classes[0])
-                    )
-    return False
-
-
-def _is_treated_as_module(source: Source, node: cst.BaseExpression) -> bool:
-    """Whether the code around calls methods on the same name that only modules have."""
-    if not isinstance(node, cst.Name):
-        return False
-    scope = source.scope(node)
-    for use in source.names.uses(scope.owner(node.value), node.value):
-        match source.parent(use):
-            case cst.Attribute(attr=cst.Name("parameters" | "named_parameters" | "state_dict" | "zero_grad")) as method:
-                if isinstance(source.parent(method), cst.Call) and source.function(use) is source.function(node):
-                    return "opt" not in node.value.lower()
     return False
