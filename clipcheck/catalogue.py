@@ -95,8 +95,9 @@ RULES: dict[str, Rule] = {
         ),
         _rule("CLIP108", "clip-each-microbatch", *_CLIPS),
         _rule("CLIP109", "clip-outside-closure", *_CLIPS, _BACKWARD, "step"),
-        _rule("CLIP110", "per-parameter-clip", *_TORCH_CLIPS),
-        _rule("CLIP111", "per-group-or-module-clip", *_TORCH_CLIPS, tier=Tier.OPT_IN),
+        # as well a method's, such as an Accelerator's
+        _rule("CLIP110", "per-parameter-clip", ("clip_grad_norm_", "clip_grad_norm")),
+        _rule("CLIP111", "per-group-or-module-clip", ("clip_grad_norm_", "clip_grad_norm"), tier=Tier.OPT_IN),
         _rule("CLIP112", "overlapping-parameter-lists", *_TORCH_CLIPS),
         _rule("CLIP201", "nonpositive-max-norm", *_TORCH_CLIPS),
         _rule("CLIP202", "wrong-parameters-argument", *_TORCH_CLIPS, severity=Severity.ERROR),

@@ -515,6 +515,26 @@ def test_gradients_in_the_place_of_parameters(text: str, after: str | None) -> N
         "for p in model.parameters():\n    def g():\n        clip_grad_norm_(p, 1.0)",
         "class A(torch.optim.Optimizer):\n    def step(self):\n        for g in self.param_groups:\n            for p in g['params']:\n                clip_grad_norm_(p, 1.0)",
         "for p in model.parameters():\n    clip_grad_norm_(p)",
+        "for p in model.parameters():\n    clip_grad_norm_([p, q], 1.0)",
+        "for p in model.parameters():\n    model.clip_grad_norm_(p)",
+        "for p in model.parameters():\n    clip_grad_norm_([p], limits[p])",
+        "[clip_grad_norm_(p, limit) for p, limit in zip(model.parameters(), limits)]",
+        # hooks that get a gradient, clip by value, clip something else, or are never registered
+        "def hook(g):\n    clip_grad_norm_(g, 1.0)\nx.register_hook(hook)",
+        "def hook(p):\n    clip_grad_value_(p, 1.0)\nx.register_post_accumulate_grad_hook(hook)",
+        "def hook(p):\n    clip_grad_norm_(ps, 1.0)\nx.register_post_accumulate_grad_hook(hook)",
+        "def hook(p):\n    clip_grad_norm_(p, 1.0)",
+        "def hook(g, p):\n    clip_grad_norm_(p, 1.0)\nx.register_post_accumulate_grad_hook(hook)",
+        "def hook(p):\n    p = ps\n    clip_grad_norm_(p, 1.0)\nx.register_post_accumulate_grad_hook(hook)",
+        "class A(torch.optim.Optimizer):\n    def hook(self, p):\n        clip_grad_norm_(p, 1.0)\n    def f(self):\n        x.register_post_accumulate_grad_hook(self.hook)",
+        # parts of a model, without the whole
+        "for m in net.modules():\n    if isinstance(m, nn.Linear):\n        clip_grad_norm_(m.parameters(), 1.0)",
+        "for m in net.modules():\n    if m is net:\n        continue\n    clip_grad_norm_(m.parameters(), 1.0)",
+        "for m in net.modules():\n    clip_grad_norm_(m.parameters(recurse=False), 1.0)",
+        "for m in net.modules():\n    clip_grad_norm_(m.parameters(), limits[m])",
+        "for m in net.children():\n    clip_grad_norm_(m.parameters(), 1.0)",
+        "for m in list(net.modules())[1:]:\n    clip_grad_norm_(m.parameters(), 1.0)",
+        "for m in net.modules():\n    clip_grad_norm_(net.parameters(), 1.0)",
     ],
 )
 def test_clips_of_one_parameter_that_are_meant(text: str) -> None:
@@ -547,6 +567,27 @@ def test_clips_of_one_parameter_that_are_meant(text: str) -> None:
         ("for p in model.parameters():\n    clip_grad_norm_(p, 1.0)  # why", "clip_grad_norm_(model.parameters(), 1.0)  # why"),
         ("for p in model.parameters():\n    # why\n    clip_grad_norm_(p, 1.0)", None),
         ("for p in model.parameters():\n    norm = clip_grad_norm_(p, 1.0)", None),
+        ("for p in model.parameters():\n    clip_grad_norm_([p], 1.0)", "clip_grad_norm_(model.parameters(), 1.0)"),
+        ("for p in model.parameters():\n    clip_grad_norm_((p,), 1.0)", "clip_grad_norm_(model.parameters(), 1.0)"),
+        ("for g in opt.param_groups:\n    for p in g['params']:\n        clip_grad_norm_([p], 1.0)\n        f(p)", None),
+        ("for p in model.parameters():\n    accelerator.clip_grad_norm_(p, 1.0)", "accelerator.clip_grad_norm_(model.parameters(), 1.0)"),
+        ("norms = [clip_grad_norm_(p, 1.0) for p in model.parameters()]", None),
+        ("def hook(p):\n    clip_grad_norm_(p, 1.0)\nx.register_post_accumulate_grad_hook(hook)", None),
+        ("def hook(p):\n    accelerator.clip_grad_norm_(p, 1.0)\nx.register_post_accumulate_grad_hook(hook)", None),
+        ("x.register_post_accumulate_grad_hook(lambda p: clip_grad_norm_([p], 1.0))", None),
+        ("def hook(p, g):\n    clip_grad_norm_(p, 1.0)\nx.register_post_accumulate_grad_hook(partial(hook, g=1))", None),
+        (
+            "def make(group):\n    def hook(p):\n        clip_grad_norm_(p, 1.0)\n    return hook\nx.register_post_accumulate_grad_hook(make(g))",
+            None,
+        ),
+        ("hook = lambda p: clip_grad_norm_(p, 1.0)\nx.register_post_accumulate_grad_hook(hook)", None),
+        (
+            "class A:\n    def hook(self, p):\n        clip_grad_norm_(p, 1.0)\n    def f(self):\n        x.register_post_accumulate_grad_hook(self.hook)",
+            None,
+        ),
+        ("for m in net.modules():\n    clip_grad_norm_(m.parameters(), 1.0)", "clip_grad_norm_(net.parameters(), 1.0)"),
+        ("for n, m in net.named_modules():\n    clip_grad_norm_(m.parameters(), 1.0)", "clip_grad_norm_(net.parameters(), 1.0)"),
+        ("for m in net.modules():\n    clip_grad_norm_(m.parameters(), 1.0)\n    f()", None),
     ],
 )  # fmt: skip
 def test_clips_of_one_parameter_at_a_time(loop: str, after: str | None) -> None:
@@ -563,8 +604,21 @@ def test_clips_of_one_parameter_at_a_time(loop: str, after: str | None) -> None:
         "for g in opt.param_groups:\n    clip_grad_norm_(g['lr'], 1.0)",
         "for m in models:\n    loss(m).backward()\n    clip_grad_norm_(m.parameters(), 1.0)",
         "for m in models:\n    clip_grad_norm_(m.parameters(), 1.0)\n    m.opt.step()",
-        "for i, m in enumerate(models):\n    clip_grad_norm_(m.parameters(), 1.0)",
         "clip_grad_norm_(m.parameters(), 1.0)",
+        "for name, m in parts.items():\n    clip_grad_norm_(m.parameters(), limits[name])",
+        "for i in range(3):\n    clip_grad_norm_(net.parameters(), 1.0)",
+        "for i in range(3):\n    clip_grad_norm_(groups[i]['params'], limits[i])",
+        "for name, m in parts.items():\n    m.zero_grad()\n    f(name)\n    clip_grad_norm_(m.parameters(), 1.0)",
+        "for m in net.modules():\n    clip_grad_norm_(m.parameters(), 1.0)",  # the whole comes first, the parts are no-ops
+        "for p in model.parameters():\n    clip_grad_norm_(p, 1.0)",
+        "for name, p in table.items():\n    clip_grad_norm_(p, 1.0)",
+        "for m in models:\n    m.clip_grad_norm_(1.0)",  # FSDP's takes no parameters
+        "for m in models:\n    other(m.parameters(), 1.0)",
+        "def clip(ps, limit):\n    clip_grad_norm_(ps, limit)\nfor m in models:\n    clip(m.parameters(), m.limit)",
+        "def clip(ps, limit):\n    clip_grad_norm_(ps, limit)\nfor m in models:\n    clip(net.parameters(), 1.0)",
+        "def clip(m):\n    clip_grad_norm_(m.parameters(), m.limit)\nfor m in models:\n    clip(m)",
+        "def clip(m):\n    clip_grad_norm_(m.parameters(), 1.0)\nfor m in net.modules():\n    clip(m)",
+        "def clip(m):\n    clip_grad_norm_(m.parameters(), 1.0)\nfor m in models:\n    f(m).backward()\n    clip(m)",
     ],
 )
 def test_clips_of_one_group_that_are_meant(text: str) -> None:
@@ -595,8 +649,37 @@ def test_clips_of_one_group_that_are_meant(text: str) -> None:
         ),
         ("for m in (a, b):\n    norm = clip_grad_norm_(m.parameters(), 1.0)", None),
         ("for m in (a, b):\n    clip_grad_norm_(m.parameters(), 1.0)\nelse:\n    f()", None),
+        (
+            "for i, m in enumerate(models):\n    clip_grad_norm_(m.parameters(), 1.0)",
+            "clip_grad_norm_([p for i, m in enumerate(models) for p in m.parameters()], 1.0)",
+        ),
+        (
+            "for name, m in parts.items():\n    clip_grad_norm_(m.parameters(), 1.0)",
+            "clip_grad_norm_([p for name, m in parts.items() for p in m.parameters()], 1.0)",
+        ),
+        ("for n, p in parts.items():\n    clip_grad_norm_(p.parameters(), 1.0)", None),
+        (
+            "for m in parts.values():\n    clip_grad_norm_(m.parameters(), 1.0)",
+            "clip_grad_norm_([p for m in parts.values() for p in m.parameters()], 1.0)",
+        ),
+        ("for name in parts:\n    norm = clip_grad_norm_(parts[name].parameters(), 1.0)", None),
+        ("for i in range(len(groups)):\n    norms[i] = clip_grad_norm_(groups[i]['params'], 1.0)", None),
+        ("for params in lists:\n    norm = clip_grad_norm_(params, 1.0)", None),
+        ("for g in opt.param_groups:\n    ps = [p for p in g['params'] if p.grad is not None]\n    clip_grad_norm_(ps, 1.0)", None),
+        ("for g in opt.param_groups:\n    clip_grad_norm_(list(filter(f, g['params'])), 1.0)", None),
+        ("for a in agents:\n    norm = clip_grad_norm_(a.net.parameters(), 1.0)", None),
+        ("norms = {n: clip_grad_norm_(m.parameters(), 1.0) for n, m in parts.items()}", None),
+        ("norms = [clip_grad_norm_(m.parameters(), 1.0) for m in net.children()]", None),
+        ("for m in net.modules():\n    if isinstance(m, nn.Linear):\n        clip_grad_norm_(m.parameters(), 1.0)", None),
+        ("for g in opt.param_groups:\n    norm = accelerator.clip_grad_norm_(g['params'], 1.0)", None),
+        ("def clip(ps, limit):\n    clip_grad_norm_(ps, limit)\nfor m in models:\n    clip(m.parameters(), 1.0)", None),
+        ("def clip(m):\n    clip_grad_norm_(m.parameters(), 1.0)\nfor m in models:\n    clip(m)", None),
+        (
+            "class A:\n    def clip(self, m):\n        clip_grad_norm_(m.parameters(), self.limit)\n    def f(self):\n        for m in self.nets:\n            self.clip(m)",
+            None,
+        ),
     ],
-)
+)  # fmt: skip
 def test_clips_of_one_group_at_a_time(loop: str, after: str | None) -> None:
     assert len(found(loop + "\n", "CLIP111")) == 1
     assert fixed(loop + "\n", "CLIP111") == (after or loop) + "\n"

@@ -1,6 +1,7 @@
 """
 ## What it does
-Finds a loop that clips each parameter group, or each part of a model, by its own norm with one and the same limit.
+Finds a loop that clips each parameter group, or each part of a model, by its own norm with one and the same limit, also
+through a function of the file.
 
 ## Why is this bad?
 Each group is bounded by itself, so the norm of the whole gradient may reach `sqrt(k) * max_norm`, and groups with large
@@ -16,50 +17,129 @@ Unsafe: clips the parameters of all groups in one call.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import libcst as cst
 
 from clipcheck.fixes.verbs import replace
 from clipcheck.gradients.optimizers import is_in_optimizer
+from clipcheck.python.names import last_name
 from clipcheck.python.source import Source
+from clipcheck.python.words import words
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.training.clips import Clip, clips
+from clipcheck.training.calls import arguments, called
+from clipcheck.training.clips import Clip
+from clipcheck.training.split_clips import (
+    Loop,
+    begins_with_all,
+    gives_modules,
+    has_one_limit,
+    is_bound_by,
+    is_guarded_in,
+    loop_of_part,
+    norm_clips,
+    whole_of,
+)
 
+MESSAGE = "clips each group by its own norm: together they may exceed the limit"
 BY_HAND = "clip the parameters of all of them in one call"
+_OF_STEPS = frozenset({"step", "backward", "zero_grad", "optimizer_step"})
+
+
+class Split(NamedTuple):
+    """A call that clips a part of the parameters, what the part is, and the loop that gives the parts."""
+
+    call: cst.Call
+    part: cst.BaseExpression
+    loop: Loop
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for clip in clips(source):
-        loop = _loop(source, clip) if clip.is_norm else None
-        if loop is not None and not is_in_optimizer(source, clip.call):
-            fix = _fix(source, clip, loop)
-            message = "clips each group by its own norm: together they may exceed the limit"
-            yield Hit(clip.call, message, fix, "" if fix else BY_HAND, ((loop, "the loop over the groups"),))
+    for clip in norm_clips(source):
+        if is_in_optimizer(source, clip.call) or clip.parameters is None:
+            continue
+        for split in (_split(source, clip), *_by_calls(source, clip)):
+            if split is not None:
+                fix = _fix(source, clip, split) if split.call is clip.call else None
+                yield Hit(split.call, MESSAGE, fix, "" if fix else BY_HAND, ((split.loop, "the loop over the groups"),))
 
 
-def _loop(source: Source, clip: Clip) -> cst.For | None:
-    """The loop whose variable `g` is clipped as `g["params"]`, or `m` as `m.parameters()`, with one limit for all."""
-    match clip.parameters:
-        case cst.Subscript(
-            value=cst.Name() as name, slice=[cst.SubscriptElement(slice=cst.Index(value=cst.SimpleString() as key))]
-        ) if key.evaluated_value == "params":
-            pass
-        case cst.Call(func=cst.Attribute(value=cst.Name() as name, attr=cst.Name("parameters"))):
-            pass
-        case _:
-            return None
-    loop = source.enclosing(clip.call, cst.For)
-    if loop is None or not isinstance(loop.target, cst.Name) or loop.target.value != name.value:
+def _split(source: Source, clip: Clip) -> Split | None:
+    assert clip.parameters is not None
+    part = whole_of(source, clip.parameters)
+    loop = loop_of_part(source, part, clip.call)
+    if loop is None or not has_one_limit(source, clip, loop) or not _is_group(source, part, loop):
         return None
-    if clip.limit is None or any(isinstance(n, cst.Name) and n.value == name.value for n in source.walk(clip.limit)):
-        return None
-    steps = (node for node in source.walk(loop.body) if isinstance(node, cst.Attribute))
-    return None if any(node.attr.value in ("step", "backward") for node in steps) else loop
+    all_first = begins_with_all(source, part, loop) and not is_guarded_in(source, clip.call, loop)  # a fault of its own
+    return None if _steps(source, loop) or all_first else Split(clip.call, part, loop)
 
 
-def _fix(source: Source, clip: Clip, loop: cst.For) -> Fix | None:
-    match loop.body:
-        case cst.IndentedBlock(body=[cst.SimpleStatementLine(body=[cst.Expr(value=call)])]) if call is clip.call:
+def _steps(source: Source, loop: Loop) -> bool:
+    """Whether a loop trains one model after the other, each with its own step."""
+    return any(isinstance(node, cst.Attribute) and node.attr.value in _OF_STEPS for node in source.walk(loop))
+
+
+def _is_group(source: Source, part: cst.BaseExpression, loop: Loop) -> bool:
+    """Whether an expression is several parameters, those of what a loop goes through: `g["params"]`, `m.parameters()`."""
+    match part:
+        case cst.Subscript(slice=[cst.SubscriptElement(slice=cst.Index(value=cst.SimpleString() as key))]):
+            return key.evaluated_value == "params"
+        case cst.Call(func=cst.Attribute(attr=cst.Name("parameters"))):
+            return True
+        case cst.Name() if is_bound_by(source, part, loop):
+            return _is_called_group(part.value)
+    return False
+
+
+def _is_called_group(name: str) -> bool:
+    return [word for word in words(name) if word.isalpha()][-1:] in (["params"], ["parameters"])
+
+
+def _by_calls(source: Source, clip: Clip) -> Iterator[Split]:
+    """The calls, in a loop over groups, of the function that clips what it is given."""
+    function = source.function(clip.call)
+    if function is None or clip.parameters is None:
+        return
+    part = whole_of(source, clip.parameters)
+    name = _parameter_in(source, part, function)
+    limit = {node.value for node in source.walk(clip.limit or part) if isinstance(node, cst.Name)}
+    if name is None or name in limit:
+        return
+    for call in source.nodes(cst.Call):
+        if last_name(call.func) != function.name.value or called(source, call) is not function:
+            continue
+        given = arguments(call, function)
+        loop = loop_of_part(source, given[name], call) if name in given else None
+        if loop is None or _steps(source, loop) or gives_modules(loop) or is_in_optimizer(source, call):
+            continue
+        # what the function clips is what it is given, or the parameters of that
+        group = whole_of(source, given[name]) if isinstance(part, cst.Name) else part
+        others = (value for other, value in given.items() if other != name)
+        if _is_group(source, group, loop) and not any(_varies(source, value, loop) for value in others):
+            yield Split(call, given[name], loop)
+
+
+def _parameter_in(source: Source, part: cst.BaseExpression, function: cst.FunctionDef) -> str | None:
+    """The parameter of a function that an expression goes back to."""
+    for node in source.walk(part):
+        match node:
+            case cst.Name(value=name) if any(
+                b.kind == "parameter" and source.function(b.node) is function for b in source.bindings(node)
+            ):
+                return name if name != "self" else None
+    return None
+
+
+def _varies(source: Source, value: cst.BaseExpression, loop: Loop) -> bool:
+    return any(is_bound_by(source, node, loop) for node in source.walk(value))
+
+
+def _fix(source: Source, clip: Clip, split: Split) -> Fix | None:
+    loop = split.loop
+    match loop:
+        case cst.For(body=cst.IndentedBlock(body=[cst.SimpleStatementLine(body=[cst.Expr(value=call)])])) if (
+            call is clip.call and split.part is clip.parameters
+        ):
             pass
         case _:
             return None
@@ -70,9 +150,10 @@ def _fix(source: Source, clip: Clip, loop: cst.For) -> Fix | None:
     if isinstance(loop.iter, cst.IfExp) and not loop.iter.lpar:
         groups = f"({groups})"  # what a loop may go over and a comprehension may not
     every = f"[p for {target} in {groups} for p in {source.outer_code(clip.parameters)}]"
-    if target == "p" or "\n" in source.code(clip.call):
+    names = {node.value for node in source.walk(loop.target) if isinstance(node, cst.Name)}
+    if "p" in names or "\n" in source.code(clip.call):
         return None
     start, end = source.span(clip.call)
-    at, to = source.span(clip.parameters)
+    at, to = source.outer_span(clip.parameters)
     text = source.text[start:at] + every + source.text[to:end]
     return Fix("Clip all groups together", Safety.UNSAFE, (replace(source, loop, text),))

@@ -1,6 +1,8 @@
 """
 ## What it does
-Finds `clip_grad_norm_` called for one parameter after the other in a loop.
+Finds `clip_grad_norm_` called for one parameter after the other: in a loop, or in a hook that runs as soon as the
+gradient of one parameter is there (`register_post_accumulate_grad_hook`). Finds as well the loop over `modules()`, which
+gives the whole model first: its first turn clips everything, and no later turn changes anything.
 
 ## Why is this bad?
 Each tensor is bounded by itself: the norm of the whole gradient may be as large as `sqrt(n) * max_norm`, and because
@@ -8,7 +10,8 @@ large gradients are scaled and small ones are not, its direction changes. One ca
 one factor, and is faster.
 
 ## Fix safety
-Unsafe: a loop that does nothing else becomes one call, so the training changes. Optimizers that clip each parameter in
+Unsafe: a loop that does nothing else becomes one call, so the training changes; over `modules()` it does not. In a
+hook the total norm is not known yet: clip after backward, or bound each parameter on purpose. Optimizers that clip each parameter in
 their own `step` (the BERT Adam and its heirs) are left alone.
 
 ## References
@@ -23,39 +26,82 @@ import libcst as cst
 
 from clipcheck.gradients.optimizers import is_in_optimizer
 from clipcheck.python.names import last_name
-from clipcheck.python.source import Source
+from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
 from clipcheck.rule import Edit, Fix, Hit, Safety
-from clipcheck.training.clips import Clip, clips
+from clipcheck.training.clips import Clip
 from clipcheck.training.parameters import assigned
+from clipcheck.training.split_clips import (
+    Loop,
+    begins_with_all,
+    has_one_limit,
+    is_bound_by,
+    is_guarded_in,
+    loop_of_part,
+    loops_around,
+    norm_clips,
+)
 
 TITLE = "Clip all parameters together"
+MESSAGE = "clips each parameter by its own norm: bounds no total, and turns the gradient's direction"
 BY_HAND = "clip all parameters together, outside of the loop"
+IN_HOOK = "clips each parameter by its own norm, as soon as its gradient is there: bounds no total norm"
+HOOK_BY_HAND = "clip all parameters together after backward: inside of a hook no total norm is known"
+WHOLE_FIRST = "the first turn clips the whole model: the later clips cost time and change nothing"
 _SINGLE = {"p", "param", "parameter", "w", "weight", "tensor"}
+_HOOKS = frozenset({"register_post_accumulate_grad_hook"})
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for clip in clips(source):
-        if clip.is_norm and isinstance(clip.parameters, cst.Name):
-            loop = _loop_over(source, clip.parameters)
-            if loop is not None and _is_shared(source, clip, loop) and not is_in_optimizer(source, clip.call):
-                message = "clips each parameter by its own norm: bounds no total, and turns the gradient's direction"
-                fix = _fix(source, clip, loop)
-                yield Hit(clip.call, message, fix, "" if fix else BY_HAND, ((loop, "the loop over the parameters"),))
+    for clip in norm_clips(source):
+        if clip.parameters is not None and not is_in_optimizer(source, clip.call):
+            yield from _of_one(source, clip, clip.parameters)
 
 
-def _loop_over(source: Source, name: cst.Name) -> cst.For | None:
+def _of_one(source: Source, clip: Clip, part: cst.BaseExpression) -> Iterator[Hit]:
+    name = _single(part)
+    loop = _loop_over(source, name) if name is not None else None
+    if loop is not None and has_one_limit(source, clip, loop):
+        fix = _fix(source, clip, loop)
+        yield Hit(clip.call, MESSAGE, fix, "" if fix else BY_HAND, ((loop, "the loop over the parameters"),))
+        return
+    registered = _registration(source, name) if name is not None else None
+    if registered is not None:
+        yield Hit(clip.call, IN_HOOK, None, HOOK_BY_HAND, ((registered, "the hook is registered here"),))
+        return
+    loop = loop_of_part(source, part, clip.call)
+    if loop is not None and _is_whole_first(source, clip, part, loop):
+        fix = _fix(source, clip, loop)
+        yield Hit(clip.call, WHOLE_FIRST, fix, "" if fix else BY_HAND, ((loop, "the loop over all modules"),))
+
+
+def _is_whole_first(source: Source, clip: Clip, part: cst.BaseExpression, loop: Loop) -> bool:
+    all_first = begins_with_all(source, part, loop) and not is_guarded_in(source, clip.call, loop)
+    return all_first and has_one_limit(source, clip, loop)
+
+
+def _single(part: cst.BaseExpression) -> cst.Name | None:
+    """The name of what is clipped by itself: `p` in `clip_grad_norm_(p, …)` and in `clip_grad_norm_([p], …)`."""
+    match part:
+        case cst.Name():
+            return part
+        case (
+            cst.List(elements=[cst.Element(value=cst.Name() as name)])
+            | cst.Tuple(elements=[cst.Element(value=cst.Name() as name)])
+            | cst.Set(elements=[cst.Element(value=cst.Name() as name)])
+        ):
+            return name
+    return None
+
+
+def _loop_over(source: Source, name: cst.Name) -> Loop | None:
     """The loop whose variable `name` is, if it goes over single parameters."""
     bindings = source.bindings(name)
     if len(bindings) != 1 and len({source.code(b.node) for b in bindings}) != 1:
         return None
-    for above in source.ancestors(name):
-        if isinstance(above, cst.For):
-            for node in source.walk(above.target):
-                if isinstance(node, cst.Name) and node.value == name.value:
-                    return above if _gives_parameters(source, above.iter, name) else None
-        if isinstance(above, (cst.FunctionDef, cst.Lambda)):
-            return None
+    for loop in loops_around(source, name):
+        if is_bound_by(source, name, loop):
+            return loop if _gives_parameters(source, loop.iter, name) else None
     return None
 
 
@@ -86,22 +132,66 @@ def _is_called_parameters(name: str) -> bool:
     return [word for word in words(name) if word.isalpha()][-1:] in (["params"], ["parameters"])
 
 
-def _is_shared(source: Source, clip: Clip, loop: cst.For) -> bool:
-    """Whether every parameter gets the same limit: nothing that the loop binds goes into it."""
-    inside = (node for part in (loop.target, loop.body) for node in source.walk(part))
-    bound = {node.value for node in inside if isinstance(node, cst.Name) and _binds(source, node)}
-    others = [value for name, value in clip.arguments.items() if name != "parameters"]
-    return bool(others) and not any(
-        isinstance(node, cst.Name) and node.value in bound for value in others for node in source.walk(value)
-    )
+# --- hooks ------------------------------------------------------------------------------------------------------------
 
 
-def _binds(source: Source, node: cst.Name) -> bool:
-    return any(b.node is node for b in source.scope(node).bindings.get(node.value, []))
+def _registration(source: Source, name: cst.Name) -> cst.Call | None:
+    """Where the function whose first parameter `name` is becomes a hook on a single parameter's gradient."""
+    match source.bindings(name):
+        case [binding] if binding.kind == "parameter":
+            function = source.enclosing(binding.node, cst.FunctionDef, cst.Lambda)
+            if function is not None and _first_parameter(function) == name.value:
+                return _registrations(source).get(function)
+    return None
 
 
-def _fix(source: Source, clip: Clip, loop: cst.For) -> Fix | None:
+def _first_parameter(function: cst.FunctionDef | cst.Lambda) -> str:
+    names = [param.name.value for param in (*function.params.posonly_params, *function.params.params)]
+    return next((name for name in names if name not in ("self", "cls")), "")
+
+
+@memo
+def _registrations(source: Source) -> dict[cst.CSTNode, cst.Call]:
+    """The functions that are registered as hooks on single parameters, with the calls that register them."""
+    found: dict[cst.CSTNode, cst.Call] = {}
+    for call in source.nodes(cst.Call):
+        match call:
+            case cst.Call(func=cst.Attribute(attr=cst.Name(value=method)), args=[cst.Arg(value=hook), *_]) if (
+                method in _HOOKS
+            ):
+                found |= dict.fromkeys(_functions(source, hook), call)
+    return found
+
+
+def _functions(source: Source, hook: cst.BaseExpression) -> Iterator[cst.CSTNode]:
+    """The functions of the file that an expression can be: a name, a method, a partial, or what a call gives back."""
+    match hook:
+        case cst.Lambda():
+            yield hook
+        case cst.Name():
+            for binding in source.bindings(hook):
+                if isinstance(binding.node, cst.FunctionDef):
+                    yield binding.node
+                elif binding.kind == "assign" and binding.value is not None and not isinstance(binding.value, cst.Name):
+                    yield from _functions(source, binding.value)
+        case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=method)):
+            owner = source.enclosing(hook, cst.ClassDef)
+            bindings = source.names.scopes[owner].bindings.get(method, []) if owner is not None else []
+            yield from (binding.node for binding in bindings if isinstance(binding.node, cst.FunctionDef))
+        case cst.Call(func=func, args=[cst.Arg(value=inner), *_]) if last_name(func) == "partial":
+            yield from _functions(source, inner)
+        case cst.Call(func=func):
+            for maker in _functions(source, func):
+                yield from (node for node in source.nodes(cst.FunctionDef) if source.function(node) is maker)
+
+
+# --- the fix --------------------------------------------------------------------------------------------------------
+
+
+def _fix(source: Source, clip: Clip, loop: Loop) -> Fix | None:
     """One call in place of a loop that holds nothing else."""
+    if isinstance(loop, cst.CompFor):
+        return None
     body: cst.BaseSuite = loop.body
     statements = list(body.body)
     match statements:
@@ -118,7 +208,7 @@ def _fix(source: Source, clip: Clip, loop: cst.For) -> Fix | None:
     if iterable is None or clip.parameters is None:
         return None
     start, end = source.span(clip.call)
-    at, to = source.span(clip.parameters)
+    at, to = source.outer_span(clip.parameters)
     text = source.text[start:at] + iterable + source.text[to:end]
     if "\n" in text:
         return None
@@ -135,6 +225,8 @@ def _skips_nothing(source: Source, test: cst.BaseExpression) -> bool:
 def _all_of(source: Source, loop: cst.For, clip: Clip) -> str | None:
     """The iterable as an expression for the parameters alone."""
     match loop.target, loop.iter:
+        case _, cst.Call(func=cst.Attribute(value=model, attr=cst.Name("modules" | "named_modules"))):
+            return f"{source.outer_code(model)}.parameters()"
         case cst.Name(), _:
             return source.outer_code(loop.iter)
         case cst.Tuple(), cst.Call(func=cst.Attribute(value=module, attr=cst.Name("named_parameters")), args=()):
