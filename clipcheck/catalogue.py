@@ -119,7 +119,7 @@ RULES: dict[str, Rule] = {
         _rule("CLIP303", "amp-unscale-each-microbatch", _UNSCALE, "step"),
         # `error_if_nonfinite` may be passed by its position
         _rule("CLIP304", "amp-error-if-nonfinite", *_TORCH_CLIPS, _UNSCALE),
-        _rule("CLIP305", "amp-unscale-wrong-optimizer", *_CLIPS, _UNSCALE, tier=Tier.OPT_IN),
+        _rule("CLIP305", "amp-unscale-wrong-optimizer", *_CLIPS, _UNSCALE),
         _rule("CLIP306", "apex-clip-inside-scale-loss", *_TORCH_CLIPS, "scale_loss"),
         _rule("CLIP307", "apex-master-params", *_TORCH_CLIPS, "scale_loss", _BACKWARD),
         _rule("CLIP308", "amp-skip-without-update", _UNSCALE, "update", tier=Tier.OPT_IN),

@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind
-from clipcheck.training.flows import Event, flows
-from clipcheck.training.parameters import belong
+from clipcheck.training.flows import Event, Flow, flows
+from clipcheck.training.parameters import named_alike, surely_belong
 
 BY_HAND = "unscale the optimizer that holds these parameters"
 
@@ -32,9 +32,11 @@ def check(source: Source) -> Iterator[Hit]:
     for flow in flows(source, EventKind.CLIP):
         for clip in flow.of(EventKind.CLIP):
             found = [] if clip.wrapper else _unscales(clip)
-            if found and all(_is_of_others(source, clip, unscale) for unscale in found):
+            if found and all(_is_of_others(source, flow, clip, unscale) for unscale in found):
                 where = source.where(found[0].at)
-                message = f"clips gradients that are still scaled: {where} unscales another optimizer's"
+                message = (
+                    f"clips gradients that are still scaled: {where} unscales another optimizer's"
+                )
                 yield Hit(clip.at, message, None, BY_HAND, ((found[0].at, "another optimizer is unscaled here"),))
 
 
@@ -54,5 +56,22 @@ def _unscales(clip: Event) -> list[Event]:
     return found
 
 
-def _is_of_others(source: Source, clip: Event, unscale: Event) -> bool:
-    return unscale.subject is not None and belong(source, clip.subject, unscale.subject) is False
+def _is_of_others(source: Source, flow: Flow, clip: Event, unscale: Event) -> bool:
+    """Whether an unscaled optimizer does not hold the clipped parameters.
+
+    What the optimizers were made of tells; else their names, where those of the parameters are like another optimizer's.
+    """
+    if unscale.subject is None or clip.subject is None:
+        return False
+    known = surely_belong(source, clip.subject, unscale.subject)
+    if known is not None:
+        return not known
+    if named_alike(source, clip.subject, unscale.subject) is not False:
+        return False
+    own = source.spelled(unscale.subject)
+    steps = (step.subject for step in flow.of(EventKind.STEP) if step.subject is not None)
+    others = [optimizer for optimizer in steps if source.spelled(optimizer) != own]
+    return any(
+        named_alike(source, clip.subject, optimizer) and surely_belong(source, clip.subject, optimizer) is not False
+        for optimizer in others
+    )

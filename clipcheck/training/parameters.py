@@ -134,34 +134,99 @@ def _is_params(element: cst.BaseDictElement) -> bool:
 
 
 def _unwrapped(module: str) -> str:
-    return module.removesuffix(".module")
+    """A module's spelling without the wrapper that data parallelism puts around it: `net.module.head` is `net.head`."""
+    root, *parts = module.split(".")
+    return ".".join([root, *(part for part in parts if part not in ("module", "_orig_mod"))])
 
 
-def stepped(source: Source, optimizer: cst.CSTNode) -> frozenset[str] | None:
+def stepped(source: Source, optimizer: cst.BaseExpression) -> frozenset[str] | None:
     """The modules whose parameters an optimizer was given, None where that is not plain."""
+    if source.spelled(optimizer) in _extended(source):
+        return None
     match assigned(source, optimizer):
         case cst.Call(func=func, args=[first, *_]) if is_optimizer_class(source, func):
             return owners(source, first.value)
     return None
 
 
+@memo
+def _extended(source: Source) -> frozenset[str]:
+    """The optimizers (as spelled) that are given more parameters later."""
+    methods = (call.func for call in source.nodes(cst.Call) if last_name(call.func) == "add_param_group")
+    return frozenset(source.spelled(method.value) for method in methods if isinstance(method, cst.Attribute))
+
+
 def belong(source: Source, parameters: cst.BaseExpression | None, optimizer: cst.BaseExpression) -> bool | None:
-    """Whether an optimizer steps (some of) these parameters; None where the file does not say."""
+    """Whether an optimizer steps (some of) these parameters, also by their names; None where the file does not say."""
+    known = surely_belong(source, parameters, optimizer)
+    return named_alike(source, parameters, optimizer) if known is None and parameters is not None else known
+
+
+def surely_belong(source: Source, parameters: cst.BaseExpression | None, optimizer: cst.BaseExpression) -> bool | None:
+    """As `belong`, by what the optimizer was made of alone, and not by names."""
     if parameters is None:
         return None
     mine, theirs = owners(source, parameters), stepped(source, optimizer)
-    if mine is not None and theirs is not None:
-        if any(_within(a, b) or _within(b, a) for a in mine for b in theirs):
-            return True
-        # `model` in __init__ and `self.model` in a method may well be one
-        comparable = _same_scope(source, parameters, optimizer) or all(a.startswith("self.") for a in mine | theirs)
-        return False if comparable else None
-    if _is_given(source, parameters, optimizer):
+    if mine is None or theirs is None:
+        return True if _is_given(source, parameters, optimizer) else None
+    if any(_within(a, b) or _within(b, a) for a in mine for b in theirs):
         return True
-    names = mine or {source.spelled(parameters)}
+    # `model` in __init__ and `self.model` in a method may well be one
+    comparable = _same_scope(source, parameters, optimizer) or all(a.startswith("self.") for a in mine | theirs)
+    related = any(_are_related(source, parameters, a, b) for a in mine for b in theirs)
+    return False if comparable and not related else None
+
+
+def named_alike(source: Source, parameters: cst.BaseExpression, optimizer: cst.BaseExpression) -> bool | None:
+    """Whether what tells parameters apart by their name, tells the optimizer apart as well: `netG`, `g_optim`."""
+    names = owners(source, parameters) or {source.spelled(parameters)}
     labels = {_label(name) for name in names} - {""}
     other = _label(last_name(optimizer))
-    return other in labels if labels and other else None
+    if not labels or not other:
+        return None
+    return any(label.startswith(other) or other.startswith(label) for label in labels)
+
+
+def _are_related(source: Source, place: cst.CSTNode, one: str, other: str) -> bool:
+    """Whether one of two modules is made from the other: `wrapped = DDP(net)`."""
+    first, second = _root(one), _root(other)
+    return first != second and (
+        first in _made_from(source, place, second) or second in _made_from(source, place, first)
+    )
+
+
+def _root(module: str) -> str:
+    """The variable that a module is reached by: `net` of `net.head`, `self.net` of `self.net.head`."""
+    return ".".join(module.split(".")[: 2 if module.startswith("self.") else 1])
+
+
+def _made_from(source: Source, place: cst.CSTNode, variable: str, depth: int = 3) -> frozenset[str]:
+    """The variables that the values of a variable are made from, and theirs in turn."""
+    found = {root for value in _values(source, place, variable) for root in _variables(source, value)}
+    if depth:
+        found |= {inner for root in found - {variable} for inner in _made_from(source, place, root, depth - 1)}
+    return frozenset(found)
+
+
+def _values(source: Source, place: cst.CSTNode, variable: str) -> Iterator[cst.BaseExpression]:
+    if variable.startswith("self."):
+        yield from filter(None, attribute_values(source, place, variable.removeprefix("self.")))
+        return
+    owner = source.scope(place).owner(variable)
+    for binding in owner.bindings.get(variable, []) if owner is not None else []:
+        statement = source.enclosing(binding.node, cst.Assign)  # in `a, b = prepare(a, b)` no value is one name's
+        value = binding.value if binding.value is not None or statement is None else statement.value
+        if binding.kind == "assign" and value is not None:
+            yield value
+
+
+def _variables(source: Source, value: cst.CSTNode) -> Iterator[str]:
+    for node in source.walk(value):
+        match node:
+            case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=attr)):
+                yield f"self.{attr}"
+            case cst.Name(value=name) if name != "self":
+                yield name
 
 
 def _is_given(source: Source, parameters: cst.BaseExpression, optimizer: cst.BaseExpression) -> bool:
@@ -184,10 +249,10 @@ def _within(inner: str, outer: str) -> bool:
 
 
 def _label(name: str) -> str:
-    """What tells one of several apart by its name: the g of `netG`, `optimizer_g` and `g_optim`."""
+    """The word that tells one of several apart: the g of `netG`, `optimizer_g` and `g_optim`."""
     parts = words(name.replace("parameters", "").split("(")[0])
     kept = [w for w in parts if w.isalpha() and w not in _GENERIC and not w.startswith("optim")]
-    return kept[-1][0] if kept else ""
+    return kept[-1] if kept else ""
 
 
 _GENERIC = frozenset("self net model module opt opts params param parameters network solver the".split())

@@ -1,0 +1,91 @@
+"""Whether an optimizer holds the parameters of a module: by what it was made of, and by names where that says nothing."""
+
+from __future__ import annotations
+
+import libcst as cst
+import pytest
+
+from clipcheck.engine.file import check_file
+from clipcheck.python.source import Source
+from clipcheck.settings.keys import Settings
+from clipcheck.training.parameters import named_alike, surely_belong
+
+BEFORE = """\
+import torch
+def f(net, other, loss):
+    one = torch.optim.SGD(net.parameters())
+    of_part = torch.optim.SGD(loss.critic.parameters())
+    wrapped = DDP(net)
+    again = wrapped
+    twin = Net(3)
+    twice, one_more = prepare(net, 3)
+    late = torch.optim.SGD(net.parameters())
+    late.add_param_group({"params": other.parameters()})
+"""
+
+
+def asked(parameters: str, optimizer: str) -> tuple[Source, cst.BaseExpression, cst.BaseExpression]:
+    source = Source(BEFORE + f"    see({parameters}, {optimizer})\n")
+    call = next(c for c in source.nodes(cst.Call) if source.code(c.func) == "see")
+    return source, call.args[0].value, call.args[1].value
+
+
+@pytest.mark.parametrize(
+    ("parameters", "optimizer", "expected"),
+    [
+        ("net.parameters()", "one", True),
+        ("net.module.parameters()", "one", True),
+        ("net._orig_mod.head.parameters()", "one", True),
+        ("loss.module.critic.parameters()", "of_part", True),
+        ("loss.actor.parameters()", "of_part", False),
+        ("other.parameters()", "one", False),
+        ("twin.parameters()", "one", False),
+        # made from the module that the optimizer was given: it may well be the same
+        ("wrapped.parameters()", "one", None),
+        ("again.parameters()", "one", None),
+        ("twice.parameters()", "one", None),
+        ("one_more.parameters()", "one", None),
+        # what comes later is not known
+        ("other.parameters()", "late", None),
+        ("unknown", "one", None),
+        ("net.parameters()", "unknown", None),
+    ],
+)
+def test_what_an_optimizer_was_made_of(parameters: str, optimizer: str, expected: bool | None) -> None:
+    assert surely_belong(*asked(parameters, optimizer)) is expected
+
+
+@pytest.mark.parametrize(
+    ("parameters", "optimizer", "expected"),
+    [
+        ("net_g.parameters()", "g_optim", True),
+        ("generator.parameters()", "opt_g", True),
+        ("discriminator.parameters()", "optimizer_disc", True),
+        ("critic.parameters()", "opt_cls", False),  # one letter in common
+        ("net_d.parameters()", "opt_g", False),
+        ("model.parameters()", "opt_g", None),
+        ("net_g.parameters()", "optimizer", None),
+    ],
+)
+def test_what_names_say(parameters: str, optimizer: str, expected: bool | None) -> None:
+    assert named_alike(*asked(parameters, optimizer)) is expected
+
+
+STEP = "    scaler.scale(loss).backward()\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "lines"),
+    [
+        ("def f(net_g, net_d, opt_g, opt_d, loss, scaler):\n" + STEP + "    scaler.unscale_(opt_d)\n    CLIP(net_g.parameters(), 1.0)\n    scaler.step(opt_g)\n    scaler.step(opt_d)\n", [5]),
+        # no optimizer here is named like what is clipped
+        ("def f(critic, opt_d, loss, scaler):\n" + STEP + "    scaler.unscale_(opt_d)\n    CLIP(critic.parameters(), 1.0)\n    scaler.step(opt_d)\n", []),
+        ("def f(critic, opt_d, opt_g, loss, scaler):\n" + STEP + "    scaler.unscale_(opt_d)\n    CLIP(critic.parameters(), 1.0)\n    scaler.step(opt_d)\n    scaler.step(opt_g)\n", []),
+        ("def f(net_g, optimizer, opt_g, loss, scaler):\n" + STEP + "    scaler.unscale_(optimizer)\n    CLIP(net_g.parameters(), 1.0)\n    scaler.step(optimizer)\n    scaler.step(opt_g)\n", []),
+    ],
+)  # fmt: skip
+def test_unscaled_for_another_optimizer_by_names(body: str, lines: list[int]) -> None:
+    text = "import torch\n" + body.replace("CLIP", "torch.nn.utils.clip_grad_norm_")
+    report = check_file("x.py", text.encode(), Settings(codes=frozenset({"CLIP305"})))
+    assert report.errors == ()
+    assert [finding.place.line for finding in report.findings] == lines
