@@ -113,7 +113,14 @@ RULES: dict[str, Rule] = {
             severity=Severity.NOTE,
         ),
         _rule("CLIP206", "float-total-norm", "clip_grads_with_norm_", "utils", severity=Severity.ERROR),
-        _rule("CLIP207", "sparse-embedding-clip", *_TORCH_CLIPS, "sparse", ("Embedding", "EmbeddingBag")),
+        _rule(
+            "CLIP207",
+            "sparse-embedding-clip",
+            *_TORCH_CLIPS,
+            "sparse",
+            ("Embedding", "EmbeddingBag"),
+            severity=Severity.ERROR,
+        ),
         _rule("CLIP208", "clip-value-result-used", "clip_grad_value_", _MODULES),
         _rule("CLIP301", "amp-missing-unscale", *_CLIPS, "scale", _BACKWARD),
         _rule("CLIP303", "amp-unscale-each-microbatch", _UNSCALE, "step"),
@@ -122,7 +129,7 @@ RULES: dict[str, Rule] = {
         _rule("CLIP305", "amp-unscale-wrong-optimizer", *_CLIPS, _UNSCALE),
         _rule("CLIP306", "apex-clip-inside-scale-loss", *_TORCH_CLIPS, "scale_loss"),
         _rule("CLIP307", "apex-master-params", *_TORCH_CLIPS, "scale_loss", _BACKWARD),
-        _rule("CLIP308", "amp-skip-without-update", _UNSCALE, "update", tier=Tier.OPT_IN),
+        _rule("CLIP308", "amp-skip-without-update", _UNSCALE, "update", severity=Severity.ERROR),
         _rule("CLIP401", "lightning-clip-in-training-step", *_CLIPS, "LightningModule", "def training_step"),
         _rule(
             "CLIP402",
@@ -136,7 +143,7 @@ RULES: dict[str, Rule] = {
         _rule("CLIP403", "accelerate-torch-clip", *_TORCH_CLIPS, ("accelerator", "Accelerator"), "backward"),
         _rule("CLIP404", "deepspeed-torch-clip", *_CLIPS, "deepspeed", "initialize", "backward"),
         _rule("CLIP405", "fsdp1-torch-clip", *_TORCH_CLIPS, "FullyShardedDataParallel"),
-        _rule("CLIP406", "rank-conditional-clip", *_CLIPS),
+        _rule("CLIP406", "rank-conditional-clip", *_CLIPS, severity=Severity.ERROR),
         _rule("CLIP407", "dtensor-local-norm", *_TOTALS),
         _rule("CLIP408", "xla-clip-before-reduce", *_CLIPS, "optimizer_step"),
         _rule(

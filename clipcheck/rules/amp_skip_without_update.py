@@ -22,8 +22,9 @@ import libcst as cst
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind
-from clipcheck.training.flows import Event, flows
-from clipcheck.training.guards import loops
+from clipcheck.training.flows import Event, Flow, flows
+from clipcheck.training.guards import branches, exclusive, loops
+from clipcheck.training.known_tests import facts
 from clipcheck.training.microbatches import guarded_step
 
 BY_HAND = "call `scaler.update()` before the `continue`"
@@ -35,18 +36,36 @@ def check(source: Source) -> Iterator[Hit]:
             later = unscale.first_after(EventKind.UPDATE, EventKind.UNSCALE, EventKind.UNKNOWN)
             again = unscale in later and EventKind.UPDATE in {event.kind for event in later}
             if again and not unscale.is_called and guarded_step(source, unscale) is None:
-                leave = _continue(source, unscale)
+                leave = _continue(source, flow, unscale)
                 if leave is not None:
                     where = source.where(unscale.at)
                     message = f"skips `scaler.update()`: the next `unscale_` on {where} raises a RuntimeError"
                     yield Hit(leave, message, None, BY_HAND, ((unscale.at, "unscaled here"),))
 
 
-def _continue(source: Source, unscale: Event) -> cst.Continue | None:
-    """The `continue` behind the unscale, in the same loop."""
+def _continue(source: Source, flow: Flow, unscale: Event) -> cst.Continue | None:
+    """The first `continue` after the unscale, in the same loop, that comes there without an update."""
     around = loops(source, unscale.node)
+    updates = flow.of(EventKind.UPDATE)
     for node in source.walk(around[0].body) if around else ():
-        behind = source.rank(node) > source.rank(unscale.node)
-        if isinstance(node, cst.Continue) and behind and loops(source, node) == around:
-            return node
+        if isinstance(node, cst.Continue) and source.rank(node) > source.rank(unscale.node):
+            updated = any(_comes_before(source, update.at, node, unscale) for update in updates)
+            if not updated and loops(source, node) == around and not _is_other_way(source, unscale, node):
+                return node
     return None
+
+
+def _comes_before(source: Source, update: cst.CSTNode, leave: cst.CSTNode, unscale: Event) -> bool:
+    """Whether whoever comes from the unscale to a `continue` comes through an update."""
+    if not source.rank(unscale.node) < source.rank(update) < source.rank(leave):
+        return False
+    around = {(id(branch), outcome) for branch, outcome in branches(source, leave)}
+    return all((id(branch), outcome) in around for branch, outcome in branches(source, update))
+
+
+def _is_other_way(source: Source, unscale: Event, leave: cst.CSTNode) -> bool:
+    """Whether the tests around a `continue` come out otherwise than those around the unscale: `if not amp: continue`."""
+    known = facts(source, leave, {}, None)
+    return exclusive(source, unscale.node, leave) or any(
+        (test, not outcome) in known for test, outcome in unscale.facts
+    )

@@ -34,9 +34,7 @@ def check(source: Source) -> Iterator[Hit]:
             found = [] if clip.wrapper else _unscales(clip)
             if found and all(_is_of_others(source, flow, clip, unscale) for unscale in found):
                 where = source.where(found[0].at)
-                message = (
-                    f"clips gradients that are still scaled: {where} unscales another optimizer's"
-                )
+                message = f"clips gradients that are still scaled: {where} unscales another optimizer's"
                 yield Hit(clip.at, message, None, BY_HAND, ((found[0].at, "another optimizer is unscaled here"),))
 
 
