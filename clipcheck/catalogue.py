@@ -36,6 +36,7 @@ _TORCH_CLIPS = (("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_",
 _TOTALS = (("get_total_norm", *_TORCH_CLIPS[0]), _MODULES)
 # As well any call by these names, such as a model's or Fabric's; the deprecated name is an option's more often.
 _CLIPS = (("clip_gradients", *_TORCH_CLIPS[0]), ("clip_grad_norm_", "clip_grad_value_", "clip_gradients", *_MODULES))
+_NORM_CLIPS = (("clip_grad_norm_", "clip_grad_norm"), ("clip_grad_norm_", *_MODULES))
 _BACKWARD = ("backward", "manual_backward")
 _UNSCALE = ("unscale_", "unscale_gradients")
 _STEP = ("step", "optimizer_step")
@@ -96,8 +97,8 @@ RULES: dict[str, Rule] = {
         _rule("CLIP108", "clip-each-microbatch", *_CLIPS),
         _rule("CLIP109", "clip-outside-closure", *_CLIPS, _BACKWARD, "step"),
         # as well a method's, such as an Accelerator's
-        _rule("CLIP110", "per-parameter-clip", ("clip_grad_norm_", "clip_grad_norm")),
-        _rule("CLIP111", "per-group-or-module-clip", ("clip_grad_norm_", "clip_grad_norm"), tier=Tier.OPT_IN),
+        _rule("CLIP110", "per-parameter-clip", *_NORM_CLIPS),
+        _rule("CLIP111", "per-group-or-module-clip", *_NORM_CLIPS, tier=Tier.OPT_IN),
         _rule("CLIP112", "overlapping-parameter-lists", *_TORCH_CLIPS),
         _rule("CLIP201", "nonpositive-max-norm", *_TORCH_CLIPS),
         _rule("CLIP202", "wrong-parameters-argument", *_TORCH_CLIPS, severity=Severity.ERROR),

@@ -17,6 +17,7 @@ from typing import TypeAlias
 from clipcheck.catalogue import RULES
 from clipcheck.gradients.called import may_be_gradient
 from clipcheck.python.parts import Words, parts, shares
+from clipcheck.python.words import words as words_of
 from clipcheck.rule import Need
 
 Holds: TypeAlias = "Callable[[str], bool]"  # whether a text holds a word of the catalogue
@@ -24,6 +25,8 @@ Holds: TypeAlias = "Callable[[str], bool]"  # whether a text holds a word of the
 _IDENTIFIER = re.compile(rb"[A-Za-z_]\w*")
 _GRAD = (b"grad", b"Grad", b"GRAD")  # three files in four hold none of them
 _IN_GRADIENT = re.compile(rb"rad|RAD")
+_IN_CLIP = re.compile(rb"lip|LIP")
+_COMMENT = re.compile(rb"#[^\r\n]*")
 _LETTERS, _BLANKS = string.ascii_letters.encode() + b"0123456789_", b" \t"
 _REACH = 100  # bytes before and after a name in which its neighbors are looked for
 # Words that may be next to a name in code; Python 2 has two more.
@@ -67,6 +70,16 @@ def concerned(text: str, codes: frozenset[str]) -> frozenset[str]:
     return frozenset(code for code in near if _met(RULES[code].needs, everywhere))
 
 
+def speaks_of_clipping(text: str) -> bool:
+    """Whether code, also such as no parser reads, holds an identifier for gradients or for clipping; prose does not count."""
+    data = _COMMENT.sub(b"", text.encode(errors="replace"))
+    return _names(data, _IN_GRADIENT, may_be_gradient, code=True) or _names(data, _IN_CLIP, _is_clip, code=True)
+
+
+def _is_clip(name: str) -> bool:
+    return any(word.startswith("clip") for word in words_of(name))
+
+
 # --- the bytes --------------------------------------------------------------------------------------------------------
 
 
@@ -105,7 +118,7 @@ def _on_bytes(data: bytes, code: bool) -> Holds:
     @cache
     def holds(word: str) -> bool:
         if word == "<gradient>":
-            return _names_gradient(data, code)
+            return _names(data, _IN_GRADIENT, may_be_gradient, code)
         if word.startswith("<"):
             return True  # syntax: the code will tell
         name = _name(word).encode()
@@ -122,17 +135,18 @@ def _meets(need: Need, data: bytes, holds: Holds) -> bool:
     return _shared_start(need) in data and any(map(holds, need))
 
 
-def _names_gradient(data: bytes, code: bool) -> bool:
-    """Whether an identifier that may stand for gradients is in the bytes; in code, with no other word beside it.
+def _names(data: bytes, letters: re.Pattern[bytes], accepts: Callable[[str], bool], code: bool) -> bool:
+    """Whether an identifier with these letters, such as one that may stand for gradients, is in the bytes.
 
-    `the gradient of` is prose: of two names with nothing but blanks between them, one is a keyword.
+    In code, no other word is beside it: `the gradient of` is prose, as of two names with nothing but blanks between them,
+    one is a keyword.
     """
-    for found in _IN_GRADIENT.finditer(data):
+    for found in letters.finditer(data):
         at = found.start()
         before, after = data[max(at - _REACH, 0) : at], data[at : at + _REACH]
         left, right = before.rstrip(_LETTERS), after.lstrip(_LETTERS)
         name = before[len(left) :] + after[: len(after) - len(right)]
-        if may_be_gradient(name.decode()) and not (code and _is_no_code(left, right)):
+        if accepts(name.decode()) and not (code and _is_no_code(left, right)):
             return True
     return False
 

@@ -188,12 +188,44 @@ def test_the_old_format_with_worksheets_is_read() -> None:
 
 
 def test_a_cell_that_is_not_python_is_reported_and_hides_no_other() -> None:
-    data = notebook(code("import torch"), code("for x i y:\n    pass"), code(OLD))
+    data = notebook(code("import torch"), code("for x i (grads):\n    pass"), code(OLD))
     assert [(f.code, f.place.cell, f.place.line) for f in run(data).findings] == [
         ("invalid-syntax", 2, 1),
         ("CLIP002", 3, 1),
     ]
     assert fixed(data) == data.replace(OLD.encode(), NEW.encode())
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "for x i y:\n    pass",
+        "loss = ",
+        "Explain why the gradient of the loss vanishes, and how to clip the gradients.",
+        "net = Net(  # clip_grad_norm_ comes later",
+        'print "the grad norm is", x',
+        "x = torch.flip(",
+    ],
+)
+def test_a_blank_to_fill_in_or_prose_is_no_fault(broken: str) -> None:
+    data = notebook(code("import torch"), code(broken), code(OLD))
+    assert where(run(data).findings) == [(3, 1, 1)]
+    assert fixed(data) == data.replace(OLD.encode(), NEW.encode())
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "torch.nn.utils.clip_grad_norm_(net.parameters(), )(",
+        "for p i net.parameters():\n    p.grad.zero_()",
+        "clip_norm = ",
+        "(grads, ",
+        "def clip_gradients(net, theta)\n    pass",
+    ],
+)
+def test_a_broken_cell_about_clipping_is_reported(broken: str) -> None:
+    data = notebook(code("import torch"), code(broken), code(OLD))
+    assert ("invalid-syntax", 2) in [(f.code, f.place.cell) for f in run(data).findings]
 
 
 def test_inside_a_broken_cell_findings_are_shown_and_nothing_is_edited() -> None:

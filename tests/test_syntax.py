@@ -106,7 +106,7 @@ def test_statements_beside_one_that_is_not_read_are_read() -> None:
 
 
 def test_only_the_cell_that_is_not_read_is_left_alone() -> None:
-    cells = [{"cell_type": "code", "source": f"{part}\n"} for part in ("import torch", "(x): int = 1", CALL)]
+    cells = [{"cell_type": "code", "source": f"{part}\n"} for part in ("import torch", "(grads): int = 1", CALL)]
     report = check_file(
         "x.ipynb", json.dumps({"cells": cells}).encode(), Settings(frozenset({"CLIP002"}), "torch", True)
     )

@@ -12,6 +12,7 @@ from clipcheck.catalogue import RULES
 from clipcheck.documents.program import Document
 from clipcheck.engine import suppressions
 from clipcheck.engine.suppressions import Directive, Naming, Standing, names_us
+from clipcheck.prefilter import speaks_of_clipping
 from clipcheck.python import syntax
 from clipcheck.python.limits import Excess, excess
 from clipcheck.python.source import Source
@@ -63,8 +64,7 @@ def examine(
         return Examined((_not_analyzed(path, document, index, too_much),))
     try:
         source, faults = syntax.parse(document.programs[index], settings.target, before)
-        # a document's fragments are often abridged (`for x, y in …:`), and nobody runs them
-        broken = tuple(_fault(path, document, index, fault) for fault in faults if not document.fragments)
+        broken = tuple(_fault(path, document, index, fault) for fault in faults if _is_told(document, index, fault))
         if source is None:
             return Examined(broken)
         source.locate = lambda offset: document.place(index, offset, offset)
@@ -234,6 +234,17 @@ def _idle(view: _View, directive: Directive, name: Naming | None) -> Finding:
 # --- findings of no rule ----------------------------------------------------------------------------------------------
 
 
+def _is_told(document: Document, index: int, fault: Fault) -> bool:
+    """Whether what is not Python is worth a word.
+
+    Fragments of a document are often abridged (`for x, y in …:`), and nobody runs them; cells of a notebook hold blanks to
+    fill in and prose, which concern us only where they speak of clipping.
+    """
+    if document.fragments:
+        return False
+    return not document.cells or speaks_of_clipping(document.programs[index].written[fault.start : fault.end])
+
+
 def _fault(path: str, document: Document, index: int, fault: Fault) -> Finding:
     place = document.place(index, fault.at, fault.at)
     if fault.is_python:
@@ -248,5 +259,6 @@ def _not_analyzed(path: str, document: Document, index: int, why: Excess) -> Fin
 
 
 def _not_round_tripped(view: _View) -> Finding:
-    why = "the parser does not give this file back byte for byte, so it is not fixed"
+    what = "these cells" if view.document.cells else "this file"
+    why = f"the parser does not give {what} back byte for byte, so nothing is fixed"
     return Finding(view.path, view.document.place(view.program, 0, 0), NOT_ROUND_TRIPPED, NOT_ROUND_TRIPPED, why)
