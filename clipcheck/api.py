@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from clipcheck.documents.program import MARKDOWN
 from clipcheck.documents.read import decode
 from clipcheck.engine.batch import check_files
 from clipcheck.engine.file import check_text
-from clipcheck.engine.find import find
+from clipcheck.engine.find import SUFFIXES, find
 from clipcheck.engine.results import Outcome
 from clipcheck.rule import Edit, Finding, Fix, Place, Safety, Severity, Target
 from clipcheck.settings.keys import ConfigError, Layer, Settings
@@ -49,7 +50,7 @@ __all__ = [
 ]
 
 Paths: TypeAlias = "os.PathLike[str] | Iterable[str | os.PathLike[str]]"
-_FILE_ENDINGS = (".py", ".pyi", ".ipynb", ".md", ".rst")
+_FILE_ENDINGS = (*SUFFIXES, *MARKDOWN)
 
 
 class ClipcheckWarning(UserWarning):

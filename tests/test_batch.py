@@ -118,6 +118,14 @@ def test_paths_are_walked_and_sorted(files: list[str], tmp_path: Path) -> None:
     assert told(check_paths([str(tmp_path)], SETTINGS, jobs=1)) == [(f"{n:02}.py", "CLIP002") for n in range(0, 30, 3)]
 
 
+def test_documents_are_walked_by_their_endings(tmp_path: Path) -> None:
+    pytest.importorskip("markdown_it", reason="needs the extra clipcheck[markdown]")
+    for name in ("a.md", "b.markdown", "c.mdx", "d.qmd", "e.rmd", "f.Rmd", "g.txt"):
+        (tmp_path / name).write_text(f"```python\n{OLD}```\n")
+    found = told(check_paths([str(tmp_path)], SETTINGS, jobs=1))
+    assert [name for name, _ in found] == ["a.md", "b.markdown", "c.mdx", "d.qmd", "e.rmd", "f.Rmd"]
+
+
 def test_findings_of_all_files_are_sorted_by_path_and_place(files: list[str]) -> None:
     Path(files[0]).write_text(OLD + OLD)
     found = check_files(wanted([files[3], files[0]]), jobs=1).findings

@@ -37,17 +37,64 @@ def fixed(text: str, target: Target = "torch") -> str:
 @pytest.mark.parametrize(
     "info",
     ["python", "py", "python3", "Python", 'python title="train.py"', "{python}", "{.python .input}", "{.python .input  n=3}",
-     "{code-cell} ipython3", "python {linenos=table}", "pyi", "{code-cell}"],
+     "{code-cell} ipython3", "python {linenos=table}", "pyi", "{code-cell}", "python3.11", "ipython", "ipython3",
+     "{python, echo=FALSE}", "{python train, eval=FALSE}", ""],
 )  # fmt: skip
 def test_every_way_to_say_python_is_read(info: str) -> None:
     assert lines(f"# Guide\n\n```{info}\nimport torch\n{OLD}\n```\n") == [(5, 1)]
 
 
 @pytest.mark.parametrize(
-    "info", ["", "bash", "pycon", "text", "pytb", "pyrex", "{.bash}", "diff", "python-repl", "json"]
+    "info",
+    ["bash", "text", "pytb", "pyrex", "{.bash}", "diff", "json", "console", "{r}", "{r, python=TRUE}", "pyconfig"],
 )
 def test_other_blocks_are_passed_over(info: str) -> None:
     assert lines(f"```{info}\n{OLD}\n```\n") == []
+
+
+@pytest.mark.parametrize("path", ["a.md", "a.markdown", "a.mdx", "a.qmd", "a.rmd", "a.Rmd", "docs/A.MDX"])
+def test_every_kind_of_markdown_is_read_by_its_ending(path: str) -> None:
+    assert lines(f"# Guide\n\n<Note>not Python</Note>\n\n```python\nimport torch\n{OLD}\n```\n", path) == [(7, 1)]
+
+
+def test_a_fence_in_a_list_item() -> None:
+    assert lines(f"1. First\n\n   - then\n\n     ```python\n     {OLD}\n     ```\n") == [(6, 6)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"$ grep clip_grad_norm\ntrain.py: {OLD}",
+        f"Call {OLD} first",
+        f"- {OLD}\n+ x y",
+        'Traceback (most recent call last):\n  File "a.py", line 1, in clip_grad_norm',
+        "torch.nn.utils.rnn.pad_sequence(xs)",
+        "function(x) { clip_grad_norm(x) }",
+    ],
+)
+def test_a_fence_without_a_language_that_is_no_python_is_passed_over(content: str) -> None:
+    assert read("a.md", f"```\n{content}\n```\n".encode()).programs == ()
+
+
+@pytest.mark.parametrize("info", ["pycon", "pycon3", "python-repl", "python", "ipython", ""])
+def test_what_was_typed_in_a_session_is_read_and_left_as_it_is(info: str) -> None:
+    text = (
+        f"```{info}\n>>> import torch\n>>> for x in xs:\n...     {OLD}\n...\n{OLD}\ntensor(1.)\n"
+        f">>> print(x)\n>>> {OLD}\n```\n"
+    )
+    assert lines(text) == [(4, 9), (9, 5)]
+    report = run(text, fix=True)
+    assert report.fixed_data is None and [finding.fix for finding in report.findings] == [None, None]
+
+
+def test_a_session_of_ipython() -> None:
+    text = f"```ipython\nIn [1]: import torch\n\nIn [2]: for x in xs:\n   ...:     {OLD}\nOut[2]: {OLD}\n\nIn [13]: {OLD}\n```\n"
+    assert lines(text) == [(5, 13), (8, 10)]
+
+
+def test_sessions_of_documents_in_rst() -> None:
+    text = f".. code-block:: pycon\n\n   >>> import torch\n   >>> {OLD}\n   tensor(1.)\n\n.. code-block:: python\n\n   >>> {OLD}\n"
+    assert lines(text, "guide.rst") == [(4, 8), (9, 8)]
 
 
 def test_prose_and_code_spans_are_passed_over() -> None:

@@ -85,7 +85,8 @@ def test_the_fixing_hook_fails_once_and_then_passes(repository: Path, hooks: tup
 
 def test_the_markdown_hook_reads_fences(repository: Path, hooks: tuple[Path, Path]) -> None:
     (repository / "train.py").write_text(BAD)
-    (repository / "guide.md").write_text(f"# Guide\n\n```python\n{BAD}```\n")
+    for name in ("guide.md", "page.mdx", "report.Rmd"):
+        (repository / name).write_text(f"# Guide\n\n```python\n{BAD}```\n")
     code, output = run(repository, hooks, "clipcheck-markdown")
     assert code == 1
-    assert "guide.md:5:1" in output and "train.py" not in output
+    assert all(f"{name}:5:1" in output for name in ("guide.md", "page.mdx", "report.Rmd")) and "train.py" not in output

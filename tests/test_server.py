@@ -671,11 +671,21 @@ def test_python_in_markdown_is_looked_at_and_mended() -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("name", ["file:///project/README", "untitled:Untitled-1", "file:///project/NOTES.MD"])
-def test_a_document_is_known_by_its_language(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "language"),
+    [
+        ("file:///project/README", "markdown"),
+        ("untitled:Untitled-1", "markdown"),
+        ("file:///project/NOTES.MD", "markdown"),
+        ("file:///project/page.mdx", "mdx"),
+        ("file:///project/page.Rmd", "rmd"),
+        ("file:///project/page.qmd", "quarto"),
+    ],
+)
+def test_a_document_is_known_by_its_language(name: str, language: str) -> None:
     async def run() -> None:
         async with session() as client:
-            client.open(name, MARKDOWN, language="markdown")
+            client.open(name, MARKDOWN, language=language)
             assert [one.code for one in await client.until(name, 1)] == ["CLIP002", "CLIP002"]
 
     asyncio.run(run())

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from clipcheck.documents.magics import masked
 from clipcheck.documents.program import LINE_END, Document, MissingParser, Program, Segment, apply, decoded, without_bom
+from clipcheck.documents.sessions import is_session, typed
 from clipcheck.rule import Edit
 
 # ```python, ```py3 title="train.py", ```{python}, ```{.python .input}, ```{code-cell} ipython3
+# A session's name, such as pycon, as well: its prompts are told by what stands in the block.
+_NAMES = r"(?:pycon\d?|i?python-(?:repl|console)|i?python[\d.]*|pyi?|py3)"
 _PYTHON = re.compile(
-    r"\{?[ \t]*(?:code-(?:cell|block)[ \t]*\}[ \t]*)?\.?(?:i?python[\d.]*|pyi?|py3)(?![\w+-])|\{code-cell\}[ \t]*$",
-    re.IGNORECASE,
+    rf"\{{?[ \t]*(?:code-(?:cell|block)[ \t]*\}}[ \t]*)?\.?{_NAMES}(?![\w+-])|\{{code-cell\}}[ \t]*$", re.IGNORECASE
 )
+# A block of no language is taken for Python where it names one of these, and is Python.
+_TORCH_CLIP = re.compile(r"\b(?:clip_grad_norm_?|clip_grad_value_|clip_grads_with_norm_|get_total_norm)\b")
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)")
 _DIRECTIVE = re.compile(
-    r"(?P<indent>[ \t]*)\.\.[ \t]+(?:(?:code-block|code|sourcecode)::[ \t]*(?:i?python[\d.]*|py3?)|testcode::.*)[ \t]*",
+    r"(?P<indent>[ \t]*)\.\.[ \t]+(?:(?:code-block|code|sourcecode)::[ \t]*(?:pycon\d?|i?python[\d.]*|py3?)|testcode::.*)[ \t]*",
     re.IGNORECASE,
 )
 
 
 class _Block(NamedTuple):
-    """A code block: its lines of Python with their ends, and what stands before each in the file."""
+    """A code block: its lines of Python with their ends, and what stands before each in the file.
+
+    Of a session, only what was typed is Python, and nothing is edited: its output goes with it.
+    """
 
     line: int
     texts: tuple[str, ...]
     margins: tuple[str, ...]
+    editable: bool = True
 
 
 def read(data: bytes) -> Document:
@@ -54,7 +64,7 @@ def _document(text: str, bom: bytes, blocks: Sequence[_Block], editable: bool) -
         written = "".join(block.texts)
         python = masked(written)
         if python is not None:
-            segment = Segment(0, len(written), block.line, margins=block.margins, editable=editable)
+            segment = Segment(0, len(written), block.line, margins=block.margins, editable=editable and block.editable)
             found.append((block, Program(python[0], (segment,), written)))
 
     def splice(edits: Sequence[Sequence[Edit]]) -> bytes:
@@ -105,10 +115,24 @@ def _fences(text: str) -> Iterator[_Block]:
     lines = LINE_END.split(text)
     ends = [*LINE_END.findall(text), ""]
     for token in parser.parse(text):
-        if token.type == "fence" and token.map and _PYTHON.match(token.info.strip()):
+        if token.type != "fence" or not token.map:
+            continue
+        language = token.info.strip()
+        if _PYTHON.match(language) if language else _TORCH_CLIP.search(token.content):
             block = _fence(token.map[0] + 1, token.content.removesuffix("\n").split("\n"), lines, ends)
-            if block is not None:
+            if block is not None and (language or _parses("".join(block.texts))):
                 yield block
+
+
+def _parses(text: str) -> bool:
+    """Whether a text is Python."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in strings, not ours to judge
+            ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def _fence(first: int, content: Sequence[str], lines: Sequence[str], ends: Sequence[str]) -> _Block | None:
@@ -121,13 +145,15 @@ def _fence(first: int, content: Sequence[str], lines: Sequence[str], ends: Seque
 
 
 def _block(first: int, raw: Sequence[str], inside: Sequence[str], ends: Sequence[str]) -> _Block:
-    """Lines without the indentation that they share, such as that of an excerpt from a function's body."""
+    """Lines without the indentation that they share, such as that of an excerpt from a function's body, and without prompts."""
+    session = is_session(inside)
+    inside = typed(inside) if session else inside
     full = [line for line in inside if line.strip()]
     depth = min((len(line) - len(line.lstrip(" \t")) for line in full), default=0)
     texts = [line[depth:] if line.strip() else "" for line in inside]
     margins = tuple(line[: len(line) - len(text)] for line, text in zip(raw, texts, strict=True))
     ended = tuple(text + ends[first + index] for index, text in enumerate(texts))
-    return _Block(first + 1, ended, margins)
+    return _Block(first + 1, ended, margins, not session)
 
 
 # --- reStructuredText -----------------------------------------------------------------------------------------------

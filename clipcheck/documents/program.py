@@ -14,7 +14,7 @@ from clipcheck.rule import Edit, Place
 
 LINE_END = re.compile(r"\r\n|\n|\r")
 NOTEBOOK = (".ipynb",)
-MARKDOWN = (".md", ".markdown", ".qmd")
+MARKDOWN = (".md", ".markdown", ".mdx", ".qmd", ".rmd", ".Rmd")
 RST = (".rst",)
 
 

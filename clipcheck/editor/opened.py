@@ -22,7 +22,9 @@ from clipcheck.rule import Finding, Place
 LANGUAGES = {
     "python": (".py",),
     "markdown": MARKDOWN,
+    "mdx": (".mdx",),
     "quarto": (".qmd",),
+    "rmd": (".Rmd", ".rmd"),
     "restructuredtext": RST,
     "rst": RST,
 }
