@@ -10,11 +10,12 @@ word or several of which one will do:
     step                an identifier: a name, an attribute, a keyword, a part of an import's dotted path
     .grad               an attribute, or a name that is imported from a module
     def training_step   a function or class that is defined
+    'clip_grad_norm'    a string that is this name, or a dotted path with it
     *scaler*            an identifier with these letters in it
     <gradient>          an identifier that may stand for gradients (`clipcheck.gradients.called`)
     <For>               a node of Python's grammar, as `ast` calls it; <square> is `x * x`, whatever x is
 
-What a check reads in strings, comments or the spelling of code cannot be asked for: an import or an escape may hide it.
+What a check reads in other strings, comments or the spelling of code cannot be asked for: an import or an escape may hide it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _REPEATED = ("<For>", "<AsyncFor>", "<comprehension>")
 # What makes another power of a norm, or sums powers: without it, the norm itself is added up.
 _RAISED = ("<Pow>", "<square>", "pow", "pow_", "power", "float_power", "square", "sqrt", "sqrt_", "dot", "vdot")
 
-# A call of torch's clips or the runtime's: they are reached through their module, and through `import *` never.
+# A call of torch's clips or the runtime's: they are reached through their module, also where that gives all by `import *`.
 _MODULES = ("utils", "runtime")
 _TORCH_CLIPS = (("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "clip_grad_norm"), _MODULES)
 _TOTALS = (("get_total_norm", *_TORCH_CLIPS[0]), _MODULES)
@@ -77,7 +78,7 @@ RULES: dict[str, Rule] = {
         _rule("CLIP010", "item-per-parameter", near=(_GRADIENT, _NORM, _HOST, _REPEATED), tier=Tier.OPT_IN),
         _rule("CLIP011", "torch-clip-grad-norm", ("clip_grad_norm_", "get_total_norm"), "utils", tier=Tier.OPT_IN),
         _rule("CLIP504", "norm-recomputed-beside-clip", *_TORCH_CLIPS),
-        _rule("CLIP002", "deprecated-clip-grad-norm", "clip_grad_norm", "utils"),
+        _rule("CLIP002", "deprecated-clip-grad-norm", ("clip_grad_norm", "'clip_grad_norm'"), ("utils", "'utils'")),
         _rule("CLIP003", "torch-six-inf", "_six", "torch", severity=Severity.ERROR),
         _rule("CLIP101", "clip-after-step", *_CLIPS, _BACKWARD, _STEP),
         _rule("CLIP102", "clip-before-backward", *_CLIPS, _BACKWARD),

@@ -108,7 +108,7 @@ def _shared_start(need: Need) -> bytes:
 
 def _name(word: str) -> str:
     """The letters that an identifier must hold."""
-    return word.strip("*").removeprefix(".").removeprefix("def ")
+    return word.strip("*'").removeprefix(".").removeprefix("def ")
 
 
 def _on_bytes(data: bytes, code: bool) -> Holds:

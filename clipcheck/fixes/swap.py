@@ -9,6 +9,7 @@ from typing import NamedTuple
 import libcst as cst
 
 from clipcheck.fixes.imports import RUNTIME, reach
+from clipcheck.fixes.named_in_string import Named, named_in_strings
 from clipcheck.fixes.verbs import delete_lines, insert_after, insert_line_after, replace
 from clipcheck.python.names import Binding, Scope
 from clipcheck.python.source import Source
@@ -26,11 +27,24 @@ class Swap(NamedTuple):
 
     @property
     def origin(self) -> str:
-        return f"torch.nn.utils.{self.old}"
+        return f"{_MODULE}.{self.old}"
+
+
+_MODULE = "torch.nn.utils"
 
 
 def swapped(source: Source, swap: Swap) -> Iterator[Hit]:
     """Every reference to the old function, with the edits that lead it to the new one."""
+    strings = list(named_in_strings(source, _MODULE, swap.old))
+    if any(named.patched for named in strings):
+        yield from _with_patches(source, swap, list(_in_code(source, swap)), strings)
+        return
+    yield from _in_code(source, swap)
+    for named in strings if swap.old != swap.new else ():
+        yield _looked_up(source, named, swap)
+
+
+def _in_code(source: Source, swap: Swap) -> Iterator[Hit]:
     for scope in source.names.scopes.values():
         for bindings in scope.bindings.values():
             for binding in bindings:
@@ -39,7 +53,46 @@ def swapped(source: Source, swap: Swap) -> Iterator[Hit]:
     for node in source.nodes(cst.Attribute):
         if node.attr.value == swap.old and source.qualified(node) == swap.origin and not _is_target(source, node):
             yield _attribute(source, node, swap)
+    for name in source.names.uses(None, swap.old):  # by `from torch.nn.utils import *`
+        if source.qualified(name) == swap.origin:
+            yield _attribute(source, name, swap)
 
+
+def _looked_up(source: Source, named: Named, swap: Swap) -> Hit:
+    """`getattr(utils, "clip_grad_norm")`: torch's new name takes the place of the old one."""
+    chooses = any(isinstance(above, cst.BooleanOperation) for above in source.ancestors(named.string))
+    obstacle = _guard(source, named.string, swap)
+    if not obstacle and (named.may_lack or chooses):
+        obstacle = BY_HAND.format(why="the program goes on without it", advice="call `clip_grad_norm_` in any case")
+    fix = None if obstacle else Fix(swap.title, Safety.SAFE, (_renamed(source, named.string, swap),))
+    return Hit(named.string, swap.message, fix, obstacle or swap.help)
+
+
+def _with_patches(source: Source, swap: Swap, hits: Sequence[Hit], strings: Sequence[Named]) -> Iterator[Hit]:
+    """Where a test replaces the function by its name, name and calls change together, and to torch's new name.
+
+    A patch of another name would no longer be seen by the calls. Calls in other files are to change as well: not safe.
+    """
+    if swap.old == swap.new:  # calls that leave torch leave the patch behind
+        yield from (hit._replace(fix=hit.fix and hit.fix._replace(safety=Safety.UNSAFE)) for hit in hits)
+        return
+    together = BY_HAND.format(
+        why="a test patches the old name", advice="rename it together with the calls that it patches"
+    )
+    renamed = all(isinstance(hit.node, cst.Attribute) and hit.fix is not None for hit in hits)
+    edits = [Edit(*source.span(hit.node.attr), swap.new) for hit in hits if isinstance(hit.node, cst.Attribute)]
+    edits += [_renamed(source, named.string, swap) for named in strings]
+    fix = Fix(swap.title, Safety.UNSAFE, tuple(sorted(edits))) if hits and renamed else None
+    for hit in hits:
+        yield hit._replace(fix=fix, help=swap.help if fix else together)
+    yield from (Hit(named.string, swap.message, fix, swap.help if fix else together) for named in strings)
+
+
+def _renamed(source: Source, string: cst.SimpleString, swap: Swap) -> Edit:
+    return replace(source, string, _END_OF_NAME.sub(swap.new, source.code(string)))
+
+
+_END_OF_NAME = re.compile(r"\w+(?=['\"]+$)")  # of a dotted path in its quotes
 
 # The arguments of a clip and of a norm, in order.
 _CLIP = {"parameters": Role.PARAMETERS, "max_norm": Role.MAX_NORM, "norm_type": Role.NORM_TYPE}
@@ -47,12 +100,12 @@ _NORM = {"tensors": Role.GRADIENTS, "norm_type": Role.NORM_TYPE}
 BY_HAND = "no fix here: {why}; {advice}"
 
 
-def _attribute(source: Source, node: cst.Attribute, swap: Swap) -> Hit:
-    obstacle = _guard(source, node, swap) or _monkeypatch(source, node, swap)
+def _attribute(source: Source, node: cst.Attribute | cst.Name, swap: Swap) -> Hit:
+    obstacle = _guard(source, node, swap) or _monkeypatch(source, node, swap) or _hides(source, node, swap)
     if obstacle:
         return Hit(node, swap.message, help=obstacle)
     if source.target == "torch":
-        edit = Edit(*source.span(node.attr), swap.new)
+        edit = replace(source, node.attr if isinstance(node, cst.Attribute) else node, swap.new)
         return Hit(node, swap.message, Fix(swap.title, Safety.SAFE, (edit,), roles=_roles(source, [node])), swap.help)
     reached = reach(source, node, swap.new)
     fix = Fix(
@@ -219,6 +272,14 @@ def _monkeypatch(source: Source, node: cst.CSTNode, swap: Swap) -> str:
             source.qualified(target.target) == f"torch.nn.utils.{swap.new}" for target in targets
         ):
             return BY_HAND.format(why="this patches torch's own function", advice="remove the patch")
+    return ""
+
+
+def _hides(source: Source, node: cst.CSTNode, swap: Swap) -> str:
+    """Why a bare name, from an `import *`, is not renamed: the file calls something else by the new one."""
+    bound = source.target == "torch" and any(swap.new in scope.bindings for scope in source.names.scopes.values())
+    if isinstance(node, cst.Name) and bound:
+        return BY_HAND.format(why=f"`{swap.new}` is another function here", advice="import torch's under another name")
     return ""
 
 

@@ -16,6 +16,8 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # What holds no words: besides some nodes, the values that nodes have beside other nodes.
 _SILENT = (ast.Constant, ast.Load, ast.Store, ast.Del, type(None), str, int, bool)
 
+_LONGEST_PATH = 80
+
 
 class Function(NamedTuple):
     """An outermost function or method: its body, and the lines from its `def` on."""
@@ -30,7 +32,8 @@ class Function(NamedTuple):
 class Parts(NamedTuple):
     """The words outside of functions, and the functions; decorators, defaults and annotations are outside, as are classes.
 
-    Words are identifiers, `.x` for the attribute x or an import of it, `def x` for a definition, `<For>` for a node of that kind.
+    Words are identifiers, `.x` for the attribute x or an import of it, `def x` for a definition, `'x'` for a string that is a
+    name or a dotted path with x in it, `<For>` for a node of that kind.
     """
 
     outside: Words
@@ -94,6 +97,9 @@ def _words(roots: Iterable[ast.AST], enter: bool = True) -> tuple[Words, list[as
             pending.append(node.value)
         elif kind is list:
             pending += node
+        elif kind is ast.Constant:
+            if type(node.value) is str and len(node.value) < _LONGEST_PATH:
+                words.update(_in_string(node.value))
         elif kind not in _SILENT:
             words.add(f"<{kind.__name__}>")
             words.update(_special(node))
@@ -104,6 +110,11 @@ def _words(roots: Iterable[ast.AST], enter: bool = True) -> tuple[Words, list[as
                     values = {**values, "body": None}
             pending += values.values()
     return frozenset(words), functions
+
+
+def _in_string(text: str) -> Iterable[str]:
+    parts = text.split(".")
+    return [f"'{part}'" for part in parts] if all(map(str.isidentifier, parts)) else ()
 
 
 def _special(node: ast.AST) -> Iterable[str]:

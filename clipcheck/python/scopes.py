@@ -12,7 +12,17 @@ from typing import cast
 
 import libcst as cst
 
-from clipcheck.python.names import BINDING, DECLARING, SCOPED, Binding, Scope, bindings_by, canonical, scope_of_child
+from clipcheck.python.names import (
+    BINDING,
+    DECLARING,
+    SCOPED,
+    Binding,
+    Scope,
+    bindings_by,
+    canonical,
+    dotted,
+    scope_of_child,
+)
 from clipcheck.python.nodes import children
 
 # Nodes whose children are evaluated in more than one scope; looked up by exact type, as most nodes are of no such kind.
@@ -34,6 +44,14 @@ _NO_LOADS = frozenset(
         *(cst.AsName, cst.AssignTarget, cst.CompFor, cst.For, cst.AnnAssign, cst.NamedExpr, cst.MatchKeywordElement),
     }
 )
+
+# What `import *` of torch's modules gives, as far as rules ask for it.
+_CLIPS = frozenset({"clip_grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"})
+_GIVEN_BY_STAR = {
+    "torch.nn": frozenset({"functional", "parallel", "utils"}),
+    "torch.nn.utils": _CLIPS | {"parameters_to_vector", "vector_to_parameters"},
+    "torch.nn.utils.clip_grad": _CLIPS,
+}
 
 
 class Names:
@@ -113,7 +131,23 @@ class Names:
             # Never assigned in this text, so it comes from a star import, an earlier fragment of the same document or
             # not at all (a NameError); nobody but torch is called that.
             return {"torch": "torch", "nn": "torch.nn"}[name]
-        return f"builtins.{name}" if hasattr(builtins, name) else None
+        return self._from_star(name) or (f"builtins.{name}" if hasattr(builtins, name) else None)
+
+    def _from_star(self, name: str) -> str | None:
+        """The origin of a name that `from torch.nn.utils import *` gives; a later star of others may give it as well."""
+        for module in reversed(self._stars):
+            if name in _GIVEN_BY_STAR.get(module, ()):
+                return canonical(f"{module}.{name}")
+            if module.partition(".")[0] != "torch":
+                return None
+        return None
+
+    @cached_property
+    def _stars(self) -> list[str]:
+        """The modules of `from … import *`, in the order of the text."""
+        nodes = cast("list[cst.ImportFrom]", self.by_type.get(cst.ImportFrom, []))
+        stars = (node for node in nodes if isinstance(node.names, cst.ImportStar))
+        return ["." * len(node.relative) + (dotted(node.module) if node.module else "") for node in stars]
 
     @cached_property
     def _taken(self) -> frozenset[str]:

@@ -1,13 +1,13 @@
 """
 ## What it does
-Finds imports from `torch._six`, a private module that was removed in torch 2.0.
+Finds imports from `torch._six`, a private module that was removed in torch 2.0, and uses such as `torch._six.inf`.
 
 ## Why is this bad?
-The import raises `ModuleNotFoundError`, so the whole file cannot be imported. It is mostly found beside functions that
+The import raises `ModuleNotFoundError`, so the whole file cannot be imported; a use without it raises `AttributeError`. It is mostly found beside functions that
 compute a gradient norm, for the constant `inf`.
 
 ## Fix safety
-Safe for `inf`: the same float, from `math`. The other names (`container_abcs`, `string_classes`, `int_classes`) are
+Safe for `inf`: the same float, from `math` or as `torch.inf`. The other names (`container_abcs`, `string_classes`, `int_classes`) are
 reported without a fix: `collections.abc`, `str` and `int` stand for them.
 
 ## References
@@ -18,16 +18,18 @@ reported without a fix: `collections.abc`, `str` and `int` stand for them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import libcst as cst
 
 from clipcheck.fixes.verbs import replace
 from clipcheck.python.names import dotted
 from clipcheck.python.source import Source
-from clipcheck.rule import Fix, Hit, Safety
+from clipcheck.rule import Edit, Fix, Hit, Safety
 
 MESSAGE = "`torch._six` was removed in torch 2.0: this import raises ModuleNotFoundError"
+USE = "`torch._six` was removed in torch 2.0: this raises AttributeError"
+TITLE = "Use `torch.inf`"
 BY_HAND = "use `math.inf`, `collections.abc`, `str` and `int` in place of its names"
 _VERSION = re.compile(r"version|\btorch_?(\d|major|minor)|hasattr|find_spec", re.IGNORECASE)
 
@@ -42,9 +44,46 @@ def check(source: Source) -> Iterator[Hit]:
             names = () if isinstance(node.names, cst.ImportStar) else node.names
             if any(dotted(alias.name) == "_six" for alias in names) and not _is_guarded(source, node):
                 yield Hit(node, MESSAGE, None, BY_HAND)
-    for plain in source.nodes(cst.Import):
-        if any(dotted(alias.name) == "torch._six" for alias in plain.names) and not _is_guarded(source, plain):
-            yield Hit(plain, MESSAGE, None, BY_HAND)
+    uses = [node for node in source.nodes(cst.Attribute) if _is_use(source, node)]
+    plain = [
+        node for node in source.nodes(cst.Import) if any(dotted(alias.name) == "torch._six" for alias in node.names)
+    ]
+    for statement in plain:
+        if not _is_guarded(source, statement):
+            fix = _import_fix(source, statement, uses)
+            yield Hit(statement, MESSAGE, fix, "" if fix else BY_HAND)
+    if not plain:
+        yield from _uses(source, uses)
+
+
+def _uses(source: Source, uses: Sequence[cst.Attribute]) -> Iterator[Hit]:
+    for use in uses:
+        if not _is_guarded(source, use):
+            fix = Fix(TITLE, Safety.SAFE, (_to_torch(source, use),)) if use.attr.value == "inf" else None
+            yield Hit(use, USE, fix, "" if fix else BY_HAND)
+
+
+def _is_use(source: Source, node: cst.Attribute) -> bool:
+    """Whether an attribute is `torch._six.x`, reached through torch itself."""
+    match node.value:
+        case cst.Attribute(value=owner, attr=cst.Name("_six")):
+            return source.qualified(owner) == "torch"
+    return False
+
+
+def _to_torch(source: Source, use: cst.Attribute) -> Edit:
+    """`torch._six.inf` as `torch.inf`."""
+    assert isinstance(use.value, cst.Attribute)
+    return replace(source, use, f"{source.outer_code(use.value.value)}.{use.attr.value}")
+
+
+def _import_fix(source: Source, node: cst.Import, uses: Sequence[cst.Attribute]) -> Fix | None:
+    """`import torch` in place of `import torch._six` where nothing but `torch._six.inf` is used."""
+    match node.names:
+        case [cst.ImportAlias(asname=None) as alias] if uses and all(use.attr.value == "inf" for use in uses):
+            edits = (replace(source, alias, "torch"), *(_to_torch(source, use) for use in uses))
+            return Fix(TITLE, Safety.SAFE, tuple(sorted(edits)))
+    return None
 
 
 def _fix(source: Source, node: cst.ImportFrom) -> Fix | None:
@@ -63,7 +102,7 @@ def _is_guarded(source: Source, node: cst.CSTNode) -> bool:
                 return True
             case cst.ExceptHandler():
                 return True
-            case cst.If(test=test) if _VERSION.search(source.code(test)):
+            case cst.If(test=test) | cst.IfExp(test=test) if _VERSION.search(source.code(test)):
                 return True
         inner = above
     return False
