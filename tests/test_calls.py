@@ -8,7 +8,7 @@ import libcst as cst
 import pytest
 
 from clipcheck.python.source import Source
-from clipcheck.training.calls import arguments, called, closures
+from clipcheck.training.calls import callee, closures
 from clipcheck.training.parameters import belong, is_optimizer, owners
 
 
@@ -28,7 +28,8 @@ def at(text: str, name: str = "g") -> tuple[Source, cst.Call]:
         "def g(): pass\ng = other\ng()",
         "if x:\n    def g(): pass\nelse:\n    def g(): pass\ng()",
         "class g: pass\ng()",
-        "g = lambda: 1\ng()",
+        "g = make(lambda: 1)\ng()",
+        "g = lambda: (yield)\ng()",
         "def g():\n    yield 1\ng()",
         "def g():\n    x = yield\ng()",
         "def g(): pass\nmodel.g()",
@@ -40,7 +41,7 @@ def at(text: str, name: str = "g") -> tuple[Source, cst.Call]:
     ],
 )
 def test_a_call_that_may_run_something_else(text: str) -> None:
-    assert called(*at(text)) is None
+    assert callee(*at(text)) is None
 
 
 @pytest.mark.parametrize(
@@ -55,9 +56,10 @@ def test_a_call_that_may_run_something_else(text: str) -> None:
     ],
 )
 def test_a_call_of_a_function_of_this_file(text: str) -> None:
-    function = called(*at(text))
-    assert function is not None
-    assert function.name.value == "g"
+    found = callee(*at(text))
+    assert found is not None
+    assert isinstance(found.function, cst.FunctionDef)
+    assert found.function.name.value == "g"
 
 
 @pytest.mark.parametrize(
@@ -78,9 +80,11 @@ def test_a_call_of_a_function_of_this_file(text: str) -> None:
     ],
 )
 def test_what_a_call_gives_to_the_parameters(head: str, call: str, given: dict[str, str]) -> None:
-    source, node = at(f"class A:\n    {head}\n    def f(self):\n        {call}")
-    function = next(f for f in source.nodes(cst.FunctionDef) if f.name.value == "g")
-    assert {name: source.code(value) for name, value in arguments(node, function).items()} == given
+    as_method = f"class A:\n    {head}\n    def f(self):\n        {call}"
+    source, node = at(as_method if call.startswith("self.") else f"{head}\n{call}")
+    found = callee(source, node)
+    assert found is not None
+    assert {name: source.code(value) for name, value in found.given.items()} == given
 
 
 @pytest.mark.parametrize(
@@ -97,7 +101,7 @@ def test_what_a_call_gives_to_the_parameters(head: str, call: str, given: dict[s
 def test_closures_of_a_step(call: str, expected: list[str]) -> None:
     source = Source(f"def g(): pass\n{call}\n")
     outer = next(c for c in source.nodes(cst.Call))
-    assert [function.name.value for function in closures(source, outer)] == expected
+    assert [source.code(function).split("(")[0].split()[-1] for function in closures(source, outer)] == expected
 
 
 # --- whose parameters -------------------------------------------------------------------------------------------------

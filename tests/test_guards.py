@@ -175,7 +175,7 @@ def test_a_guard_outside_of_the_loop_does_not_count_its_iterations() -> None:
 )
 def test_what_is_known_from_the_tests_around_a_place(text: str, expected: set[tuple[str, bool]]) -> None:
     source, call = here(text)
-    assert facts(source, call, {}, None) == expected
+    assert facts(source, call, {}, called=False) == expected
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_what_is_known_in_a_called_function_in_the_words_of_its_caller(
 ) -> None:
     source, call = here(f"def f(self, scaler, other):\n    own = scaler\n    if {test}:\n        here()")
     renamed = {"scaler": "args.scaler", "other": "args.other"}
-    assert facts(source, call, renamed, call) == expected
+    assert facts(source, call, renamed, called=True) == expected
 
 
 @pytest.mark.parametrize(

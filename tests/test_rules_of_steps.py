@@ -193,7 +193,7 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
     "CLIP102": [
         ("Z\nC\nB\nS", "Z\nB\nC\nS"),
         ("C\nB\nS\nZ", "B\nC\nS\nZ"),
-        ("Z\nC\nx = f()\nB\nS", "Z\nx = f()\nB\nC\nS"),
+        ("Z\nC\nx = g()\nB\nS", "Z\nx = g()\nB\nC\nS"),
         ("Z\nif x:\n    C\nB\nS", "Z\nB\nif x:\n    C\nS"),
         ("import os\nfor x in xs:\n    Z\n    C\n    print(model)\n    B\n    S", "import os\nfor x in xs:\n    Z\n    print(model)\n    B\n    C\n    S"),
         ("Z\nnorm = clip_grad_norm_(model.parameters(), 1.0)\nprint(norm)\nB\nS", None),

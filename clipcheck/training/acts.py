@@ -11,7 +11,7 @@ from clipcheck.gradients.gradient import is_in_place
 from clipcheck.python.names import last_name
 from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
-from clipcheck.training.clips import Clip, clips
+from clipcheck.training.clips import Clip, clips, partial_clip
 from clipcheck.training.parameters import assigned, is_optimizer, is_scaler
 
 
@@ -67,7 +67,7 @@ def _act(source: Source, node: cst.CSTNode) -> Act | None:
 
 
 def _torch_clip(source: Source, node: cst.Call) -> Act | None:
-    clip = _torch_clips(source).get(node)
+    clip = _torch_clips(source).get(node) or partial_clip(source, node)
     return None if clip is None else Act(EventKind.CLIP, node, clip.parameters)
 
 
@@ -223,7 +223,7 @@ def _assigns_deepspeed(source: Source, target: cst.CSTNode) -> bool:
 def _suspect(source: Source, node: cst.Call, name: str) -> Act | None:
     """A call into code that is not here and that, by its name, may run a part of the training step."""
     origin = source.qualified(node.func) or ""
-    if origin.startswith(("torch.", "builtins.", "numpy.", "math.")):
+    if origin.startswith(("torch.", "builtins.", "functools.", "numpy.", "math.")):
         return None
     parts = words(name)
     if any(part in _HARMLESS for part in parts):

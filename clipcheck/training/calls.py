@@ -1,67 +1,226 @@
-"""Which function of the file a call runs, and what it gives to that function's parameters."""
+"""Which function of the file a call runs, and what it gives to that function's parameters.
+
+Followed are names, methods of `self`, `super()` and of what is made of a class of the file, through the class's bases
+in the file, lambdas, other names for a function and `functools.partial`. Where a call may run something else as well, it
+runs nothing that is known.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 
 import libcst as cst
 
-from clipcheck.python.names import Binding
+from clipcheck.python.names import Binding, last_name
 from clipcheck.python.source import Source, memo
+from clipcheck.training.parameters import assigned
+
+Function: TypeAlias = "cst.FunctionDef | cst.Lambda"
+_DEPTH = 4  # how many names, partials and bases are followed
+# Bases that have none of a program's own methods.
+_PLAIN_BASES = frozenset({"builtins.object", "abc.ABC", "torch.nn.Module", "typing.Generic", "typing.Protocol"})
+
+
+class Callee(NamedTuple):
+    """The function that a call runs, and the expressions of the caller that its parameters are given, by their names.
+
+    `owner` is the object whose method it is, None for the caller's own and for what is no method.
+    """
+
+    function: Function
+    given: dict[str, cst.BaseExpression]
+    owner: cst.BaseExpression | None = None
+
+
+class _Found(NamedTuple):
+    """A function; `bound` says that its first parameter is the object, `args` are those of partials, the innermost first."""
+
+    function: Function
+    bound: bool = False
+    args: tuple[cst.Arg, ...] = ()
+    owner: cst.BaseExpression | None = None
 
 
 @memo
-def called(source: Source, call: cst.Call) -> cst.FunctionDef | None:
-    """The function of this file that a call runs, where that is plain: by its name, or a method by `self.`.
+def callee(source: Source, call: cst.Call) -> Callee | None:
+    """The function of this file that a call runs, where that is plain; None for a generator, whose body does not run."""
+    found = _found(source, call.func, _DEPTH) if last_name(call.func) in _callable_names(source) else None
+    if found is None or found.function in _generators(source):
+        return None
+    return Callee(found.function, _given(found, call.args), found.owner)
 
-    None for a generator, whose body does not run when it is called.
-    """
+
+def callees(source: Source, call: cst.Call) -> Iterator[Callee]:
+    """The functions of this file that a call runs: the one it calls, and local functions handed to `step(closure)`."""
+    direct = callee(source, call)
+    if direct is not None:
+        yield direct
+    yield from (Callee(function, {}) for function in closures(source, call))
+
+
+def closures(source: Source, call: cst.Call) -> Iterator[Function]:
+    """Functions of the file that are handed to `step(closure)`, which calls them first."""
     match call.func:
-        case cst.Name() as name:
-            bindings = source.bindings(name)
-        case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=method)) if owner := source.enclosing(
-            call, cst.ClassDef
-        ):
-            bindings = source.names.scopes[owner].bindings.get(method, [])
-        case _:
-            return None
+        case cst.Attribute(attr=cst.Name("step")):
+            found = (named_function(source, arg.value) for arg in call.args if not arg.star)
+            yield from (function for function in found if function is not None)
+
+
+def named_function(source: Source, node: cst.BaseExpression) -> Function | None:
+    """The function of this file that an expression stands for, such as a hook that is handed on: its name, or a lambda."""
+    found = _found(source, node, _DEPTH)
+    return None if found is None or found.function in _generators(source) else found.function
+
+
+def parameters_of(function: Function) -> list[str]:
+    """The names of the parameters that can be given by position."""
+    return [param.name.value for param in (*function.params.posonly_params, *function.params.params)]
+
+
+@memo
+def _generators(source: Source) -> frozenset[cst.CSTNode | None]:
+    return frozenset(source.enclosing(node, cst.FunctionDef, cst.Lambda) for node in source.nodes(cst.Yield))
+
+
+@memo
+def _callable_names(source: Source) -> frozenset[str]:
+    """The names that may stand for a function of the file: most calls are of no such name."""
+    names = {function.name.value for function in source.nodes(cst.FunctionDef)}
+    for statement in source.nodes(cst.Assign):
+        match statement.value:
+            case cst.Lambda() | cst.Name() | cst.Attribute():
+                names |= {last_name(target.target) for target in statement.targets}
+            case cst.Call(func=func) if last_name(func) == "partial":
+                names |= {last_name(target.target) for target in statement.targets}
+    return frozenset(names)
+
+
+# --- from an expression to a function -------------------------------------------------------------------------------
+
+
+def _found(source: Source, node: cst.BaseExpression, depth: int) -> _Found | None:
+    match node:
+        case cst.Lambda():
+            return _Found(node)
+        case cst.Name():
+            return _bound(source, source.bindings(node), depth)
+        case cst.Attribute(value=owner, attr=cst.Name(value=method)):
+            found = _method_of(source, owner, method)
+            if found is not None or not depth:
+                return found
+            value = assigned(source, node)
+            return None if value is None else _found(source, value, depth - 1)
+        case cst.Call(func=func, args=[cst.Arg(value=inner, keyword=None, star=""), *args]) if depth:
+            if source.qualified(func) in ("functools.partial", "functools.partialmethod"):
+                found = _found(source, inner, depth - 1)
+                return None if found is None else found._replace(args=(*found.args, *args))
+    return None
+
+
+def _bound(source: Source, bindings: Sequence[Binding], depth: int) -> _Found | None:
     match bindings:
         case [Binding(node=cst.FunctionDef() as function)]:
-            return None if function in _generators(source) else function
+            return _Found(function)
+        case [Binding(kind="assign", value=cst.BaseExpression() as value)] if depth:
+            return _found(source, value, depth - 1)
+    return None
+
+
+def _method_of(source: Source, owner: cst.BaseExpression, method: str) -> _Found | None:
+    """The function behind `owner.method`, by what `owner` is."""
+    around = source.enclosing(owner, cst.ClassDef)
+    match owner:
+        case cst.Name("self" | "cls") if around is not None:
+            if any(method in source.names.scopes[other].bindings for other in _subclasses(source, around)):
+                return None  # the object may be one of theirs
+            return _as_method(_of_class(source, around, method))
+        case cst.Call(func=cst.Name("super"), args=[]) if around is not None:
+            return _as_method(_of_bases(source, around, method))
+    of_class = _class_named(source, owner)
+    if of_class is not None:
+        function = _of_class(source, of_class, method)
+        return None if function is None else _Found(function, _has_decorator(function, "classmethod"))
+    match assigned(source, owner):
+        case cst.Call(func=func) if (made_of := _class_named(source, func)) is not None:
+            return _as_method(_of_class(source, made_of, method), owner)
+    return None
+
+
+def _as_method(function: cst.FunctionDef | None, owner: cst.BaseExpression | None = None) -> _Found | None:
+    if function is None:
+        return None
+    return _Found(function, not _has_decorator(function, "staticmethod"), owner=owner)
+
+
+def _of_class(source: Source, owner: cst.ClassDef, method: str) -> cst.FunctionDef | None:
+    return _first(source, _lineage(source, owner, _DEPTH), method)
+
+
+def _of_bases(source: Source, owner: cst.ClassDef, method: str) -> cst.FunctionDef | None:
+    _, *bases = _lineage(source, owner, _DEPTH)
+    return _first(source, bases, method)
+
+
+def _first(source: Source, classes: Iterable[cst.ClassDef | None], method: str) -> cst.FunctionDef | None:
+    """The method of the first of some classes that has it; None where a class before that is not known."""
+    for one in classes:
+        match source.names.scopes[one].bindings.get(method, []) if one is not None else None:
+            case [Binding(node=cst.FunctionDef() as function)]:
+                return function
+            case []:
+                continue
+        break
+    return None
+
+
+def _lineage(source: Source, owner: cst.ClassDef, depth: int) -> Iterator[cst.ClassDef | None]:
+    """A class and its bases, in the order in which a method is looked for; None for one that is not in the file."""
+    yield owner
+    for base in owner.bases:
+        above = _class_named(source, base.value)
+        if above is not None and above is not owner and depth:
+            yield from _lineage(source, above, depth - 1)
+        elif source.qualified(base.value) not in _PLAIN_BASES:
+            yield None
+
+
+def _class_named(source: Source, node: cst.BaseExpression) -> cst.ClassDef | None:
+    match source.bindings(node) if isinstance(node, cst.Name) else ():
+        case [Binding(node=cst.ClassDef() as of_class)]:
+            return of_class
     return None
 
 
 @memo
-def _generators(source: Source) -> frozenset[cst.FunctionDef | None]:
-    return frozenset(source.function(node) for node in source.nodes(cst.Yield))
+def _subclasses(source: Source, owner: cst.ClassDef) -> tuple[cst.ClassDef, ...]:
+    """The classes of the file that derive from a class, also through others."""
+    found: list[cst.ClassDef] = []
+    for other in source.nodes(cst.ClassDef):
+        parents = [_class_named(source, base.value) for base in other.bases]
+        if any(parent is not None and (parent is owner or parent in found) for parent in parents):
+            found.append(other)
+    return tuple(found)
 
 
-def closures(source: Source, call: cst.Call) -> Iterator[cst.FunctionDef]:
-    """Local functions that are handed to `step(closure)`, which calls them first."""
-    match call.func:
-        case cst.Attribute(attr=cst.Name("step")):
-            names = [arg.value for arg in call.args if isinstance(arg.value, cst.Name)]
-            bindings = (binding for name in names for binding in source.bindings(name))
-            yield from (binding.node for binding in bindings if isinstance(binding.node, cst.FunctionDef))
+# --- what is given --------------------------------------------------------------------------------------------------
 
 
-def arguments(call: cst.Call, function: cst.FunctionDef) -> dict[str, cst.BaseExpression]:
+def _given(found: _Found, args: Sequence[cst.Arg]) -> dict[str, cst.BaseExpression]:
     """The expressions that a call gives to a function's parameters, by their names, up to the first `*` or `**`."""
-    names = [param.name.value for param in (*function.params.posonly_params, *function.params.params)]
-    if isinstance(call.func, cst.Attribute) and not _is_static(function):
-        names = names[1:]  # self
+    names = parameters_of(found.function)[found.bound :]
     given: dict[str, cst.BaseExpression] = {}
-    for position, arg in enumerate(call.args):
+    position = 0
+    for arg in (*found.args, *args):
         if arg.star:
             break
-        name = arg.keyword.value if arg.keyword else names[position] if position < len(names) else ""
-        if name:
-            given[name] = arg.value
+        if arg.keyword is not None:
+            given[arg.keyword.value] = arg.value
+        elif position < len(names):
+            given[names[position]] = arg.value
+            position += 1
     return given
 
 
-def _is_static(function: cst.FunctionDef) -> bool:
-    return any(
-        isinstance(decorator.decorator, cst.Name) and decorator.decorator.value == "staticmethod"
-        for decorator in function.decorators
-    )
+def _has_decorator(function: cst.FunctionDef, name: str) -> bool:
+    return any(last_name(decorator.decorator) == name for decorator in function.decorators)

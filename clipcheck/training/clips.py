@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import libcst as cst
 
+from clipcheck.python.names import last_name
 from clipcheck.python.source import Source, memo
+from clipcheck.training.parameters import assigned
 
 _SIGNATURES = {
     "clip_grad_norm_": ("parameters", "max_norm", "norm_type", "error_if_nonfinite", "foreach"),
@@ -67,13 +69,34 @@ def _torch_calls(source: Source) -> Iterator[Clip]:
             yield bound(call, function)
 
 
-def bound(call: cst.Call, function: str) -> Clip:
-    """The arguments of `call` by the names that `function` gives them."""
+def partial_clip(source: Source, call: cst.Call) -> Clip | None:
+    """A call of what `functools.partial` made of one of torch's clips, with the arguments of both."""
+    made = _partials(source).get(last_name(call.func))
+    if made is None or assigned(source, call.func) is not made:
+        return None
+    function = _FUNCTIONS[source.qualified(made.args[0].value) or ""]
+    return None if function == "get_total_norm" else bound(call, function, made.args[1:])
+
+
+@memo
+def _partials(source: Source) -> dict[str, cst.Call]:
+    found: dict[str, cst.Call] = {}
+    for statement in source.nodes(cst.Assign):
+        match statement.value:
+            case cst.Call(func=func, args=[cst.Arg(value=clip, keyword=None, star=""), *_]) as made if (
+                last_name(func) == "partial" and source.qualified(clip) in _FUNCTIONS
+            ):
+                found |= {last_name(target.target): made for target in statement.targets}
+    return found
+
+
+def bound(call: cst.Call, function: str, before: Sequence[cst.Arg] = ()) -> Clip:
+    """The arguments of `call` by the names that `function` gives them, those of a partial `before` them."""
     names = _SIGNATURES[function]
     arguments: dict[str, cst.BaseExpression] = {}
     keywords: set[str] = set()
     position, surplus, unknown = 0, 0, False
-    for arg in call.args:
+    for arg in (*before, *call.args):
         if arg.star:
             unknown = True
         elif arg.keyword is not None:

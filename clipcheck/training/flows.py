@@ -16,38 +16,62 @@ import libcst as cst
 
 from clipcheck.python.nodes import children
 from clipcheck.python.source import Source, memo
-from clipcheck.training.acts import Act, EventKind, acts
-from clipcheck.training.calls import arguments, called, closures
+from clipcheck.training.acts import Act, EventKind
+from clipcheck.training.calls import Callee, callees
 from clipcheck.training.guards import Loop
 from clipcheck.training.known_tests import facts
+from clipcheck.training.summaries import DEPTH, MOST, Place, act_of, deeds, does, in_words_of_caller
 
 Function: TypeAlias = "cst.FunctionDef | cst.Module"
-DEPTH = 3  # how deep calls of local functions are followed
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A call that led from the function that is asked about, or from one that it calls, into another function.
+
+    `given` are the expressions for the function's parameters in the caller's words, `words` how what the function names is
+    spelled where the first of the calls stands.
+    """
+
+    call: cst.Call
+    function: Place
+    given: Mapping[str, cst.BaseExpression]
+    words: Mapping[str, str]
+    outer: Frame | None = None
 
 
 @dataclass(eq=False)
 class Event:
     """An act and where it takes place in the function that is asked about.
 
-    `at` is the act's node, or the call of the local function that holds it. `facts` are the tests around it whose outcome
-    cannot change between two events of one iteration, with that outcome.
+    `frame` is the innermost of the calls that lead to it, `subject` what it acts upon in the words of the outermost caller that
+    names it. `facts` are the tests around it whose outcome cannot change between two events of one iteration, with that
+    outcome.
     """
 
     kind: EventKind
     node: cst.CSTNode
-    at: cst.CSTNode
+    frame: Frame | None = None
     act: Act | None = None
+    subject: cst.BaseExpression | None = None
+    scaler: cst.BaseExpression | None = None
     facts: frozenset[tuple[str, bool]] = frozenset()
     before: list[Event] = field(default_factory=list, repr=False)
     after: list[Event] = field(default_factory=list, repr=False)
 
     @property
-    def subject(self) -> cst.BaseExpression | None:
-        return self.act.subject if self.act else None
+    def places(self) -> list[cst.CSTNode]:
+        """Where it takes place: its node, then the calls that lead there, the one in the function asked about last."""
+        found, frame = [self.node], self.frame
+        while frame is not None:
+            found.append(frame.call)
+            frame = frame.outer
+        return found
 
     @property
-    def scaler(self) -> cst.BaseExpression | None:
-        return self.act.scaler if self.act else None
+    def at(self) -> cst.CSTNode:
+        """The act's node, or the call in the function asked about that leads to it."""
+        return self.places[-1]
 
     @property
     def wrapper(self) -> str:
@@ -55,8 +79,8 @@ class Event:
 
     @property
     def is_called(self) -> bool:
-        """Whether it takes place inside a local function that is called here."""
-        return self.at is not self.node
+        """Whether it takes place inside a function that is called here."""
+        return self.frame is not None
 
     def first_before(self, *kinds: EventKind) -> list[Event]:
         """The first event of these kinds on every way that leads here; START where a way meets none."""
@@ -104,33 +128,17 @@ class Flow:
 
 def flows(source: Source, kind: EventKind) -> Iterator[Flow]:
     """The flow of every function, and of the module's top level, that may hold an event of this kind, also by a call."""
-    holding = _holding(source, kind)
     functions: list[Function] = [source.module, *source.nodes(cst.FunctionDef)]
-    return (flow(source, function) for function in functions if function in holding)
+    return (flow(source, function) for function in functions if does(source, function, kind))
 
 
 @memo
 def flow(source: Source, function: Function) -> Flow:
-    start, end = (Event(kind, function, function) for kind in (EventKind.START, EventKind.END))
+    start, end = (Event(kind, function) for kind in (EventKind.START, EventKind.END))
     here = _Here(source, function, [])
     ends = _block(_statements(function), [start], here)
     _link([*ends, *here.returns], end)
     return Flow(function, here.events, start, end)
-
-
-@memo
-def _holding(source: Source, kind: EventKind) -> frozenset[Function]:
-    """The functions with an event of this kind, and those that mention one that has it, and may so call it."""
-    found = new = frozenset(_home(source, node) for node, act in acts(source).items() if act.kind is kind)
-    for _ in range(DEPTH):
-        names = {function.name.value for function in new if isinstance(function, cst.FunctionDef)}
-        new = frozenset(_home(source, name) for name in source.nodes(cst.Name) if name.value in names) - found
-        found |= new
-    return found
-
-
-def _home(source: Source, node: cst.CSTNode) -> Function:
-    return source.function(node) or source.module
 
 
 # --- from code to events --------------------------------------------------------------------------------------------
@@ -146,39 +154,72 @@ class _Here:
     source: Source
     function: Function
     events: list[Event]  # all that were found, in the order of the text
-    call: cst.Call | None = None  # the call in the function asked about that led here
-    followed: tuple[cst.FunctionDef, ...] = ()  # the functions that were called on the way
+    frame: Frame | None = None  # the call that led here
     facts: frozenset[tuple[str, bool]] = frozenset()  # what is known at that call
-    renamed: Mapping[str, str] = field(default_factory=dict)  # how the caller spells what is named otherwise here
     head: Event | None = None  # where the next iteration begins
     breaks: list[Event] = field(default_factory=list)  # the events right before a `break`
     returns: list[Event] = field(default_factory=list)
 
-    def follows(self, function: cst.FunctionDef) -> bool:
-        """Whether a call of this function is to be followed."""
-        return len(self.followed) < DEPTH and function not in (self.function, *self.followed)
+    @property
+    def followed(self) -> list[Place]:
+        """The functions that are running here, the one that is asked about last."""
+        found: list[Place] = []
+        frame = self.frame
+        while frame is not None:
+            found.append(frame.function)
+            frame = frame.outer
+        return [*found, self.function]
 
-    def inside(self, call: cst.Call, function: cst.FunctionDef) -> _Here:
+    def follows(self, function: Place) -> bool:
+        """Whether a call of this function is to be followed."""
+        followed = self.followed
+        return len(followed) <= DEPTH and len(self.events) < MOST and function not in followed
+
+    def inside(self, call: cst.Call, callee: Callee) -> _Here:
         """The place where a function that is called here begins."""
-        given = arguments(call, function) if self.call is None else {}
-        plain = {name: value for name, value in given.items() if isinstance(value, (cst.Name, cst.Attribute))}
-        return replace(
-            self,
-            call=self.call or call,
-            followed=(*self.followed, function),
-            facts=self.known(call),
-            renamed={name: self.source.spelled(value) for name, value in plain.items()},
-            head=None,
-            breaks=[],
-            returns=[],
-        )
+        frame = Frame(call, callee.function, callee.given, self.words_in(callee), self.frame)
+        return replace(self, frame=frame, facts=self.known(call), head=None, breaks=[], returns=[])
+
+    def words_in(self, callee: Callee) -> dict[str, str]:
+        """How the function asked about spells what the function called names by a parameter, or by `self`."""
+        named = callee.given if callee.owner is None else {**callee.given, "self": callee.owner}
+        plain = {name: value for name, value in named.items() if isinstance(value, (cst.Name, cst.Attribute))}
+        words = {name: self.spelled(value) for name, value in plain.items()}
+        if callee.owner is None and self.frame is not None and "self" in self.frame.words:
+            words["self"] = self.frame.words["self"]
+        return {name: word for name, word in words.items() if word}
+
+    def spelled(self, node: cst.BaseExpression) -> str:
+        """A name or attribute as the function asked about spells it, empty where it has no word for it."""
+        written = self.source.spelled(node)
+        if self.frame is None:
+            return written
+        root, dot, rest = written.partition(".")
+        word = self.frame.words.get(root, "self" if root == "self" else "")
+        return word and word + dot + rest
+
+    def said(self, node: cst.BaseExpression | None) -> cst.BaseExpression | None:
+        """An expression in the words of the outermost caller that names it."""
+        frame = self.frame
+        while frame is not None and isinstance(node, cst.Name):
+            outer = in_words_of_caller(self.source, node, frame.given)
+            if outer is node:
+                break
+            node, frame = outer, frame.outer
+        return node
 
     def known(self, node: cst.CSTNode) -> frozenset[tuple[str, bool]]:
-        return self.facts | facts(self.source, node, self.renamed, self.call)
+        words = {} if self.frame is None else self.frame.words
+        return self.facts | facts(self.source, node, words, self.frame is not None)
 
 
-def _statements(body: Function | cst.BaseSuite) -> Sequence[cst.CSTNode]:
-    return body.body.body if isinstance(body, cst.FunctionDef) else body.body
+def _statements(body: Place | cst.BaseSuite) -> Sequence[cst.CSTNode]:
+    match body:
+        case cst.FunctionDef(body=suite):
+            return suite.body
+        case cst.Lambda(body=expression):
+            return [expression]
+    return body.body
 
 
 def _block(body: Sequence[cst.CSTNode], ends: list[Event], here: _Here) -> list[Event]:
@@ -240,7 +281,7 @@ def _if(node: cst.If, ends: list[Event], here: _Here) -> list[Event]:
 def _loop(node: Loop, ends: list[Event], here: _Here) -> list[Event]:
     if isinstance(node, cst.For):
         ends = _expression(node.iter, ends, here)
-    head = Event(EventKind.LOOP, node, here.call or node)
+    head = Event(EventKind.LOOP, node, here.frame)
     _link(ends, head)
     tested = [head] if isinstance(node, cst.For) else _expression(node.test, [head], here)
     within = replace(here, head=head, breaks=[])
@@ -278,25 +319,32 @@ def _expression(node: cst.CSTNode, ends: list[Event], here: _Here) -> list[Event
 
 def _act(node: cst.CSTNode, ends: list[Event], here: _Here) -> list[Event]:
     if isinstance(node, cst.Call):
-        function = called(here.source, node)
-        if function is not None and here.follows(function):
-            return _followed(node, function, ends, here)
-        for closure in closures(here.source, node):
-            if here.follows(closure):
-                ends = _followed(node, closure, ends, here)
-    act = acts(here.source).get(node)
-    if act is None:
-        return ends
-    event = Event(act.kind, node, here.call or node, act, here.known(node))
+        for callee in _called(here.source, node):
+            if here.follows(callee.function):
+                ends = _followed(node, callee, ends, here)
+            else:
+                ends = _event(Act(EventKind.UNKNOWN, node), ends, here)
+    act = act_of(here.source, node)
+    return ends if act is None else _event(act, ends, here)
+
+
+def _event(act: Act, ends: list[Event], here: _Here) -> list[Event]:
+    known = here.known(act.node)
+    event = Event(act.kind, act.node, here.frame, act, here.said(act.subject), here.said(act.scaler), known)
     _link(ends, event)
     here.events.append(event)
     return [event]
 
 
-def _followed(call: cst.Call, function: cst.FunctionDef, ends: list[Event], here: _Here) -> list[Event]:
+def _called(source: Source, call: cst.Call) -> Iterator[Callee]:
+    """The functions that a call runs and that have a part in the training step."""
+    return (callee for callee in callees(source, call) if deeds(source, callee.function))
+
+
+def _followed(call: cst.Call, callee: Callee, ends: list[Event], here: _Here) -> list[Event]:
     """The events of a function that is called."""
-    inside = here.inside(call, function)
-    return _block(_statements(function), ends, inside) + inside.returns
+    inside = here.inside(call, callee)
+    return _block(_statements(callee.function), ends, inside) + inside.returns
 
 
 def _link(ends: Sequence[Event], event: Event) -> None:
@@ -320,9 +368,9 @@ def _effective(source: Source, node: cst.CSTNode) -> tuple[cst.CSTNode, ...]:
 
 
 def _takes_effect(source: Source, node: cst.CSTNode) -> bool:
-    if node in acts(source):
+    if act_of(source, node) is not None:
         return True
-    return isinstance(node, cst.Call) and (called(source, node) is not None or any(closures(source, node)))
+    return isinstance(node, cst.Call) and any(_called(source, node))
 
 
 def _evaluated(node: cst.CSTNode) -> Iterator[cst.CSTNode]:

@@ -12,15 +12,13 @@ from clipcheck.python.source import Source, memo
 from clipcheck.training.guards import branches, loops
 
 
-def facts(
-    source: Source, node: cst.CSTNode, renamed: Mapping[str, str], call: cst.Call | None
-) -> frozenset[tuple[str, bool]]:
-    """The outcomes of the tests around `node` in its function, in the words of the caller where `call` led there."""
+def facts(source: Source, node: cst.CSTNode, renamed: Mapping[str, str], called: bool) -> frozenset[tuple[str, bool]]:
+    """The outcomes of the tests around `node` in its function, in the words of the caller where a call led there."""
     found: set[tuple[str, bool]] = set()
     for branch, outcome in branches(source, node):
         for test, known in _told(source, branch, outcome):
             root = _NAME.match(test)
-            if call is None or root is None or root.group() == "self":
+            if not called or root is None or (root.group() == "self" and "self" not in renamed):
                 found.add((test, known))
             elif root.group() in renamed and len(set(_NAME.findall(test)) & renamed.keys()) == 1:
                 found.add((renamed[root.group()] + test[root.end() :], known))

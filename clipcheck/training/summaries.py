@@ -1,0 +1,269 @@
+"""What a function of the file does, in its own words: to the training step, to what its parameters are given, and what it returns.
+
+Each question is answered from the function's body and from the answers for the functions that it calls, three calls
+deep. What cannot be told is left out, so that nothing follows from it:
+
+    deeds       the acts of the training step that a run of it may perform, also in functions that it calls
+    readings    where it goes through all of what a parameter is given, in the order of the text
+    returned    what it returns
+    norms       the norms of gradients that it computes
+    reductions  the collectives over gradients that it runs
+    hooks       the functions that autograd calls during `backward()`
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, TypeAlias
+
+import libcst as cst
+
+from clipcheck.gradients.gradient import gradient, is_in_place
+from clipcheck.python.names import last_name
+from clipcheck.python.reaching import reaching
+from clipcheck.python.source import Source, memo
+from clipcheck.training.acts import Act, EventKind, acts
+from clipcheck.training.calls import Callee, Function, callee, callees, named_function
+from clipcheck.training.norm_places import Norm, measured
+from clipcheck.training.one_shot import WRAPS, drains
+
+Place: TypeAlias = "Function | cst.Module"
+DEPTH = 3  # how deep calls are followed
+MOST = 500  # acts of one function; a program that has more is not one that a person wrote
+
+_TENSOR_TYPES = ("Tensor", "Parameter", "Variable")
+_REDUCE = frozenset({"all_reduce", "all_reduce_coalesced", "allreduce", "all_reduce_"})
+_HOOKS = frozenset({"register_post_accumulate_grad_hook", "register_hook"})
+
+
+class Deed(NamedTuple):
+    """An act of the training step that a function may perform.
+
+    `subject` is what it acts upon in the function's own words, None where it has none; `calls` lead there, the function's own
+    call first.
+    """
+
+    act: Act
+    subject: cst.BaseExpression | None
+    calls: tuple[cst.Call, ...] = ()
+
+    @property
+    def kind(self) -> EventKind:
+        return self.act.kind
+
+
+class Reading(NamedTuple):
+    """A use of a parameter after which an iterator that it was given has nothing left, and the code that takes it all."""
+
+    use: cst.BaseExpression
+    drain: cst.CSTNode
+
+
+def home(source: Source, node: cst.CSTNode) -> Place:
+    """The function, lambda or module whose run evaluates `node`."""
+    return source.enclosing(node, cst.FunctionDef, cst.Lambda) or source.module
+
+
+# --- acts -----------------------------------------------------------------------------------------------------------
+
+
+@memo
+def deeds(source: Source, function: Place, depth: int = DEPTH) -> tuple[Deed, ...]:
+    """The acts that a run of a function may perform, in the order of the text; what it calls follows its own."""
+    own = [Deed(act, act.subject) for act in _acts_by_home(source).get(function, ())]
+    for call in _calls_by_home(source).get(function, ()):
+        for called in callees(source, call):
+            inner = deeds(source, called.function, depth - 1) if depth else _too_deep(source, call, called)
+            own += (Deed(d.act, in_words_of_caller(source, d.subject, called.given), (call, *d.calls)) for d in inner)
+            if len(own) > MOST:
+                return tuple(own[:MOST])
+    return tuple(own)
+
+
+def _too_deep(source: Source, call: cst.Call, called: Callee) -> list[Deed]:
+    """What a call does that is followed no more: anything, if the function has any part in the training step."""
+    return [Deed(Act(EventKind.UNKNOWN, call), None)] if called.function in _acts_by_home(source) else []
+
+
+def act_of(source: Source, node: cst.CSTNode) -> Act | None:
+    """What `node` does itself; nothing unknown, where it calls a function of the file."""
+    act = acts(source).get(node)
+    if act is not None and act.kind is EventKind.UNKNOWN and isinstance(node, cst.Call) and any(callees(source, node)):
+        return None
+    return act
+
+
+def does(source: Source, function: Place, *kinds: EventKind) -> bool:
+    """Whether a run of a function may perform an act of these kinds."""
+    return any(deed.kind in kinds for deed in deeds(source, function))
+
+
+def in_words_of_caller(
+    source: Source, node: cst.BaseExpression | None, given: Mapping[str, cst.BaseExpression]
+) -> cst.BaseExpression | None:
+    """What a call gave for an expression that is a parameter of the function called; else the expression itself."""
+    match node:
+        case cst.Name(value=name) if name in given and all(b.kind == "parameter" for b in source.bindings(node)):
+            return given[name]
+    return node
+
+
+@memo
+def _acts_by_home(source: Source) -> Mapping[cst.CSTNode, list[Act]]:
+    found: dict[cst.CSTNode, list[Act]] = defaultdict(list)
+    for node in sorted(acts(source), key=source.rank):
+        act = act_of(source, node)
+        if act is not None:
+            found[home(source, node)].append(act)
+    return found
+
+
+@memo
+def _calls_by_home(source: Source) -> Mapping[cst.CSTNode, list[cst.Call]]:
+    """The calls that run functions of the file."""
+    found: dict[cst.CSTNode, list[cst.Call]] = defaultdict(list)
+    for call in source.nodes(cst.Call):
+        if any(callees(source, call)):
+            found[home(source, call)].append(call)
+    return found
+
+
+# --- parameters -----------------------------------------------------------------------------------------------------
+
+
+@memo
+def readings(source: Source, function: Function, parameter: str, depth: int = DEPTH) -> tuple[Reading, ...]:
+    """Where a function goes through all of what a parameter is given, in the order of the text."""
+    scope = source.names.scopes[function]
+    found = []
+    for use in source.names.uses(scope, parameter):
+        if home(source, use) is function and _still_given(source, use):
+            drain = drain_of(source, use, depth)
+            if drain is not None:
+                found.append(Reading(use, drain))
+    return tuple(found)
+
+
+def drain_of(source: Source, use: cst.BaseExpression, depth: int = DEPTH) -> cst.CSTNode | None:
+    """The call or loop that takes everything from the iterator at `use`, also inside of a function of the file."""
+    found = drains(source, use)
+    if found is not None or not depth:
+        return found
+    arg = source.parent(use)
+    call = source.parent(arg) if isinstance(arg, cst.Arg) else None
+    if not isinstance(call, cst.Call) or call.func is use:
+        return None
+    called = callee(source, call)
+    if called is not None:
+        names = [name for name, value in called.given.items() if value is use]
+        return call if any(readings(source, called.function, name, depth - 1) for name in names) else None
+    return drain_of(source, call, depth) if last_name(call.func) in WRAPS else None
+
+
+def _still_given(source: Source, use: cst.Name) -> bool:
+    """Whether a parameter surely is what the function was given wherever that is an iterator.
+
+    `if isinstance(ps, torch.Tensor): ps = [ps]` replaces a single tensor only.
+    """
+    return all(b.kind == "parameter" or _wraps_one(source, b.node, b.value) for b in reaching(source, use))
+
+
+def _wraps_one(source: Source, place: cst.CSTNode, value: cst.BaseExpression | None) -> bool:
+    """Whether an assignment makes a list of one tensor, where a test says that it is one."""
+    match value:
+        case cst.List(elements=[cst.Element(value=cst.Name(value=inner))]):
+            around = source.enclosing(place, cst.If)
+            test = "" if around is None else source.code(around.test)
+            return isinstance(place, cst.Name) and place.value == inner and test.endswith(
+                tuple(f"{name})" for name in _TENSOR_TYPES)
+            )  # fmt: skip
+    return False
+
+
+# --- results --------------------------------------------------------------------------------------------------------
+
+
+@memo
+def returned(source: Source, function: Function) -> tuple[cst.BaseExpression, ...] | None:
+    """The expressions that a function returns; None where it may return nothing at all or yields its items."""
+    if isinstance(function, cst.Lambda):
+        return (function.body,)
+    values = [node.value for node in _returns_by_home(source).get(function, ())]
+    found = tuple(value for value in values if value is not None)
+    return found if found and len(found) == len(values) else None
+
+
+@memo
+def _returns_by_home(source: Source) -> Mapping[cst.CSTNode, list[cst.Return]]:
+    found: dict[cst.CSTNode, list[cst.Return]] = defaultdict(list)
+    for node in source.nodes(cst.Return):
+        found[home(source, node)].append(node)
+    return found
+
+
+# --- gradients ------------------------------------------------------------------------------------------------------
+
+
+@memo
+def norms(source: Source, function: Place, depth: int = DEPTH) -> tuple[Norm, ...]:
+    """The norms of gradients that a run of a function computes, also in functions that it calls."""
+    found = [norm for norm in _norms(source) if home(source, norm.node) is function]
+    for call in _calls_by_home(source).get(function, ()) if depth else ():
+        for called in callees(source, call):
+            found += norms(source, called.function, depth - 1)
+    return tuple(found[:MOST])
+
+
+@memo
+def _norms(source: Source) -> tuple[Norm, ...]:
+    return tuple(measured(source))
+
+
+@memo
+def reductions(source: Source, function: Place, depth: int = DEPTH) -> tuple[cst.Call, ...]:
+    """The calls by which a run of a function sums or averages gradients over ranks, such as `dist.all_reduce(p.grad)`."""
+    found = [call for call in source.nodes(cst.Call) if home(source, call) is function and is_reduction(source, call)]
+    for call in _calls_by_home(source).get(function, ()) if depth else ():
+        for called in callees(source, call):
+            found += reductions(source, called.function, depth - 1)
+    return tuple(found[:MOST])
+
+
+def is_reduction(source: Source, call: cst.Call) -> bool:
+    """Whether a call is a collective over a gradient."""
+    if last_name(call.func) not in _REDUCE or not call.args:
+        return False
+    tensor = call.args[0].value
+    return is_in_place(tensor) or gradient(source, tensor) is not None
+
+
+# --- hooks ----------------------------------------------------------------------------------------------------------
+
+
+@memo
+def hooks(source: Source) -> tuple[tuple[cst.Call, Function], ...]:
+    """The registrations of hooks that autograd calls during `backward()`, with the functions of this file that they name."""
+    found = _registered(source)
+    return tuple((call, function) for call, function in found if function is not None)
+
+
+def _registered(source: Source) -> Iterator[tuple[cst.Call, Function | None]]:
+    for call in source.nodes(cst.Call):
+        match call:
+            case cst.Call(func=cst.Attribute(attr=cst.Name(value=method)), args=[cst.Arg(value=hook, star="")]) if (
+                method in _HOOKS
+            ):
+                yield call, _hook(source, hook)
+
+
+def _hook(source: Source, hook: cst.BaseExpression) -> Function | None:
+    """The function that a hook runs: named, written out, or made by a function that returns one it defines."""
+    function = named_function(source, hook)
+    if function is not None or not isinstance(hook, cst.Call):
+        return function
+    maker = callee(source, hook)
+    match () if maker is None else returned(source, maker.function):
+        case [made]:
+            return named_function(source, made)
+    return None
