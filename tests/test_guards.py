@@ -10,7 +10,7 @@ import pytest
 from clipcheck.python.source import Source
 from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, flow
-from clipcheck.training.guards import accumulation_guard, branches, exclusive, loops
+from clipcheck.training.guards import branches, conditions, exclusive, is_conditional, loops
 from clipcheck.training.known_tests import facts
 from clipcheck.training.microbatches import guarded_step
 
@@ -96,55 +96,53 @@ def test_places_of_which_no_run_comes_to_both(text: str, expected: bool) -> None
     assert exclusive(source, calls(source, "one")[0], calls(source, "other")[0]) is expected
 
 
-# --- guards that count ------------------------------------------------------------------------------------------------
+# --- what decides on a place ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "expected"),
     [
-        "here()",
-        "if x:\n    here()",
-        "if i > n:\n    here()",
-        "if '%d' % i:\n    here()",
-        "if i % n == 0:\n    pass\nelse:\n    here()",
-        "if i % n == 0:\n    pass\nhere()",
-        "if i % n == 0:\n    def f():\n        here()",
-        "last = count(i % n)\nif last:\n    here()",
-        "if gradients:\n    here()",
-        "for last in rounds % 2:\n    if last:\n        here()",
-        "last = 1\nlast += rounds % 2\nif last:\n    here()",
+        ("here()", []),
+        ("if x:\n    pass\nhere()", []),
+        ("if x:\n    break\nhere()", []),  # the loop is left for good
+        ("here()\nif x:\n    continue", []),
+        ("if x:\n    def f():\n        here()", []),
+        ("if x:\n    here()", [("x", True)]),
+        ("if x:\n    pass\nelse:\n    here()", [("x", False)]),
+        ("if x:\n    continue\nhere()", [("x", False)]),
+        ("if x: continue\nhere()", [("x", False)]),
+        ("if x:\n    print(1)\nelse:\n    raise E\nhere()", [("x", True)]),
+        ("if x:\n    return\nelse:\n    raise E\nhere()", []),  # it is never reached
+        ("if x:\n    continue\nif y:\n    here()", [("y", True), ("x", False)]),
+        (
+            "if x:\n    continue\nif y:\n    if z:\n        continue\n    here()",
+            [("z", False), ("y", True), ("x", False)],
+        ),
     ],
 )
-def test_no_guard_that_counts(text: str) -> None:
-    source, call = here(text)
-    assert accumulation_guard(source, call) is None
+def test_the_tests_that_decide_on_a_place(text: str, expected: list[tuple[str, bool]]) -> None:
+    source, call = here("for i in xs:\n" + textwrap.indent(text, "    "))
+    assert [(source.code(test.test), outcome) for test, outcome in conditions(source, call)] == expected
 
 
 @pytest.mark.parametrize(
-    "test",
+    ("text", "expected"),
     [
-        "(i + 1) % n == 0",
-        "i + 1 == total or i % n == 0",
-        "accumulated",
-        "i == accum_steps",
-        "accelerator.sync_gradients",
-        "sync_grads",
-        "last",
-        "is_last",
+        ("here()", False),
+        ("if x:\n    here()", False),  # an `if` statement is a test around it
+        ("x = 1 if here() else 2", False),
+        ("here() and x", False),
+        ("try:\n    here()\nexcept E:\n    pass", False),
+        ("x = here() if y else None", True),
+        ("y and here()", True),
+        ("y or not here()", True),
+        ("try:\n    x()\nexcept E:\n    here()", True),
+        ("match x:\n    case 1:\n        here()", True),
+        ("try:\n    x()\nexcept E:\n    f = lambda: here()", False),
     ],
 )
-def test_a_guard_that_counts(test: str) -> None:
-    source, call = here(f"last = i % n == 0\nis_last = last\nif {test}:\n    if x:\n        here()")
-    guard = accumulation_guard(source, call)
-    assert guard is not None
-    assert source.code(guard.test) == test
-
-
-def test_a_guard_outside_of_the_loop_does_not_count_its_iterations() -> None:
-    source, call = here("if epoch % 2 == 0:\n    for x in y:\n        here()")
-    (loop,) = loops(source, call)
-    assert accumulation_guard(source, call) is not None
-    assert accumulation_guard(source, call, loop) is None
+def test_what_else_decides_on_a_place(text: str, expected: bool) -> None:
+    assert is_conditional(*here(text)) is expected
 
 
 # --- tests whose outcome is known ------------------------------------------------------------------------------------

@@ -103,6 +103,17 @@ SILENT = {
         "import opacus\ndef f(model, optimizer, loss, xs):\n    for i, x in enumerate(xs):\n        B\n        C\n        if i % 4 == 0:\n            S\n            Z",
         "with accelerator.accumulate(model):\n    B\n    if accelerator.sync_gradients:\n        C\n    S\n    Z",
         "with accelerator.autocast():\n    B\n    C\n    S",
+        # the guard is in the helper, in the caller, or leaves before the clip
+        "B\ng(i)\nif i % 4 == 0:\n    S\n    Z\ndef g(n):\n    if n % 4 == 0:\n        C",
+        "def f(model, accelerator, optimizer, loss, xs):\n    for x in xs:\n        with accelerator.accumulate(model):\n            g()\n    def g():\n        B\n        if accelerator.sync_gradients:\n            C\n        S\n        Z",
+        "def f(model, accelerator, optimizer, loss, xs):\n    def g():\n        C\n    for x in xs:\n        with accelerator.accumulate(model):\n            B\n            if accelerator.sync_gradients:\n                g()\n            S\n            Z",
+        "with accelerator.accumulate(model):\n    B\n    if not accelerator.sync_gradients:\n        continue\n    C\n    S\n    Z",
+        "B\nif i % 4:\n    continue\nC\nS\nZ",
+        "due = tell(i)\nB\nif due:\n    C\nif i % 4 == 0:\n    S\n    Z",  # what `due` says is not known
+        # averaged by hand, or stepped, under no_sync
+        "with model.no_sync():\n    B\n    C\n    p.grad.div_(2)\nS\nZ",
+        "with model.no_sync():\n    B\n    C\n    S\n    Z",
+        "if i % 4:\n    with model.no_sync():\n        B\nelse:\n    B\n    C\n    S\n    Z",
     ],
     # mixed precision
     "CLIP301": [
@@ -211,11 +222,19 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
     ],
     "CLIP108": [
         ("B\nC\nif (i + 1) % 4 == 0:\n    S\n    Z", "B\nif (i + 1) % 4 == 0:\n    C\n    S\n    Z"),
-        ("B\nC\nif accumulated:\n    S\n    Z", "B\nif accumulated:\n    C\n    S\n    Z"),
+        ("accumulated = tell(i)\nB\nC\nif accumulated:\n    S\n    Z", "accumulated = tell(i)\nB\nif accumulated:\n    C\n    S\n    Z"),
         ("B\nC\nif i % 4 == 0:\n    print(x)\n    S\n    Z", "B\nif i % 4 == 0:\n    print(x)\n    C\n    S\n    Z"),
         ("SB\nU\nC\nif i % 4 == 0:\n    SS\n    UP\n    Z", "SB\nif i % 4 == 0:\n    U\n    C\n    SS\n    UP\n    Z"),
         ("B\nnorm = clip_grad_norm_(model.parameters(), 1.0)\nif i % 4 == 0:\n    S\n    Z\nprint(norm)", None),
         ("with accelerator.accumulate(model):\n    B\n    C\n    S\n    Z", None),
+        # beside a test that has nothing to do with it
+        ("with accelerator.accumulate(model):\n    B\n    if i > 100:\n        C\n    S\n    Z", None),
+        ("with accelerator.accumulate(model):\n    B\n    if accum_steps > 1:\n        C\n    S\n    Z", None),
+        ("if accum > 1:\n    B\n    C\n    if i % accum == 0:\n        S\n        Z", "if accum > 1:\n    B\n    if i % accum == 0:\n        C\n        S\n        Z"),
+        ("B\nC\nif i % 4:\n    continue\nS\nZ", None),
+        ("if i % 4:\n    with model.no_sync():\n        B\n        C\nelse:\n    B\n    C\n    S\n    Z", None),
+        ("if i % 4:\n    B\n    C\nelse:\n    B\n    C\n    S\n    Z", None),
+        ("with model.no_sync():\n    B\n    C\nif done:\n    break", None),
     ],
     "CLIP301": [
         ("SB\nC\nSS\nUP", "SB\nU\nC\nSS\nUP"),
@@ -295,6 +314,37 @@ def test_found_and_fixed(code: str, body: str, after: str | None) -> None:
     assert (finding.fix is None) == (after is None)
     assert after is not None or finding.help
     assert check(body, code, fix=True).now.decode() == program(after or body)
+
+
+def at(body: str, code: str) -> list[str]:
+    """The code of the lines with a finding."""
+    lines = program(body).split("\n")
+    return [lines[finding.place.line - 1].strip() for finding in check(body, code).findings]
+
+
+TWO_BRANCHES = "B\nif limit:\n    C\nelse:\n    clip_grad_value_(ps, 1.0)\nif i % 4 == 0:\n    S\n    Z"
+NESTED = """\
+def f(model, accelerator, optimizer, loss, xs):
+    def one():
+        {}
+    for x in xs:
+        with accelerator.accumulate(model):
+            {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "lines"),
+    [
+        (f"from torch.nn.utils import clip_grad_value_\nfor i, x in enumerate(xs):\n{textwrap.indent(TWO_BRANCHES, '    ')}",
+         ["clip_grad_norm_(model.parameters(), 1.0)", "clip_grad_value_(ps, 1.0)"]),
+        # the clip itself, where the micro-batch is all in one function; else the call that is not guarded
+        (NESTED.format("B; C; S; Z", "one()"), ["loss.backward(); clip_grad_norm_(model.parameters(), 1.0); optimizer.step(); optimizer.zero_grad()"]),
+        (NESTED.format("C", "B; one(); S; Z"), ["loss.backward(); one(); optimizer.step(); optimizer.zero_grad()"]),
+    ],
+)  # fmt: skip
+def test_where_a_clip_of_each_micro_batch_is_reported(body: str, lines: list[str]) -> None:
+    assert at(body, "CLIP108") == lines
 
 
 # --- closures and several optimizers ----------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source, Statement
 from clipcheck.rule import Fix, Safety
 from clipcheck.training.acts import EventKind
+from clipcheck.training.counting import counting_guard
 from clipcheck.training.flows import Event, Flow
-from clipcheck.training.guards import accumulation_guard
+from clipcheck.training.guards import branches
 from clipcheck.training.microbatches import guarded_step
 
 TITLE = "Move under the accumulation guard, above the step"
@@ -23,7 +24,7 @@ def into_guard(source: Source, flow: Flow, event: Event, step: Event) -> Fix | N
     """
     if event.is_called or step.is_called:
         return None
-    guard = accumulation_guard(source, step.node)
+    guard = _guard_around(source, step)
     target = _first_use(source, flow, guard) if guard is not None else None
     if guard is None or target is None or not stands_alone(source, target):
         return None
@@ -32,6 +33,12 @@ def into_guard(source: Source, flow: Flow, event: Event, step: Event) -> Fix | N
         return None
     edits = moved(source, carried, target)
     return None if edits is None else Fix(TITLE, Safety.UNSAFE, edits)
+
+
+def _guard_around(source: Source, step: Event) -> cst.If | None:
+    """The `if` that counts micro-batches, where its body holds the step."""
+    test = counting_guard(source, step)
+    return test.branch if test is not None and (test.branch, True) in branches(source, step.node) else None
 
 
 def _prepares(source: Source, flow: Flow, step: Event, block: list[Statement]) -> list[Statement] | None:

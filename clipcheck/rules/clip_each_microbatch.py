@@ -25,11 +25,11 @@ import libcst as cst
 
 from clipcheck.fixes.into_guard import into_guard
 from clipcheck.python.source import Source
-from clipcheck.rule import Hit
+from clipcheck.rule import Fix, Hit
 from clipcheck.training.acts import EventKind
+from clipcheck.training.counting import may_be_guarded
 from clipcheck.training.flows import Event, Flow, flows
-from clipcheck.training.guards import accumulation_guard
-from clipcheck.training.microbatches import guarded_step
+from clipcheck.training.microbatches import guarded_step, leads_to_backward, step_elsewhere
 from clipcheck.training.parameters import belong
 
 BY_HAND = "clip once, right before the step"
@@ -39,41 +39,69 @@ _PER_SAMPLE = re.compile(r"\bopacus\b|per_sample|grad_sample")
 def check(source: Source) -> Iterator[Hit]:
     if _PER_SAMPLE.search(source.text):
         return  # clipping each sample's gradient is the algorithm
+    found: dict[cst.CSTNode, Hit] = {}  # what several callers lead to is one fault
     for flow in flows(source, EventKind.CLIP):
         for clip in flow.of(EventKind.CLIP):
-            yield from _clip(source, flow, clip)
+            hit = _clip(source, flow, clip)
+            if hit is not None:
+                found.setdefault(hit.node, hit)
+    yield from found.values()
 
 
-def _clip(source: Source, flow: Flow, clip: Event) -> Iterator[Hit]:
+def _clip(source: Source, flow: Flow, clip: Event) -> Hit | None:
     step = guarded_step(source, clip)
     if step is not None:
         if step.subject is not None and belong(source, clip.subject, step.subject) is False:
-            return
+            return None
         message = f"clips every micro-batch, but the step on {source.where(step.at)} uses the sum of several"
         fix = into_guard(source, flow, clip, step)
-        yield Hit(clip.at, message, fix, "" if fix else BY_HAND, ((step.at, "the gradients are used here"),))
-        return
-    region = _accumulate(source, clip.at)
-    if region is not None and not _is_synchronised(source, clip.at):
+        return _hit(source, clip, message, (step.at, "the gradients are used here"), fix)
+    step = step_elsewhere(source, flow, clip)
+    if step is not None:
+        message = f"clips a part of the sum that the step on {source.where(step.at)} uses"
+        return _hit(source, clip, message, (step.at, "the gradients are used here"))
+    return _in_region(source, clip)
+
+
+def _hit(
+    source: Source, clip: Event, message: str, related: tuple[cst.CSTNode, str], fix: Fix | None = None, help: str = ""
+) -> Hit:
+    node = _place(source, clip)
+    others = [related] if node is clip.at else [(clip.at, "called here"), related]
+    return Hit(node, message, fix, "" if fix else help or BY_HAND, tuple(others))
+
+
+def _place(source: Source, clip: Event) -> cst.CSTNode:
+    """The clip itself, where its function runs `backward()` as well; else the call that brings it to the micro-batch."""
+    earlier = clip.first_before(EventKind.BACKWARD)
+    beside = all(event.kind is EventKind.BACKWARD and event.frame is clip.frame for event in earlier)
+    return clip.node if beside else clip.at
+
+
+def _in_region(source: Source, clip: Event) -> Hit | None:
+    """A clip in a block that says itself that it adds up: `accumulate()`, or `no_sync()`."""
+    region = _region(source, clip, "accumulate")
+    if region is not None and not may_be_guarded(source, clip):
         message = f"clips every micro-batch: `accumulate()` on {source.where(region)} adds up several"
-        yield Hit(
-            clip.at, message, None, "clip under `if accelerator.sync_gradients:`", ((region, "accumulates here"),)
-        )
-
-
-def _accumulate(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:
-    """The `accelerator.accumulate(model)` whose block holds `node`."""
-    for above in source.ancestors(node):
-        match above:
-            case cst.With(items=items):
-                for item in items:
-                    match item.item:
-                        case cst.Call(func=cst.Attribute(attr=cst.Name("accumulate"))) as call:
-                            return call
-            case cst.FunctionDef():
-                return None
+        help = "clip under `if accelerator.sync_gradients:`"
+        return _hit(source, clip, message, (region, "accumulates here"), help=help)
+    region = _region(source, clip, "no_sync")
+    if region is not None and leads_to_backward(clip):
+        message = f"clips every micro-batch: `no_sync()` on {source.where(region)} adds up several on each rank"
+        return _hit(source, clip, message, (region, "gradients are not averaged in here"))
     return None
 
 
-def _is_synchronised(source: Source, node: cst.CSTNode) -> bool:
-    return accumulation_guard(source, node) is not None
+def _region(source: Source, clip: Event, method: str) -> cst.CSTNode | None:
+    """The `with ….method(…):` around a clip or around a call that leads to it."""
+    for place in clip.places:
+        for above in source.ancestors(place):
+            match above:
+                case cst.With(items=items):
+                    for item in items:
+                        match item.item:
+                            case cst.Call(func=cst.Attribute(attr=cst.Name(value=name))) as call if name == method:
+                                return call
+                case cst.FunctionDef():
+                    break
+    return None

@@ -22,7 +22,8 @@ import libcst as cst
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 from clipcheck.training.clips import clips
-from clipcheck.training.guards import accumulation_guard, branches, loops
+from clipcheck.training.counting import guard_of
+from clipcheck.training.guards import branches, loops
 
 MESSAGE = "waits for the device in every step to read the norm"
 BY_HAND = "keep the tensor, and read it only where it is logged"
@@ -62,4 +63,4 @@ def _read(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:
 def _each_step(source: Source, read: cst.CSTNode, clip: cst.Call) -> bool:
     """Whether the read runs as often as the clip: in the same loop, and under no further test."""
     extra = len(list(branches(source, read))) - len(list(branches(source, clip)))
-    return loops(source, read) == loops(source, clip) and extra <= 0 and accumulation_guard(source, read) is None
+    return loops(source, read) == loops(source, clip) and extra <= 0 and guard_of(source, read) is None

@@ -1,15 +1,14 @@
-"""What stands around a place in its function: the loops, the tests that decide on it, the guard that counts micro-batches."""
+"""What stands around a place in its function: the loops, and the tests that decide whether it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import libcst as cst
 
 from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source
-from clipcheck.python.words import words
 
 Loop: TypeAlias = "cst.For | cst.While"
 
@@ -42,6 +41,63 @@ def branches(source: Source, node: cst.CSTNode) -> Iterator[tuple[cst.If, bool]]
         inner = above
 
 
+def conditions(source: Source, node: cst.CSTNode) -> Iterator[tuple[cst.If, bool]]:
+    """The tests whose outcome decides whether `node` runs, innermost first: those around it, and those that leave before it.
+
+    `if (i + 1) % n: continue` decides on what follows it as `if (i + 1) % n == 0:` does.
+    """
+    inner = node
+    for above in source.ancestors(node):
+        match above:
+            case cst.If() if inner is above.body:
+                yield above, True
+            case cst.If() if inner is above.orelse:
+                yield above, False
+            case cst.IndentedBlock(body=body) | cst.Module(body=body):
+                yield from _left_before(body, inner)
+            case cst.FunctionDef() | cst.Lambda() | cst.ClassDef():
+                return
+        inner = above
+
+
+def _left_before(body: Sequence[cst.CSTNode], until: cst.CSTNode) -> Iterator[tuple[cst.If, bool]]:
+    """The `if` statements of a block, before one of its statements, of which a branch never comes to its end."""
+    for statement in body:
+        if statement is until:
+            return
+        match statement:
+            case cst.If(body=taken, orelse=None) if _ends_in_jump(taken):
+                yield statement, False
+            case cst.If(body=taken, orelse=cst.Else(body=other)) if _ends_in_jump(taken) != _ends_in_jump(other):
+                yield statement, _ends_in_jump(other)
+
+
+def _ends_in_jump(part: cst.CSTNode | None) -> bool:
+    match part.body if isinstance(part, cst.Else) else part:
+        case cst.IndentedBlock(body=[*_, cst.SimpleStatementLine(body=[*_, last])]):
+            return isinstance(last, (cst.Return, cst.Raise, cst.Continue))
+        case cst.SimpleStatementSuite(body=[*_, last]):
+            return isinstance(last, (cst.Return, cst.Raise, cst.Continue))
+    return False
+
+
+def is_conditional(source: Source, node: cst.CSTNode) -> bool:
+    """Whether something within its statement, or the handling of an error, decides whether `node` runs."""
+    inner = node
+    for above in source.ancestors(node):
+        match above:
+            case cst.IfExp() if inner is not above.test:
+                return True
+            case cst.BooleanOperation() if inner is above.right:
+                return True
+            case cst.ExceptHandler() | cst.ExceptStarHandler() | cst.MatchCase():
+                return True
+            case cst.FunctionDef() | cst.Lambda() | cst.ClassDef():
+                return False
+        inner = above
+    return False
+
+
 def exclusive(source: Source, one: cst.CSTNode, other: cst.CSTNode) -> bool:
     """Whether no run comes from `one` to `other`: in different branches of an `if`, or `one`'s branch leaves before it."""
     mine = {id(branch): outcome for branch, outcome in branches(source, one)}
@@ -56,44 +112,9 @@ def _leaves_before(source: Source, one: cst.CSTNode, other: cst.CSTNode) -> bool
         part = branch.body if outcome else branch.orelse
         if part is None or contains(source, part, other):
             return False
-        match part.body if isinstance(part, cst.Else) else part:
-            case cst.IndentedBlock(
-                body=[*_, cst.SimpleStatementLine(body=[*_, cst.Return() | cst.Raise() | cst.Continue()])]
-            ):
-                return True
+        if _ends_in_jump(part):
+            return True
     return False
-
-
-def accumulation_guard(source: Source, node: cst.CSTNode, within: Loop | None = None) -> cst.If | None:
-    """The `if (i + 1) % n == 0:` around `node`: a test that is true once in several micro-batches.
-
-    Only guards inside of the loop `within` count, where one is given.
-    """
-    for test, outcome in branches(source, node):
-        inside = within is None or within in loops(source, test)
-        if outcome and inside and counts_steps(source, test.test):
-            return test
-    return None
-
-
-def counts_steps(source: Source, test: cst.CSTNode, depth: int = 2) -> bool:
-    """Whether a test counts micro-batches: by a remainder, or by a name that speaks of accumulation."""
-    for node in source.walk(test):
-        match node:
-            case cst.BinaryOperation(operator=cst.Modulo(), left=left) if not isinstance(left, cst.SimpleString):
-                return True
-            case cst.Name(value=name) if _speaks_of_accumulation(name):
-                return True
-            case cst.Name() if depth:
-                values = [b.value for b in source.bindings(node) if b.kind == "assign" and b.value is not None]
-                if any(not isinstance(v, cst.Call) and counts_steps(source, v, depth - 1) for v in values):
-                    return True
-    return False
-
-
-def _speaks_of_accumulation(name: str) -> bool:
-    parts = words(name)
-    return any(part.startswith("accum") for part in parts) or parts in (("sync", "gradients"), ("sync", "grads"))
 
 
 def expects_error(source: Source, node: cst.CSTNode) -> bool:

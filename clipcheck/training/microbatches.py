@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from clipcheck.python.source import Source
 from clipcheck.training.acts import EventKind
-from clipcheck.training.flows import Event
-from clipcheck.training.guards import Loop, accumulation_guard, loops
+from clipcheck.training.counting import counting_guard, may_be_guarded, tests_around
+from clipcheck.training.flows import Event, Flow
+from clipcheck.training.guards import Loop, loops
+
+_ENDS = (EventKind.STEP, EventKind.BACKWARD, EventKind.UNKNOWN)
 
 
 def guarded_step(source: Source, event: Event) -> Event | None:
@@ -14,21 +17,38 @@ def guarded_step(source: Source, event: Event) -> Event | None:
     All steps that can follow stand under a test that counts steps, `event` does not, and where the test fails another
     backward adds to the same gradients.
     """
-    inside = loops(source, event.at)
-    innermost = inside[0] if inside else None
-    if accumulation_guard(source, event.at, innermost) is not None:
+    found = _guarded_step(source, event, EventKind.ZERO_GRAD)
+    if found is None and event.kind is EventKind.UNSCALE:
+        # that they are unscaled is forgotten when the scale is updated, not when the gradients are cleared
+        found = _guarded_step(source, event, EventKind.UPDATE)
+    return found
+
+
+def _guarded_step(source: Source, event: Event, forgets: EventKind) -> Event | None:
+    if may_be_guarded(source, event):
         return None
-    steps = _steps_after(event, innermost)
-    if not _adds_to_one_backward(source, event, inside):
+    inside = loops_around(source, event)
+    steps = _steps_after(event, inside[0] if inside else None, forgets)
+    if not _adds_to_one_backward(source, event, inside, forgets):
         return None
-    if any(step.at is event.at or accumulation_guard(source, step.at, innermost) is None for step in steps):
+    if not all(_comes_once_in_several(source, step, inside) for step in steps):
         return None
     return steps[0] if steps else None
 
 
-def _steps_after(event: Event, loop: Loop | None) -> list[Event]:
+def _comes_once_in_several(source: Source, step: Event, inside: list[Loop]) -> bool:
+    """Whether a test that counts the iterations of the innermost loop decides on a step."""
+    return loops_around(source, step)[:1] == inside[:1] and counting_guard(source, step) is not None
+
+
+def loops_around(source: Source, event: Event) -> list[Loop]:
+    """The loops around an event, innermost first, also those around the calls that lead to it."""
+    return [loop for place in event.places for loop in loops(source, place)]
+
+
+def _steps_after(event: Event, loop: Loop | None, forgets: EventKind) -> list[Event]:
     """The steps that can follow, if each other way from here leads to the next backward, or out of the function."""
-    later = event.first_after(EventKind.STEP, EventKind.BACKWARD, EventKind.ZERO_GRAD, EventKind.UNKNOWN)
+    later = event.first_after(*_ENDS, forgets)
     rest = {other.kind for other in later} - {EventKind.STEP}
     # the micro-batch after this one comes from the loop around, or else from the next call
     following = EventKind.END if loop is None else EventKind.BACKWARD
@@ -37,7 +57,25 @@ def _steps_after(event: Event, loop: Loop | None) -> list[Event]:
     return [other for other in later if other.kind is EventKind.STEP]
 
 
-def _adds_to_one_backward(source: Source, event: Event, inside: list[Loop]) -> bool:
+def _adds_to_one_backward(source: Source, event: Event, inside: list[Loop], forgets: EventKind) -> bool:
     """Whether all that can come before is a backward of the same micro-batch."""
-    earlier = event.first_before(EventKind.BACKWARD, EventKind.STEP, EventKind.ZERO_GRAD, EventKind.UNKNOWN)
-    return all(other.kind is EventKind.BACKWARD and loops(source, other.at) == inside for other in earlier)
+    earlier = event.first_before(*_ENDS, forgets)
+    return all(other.kind is EventKind.BACKWARD and loops_around(source, other) == inside for other in earlier)
+
+
+def step_elsewhere(source: Source, flow: Flow, event: Event) -> Event | None:
+    """The step in the other branch of the test that counts micro-batches: `event` is in the one that only adds up."""
+    if not leads_to_backward(event):
+        return None
+    mine = {(id(test.branch), test.outcome) for test in tests_around(source, event)}
+    for step in flow.of(EventKind.STEP):
+        guard = counting_guard(source, step)
+        if guard is not None and (id(guard.branch), not guard.outcome) in mine:
+            return step
+    return None
+
+
+def leads_to_backward(event: Event) -> bool:
+    """Whether another backward follows, to add to the same gradients, before anything uses them."""
+    later = {other.kind for other in event.first_after(*_ENDS, EventKind.ZERO_GRAD, EventKind.EDIT)}
+    return EventKind.BACKWARD in later and later <= {EventKind.BACKWARD, EventKind.END}

@@ -1,0 +1,152 @@
+"""Which tests change from one micro-batch to the next, and which of them count. What guards nothing first."""
+
+from __future__ import annotations
+
+import textwrap
+
+import libcst as cst
+import pytest
+
+from clipcheck.python.source import Source
+from clipcheck.training.acts import EventKind
+from clipcheck.training.counting import counting_guard, guard_of, may_be_guarded
+from clipcheck.training.flows import Event, flow
+
+LOOP = "def f(args, accum, limit, xs, tracker):\n    count = 0\n    for epoch in range(9):\n        for i, x in enumerate(xs):\n"
+
+
+def guard(body: str) -> str | None:
+    """The test around `here()` that counts, in the body of a loop over batches."""
+    source = Source(LOOP + textwrap.indent(textwrap.dedent(body), " " * 12))
+    (call,) = (c for c in source.nodes(cst.Call) if source.code(c.func) == "here")
+    found = guard_of(source, call)
+    return None if found is None else source.code(found.test)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "here()",
+        "if x:\n    here()",
+        "if i > 10:\n    here()",  # from then on
+        "if '%d' % i:\n    here()",
+        "if i % 4 == 0:\n    pass\nhere()",
+        "if i % 4 == 0:\n    def f():\n        here()",
+        "if accum > 1:\n    here()",  # the same for each batch
+        "if args.ACCUMULATION_STEPS > 1:\n    here()",
+        "if args.sync_grads:\n    here()",
+        "if accum % 2 == 0:\n    here()",
+        "accumulate = accum > 1\nif accumulate:\n    here()",
+        "if epoch % 2 == 0:\n    here()",  # changes with another loop
+        "if self.epoch % 2 == 0:\n    here()",
+        "if tracker.ready():\n    here()",  # may count, or may not
+        "last = tell(i)\nif last:\n    here()",
+        "if limit == 1.0:\n    here()",
+        "count += 1\nif count > 10:\n    here()",  # never set back
+        "loss = f(x)\nif loss >= limit:\n    here()",
+        "for other in xs % 2:\n    if other:\n        here()",
+    ],
+)
+def test_no_guard_that_counts(body: str) -> None:
+    assert guard(body) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "test"),
+    [
+        ("if (i + 1) % accum == 0:\n    here()", "(i + 1) % accum == 0"),
+        ("if not i % 4:\n    if x:\n        here()", "not i % 4"),
+        ("if i % 4:\n    pass\nelse:\n    here()", "i % 4"),
+        ("if i % 4:\n    continue\nhere()", "i % 4"),
+        ("if i + 1 == len(xs) or i % 4 == 0:\n    here()", "i + 1 == len(xs) or i % 4 == 0"),
+        ("if i == accum:\n    here()", "i == accum"),
+        ("if len(xs) - 1 == i:\n    here()", "len(xs) - 1 == i"),
+        ("last = i % 4 == 0\nis_last = last\nif is_last:\n    here()", "is_last"),
+        ("count += 1\nif count % 4 == 0:\n    here()", "count % 4 == 0"),
+        ("count += 1\nif count == accum:\n    here()", "count == accum"),
+        ("count += 1\nif count >= accum:\n    here()\n    count = 0", "count >= accum"),
+        ("if accelerator.sync_gradients:\n    here()", "accelerator.sync_gradients"),
+        ("if engine.is_gradient_accumulation_boundary():\n    here()", "engine.is_gradient_accumulation_boundary()"),
+        ("sync = accelerator.sync_gradients\nif sync:\n    here()", "sync"),
+        ("accumulated = tell(i)\nif accumulated:\n    here()", "accumulated"),
+        ("def due(n):\n    return (n + 1) % accum == 0\nif due(i):\n    here()", "due(i)"),
+        ("due = lambda: (i + 1) % accum == 0\nif due():\n    here()", "due()"),
+    ],
+)
+def test_a_guard_that_counts(body: str, test: str) -> None:
+    assert guard(body) == test
+
+
+def clip_of(text: str) -> tuple[Source, Event]:
+    """The one clip of the function `f`."""
+    source = Source("import torch\n" + textwrap.dedent(text))
+    function = next(node for node in source.nodes(cst.FunctionDef) if node.name.value == "f")
+    (clip,) = flow(source, function).of(EventKind.CLIP)
+    return source, clip
+
+
+CLIP = "torch.nn.utils.clip_grad_norm_(ps, 1.0)"
+
+
+@pytest.mark.parametrize(
+    ("text", "counted"),
+    [
+        # a test inside of the helper
+        (f"def f(xs):\n    for i, x in enumerate(xs):\n        g(i)\ndef g(i):\n    if i % 4 == 0:\n        {CLIP}", True),
+        (f"def f(xs, i):\n    for x in xs:\n        g(i)\ndef g(i):\n    if i % 4 == 0:\n        {CLIP}", False),
+        (f"def f(xs, n):\n    for x in xs:\n        g(n)\ndef g(n):\n    if n > 1:\n        {CLIP}", False),
+        (f"def f(xs):\n    for i, x in enumerate(xs):\n        g(i % 4 == 0)\ndef g(due):\n    if not due:\n        return\n    {CLIP}", True),
+        (f"def f(xs):\n    for x in xs:\n        g(False)\ndef g(due):\n    if due:\n        {CLIP}", False),
+        # a test in the caller
+        (f"def f(xs):\n    for i, x in enumerate(xs):\n        if i % 4 == 0:\n            g()\ndef g():\n    {CLIP}", True),
+        # a test around the loop that repeats it
+        (f"def f(xs):\n    for i, x in enumerate(xs):\n        if i % 4 == 0:\n            for y in x:\n                {CLIP}", False),
+        # the function is what repeats
+        (f"def f(ps, step, every):\n    if step % every == 0:\n        {CLIP}", True),
+        (f"def f(ps, accum):\n    if accum > 1:\n        {CLIP}", False),
+        (f"class A:\n    def f(self, ps):\n        self.n += 1\n        if self.n == 4:\n            {CLIP}", True),
+        (f"class A:\n    def __init__(self, n):\n        self.n = n\n    def f(self, ps):\n        if self.n == 4:\n            {CLIP}", False),
+        (f"class A:\n    def f(self, ps):\n        if self.due():\n            {CLIP}\n    def due(self):\n        return self.n % 4 == 0", True),
+    ],
+)  # fmt: skip
+def test_guards_through_calls(text: str, counted: bool) -> None:
+    assert (counting_guard(*clip_of(text)) is not None) is counted
+
+
+@pytest.mark.parametrize(
+    ("test", "expected"),
+    [
+        ("limit", False),
+        ("limit is not None and limit > 0", False),
+        ("args.limit", False),
+        ("accum > 1", False),
+        ("torch.cuda.is_available()", False),
+        ("args.get('limit')", False),
+        ("not torch.isnan(loss)", False),
+        ("loss > limit", False),
+        ("isinstance(limit, float)", False),
+        ("i % 4 == 0", True),
+        ("i in ends", True),
+        ("tracker.ready()", True),
+        ("tracker.ready() and limit", True),
+        ("due", True),
+        ("not due", True),
+        ("self.due", True),
+        ("self.limit", False),
+    ],
+)
+def test_a_test_that_may_guard(test: str, expected: bool) -> None:
+    text = f"""
+        class A:
+            def f(self, ps, xs, limit, accum, args, tracker, ends):
+                for i, x in enumerate(xs):
+                    loss = x.mean()
+                    due = tell(i)
+                    self.due = due
+                    if {test}:
+                        {CLIP}
+
+            def configure(self, limit):
+                self.limit = limit
+        """
+    assert may_be_guarded(*clip_of(text)) is expected
