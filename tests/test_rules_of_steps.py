@@ -51,6 +51,9 @@ def check(body: str, code: str, fix: bool = False) -> FileReport:
 SILENT = {
     # clips after the step
     "CLIP101": [
+        "for y in x:\n    Z\n    B\nC\nS",
+        "for y in x:\n    Z\n    B\n    S\nprepare(optimizer)\nC",
+        "for y in x:\n    Z\n    B\nfor z in x:\n    S\nC\nS",
         "Z; B; C; S",
         "Z\nB\nif x:\n    S\nC",
         "B\nS\nC\nS",  # a second step uses it
@@ -91,6 +94,27 @@ SILENT = {
         "B\nZ\nprepare(optimizer)\nS",
         "B\np.grad = None\nS",
         "B\nopt_g.zero_grad()\nopt_g.step()\nopt_d.step()",
+        # on purpose: something that the training found out decides
+        "B\nC\nif idle:\n    Z\nS",
+        "B\nnorm = C\nif not torch.isfinite(norm):\n    Z\nS",
+        "B\nnorm = C\nif not torch.isfinite(norm):\n    Z\n    S",
+        "B\nnorm = C\nif torch.isfinite(norm):\n    print(norm)\nelse:\n    Z\nS",
+        "B\nnorm = C\nif torch.isfinite(norm):\n    pass\nelif x:\n    Z\nS",
+        "B\nnorm = C\nx = Z if norm > 9 else None\nS",
+        "B\nnorm = C\nnorm > 9 and Z\nS",
+        "B\ntry:\n    C\nexcept RuntimeError:\n    Z\nS",
+        "B\nskip(C)\nS\ndef skip(norm):\n    if not torch.isfinite(norm):\n        Z",
+        "B\nskip(C)\nS\ndef skip(norm):\n    if torch.isfinite(norm):\n        return\n    Z",
+        # a module's, of which the optimizer has another part, or nothing
+        "noise = torch.optim.SGD([x])\nB\nmodel.zero_grad()\nnoise.step()",
+        "def f(model, head, loss, xs):\n    optimizer = torch.optim.SGD(head.parameters())\n    for x in xs:\n        B\n        model.zero_grad()\n        S",
+        "def f(model, loss, xs):\n    optimizer = torch.optim.SGD([*model.parameters(), *head.parameters()])\n    for x in xs:\n        B\n        model.zero_grad()\n        S",
+        # for each micro-batch, but so is the step, or backward comes once in several as well
+        "Z\nB\nC\nS\nif i % 4 == 0:\n    print(i)",
+        "Z\nif i % 4 == 0:\n    B\n    C\n    S",
+        "Z\nB\nC\nif x:\n    S",
+        "if i % 4 == 0:\n    Z\nB\nC\nif (i + 1) % 4 == 0:\n    S",
+        "opt_d.zero_grad()\nB\nopt_d.step()\nif i % 4 == 0:\n    opt_g.step()",
     ],
     # accumulation
     "CLIP108": [
@@ -128,8 +152,26 @@ SILENT = {
         "SB\naccelerator.clip_grad_norm_(model.parameters(), 1.0)\nSS",
         "def f(model, loss, optimizer):\n    scaler = torch.amp.GradScaler(enabled=False)\n    SB\n    C\n    SS",
         "def f(model, loss, optimizer):\n    scaler = Plain()\n    SB\n    C\n    SS",
+        # the scaled backward is in another function, and something may unscale
+        "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    U\n    C\n    SS",
+        "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    C\n    SS\ndef h(scaler, optimizer):\n    U",
+        "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    C\n    SS\ndef h(amp):\n    amp.unscale_grads()",
+        "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    p.grad.div_(2)\n    C\n    SS",
+        "def f(loss):\n    B\ndef g(model, scaler, optimizer):\n    C\n    SS",  # not scaled in this file
+        "def f(loss, scaler):\n    SB\ndef g(model, optimizer):\n    C\n    S",
+        "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    C",
+        "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    prepare(optimizer)\n    C\n    SS",
+        "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    C\n    other_scaler.step(optimizer)\ndef h(other_scaler):\n    pass",
+        "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    clip_grad_norm_(ps, scaler.get_scale())\n    SS",
     ],
     "CLIP303": [
+        "SB\nscaler.unscale_(a)\nscaler.unscale_(b)\nSS",
+        "SB\nU\nSS\nUP\nSB\nU\nSS\nUP",
+        "SB\nif x:\n    U\nelse:\n    U\nSS\nUP",
+        "SB\nU\nif x:\n    U\nSS\nUP",
+        "SB\nU\nhelper.step_all(optimizer)\nU",
+        "SB\nU\nother_scaler.unscale_(optimizer)\nSS",
+        "Z\nSB\nU\nif i % 4 == 0:\n    SS\nUP",  # forgotten in each iteration
         "SB; U; C; SS; UP",
         "SB\nif i % 4 == 0:\n    U\n    SS\n    UP\n    Z",
         "SB\nU\nif x:\n    SS",
@@ -191,6 +233,8 @@ def test_silent(code: str, body: str) -> None:
 # What is found, and what the fix makes of it; None where none is offered.
 FOUND: dict[str, list[tuple[str, str | None]]] = {
     "CLIP101": [
+        ("for y in x:\n    Z\n    B\n    S\nC", None),  # once an epoch
+        ("for y in x:\n    for z in y:\n        Z\n        B\n        S\nC", None),
         ("Z\nB\nS\nC", "Z\nB\nC\nS"),
         ("B\nS\nC\nZ", "B\nC\nS\nZ"),
         ("Z\nB\nS\nif x:\n    C", "Z\nB\nif x:\n    C\nS"),
@@ -216,6 +260,17 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ("def f(loss, model, optimizer, xs):\n    C\n    while xs:\n        for x in xs:\n            B\n            S", None),
     ],
     "CLIP104": [
+        # the optimizer has all of the module's parameters
+        ("def f(model, loss, xs):\n    optimizer = torch.optim.SGD(model.parameters())\n    for x in xs:\n        B\n        model.zero_grad()\n        S",
+         "def f(model, loss, xs):\n    optimizer = torch.optim.SGD(model.parameters())\n    for x in xs:\n        model.zero_grad()\n        B\n        S"),
+        ("def f(model, loss, xs):\n    optimizer = torch.optim.SGD(model.head.parameters())\n    for x in xs:\n        B\n        model.zero_grad()\n        S",
+         "def f(model, loss, xs):\n    optimizer = torch.optim.SGD(model.head.parameters())\n    for x in xs:\n        model.zero_grad()\n        B\n        S"),
+        # for each micro-batch
+        ("Z\nB\nC\nif i % 4 == 0:\n    S", None),
+        ("Z\nB\nC\nif i % 4:\n    continue\nS", None),
+        # a test that is the same for each batch, or counts
+        ("B\nif i % 4 == 0:\n    Z\n    C\n    S", None),
+        ("if limit:\n    B\n    Z\n    S", "if limit:\n    Z\n    B\n    S"),
         ("B\nZ\nS", "Z\nB\nS"),
         ("B\nif x:\n    print(x)\nZ\nS", "Z\nB\nif x:\n    print(x)\nS"),
         ("B\nC\nZ\nS", "Z\nB\nC\nS"),
@@ -237,6 +292,8 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ("with model.no_sync():\n    B\n    C\nif done:\n    break", None),
     ],
     "CLIP301": [
+        ("def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    C\n    SS", "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    U\n    C\n    SS"),
+        ("def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    if model:\n        C\n    if scaler:\n        SS\n    else:\n        S", None),
         ("SB\nC\nSS\nUP", "SB\nU\nC\nSS\nUP"),
         ("SB\nC\nU\nSS\nUP", "SB\nU\nC\nSS\nUP"),
         ("SB\nC\nscaler.step(self.opt)\nUP", "SB\nscaler.unscale_(self.opt)\nC\nscaler.step(self.opt)\nUP"),
@@ -246,6 +303,9 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ("SB\nC\nif i % 4 == 0:\n    SS\n    UP\n    Z", None),
     ],
     "CLIP303": [
+        ("SB\nU\nC\nU\nC\nSS\nUP", None),
+        ("SB\nU\nif x:\n    C\nU\nSS\nUP", None),
+        ("Z\nSB\nU\nif i % 4 == 0:\n    SS\n    UP", "Z\nSB\nif i % 4 == 0:\n    U\n    SS\n    UP"),
         ("SB\nU\nif i % 4 == 0:\n    SS\n    UP\n    Z", "SB\nif i % 4 == 0:\n    U\n    SS\n    UP\n    Z"),
     ],
     "CLIP304": [

@@ -1,7 +1,7 @@
 """
 ## What it does
 Finds clips of gradients that a `GradScaler` has scaled and that nothing has unscaled yet: `unscale_` is missing, or
-comes after the clip.
+comes after the clip. The scaled `backward()` may run in another function, if nothing in the file unscales.
 
 ## Why is this bad?
 The gradients are multiplied by the loss scale, 65536 at first. Clipped to a norm of 1.0 and then divided by the scale,
@@ -26,39 +26,75 @@ import libcst as cst
 from clipcheck.fixes.move import moved, stands_alone
 from clipcheck.fixes.verbs import insert_line_before
 from clipcheck.python.names import last_name
-from clipcheck.python.source import Source
+from clipcheck.python.source import Source, memo
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.training.acts import EventKind
+from clipcheck.training.acts import Act, EventKind, acts
 from clipcheck.training.clips import bound
 from clipcheck.training.flows import Event, flows
 from clipcheck.training.microbatches import guarded_step
 from clipcheck.training.parameters import assigned
 
 TITLE = "Unscale the gradients before the clip"
+_BEFORE = (
+    *(EventKind.BACKWARD, EventKind.UNSCALE, EventKind.EDIT, EventKind.UNKNOWN),
+    *(EventKind.STEP, EventKind.UPDATE, EventKind.ZERO_GRAD),
+)
 BY_HAND = "call `scaler.unscale_(optimizer)` before the clip"
 
 
 def check(source: Source) -> Iterator[Hit]:
+    found: dict[cst.CSTNode, Hit] = {}  # what several callers lead to is one fault
     for flow in flows(source, EventKind.CLIP):
         for clip in flow.of(EventKind.CLIP):
             backward = _scaled(source, clip)
             if backward is not None:
-                yield _hit(source, clip, backward)
+                hit = _hit(source, clip, backward)
+                found.setdefault(hit.node, hit)
+    for flow in flows(source, EventKind.CLIP) if _never_unscales(source) else ():
+        for clip in flow.of(EventKind.CLIP):
+            act = _scaled_elsewhere(source, clip)
+            if act is not None:
+                found.setdefault(clip.node, _hit_elsewhere(source, clip, act))
+    yield from found.values()
+
+
+@memo
+def _never_unscales(source: Source) -> bool:
+    """Whether nothing in the file can have unscaled a gradient."""
+    if any(act.kind is EventKind.EDIT for act in acts(source).values()):
+        return False
+    return not any("unscale" in name.value for name in source.nodes(cst.Name))
+
+
+def _scaled_elsewhere(source: Source, clip: Event) -> Act | None:
+    """The scaled backward of another function, where a clip and the scaler's step are all that this function does."""
+    if clip.wrapper or clip.is_called:
+        return None
+    earlier = clip.first_before(*_BEFORE)
+    later = clip.first_after(EventKind.STEP, EventKind.BACKWARD, EventKind.UNKNOWN)
+    if any(event.kind is not EventKind.START for event in earlier) or any(e.kind is not EventKind.STEP for e in later):
+        return None
+    scalers = [step.scaler for step in later if step.scaler is not None]
+    if not scalers or _is_off(source, scalers[0]) or _accounts_for_scale(source, clip):
+        return None
+    backwards = [act for act in acts(source).values() if act.kind is EventKind.BACKWARD and act.scaler is not None]
+    same = (act for act in backwards if act.scaler and last_name(act.scaler) == last_name(scalers[0]))
+    return next(same, None)
+
+
+def _hit_elsewhere(source: Source, clip: Event, backward: Act) -> Hit:
+    scaler = source.quoted(backward.scaler, "the scaler", 20)
+    message = f"clips gradients that {scaler} still scales: nothing in this file unscales them"
+    fix = _fix(source, clip, None)
+    related = ((backward.node, "the gradients are scaled here"),)
+    return Hit(clip.node, message, fix, "" if fix else BY_HAND, related)
 
 
 def _scaled(source: Source, clip: Event) -> Event | None:
     """The scaled backward before `clip`, where nothing on any way between them may have unscaled the gradients."""
     if clip.wrapper:
         return None  # accelerate and Fabric unscale by themselves
-    earlier = clip.first_before(
-        EventKind.BACKWARD,
-        EventKind.UNSCALE,
-        EventKind.EDIT,
-        EventKind.UNKNOWN,
-        EventKind.STEP,
-        EventKind.UPDATE,
-        EventKind.ZERO_GRAD,
-    )
+    earlier = clip.first_before(*_BEFORE)
     if any(event.kind in (EventKind.UNSCALE, EventKind.EDIT, EventKind.UNKNOWN) for event in earlier):
         return None
     scaled = [event for event in earlier if event.kind is EventKind.BACKWARD and event.scaler is not None]
@@ -102,9 +138,12 @@ def _hit(source: Source, clip: Event, backward: Event) -> Hit:
         message = f"clips gradients that {scaler} still scales: `unscale_` comes later, on {source.where(late.at)}"
     fix = None if clip.is_called or backward.is_called else _fix(source, clip, late)
     related = [(backward.at, "the gradients are scaled here")]
+    node = clip.node if _never_unscales(source) else clip.at
+    if clip.is_called:
+        related.insert(0, (clip.at, "called here") if node is clip.node else (clip.node, "clipped here"))
     if late is not None:
         related.append((late.at, "and unscaled here"))
-    return Hit(clip.at, message, fix, "" if fix else BY_HAND, tuple(related))
+    return Hit(node, message, fix, "" if fix else BY_HAND, tuple(related))
 
 
 def _late_unscale(source: Source, clip: Event) -> Event | None:

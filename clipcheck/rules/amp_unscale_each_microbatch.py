@@ -1,6 +1,7 @@
 """
 ## What it does
-Finds `scaler.unscale_(optimizer)` for every micro-batch although `scaler.step(optimizer)` runs once in several.
+Finds `scaler.unscale_(optimizer)` for every micro-batch although `scaler.step(optimizer)` runs once in several, and a second
+one for the same step, such as before each of two clips.
 
 ## Why is this bad?
 `unscale_` may run once for each optimizer between two steps: the second call raises `RuntimeError: unscale_() has
@@ -8,7 +9,7 @@ already been called on this optimizer since the last update()`. Where a step res
 gradients that are not are added up.
 
 ## Fix safety
-Unsafe: moves `unscale_`, with the clip that follows it, under the accumulation guard.
+Unsafe: moves `unscale_`, with the clip that follows it, under the accumulation guard. No fix for a second one.
 
 ## References
 - microsoft/Swin-Transformer#311, pytorch/pytorch#36601, huggingface/accelerate#641
@@ -23,10 +24,12 @@ from clipcheck.fixes.into_guard import into_guard
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind
-from clipcheck.training.flows import flows
+from clipcheck.training.flows import Event, flows
 from clipcheck.training.microbatches import guarded_step
+from clipcheck.training.parameters import is_scaler
 
 BY_HAND = "unscale once, right before the clip and the step"
+BY_HAND_ONCE = "unscale once, before the first clip"
 
 
 def check(source: Source) -> Iterator[Hit]:
@@ -37,3 +40,24 @@ def check(source: Source) -> Iterator[Hit]:
                 message = f"unscales every micro-batch, but the step on {source.where(step.at)} comes once in several"
                 fix = into_guard(source, flow, unscale, step)
                 yield Hit(unscale.at, message, fix, "" if fix else BY_HAND, ((step.at, "the step is here"),))
+            again = _again(source, unscale)
+            if again is not None:
+                message = f"raises an error: {source.where(unscale.at)} has unscaled for the same step already"
+                yield Hit(again.at, message, None, BY_HAND_ONCE, ((unscale.at, "unscaled here"),))
+
+
+def _again(source: Source, unscale: Event) -> Event | None:
+    """The second `unscale_` of the same optimizer that surely follows, with no step or update between them."""
+
+    def ends(event: Event) -> bool:
+        other = event.kind is EventKind.UNSCALE and _names(source, event) == _names(source, unscale)
+        return other or event.kind in (EventKind.STEP, EventKind.UPDATE, EventKind.UNKNOWN)
+
+    later = unscale.next_where(ends)
+    if unscale.scaler is None or not is_scaler(unscale.scaler) or any(e.kind is not EventKind.UNSCALE for e in later):
+        return None
+    return later[0] if later and later[0].at is not unscale.at else None
+
+
+def _names(source: Source, unscale: Event) -> tuple[str, ...]:
+    return tuple("" if node is None else source.spelled(node) for node in (unscale.scaler, unscale.subject))

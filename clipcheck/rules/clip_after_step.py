@@ -31,6 +31,7 @@ from clipcheck.rule import Edit, Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
 from clipcheck.training.clips import bound
 from clipcheck.training.flows import Event, Flow, flows
+from clipcheck.training.microbatches import loops_around
 from clipcheck.training.parameters import belong
 
 TITLE = "Clip before the step"
@@ -48,17 +49,27 @@ def check(source: Source) -> Iterator[Hit]:
 def _used_by(source: Source, flow: Flow, clip: Event) -> Event | None:
     """The step that used the gradients before `clip`, where that is so on every way."""
     earlier = clip.first_before(EventKind.BACKWARD, EventKind.STEP, EventKind.EDIT, EventKind.UNKNOWN)
-    if not earlier or any(event.kind is not EventKind.STEP for event in earlier):
+    steps = [event for event in earlier if event.kind is EventKind.STEP]
+    if not steps or any(event.kind is not EventKind.START for event in earlier if event not in steps):
         return None
+    if len(steps) < len(earlier) and not all(_in_inner_loop(source, step, clip) for step in steps):
+        return None  # on some way nothing has stepped yet
     later = clip.first_after(EventKind.BACKWARD, EventKind.STEP, EventKind.ZERO_GRAD, EventKind.UNKNOWN)
     if any(event.kind in (EventKind.STEP, EventKind.UNKNOWN) for event in later) or not flow.of(EventKind.BACKWARD):
         return None
-    step = earlier[0]
+    step = steps[0]
     if step.at is clip.at or _measures(source, clip):
         return None
     optimizers = {source.spelled(event.subject) for event in flow.of(EventKind.STEP) if event.subject is not None}
     same = step.subject is not None and belong(source, clip.subject, step.subject)
     return step if same or (same is None and len(optimizers) == 1) else None
+
+
+def _in_inner_loop(source: Source, step: Event, clip: Event) -> bool:
+    """Whether a step is in a loop that ends before the clip: where the loop runs not once, there is nothing to clip."""
+    outer = loops_around(source, clip)
+    inner = loops_around(source, step)
+    return len(inner) > len(outer) and inner[len(inner) - len(outer) :] == outer
 
 
 def _measures(source: Source, clip: Event) -> bool:
@@ -79,7 +90,7 @@ def _hit(source: Source, flow: Flow, clip: Event, step: Event) -> Hit:
 
 def _fix(source: Source, clip: Event, step: Event) -> Fix | None:
     pair = carrier(source, clip.node, step.node)
-    if pair is None or _takes_closure(step) or clip.wrapper:
+    if pair is None or _takes_closure(step) or clip.wrapper or _in_inner_loop(source, step, clip):
         return None
     statement, target = pair
     start, stop = source.span(target)[0], source.span(statement)[0]

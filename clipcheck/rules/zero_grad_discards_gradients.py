@@ -1,13 +1,17 @@
 """
 ## What it does
-Finds `zero_grad()` between `backward()` and the step that should use the gradients.
+Finds `zero_grad()` between `backward()` and the step that should use the gradients, of the optimizer or of the module whose
+parameters it steps; and `zero_grad()` for every micro-batch where the step comes once in several.
 
 ## Why is this bad?
 The gradients that `backward()` has just computed are thrown away: the optimizer steps without any (only its weight
-decay and momentum move the parameters), so nothing is learned.
+decay and momentum move the parameters), so nothing is learned. Cleared for every micro-batch, all but the last one's are
+thrown away, and where the loss is divided by their number, the step is as many times too small.
+
+Gradients that are cleared on a condition, such as a norm that is not finite, are cleared on purpose: nothing is reported.
 
 ## Fix safety
-Unsafe: moves `zero_grad()` above `backward()`, so that training starts, which is the point.
+Unsafe: moves `zero_grad()` above `backward()`, so that training starts, which is the point. No fix under accumulation.
 
 ## References
 - lucidrains/byol-pytorch#93, cloneofsimo/lora#263
@@ -22,9 +26,14 @@ from clipcheck.fixes.move import carrier, moved, names_settled
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
+from clipcheck.training.counting import is_data_dependent, tests_around
 from clipcheck.training.flows import Event, Flow, flows
+from clipcheck.training.guards import is_conditional
+from clipcheck.training.microbatches import comes_once_in_several
+from clipcheck.training.parameters import is_all_of
 
-BY_HAND = "clear the gradients before `backward()`, or behind the step"
+BY_HAND = "clear the gradients before `backward()`, or after the step"
+BY_HAND_ACCUMULATED = "clear the gradients right after the step, inside the same test"
 
 
 _CLIPS = re.compile("clip_grad|scaler")  # elsewhere it is nothing that a linter of gradient clipping has to say
@@ -35,19 +44,33 @@ def check(source: Source) -> Iterator[Hit]:
         return
     for flow in flows(source, EventKind.ZERO_GRAD):
         for zero in flow.of(EventKind.ZERO_GRAD):
-            pair = _discarded(source, flow, zero)
+            if zero.subject is None or len(_stepped(source, flow)) != 1:
+                continue
+            pair = _discarded(source, zero)
             if pair is not None:
-                backward, step = pair
-                message = f"throws the gradients of {source.where(backward.at)} away before the step on {source.where(step.at)}"
-                fix = None if zero.is_called or backward.is_called else _fix(source, zero, backward)
-                related = ((backward.at, "the gradients are computed here"), (step.at, "and are missed here"))
-                yield Hit(zero.at, message, fix, "" if fix else BY_HAND, related)
+                yield _hit(source, zero, *pair)
+                continue
+            step = _step_of_several(source, zero)
+            if step is not None:
+                message = (
+                    f"throws earlier micro-batches away: the step on {source.where(step.at)} gets the last one only"
+                )
+                yield Hit(zero.at, message, None, BY_HAND_ACCUMULATED, ((step.at, "the sum is used here"),))
 
 
-def _discarded(source: Source, flow: Flow, zero: Event) -> tuple[Event, Event] | None:
+def _stepped(source: Source, flow: Flow) -> set[str]:
+    return {source.spelled(event.subject) for event in flow.of(EventKind.STEP) if event.subject is not None}
+
+
+def _hit(source: Source, zero: Event, backward: Event, step: Event) -> Hit:
+    message = f"throws the gradients of {source.where(backward.at)} away before the step on {source.where(step.at)}"
+    fix = None if zero.is_called or backward.is_called else _fix(source, zero, backward)
+    related = ((backward.at, "the gradients are computed here"), (step.at, "and are missed here"))
+    return Hit(zero.at, message, fix, "" if fix else BY_HAND, related)
+
+
+def _discarded(source: Source, zero: Event) -> tuple[Event, Event] | None:
     """The backward whose gradients `zero` clears on every way, and the step of the same optimizer that needs them."""
-    if zero.subject is None:
-        return None
     kinds = (EventKind.BACKWARD, EventKind.STEP, EventKind.UNKNOWN, EventKind.EDIT)
     earlier, later = zero.first_before(*kinds), zero.first_after(*kinds)
     if any(event.kind is not EventKind.BACKWARD for event in earlier) or any(
@@ -56,14 +79,51 @@ def _discarded(source: Source, flow: Flow, zero: Event) -> tuple[Event, Event] |
         return None
     if not earlier or not later or zero.at in (earlier[0].at, later[0].at):
         return None
-    step = later[0]
-    if step.subject is None or source.spelled(step.subject) != source.spelled(zero.subject):
-        return None  # another optimizer's, or a module that need not be the one that is stepped
-    others = {source.spelled(event.subject) for event in flow.of(EventKind.STEP) if event.subject is not None}
-    return (earlier[0], step) if len(others) == 1 else None
+    backward, step = earlier[0], later[0]
+    if not _is_cleared(source, zero, step) or _is_on_purpose(source, zero, backward, step):
+        return None
+    return backward, step
+
+
+def _is_cleared(source: Source, zero: Event, step: Event) -> bool:
+    """Whether `zero` clears all that a step uses: its optimizer's gradients, or those of the module that it was given."""
+    if zero.subject is None or step.subject is None:
+        return False
+    if source.spelled(step.subject) == source.spelled(zero.subject):
+        return True
+    return is_all_of(source, zero.subject, step.subject)
+
+
+def _is_on_purpose(source: Source, zero: Event, backward: Event, step: Event) -> bool:
+    """Whether something that the training has found out decides to clear the gradients: a norm that is not finite, say."""
+    if any(is_conditional(source, place) for place in zero.places):
+        return True
+    with_backward = {(test.branch, test.outcome) for test in tests_around(source, backward)}
+    with_step = {(test.branch, test.outcome) for test in tests_around(source, step)}
+    own = [test for test in tests_around(source, zero) if (test.branch, test.outcome) not in with_backward]
+    return any((t.branch, t.outcome) not in with_step or is_data_dependent(source, t) for t in own)
+
+
+def _step_of_several(source: Source, zero: Event) -> Event | None:
+    """The step that uses the sum of several micro-batches, of which `zero` leaves the last one only."""
+    if any(tests_around(source, zero)) or any(is_conditional(source, place) for place in zero.places):
+        return None
+    backwards = zero.first_after(EventKind.BACKWARD, EventKind.STEP, EventKind.UNKNOWN, EventKind.EDIT)
+    if any(event.kind not in (EventKind.BACKWARD, EventKind.END) for event in backwards):
+        return None
+    kinds = (EventKind.BACKWARD, EventKind.STEP, EventKind.UNKNOWN, EventKind.ZERO_GRAD)
+    later = [event for one in backwards if one.kind is EventKind.BACKWARD for event in one.first_after(*kinds)]
+    steps = [event for event in later if event.kind is EventKind.STEP]
+    rest = [event for event in later if event.kind not in (EventKind.STEP, EventKind.END)]
+    if not steps or not rest or any(event is not zero for event in rest):
+        return None
+    counted = all(comes_once_in_several(source, step, zero) and _is_cleared(source, zero, step) for step in steps)
+    return steps[0] if counted else None
 
 
 def _fix(source: Source, zero: Event, backward: Event) -> Fix | None:
+    if set(tests_around(source, zero)) != set(tests_around(source, backward)):
+        return None  # before each `backward()`, it would throw away what the others have added
     pair = carrier(source, zero.node, backward.node)
     if pair is None or not names_settled(source, pair[0], source.span(pair[1])[0], source.span(pair[0])[0]):
         return None

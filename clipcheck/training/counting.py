@@ -69,6 +69,11 @@ def may_be_guarded(source: Source, event: Event) -> bool:
     return any(_counts(source, test) or _is_flag(source, test) for test in tests_around(source, event))
 
 
+def is_data_dependent(source: Source, test: Test) -> bool:
+    """Whether a test may come out differently for each micro-batch without counting them."""
+    return not _counts(source, test) and _Look(source, test.loop, test.frame).varies(test.branch.test)
+
+
 def guard_of(source: Source, node: cst.CSTNode) -> cst.If | None:
     """The `if (i + 1) % n == 0:` around a place in its function."""
     around = loops(source, node)

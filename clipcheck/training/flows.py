@@ -84,29 +84,33 @@ class Event:
 
     def first_before(self, *kinds: EventKind) -> list[Event]:
         """The first event of these kinds on every way that leads here; START where a way meets none."""
-        return list(_first(self, lambda event: event.before, frozenset(kinds)))
+        return list(_first(self, lambda event: event.before, lambda event: event.kind in kinds))
 
     def first_after(self, *kinds: EventKind) -> list[Event]:
         """The first event of these kinds on every way from here; END where a way meets none."""
-        return list(_first(self, lambda event: event.after, frozenset(kinds)))
+        return self.next_where(lambda event: event.kind in kinds)
+
+    def next_where(self, wanted: Callable[[Event], bool]) -> list[Event]:
+        """As `first_after`, for events by what they are."""
+        return list(_first(self, lambda event: event.after, wanted))
 
 
-def _first(event: Event, neighbours: Callable[[Event], list[Event]], kinds: frozenset[EventKind]) -> Iterator[Event]:
-    pending, seen = list(neighbours(event)), {event}
+def _first(event: Event, neighbors: Callable[[Event], list[Event]], wanted: Callable[[Event], bool]) -> Iterator[Event]:
+    pending, seen = list(neighbors(event)), {event}
     while pending:
         other = pending.pop()
         if other in seen:
             # an event that only leads back to itself ends the search
-            if other is event and event.kind in kinds:
+            if other is event and wanted(event):
                 yield event
             continue
         seen.add(other)
         if _contradict(event, other):
             continue  # no run takes this way
-        if other.kind in kinds or other.kind in (EventKind.START, EventKind.END):
+        if wanted(other) or other.kind in (EventKind.START, EventKind.END):
             yield other
         else:
-            pending.extend(neighbours(other))
+            pending.extend(neighbors(other))
 
 
 def _contradict(one: Event, other: Event) -> bool:

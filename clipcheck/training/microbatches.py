@@ -31,14 +31,16 @@ def _guarded_step(source: Source, event: Event, forgets: EventKind) -> Event | N
     steps = _steps_after(event, inside[0] if inside else None, forgets)
     if not _adds_to_one_backward(source, event, inside, forgets):
         return None
-    if not all(_comes_once_in_several(source, step, inside) for step in steps):
+    if not all(comes_once_in_several(source, step, event) for step in steps):
         return None
     return steps[0] if steps else None
 
 
-def _comes_once_in_several(source: Source, step: Event, inside: list[Loop]) -> bool:
-    """Whether a test that counts the iterations of the innermost loop decides on a step."""
-    return loops_around(source, step)[:1] == inside[:1] and counting_guard(source, step) is not None
+def comes_once_in_several(source: Source, step: Event, event: Event) -> bool:
+    """Whether a test that counts decides on a step, in the innermost loop around `event`."""
+    if loops_around(source, step)[:1] != loops_around(source, event)[:1]:
+        return False
+    return counting_guard(source, step) is not None
 
 
 def loops_around(source: Source, event: Event) -> list[Loop]:

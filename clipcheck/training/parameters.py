@@ -229,6 +229,16 @@ def _variables(source: Source, value: cst.CSTNode) -> Iterator[str]:
                 yield name
 
 
+def is_all_of(source: Source, module: cst.BaseExpression, optimizer: cst.BaseExpression) -> bool:
+    """Whether the file shows that all that an optimizer steps are parameters of this module."""
+    theirs = stepped(source, optimizer)
+    if not theirs or (isinstance(module, cst.Name) and any(b.kind == "for" for b in source.bindings(module))):
+        return False
+    mine = _unwrapped(source.spelled(module))
+    comparable = _same_scope(source, module, optimizer) or all(name.startswith("self.") for name in {mine, *theirs})
+    return comparable and all(_within(name, mine) for name in theirs)
+
+
 def _is_given(source: Source, parameters: cst.BaseExpression, optimizer: cst.BaseExpression) -> bool:
     """Whether the optimizer is made of the very expression, or the expression reads the optimizer's groups."""
     given = source.spelled(parameters)
