@@ -38,6 +38,13 @@ _TOTALS = (("get_total_norm", *_TORCH_CLIPS[0]), _MODULES)
 # As well any call by these names, such as a model's or Fabric's; the deprecated name is an option's more often.
 _CLIPS = (("clip_gradients", *_TORCH_CLIPS[0]), ("clip_grad_norm_", "clip_grad_value_", "clip_gradients", *_MODULES))
 _NORM_CLIPS = (("clip_grad_norm_", "clip_grad_norm"), ("clip_grad_norm_", *_MODULES))
+# A clip, or a loop that scales gradients by a quotient; each need of the second is met by a clip as well.
+_BY_HAND = tuple((*_CLIPS[0], *words) for words in ((_GRADIENT,), ("<For>", "<AsyncFor>"), ("<Div>",)))
+# What makes an iterator that gives its items once.
+_ITERATORS = (
+    *("parameters", "named_parameters", "buffers", "filter", "map", "zip", "iter", "reversed", "enumerate", "chain"),
+    *("islice", "starmap", "compress", "filterfalse", "takewhile", "<GeneratorExp>"),
+)
 _BACKWARD = ("backward", "manual_backward")
 _UNSCALE = ("unscale_", "unscale_gradients")
 _STEP = ("step", "optimizer_step")
@@ -84,7 +91,7 @@ RULES: dict[str, Rule] = {
         _rule("CLIP102", "clip-before-backward", *_CLIPS, _BACKWARD),
         _rule("CLIP103", "clip-outside-training-loop", *_CLIPS, _BACKWARD),
         _rule("CLIP104", "zero-grad-discards-gradients", "zero_grad", ("*clip_grad*", "*scaler*"), _BACKWARD, _STEP),
-        _rule("CLIP105", "exhausted-parameter-iterator", *_CLIPS),
+        _rule("CLIP105", "exhausted-parameter-iterator", (*_CLIPS[1], _GRADIENT), _ITERATORS, near=_BY_HAND),
         _rule("CLIP106", "grads-passed-as-parameters", *_TORCH_CLIPS, ("grad", "data", "state_dict")),
         _rule(
             "CLIP107",

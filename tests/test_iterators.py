@@ -68,6 +68,18 @@ def story(text: str) -> str:
         "params = model.parameters()\nparams()\nsee(params)",
         "params = model.parameters()\nfilter(None, params)\nsee(params)",
         "params = model.parameters()\ntorch.optim.SGD(model2.parameters(), params)\nsee(params)",
+        # another name for something else, or for what was made again
+        "own = model.parameters()\nparams = list(own)\nlist(params)\nsee(params)",
+        "own = model.parameters()\nlist(own)\nown = model.parameters()\nparams = own\nsee(params)",
+        "for x in y:\n    own = model.parameters()\n    params = own\n    see(params)",
+        "own = model.parameters()\nparams = own if c else []\nlist(own)\nsee(params)",
+        # a function that takes none, or that is another one's
+        "def g(ps):\n    print(ps)\nparams = model.parameters()\ng(params)\nsee(params)",
+        "params = model.parameters()\ng(params)\nsee(params)",
+        "def own():\n    return list(model.parameters())\nparams = own()\nlist(params)\nsee(params)",
+        "def own(c):\n    if c:\n        return model.parameters()\n    return []\nparams = own(1)\nlist(params)\nsee(params)",
+        "params = model.parameters.parameters()\nlist(params)\nsee(params)",
+        "params = self.params.parameters()\nlist(params)\nsee(params)",
         # on another way
         "params = model.parameters()\nif c:\n    list(params)\nelse:\n    see(params)",
         "if c:\n    params = model.parameters()\n    list(params)\nelse:\n    params = model.parameters()\n    see(params)",
@@ -133,6 +145,14 @@ def test_an_attribute_that_may_have_something_left(text: str) -> None:
         ("params = (p for p in x)\nlist(params)\nsee(params)", "list(params)"),
         ("own = model.parameters()\nparams = own\nlist(params)\nsee(params)", "list(params)"),
         ("params = model.parameters()\nlist(params)\nsee(chain(params))", "list(params)"),
+        # another name for the same iterator
+        ("own = model.parameters()\nlist(own)\nparams = own\nsee(params)", "list(own)"),
+        ("own = model.parameters()\nparams = own\nlist(own)\nsee(params)", "list(own)"),
+        ("own = model.parameters()\nfor x in y:\n    params = own\n    see(params)", "each iteration"),
+        (CLASS.format("self.params = model.parameters()", "own = self.params; see(own)"), "each call"),
+        # a function that takes everything, or that makes the iterator
+        ("def g(ps):\n    return sum(p.sum() for p in ps)\nparams = model.parameters()\ng(params)\nsee(params)", "g(params)"),
+        ("def own():\n    return filter(None, model.parameters())\nparams = own()\nlist(params)\nsee(params)", "list(params)"),
         ("params = model.parameters()\nlist(params)\nif c:\n    see(params)", "list(params)"),
         ("params = model.parameters()\nif c:\n    list(params)\nsee(params)", "list(params)"),
         ("params = model.parameters()\nlist(params)\nfor x in y:\n    see(params)", "list(params)"),

@@ -10,7 +10,8 @@ import pytest
 
 from clipcheck.python.source import Source
 from clipcheck.training.acts import EventKind
-from clipcheck.training.summaries import DEPTH, MOST, deeds, does, hooks, norms, readings, reductions, returned
+from clipcheck.training.readings import readings, starved
+from clipcheck.training.summaries import DEPTH, MOST, deeds, does, hooks, norms, reductions, returned
 
 IMPORTS = (
     "import functools\nimport torch\nimport torch.distributed as dist\nfrom torch.nn.utils import clip_grad_norm_\n"
@@ -168,6 +169,47 @@ def test_how_often_a_parameter_is_gone_through(text: str, expected: list[str]) -
 
 def test_a_function_that_hands_its_parameter_to_itself_ends() -> None:
     assert read("def f(ps):\n    f(ps)\n    list(ps)") == ["f(ps)", "list(ps)"]
+
+
+def starving(text: str) -> str | None:
+    source = program(text)
+    found = starved(source, function(source), "ps")
+    return None if found is None else source.code(found.drain).split("\n")[0]
+
+
+SUM = "total = torch.sqrt(sum(torch.sum(p.grad ** 2) for p in ps))"
+SCALE = "for p in ps:\n        p.grad.mul_(limit / total)"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def f(ps, limit):\n    clip_grad_norm_(ps, limit)",
+        "def f(ps, limit):\n    clip_grad_norm_(ps, limit)\n    return sum(p.sum() for p in ps)",
+        "def f(ps, limit):\n    for p in ps:\n        print(p)\n    for p in ps:\n        print(p)",  # clips nothing
+        f"def f(ps, limit):\n    ps = list(ps)\n    {SUM}\n    {SCALE}",
+        f"def f(ps, limit):\n    if not isinstance(ps, list):\n        ps = list(ps)\n    {SUM}\n    {SCALE}",
+        f"def f(ps, limit, total):\n    {SCALE}",
+        "def f(ps, limit):\n    if limit:\n        list(ps)\n    else:\n        clip_grad_norm_(ps, limit)",
+        "def f(ps, limit):\n    if limit:\n        return list(ps)\n    clip_grad_norm_(ps, limit)",
+    ],
+)
+def test_a_function_whose_clip_has_something_left(text: str) -> None:
+    assert starving(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "drain"),
+    [
+        (f"def f(ps, limit):\n    {SUM}\n    {SCALE}", "torch.sum(p.grad ** 2) for p in ps"),
+        ("def f(ps, limit):\n    print([p for p in ps])\n    clip_grad_norm_(ps, limit)", "[p for p in ps]"),
+        ("def f(ps, limit):\n    g(ps)\n    g(ps)\ndef g(ps):\n    clip_grad_norm_(ps, 1.0)", "g(ps)"),
+        (f"def f(ps, limit):\n    total = g(ps)\n    {SCALE}\ndef g(ps):\n    return sum(p.grad.norm() ** 2 for p in ps) ** 0.5", "g(ps)"),
+        (f"def f(ps, limit):\n    total = g(ps)\n    h(ps, limit, total)\ndef g(ps):\n    return sum(p.grad.norm() ** 2 for p in ps) ** 0.5\ndef h(ps, limit, total):\n    {SCALE}", "g(ps)"),
+    ],
+)  # fmt: skip
+def test_a_function_whose_clip_comes_too_late(text: str, drain: str) -> None:
+    assert starving(text) == drain
 
 
 # --- results, norms, collectives, hooks -----------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from clipcheck.gradients.framework import framework
 from clipcheck.gradients.gradient import Gradient, gradient
 from clipcheck.gradients.optimizers import is_in_optimizer
 from clipcheck.gradients.powers import power
+from clipcheck.gradients.roots import root_of
 from clipcheck.gradients.totals import total
 from clipcheck.python.assignments import assigned_value, assigned_values
 from clipcheck.python.reaching import contains, reaching
@@ -225,13 +226,26 @@ def is_norm(source: Source, node: cst.BaseExpression) -> bool:
     match node:
         case cst.Name(value=name):
             values = assigned_values(source, node)
-            made = any(value is not None and total(source, value) is not None for value in values)
+            made = any(value is not None and _is_computed_norm(source, value) for value in values)
             return made or _called_norm(name) or _is_added_up(source, name)
         case cst.Attribute(attr=cst.Name(value=name)):
             return _called_norm(name)
         case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value="item" | "to" | "float"))):
             return is_norm(source, value)
     return False
+
+
+def _is_computed_norm(source: Source, value: cst.BaseExpression) -> bool:
+    """Whether an expression sums up the gradients' norms, or takes the root of what a loop has added up."""
+    if total(source, value) is not None:
+        return True
+    names = [node for node in source.walk(value) if isinstance(node, cst.Name)]
+    sums = [one for one in accumulations(source) if one.how != "append" and isinstance(one.target, cst.Name)]
+    return any(
+        source.code(one.target) == name.value and root_of(source, name, one.term) is not None
+        for name in names
+        for one in sums
+    )
 
 
 def _is_added_up(source: Source, name: str) -> bool:

@@ -1,7 +1,8 @@
 """
 ## What it does
 Finds clips that are given a one-shot iterator (`model.parameters()`, `filter(...)`, `chain(...)`, a generator
-expression) with nothing left in it: the optimizer, an earlier loop or the iteration before has used it up.
+expression) with nothing left in it: the optimizer, an earlier loop or the iteration before has used it up. The clip may be a
+call, a hand-written loop, or a function of the file that goes through its argument twice: once for the norm, then to clip.
 
 ## Why is this bad?
 The clip sees no parameters at all: it clips nothing and returns 0.0. torch warns for generators since 2.8, and stays
@@ -20,33 +21,62 @@ from collections.abc import Iterator
 
 import libcst as cst
 
+from clipcheck.gradients.manual_clips import manual_clips
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety
+from clipcheck.training.calls import Callee, callee
 from clipcheck.training.clips import bound, clips
-from clipcheck.training.iterators import Spent, spent
-
-BY_HAND = "make a list of the parameters where the iterator is made"
+from clipcheck.training.iterators import Spent, iterator_made, spent
+from clipcheck.training.readings import clips_by, readings, starved
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for call, parameters in _clipped(source):
+    for at, parameters in _clipped(source):
         found = spent(source, parameters)
         if found is not None:
-            made = (found.made, "the iterator is made here")
-            related = (made,) if found.again else (made, (found.drained, "and used up here"))
-            yield Hit(call, _message(source, found), _fix(source, found), "", related)
+            yield _hit(source, at, found)
+    for call in source.nodes(cst.Call):
+        called = callee(source, call)
+        if called is not None:
+            yield from _handed_over(source, call, called)
 
 
-def _clipped(source: Source) -> Iterator[tuple[cst.Call, cst.BaseExpression]]:
+def _clipped(source: Source) -> Iterator[tuple[cst.CSTNode, cst.BaseExpression]]:
+    """The parameters that something clips, and where it does."""
     for clip in clips(source):
         if clip.parameters is not None:
             yield clip.call, clip.parameters
+    for manual in manual_clips(source):
+        yield manual.loop.iter, manual.loop.iter
     for call in source.nodes(cst.Call):
         match call.func:
             case cst.Attribute(value=cst.Name("accelerator"), attr=cst.Name("clip_grad_norm_" | "clip_grad_value_")):
                 first = bound(call, "clip_grad_norm_").parameters
                 if first is not None:
                     yield call, first
+
+
+def _handed_over(source: Source, call: cst.Call, called: Callee) -> Iterator[Hit]:
+    """Calls of functions that clip what they are given, where that is used up already, or by the function itself."""
+    for name, value in called.given.items():
+        if not any(clips_by(source, reading.drain) for reading in readings(source, called.function, name)):
+            continue
+        found = spent(source, value)
+        if found is not None:
+            yield _hit(source, call, found)
+            continue
+        made = iterator_made(source, value)
+        first = None if made is None else starved(source, called.function, name)
+        if made is not None and first is not None:
+            message = "clips nothing: the function goes through its argument twice, an iterator gives its items once"
+            related = ((first.drain, "used up here"), (first.use, "and nothing is left here"))
+            yield Hit(call, message, _fix(source, made), "", related)
+
+
+def _hit(source: Source, at: cst.CSTNode, found: Spent) -> Hit:
+    made = (found.made, "the iterator is made here")
+    related = (made,) if found.again else (made, (found.drained, "and used up here"))
+    return Hit(at, _message(source, found), _fix(source, found.made), "", related)
 
 
 def _message(source: Source, found: Spent) -> str:
@@ -59,9 +89,9 @@ def _message(source: Source, found: Spent) -> str:
     return f"clips in the first iteration only: {name} is a one-shot iterator, made on {made}"
 
 
-def _fix(source: Source, found: Spent) -> Fix:
-    start, end = source.outer_span(found.made)
-    if isinstance(found.made, cst.GeneratorExp) and source.text[start] == "(":
+def _fix(source: Source, made: cst.BaseExpression) -> Fix:
+    start, end = source.outer_span(made)
+    if isinstance(made, cst.GeneratorExp) and source.text[start] == "(":
         edits = (Edit(start, start + 1, "["), Edit(end - 1, end, "]"))
     else:
         edits = (Edit(start, start, "list("), Edit(end, end, ")"))

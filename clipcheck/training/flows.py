@@ -14,13 +14,13 @@ from typing import TypeAlias
 
 import libcst as cst
 
-from clipcheck.python.nodes import children
 from clipcheck.python.source import Source, memo
 from clipcheck.training.acts import Act, EventKind
-from clipcheck.training.calls import Callee, callees
+from clipcheck.training.calls import Callee
 from clipcheck.training.guards import Loop
 from clipcheck.training.known_tests import facts
-from clipcheck.training.summaries import DEPTH, MOST, Place, act_of, deeds, does, in_words_of_caller
+from clipcheck.training.order import called, effective
+from clipcheck.training.summaries import DEPTH, MOST, Place, act_of, does, in_words_of_caller
 
 Function: TypeAlias = "cst.FunctionDef | cst.Module"
 
@@ -316,14 +316,14 @@ def _try(node: cst.Try | cst.TryStar, ends: list[Event], here: _Here) -> list[Ev
 
 def _expression(node: cst.CSTNode, ends: list[Event], here: _Here) -> list[Event]:
     """The events of a simple statement or an expression, the arguments of a call before the call."""
-    for inner in _effective(here.source, node):
+    for inner in effective(here.source, node):
         ends = _act(inner, ends, here)
     return ends
 
 
 def _act(node: cst.CSTNode, ends: list[Event], here: _Here) -> list[Event]:
     if isinstance(node, cst.Call):
-        for callee in _called(here.source, node):
+        for callee in called(here.source, node):
             if here.follows(callee.function):
                 ends = _followed(node, callee, ends, here)
             else:
@@ -340,11 +340,6 @@ def _event(act: Act, ends: list[Event], here: _Here) -> list[Event]:
     return [event]
 
 
-def _called(source: Source, call: cst.Call) -> Iterator[Callee]:
-    """The functions that a call runs and that have a part in the training step."""
-    return (callee for callee in callees(source, call) if deeds(source, callee.function))
-
-
 def _followed(call: cst.Call, callee: Callee, ends: list[Event], here: _Here) -> list[Event]:
     """The events of a function that is called."""
     inside = here.inside(call, callee)
@@ -356,36 +351,3 @@ def _link(ends: Sequence[Event], event: Event) -> None:
         if event not in end.after:
             end.after.append(event)
             event.before.append(end)
-
-
-# --- the order of evaluation ----------------------------------------------------------------------------------------
-
-# compared by identity: `isinstance` on LibCST's abstract classes is ten times as slow
-_CLOSED = frozenset({cst.FunctionDef, cst.Lambda, cst.ClassDef})
-_EFFECTIVE = frozenset({cst.Call, cst.Assign, cst.AugAssign})
-
-
-@memo
-def _effective(source: Source, node: cst.CSTNode) -> tuple[cst.CSTNode, ...]:
-    """The acts in a simple statement or an expression, and its calls of local functions, in their order."""
-    return tuple(inner for inner in _evaluated(node) if _takes_effect(source, inner))
-
-
-def _takes_effect(source: Source, node: cst.CSTNode) -> bool:
-    if act_of(source, node) is not None:
-        return True
-    return isinstance(node, cst.Call) and any(_called(source, node))
-
-
-def _evaluated(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
-    """Calls and assignments in the order in which they take effect, without those of nested functions."""
-    # post-order with an explicit stack: generated files nest deeper than the interpreter's recursion limit
-    stack: list[tuple[cst.CSTNode, bool]] = [(node, False)]
-    while stack:
-        top, done = stack.pop()
-        if done:
-            yield top
-        elif type(top) not in _CLOSED:
-            if type(top) in _EFFECTIVE:
-                stack.append((top, True))
-            stack.extend((child, False) for child in reversed(children(top)))

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import libcst as cst
 
 from clipcheck.python.names import Binding, Scope, last_name
-from clipcheck.python.reaching import contains
+from clipcheck.python.reaching import contains, reaching
 from clipcheck.python.source import Source
 from clipcheck.training.guards import exclusive, loops
-from clipcheck.training.one_shot import WRAPS, drains, is_one_shot
+from clipcheck.training.one_shot import WRAPS
 from clipcheck.training.parameters import attribute_bindings
+from clipcheck.training.readings import drain_of, makes_iterator
 
 # Methods that run once for an object: what they find in an attribute, they find the first time.
 _RUN_ONCE = ("__init__", "setup", "build")
@@ -63,7 +64,7 @@ def _spent_before(
 ) -> Spent | None:
     """The first of the earlier uses of the iterator that takes everything, on a way that leads to `use`."""
     for other in earlier:
-        drain = drains(source, other)
+        drain = drain_of(source, other)
         if drain is not None and not contains(source, drain, use) and not exclusive(source, other, use):
             return Spent(use, making.made, source.code(use), drain, again=False)
     return None
@@ -101,7 +102,7 @@ def _value(source: Source, value: cst.BaseExpression | None, depth: int = 2) -> 
 def _one_shot(source: Source, place: cst.CSTNode, value: cst.BaseExpression | None) -> _Making | None:
     """The making of a one-shot iterator, if an assignment of `value` is one."""
     made = _value(source, value)
-    return _Making(place, made) if made is not None and is_one_shot(source, made) else None
+    return _Making(place, made) if made is not None and makes_iterator(source, made) else None
 
 
 def _function_of(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:
@@ -115,12 +116,18 @@ def _spent_name(source: Source, use: cst.Name) -> Spent | None:
     scope = source.scope(use).owner(use.value)
     if scope is None:
         return None
+    other = _other_name(source, use)
+    found = None if other is None else spent(source, other)
+    if found is not None:
+        return found._replace(use=use)
     bindings = scope.bindings[use.value]
     here = scope is source.scope(use) or _function_of(source, bindings[0].node) is source.function(use)
     making = _seen_from(source, use, bindings, here)
     if making is None:
         return None
-    earlier = _uses_since(source, use, scope, making, here)
+    earlier = list(_uses_since(source, use, scope, making, here))
+    if isinstance(other, cst.Name):
+        earlier += _uses_since(source, use, source.scope(other).owner(other.value), making, here, other.value)
     found = _spent_before(source, use, making, earlier)
     if found is not None or not here:
         return found
@@ -140,15 +147,36 @@ def _seen_from(source: Source, use: cst.Name, bindings: Sequence[Binding], here:
     return makings[-1] if makings and None not in makings else None
 
 
+def _other_name(source: Source, use: cst.Name) -> cst.BaseExpression | None:
+    """The name or attribute that stands for the same iterator: `own` where `params = own` is all that is assigned."""
+    match reaching(source, use):
+        case [Binding(kind="assign", value=(cst.Name() | cst.Attribute(value=cst.Name("self"))) as other)]:
+            return other
+    return None
+
+
 def _uses_since(
-    source: Source, use: cst.Name, scope: Scope, making: _Making, here: bool
+    source: Source, use: cst.Name, scope: Scope | None, making: _Making, here: bool, name: str = ""
 ) -> Iterator[cst.BaseExpression]:
     """The other uses of the variable, after the making and in the same function; `here` up to `use`."""
     home = _function_of(source, making.place)
-    for other in source.names.uses(scope, use.value):
+    for other in source.names.uses(scope, name or use.value):
         late = source.rank(other) < source.rank(making.place) or (here and source.rank(other) > source.rank(use))
         if other is not use and not late and _function_of(source, other) is home:
             yield other
+
+
+def iterator_made(source: Source, node: cst.BaseExpression) -> cst.BaseExpression | None:
+    """The expression that makes the one-shot iterator that an expression stands for, None where it may be none."""
+    if makes_iterator(source, node):
+        return node
+    scope = source.scope(node).owner(node.value) if isinstance(node, cst.Name) else None
+    if scope is None or not isinstance(node, cst.Name):
+        return None
+    bindings = scope.bindings[node.value]
+    here = scope is source.scope(node) or _function_of(source, bindings[0].node) is source.function(node)
+    making = _seen_from(source, node, bindings, here)
+    return None if making is None else making.made
 
 
 # --- attributes -----------------------------------------------------------------------------------------------------
@@ -186,7 +214,7 @@ def _spent_elsewhere(source: Source, use: cst.Attribute, making: _Making) -> Spe
     """The method that makes the iterator uses it up."""
     since = source.rank(making.place)
     for other in _uses_in(source, use, _function_of(source, making.place)):
-        drain = drains(source, other) if source.rank(other) > since else None
+        drain = drain_of(source, other) if source.rank(other) > since else None
         if drain is not None:
             return Spent(use, making.made, source.code(use), drain, again=False)
     return None

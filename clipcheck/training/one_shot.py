@@ -26,6 +26,8 @@ _ONE_SHOT = {
     "itertools.takewhile",
 }
 _PARAMETERS = {"parameters", "named_parameters", "buffers"}
+# `self.model.parameters.parameters()`: a module's `parameters` is a method, so this is something of the project's own.
+_COLLECTION = {"params", "parameters", "groups", "collection"}
 # Calls that go through the whole of an iterator that they are given.
 _DRAINS = {
     f"builtins.{name}"
@@ -48,7 +50,9 @@ def is_one_shot(source: Source, node: cst.BaseExpression | None) -> bool:
 
 
 def _gives_a_list(source: Source, owner: cst.BaseExpression, method: str) -> bool:
-    """Whether a class of this file that is no plain module defines that method: it may well return a list."""
+    """Whether the owner may be no plain module: a class of this file has that method, or it is a collection of parameters."""
+    if _COLLECTION & set(words(last_name(owner))):
+        return True
     match owner:
         case cst.Name("self"):
             holder = source.enclosing(owner, cst.ClassDef)

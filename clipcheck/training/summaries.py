@@ -4,11 +4,12 @@ Each question is answered from the function's body and from the answers for the 
 deep. What cannot be told is left out, so that nothing follows from it:
 
     deeds       the acts of the training step that a run of it may perform, also in functions that it calls
-    readings    where it goes through all of what a parameter is given, in the order of the text
     returned    what it returns
     norms       the norms of gradients that it computes
     reductions  the collectives over gradients that it runs
     hooks       the functions that autograd calls during `backward()`
+
+How often it goes through what its parameters are given is asked of `clipcheck.training.readings`.
 """
 
 from __future__ import annotations
@@ -21,18 +22,15 @@ import libcst as cst
 
 from clipcheck.gradients.gradient import gradient, is_in_place
 from clipcheck.python.names import last_name
-from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source, memo
 from clipcheck.training.acts import Act, EventKind, acts
 from clipcheck.training.calls import Callee, Function, callee, callees, named_function
 from clipcheck.training.norm_places import Norm, measured
-from clipcheck.training.one_shot import WRAPS, drains
 
 Place: TypeAlias = "Function | cst.Module"
 DEPTH = 3  # how deep calls are followed
 MOST = 500  # acts of one function; a program that has more is not one that a person wrote
 
-_TENSOR_TYPES = ("Tensor", "Parameter", "Variable")
 _REDUCE = frozenset({"all_reduce", "all_reduce_coalesced", "allreduce", "all_reduce_"})
 _HOOKS = frozenset({"register_post_accumulate_grad_hook", "register_hook"})
 
@@ -51,13 +49,6 @@ class Deed(NamedTuple):
     @property
     def kind(self) -> EventKind:
         return self.act.kind
-
-
-class Reading(NamedTuple):
-    """A use of a parameter after which an iterator that it was given has nothing left, and the code that takes it all."""
-
-    use: cst.BaseExpression
-    drain: cst.CSTNode
 
 
 def home(source: Source, node: cst.CSTNode) -> Place:
@@ -127,58 +118,6 @@ def _calls_by_home(source: Source) -> Mapping[cst.CSTNode, list[cst.Call]]:
         if any(callees(source, call)):
             found[home(source, call)].append(call)
     return found
-
-
-# --- parameters -----------------------------------------------------------------------------------------------------
-
-
-@memo
-def readings(source: Source, function: Function, parameter: str, depth: int = DEPTH) -> tuple[Reading, ...]:
-    """Where a function goes through all of what a parameter is given, in the order of the text."""
-    scope = source.names.scopes[function]
-    found = []
-    for use in source.names.uses(scope, parameter):
-        if home(source, use) is function and _still_given(source, use):
-            drain = drain_of(source, use, depth)
-            if drain is not None:
-                found.append(Reading(use, drain))
-    return tuple(found)
-
-
-def drain_of(source: Source, use: cst.BaseExpression, depth: int = DEPTH) -> cst.CSTNode | None:
-    """The call or loop that takes everything from the iterator at `use`, also inside of a function of the file."""
-    found = drains(source, use)
-    if found is not None or not depth:
-        return found
-    arg = source.parent(use)
-    call = source.parent(arg) if isinstance(arg, cst.Arg) else None
-    if not isinstance(call, cst.Call) or call.func is use:
-        return None
-    called = callee(source, call)
-    if called is not None:
-        names = [name for name, value in called.given.items() if value is use]
-        return call if any(readings(source, called.function, name, depth - 1) for name in names) else None
-    return drain_of(source, call, depth) if last_name(call.func) in WRAPS else None
-
-
-def _still_given(source: Source, use: cst.Name) -> bool:
-    """Whether a parameter surely is what the function was given wherever that is an iterator.
-
-    `if isinstance(ps, torch.Tensor): ps = [ps]` replaces a single tensor only.
-    """
-    return all(b.kind == "parameter" or _wraps_one(source, b.node, b.value) for b in reaching(source, use))
-
-
-def _wraps_one(source: Source, place: cst.CSTNode, value: cst.BaseExpression | None) -> bool:
-    """Whether an assignment makes a list of one tensor, where a test says that it is one."""
-    match value:
-        case cst.List(elements=[cst.Element(value=cst.Name(value=inner))]):
-            around = source.enclosing(place, cst.If)
-            test = "" if around is None else source.code(around.test)
-            return isinstance(place, cst.Name) and place.value == inner and test.endswith(
-                tuple(f"{name})" for name in _TENSOR_TYPES)
-            )  # fmt: skip
-    return False
 
 
 # --- results --------------------------------------------------------------------------------------------------------
