@@ -65,7 +65,7 @@ def _comes_before(source: Source, update: cst.CSTNode, leave: cst.CSTNode, unsca
 
 def _is_other_way(source: Source, unscale: Event, leave: cst.CSTNode) -> bool:
     """Whether the tests around a `continue` come out otherwise than those around the unscale: `if not amp: continue`."""
-    known = facts(source, leave, {}, None)
+    known = facts(source, leave, {}, called=False)
     return exclusive(source, unscale.node, leave) or any(
         (test, not outcome) in known for test, outcome in unscale.facts
     )

@@ -23,11 +23,10 @@ import libcst as cst
 
 from clipcheck.fixes.verbs import replace
 from clipcheck.gradients.optimizers import is_in_optimizer
-from clipcheck.python.names import last_name
 from clipcheck.python.source import Source
 from clipcheck.python.words import words
 from clipcheck.rule import Fix, Hit, Safety
-from clipcheck.training.calls import arguments, called
+from clipcheck.training.calls import callee
 from clipcheck.training.clips import Clip
 from clipcheck.training.split_clips import (
     Loop,
@@ -106,9 +105,10 @@ def _by_calls(source: Source, clip: Clip) -> Iterator[Split]:
     if name is None or name in limit:
         return
     for call in source.nodes(cst.Call):
-        if last_name(call.func) != function.name.value or called(source, call) is not function:
+        called = callee(source, call)
+        if called is None or called.function is not function:
             continue
-        given = arguments(call, function)
+        given = called.given
         loop = loop_of_part(source, given[name], call) if name in given else None
         if loop is None or _steps(source, loop) or gives_modules(loop) or is_in_optimizer(source, call):
             continue

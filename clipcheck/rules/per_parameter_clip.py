@@ -41,6 +41,7 @@ from clipcheck.training.split_clips import (
     loops_around,
     norm_clips,
 )
+from clipcheck.training.summaries import home, hooks
 
 TITLE = "Clip all parameters together"
 MESSAGE = "clips each parameter by its own norm: bounds no total, and turns the gradient's direction"
@@ -49,7 +50,6 @@ IN_HOOK = "clips each parameter by its own norm, as soon as its gradient is ther
 HOOK_BY_HAND = "clip all parameters together after backward: inside of a hook no total norm is known"
 WHOLE_FIRST = "the first turn clips the whole model: the later clips cost time and change nothing"
 _SINGLE = {"p", "param", "parameter", "w", "weight", "tensor"}
-_HOOKS = frozenset({"register_post_accumulate_grad_hook"})
 
 
 def check(source: Source) -> Iterator[Hit]:
@@ -139,8 +139,8 @@ def _registration(source: Source, name: cst.Name) -> cst.Call | None:
     """Where the function whose first parameter `name` is becomes a hook on a single parameter's gradient."""
     match source.bindings(name):
         case [binding] if binding.kind == "parameter":
-            function = source.enclosing(binding.node, cst.FunctionDef, cst.Lambda)
-            if function is not None and _first_parameter(function) == name.value:
+            function = home(source, binding.node)
+            if not isinstance(function, cst.Module) and _first_parameter(function) == name.value:
                 return _registrations(source).get(function)
     return None
 
@@ -153,36 +153,7 @@ def _first_parameter(function: cst.FunctionDef | cst.Lambda) -> str:
 @memo
 def _registrations(source: Source) -> dict[cst.CSTNode, cst.Call]:
     """The functions that are registered as hooks on single parameters, with the calls that register them."""
-    found: dict[cst.CSTNode, cst.Call] = {}
-    for call in source.nodes(cst.Call):
-        match call:
-            case cst.Call(func=cst.Attribute(attr=cst.Name(value=method)), args=[cst.Arg(value=hook), *_]) if (
-                method in _HOOKS
-            ):
-                found |= dict.fromkeys(_functions(source, hook), call)
-    return found
-
-
-def _functions(source: Source, hook: cst.BaseExpression) -> Iterator[cst.CSTNode]:
-    """The functions of the file that an expression can be: a name, a method, a partial, or what a call gives back."""
-    match hook:
-        case cst.Lambda():
-            yield hook
-        case cst.Name():
-            for binding in source.bindings(hook):
-                if isinstance(binding.node, cst.FunctionDef):
-                    yield binding.node
-                elif binding.kind == "assign" and binding.value is not None and not isinstance(binding.value, cst.Name):
-                    yield from _functions(source, binding.value)
-        case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=method)):
-            owner = source.enclosing(hook, cst.ClassDef)
-            bindings = source.names.scopes[owner].bindings.get(method, []) if owner is not None else []
-            yield from (binding.node for binding in bindings if isinstance(binding.node, cst.FunctionDef))
-        case cst.Call(func=func, args=[cst.Arg(value=inner), *_]) if last_name(func) == "partial":
-            yield from _functions(source, inner)
-        case cst.Call(func=func):
-            for maker in _functions(source, func):
-                yield from (node for node in source.nodes(cst.FunctionDef) if source.function(node) is maker)
+    return {hook.function: hook.call for hook in hooks(source) if hook.when == "accumulated"}
 
 
 # --- the fix --------------------------------------------------------------------------------------------------------

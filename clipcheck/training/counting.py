@@ -18,7 +18,8 @@ from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
 from clipcheck.training.calls import callee
-from clipcheck.training.flows import Event, Frame
+from clipcheck.training.flows import Event
+from clipcheck.training.frames import Frame, entered
 from clipcheck.training.guards import Loop, conditions, loops
 from clipcheck.training.parameters import attribute_bindings
 from clipcheck.training.summaries import returned
@@ -247,7 +248,7 @@ class _Look(NamedTuple):
         values = None if called is None else returned(self.source, called.function)
         if called is None or values is None:
             return []
-        look = self.deeper()._replace(frame=Frame(call, called.function, called.given, {}, self.frame))
+        look = self.deeper()._replace(frame=entered(self.source, call, called, self.frame))
         return [(look, value) for value in values]
 
     # --- counters -------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ an event of its own kind, UNKNOWN: a rule that meets one stays silent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -17,36 +17,21 @@ import libcst as cst
 from clipcheck.python.source import Source, memo
 from clipcheck.training.acts import Act, EventKind
 from clipcheck.training.calls import Callee
+from clipcheck.training.frames import Frame, entered, frames, in_first_words
 from clipcheck.training.guards import Loop
 from clipcheck.training.known_tests import facts
 from clipcheck.training.order import called, effective
-from clipcheck.training.summaries import DEPTH, MOST, Place, act_of, does, in_words_of_caller
+from clipcheck.training.summaries import DEPTH, MOST, Place, act_of, does
 
 Function: TypeAlias = "cst.FunctionDef | cst.Module"
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """A call that led from the function that is asked about, or from one that it calls, into another function.
-
-    `given` are the expressions for the function's parameters in the caller's words, `words` how what the function names is
-    spelled where the first of the calls stands.
-    """
-
-    call: cst.Call
-    function: Place
-    given: Mapping[str, cst.BaseExpression]
-    words: Mapping[str, str]
-    outer: Frame | None = None
 
 
 @dataclass(eq=False)
 class Event:
     """An act and where it takes place in the function that is asked about.
 
-    `frame` is the innermost of the calls that lead to it, `subject` what it acts upon in the words of the outermost caller that
-    names it. `facts` are the tests around it whose outcome cannot change between two events of one iteration, with that
-    outcome.
+    `frame` is the innermost of the calls that lead to it, `subject` what it acts upon in the words of the outermost caller
+    that names it. `facts` are the tests around it that come out alike all through one iteration, with their outcome.
     """
 
     kind: EventKind
@@ -62,11 +47,7 @@ class Event:
     @property
     def places(self) -> list[cst.CSTNode]:
         """Where it takes place: its node, then the calls that lead there, the one in the function asked about last."""
-        found, frame = [self.node], self.frame
-        while frame is not None:
-            found.append(frame.call)
-            frame = frame.outer
-        return found
+        return [self.node, *(frame.call for frame in frames(self.frame))]
 
     @property
     def at(self) -> cst.CSTNode:
@@ -164,57 +145,19 @@ class _Here:
     breaks: list[Event] = field(default_factory=list)  # the events right before a `break`
     returns: list[Event] = field(default_factory=list)
 
-    @property
-    def followed(self) -> list[Place]:
-        """The functions that are running here, the one that is asked about last."""
-        found: list[Place] = []
-        frame = self.frame
-        while frame is not None:
-            found.append(frame.function)
-            frame = frame.outer
-        return [*found, self.function]
-
     def follows(self, function: Place) -> bool:
         """Whether a call of this function is to be followed."""
-        followed = self.followed
-        return len(followed) <= DEPTH and len(self.events) < MOST and function not in followed
+        running = [self.function, *(frame.function for frame in frames(self.frame))]
+        return len(running) <= DEPTH and len(self.events) < MOST and function not in running
 
     def inside(self, call: cst.Call, callee: Callee) -> _Here:
         """The place where a function that is called here begins."""
-        frame = Frame(call, callee.function, callee.given, self.words_in(callee), self.frame)
+        frame = entered(self.source, call, callee, self.frame)
         return replace(self, frame=frame, facts=self.known(call), head=None, breaks=[], returns=[])
 
-    def words_in(self, callee: Callee) -> dict[str, str]:
-        """How the function asked about spells what the function called names by a parameter, or by `self`."""
-        named = callee.given if callee.owner is None else {**callee.given, "self": callee.owner}
-        plain = {name: value for name, value in named.items() if isinstance(value, (cst.Name, cst.Attribute))}
-        words = {name: self.spelled(value) for name, value in plain.items()}
-        if callee.owner is None and self.frame is not None and "self" in self.frame.words:
-            words["self"] = self.frame.words["self"]
-        return {name: word for name, word in words.items() if word}
-
-    def spelled(self, node: cst.BaseExpression) -> str:
-        """A name or attribute as the function asked about spells it, empty where it has no word for it."""
-        written = self.source.spelled(node)
-        if self.frame is None:
-            return written
-        root, dot, rest = written.partition(".")
-        word = self.frame.words.get(root, "self" if root == "self" else "")
-        return word and word + dot + rest
-
-    def said(self, node: cst.BaseExpression | None) -> cst.BaseExpression | None:
-        """An expression in the words of the outermost caller that names it."""
-        frame = self.frame
-        while frame is not None and isinstance(node, cst.Name):
-            outer = in_words_of_caller(self.source, node, frame.given)
-            if outer is node:
-                break
-            node, frame = outer, frame.outer
-        return node
-
     def known(self, node: cst.CSTNode) -> frozenset[tuple[str, bool]]:
-        words = {} if self.frame is None else self.frame.words
-        return self.facts | facts(self.source, node, words, self.frame is not None)
+        words = self.frame.words if self.frame else {}
+        return self.facts | facts(self.source, node, words, called=self.frame is not None)
 
 
 def _statements(body: Place | cst.BaseSuite) -> Sequence[cst.CSTNode]:
@@ -334,7 +277,8 @@ def _act(node: cst.CSTNode, ends: list[Event], here: _Here) -> list[Event]:
 
 def _event(act: Act, ends: list[Event], here: _Here) -> list[Event]:
     known = here.known(act.node)
-    event = Event(act.kind, act.node, here.frame, act, here.said(act.subject), here.said(act.scaler), known)
+    subject, scaler = (in_first_words(here.source, node, here.frame) for node in (act.subject, act.scaler))
+    event = Event(act.kind, act.node, here.frame, act, subject, scaler, known)
     _link(ends, event)
     here.events.append(event)
     return [event]

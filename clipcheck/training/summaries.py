@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import libcst as cst
 
@@ -32,7 +32,10 @@ DEPTH = 3  # how deep calls are followed
 MOST = 500  # acts of one function; a program that has more is not one that a person wrote
 
 _REDUCE = frozenset({"all_reduce", "all_reduce_coalesced", "allreduce", "all_reduce_"})
-_HOOKS = frozenset({"register_post_accumulate_grad_hook", "register_hook"})
+_HOOKS: dict[str, Literal["computed", "accumulated"]] = {
+    "register_hook": "computed",
+    "register_post_accumulate_grad_hook": "accumulated",
+}
 
 
 class Deed(NamedTuple):
@@ -180,20 +183,29 @@ def is_reduction(source: Source, call: cst.Call) -> bool:
 # --- hooks ----------------------------------------------------------------------------------------------------------
 
 
+class Hook(NamedTuple):
+    """A function that autograd calls during `backward()`: with a gradient, or, once that is accumulated, with its parameter."""
+
+    call: cst.Call  # the registration
+    function: Function
+    when: Literal["computed", "accumulated"]
+
+
 @memo
-def hooks(source: Source) -> tuple[tuple[cst.Call, Function], ...]:
-    """The registrations of hooks that autograd calls during `backward()`, with the functions of this file that they name."""
-    found = _registered(source)
-    return tuple((call, function) for call, function in found if function is not None)
+def hooks(source: Source) -> tuple[Hook, ...]:
+    """The hooks on tensors that are functions of the file."""
+    return tuple(_registered(source))
 
 
-def _registered(source: Source) -> Iterator[tuple[cst.Call, Function | None]]:
+def _registered(source: Source) -> Iterator[Hook]:
     for call in source.nodes(cst.Call):
         match call:
-            case cst.Call(func=cst.Attribute(attr=cst.Name(value=method)), args=[cst.Arg(value=hook, star="")]) if (
+            case cst.Call(func=cst.Attribute(attr=cst.Name(value=method)), args=[cst.Arg(value=hook, star=""), *_]) if (
                 method in _HOOKS
             ):
-                yield call, _hook(source, hook)
+                function = _hook(source, hook)
+                if function is not None:
+                    yield Hook(call, function, _HOOKS[method])
 
 
 def _hook(source: Source, hook: cst.BaseExpression) -> Function | None:

@@ -1,0 +1,63 @@
+"""The calls that lead from a function into those that it calls, and how what is named in there is spelled by the first caller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import libcst as cst
+
+from clipcheck.python.source import Source
+from clipcheck.training.calls import Callee, Function
+from clipcheck.training.summaries import in_words_of_caller
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A call that led into a function, from the one that is asked about or from one that it calls.
+
+    `given` are the caller's expressions for its parameters, `words` how the function asked about spells what it names by them.
+    """
+
+    call: cst.Call
+    function: Function
+    given: Mapping[str, cst.BaseExpression]
+    words: Mapping[str, str]
+    outer: Frame | None = None
+
+
+def frames(innermost: Frame | None) -> Iterator[Frame]:
+    """The calls that lead to a place, the innermost first."""
+    while innermost is not None:
+        yield innermost
+        innermost = innermost.outer
+
+
+def entered(source: Source, call: cst.Call, callee: Callee, outer: Frame | None) -> Frame:
+    """The frame of a function that is called within `outer`."""
+    named = callee.given if callee.owner is None else {**callee.given, "self": callee.owner}
+    plain = {name: value for name, value in named.items() if isinstance(value, (cst.Name, cst.Attribute))}
+    words = {name: _spelled(source, value, outer) for name, value in plain.items()}
+    if callee.owner is None and outer is not None and "self" in outer.words:
+        words["self"] = outer.words["self"]
+    return Frame(call, callee.function, callee.given, {name: word for name, word in words.items() if word}, outer)
+
+
+def _spelled(source: Source, node: cst.BaseExpression, frame: Frame | None) -> str:
+    """A name or attribute as the function asked about spells it, empty where it has no word for it."""
+    written = source.spelled(node)
+    if frame is None:
+        return written
+    root, dot, rest = written.partition(".")
+    word = frame.words.get(root, "self" if root == "self" else "")
+    return word and word + dot + rest
+
+
+def in_first_words(source: Source, node: cst.BaseExpression | None, frame: Frame | None) -> cst.BaseExpression | None:
+    """An expression in the words of the outermost caller that names it: what was given for a parameter."""
+    for inner in frames(frame):
+        outer = in_words_of_caller(source, node, inner.given)
+        if outer is node:
+            return node
+        node = outer
+    return node
