@@ -89,6 +89,7 @@ SILENT = {
         "model = nn.functional.relu(x)\nclip_grad_norm_(model, 1.0)",
         "model = f()\nclip_grad_norm_(model, 1.0)",
         "def f(model):\n    clip_grad_norm_(model, 1.0)",
+        "def f(net, g):\n    g(net.parameters)\n    clip_grad_norm_(net, 1.0)",
         # a list that is called `parameters`
         "class A:\n    def f(self):\n        clip_grad_norm_(self.parameters, 1.0)",
         "class A:\n    def __init__(self):\n        self.parameters = []\n    def f(self):\n        clip_grad_norm_(self.parameters, 1.0)",
@@ -727,3 +728,9 @@ def test_gradients_that_are_changed_or_only_read(text: str) -> None:
 def test_gradients_whose_clamp_is_thrown_away(text: str, after: str) -> None:
     assert len(found(text + "\n", "CLIP107")) == 1
     assert fixed(text + "\n", "CLIP107") == textwrap.dedent(after) + "\n"
+
+
+def test_parentheses_that_lack_on_one_line_say_what_a_name_is_on_another() -> None:
+    text = "def f(net):\n    clip_grad_norm_(net, 1.0)\n    clip_grad_norm_(net.parameters, 2.0)\n"
+    assert found(text, "CLIP202") == [2, 3]
+    assert fixed(text, "CLIP202") == text.replace("(net,", "(net.parameters(),").replace("parameters,", "parameters(),")

@@ -12,6 +12,7 @@ from clipcheck.python.names import Binding, last_name
 from clipcheck.python.reaching import contains, reaching
 from clipcheck.python.source import Source
 from clipcheck.training.classes import is_module_class
+from clipcheck.training.clips import clips
 from clipcheck.training.guards import exclusive
 from clipcheck.training.parameters import assigned
 
@@ -84,7 +85,7 @@ def _is_used_as_module(source: Source, name: cst.Name) -> bool:
     for use in source.names.uses(source.scope(name).owner(name.value), name.value):
         match source.parent(use):
             case cst.Attribute(attr=cst.Name(value=attr)) as method if attr in _OF_MODULES and use is not name:
-                called = isinstance(source.parent(method), cst.Call)
+                called = isinstance(source.parent(method), cst.Call) or _is_clipped_uncalled(source, method)
                 same = source.function(use) is source.function(name) and _are_same(reaching(source, use), values)
                 apart = (
                     exclusive(source, use, name) or exclusive(source, name, use) or _is_conditional(source, use, name)
@@ -92,6 +93,11 @@ def _is_used_as_module(source: Source, name: cst.Name) -> bool:
                 if called and same and not apart:
                     return True
     return False
+
+
+def _is_clipped_uncalled(source: Source, method: cst.Attribute) -> bool:
+    """Whether `net.parameters` is given to a clip as it is: the parentheses that it lacks would be those of a module's method."""
+    return method.attr.value == "parameters" and any(clip.parameters is method for clip in clips(source))
 
 
 def _are_same(some: list[Binding], others: list[Binding]) -> bool:
