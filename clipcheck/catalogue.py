@@ -131,7 +131,7 @@ RULES: dict[str, Rule] = {
             severity=Severity.ERROR,
         ),
         _rule("CLIP208", "clip-value-result-used", "clip_grad_value_", _MODULES),
-        _rule("CLIP301", "amp-missing-unscale", *_CLIPS, "scale", _BACKWARD),
+        _rule("CLIP301", "amp-missing-unscale", *_CLIPS, ("scale", "automatic_optimization"), _BACKWARD),
         _rule("CLIP303", "amp-unscale-each-microbatch", _UNSCALE, "step"),
         # `error_if_nonfinite` may be passed by its position
         _rule("CLIP304", "amp-error-if-nonfinite", *_TORCH_CLIPS, _UNSCALE),

@@ -1,7 +1,9 @@
 """
 ## What it does
 Finds clips of gradients that a `GradScaler` has scaled and that nothing has unscaled yet: `unscale_` is missing, or
-comes after the clip. The scaled `backward()` may run in another function, if nothing in the file unscales.
+comes after the clip. The scaled `backward()` may run in another function, if nothing in the file unscales. In a
+LightningModule with manual optimization and a Trainer of 16-mixed precision, `self.clip_gradients` as well:
+`manual_backward` scales, and only the optimizer's step unscales.
 
 ## Why is this bad?
 The gradients are multiplied by the loss scale, 65536 at first. Clipped to a norm of 1.0 and then divided by the scale,
@@ -31,6 +33,8 @@ from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.acts import Act, EventKind, acts
 from clipcheck.training.clips import bound
 from clipcheck.training.flows import Event, flows
+from clipcheck.training.flows import flow as flow_of
+from clipcheck.training.lightning import lightning_modules, manual_at, scaling_trainer
 from clipcheck.training.microbatches import guarded_step
 from clipcheck.training.parameters import assigned
 
@@ -40,6 +44,8 @@ _BEFORE = (
     *(EventKind.STEP, EventKind.UPDATE, EventKind.ZERO_GRAD),
 )
 BY_HAND = "call `scaler.unscale_(optimizer)` before the clip"
+LIGHTNING = "clips gradients that are still scaled: under 16-mixed precision Lightning unscales in `step()`"
+LIGHTNING_BY_HAND = "clip in `on_before_optimizer_step`, which runs after unscaling, or train in bf16-mixed precision"
 
 
 def check(source: Source) -> Iterator[Hit]:
@@ -56,6 +62,7 @@ def check(source: Source) -> Iterator[Hit]:
             if act is not None:
                 found.setdefault(clip.node, _hit_elsewhere(source, clip, act))
     yield from found.values()
+    yield from _in_lightning(source)
 
 
 @memo
@@ -128,6 +135,35 @@ def _accounts_for_scale(source: Source, clip: Event) -> bool:
         case cst.CSTNode() as value:
             seen += source.code(value)
     return "scale" in seen
+
+
+def _in_lightning(source: Source) -> Iterator[Hit]:
+    """Clips under manual optimization, where a Trainer of 16-mixed precision scales the loss: only its step unscales."""
+    trainer = scaling_trainer(source)
+    if trainer is None:
+        return
+    related = ((trainer, "this Trainer scales the loss"),)
+    for owner in lightning_modules(source):
+        if manual_at(source, owner) is None:
+            continue
+        for function in owner.body.body:
+            if isinstance(function, cst.FunctionDef):
+                clips = (event for event in flow_of(source, function).events if _clips_scaled(event))
+                yield from (Hit(clip.at, LIGHTNING, None, LIGHTNING_BY_HAND, related) for clip in clips)
+
+
+def _clips_scaled(event: Event) -> bool:
+    """Whether an event clips what `manual_backward` has left; Lightning's own `clip_gradients` does not unscale either."""
+    match event.node:
+        case cst.Call(func=cst.Attribute(attr=cst.Name("clip_gradients"))):
+            pass
+        case _ if event.kind is not EventKind.CLIP or event.wrapper not in ("", "own"):
+            return False
+    earlier = event.first_before(
+        EventKind.BACKWARD, EventKind.UNSCALE, EventKind.EDIT, EventKind.UNKNOWN, EventKind.STEP, EventKind.CLIP
+    )
+    backward = (earlier_one.node for earlier_one in earlier)
+    return bool(earlier) and all(isinstance(n, cst.Call) and last_name(n.func) == "manual_backward" for n in backward)
 
 
 def _hit(source: Source, clip: Event, backward: Event) -> Hit:

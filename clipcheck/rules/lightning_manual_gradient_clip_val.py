@@ -22,15 +22,15 @@ import libcst as cst
 from clipcheck.python.names import last_name
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.training.classes import is_lightning_module
+from clipcheck.training.lightning import lightning_modules, manual_at
 
 MESSAGE = "raises when training starts: with manual optimization Lightning does not clip"
 BY_HAND = "call `self.clip_gradients(optimizer, gradient_clip_val=…)` in `training_step`"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    modules = [node for node in source.nodes(cst.ClassDef) if is_lightning_module(source, node)]
-    manual = [place for place in map(_is_manual_at, [source] * len(modules), modules) if place is not None]
+    modules = list(lightning_modules(source))
+    manual = [place for module in modules if (place := manual_at(source, module)) is not None]
     if not modules or len(manual) != len(modules):
         return
     for call in source.nodes(cst.Call):
@@ -43,15 +43,3 @@ def check(source: Source) -> Iterator[Hit]:
 
 def _is_lightning(source: Source, call: cst.Call) -> bool:
     return (source.qualified(call.func) or "").startswith(("lightning", "pytorch_lightning"))
-
-
-def _is_manual_at(source: Source, owner: cst.ClassDef) -> cst.CSTNode | None:
-    """Where a class switches automatic optimization off."""
-    for node in source.walk(owner):
-        match node:
-            case cst.Assign(
-                targets=[cst.AssignTarget(target=cst.Attribute(attr=cst.Name("automatic_optimization")))],
-                value=cst.Name("False"),
-            ):
-                return node
-    return None

@@ -1,0 +1,76 @@
+"""What Lightning does around a module's own code: manual optimization, and a Trainer that scales the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.python.classes import bases
+from clipcheck.python.names import last_name
+from clipcheck.python.source import Source
+from clipcheck.training.classes import is_lightning_module
+from clipcheck.training.possible_limits import constants
+
+# Mixed precision with float16 has a loss scale; "16-true" and all of bfloat16 have none.
+_SCALED = frozenset({"16", "16-mixed", 16.0})
+_SCALING_PLUGINS = frozenset({"MixedPrecision", "MixedPrecisionPlugin", "NativeMixedPrecisionPlugin"})
+
+
+def lightning_modules(source: Source) -> Iterator[cst.ClassDef]:
+    return (owner for owner in source.nodes(cst.ClassDef) if is_lightning_module(source, owner))
+
+
+def is_callback(source: Source, owner: cst.ClassDef) -> bool:
+    """Whether a class derives from Lightning's Callback, by import, in this file."""
+    return any(
+        base.endswith(".Callback") and base.startswith(("pytorch_lightning", "lightning"))
+        for base in bases(source, owner)
+    )
+
+
+def manual_at(source: Source, owner: cst.ClassDef) -> cst.CSTNode | None:
+    """Where a class, or a base of it in this file, switches automatic optimization off."""
+    for node in source.walk(owner):
+        match node:
+            case cst.Assign(
+                targets=[cst.AssignTarget(target=cst.Attribute(attr=cst.Name("automatic_optimization")))],
+                value=cst.Name("False"),
+            ):
+                return node
+    for base in owner.bases:
+        bindings = source.bindings(base.value) if isinstance(base.value, cst.Name) else []
+        for binding in bindings:
+            if isinstance(binding.node, cst.ClassDef) and binding.node is not owner:
+                return manual_at(source, binding.node)
+    return None
+
+
+def scaling_trainer(source: Source) -> cst.Call | None:
+    """The Trainer of this file that scales the loss; None where one does not, or there is none."""
+    trainers = [call for call in source.nodes(cst.Call) if _is_trainer(source, call)]
+    return trainers[0] if trainers and all(_scales(source, trainer) for trainer in trainers) else None
+
+
+def _is_trainer(source: Source, call: cst.Call) -> bool:
+    origin = source.qualified(call.func) or ""
+    return last_name(call.func) == "Trainer" and origin.startswith(("lightning", "pytorch_lightning"))
+
+
+def _scales(source: Source, trainer: cst.Call) -> bool:
+    for arg in trainer.args:
+        match arg:
+            case cst.Arg(keyword=cst.Name("precision"), value=value):
+                found = [constant.value for constant in constants(source, value)]
+                return any(value in _SCALED for value in found)
+            case cst.Arg(keyword=cst.Name("plugins"), value=value):
+                if any(isinstance(node, cst.Call) and _is_scaling(node) for node in source.walk(value)):
+                    return True
+    return False
+
+
+def _is_scaling(plugin: cst.Call) -> bool:
+    """Whether a precision plugin is made for float16."""
+    first = next((arg.value for arg in plugin.args if not arg.star), None)
+    says = isinstance(first, cst.SimpleString) and str(first.evaluated_value) in _SCALED
+    return last_name(plugin.func) in _SCALING_PLUGINS and says
