@@ -46,6 +46,9 @@ _ITERATORS = (
     *("islice", "starmap", "compress", "filterfalse", "takewhile", "<GeneratorExp>"),
 )
 _BACKWARD = ("backward", "manual_backward")
+_LIGHTNING_HOOKS = tuple(
+    f"def on_{hook}" for hook in ("train_batch_end", "train_batch_start", "train_epoch_end", "before_zero_grad")
+)
 _UNSCALE = ("unscale_", "unscale_gradients")
 _STEP = ("step", "optimizer_step")
 
@@ -162,6 +165,13 @@ RULES: dict[str, Rule] = {
             "horovod",
             "DistributedOptimizer",
             tier=Tier.OPT_IN,
+        ),
+        _rule(
+            "CLIP410",
+            "lightning-clip-in-hook",
+            *_CLIPS,
+            ("LightningModule", "Callback"),
+            ("def optimizer_step", "def on_after_backward", *_LIGHTNING_HOOKS),
         ),
         _rule("CLIP411", "fabric-torch-clip", *_TORCH_CLIPS, "fabric", "backward"),
         _rule("CLIP501", "return-value-named-post-clip", *_CLIPS),

@@ -81,3 +81,65 @@ def test_a_trainer_that_does_not_or_may_not(trainer: str) -> None:
 )
 def test_nothing_is_scaled_or_it_may_be_unscaled(body: str, manual: str) -> None:
     assert found('L.Trainer(precision="16-mixed")', body, manual=manual) == []
+
+
+# --- hooks ------------------------------------------------------------------------------------------------------------
+
+HOOK = "import lightning as L\nimport torch\nclass M({base}):\n    def {hook}:\n        {body}\n{trainer}\n"
+CLIP = "torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0)"
+BATCH_END = "on_train_batch_end(self, outputs, batch, i)"
+STEP = "optimizer_step(self, epoch, i, optimizer, optimizer_closure)"
+SCALES = 'L.Trainer(precision="16-mixed")'
+
+
+def said(hook: str, body: str = CLIP, base: str = "L.LightningModule", trainer: str = "") -> list[str]:
+    text = HOOK.format(hook=hook, body=body, base=base, trainer=trainer)
+    report = check_file("x.py", text.encode(), Settings(codes=frozenset({"CLIP410"})))
+    assert report.errors == () and all(finding.help for finding in report.findings)
+    return [finding.message for finding in report.findings]
+
+
+@pytest.mark.parametrize(
+    ("hook", "body", "word"),
+    [
+        (BATCH_END, CLIP, "the step has used the gradients"),
+        (BATCH_END, "if self.clips:\n            " + CLIP, "the step has used"),
+        ("on_train_batch_start(self, batch, i)", CLIP, "the step has used"),
+        ("on_train_epoch_end(self)", CLIP, "the step has used"),
+        ("on_before_zero_grad(self, optimizer)", CLIP, "the step has used"),
+        (STEP, CLIP + "\n        optimizer.step(closure=optimizer_closure)", "comes later"),
+        (STEP, CLIP + "\n        super().optimizer_step(epoch, i, optimizer, optimizer_closure)", "comes later"),
+        (STEP, "optimizer.step(closure=optimizer_closure)\n        " + CLIP, "the step above has used"),
+        ("on_after_backward(self)", CLIP, "still scaled"),
+    ],
+)
+def test_a_clip_that_lightning_runs_at_the_wrong_time(hook: str, body: str, word: str) -> None:
+    (message,) = said(hook, body, trainer=SCALES)
+    assert word in message
+
+
+@pytest.mark.parametrize(
+    ("hook", "body", "base", "trainer"),
+    [
+        ("on_after_backward(self)", CLIP, "L.LightningModule", ""),
+        ("on_after_backward(self)", CLIP, "L.LightningModule", 'L.Trainer(precision="bf16-mixed")'),
+        ("on_after_backward(self)", "self.scaler.unscale_(o)\n        " + CLIP, "L.LightningModule", SCALES),
+        ("on_before_optimizer_step(self, optimizer)", CLIP, "L.LightningModule", SCALES),
+        ("configure_gradient_clipping(self, optimizer)", CLIP, "L.LightningModule", SCALES),
+        (STEP, "optimizer_closure()\n        " + CLIP + "\n        optimizer.step()", "L.LightningModule", ""),
+        (STEP, "loss.backward()\n        " + CLIP + "\n        optimizer.step()", "L.LightningModule", ""),
+        (BATCH_END, "loss.backward()\n        " + CLIP, "L.LightningModule", ""),
+        (BATCH_END, CLIP.replace("1.0", "torch.inf"), "L.LightningModule", ""),
+        (BATCH_END, CLIP, "torch.nn.Module", ""),
+        (BATCH_END, CLIP, "Callback", ""),
+        ("training_step(self, batch, i)", CLIP, "L.LightningModule", ""),
+        ("finish(self)", CLIP, "L.LightningModule", ""),
+    ],
+)
+def test_a_clip_in_time_or_at_a_time_unknown(hook: str, body: str, base: str, trainer: str) -> None:
+    assert said(hook, body, base, trainer) == []
+
+
+def test_a_callback_of_lightning() -> None:
+    assert len(said(BATCH_END, base="L.Callback")) == 1
+    assert len(said(BATCH_END, base="L.pytorch.callbacks.Callback")) == 1

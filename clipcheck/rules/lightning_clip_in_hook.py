@@ -1,0 +1,80 @@
+"""
+## What it does
+Finds clips in a hook of a LightningModule or of a Callback that Lightning calls at another time: `on_train_batch_end` and
+its like, which run after the optimizer's step; `optimizer_step` before the closure that runs backward; and
+`on_after_backward` where a Trainer of 16-mixed precision still scales the gradients.
+
+## Why is this bad?
+After the step the gradients have been used, and before the closure they are those of the step before, or None: nothing is
+ever clipped. Gradients that are still multiplied by the loss scale (65536 at first) are clipped to a norm of
+`max_norm / 65536` by the time they are used.
+
+## How to fix by hand
+Pass `gradient_clip_val` to the `Trainer`. For a clip of your own override `configure_gradient_clipping`, or clip in
+`on_before_optimizer_step(self, optimizer)`: Lightning calls both after backward and unscaling, before the step.
+
+## Fix safety
+No fix: the clip belongs into another method.
+
+## When to suppress it
+Where the hook runs backward in a way that the file does not show, or where another callback steps the optimizer later.
+
+## References
+- https://lightning.ai/docs/pytorch/stable/common/lightning_module.html#hooks
+- Lightning-AI/pytorch-lightning#4151
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.python.literals import number
+from clipcheck.python.source import Source
+from clipcheck.rule import Hit
+from clipcheck.training.acts import EventKind
+from clipcheck.training.classes import is_lightning_module
+from clipcheck.training.clips import bound
+from clipcheck.training.flows import Event, flows
+from clipcheck.training.lightning import is_callback, manual_at, scaling_trainer
+
+BY_HAND = "use `Trainer(gradient_clip_val=…)`, or clip in `on_before_optimizer_step`"
+_AFTER_STEP = frozenset({"on_train_batch_end", "on_train_batch_start", "on_train_epoch_end", "on_before_zero_grad"})
+# What may bring new gradients, or have used them, before the clip.
+_EARLIER = (EventKind.BACKWARD, EventKind.STEP, EventKind.UNSCALE, EventKind.EDIT, EventKind.UNKNOWN)
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for flow in flows(source, EventKind.CLIP):
+        function = flow.function
+        owner = source.enclosing(function, cst.ClassDef)
+        if not isinstance(function, cst.FunctionDef) or owner is None or source.parent(function) is not owner.body:
+            continue
+        if not (is_lightning_module(source, owner) or is_callback(source, owner)):
+            continue
+        for clip in flow.of(EventKind.CLIP):
+            fault = "" if _measures(source, clip) else _fault(source, owner, function.name.value, clip)
+            if fault:
+                yield Hit(clip.at, fault, None, BY_HAND)
+
+
+def _fault(source: Source, owner: cst.ClassDef, hook: str, clip: Event) -> str:
+    """What is wrong with the time at which Lightning calls a hook, "" where nothing is."""
+    earlier = {event.kind for event in clip.first_before(*_EARLIER)}
+    untouched = earlier == {EventKind.START}
+    if hook in _AFTER_STEP and untouched and not (hook == "on_before_zero_grad" and manual_at(source, owner)):
+        return f"has no effect: when Lightning calls `{hook}`, the step has used the gradients"
+    if hook == "optimizer_step" and untouched:
+        return "clips the gradients of the step before: the closure, which runs backward, comes later"
+    if hook == "optimizer_step" and earlier == {EventKind.STEP}:
+        return "has no effect: the step above has used the gradients"
+    if hook == "on_after_backward" and untouched and scaling_trainer(source) is not None:
+        return "clips gradients that are still scaled: Lightning unscales after `on_after_backward`"
+    return ""
+
+
+def _measures(source: Source, clip: Event) -> bool:
+    """Whether the limit is infinite: the norm is wanted, nothing is to be clipped."""
+    return isinstance(clip.node, cst.Call) and number(source, bound(clip.node, "clip_grad_norm_").limit) == math.inf
