@@ -312,6 +312,83 @@ def test_lightning_without_installing() -> None:
     )
 
 
+# What CLIP301 and CLIP410 say of Lightning: the norm of the gradients that a step takes, by where the clip is.
+
+SCALE = 64.0
+
+
+def norm_of(model: nn.Module) -> float:
+    return float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+
+
+def norms_at_steps(scaled: bool, **methods: Callable[..., Any]) -> list[float]:
+    """The norms at the steps of a training whose module has these methods, with a loss scale or without one."""
+    pl = needed("lightning").pytorch
+    plugins = importlib.import_module("lightning.pytorch.plugins")
+    model_class, trainer_of = lightning_classes()
+    seen: list[float] = []
+
+    class Watch(pl.Callback):
+        def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+            seen.append(norm_of(module))
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
+    plugin = [plugins.MixedPrecision("16-mixed", device="cpu", scaler=scaler)] if scaled else []
+    model = type("Clips", (model_class,), methods)()
+    loader = torch.utils.data.DataLoader(batches(), batch_size=None)
+    trainer_of(plugins=plugin, callbacks=[Watch()]).fit(model, loader)
+    assert len(seen) == STEPS
+    return seen
+
+
+def bound_norm(module: Any, *args: Any) -> None:
+    if any(p.grad is not None for p in module.parameters()):
+        clip_grad.clip_grad_norm_(module.parameters(), MAX_NORM)
+
+
+def bound_before_the_closure(module: Any, epoch: int, index: int, optimizer: Any, closure: Any) -> None:
+    bound_norm(module)
+    optimizer.step(closure=closure)
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [
+        {"on_train_batch_end": bound_norm},
+        {"on_train_batch_start": bound_norm},
+        {"on_before_zero_grad": bound_norm},
+        {"optimizer_step": bound_before_the_closure},
+    ],
+    ids=lambda methods: next(iter(methods)),
+)
+def test_lightning_steps_with_unclipped_gradients(methods: dict[str, Callable[..., Any]]) -> None:
+    assert max(norms_at_steps(False, **methods)) > 2 * MAX_NORM
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_lightning_scales_in_on_after_backward(scaled: bool) -> None:
+    limit = MAX_NORM / SCALE if scaled else MAX_NORM
+    assert max(norms_at_steps(scaled, on_after_backward=bound_norm)) == pytest.approx(limit, rel=1e-2)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_lightning_scales_until_a_manual_step(scaled: bool) -> None:
+    def by_hand(module: Any) -> None:
+        super(type(module), module).__init__()
+        module.automatic_optimization = False
+
+    def training_step(module: Any, batch: Any, _: int) -> None:
+        optimizer = module.optimizers()
+        optimizer.zero_grad()
+        module.manual_backward(nn.functional.mse_loss(module.model(batch[0]), batch[1]))
+        module.clip_gradients(optimizer, gradient_clip_val=MAX_NORM, gradient_clip_algorithm="norm")
+        optimizer.step()
+
+    limit = MAX_NORM / SCALE if scaled else MAX_NORM
+    found = norms_at_steps(scaled, __init__=by_hand, training_step=training_step)
+    assert max(found) == pytest.approx(limit, rel=1e-2)
+
+
 def test_our_module_of_lightning_keeps_the_norm() -> None:
     from clipcheck.integrations.lightning import ClipsWithRuntime
 
