@@ -111,6 +111,7 @@ RULES: dict[str, Rule] = {
         _rule("CLIP110", "per-parameter-clip", *_NORM_CLIPS),
         _rule("CLIP111", "per-group-or-module-clip", *_NORM_CLIPS, tier=Tier.OPT_IN),
         _rule("CLIP112", "overlapping-parameter-lists", *_TORCH_CLIPS),
+        _rule("CLIP114", "swallowed-clip-error", *_CLIPS, ("<Try>", "suppress")),
         _rule("CLIP201", "nonpositive-max-norm", *_TORCH_CLIPS),
         _rule("CLIP202", "wrong-parameters-argument", *_TORCH_CLIPS, severity=Severity.ERROR),
         _rule("CLIP203", "invalid-norm-type", *_TOTALS),
