@@ -576,7 +576,7 @@ def test_clips_of_one_parameter_that_are_meant(text: str) -> None:
         ("def hook(p):\n    clip_grad_norm_(p, 1.0)\nx.register_post_accumulate_grad_hook(hook)", None),
         ("def hook(p):\n    accelerator.clip_grad_norm_(p, 1.0)\nx.register_post_accumulate_grad_hook(hook)", None),
         ("x.register_post_accumulate_grad_hook(lambda p: clip_grad_norm_([p], 1.0))", None),
-        ("def hook(p, g):\n    clip_grad_norm_(p, 1.0)\nx.register_post_accumulate_grad_hook(partial(hook, g=1))", None),
+        ("from functools import partial\ndef hook(p, g):\n    clip_grad_norm_(p, 1.0)\nx.register_post_accumulate_grad_hook(partial(hook, g=1))", None),
         (
             "def make(group):\n    def hook(p):\n        clip_grad_norm_(p, 1.0)\n    return hook\nx.register_post_accumulate_grad_hook(make(g))",
             None,
