@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -139,13 +140,11 @@ def test_fix_reports_what_it_did_and_what_is_left() -> None:
 def test_the_closing_lines() -> None:
     put("a.py", BAD + CALL + "\n")
     put("b.py", UNSAFE)
-    assert run().stdout.endswith(
-        "Found 3 problems.\n[*] 2 fixable with `--fix`.\n1 more fixable with --fix --unsafe-fixes.\n"
-    )
+    assert run().stdout.endswith("Found 3 problems.\n[*] 2 fixable with `--fix` (1 more with `--unsafe-fixes`).\n")
     assert run("--unsafe-fixes").stdout.endswith("Found 3 problems.\n[*] 3 fixable with `--fix --unsafe-fixes`.\n")
-    assert run("--diff").stderr == "Would fix 2 problems (1 more with --unsafe-fixes).\n"
+    assert run("--diff").stderr == "Would fix 2 problems (1 more with `--unsafe-fixes`).\n"
     assert run("--fix").stdout.endswith(
-        "Found 3 problems (2 fixed, 1 left).\n1 more fixable with --fix --unsafe-fixes.\n"
+        "Found 3 problems (2 fixed, 1 remaining).\n1 fixable with `--fix --unsafe-fixes`.\n"
     )
 
 
@@ -155,7 +154,7 @@ def test_fix_only_says_what_it_fixed_and_nothing_of_the_rest() -> None:
     result = run("--fix-only", "--show-fixes")
     assert result.stdout == (
         "Fixed 2 problems:\n- a.py:\n    2 × CLIP002 (deprecated-clip-grad-norm)\n"
-        "Fixed 2 problems (1 more with --unsafe-fixes).\n"
+        "Fixed 2 problems (1 more with `--unsafe-fixes`).\n"
     )
     assert Path("b.py").read_text() == UNSAFE
 
@@ -237,13 +236,16 @@ def test_a_run_without_findings_says_what_was_looked_at_and_how_long_it_took() -
     for shape in ("full", "concise", "grouped"):
         said = run("--output-format", shape)
         assert re.fullmatch(
-            r"No problems found in 4 files \(1 notebook, 1 document, 1 speaks of clipping\), \d+\.\d\d s\.\n",
+            r"No problems found in 4 files \(1 notebook, 1 document, 1 with gradient-clipping code\), \d+\.\d\d s\.\n",
             said.stdout,
         )
         assert (said.stderr, said.exit_code) == ("", 0)
-    assert re.fullmatch(r"No problems found in 1 file \(0 speak of clipping\), \d+\.\d\d s\.\n", run("folder").stdout)
     assert re.fullmatch(
-        r"No problems found in 1 file \(0 speak of clipping\), \d+\.\d\d s\.\n", run("--fix", "folder").stdout
+        r"No problems found in 1 file \(none with gradient-clipping code\), \d+\.\d\d s\.\n", run("folder").stdout
+    )
+    assert re.fullmatch(
+        r"No problems found in 1 file \(none with gradient-clipping code\), \d+\.\d\d s\.\n",
+        run("--fix", "folder").stdout,
     )
     assert re.fullmatch(r"No problems found in 1 file \(.*\), .* s\.\n", runner().invoke(main, ["folder"]).stdout)
     assert runner().invoke(main, ["folder", "--output-format", "json"]).stdout == "[]"
@@ -260,9 +262,44 @@ def test_a_run_that_did_not_see_everything_does_not_say_that_it_did() -> None:
     assert run("-", stdin=GOOD).stdout == "No problems found.\n"
 
 
-def test_verbose_tells_what_was_done_on_stderr() -> None:
+def test_verbose_tells_on_stderr_which_settings_hold_and_why() -> None:
     put("a.py")
-    assert "1 files" in run("-v").stderr
+    lines = run("-v").stderr.splitlines()
+    assert lines[0] == "settings: defaults (--isolated ignores settings files)"
+    assert '  select = ["CLIP002"] (command line)' in lines
+    assert re.fullmatch(r"checked 1 file, 1 with findings, in \d+\.\d\d s", lines[-1])
+
+
+def test_verbose_names_the_file_of_each_setting() -> None:
+    put("a.py")
+    put("wide.toml", "target = 'torch'\nextend-select = ['CLIP1']\n")
+    put("clipcheck.toml", "extend = 'wide.toml'\nextend-select = ['CLIP011']\nunsafe-fixes = false\n")
+    told = runner().invoke(main, ["check", "-v", "--no-cache", "--unsafe-fixes", "a.py"]).stderr.splitlines()
+    assert told[0] == "settings: clipcheck.toml (the nearest settings file)"
+    for line in (
+        '  target = "torch" (wide.toml)',
+        '  extend-select = ["CLIP1"] (wide.toml)',
+        '  extend-select = ["CLIP011"] (clipcheck.toml)',
+        "  unsafe-fixes = true (command line)",
+    ):
+        assert line in told
+    assert "  unsafe-fixes = false (clipcheck.toml)" not in told
+    put("other/b.py")
+    Path("clipcheck.toml").rename("other/mine.toml")
+    told = runner().invoke(main, ["check", "-v", "--no-cache", "--config", "wide.toml", "a.py"]).stderr.splitlines()
+    assert told[0] == "settings: wide.toml (given by --config)"
+    assert (
+        runner()
+        .invoke(main, ["check", "-v", "--no-cache", "a.py"])
+        .stderr.startswith("settings: defaults (no settings file found)\n")
+    )
+    put("home/clipcheck/clipcheck.toml", "select = ['CLIP002']\n")
+    assert (
+        runner()
+        .invoke(main, ["check", "-v", "--no-cache", "a.py"])
+        .stderr.splitlines()[0]
+        .endswith("(your own settings file; the project has none)")
+    )
 
 
 def test_an_output_file_takes_the_report() -> None:
@@ -338,6 +375,92 @@ def test_version_in_both_spellings() -> None:
         assert runner().invoke(main, [word]).stdout == f"clipcheck {__version__}\n"
 
 
+def test_help_as_a_command() -> None:
+    def said(*words: str) -> str:
+        return runner().invoke(main, words).stdout
+
+    assert said("help") == said("--help")
+    assert said("help", "check") == said("check", "--help")
+    assert "--all" in said("help", "rule")
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["chekc"], "did you mean `check`?"),
+        (["rul", "CLIP001"], "did you mean `rule`?"),
+        (["help", "verfy"], "did you mean `verify`?"),
+        (["check", "--output-fromat", "json"], "--output-format"),
+        (["rule", "clip-after-stp"], "did you mean `clip-after-step`?"),
+        (["rule", "CLP001"], "did you mean `CLIP001`?"),
+        (["config", "selct"], "did you mean `select`?"),
+        (["check", "--select", "item-norm-lop"], "did you mean `item-norm-loop`?"),
+    ],
+)
+def test_what_is_mistyped_gets_a_suggestion(words: list[str], meant: str) -> None:
+    result = runner().invoke(main, words)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert meant in result.stderr
+
+
+def test_a_file_that_is_named_like_a_command_is_a_file() -> None:
+    put("chec")
+    assert "CLIP002" in runner().invoke(main, ["chec"]).stdout
+    assert runner().invoke(main, ["train.py"]).stderr == "error: train.py: no such file or directory\n"
+
+
+def test_the_last_of_an_option_and_its_negation_wins() -> None:
+    put("a.py")
+    run("--fix", "--no-fix")
+    run("--fix-only", "--no-fix-only")
+    assert Path("a.py").read_text() == BAD
+    assert "Fixed 1" not in run("--fix-only", "--no-fix-only", "--show-fixes", "--no-show-fixes").stdout
+    run("--no-fix", "--fix", "--target", "torch")
+    assert Path("a.py").read_text() == GOOD
+
+
+@pytest.mark.parametrize("name", ["CLIP002", "clip002", "deprecated-clip-grad-norm"])
+def test_rules_are_named_by_code_or_name(name: str) -> None:
+    put("a.py")
+    for words in (["--select", name], ["--extend-select", name], ["--select", "ALL", "--unfixable", name]):
+        found = runner().invoke(main, ["check", "--isolated", "--no-cache", "--output-format", "concise", *words])
+        assert "CLIP002" in found.stdout
+    for words in (["--ignore", name], ["--per-file-ignores", f"a.py:{name}"]):
+        assert "CLIP002" not in runner().invoke(main, ["check", "--isolated", "--no-cache", *words]).stdout
+    assert "# CLIP002 " in runner().invoke(main, ["rule", name]).stdout
+
+
+def test_a_diff_is_in_color_where_that_is_wanted() -> None:
+    put("a.py")
+    plain = run("--diff", "--target", "torch").stdout
+    colored = run("--diff", "--target", "torch", "--color", "always").stdout
+    assert re.sub(r"\x1b\[[\d;]*m", "", colored) == plain
+    for line in (
+        "\x1b[1m--- a.py\x1b[0m\n",
+        "\x1b[36m@@ -1,2 +1,2 @@\x1b[0m\n",
+        f"\x1b[31m-{CALL}\x1b[0m\n",
+        "\x1b[32m+",
+    ):
+        assert line in colored
+    run("--diff", "--color", "always", "-o", "fix.diff")
+    assert "\x1b" not in Path("fix.diff").read_text()
+
+
+def test_statistics_say_what_can_be_fixed_in_whole_and_in_part() -> None:
+    put("a.py", BAD + CALL + "\n")
+    assert run("--statistics").stdout == (
+        "2\tCLIP002\t[*]\tdeprecated-clip-grad-norm\nFound 2 problems.\n[*] 2 fixable with `--fix`.\n"
+    )
+    put("b.py", UNSAFE)
+    assert run("--statistics").stdout == (
+        "3\tCLIP002\t[-]\tdeprecated-clip-grad-norm\n"
+        "Found 3 problems.\n[*] 2 fixable with `--fix` (1 more with `--unsafe-fixes`).\n"
+    )
+    assert run("--statistics", "-q", "--unfixable", "CLIP002").stdout == "3\tCLIP002\t[ ]\tdeprecated-clip-grad-norm\n"
+    (row,) = json.loads(run("--statistics", "--output-format", "json").stdout)
+    assert (row["count"], row["fixable"], row["fixable_count"]) == (3, False, 2)
+
+
 def test_help_shows_the_options_in_groups() -> None:
     text = runner().invoke(main, ["check", "--help"]).stdout
     for title in ("Fixing:", "Exit code:", "Rules:", "Files:", "Suppression:", "Output:", "Settings:"):
@@ -354,15 +477,41 @@ def test_rule_as_json() -> None:
 
 
 def test_rules_lists_every_rule() -> None:
-    assert [line.split()[0] for line in runner().invoke(main, ["rules"]).stdout.splitlines()] == list(RULES)
+    assert [line.split()[0] for line in runner().invoke(main, ["rules"]).stdout.splitlines()] == sorted(RULES)
+
+
+def test_rules_as_json_say_what_each_finds_when_it_runs_and_how_it_is_fixed() -> None:
+    listed = json.loads(runner().invoke(main, ["rules", "--output-format", "json"]).stdout)
+    assert [one["code"] for one in listed] == sorted(RULES)
+    by_code = {one["code"]: one for one in listed}
+    assert by_code["CLIP002"] == {
+        "code": "CLIP002",
+        "name": "deprecated-clip-grad-norm",
+        "summary": by_code["CLIP002"]["summary"],
+        "severity": "warning",
+        "tier": "default",
+        "fix": "safe",
+        "url": "https://clipcheck.github.io/clipcheck/rules/deprecated-clip-grad-norm/",
+    }
+    assert (by_code["CLIP011"]["tier"], by_code["CLIP405"]["fix"], by_code["CLIP406"]["fix"]) == (
+        "opt-in",
+        "unsafe",
+        None,
+    )
+    assert all(re.fullmatch(r"[A-Z`].*[^.]\.", one["summary"]) for one in listed)
 
 
 def test_config_explains_its_keys() -> None:
-    from clipcheck.settings.keys import KEYS
+    from clipcheck.settings.table import KEYS
 
     listed = runner().invoke(main, ["config"]).stdout
     assert [line.split()[0] for line in listed.splitlines()] == list(KEYS)
-    assert "a list of rule codes" in runner().invoke(main, ["config", "select"]).stdout
+    one = runner().invoke(main, ["config", "select"]).stdout
+    for part in (KEYS["select"].about, "Type: a list of rules", "Default: every rule", KEYS["select"].example):
+        assert part in one
+    as_json = json.loads(runner().invoke(main, ["config", "--output-format", "json"]).stdout)
+    assert list(as_json) == list(KEYS)
+    assert as_json["target"]["default"] == '"clipcheck"'
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -416,7 +565,7 @@ def test_a_file_that_changes_is_checked_again_while_watching() -> None:
     guard.start()
     try:
         assert watching.stderr.readline().startswith("watching a.py")
-        assert watching.stdout.readline().startswith("No problems found in 1 file (1 speaks of clipping), ")
+        assert watching.stdout.readline().startswith("No problems found in 1 file (1 with gradient-clipping code), ")
         put("a.py", BAD)
         assert watching.stdout.readline().startswith("a.py:2:1: CLIP002")
     finally:
@@ -426,7 +575,7 @@ def test_a_file_that_changes_is_checked_again_while_watching() -> None:
 
 
 def test_progress_is_shown_on_a_terminal_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    from clipcheck.cli import main as cli
+    from clipcheck.cli import progress
 
     class Terminal:
         encoding = "utf-8"
@@ -441,15 +590,53 @@ def test_progress_is_shown_on_a_terminal_after_a_second(monkeypatch: pytest.Monk
         def isatty(self) -> bool:
             return True
 
-    clock = iter([0.0, 0.5, 1.5])
+    clock = iter([0.0, 0.5, 1.5, 1.6])
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
-    with cli._progress("checking") as step:
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.progress("checking") as step:
         step(1, 3)
         assert terminal.text == ""
         step(2, 3)
-    assert "checking" in terminal.text and "66%" in terminal.text
+        assert terminal.text.startswith("\rchecking [####################----------]  67%")
+        step(3, 3)
+
+
+# A run whose clock runs a second at each look at it, so that the bar is drawn at every file.
+SLOW = """
+import itertools, sys
+from clipcheck.cli import main, progress
+progress.time.monotonic = itertools.count().__next__
+main.main(["check", "--isolated", "--no-cache", "--output-format", "concise", "-j", "1", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudoterminal")
+@pytest.mark.parametrize("words", [(), ("missing.py", "."), ("-q",)])
+def test_the_progress_bar_is_gone_before_the_report(words: tuple[str, ...]) -> None:
+    pyte = pytest.importorskip("pyte")
+    import pty
+
+    for name in "abc":
+        put(f"{name}.py")
+    main_end, end = pty.openpty()
+    with subprocess.Popen([sys.executable, "-c", SLOW, *words], stdin=end, stdout=end, stderr=end) as running:
+        os.close(end)
+        written = b""
+        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+            while piece := os.read(main_end, 4096):
+                written += piece
+        os.close(main_end)
+    assert running.returncode == (2 if "missing.py" in words else 1)
+    assert (b"checking [" in written) is ("-q" not in words)
+    screen = pyte.Screen(200, 24)
+    pyte.ByteStream(screen).feed(written)
+    lines = [line.rstrip() for line in screen.display if line.strip()]
+    assert not [line for line in lines if "checking" in line or "%" in line]
+    expected = ["error: missing.py: no such file or directory"] if "missing.py" in words else []
+    assert lines[: len(expected)] == expected
+    found = lines[len(expected) :]
+    assert [line.split(": ")[0] for line in found[:3]] == ["a.py:2:1", "b.py:2:1", "c.py:2:1"]
 
 
 HEAVY = (

@@ -200,9 +200,9 @@ def test_without_a_summary_only_findings_are_shown() -> None:
         (
             [Safety.SAFE, Safety.UNSAFE, Safety.UNSAFE],
             Safety.SAFE,
-            ["Found 3 problems.", "[*] 1 fixable with `--fix`.", "2 more fixable with --fix --unsafe-fixes."],
+            ["Found 3 problems.", "[*] 1 fixable with `--fix` (2 more with `--unsafe-fixes`)."],
         ),
-        ([Safety.UNSAFE], Safety.SAFE, ["Found 1 problem.", "1 more fixable with --fix --unsafe-fixes."]),
+        ([Safety.UNSAFE], Safety.SAFE, ["Found 1 problem.", "1 fixable with `--fix --unsafe-fixes`."]),
         ([Safety.UNSAFE, Safety.SAFE], Safety.UNSAFE, ["Found 2 problems.", "[*] 2 fixable with `--fix --unsafe-fixes`."]),
         ([Safety.MANUAL], Safety.SAFE, ["Found 1 problem."]),
         ([Safety.MANUAL], Safety.UNSAFE, ["Found 1 problem."]),
@@ -223,9 +223,9 @@ def test_the_summary_counts_what_could_be_fixed(
 
 def test_after_fixing_the_summary_counts_both() -> None:
     done = outcome(finding(), fixed=(finding(fix=FIX), finding(fix=FIX, path="a.py")))
-    assert report.render("concise", done, View(fixing=True)).endswith("\nFound 3 problems (2 fixed, 1 left).\n")
+    assert report.render("concise", done, View(fixing=True)).endswith("\nFound 3 problems (2 fixed, 1 remaining).\n")
     unsafe = outcome(finding(fix=FIX._replace(safety=Safety.UNSAFE)), fixed=(finding(fix=FIX),))
-    assert text.would_fix(unsafe) == "Would fix 1 problem (1 more with --unsafe-fixes).\n"
+    assert text.would_fix(unsafe) == "Would fix 1 problem (1 more with `--unsafe-fixes`).\n"
     assert text.did_fix(done) == "Fixed 2 problems.\n"
     assert text.fixes(outcome()) == ""
     assert text.fixes(done) == (
@@ -241,13 +241,13 @@ def test_statistics_put_the_most_frequent_rule_first() -> None:
         finding(place=Place(7, 1, 7, 2)),
         finding(code="CLIP001", name="y", fix=FIX),
     ]
-    assert statistics.report(outcome(*some), as_json=False) == (
-        "2\tCLIP002\t[ ]\tdeprecated-clip-grad-norm\n1\tCLIP001\t[*]\ty\n1\tCLIP101\t[ ]\tx\n"
+    assert statistics.report(outcome(*some), View(summary=False), as_json=False) == (
+        "2\tCLIP002\t[-]\tdeprecated-clip-grad-norm\n1\tCLIP001\t[*]\ty\n1\tCLIP101\t[ ]\tx\n"
     )
-    assert json.loads(statistics.report(outcome(*some), as_json=True)) == [
-        {"code": "CLIP002", "count": 2, "fixable": False, "name": "deprecated-clip-grad-norm"},
-        {"code": "CLIP001", "count": 1, "fixable": True, "name": "y"},
-        {"code": "CLIP101", "count": 1, "fixable": False, "name": "x"},
+    assert json.loads(statistics.report(outcome(*some), View(), as_json=True)) == [
+        {"code": "CLIP002", "count": 2, "fixable": False, "fixable_count": 1, "name": "deprecated-clip-grad-norm"},
+        {"code": "CLIP001", "count": 1, "fixable": True, "fixable_count": 1, "name": "y"},
+        {"code": "CLIP101", "count": 1, "fixable": False, "fixable_count": 0, "name": "x"},
     ]
 
 

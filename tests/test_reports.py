@@ -9,20 +9,31 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from conftest import runner
+from conftest import PROJECT, runner
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft4Validator
 
-from clipcheck import report
+from clipcheck import report, site
 from clipcheck.cli.main import main
 from clipcheck.engine.results import FileReport, Outcome
 from clipcheck.formats import FORMATS
-from clipcheck.report import view as views
 from clipcheck.report.sarif import line_hashes
-from clipcheck.report.view import View, url
+from clipcheck.report.view import View
 from clipcheck.report.visible import visible, visible_lines
-from clipcheck.rule import Edit, Finding, Fix, Place, Safety, Severity
+from clipcheck.rule import (
+    INVALID_SYNTAX,
+    NOT_ANALYZED,
+    NOT_ROUND_TRIPPED,
+    UNUSED,
+    Edit,
+    Finding,
+    Fix,
+    Place,
+    Safety,
+    Severity,
+)
+from clipcheck.settings.files import parse_toml
 
 TRAIN = """\
 import torch
@@ -34,6 +45,7 @@ def train(model, loss, opt):
     opt.step()
 """
 MESSAGE = "`clip_grad_norm` is a deprecated alias of `clip_grad_norm_`"
+PAGE = "https://clipcheck.github.io/clipcheck/rules/deprecated-clip-grad-norm/"
 AT = TRAIN.index("(model.parameters")
 
 
@@ -106,10 +118,13 @@ def test_full_of_an_unsafe_fix_ends_with_a_note_and_has_no_mark() -> None:
     assert fix is not None
     text = shown("full", finding(fix=fix._replace(safety=Safety.UNSAFE)))
     assert text.startswith(f"CLIP002 {MESSAGE}\n")
-    assert "note: unsafe fix, training behaviour may change\n\nFound 1 problem.\n1 more fixable with --fix" in text
+    assert (
+        "note: this fix is unsafe: it changes training\n\nFound 1 problem.\n1 fixable with `--fix --unsafe-fixes`.\n"
+        in text
+    )
 
 
-def test_full_marks_both_lines_of_a_finding_that_speaks_of_two() -> None:
+def test_full_marks_both_lines_of_a_finding_with_a_related_place() -> None:
     text = shown("full", finding(fix=None, changes=(), related=((Place(5, 5, 5, 20), "the gradients come from here"),)))
     assert (
         text.split("\nFound")[0]
@@ -224,9 +239,11 @@ def test_when_there_is_colour(
 
 def test_statistics() -> None:
     words = ["check", "--isolated", "--no-cache", "--select", "CLIP002", "--statistics", "train.py"]
-    assert runner().invoke(main, words).stdout == "1\tCLIP002\t[*]\tdeprecated-clip-grad-norm\n"
+    assert runner().invoke(main, words).stdout == (
+        "1\tCLIP002\t[*]\tdeprecated-clip-grad-norm\nFound 1 problem.\n[*] 1 fixable with `--fix`.\n"
+    )
     assert json.loads(runner().invoke(main, [*words, "--output-format", "json"]).stdout) == [
-        {"code": "CLIP002", "count": 1, "fixable": True, "name": "deprecated-clip-grad-norm"}
+        {"code": "CLIP002", "count": 1, "fixable": True, "fixable_count": 1, "name": "deprecated-clip-grad-norm"}
     ]
 
 
@@ -254,7 +271,7 @@ def test_json(project: Path) -> None:
             "noqa_row": 6,
             "related": [],
             "severity": "warning",
-            "url": url(finding()),
+            "url": PAGE,
             "verdict": None,
         }
     ]
@@ -269,10 +286,16 @@ def test_the_edit_of_a_renaming_is_as_short_as_it_can_be() -> None:
     ]
 
 
-def test_a_rule_has_a_page_where_there_is_a_site(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "SITE", "https://example.org")
-    assert url(finding()) == "https://example.org/rules/deprecated-clip-grad-norm/"
-    assert url(finding(code="invalid-syntax", name="invalid-syntax")) is None
+def test_the_address_of_a_rules_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert site.page("CLIP002", "deprecated-clip-grad-norm") == PAGE
+    assert site.page("invalid-syntax", "invalid-syntax") is None
+    monkeypatch.setenv("CLIPCHECK_DOCS_URL", "https://docs.example.org/clipcheck/")
+    assert site.page("CLIP002", "x") == "https://docs.example.org/clipcheck/rules/x/"
+
+
+def test_the_address_of_the_site_is_that_of_the_package() -> None:
+    project = parse_toml((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["urls"]["Documentation"] == site.PUBLISHED
 
 
 def test_json_lines() -> None:
@@ -322,7 +345,7 @@ def test_a_gitlab_fingerprint_stays_when_lines_move_and_tells_equal_findings_apa
 
 def test_rdjson() -> None:
     content = json.loads(shown("rdjson", finding()))
-    assert content["source"]["name"] == "clipcheck"
+    assert content["source"] == {"name": "clipcheck", "url": "https://clipcheck.github.io/clipcheck"}
     at = {"start": {"line": 6, "column": 34}, "end": {"line": 6, "column": 34}}
     assert content["diagnostics"] == [
         {
@@ -332,7 +355,7 @@ def test_rdjson() -> None:
                 "range": {"start": {"line": 6, "column": 5}, "end": {"line": 6, "column": 34}},
             },
             "severity": "WARNING",
-            "code": {"value": "CLIP002"} | ({"url": page} if (page := url(finding())) else {}),
+            "code": {"value": "CLIP002", "url": PAGE},
             "suggestions": [{"range": at, "text": "_"}],
         }
     ]
@@ -386,8 +409,10 @@ def test_sarif_is_valid_and_holds_what_code_scanning_needs(project: Path) -> Non
     assert log["invocations"] == [{"executionSuccessful": True, "exitCode": 1, "toolExecutionNotifications": []}]
     (rule,) = log["tool"]["driver"]["rules"]
     assert (rule["id"], rule["name"]) == ("CLIP002", "deprecated-clip-grad-norm")
-    assert rule["shortDescription"]["text"] and 0 < len(rule["fullDescription"]["text"]) <= 1024
-    assert "## Why is this bad?" in rule["help"]["markdown"]
+    for title in (rule["shortDescription"]["text"], rule["fullDescription"]["text"]):
+        assert re.fullmatch(r"[A-Z].{20,1000}\.", title), "a sentence"
+    assert rule["helpUri"] == PAGE
+    assert "## Why is this bad?" in rule["help"]["markdown"] and rule["help"]["markdown"].endswith(f"({PAGE})")
     assert rule["properties"]["problem.severity"] == rule["defaultConfiguration"]["level"] == "warning"
     (result,) = log["results"]
     location = result["locations"][0]["physicalLocation"]
@@ -413,6 +438,14 @@ def test_sarif_of_odd_names_and_files_that_do_not_parse(project: Path) -> None:
     assert uri == "a%20dir/%C3%B6%23.py"
     (notification,) = log["invocations"][0]["toolExecutionNotifications"]
     assert notification["message"]["text"].startswith("not valid Python")
+
+
+@pytest.mark.parametrize("code", [INVALID_SYNTAX, NOT_ANALYZED, NOT_ROUND_TRIPPED, UNUSED])
+def test_sarif_of_findings_that_no_rule_makes(code: str) -> None:
+    (log,) = valid(shown("sarif", finding(code=code, name=code)))["runs"]
+    (rule,) = log["tool"]["driver"]["rules"]
+    assert "helpUri" not in rule
+    assert re.fullmatch(r"[A-Z].{20,}\.", rule["shortDescription"]["text"])
 
 
 def test_a_clean_sarif_is_valid() -> None:

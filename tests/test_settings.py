@@ -9,9 +9,11 @@ import pytest
 
 from clipcheck.catalogue import RULES
 from clipcheck.rule import Safety
+from clipcheck.settings.files import parse_toml
 from clipcheck.settings.globs import Globs
 from clipcheck.settings.keys import DEFAULT, ConfigError, Layer, Settings, checked, matching, select
 from clipcheck.settings.projects import Project, Projects
+from clipcheck.settings.table import KEYS, in_pyproject
 
 
 @pytest.mark.parametrize(
@@ -108,11 +110,51 @@ def test_what_runs(chosen: list[str], extra: list[str], ignored: list[str], expe
     assert select(chosen, extra, ignored) == expected
 
 
-@pytest.mark.parametrize("word", ["CLIP9", "clip001", "E501", "CLIP0011"])
+@pytest.mark.parametrize("word", ["CLIP9", "E501", "CLIP0011", "clip-after-steps"])
 def test_what_no_rule_is_called_is_an_error(word: str) -> None:
     for words in (([word], [], []), ([], [word], []), ([], [], [word])):
         with pytest.raises(ConfigError, match=word):
             select(*words)
+
+
+@pytest.mark.parametrize("word", ["CLIP002", "clip002", "deprecated-clip-grad-norm", "Deprecated-Clip-Grad-Norm"])
+def test_a_rule_is_selected_by_code_or_name_in_any_case(word: str) -> None:
+    assert select([word], [], []) == {"CLIP002"}
+    assert select(["all"], [], [f"clip1,{word}"]) == frozenset(RULES) - FAMILY - {"CLIP002"}
+    layer = checked(Layer({"select": [word], "per-file-ignores": {"a.py": [word, "Unused-Suppression"]}}, ROOT))
+    assert layer.values == {"select": ["CLIP002"], "per-file-ignores": {"a.py": ["CLIP002", "unused-suppression"]}}
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("clip-after-steps", "clip-after-step"),
+        ("CLP001", "CLIP001"),
+        ("CLIP1001", "CLIP101"),
+        ("CLIP999", None),
+        ("E501", None),
+    ],
+)
+def test_a_mistyped_rule_gets_a_suggestion(word: str, meant: str | None) -> None:
+    with pytest.raises(ConfigError) as raised:
+        select([word], [], [])
+    told = f"did you mean `{meant}`?" if meant else "(`clipcheck rules` lists them)"
+    assert str(raised.value).endswith(told)
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_the_reference_of_a_key_is_true(name: str) -> None:
+    """Its example is accepted and changes something; its default is accepted and changes nothing."""
+    key = KEYS[name]
+    example = parse_toml(key.example)
+    assert list(checked(Layer(example, ROOT)).values) == [name]
+    assert parse_toml(in_pyproject(key)) == {"tool": {"clipcheck": example}}
+    if key.default.startswith(('"', "[", "{", "true", "false")):
+        default = parse_toml(f"{name} = {key.default}")
+        assert project(checked(Layer(default, ROOT)).values).settings == Settings()
+        assert default != example
+    else:
+        assert key.default in ("none", "any version", "every rule that is not opt-in")
 
 
 def test_prefixes_name_rules() -> None:
@@ -207,14 +249,14 @@ def test_what_is_left_out() -> None:
         ({"selct": []}, "did you mean `select`"),
         ({"per_file_ignores": {}}, "did you mean `per-file-ignores`"),
         ({"zzz": 1}, "unknown key `zzz`"),
-        ({"select": "CLIP1"}, "`select` is"),
-        ({"select": [1]}, "`select` is"),
-        ({"exclude": {"a": 1}}, "`exclude` is"),
-        ({"unsafe-fixes": "yes"}, "`unsafe-fixes` is"),
-        ({"unsafe-fixes": 1}, "`unsafe-fixes` is"),
-        ({"cache-dir": True}, "`cache-dir` is"),
-        ({"per-file-ignores": ["a"]}, "`per-file-ignores` is"),
-        ({"per-file-ignores": {"a.py": "CLIP1"}}, "`per-file-ignores` is"),
+        ({"select": "CLIP1"}, "`select` must be"),
+        ({"select": [1]}, "`select` must be"),
+        ({"exclude": {"a": 1}}, "`exclude` must be"),
+        ({"unsafe-fixes": "yes"}, "`unsafe-fixes` must be"),
+        ({"unsafe-fixes": 1}, "`unsafe-fixes` must be"),
+        ({"cache-dir": True}, "`cache-dir` must be"),
+        ({"per-file-ignores": ["a"]}, "`per-file-ignores` must be"),
+        ({"per-file-ignores": {"a.py": "CLIP1"}}, "`per-file-ignores` must be"),
         ({"per-file-ignores": {"a.py": ["CLIP9"]}}, "CLIP9"),
         ({"ignore": ["CLIP9"]}, "CLIP9"),
         ({"target": "jax"}, "jax"),

@@ -1,19 +1,18 @@
-"""What the command line was called with, as a value, and the settings that come of it."""
+"""The options of `check` as a value, and the settings that follow from them."""
 
 from __future__ import annotations
 
 import os
 from typing import Any, NamedTuple
 
-from clipcheck.report.visible import visible
-from clipcheck.rule import Prove, Safety
+from clipcheck.rule import Prove
 from clipcheck.settings.files import parse_toml, users_file
 from clipcheck.settings.keys import ConfigError, Layer, Settings, split
 from clipcheck.settings.projects import Project, Projects
 
 
 class Options(NamedTuple):
-    """The words of the command line, by the names of its options; None where an option was not given."""
+    """The values of the options, by name; None for an option that was not given."""
 
     paths: tuple[str, ...] = ()
     fix: bool = False
@@ -77,7 +76,7 @@ class Options(NamedTuple):
 
 
 def projects_of(options: Options, prove: Prove | None = None) -> Projects:
-    """Where each file's settings come from; options beat `--config 'key = value'`, which beats files."""
+    """The settings of each file; options win over `--config 'key = value'`, which wins over files."""
     file = ""
     inline: dict[str, Any] = {}
     for word in options.config:
@@ -95,7 +94,7 @@ def projects_of(options: Options, prove: Prove | None = None) -> Projects:
 
 
 def _given(options: Options) -> dict[str, Any]:
-    """What the options set of the keys that files can set, too."""
+    """The options that set what files can set too, by key."""
     values: dict[str, Any] = {}
     for key in ("select", "ignore", "extend-select", "fixable", "unfixable", "exclude", "extend-exclude"):
         words = split(getattr(options, key.replace("-", "_")))
@@ -113,36 +112,8 @@ def _given(options: Options) -> dict[str, Any]:
     return values
 
 
-def effective(options: Options, projects: Projects) -> str:
-    """What holds for the first path that was named, as TOML."""
-    path = options.stdin_filename or next(iter(options.paths), ".")
-    project = projects.of(path)
-    settings = project.for_file(path)
-    lines = {
-        "file": project.origin or "none",
-        "select": sorted(settings.codes),
-        "target": settings.target,
-        "unsafe-fixes": settings.applies(Safety.UNSAFE),
-        "unfixable": sorted(settings.unfixable),
-        "extend-safe-fixes": sorted(settings.trusted),
-        "extend-unsafe-fixes": sorted(settings.distrusted),
-        "exclude": [pattern for globs in project.excluded for pattern in globs.patterns],
-        "force-exclude": bool(project.value("force-exclude", False)),
-        "respect-gitignore": bool(project.value("respect-gitignore", True)),
-        "output-format": project.value("output-format", "full"),
-        "cache-dir": cache_folder(project),
-    }
-    return f"# settings for {visible(path)}\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in lines.items())
-
-
-def _toml(value: Any) -> str:
-    import json
-
-    return visible(json.dumps(value, ensure_ascii=False))
-
-
 def cache_folder(project: Project) -> str:
-    """Where a project's cache lies."""
+    """The folder of a project's cache."""
     from clipcheck.engine.cache import NAME
 
     layer = _layer_of_cache(project)
@@ -152,9 +123,9 @@ def cache_folder(project: Project) -> str:
 
 
 def may_hold_cache(project: Project, folder: str) -> bool:
-    """Whether a cache may be kept in a folder: in the project, or where the command line or the user's own file says.
+    """Whether a folder may hold a cache: it is in the project, or named by the command line or the user's own file.
 
-    Settings and links in a project are not the user's word: they may have come with code that nobody has looked at.
+    Settings files and links in a project do not count: they may have come with code that nobody has reviewed.
     """
     from clipcheck.engine.cache import written_in
 

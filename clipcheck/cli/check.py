@@ -1,4 +1,4 @@
-"""The command `check`, from the command line's words to an exit code: what is done, in which order."""
+"""The command `check`, from its options to an exit code."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING
 
-from clipcheck import api
-from clipcheck.cli.arguments import Options, cache_folder, effective, may_hold_cache, projects_of
+from clipcheck import api, extras
+from clipcheck.cli.arguments import Options, cache_folder, may_hold_cache, projects_of
+from clipcheck.cli.in_force import effective, reasons
 from clipcheck.cli.show import show
 from clipcheck.cli.streams import get_bytes, put, put_bytes, say
 from clipcheck.disk import Changed, write
@@ -47,7 +48,7 @@ def check(options: Options, progress: Progress = lambda done, total: None) -> in
 
 
 def verify_paths(options: Options, progress: Progress = lambda done, total: None) -> int:
-    """Try the fixes of the user's files and show the verdicts; change nothing. Raises ConfigError."""
+    """Run the fixes of the user's files and print the verdicts; change nothing. Raises ConfigError."""
     return check(options._replace(verify=True, only_verdicts=True), progress)
 
 
@@ -94,14 +95,14 @@ def _check_paths(options: Options, projects: Projects, progress: Progress) -> in
     outcome = _look(options, projects, found, changes, progress)
     looked = Looked(found.files, time.monotonic() - started)
     if options.verbose:
-        _say_what_was_looked_at(options, projects, outcome, looked)
+        _say_what_was_checked(options, projects, outcome, looked)
     if options.adds_suppressions:
         return _add_suppressions(options, outcome)
     return _finish(options, outcome, projects.of("."), looked)
 
 
 def _choose(options: Options, projects: Projects) -> tuple[Found, Changes | None]:
-    """The files that the run is about, and what changed in them, if that is asked."""
+    """The files to check, and what changed in them if that is asked for."""
     paths = options.paths or (".",)
     found = find(paths, projects)
     for warning in found.warnings:
@@ -115,7 +116,7 @@ def _choose(options: Options, projects: Projects) -> tuple[Found, Changes | None
 
 
 def _look(options: Options, projects: Projects, found: Found, changes: Changes | None, progress: Progress) -> Outcome:
-    # a baseline and a proof speak of the code as it is now; of changes, only some files are known
+    # a baseline and a verification need the code as it is now; with --since only some files are checked
     keeps = not (options.no_cache or options.verify or options.adds_suppressions or changes)
     cache = _cache(options, projects.of(".")) if keeps else None
     outcome = api.run_files(found.files, projects, options.jobs, options.writes, cache, progress)
@@ -125,19 +126,19 @@ def _look(options: Options, projects: Projects, found: Found, changes: Changes |
 
 
 def _cache(options: Options, project: Project) -> str | None:
-    """The cache's folder, None where it leads out of the project without the user's word for it."""
+    """The cache's folder, None if it is outside the project and the user has not asked for it."""
     folder = cache_folder(project)
     if may_hold_cache(project, folder):
         return folder
-    say(options, f"warning: {folder} leads out of the project, nothing is cached (--cache-dir allows it)")
+    say(options, f"warning: {folder} is outside the project, so nothing is cached (allow it with --cache-dir)")
     return None
 
 
-def _say_what_was_looked_at(options: Options, projects: Projects, outcome: Outcome, looked: Looked) -> None:
-    count = len(outcome.reports)
-    say(options, f"{len(looked.paths)} files, {count} with something to say, {looked.seconds:.2f} s")
-    for origin in sorted({project.origin for path in looked.paths if (project := projects.of(path)).origin}):
-        say(options, f"settings from {origin}")
+def _say_what_was_checked(options: Options, projects: Projects, outcome: Outcome, looked: Looked) -> None:
+    for line in reasons(options, projects, looked.paths):
+        say(options, line)
+    count, found = len(looked.paths), sum(bool(report.findings or report.fixed) for report in outcome.reports)
+    say(options, f"checked {count} file{'' if count == 1 else 's'}, {found} with findings, in {looked.seconds:.2f} s")
 
 
 def _watch(options: Options, progress: Progress, prove: Prove | None) -> int:
@@ -145,13 +146,13 @@ def _watch(options: Options, progress: Progress, prove: Prove | None) -> int:
     try:
         from watchfiles import watch
     except ImportError:
-        raise ConfigError("--watch needs watchfiles: pip install 'clipcheck[watch]'") from None
+        raise ConfigError(f"--watch needs watchfiles: {extras.command('watch')}") from None
     paths = [path for path in options.paths or (".",) if os.path.exists(path)]
     if not paths:
         raise ConfigError("--watch: nothing to watch, no such file or directory")
-    say(options, f"watching {', '.join(paths)} (Ctrl-C ends)")
+    say(options, f"watching {', '.join(paths)} (Ctrl-C to stop)")
     checked = False
-    # the first, empty, round says that changes are noticed from now on: none is lost while the first check runs
+    # the first round is empty and says that changes are noticed from now on: none is lost while the first check runs
     for changes in watch(*paths, rust_timeout=100, yield_on_timeout=True, raise_interrupt=False):
         names = sorted({path for _, path in changes if path.endswith(_WATCHED)})
         if names:
@@ -190,7 +191,7 @@ def _add_suppressions(options: Options, outcome: Outcome) -> int:
 
 
 def _check_stdin(options: Options, projects: Projects) -> int:
-    """Code on stdin; what a fix makes of it goes to stdout, and then findings to stderr."""
+    """Code on stdin; with a fix the fixed code goes to stdout and findings to stderr."""
     name = options.stdin_filename or "-"
     data = get_bytes()
     project = projects.of(options.stdin_filename or ".")

@@ -1,4 +1,4 @@
-"""What a run shows: the report, and what is beside it."""
+"""What a run prints: the report on stdout, errors, warnings and summaries of fixes on stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipcheck.report.view import Looked, View, shown
 from clipcheck.report.visible import visible_lines
 from clipcheck.settings.projects import Project
 
-# Formats that say how things stand in a closing line; the others are for machines.
+# Formats that end with a summary; the others are for programs.
 FOR_PEOPLE = ("full", "concise", "grouped")
 
 
@@ -25,7 +25,7 @@ def show(
     looked: Looked | None = None,
     stdin: bool = False,
 ) -> None:
-    """Show how a run came out, in the shape that the options and the project ask for."""
+    """Print the result of a run, in the format that the options and the project ask for."""
     for error in outcome.errors:
         say(options, f"error: {error}")
     for warning in outcome.warnings:
@@ -51,8 +51,10 @@ def _show_diff(options: Options, outcome: Outcome, stdin: bool) -> None:
     names = [("" if stdin else shown(one.path)) for one in outcome.reports]
     pieces = (piece for one, name in zip(outcome.reports, names, strict=True) for piece in diff.of_file(one, name))
     content = "".join(pieces)
-    on_terminal = not options.output_file and sys.stdout is not None and sys.stdout.isatty()
-    put(options, visible_lines(content) if on_terminal else content)  # what is applied has to be as it is
+    if not options.output_file and sys.stdout is not None and sys.stdout.isatty():
+        content = visible_lines(content)  # elsewhere it stays as it is: it is to be applied
+    in_color = not options.output_file and paint.wanted(options.color, sys.stdout)
+    put(options, diff.painted(content, paint.Paint(in_color)) if in_color else content)
     if not options.quiet:
         for line in (text.proofs(outcome) + text.would_fix(outcome)).splitlines():
             say(options, line)
@@ -62,10 +64,6 @@ def _rendered(
     options: Options, outcome: Outcome, project: Project, exit_code: int, looked: Looked | None, aside: bool
 ) -> str:
     shape: str = project.value("output-format", "full")
-    if options.statistics:
-        from clipcheck.report import statistics
-
-        return statistics.report(outcome, shape.startswith("json"))
     stream = sys.stderr if aside else sys.stdout
     view = View(
         color=shape in FOR_PEOPLE and not options.output_file and paint.wanted(options.color, stream),
@@ -75,6 +73,10 @@ def _rendered(
         exit_code=exit_code,
         looked=looked,
     )
+    if options.statistics:
+        from clipcheck.report import statistics
+
+        return statistics.report(outcome, view, shape.startswith("json"))
     before = text.fixes(outcome) if options.show_fixes and shape in FOR_PEOPLE else ""
     before += text.proofs(outcome) if options.writes and shape in FOR_PEOPLE else ""
     return before + report.render(shape, outcome, view)

@@ -1,4 +1,4 @@
-"""Where words go: the report to stdout or a file, all that is beside it to stderr; and what happens when they are gone."""
+"""Where output goes: the report to stdout or a file, everything else to stderr; and what happens when they are closed."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def get_bytes() -> bytes:
 
 
 def say(options: Options, line: str) -> None:
-    """One line on stderr, beside the report; it is lost where nobody can hear it."""
+    """One line on stderr; it is lost if stderr is closed."""
     if not options.silent and sys.stderr is not None:
         with suppress(OSError):
             _write(sys.stderr, visible(line) + "\n")
 
 
 def complain(message: str) -> None:
-    """A fault of usage: one line on stderr."""
+    """A usage error: one line on stderr."""
     say(Options(), "error: " + " ".join(message.split("\n")))
 
 
 def let_go() -> None:
-    """What is left in the streams has nowhere to go: the interpreter must not fail over it at its end."""
+    """Drop what is left in the streams, so that the interpreter does not fail over it when it exits."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -73,7 +73,7 @@ def _open(name: str) -> TextIO:
 
 
 def _write(stream: TextIO, content: str) -> None:
-    """Write, with an escape for what the stream's encoding has no sign for."""
+    """Write, with escapes for characters that the stream's encoding lacks."""
     encoding = stream.encoding or "utf-8"
     with _closed_pipe_is_fine():
         stream.write(content.encode(encoding, "backslashreplace").decode(encoding))
@@ -82,7 +82,7 @@ def _write(stream: TextIO, content: str) -> None:
 
 @contextmanager
 def _closed_pipe_is_fine() -> Iterator[None]:
-    """A reader such as `head` may go away; Windows says so with EINVAL."""
+    """A reader such as `head` may stop reading; Windows reports that as EINVAL."""
     try:
         yield
     except OSError as error:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from clipcheck import extras
 from clipcheck.documents.magics import masked
 from clipcheck.documents.program import LINE_END, Document, MissingParser, Program, Segment, apply, decoded, without_bom
 from clipcheck.documents.sessions import is_session, typed
@@ -109,7 +110,7 @@ def _fences(text: str) -> Iterator[_Block]:
     try:
         from markdown_it import MarkdownIt
     except ImportError:
-        raise MissingParser("Markdown is checked with `pip install 'clipcheck[markdown]'`") from None
+        raise MissingParser(f"Markdown files need markdown-it-py: {extras.command('markdown')}") from None
     parser = MarkdownIt("commonmark")
     parser.core.ruler.enableOnly(["normalize", "block"])
     lines = LINE_END.split(text)

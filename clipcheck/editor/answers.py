@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from lsprotocol import types as lsp
 
+from clipcheck import site
 from clipcheck.catalogue import RULES
 from clipcheck.documents import read as document
 from clipcheck.editor.opened import Opened, changes_of, differences
@@ -23,6 +24,7 @@ _SEVERITIES = {
 
 
 def diagnostic(at: Opened, finding: Finding) -> lsp.Diagnostic:
+    page = site.page(finding.code, finding.name)
     message = finding.message if finding.fix or not finding.help else f"{finding.message}\nhelp: {finding.help}"
     related = [
         lsp.DiagnosticRelatedInformation(lsp.Location(at.parts[place.cell].uri, at.span(place)), label)
@@ -33,23 +35,24 @@ def diagnostic(at: Opened, finding: Finding) -> lsp.Diagnostic:
         message,
         _SEVERITIES[finding.severity],
         finding.code,
+        code_description=lsp.CodeDescription(page) if page else None,
         source="clipcheck",
         related_information=related or None,
     )
 
 
 def quick_fixes(at: Opened, report: FileReport, wanted: lsp.CodeActionParams, versioned: bool) -> list[lsp.CodeAction]:
-    """The fixes of the findings that touch a range, then comments that silence them; safe fixes alone are preferred."""
+    """The fixes of the findings that touch a range, then comments that suppress them; only safe fixes are preferred."""
     found = [finding for finding in report.findings if _touches(at, finding, wanted.text_document.uri, wanted.range)]
     fixes = [_quick_fix(at, report, finding, versioned) for finding in found if finding.fix]
-    return [*fixes, *(action for finding in found for action in _silencers(at, report, finding, versioned))]
+    return [*fixes, *(action for finding in found for action in _suppressions(at, report, finding, versioned))]
 
 
 def _quick_fix(at: Opened, report: FileReport, finding: Finding, versioned: bool) -> lsp.CodeAction:
     assert finding.fix is not None
     safe = finding.fix.safety is Safety.SAFE
     return lsp.CodeAction(
-        finding.fix.title if safe else f"{finding.fix.title} (unsafe: training may change)",
+        finding.fix.title if safe else f"{finding.fix.title} (unsafe: changes training)",
         lsp.CodeActionKind.QuickFix,
         [diagnostic(at, finding)],
         is_preferred=safe,
@@ -57,8 +60,8 @@ def _quick_fix(at: Opened, report: FileReport, finding: Finding, versioned: bool
     )
 
 
-def _silencers(at: Opened, report: FileReport, finding: Finding, versioned: bool) -> Iterator[lsp.CodeAction]:
-    """A comment beside a finding that silences it, where there may be one."""
+def _suppressions(at: Opened, report: FileReport, finding: Finding, versioned: bool) -> Iterator[lsp.CodeAction]:
+    """A comment that suppresses a finding, where a comment is possible."""
     from clipcheck.engine import baseline
 
     after, count = baseline.added(report._replace(findings=(finding,)), "ignore", "")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from clipcheck.documents.program import Document
 from clipcheck.documents.read import read
 from clipcheck.engine.results import FileReport
+from clipcheck.report.paint import Paint
 
 
 def of_file(file: FileReport, name: str) -> Iterator[str]:
@@ -37,3 +38,17 @@ def _unified(old: str, new: str, name: str) -> Iterator[str]:
         if not name and line.startswith(("--- ", "+++ ")) and line[4:].strip() == "":
             continue
         yield line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
+
+
+def painted(lines: str, paint: Paint) -> str:
+    """A diff with its lines in color."""
+    return "".join(_painted(line, paint) for line in lines.splitlines(keepends=True))
+
+
+def _painted(line: str, paint: Paint) -> str:
+    text = line.rstrip("\r\n")
+    end = line[len(text) :]
+    if text.startswith(("--- ", "+++ ")):
+        return paint(text, "bold") + end
+    style = {"-": "red", "+": "green", "@": "cyan"}.get(text[:1])
+    return paint(text, style) + end if style else line

@@ -1,12 +1,13 @@
-"""The formats `json`, an array of findings in the shape that ruff's users know, and `json-lines`, one a line."""
+"""The formats `json`, an array of findings in the shape that ruff's users know, and `json-lines`, one finding per line."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
+from clipcheck import site
 from clipcheck.engine.results import Outcome
-from clipcheck.report.view import View, rows, url
+from clipcheck.report.view import View, rows
 from clipcheck.report.visible import as_json
 from clipcheck.rule import INVALID_SYNTAX, Finding, Place, Verdict
 
@@ -35,7 +36,7 @@ def as_dict(finding: Finding) -> dict[str, Any]:
         "noqa_row": None if finding.code == INVALID_SYNTAX else finding.silent_at or place.line,
         "related": [{"cell": other.cell, "message": label, **_span(other)} for other, label in finding.related],
         "severity": finding.severity.value,
-        "url": url(finding),
+        "url": site.page(finding.code, finding.name),
         "verdict": _verdict(finding.verdict),
     }
 
@@ -51,7 +52,7 @@ def _fix(finding: Finding) -> dict[str, Any] | None:
 
 
 def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
-    """How the fix did on torch, null where it was not tried."""
+    """The result of running the fix on torch, null if it was not run."""
     if verdict is None:
         return None
     return {

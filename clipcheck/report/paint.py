@@ -1,4 +1,4 @@
-"""Colour on a terminal: when, and which."""
+"""Color on a terminal: when, and which."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _CODES = {"bold": "1", "red": "31", "green": "32", "yellow": "33", "blue": "34",
 
 
 class Paint:
-    """Wraps text in colours, or leaves it alone."""
+    """Wraps text in color codes, or leaves it alone."""
 
     def __init__(self, on: bool) -> None:
         self._on = on
@@ -21,7 +21,7 @@ class Paint:
 
 
 def wanted(choice: str, stream: TextIO | None) -> bool:
-    """Whether to colour: `--color` beats all, then NO_COLOR, then FORCE_COLOR and CLICOLOR_FORCE, then the terminal."""
+    """Whether to use color: `--color` beats all, then NO_COLOR, then FORCE_COLOR and CLICOLOR_FORCE, then the terminal."""
     if choice != "auto":
         return choice == "always"
     if os.environ.get("NO_COLOR"):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from clipcheck import site
 from clipcheck.engine.results import Outcome
-from clipcheck.report.view import SITE, Row, View, in_file, replacements, rows, shown, url
+from clipcheck.report.view import Row, View, in_file, replacements, rows, shown
 from clipcheck.report.visible import as_json
 from clipcheck.rule import Place, Severity
 
@@ -14,7 +15,7 @@ _SEVERITY = {Severity.ERROR: "ERROR", Severity.WARNING: "WARNING", Severity.NOTE
 
 def report(outcome: Outcome, view: View) -> str:
     content = {
-        "source": {"name": "clipcheck", **({"url": SITE} if SITE else {})},
+        "source": {"name": "clipcheck", "url": site.address()},
         "severity": "WARNING",
         "diagnostics": [_diagnostic(row) for row in rows(outcome)],
     }
@@ -23,7 +24,7 @@ def report(outcome: Outcome, view: View) -> str:
 
 def _diagnostic(row: Row) -> dict[str, Any]:
     finding = row.finding
-    page = url(finding)
+    page = site.page(finding.code, finding.name)
     return {
         "message": finding.message,
         "location": {"path": shown(finding.path), "range": _range(in_file(row))},

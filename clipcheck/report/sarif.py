@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from clipcheck import __version__
+from clipcheck import __version__, site
 from clipcheck.catalogue import RULES
 from clipcheck.engine.results import Outcome
-from clipcheck.report.view import SITE, Row, View, cut, in_file, replacements, repository, rows, url
+from clipcheck.report.view import Row, View, cut, in_file, replacements, repository, rows
 from clipcheck.report.visible import as_json
-from clipcheck.rule import INVALID_SYNTAX, Finding, Place, Severity
+from clipcheck.rule import INVALID_SYNTAX, NOT_ANALYZED, NOT_ROUND_TRIPPED, UNUSED, Finding, Place, Severity
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _PROBLEM = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "recommendation"}
 _LONGEST = 1024  # what GitHub takes of a description
-# What clipcheck itself has to say, beside the rules.
+# Findings of clipcheck itself, which no rule makes.
 _OWN = {
-    INVALID_SYNTAX: "The file, or a cell of it, is not Python, so it could not be checked as a whole.",
-    "not-round-tripped": "The parser does not give the file back byte for byte, so it is reported and not fixed.",
-    "unused-suppression": "A comment silences a rule where that rule finds nothing.",
+    INVALID_SYNTAX: "The file, or a cell of it, is not valid Python, so it could not be checked completely.",
+    NOT_ANALYZED: "The file could not be analyzed completely.",
+    NOT_ROUND_TRIPPED: "The parser does not reproduce the file byte for byte, so findings are reported but not fixed.",
+    UNUSED: "A comment suppresses a rule that finds nothing there.",
 }
 
 
@@ -38,7 +39,7 @@ def report(outcome: Outcome, view: View) -> str:
             "driver": {
                 "name": "clipcheck",
                 "semanticVersion": __version__,
-                **({"informationUri": SITE} if SITE else {}),
+                "informationUri": site.address(),
                 "rules": [_rule(finding) for finding in listed],
             }
         },
@@ -61,14 +62,14 @@ def report(outcome: Outcome, view: View) -> str:
 
 
 def _rule(finding: Finding) -> dict[str, Any]:
-    page = url(finding)
+    page = site.page(finding.code, finding.name)
     summary, explanation = _explained(finding)
-    link = f" [Docs]({page})" if page else ""
+    link = f"\n\n[Documentation]({page})" if page else ""
     return {
         "id": finding.code,
         "name": finding.name,
-        "shortDescription": {"text": finding.name.replace("-", " ").capitalize()},
-        "fullDescription": {"text": summary[:_LONGEST]},
+        "shortDescription": {"text": summary[:_LONGEST]},
+        "fullDescription": {"text": _first_paragraph(explanation)[:_LONGEST]},
         "help": {"text": explanation, "markdown": explanation + link},
         **({"helpUri": page} if page else {}),
         "defaultConfiguration": {"level": finding.severity.value},
@@ -88,7 +89,12 @@ def _explained(finding: Finding) -> tuple[str, str]:
     from clipcheck.rules import page_of
 
     rule = RULES[finding.code]
-    return pages.summary(rule).replace("\\|", "|") + ".", page_of(rule)
+    return pages.summary(rule) + ".", page_of(rule)
+
+
+def _first_paragraph(explanation: str) -> str:
+    """The text under the first heading, in one line."""
+    return " ".join(explanation.split("## What it does", 1)[-1].strip().split("\n\n")[0].split())
 
 
 def _result(row: Row, root: str, codes: list[str], marks: _Fingerprints) -> dict[str, Any]:
@@ -190,7 +196,7 @@ def line_hashes(text: str) -> Iterable[str]:
     """The hash of each line as GitHub's upload action computes it, with its running count in the file.
 
     A hash covers the first 100 characters from the line's start on, line ends as LF, without blanks and tabs, U+FFFF
-    for the end of the file and zeros behind it; characters are those of UTF-16. All of them come from one pass: with
+    for the end of the file and zeros after it; characters are those of UTF-16. All of them come from one pass: with
     H(i) the hash of the first i characters, that of characters s to s+100 is H(s+100) - H(s)·37^100 mod 2^64.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace(" ", "").replace("\t", "") + "\uffff"

@@ -1,4 +1,4 @@
-"""The formats for people: `full` with the source around each finding and its fix as a small diff, and those of a line."""
+"""The formats for people: `full` with the source around each finding and its fix as a small diff, and one-line formats."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def pylint(outcome: Outcome, view: View) -> str:
 
 
 def summary(outcome: Outcome, view: View) -> str:
-    """How many problems there are, and what a fix would do about them."""
+    """How many problems there are, and how many of them a fix would remove."""
     found = rows(outcome)
     left, fixed = len(found), len(outcome.fixed)
     if not view.summary:
@@ -57,30 +57,29 @@ def summary(outcome: Outcome, view: View) -> str:
     if not left + fixed:
         return _nothing_found(outcome, view.looked)
     if view.fixing:
-        lines = [f"Found {_problems(left + fixed)} ({fixed} fixed, {left} left)."]
-    else:
-        lines = [f"Found {_problems(left)}."]
-        fixable = [row for row in found if row.fixable]
-        if fixable:
-            unsafe = any(row.report.threshold <= Safety.UNSAFE for row in fixable)
-            lines.append(f"[*] {len(fixable)} fixable with `{'--fix --unsafe-fixes' if unsafe else '--fix'}`.")
+        return f"Found {_problems(left + fixed)} ({fixed} fixed, {left} remaining).\n{_fixable(found, 0)}"
+    return f"Found {_problems(left)}.\n{_fixable(found, sum(row.fixable for row in found))}"
+
+
+def _fixable(found: list[Row], count: int) -> str:
+    """The line on what `--fix` would do: of `count` findings with the options given, of more with unsafe fixes."""
     more = _only_unsafe(found)
-    if more:
-        lines.append(f"{more} more fixable with --fix --unsafe-fixes.")
-    return "".join(line + "\n" for line in lines)
+    if not count:
+        return f"{more} fixable with `--fix --unsafe-fixes`.\n" if more else ""
+    unsafe = any(row.fixable and row.report.threshold <= Safety.UNSAFE for row in found)
+    return f"[*] {count} fixable with `--fix{' --unsafe-fixes' if unsafe else ''}`{_and_more(more)}.\n"
 
 
 def _nothing_found(outcome: Outcome, looked: Looked | None) -> str:
-    """Says what was looked at, which tells a clean run from one over the wrong folder; nothing after an error."""
+    """Says what was checked, which tells a clean run from one over the wrong folder; nothing after an error."""
     if outcome.errors or (looked is not None and not looked.paths):
         return ""
     if looked is None:
         return "No problems found.\n"
     kinds = Counter(_kind(path) for path in looked.paths)
     named = [_counted(kinds[kind], kind) for kind in ("notebook", "document") if kinds[kind]]
-    named.append(f"{outcome.candidates} {'speaks' if outcome.candidates == 1 else 'speak'} of clipping")
-    files = _counted(len(looked.paths), "file")
-    return f"No problems found in {files} ({', '.join(named)}), {looked.seconds:.2f} s.\n"
+    named.append(f"{outcome.candidates or 'none'} with gradient-clipping code")
+    return f"No problems found in {_counted(len(looked.paths), 'file')} ({', '.join(named)}), {looked.seconds:.2f} s.\n"
 
 
 def _kind(path: str) -> str:
@@ -100,7 +99,7 @@ def did_fix(outcome: Outcome) -> str:
 
 
 def fixes(outcome: Outcome) -> str:
-    """What `--show-fixes` adds: the fixes that were made, by file and rule."""
+    """What `--show-fixes` adds: the fixes that were applied, by file and rule."""
     by_path: dict[str, dict[tuple[str, str], int]] = {}
     for finding in outcome.fixed:
         counts = by_path.setdefault(shown(finding.path), {})
@@ -148,8 +147,11 @@ def _fixes(count: int) -> str:
 
 
 def _more(outcome: Outcome) -> str:
-    unsafe = _only_unsafe(rows(outcome))
-    return f" ({unsafe} more with --unsafe-fixes)" if unsafe else ""
+    return _and_more(_only_unsafe(rows(outcome)))
+
+
+def _and_more(unsafe: int) -> str:
+    return f" ({unsafe} more with `--unsafe-fixes`)" if unsafe else ""
 
 
 def _only_unsafe(found: list[Row]) -> int:
@@ -204,4 +206,4 @@ def _block(row: Row, paint: Paint) -> Iterator[str]:
     if finding.verdict is not None:
         yield f"{paint('proof', 'bold', 'cyan')}: {''.join(_proof(finding.verdict))}"
     if finding.fix is not None and finding.fix.safety is Safety.UNSAFE:
-        yield f"{paint('note', 'bold', 'yellow')}: unsafe fix, training behaviour may change\n"
+        yield f"{paint('note', 'bold', 'yellow')}: this fix is unsafe: it changes training\n"

@@ -7,27 +7,22 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from clipcheck.catalogue import RULES
 from clipcheck.documents.program import Document, MissingParser, Unreadable
 from clipcheck.documents.read import read
 from clipcheck.engine.results import FileReport, Outcome
 from clipcheck.report.visible import visible
 from clipcheck.rule import Finding, Place
 
-# Where the site that `make docs` builds is published. It is not yet: a made-up address would lead nowhere, so the
-# formats leave their links out, and `clipcheck rule CODE` has the page.
-SITE: str | None = None
-
 
 class Looked(NamedTuple):
-    """What a run looked at, and how many seconds it took."""
+    """The files that a run checked, and how many seconds it took."""
 
     paths: Sequence[str]
     seconds: float
 
 
 class View(NamedTuple):
-    """How a run is shown: with colour, after fixing, with the closing summary, under which category of code scanning."""
+    """How a run is printed: with color, after fixing, with a summary, under which category of code scanning."""
 
     color: bool = False
     fixing: bool = False
@@ -57,18 +52,13 @@ def rows(outcome: Outcome) -> list[Row]:
 
 
 def _readable(finding: Finding) -> Finding:
-    """The finding with its words made harmless: they quote the file."""
+    """The finding with harmless text: messages quote the file."""
     return finding._replace(
         message=visible(finding.message),
         help=visible(finding.help),
         related=tuple((place, visible(label)) for place, label in finding.related),
         fix=finding.fix and finding.fix._replace(title=visible(finding.fix.title)),
     )
-
-
-def url(finding: Finding) -> str | None:
-    """The page of the finding's rule on the site, None without a site and for what no rule finds."""
-    return f"{SITE}/rules/{finding.name}/" if SITE and finding.code in RULES else None
 
 
 def shown(path: str) -> str:

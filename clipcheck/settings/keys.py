@@ -1,4 +1,4 @@
-"""What a run is asked to do with a file, as one frozen value; the keys that set it, and whether what they are given fits."""
+"""What a run is asked to do with a file, as one frozen value; whether the keys that set it are valid; which rules are selected."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from clipcheck.catalogue import RULES
-from clipcheck.formats import FORMATS
-from clipcheck.rule import TARGETS, UNUSED, Prove, Safety, Target, Tier
+from clipcheck.rule import UNUSED, Prove, Safety, Target, Tier
+from clipcheck.settings.table import FLAG, KEYS, RULES_LIST, STRING, TABLE
 
 DEFAULT = frozenset(code for code, rule in RULES.items() if rule.tier is Tier.DEFAULT)
 
@@ -79,68 +79,41 @@ def _line_of(origin: str, key: str) -> int:
 
 # --- the keys -------------------------------------------------------------------------------------------------------
 
-_CODES, _GLOBS, _TABLE, _FLAG, _TEXT = (
-    "a list of rule codes",
-    "a list of patterns",
-    "a table",
-    "true or false",
-    "a text",
-)
-KEYS: dict[str, str | tuple[str, ...]] = {
-    "extend": _TEXT,
-    "required-version": _TEXT,
-    "select": _CODES,
-    "ignore": _CODES,
-    "extend-select": _CODES,
-    "per-file-ignores": _TABLE,
-    "extend-per-file-ignores": _TABLE,
-    "exclude": _GLOBS,
-    "extend-exclude": _GLOBS,
-    "force-exclude": _FLAG,
-    "respect-gitignore": _FLAG,
-    "target": TARGETS,
-    "unsafe-fixes": _FLAG,
-    "fixable": _CODES,
-    "unfixable": _CODES,
-    "extend-safe-fixes": _CODES,
-    "extend-unsafe-fixes": _CODES,
-    "output-format": FORMATS,
-    "cache-dir": _TEXT,
-}
-
 
 def checked(layer: Layer) -> Layer:
-    """The layer, if every key is known and its value is of the right shape. Raises ConfigError."""
+    """The layer with its rules by code, if every key is known and its value is of the right type. Raises ConfigError."""
+    values = dict(layer.values)
     for key, value in layer.values.items():
-        kind = KEYS.get(key)
-        if kind is None:
-            raise layer.fault(key, f"unknown key `{shortened(key)}`{_alike(key)}")
+        if key not in KEYS:
+            raise layer.fault(key, f"unknown key `{shortened(key)}`{did_you_mean(key.replace('_', '-'), KEYS)}")
+        kind = KEYS[key].kind
         if isinstance(kind, tuple):
             if value not in kind:
-                raise layer.fault(key, f"`{key}` is one of {', '.join(kind)}, not {shortened(repr(value))}")
+                expected = f"{', '.join(kind[:-1])} or {kind[-1]}"
+                raise layer.fault(key, f"invalid value {shortened(repr(value))} for `{key}` (expected {expected})")
         elif not _fits(kind, value):
-            raise layer.fault(key, f"`{key}` is {kind}, not {shortened(repr(value))}")
-        for prefix in _codes_in(kind, value):
-            if not _names_a_rule(prefix):
-                raise layer.fault(key, f"unknown rule code `{shortened(prefix)}` in `{key}`")
-    return layer
+            raise layer.fault(key, f"`{key}` must be {kind}, not {shortened(repr(value))}")
+        try:
+            values[key] = _by_code(kind, value, f" in `{key}`")
+        except ConfigError as error:
+            raise layer.fault(key, str(error)) from None
+    return layer._replace(values=values)
 
 
 def _fits(kind: str, value: Any) -> bool:
-    match kind:
-        case "true or false":
-            return isinstance(value, bool)
-        case "a text":
-            return isinstance(value, str)
-        case "a table":
-            return isinstance(value, dict) and all(_fits(_CODES, codes) for codes in value.values())
+    if kind == FLAG:
+        return isinstance(value, bool)
+    if kind == STRING:
+        return isinstance(value, str)
+    if kind == TABLE:
+        return isinstance(value, dict) and all(_fits(RULES_LIST, rules) for rules in value.values())
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _codes_in(kind: str | tuple[str, ...], value: Any) -> list[str]:
-    if kind == _CODES:
-        return list(value)
-    return [code for codes in value.values() for code in codes] if kind == _TABLE else []
+def _by_code(kind: str | tuple[str, ...], value: Any, where: str) -> Any:
+    if kind == RULES_LIST:
+        return [selector(word, where) for word in value]
+    return {pattern: _by_code(RULES_LIST, rules, where) for pattern, rules in value.items()} if kind == TABLE else value
 
 
 def shortened(text: str) -> str:
@@ -148,10 +121,11 @@ def shortened(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _alike(key: str) -> str:
+def did_you_mean(word: str, known: Iterable[str], likeness: float = 0.7) -> str:
+    """The end of a message about an unknown word: the known one that is most like it, if any is."""
     from difflib import get_close_matches
 
-    near = get_close_matches(key.replace("_", "-"), KEYS, 1)
+    near = get_close_matches(word, list(known), 1, likeness)
     return f", did you mean `{near[0]}`?" if near else ""
 
 
@@ -161,14 +135,11 @@ def _alike(key: str) -> str:
 def select(
     chosen: Iterable[str], extra: Iterable[str], ignored: Iterable[str], base: frozenset[str] = DEFAULT
 ) -> frozenset[str]:
-    """The codes that run: the longest prefix that names a code decides, `ignored` wins ties. Raises ConfigError.
+    """The codes that run: the longest prefix that names a code wins, `ignored` wins ties. Raises ConfigError.
 
     Without `chosen`, `base` stays as far as `ignored` does not name it.
     """
-    chosen, extra, ignored = split(chosen), split(extra), split(ignored)
-    for prefix in (*chosen, *extra, *ignored):
-        if not _names_a_rule(prefix):
-            raise ConfigError(f"unknown rule code `{prefix}` (`clipcheck rules` lists them)")
+    chosen, extra, ignored = ([selector(word) for word in split(words)] for words in (chosen, extra, ignored))
     wanted = set()
     for code in RULES:
         on = max((_reach(code, prefix) for prefix in {*chosen, *extra}), default=-1)
@@ -185,8 +156,21 @@ def split(words: Iterable[str]) -> list[str]:
     return [code.strip() for word in words for code in word.split(",") if code.strip()]
 
 
-def _names_a_rule(prefix: str) -> bool:
-    return prefix in ("ALL", UNUSED) or any(code.startswith(prefix) for code in RULES if prefix)
+def selector(word: str, where: str = "") -> str:
+    """What a word selects: `ALL`, the code of a rule or a prefix of codes; a rule may be given by its name. Any case.
+
+    Raises ConfigError.
+    """
+    upper, lower = word.upper(), word.lower()
+    if lower == UNUSED:
+        return UNUSED
+    if upper and (upper == "ALL" or any(code.startswith(upper) for code in RULES)):
+        return upper
+    names = {rule.name: code for code, rule in RULES.items()}
+    if lower in names:
+        return names[lower]
+    hint = did_you_mean(lower, names) or did_you_mean(upper, RULES, 0.8) or " (`clipcheck rules` lists them)"
+    raise ConfigError(f"unknown rule `{shortened(word)}`{where}{hint}")
 
 
 def _reach(code: str, prefix: str) -> int:

@@ -12,12 +12,7 @@ from clipcheck.rule import UNUSED, Safety
 from clipcheck.settings.files import FILES, read_chain, users_file
 from clipcheck.settings.globs import Globs
 from clipcheck.settings.keys import DEFAULT, Layer, Settings, checked, matching, select
-
-# Folders that hold other people's code or build products; a user who names one of them gets it.
-EXCLUDED = tuple(
-    ".git .hg .svn .tox .nox .venv venv .eggs .mypy_cache .ruff_cache .pytest_cache .clipcheck_cache .ipynb_checkpoints "
-    "__pycache__ __pypackages__ node_modules site-packages build dist".split()
-)
+from clipcheck.settings.table import EXCLUDED
 
 
 @dataclass(frozen=True)
