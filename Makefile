@@ -19,7 +19,7 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/linter.py
 
-# The site, in site/: the rules' pages come from the rules, and what their proof measured from a run of it.
+# The site, in site/: the rules' pages come from the rules, and the results on them from a run of `clipcheck verify`.
 docs: $(INSTALLED)
 	mkdir -p build
 	$(BIN)/python -m clipcheck verify --output-format json > build/verified.json
@@ -34,7 +34,7 @@ dist: $(INSTALLED)
 mutate: $(INSTALLED)
 	$(BIN)/python tests/mutate.py
 
-# Kills clipcheck a thousand times while it fixes files, and looks whether a file was ever damaged.
+# Kills clipcheck a thousand times while it fixes files, and checks that no file was ever damaged.
 kill: $(INSTALLED)
 	$(BIN)/python tests/kill.py
 

@@ -1,4 +1,4 @@
-"""The vocabulary that every part shares: a rule, what it finds, and the text edits that mend it."""
+"""The vocabulary that every part shares: a rule, what it finds, and the text edits that fix it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNUSED = "unused-suppression"
 
 
 class Safety(IntEnum):
-    """How far a fix may be trusted; `--fix` applies SAFE ones, `--unsafe-fixes` adds UNSAFE ones."""
+    """How safe a fix is; `--fix` applies SAFE ones, `--unsafe-fixes` adds UNSAFE ones."""
 
     MANUAL = 0
     UNSAFE = 1
@@ -50,7 +50,7 @@ class Tier(Enum):
 class Role(str, Enum):
     """What an expression of the user's stands for in the statements that a fix replaces.
 
-    With the roles a finding becomes an experiment: the proof puts objects of its own in place of these expressions.
+    With the roles a finding becomes an experiment: verification puts objects of its own in place of these expressions.
     """
 
     PARAMETERS = "parameters"
@@ -76,7 +76,7 @@ class Fix(NamedTuple):
     """Text edits that belong together: all are applied or none.
 
     `imports` are the edits that make the new names available; they are kept apart from `edits`, the change itself,
-    because several fixes share them and because a proof runs the change without them.
+    because several fixes share them and because verification runs the change without them.
     """
 
     title: str
@@ -88,6 +88,10 @@ class Fix(NamedTuple):
     @property
     def all_edits(self) -> tuple[Edit, ...]:
         return tuple(sorted({*self.edits, *self.imports}))
+
+
+# Before the cases in which the old code fails and the new code does not.
+BETTER = "the new code is also correct where the original is not"
 
 
 class Verdict(NamedTuple):
@@ -102,17 +106,22 @@ class Verdict(NamedTuple):
     exceptions: tuple[str, ...] = ()
     reason: str = ""
 
+    @property
+    def result(self) -> str:
+        """The verdict in a word or two."""
+        return {"proved": "verified", "refuted": "refuted", "not provable here": "not verified"}[self.kind]
+
     def __str__(self) -> str:
         if self.kind != "proved":
-            return f"{self.kind}: {self.reason}"
-        cases = f"proved on {self.cases} cases"
-        return f"{cases}, except: {'; '.join(self.exceptions)}" if self.exceptions else cases
+            return f"{self.result}: {self.reason}"
+        cases = f"{self.result} on {self.cases} cases"
+        return f"{cases}; {BETTER}: {'; '.join(self.exceptions)}" if self.exceptions else cases
 
 
 class Hit(NamedTuple):
     """What a rule yields: lives inside one parse, while its nodes do.
 
-    `help` says what to do by hand where no fix is offered; `related` are the other places that the message speaks of.
+    `help` says what to do by hand where no fix is offered; `related` are the other places that the message is about.
     """
 
     node: CSTNode
@@ -123,7 +132,7 @@ class Hit(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A stretch of a file: lines and columns count from 1, columns in code points, the end is exclusive.
+    """A part of a file: lines and columns count from 1, columns in code points, the end is exclusive.
 
     In a notebook `cell` is the cell's number from 1 and lines count within the cell; elsewhere `cell` is None.
     """
@@ -136,7 +145,7 @@ class Place(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A hit as plain data, free of its parse; sorts by where it stands."""
+    """A hit as plain data, without its parse; sorts by place."""
 
     path: str
     place: Place
@@ -149,8 +158,8 @@ class Finding(NamedTuple):
     help: str = ""
     related: tuple[tuple[Place, str], ...] = ()
     program: int = 0  # which of the file's programs the fix's offsets belong to
-    silent_at: int = 0  # the line at whose end a suppression silences it, 0 where none can
-    verdict: Verdict | None = None  # where the fix was tried on torch
+    silent_at: int = 0  # the line whose end is the place for a suppression comment, 0 if it cannot be suppressed
+    verdict: Verdict | None = None  # of running the fix on torch, if it was run
 
     @property
     def order(self) -> tuple[str, int, int, int, str, str]:
@@ -162,7 +171,7 @@ Need: TypeAlias = "tuple[str, ...]"  # words of which one must occur
 
 
 class Rule(NamedTuple):
-    """One kind of fault. Its check and its page are the module `clipcheck.rules.<name>`, its example the fixture folder.
+    """One kind of mistake. Its check and its page are the module `clipcheck.rules.<name>`, its example the fixture folder.
 
     A program concerns the rule only if it holds a word of each of `needs`, and of each of `near` in one function (or
     outside of all): `clipcheck.catalogue` says what words there are.
@@ -180,4 +189,4 @@ class Rule(NamedTuple):
         return self.name.replace("-", "_")
 
 
-Prove = Callable[[str, Fix], Verdict]  # a fix whose edits are on a program's text, tried on torch
+Prove = Callable[[str, Fix], Verdict]  # runs a fix, whose edits are on a program's text, on torch

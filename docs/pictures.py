@@ -1,10 +1,11 @@
-"""The two pictures that the README and the site open with.
+"""The pictures of the README and the site.
 
     python docs/pictures.py
 
-writes docs/images/terminal.svg from what clipcheck prints about demo/train.py, and docs/images/speed.svg from
-docs/figures/clip-h100.json, the rows of a `clipcheck bench clip --json`. Text stays text: it can be read out, searched
-and copied. Both are dark cards, to be read on a light page and on a dark one.
+writes docs/images/terminal.svg from what clipcheck prints about demo/train.py, docs/images/step.svg from
+docs/figures/step-h200.json, what `clipcheck bench step` printed, and docs/images/speed.svg from
+docs/figures/clip-h100.json, the rows of a `clipcheck bench clip --json`. Text stays text: it can be read aloud, searched
+and copied. All are dark cards, which can be read on a light page and on a dark one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
 FIGURES = ROOT / "docs" / "figures" / "clip-h100.json"
+STEPS = ROOT / "docs" / "figures" / "step-h200.json"
 COMMANDS = ("clipcheck --select CLIP001 train.py", "clipcheck --fix --verify train.py")
 
 WIDTH, LINE, LEFT, TOP = 8.4, 20, 22, 58
@@ -47,7 +49,7 @@ def terminal() -> str:
     dots = "".join(f'<circle cx="{LEFT + 20 * i}" cy="22" r="6" fill="#33444a"/>' for i in range(3))
     return f"""\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">
-<title>clipcheck finds a gradient norm computed with one .item() per parameter, shows its fix, and proves it</title>
+<title>clipcheck finds a gradient norm computed with one .item() per parameter, shows its fix, and verifies it</title>
 <style>
 text {{ font: 14px ui-monospace, "Cascadia Code", "SF Mono", Menlo, "DejaVu Sans Mono", monospace; fill: {TEXT};
        white-space: pre; }}
@@ -172,9 +174,65 @@ def group(workload: str, top: int, ratios: dict[tuple[str, str, str], float], sc
         yield f'<path d="M{loop:.1f} {y}l6 6l-6 6l-6 -6z" fill="{LOOP_COLOR}"/>'
 
 
+# --- a training step ----------------------------------------------------------------------------------------------------
+
+CLIPS = {
+    "loop": ("a loop with .item()", LOOP_COLOR),
+    "torch": ("torch", "#9db4c0"),
+    "clipcheck": ("clipcheck", OURS_COLORS["no clip"]),
+}
+STEP_LEFT, STEP_TOP = 230, 92
+
+
+def step(measured: dict[str, Any]) -> str:
+    """Bars of what each way to clip adds to a training step, in percent of the step, as SVG."""
+    rows = measured["rows"]
+    scale = (SPEED_WIDTH - STEP_LEFT - 80) / max(row[clip] for row in rows for clip in CLIPS)
+    height = 3 * (BAR + 3) + 16
+    bottom = STEP_TOP + len(rows) * height
+    bars = [line for number, row in enumerate(rows) for line in step_bars(row, STEP_TOP + number * height, scale)]
+    keys = "  ".join(f'<tspan fill="{color}">▬ {escape(name)}</tspan>' for name, color in CLIPS.values())
+    machine = measured["machine"]
+    under = f"{machine['device']}, torch {machine['torch']}, {machine['date']}: {machine['command']}"
+    return f"""\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {SPEED_WIDTH} {bottom + 36}" width="{SPEED_WIDTH}" height="{bottom + 36}" role="img">
+<title>What gradient clipping adds to the time of a training step: a loop with .item(), torch, clipcheck</title>
+<style>
+text {{ font: 14px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; fill: {TEXT}; }}
+.small {{ font-size: 12px; fill: {MUTED}; }}
+.number {{ font-size: 12px; font-weight: 600; }}
+.right {{ text-anchor: end; }}
+.title {{ font-size: 17px; font-weight: 600; }}
+</style>
+<rect width="{SPEED_WIDTH}" height="{bottom + 36}" rx="10" fill="{BACKGROUND}"/>
+<text class="title" x="{LEFT}" y="34">Time that gradient clipping adds to a training step</text>
+<text class="small" x="{LEFT}" y="58">Less is better.  {keys}</text>
+{chr(10).join(bars)}
+<text class="small" x="{LEFT}" y="{bottom + 18}">{escape(under)}</text>
+</svg>
+"""
+
+
+def step_bars(row: dict[str, Any], top: int, scale: float) -> Iterator[str]:
+    """A model's name and its step beside one bar per way to clip; below zero is noise, and drawn as nothing."""
+    model, _, batch = row["model"].partition(", ")
+    yield f'<text class="right" x="{STEP_LEFT - 14}" y="{top + BAR + 5}">{escape(model)}</text>'
+    under = f"{batch}, {row['step_ms']} ms"
+    yield f'<text class="small right" x="{STEP_LEFT - 14}" y="{top + 2 * BAR + 11}">{escape(under)}</text>'
+    for line, (clip, (name, color)) in enumerate(CLIPS.items()):
+        y, length = top + line * (BAR + 3), max(row[clip], 0.0) * scale + 1
+        yield f'<rect x="{STEP_LEFT}" y="{y}" width="{length:.1f}" height="{BAR}" rx="2" fill="{color}"><title>{name}</title></rect>'
+        yield f'<text class="number" x="{STEP_LEFT + length + 6:.1f}" y="{y + BAR - 1}">{percent(row[clip])}</text>'
+
+
+def percent(part: float) -> str:
+    return f"{100 * part:+.1f} %".replace("-", "−")
+
+
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     (IMAGES / "terminal.svg").write_text(terminal(), encoding="utf-8")
+    (IMAGES / "step.svg").write_text(step(json.loads(STEPS.read_text(encoding="utf-8"))), encoding="utf-8")
     (IMAGES / "speed.svg").write_text(speed(json.loads(FIGURES.read_text(encoding="utf-8"))), encoding="utf-8")
 
 

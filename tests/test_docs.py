@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -18,15 +19,20 @@ import pytest
 from conftest import PROJECT, runner
 
 from clipcheck.catalogue import RULES
+from clipcheck.rule import Tier
 
 DOCUMENTS = sorted(
     path for path in [*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")] if path.name not in ("CHANGELOG.md",)
 )
 # Pages whose Python blocks are one program, and are run.
-RUN = ("docs/beliefs.md", "docs/guides/python.md")
+RUN = ("docs/misconceptions.md", "docs/guides/python.md", "docs/gradient-clipping.md", "docs/faq.md")
+REFERENCE = (
+    "settings", "command-line", "environment", "suppression", "output-formats", "exit-codes", "python", "runtime",
+)  # fmt: skip
 MADE = {f"docs/rules/{rule.name}.md" for rule in RULES.values()} | {
     f"docs/{name}.md" for name in ("rules/index", "contributing", "changelog")
 }
+MADE |= {f"docs/reference/{name}.md" for name in REFERENCE}
 FENCE = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 
 
@@ -210,22 +216,67 @@ def words(svg: str) -> list[str]:
 def test_the_terminal_of_the_readme_shows_what_clipcheck_prints(pictures: ModuleType) -> None:
     pytest.importorskip("torch")
     shown = words((pictures.IMAGES / "terminal.svg").read_text(encoding="utf-8"))
-    assert any("proved on" in line for line in shown)
-    assert shown == words(pictures.terminal()), "python docs/pictures.py draws it anew"
+    assert any("verified on" in line for line in shown)
+    assert shown == words(pictures.terminal()), "run python docs/pictures.py"
 
 
 def test_the_figure_of_speed_is_drawn_from_the_figures(pictures: ModuleType) -> None:
     measured = json.loads(pictures.FIGURES.read_text(encoding="utf-8"))
     drawn = (pictures.IMAGES / "speed.svg").read_text(encoding="utf-8")
-    assert drawn == pictures.speed(measured), "python docs/pictures.py draws it anew"
+    assert drawn == pictures.speed(measured), "run python docs/pictures.py"
     ours = [row["ratio"] for row in measured["rows"] if row["peer"] == "clipcheck"]
     assert re.findall(r'class="number[^>]*>([\d.]+)<', drawn) == [f"{ratio:.2f}" for ratio in ours]
 
 
-def test_the_readme_and_the_home_page_open_with_both_pictures() -> None:
-    opening = (PROJECT / "README.md").read_text(encoding="utf-8").partition("\n## ")[0]
-    assert re.findall(r"\]\((docs/images/\w+\.svg)\)", opening) == ["docs/images/terminal.svg", "docs/images/speed.svg"]
+def test_the_figure_of_a_training_step_is_drawn_from_the_figures_of_the_page(pictures: ModuleType) -> None:
+    measured = json.loads(pictures.STEPS.read_text(encoding="utf-8"))
+    drawn = (pictures.IMAGES / "step.svg").read_text(encoding="utf-8")
+    assert drawn == pictures.step(measured), "run python docs/pictures.py"
+    page = (PROJECT / "docs" / "runtime.md").read_text(encoding="utf-8").partition("## In a training step")[2]
+    rows = re.findall(r"^\| (.+?) \| (\d+) \| ([\d.]+) \| (.+?) \| (.+?) \| (.+?) \|$", page, re.MULTILINE)
+    assert rows == [
+        (row["model"], str(row["tensors"]), f"{row['step_ms']}", *map(pictures.percent, (row["torch"], row["clipcheck"], row["loop"])))
+        for row in measured["rows"]
+    ]  # fmt: skip
+    percents = re.findall(r'class="number"[^>]*>([^<]+)<', drawn)
+    assert percents == [pictures.percent(row[clip]) for row in measured["rows"] for clip in ("loop", "torch", "clipcheck")]
+    for part in (measured["machine"]["device"], measured["machine"]["torch"], measured["machine"]["command"]):
+        assert part in page and part in drawn
+
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_home_page_opens_as_the_readme_does() -> None:
+    opening = README.partition("\n## ")[0]
+    assert re.findall(r"/docs/images/(\w+\.svg)\)", opening) == ["terminal.svg", "step.svg"]
     assert "<!-- opening -->" in (PROJECT / "docs" / "index.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_is_short_and_can_be_read_on_a_package_index() -> None:
+    assert README.count("\n") <= 130
+    addresses = [link for link in links(PROJECT / "README.md") if not link.startswith("#")]
+    assert len(addresses) > 10
+    for address in addresses:
+        raw, site = "https://raw.githubusercontent.com/clipcheck/clipcheck/main/", "https://clipcheck.github.io/clipcheck/"
+        page = address.partition("#")[0].removeprefix(site).strip("/")
+        if address.startswith(raw):
+            assert (PROJECT / address.removeprefix(raw)).is_file(), address
+        elif address.startswith(site):
+            found = [f"docs/{page or 'index'}.md", f"docs/{page}/index.md"]
+            assert any((PROJECT / one).is_file() or one in MADE for one in found), address
+        else:
+            pytest.fail(f"{address}: neither an image of the repository nor a page of the site")
+
+
+def test_the_families_in_the_readme_are_those_of_the_site() -> None:
+    sys.path.insert(0, str(PROJECT / "docs"))
+    try:
+        hooks = importlib.import_module("hooks")
+    finally:
+        sys.path.remove(str(PROJECT / "docs"))
+    listed = re.findall(r"^\| CLIP(\d)xx \| (\d+) \| ", README, re.MULTILINE)
+    assert listed == [(rules[0].code[4], str(len(rules))) for _, _, rules in hooks.families_of_rules()]
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
@@ -238,7 +289,10 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
         page = (tmp_path / "site" / "rules" / rule.name / "index.html").read_text(encoding="utf-8")
         assert rule.code in page
         assert "Why is this bad?" in page
+        assert f"<title>{rule.code} {rule.name} - clipcheck</title>" in page
+        assert ("How to enable it" in page) is (rule.tier is Tier.OPT_IN)
+        assert not re.search(r"Example \d", page), "examples have titles"
         assert "# expect" not in page
     html = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "site").rglob("*.html"))
-    loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="?(https?://[^"\s>]+)', html)
+    loaded = re.findall(r'<(?:script|link(?! rel="?canonical)|img)[^>]+(?:src|href)="?(https?://[^"\s>]+)', html)
     assert loaded == [], "the site loads nothing from elsewhere"

@@ -308,7 +308,7 @@ def test_an_unsafe_fix_says_so_and_is_never_preferred() -> None:
         async with session() as client:
             client.open(URI, text)
             fix, _ = await client.actions(URI, 5, only=["quickfix"])
-            assert fix.title == "Replace with `clip_grad_norm_` (unsafe: training may change)"
+            assert fix.title == "Replace with `clip_grad_norm_` (unsafe: changes training)"
             assert not fix.is_preferred
             assert await client.actions(URI, 5, only=["source.fixAll"]) == []
 

@@ -344,9 +344,9 @@ def project(tmp_path: Path) -> Path:
 def test_verify_shows_a_verdict_on_each_fix(project: Path) -> None:
     done = clipcheck("verify", "--select", "CLIP001,CLIP002", "train.py", cwd=project)
     assert done.returncode == 0, done.stderr
-    assert "train.py:10:13: CLIP001 proved on " in done.stdout
-    assert "train.py:13:5: CLIP002 proved on " in done.stdout
-    assert done.stdout.endswith("3 fixes tried: 3 proved, 0 refuted, 0 not provable here.\n")
+    assert "train.py:10:13: CLIP001 verified on " in done.stdout
+    assert "train.py:13:5: CLIP002 verified on " in done.stdout
+    assert done.stdout.endswith("Ran 3 fixes: 3 verified, 0 refuted, 0 not verified.\n")
     assert (project / "train.py").read_text(encoding="utf-8") == TRAIN
 
 
@@ -354,8 +354,8 @@ def test_only_what_is_proved_is_written(project: Path) -> None:
     (project / "train.py").write_text(TRAIN + UNPROVABLE, encoding="utf-8")
     done = clipcheck("--fix", "--verify", "--select", "CLIP001", "train.py", cwd=project)
     assert done.returncode == 1, done.stderr
-    assert "CLIP001 proved on" in done.stdout
-    assert "proof: not provable here: what `skipped` stands for is not known" in done.stdout
+    assert "CLIP001 verified on" in done.stdout
+    assert "verify: not verified: what `skipped` stands for is not known" in done.stdout
     written = (project / "train.py").read_text(encoding="utf-8")
     assert "total_norm = grad_norm(model.parameters()).item()" in written
     assert written.endswith(UNPROVABLE)
@@ -368,7 +368,7 @@ def test_json_and_diff_carry_the_verdict(project: Path) -> None:
     assert {found["verdict"] for found in json.loads(done.stdout)} == {None}
     done = clipcheck("--diff", "--verify", "train.py", cwd=project)
     assert "+    total_norm = grad_norm(model.parameters()).item()" in done.stdout
-    assert "CLIP001 proved on" in done.stderr
+    assert "CLIP001 verified on" in done.stderr
 
 
 def test_statements_at_the_very_start_are_lifted_without_the_import(prove: Prover) -> None:

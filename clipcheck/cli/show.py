@@ -56,7 +56,7 @@ def _show_diff(options: Options, outcome: Outcome, stdin: bool) -> None:
     in_color = not options.output_file and paint.wanted(options.color, sys.stdout)
     put(options, diff.painted(content, paint.Paint(in_color)) if in_color else content)
     if not options.quiet:
-        for line in (text.proofs(outcome) + text.would_fix(outcome)).splitlines():
+        for line in (text.verified(outcome) + text.would_fix(outcome)).splitlines():
             say(options, line)
 
 
@@ -78,5 +78,5 @@ def _rendered(
 
         return statistics.report(outcome, view, shape.startswith("json"))
     before = text.fixes(outcome) if options.show_fixes and shape in FOR_PEOPLE else ""
-    before += text.proofs(outcome) if options.writes and shape in FOR_PEOPLE else ""
+    before += text.verified(outcome) if options.writes and shape in FOR_PEOPLE else ""
     return before + report.render(shape, outcome, view)

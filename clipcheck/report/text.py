@@ -11,7 +11,7 @@ from clipcheck.engine.results import Outcome
 from clipcheck.report.paint import Paint
 from clipcheck.report.view import Looked, Row, View, by_file, lines_of, rows, shown, where
 from clipcheck.report.visible import visible
-from clipcheck.rule import Safety, Verdict
+from clipcheck.rule import BETTER, Safety, Verdict
 
 
 def full(outcome: Outcome, view: View) -> str:
@@ -113,33 +113,33 @@ def fixes(outcome: Outcome) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def proofs(outcome: Outcome) -> str:
+def verified(outcome: Outcome) -> str:
     """The verdicts on the fixes that were applied."""
     tried = (finding for finding in outcome.fixed if finding.verdict)
-    return "".join(f"{where(f)}: {f.code} {''.join(_proof(f.verdict))}" for f in tried)
+    return "".join(f"{where(f)}: {f.code} {''.join(_verdict(f.verdict))}" for f in tried)
 
 
 def verdicts(outcome: Outcome) -> str:
-    """The verdicts on all fixes that were tried, and a closing line that counts them."""
+    """The verdicts on all fixes that were run, and a summary."""
     tried = [finding for finding in outcome.findings if finding.verdict]
-    lines = [f"{where(f)}: {f.code} {''.join(_proof(f.verdict))}" for f in tried]
-    counts = Counter(f.verdict.kind for f in tried if f.verdict)
-    closing = ", ".join(f"{counts[kind]} {kind}" for kind in ("proved", "refuted", "not provable here"))
-    untried = sum(f.fix is None for f in outcome.findings)
-    more = f"; {_counted(untried, 'finding')} without a fix" if untried else ""
-    return "".join([*lines, f"{_fixes(len(tried))} tried: {closing}{more}.\n"])
+    lines = [f"{where(f)}: {f.code} {''.join(_verdict(f.verdict))}" for f in tried]
+    counts = Counter(f.verdict.result for f in tried if f.verdict)
+    closing = ", ".join(f"{counts[result]} {result}" for result in ("verified", "refuted", "not verified"))
+    without = sum(f.fix is None for f in outcome.findings)
+    more = f"; {_counted(without, 'finding')} without a fix" if without else ""
+    return "".join([*lines, f"Ran {_fixes(len(tried))}: {closing}{more}.\n"])
 
 
-def _proof(verdict: Verdict | None) -> Iterator[str]:
-    """A verdict in lines: what it is, and what only the old code gets wrong."""
+def _verdict(verdict: Verdict | None) -> Iterator[str]:
+    """A verdict in lines: what it is, and the cases in which only the old code is wrong."""
     if verdict is None:
         return
     if not verdict.exceptions or verdict.kind != "proved":
         yield f"{visible(str(verdict))}\n"
         return
-    yield f"{visible(str(verdict._replace(exceptions=())))}, except:\n"
+    yield f"{visible(str(verdict._replace(exceptions=())))}\n    {BETTER}:\n"
     for exception in map(visible, verdict.exceptions):
-        yield from (line + "\n" for line in wrap(exception, 100, initial_indent="    ", subsequent_indent="      "))
+        yield from (line + "\n" for line in wrap(exception, 100, initial_indent="      ", subsequent_indent="        "))
 
 
 def _fixes(count: int) -> str:
@@ -204,6 +204,6 @@ def _block(row: Row, paint: Paint) -> Iterator[str]:
     if finding.help:
         yield f"{paint('help', 'bold', 'cyan')}: {finding.help}\n"
     if finding.verdict is not None:
-        yield f"{paint('proof', 'bold', 'cyan')}: {''.join(_proof(finding.verdict))}"
+        yield f"{paint('verify', 'bold', 'cyan')}: {''.join(_verdict(finding.verdict))}"
     if finding.fix is not None and finding.fix.safety is Safety.UNSAFE:
         yield f"{paint('note', 'bold', 'yellow')}: this fix is unsafe: it changes training\n"
