@@ -37,7 +37,9 @@ def settings() -> str:
         "FILE` prints the settings in force, and `-v` says where each comes from."
     ]
     for name, key in KEYS.items():
-        default = key.default if key.default in ("none", "any version") or " " in key.default[:6] else f"`{key.default}`"
+        default = (
+            key.default if key.default in ("none", "any version") or " " in key.default[:6] else f"`{key.default}`"
+        )
         parts.append(
             f"## `{name}`\n\n{key.about}\n\n- **Type:** {_code_quoted(key.takes)}\n- **Default:** {default}\n\n"
             f"```toml\n{in_pyproject(key)}\n```"
@@ -198,7 +200,10 @@ ABOUT = {
     "concise": ("text", "One line per finding."),
     "grouped": ("text", "Findings under the file that they are in."),
     "pylint": ("text", "For tools that read pylint's output."),
-    "json": ("json", "An array in the shape of ruff's. Rows and columns count from 1, columns in code points, and ends are exclusive."),
+    "json": (
+        "json",
+        "An array in the shape of ruff's. Rows and columns count from 1, columns in code points, and ends are exclusive.",
+    ),
     "json-lines": ("json", "The same objects, one per line: files of several runs can be joined with `cat`."),
     "github": ("text", "Commands from which GitHub Actions makes annotations."),
     "azure": ("text", "Commands from which Azure Pipelines makes annotations."),
@@ -225,7 +230,7 @@ def sample(name: str) -> str:
     """What a format makes of SAMPLE."""
     one = check_file("train.py", SAMPLE.encode(), Settings(codes=frozenset({"CLIP002"}), target="torch"))
     outcome = Outcome((one,), 1, (), 1)
-    with mock.patch.object(os, "getcwd", lambda: "/project"), mock.patch("os.path.realpath", os.path.abspath):
+    with mock.patch.object(os, "getcwd", return_value="/project"), mock.patch("os.path.realpath", os.path.abspath):
         text = report.render(name, outcome, View(exit_code=1, looked=Looked(("train.py",), 0.0)))
     return _shortened(text) if name == "sarif" else text
 

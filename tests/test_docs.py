@@ -239,7 +239,9 @@ def test_the_figure_of_a_training_step_is_drawn_from_the_figures_of_the_page(pic
         for row in measured["rows"]
     ]  # fmt: skip
     percents = re.findall(r'class="number"[^>]*>([^<]+)<', drawn)
-    assert percents == [pictures.percent(row[clip]) for row in measured["rows"] for clip in ("loop", "torch", "clipcheck")]
+    assert percents == [
+        pictures.percent(row[clip]) for row in measured["rows"] for clip in ("loop", "torch", "clipcheck")
+    ]
     for part in (measured["machine"]["device"], measured["machine"]["torch"], measured["machine"]["command"]):
         assert part in page and part in drawn
 
@@ -258,7 +260,10 @@ def test_the_readme_is_short_and_can_be_read_on_a_package_index() -> None:
     addresses = [link for link in links(PROJECT / "README.md") if not link.startswith("#")]
     assert len(addresses) > 10
     for address in addresses:
-        raw, site = "https://raw.githubusercontent.com/clipcheck/clipcheck/main/", "https://clipcheck.github.io/clipcheck/"
+        raw, site = (
+            "https://raw.githubusercontent.com/clipcheck/clipcheck/main/",
+            "https://clipcheck.github.io/clipcheck/",
+        )
         page = address.partition("#")[0].removeprefix(site).strip("/")
         if address.startswith(raw):
             assert (PROJECT / address.removeprefix(raw)).is_file(), address
