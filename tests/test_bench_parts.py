@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from conftest import runner
 
 torch = pytest.importorskip("torch")
 
-from clipcheck.bench import measure, peers, report, workloads  # noqa: E402
+from clipcheck.bench import cli, measure, peers, report, workloads  # noqa: E402
 from clipcheck.bench.cli import bench  # noqa: E402
 from clipcheck.bench.measure import Timing  # noqa: E402
 from clipcheck.bench.run import Row  # noqa: E402
@@ -147,3 +149,62 @@ def test_what_cannot_be_measured_is_one_clear_error(words: list[str]) -> None:
     result = runner().invoke(bench(), words)
     assert result.exit_code == 2
     assert "Traceback" not in result.output
+
+
+def test_a_column_without_figures_is_left_out() -> None:
+    on_cpu = [row._replace(device_ms=None) for row in ROWS]
+    assert report.table(on_cpu).splitlines()[0] == "workload  case             wall ms  to torch  error  floor ms"
+
+
+@pytest.mark.parametrize(("load", "cores", "warned"), [(0.4, 2, False), (1.1, 2, True), (3.0, 8, False)])
+def test_a_busy_machine_is_told(
+    load: float, cores: int, warned: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli.os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+    monkeypatch.setattr(cli.os, "cpu_count", lambda: cores)
+    cli._warn_of_load()
+    told = capsys.readouterr().err
+    assert (f"this machine is busy (load {load} on {cores} cores)" in told) is warned
+
+
+def test_bench_alone_prints_its_help() -> None:
+    from clipcheck.cli.main import main
+
+    result = runner().invoke(main, ["bench"])
+    assert result.exit_code == 0
+    for command in ("clip", "norm", "step", "beliefs"):
+        assert f"  {command} " in result.stdout
+
+
+def test_a_plot_names_its_axes_and_is_drawn_for_light_pages_and_for_dark_ones(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from clipcheck.bench import plot
+
+    machine = {"device": "a CPU", "torch": "2.13", "date": "today"}
+    rows = [Row(f"load {n}", case, peer, 1.0, None, 0.5, None, 0.1) for n in range(6) for case in ("no clip", "clip")
+            for peer in ("torch", "clipcheck", "a loop")]  # fmt: skip
+    light, dark = plot.draw(machine, rows, tmp_path / "plot.svg")
+    assert (light.name, dark.name) == ("plot.svg", "plot-dark.svg")
+    for file, background in ((light, "#ffffff"), (dark, "#1e2129")):
+        drawn = file.read_text(encoding="utf-8")
+        assert background in drawn
+        for text in (
+            "time relative to torch",
+            "gradients and case",
+            "load 5, clip",
+            "a CPU, torch 2.13, today",
+            "a loop",
+        ):
+            assert f">{text}" in drawn
+        assert apart(drawn, [f"load {n}, {case}" for n in range(6) for case in ("no clip", "clip")])
+
+
+def apart(drawn: str, labels: list[str]) -> bool:
+    """Whether the baselines of labels are more than a line's height from each other."""
+    heights = sorted(
+        float(found[1])
+        for label in labels
+        if (found := re.search(rf'<text[^>]*y="([\d.]+)"[^>]*>{label}<', drawn)) is not None
+    )
+    assert len(heights) == len(labels)
+    return all(lower - upper > 8 for upper, lower in pairwise(heights))

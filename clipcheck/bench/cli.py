@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 import torch
 
 from clipcheck.bench import beliefs as belief_bench
-from clipcheck.bench import measure, report, run, steps, workloads
+from clipcheck.bench import measure, plot, report, run, steps, workloads
 from clipcheck.bench import sharded as sharded_bench
 from clipcheck.bench.models import TRAININGS
 from clipcheck.bench.run import Options, Row
@@ -26,7 +27,7 @@ def bench() -> click.Group:
 
 @click.group("bench")
 def _bench() -> None:
-    """Measure the runtime on this machine, beside torch and hand-written loops."""
+    """Measure the runtime on this machine against torch and hand-written loops."""
 
 
 def _device(_: click.Context, __: click.Parameter, name: str | None) -> torch.device:
@@ -62,7 +63,12 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--threads", type=click.IntRange(1), help="Threads of torch on the CPU."),
         click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the rows."),
-        click.option("--plot", "plot_file", type=click.Path(path_type=Path, dir_okay=False), help="An .svg or .png."),
+        click.option(
+            "--plot",
+            "plot_file",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="Write an .svg or .png, and one with `-dark` in its name.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -119,6 +125,7 @@ def _step(names: tuple[str, ...], device: torch.device, rounds: int, threads: in
     """Time whole training steps: without a clip, with torch's, with clipcheck's and with a hand-written loop."""
     if threads is not None:
         torch.set_num_threads(threads)
+    _warn_of_load()
     click.echo(_told(measure.machine(device)))
     click.echo(steps.HEADER)
     for name in names or TRAININGS:
@@ -147,6 +154,8 @@ def _run(
         _check_plot(plot_file)
     if threads is not None:
         torch.set_num_threads(threads)
+    if not is_quiet:
+        _warn_of_load()
     machine = measure.machine(options.device) | sharded_bench.machine()
     bytes_a_second = measure.bandwidth(options.device)
     machine["bandwidth_GB_s"] = round(bytes_a_second / 1e9)
@@ -165,7 +174,16 @@ def _run(
     if json_file is not None:
         json_file.write_text(report.as_json(machine, rows), encoding="utf-8")
     if plot_file is not None:
-        report.plot(machine, rows, plot_file)
+        click.echo("wrote " + " and ".join(map(str, plot.draw(machine, rows, plot_file))))
+
+
+def _warn_of_load() -> None:
+    """Says if other programs keep the processors busy: times are then longer, and vary."""
+    if not hasattr(os, "getloadavg"):  # Windows
+        return
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores / 2:
+        click.echo(f"warning: this machine is busy (load {load:.1f} on {cores} cores), so times vary", err=True)
 
 
 def _told(machine: dict[str, Any]) -> str:
@@ -187,4 +205,4 @@ def _check_plot(path: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise click.UsageError("`--plot` needs matplotlib: install `clipcheck[bench]`") from error
+        raise click.UsageError("`--plot` needs matplotlib: pip install 'clipcheck[bench]'") from error
