@@ -1,4 +1,4 @@
-"""clipcheck from Python: check files or a text, fix a text, and run the proof.
+"""clipcheck from Python: check files or a string, fix a string, and verify the rules' examples.
 
     from pathlib import Path
 
@@ -7,8 +7,8 @@
     for finding in api.check(Path("src")):
         print(finding.path, finding.place.line, finding.code, finding.message)
 
-Importing this module loads neither torch nor LibCST; `check` and `fix` never execute what they look at. The command line
-comes in by the same door, `run_files`, with settings of its own.
+Importing this module loads neither torch nor LibCST; `check` and `fix` never execute the code that they read. The command line
+uses `run_files`, with settings of its own.
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ _FILE_ENDINGS = (*SUFFIXES, *MARKDOWN)
 
 
 class ClipcheckWarning(UserWarning):
-    """A file that could not be looked at, or a rule that failed on one; everything else was checked all the same."""
+    """A file could not be checked, or a rule failed on it; everything else was checked."""
 
 
 class MissingPath(Exception):
-    """A path that was named does not exist or is no file that can be read."""
+    """A path does not exist or is not a file that can be read."""
 
 
 class FixResult(NamedTuple):
-    """What a fix made of a text.
+    """The result of `fix`.
 
-    `text` is the text after the fixes, `fixed` the findings that are gone with them, `findings` those that are left.
+    `text` is the code after the fixes, `fixed` the findings that they removed, `findings` those that remain.
     """
 
     text: str
@@ -82,16 +82,15 @@ def check(
     isolated: bool = False,
     filename: str = "<text>",
 ) -> list[Finding]:
-    """All findings in files or in a text, sorted by path and place.
+    """Returns all findings in files or in a string, sorted by path and place.
 
-    `source` is a program text if it is a `str`, else a path or several paths, of files and folders. `filename` is the
-    name that a text's findings carry; its ending tells a notebook (`.ipynb`) or Markdown (`.md`) from Python.
-    `select`, `extend_select` and `ignore` are rule codes or prefixes of them, as on the command line; `target` says
-    whose functions the fixes call. They win over the settings in files, which count as on the command line, unless
-    `isolated`.
+    `source` is code if it is a `str`, else a path or several paths, of files and folders. `filename` is the name under
+    which code is reported; its ending tells a notebook (`.ipynb`) or Markdown (`.md`) from Python. `select`,
+    `extend_select` and `ignore` are codes, prefixes of codes or names of rules, as on the command line; `target` says
+    which functions fixes call. They win over settings files, which are read as on the command line, unless `isolated`.
 
-    Raises `MissingPath` for a path that does not exist, `ConfigError` for a code that no rule has, and `ValueError`
-    for a text that is one file name. Faults of single files are given as `ClipcheckWarning`.
+    Raises `MissingPath` for a path that does not exist, `ConfigError` for an unknown rule, and `ValueError` for a
+    string that is one file name. Problems with single files are given as `ClipcheckWarning`.
     """
     projects = _projects(select, extend_select, ignore, target, isolated)
     if isinstance(source, str):
@@ -118,10 +117,10 @@ def fix(
     isolated: bool = False,
     filename: str = "<text>",
 ) -> FixResult:
-    """Apply the safe fixes to a text, with `unsafe` also those that may change training.
+    """Applies the safe fixes to code, with `unsafe` also the unsafe ones, which change training.
 
-    The other arguments and the errors are those of `check`. Where a fix fails clipcheck's own check of its outcome,
-    it is left out and a `ClipcheckWarning` says so.
+    The other arguments and the errors are those of `check`. A fix whose result fails clipcheck's own check is not
+    applied, and a `ClipcheckWarning` says so.
     """
     projects = _projects(select, extend_select, ignore, target, isolated)
     settings = replace(projects.of(filename).for_file(filename), fix=True)
@@ -134,7 +133,7 @@ def fix(
 
 
 def verify(*, select: Iterable[str] = (), jobs: int = 1) -> list[Row]:
-    """Run the rules' own examples on torch, before and after their fix: one row an example, with how its claim held.
+    """Runs the rules' own examples on torch, before and after their fix: one row per example, with its claim and the result.
 
     Needs torch, and executes the examples in worker processes; raises `clipcheck.verify.worker.NoTorch` without it.
     """
@@ -154,10 +153,10 @@ def run_files(
     cache: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
-    """Look at files, each with the settings that hold where it lies: all reports, with fixes as far as these want them.
+    """Checks files, each with its own settings, and fixes them if these say so.
 
-    `jobs` processes are used at most, 0 standing for one a core; `write` puts what the fixes give back to disk; `cache`
-    is a folder for what is known of unchanged files; `progress` is called with the files done and their number.
+    `jobs` processes are used at most, 0 is one per core; `write` writes fixed files to disk; `cache` is a folder for the
+    results of unchanged files; `progress` is called with the number of files done and of all files.
     """
     wanted = [(path, projects.of_file(path).for_file(path)) for path in found]
     return check_files(wanted, jobs, write, cache, progress)
@@ -166,7 +165,7 @@ def run_files(
 def _projects(
     chosen: Iterable[str], extra: Iterable[str], ignored: Iterable[str], target: Target | None, isolated: bool
 ) -> Projects:
-    """The settings of files under those that the caller gives."""
+    """The settings of files, with those of the caller on top."""
     given = {"select": chosen, "extend-select": extra, "ignore": ignored}
     values: dict[str, object] = {key: words for key, codes in given.items() if (words := list(_words(codes)))}
     if target is not None:

@@ -1,8 +1,8 @@
-"""Every rule in one table: its code, its name, whether it runs by default, and the words without which no program concerns it.
+"""Every rule in one table: its code, its name, whether it runs by default, and its keywords.
 
 The checks themselves are the modules of `clipcheck.rules`, found by the rule's name. This table lives apart from them
 because importing a check imports libcst, which costs more than reading a hundred files: `--help`, `rules`, the
-selection and every file that lacks a word get by without.
+selection and every file without keywords need none of it.
 
 A rule's needs are what its check cannot do without, never more: a program that lacks one has no such finding. Each is a
 word or several of which one will do:

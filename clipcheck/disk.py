@@ -38,7 +38,7 @@ def read(path: str) -> bytes:
 
 
 def write(path: str, data: bytes, was: bytes) -> None:
-    """Replace a file's content in one step: whatever happens, it holds all of `was` or all of `data`.
+    """Replace a file's content in one step: whatever happens, it contains all of `was` or all of `data`.
 
     Links are followed; owner, mode and extended attributes stay. Of several hard links, this one gets the new content:
     to write through all of them would mean to empty the file first. Raises Changed, and OSError where the file is
@@ -47,7 +47,7 @@ def write(path: str, data: bytes, was: bytes) -> None:
     target = os.path.realpath(path)
     status = os.stat(target)
     if read(target) != was:
-        raise Changed(f"{path}: changed while clipcheck was at work, not written")
+        raise Changed(f"{path}: changed while clipcheck was running, not written")
     if not status.st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH) or not os.access(target, os.W_OK):
         raise OSError(0, "read-only", path)
     temporary = _temporary(os.path.dirname(target))
@@ -65,7 +65,7 @@ def write(path: str, data: bytes, was: bytes) -> None:
 
 
 def hard_links(path: str) -> int:
-    """How many names a file has, 1 where that cannot be told."""
+    """How many names a file has, 1 if that is unknown."""
     try:
         return os.stat(path).st_nlink
     except OSError:
@@ -73,7 +73,7 @@ def hard_links(path: str) -> int:
 
 
 def sweep(folder: str, name: str) -> bool:
-    """Remove an entry of a folder if it is what a killed `write` of ours left behind; whether that is what it was."""
+    """Remove a file that a killed `write` of ours left in a folder; gives whether it was one."""
     found = _TEMPORARY.fullmatch(name)
     if found is None:
         return False
@@ -106,7 +106,7 @@ def _take_after(target: str, status: os.stat_result, temporary: str) -> None:
 
 
 def _in_use(process: int, since: float) -> bool:
-    """Whether a temporary file's process may still be at work on it."""
+    """Whether a temporary file's process may still be writing it."""
     if sys.platform == "win32":  # where asking for a process would end it
         return time.time() - since < 3600
     try:

@@ -1,4 +1,4 @@
-"""Where the rules' examples lie: `fixtures/CODE-name/`, beside the package in a checkout, inside it when installed."""
+"""The rules' examples: `fixtures/CODE-name/`, beside the package in a checkout, inside it when installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NUMBERED = re.compile(r"before(_\d+)?\.(py|ipynb|md)$")
 
 
 class Example(NamedTuple):
-    """One faulty program, and what its fix makes of it; `after` is None for a shape that is reported only."""
+    """A program with a mistake, and the same program after the fix; `after` is None if it is only reported."""
 
     before: Path
     after: Path | None
@@ -35,7 +35,7 @@ def folder(rule: Rule) -> Path:
 
 
 def examples(rule: Rule, after: str = "after") -> Iterator[Example]:
-    """The rule's examples, the first one first; `after="after_torch"` gives what `--target torch` makes of them."""
+    """The rule's examples, the first one first; `after="after_torch"` gives the result of `--target torch`."""
     for before in sorted(folder(rule).glob("before*"), key=_number):
         if _NUMBERED.match(before.name):
             fixed = before.with_name(before.name.replace("before", after))
@@ -43,7 +43,7 @@ def examples(rule: Rule, after: str = "after") -> Iterator[Example]:
 
 
 def clean(rule: Rule) -> list[Path]:
-    """The look-alikes that the rule must leave alone."""
+    """Similar programs that are correct: the rule must not report them."""
     return sorted(folder(rule).glob("clean*.py"), key=_number)
 
 

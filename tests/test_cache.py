@@ -146,7 +146,7 @@ def test_suppressions_and_warnings_are_kept(project: Path) -> None:
     (project / "a.py").write_text(BAD.replace("😀", "clipcheck: ignore[CLIP02]"), encoding="utf-8")
     words = ["check", "--select", "CLIP002"]
     first, second = (runner().invoke(main, words) for _ in range(2))
-    assert first.stderr == second.stderr == "warning: a.py:2: unknown rule code `CLIP02` in a suppression\n"
+    assert first.stderr == second.stderr == "warning: a.py:2: unknown rule `CLIP02` in a suppression\n"
 
 
 def test_the_folder_is_passed_over_by_git_and_backups(project: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_comment_inside_of_a_name_keeps_the_name(call: str) -> None:
     report = fixed(f"import torch\nx = ({call})\n", "CLIP002")
     assert report.fixed_data is None
     (finding,) = report.findings
-    assert finding.help == "no fix here: a comment stands in the way"
+    assert finding.help == "no automatic fix: it would remove a comment"
 
 
 def test_a_comment_beside_a_name_stays() -> None:

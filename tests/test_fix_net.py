@@ -221,7 +221,7 @@ def test_a_fix_of_a_fix_is_written_too(install: Install) -> None:
     assert (after, left, report.errors) == ("f(new)\nf(new)\n", [], ())
 
 
-def test_a_comment_that_a_fix_leaves_without_a_finding_to_silence_is_removed(install: Install) -> None:
+def test_a_comment_that_a_fix_leaves_without_a_finding_to_suppress_is_removed(install: Install) -> None:
     def beside(source: Source) -> Iterator[Hit]:
         if "old" in source.text:
             yield from finds("far")(source)

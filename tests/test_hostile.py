@@ -186,7 +186,7 @@ def test_a_fix_whose_outcome_is_wrong_is_not_written(monkeypatch: pytest.MonkeyP
     report = check_file("x.py", PROGRAM.encode(), SETTINGS)
     assert report.fixed_data is None
     assert len(report.errors) == 1
-    assert "fault of clipcheck" in report.errors[0]
+    assert "bug in clipcheck" in report.errors[0]
     assert [finding.code for finding in report.findings] == ["CLIP002"]
 
 
@@ -281,8 +281,8 @@ def test_a_link_to_nothing_is_a_warning_and_named_outright_an_error(tmp_path: Pa
     found = find([str(tmp_path)])
     assert [Path(path).name for path in found.files] == ["train.py"]
     assert (found.errors, found.missing) == ([], [])
-    assert found.warnings == [f"{lock}: a link to nothing, passed over"]
-    assert find([str(lock)]).missing == [f"{lock}: a link to nothing"]
+    assert found.warnings == [f"{lock}: broken link, skipped"]
+    assert find([str(lock)]).missing == [f"{lock}: broken link"]
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,7 +338,7 @@ def test_of_hard_links_that_are_parted_we_tell(tmp_path: Path) -> None:
     outcome = check_paths([str(one)], SETTINGS, write=True)
     assert one.read_text() == FIXED
     assert two.read_text() == PROGRAM
-    assert outcome.warnings == [f"{one}: was one of 2 hard links, the others keep the old text"]
+    assert outcome.warnings == [f"{one}: was one of 2 hard links; the others keep the old content"]
 
 
 @given(st.text(max_size=60), st.data())

@@ -82,7 +82,7 @@ def test_all_streams_may_be_closed() -> None:
     ("text", "why"),
     [
         ("a = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
-        ("required-version = '" + "9" * 5000 + "'", "`required-version` is a version"),
+        ("required-version = '" + "9" * 5000 + "'", "`required-version` must be a version"),
         ("required-version = '>=" + "9." * 5000 + "9'", "is required, this is"),
         ("select = ['" + "X" * 5000 + "']", "unknown rule"),
     ],

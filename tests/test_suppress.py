@@ -53,7 +53,7 @@ def fixed(text: str) -> str | None:
         "# clipcheck: ignore[CLIP002]  # pragma: no cover",
     ],
 )
-def test_a_comment_on_the_line_silences_it(comment: str) -> None:
+def test_a_comment_on_the_line_suppresses_it(comment: str) -> None:
     assert "CLIP002" not in {code for code, _ in codes(f"import torch\n{CALL}  {comment}\n")}
 
 
@@ -123,7 +123,7 @@ def test_a_whole_file(comment: str) -> None:
     assert codes(f"import torch\n{CALL}\n{comment}\n{CALL}\n") == []
 
 
-def test_a_notebook_is_silenced_across_its_cells() -> None:
+def test_a_notebook_is_suppressed_across_its_cells() -> None:
     cells = ["import torch\\n# clipcheck: disable[CLIP002]", CALL, f"# clipcheck: enable[CLIP002]\\n{CALL}"]
     text = '{"cells": [' + ", ".join(f'{{"cell_type": "code", "source": "{cell}"}}' for cell in cells) + "]}"
     assert [finding.place.cell for finding in look(text, path="n.ipynb").findings] == [3]
@@ -175,14 +175,14 @@ def test_a_rule_that_did_not_run_is_not_judged() -> None:
         ("# noqa: CLIP999", "CLIP999"),
     ],
 )
-def test_a_malformed_suppression_is_a_warning_and_silences_nothing(comment: str, word: str) -> None:
+def test_a_malformed_suppression_is_a_warning_and_suppresses_nothing(comment: str, word: str) -> None:
     report = look(f"import torch\n{CALL}  {comment}\n")
     assert [finding.code for finding in report.findings] == ["CLIP002"]
     (warning,) = report.warnings
     assert warning.startswith("x.py:2: ") and word in warning
 
 
-def test_a_fix_never_edits_a_line_whose_finding_is_silenced() -> None:
+def test_a_fix_never_edits_a_line_whose_finding_is_suppressed() -> None:
     text = (
         "from torch.nn.utils import clip_grad_norm\n\nclip_grad_norm(a, 1.0)\n"
         "clip_grad_norm(b, 1.0)  # clipcheck: ignore[CLIP002]\n"
@@ -217,7 +217,7 @@ def test_a_malformed_suppression_is_told_on_stderr(tmp_path: Path) -> None:
     path.write_text(f"import torch\n{CALL}  # clipcheck: ignore[CLIP02]\n")
     result = run("--output-format", "concise", str(path))
     assert result.exit_code == 1
-    assert result.stderr == f"warning: {path}:2: unknown rule code `CLIP02` in a suppression\n"
+    assert result.stderr == f"warning: {path}:2: unknown rule `CLIP02` in a suppression\n"
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_malformed_suppression_is_told_on_stderr(tmp_path: Path) -> None:
         ("--add-noqa=later", "# noqa: CLIP002 later"),
     ],
 )
-def test_a_baseline_silences_what_there_is(tmp_path: Path, flag: str, comment: str) -> None:
+def test_a_baseline_suppresses_what_there_is(tmp_path: Path, flag: str, comment: str) -> None:
     path = tmp_path / "x.py"
     path.write_text(f"import torch\n{CALL}\nif 1:\n    torch.nn.utils.clip_grad_norm(\n        a, 1.0\n    )  # why\n")
     result = run(flag, str(path))

@@ -385,7 +385,7 @@ def test_a_refuted_fix_is_clipchecks_own_fault(tmp_path: Path) -> None:
     data = TRAIN.encode()
     report = check_file("train.py", data, Settings(fix=True, prove=refuting))
     assert report.fixed == () and report.fixed_data is None
-    assert any("is refuted: with gradients [3, 4]" in line and "fault of clipcheck" in line for line in report.errors)
+    assert any("is refuted: with gradients [3, 4]" in line and "bug in clipcheck" in line for line in report.errors)
 
 
 def test_each_proved_fix_is_lifted_from_the_text_it_is_made_for(prove: Prover) -> None:

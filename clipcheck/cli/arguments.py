@@ -88,7 +88,7 @@ def projects_of(options: Options, prove: Prove | None = None) -> Projects:
             raise ConfigError(f"--config takes a file or `key = value`, not `{word}`")
     if file and not os.path.isfile(file):
         raise ConfigError(f"{file}: no such file")
-    base = Settings(fix=options.wants_fixes, heed=not options.ignore_noqa, prove=prove)
+    base = Settings(fix=options.wants_fixes, suppressions=not options.ignore_noqa, prove=prove)
     command = Layer({**inline, **_given(options)}, os.getcwd())
     return Projects(command, base, options.isolated, file)
 
@@ -107,7 +107,7 @@ def _given(options: Options) -> dict[str, Any]:
     for word in options.per_file_ignores:
         pattern, colon, codes = word.rpartition(":")
         if not colon:
-            raise ConfigError(f"--per-file-ignores takes `PATTERN:CODES`, not `{word}`")
+            raise ConfigError(f"--per-file-ignores takes `PATTERN:RULES`, not `{word}`")
         values.setdefault("extend-per-file-ignores", {}).setdefault(pattern, []).extend(split([codes]))
     return values
 

@@ -1,4 +1,4 @@
-"""The program as a group of commands: a bare call is `check`, a mistyped command gets a suggestion, a fault is one line."""
+"""The program as a group of commands: a bare call is `check`, a mistyped command gets a suggestion, an error is one line."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def masked(cell: str) -> tuple[str, bool] | None:
-    """The cell as Python of the same length, and whether it stands apart from its neighbours; None if it is not Python."""
+    """The cell as Python of the same length, and whether it is separate from its neighbors; None if it is not Python."""
     text, apart, start = cell, False, 0
     while magic := _CELL_MAGIC.match(text, _first_text(text, start)):
         name, rest = magic.groups()
@@ -81,7 +81,7 @@ def _without_line_magics(text: str) -> str:
 
 
 def _end_of_joined_lines(text: str, end: int) -> int:
-    """Where a shell command ends that goes on behind backslashes."""
+    """Where a shell command ends that continues after backslashes."""
     while text[:end].endswith("\\") and (more := re.compile(r"(?:\r\n|\n|\r)[^\r\n]*").match(text, end)):
         end = more.end()
     return end

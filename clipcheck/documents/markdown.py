@@ -30,7 +30,7 @@ _DIRECTIVE = re.compile(
 
 
 class _Block(NamedTuple):
-    """A code block: its lines of Python with their ends, and what stands before each in the file.
+    """A code block: its lines of Python with their ends, and what comes before each in the file.
 
     Of a session, only what was typed is Python, and nothing is edited: its output goes with it.
     """
@@ -48,7 +48,7 @@ def read(data: bytes) -> Document:
 
 
 def read_rst(data: bytes) -> Document:
-    """The Python code blocks of a reStructuredText file, to be reported and left as they are."""
+    """The Python code blocks of a reStructuredText file, to be reported and not changed."""
     text, bom = _decoded(data)
     return _document(text, bom, list(_directives(text)), editable=False)
 
@@ -89,7 +89,7 @@ def _in_text(starts: Sequence[int], block: _Block, edit: Edit) -> Edit:
 
 
 def _row_and_column(block: _Block, offset: int) -> tuple[int, int]:
-    """The index of a block's line, or of the one behind its last, and the column from 0."""
+    """The index of a block's line, or of the one after its last, and the column from 0."""
     row = 0
     while row < len(block.texts) and offset >= len(block.texts[row]):
         if row + 1 == len(block.texts) and not LINE_END.search(block.texts[row]):
@@ -129,7 +129,7 @@ def _parses(text: str) -> bool:
     """Whether a text is Python."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes in strings, not ours to judge
+            warnings.simplefilter("ignore")  # about escapes in strings, which are not our concern
             ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
@@ -171,7 +171,7 @@ def _directives(text: str) -> Iterator[_Block]:
         stop = next(
             (i for i in range(index + 1, len(lines)) if lines[i].strip() and _depth(lines[i]) <= depth), len(lines)
         )
-        # options such as `:linenos:` stand right below the directive, the code behind a blank line
+        # options such as `:linenos:` stand right below the directive, the code after a blank line
         first = next((i for i in range(index + 1, stop) if not lines[i].strip()), stop)
         while first < stop and not lines[first].strip():
             first += 1

@@ -31,7 +31,7 @@ class _Piece(NamedTuple):
 
 
 class _Cell(NamedTuple):
-    """A code cell's source: what stands before the first piece, between two and behind the last in the JSON.
+    """A code cell's source: what comes before the first piece, between two and after the last in the JSON.
 
     A list of strings has a quote, comma and white space between its pieces, a single string has nothing.
     """
@@ -50,7 +50,7 @@ class _Cell(NamedTuple):
 
 
 def read(data: bytes) -> Document:
-    """The notebook in a file's bytes. Raises Unreadable where it is no notebook."""
+    """The notebook in a file's bytes. Raises Unreadable if it is not a notebook."""
     bom, rest = without_bom(data)
     text = decoded(rest, "utf-8")
     try:
@@ -58,7 +58,7 @@ def read(data: bytes) -> Document:
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"not JSON: {error}") from None
     if not isinstance(notebook, dict) or not ("cells" in notebook or "worksheets" in notebook):
-        raise Unreadable("not a notebook: it holds no `cells`")
+        raise Unreadable("not a notebook: it has no `cells`")
     cells = tuple(_code_cells(text)) if _is_python(notebook) else ()
     programs, homes = _programs(cells)
     written = tuple(cell for group in homes for cell in group)
@@ -82,7 +82,7 @@ def read(data: bytes) -> Document:
 
 
 def _is_python(notebook: dict[str, Any]) -> bool:
-    """Whether the kernel runs Python, by every layout's word for it; a notebook that does not say is taken as Python."""
+    """Whether the kernel runs Python, in every layout's words; a notebook that does not say is taken for Python."""
     metadata = notebook.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
     kernel, language = (
@@ -197,7 +197,7 @@ def _unquoted(raw: str) -> str:
 
 
 def _programs(cells: Sequence[_Cell]) -> tuple[tuple[Program, ...], tuple[tuple[_Cell, ...], ...]]:
-    """One program of all cells that share the notebook's namespace, and one for each that stands apart."""
+    """One program of all cells that share the notebook's namespace, and one for each separate cell."""
     shared: list[tuple[_Cell, str]] = []
     alone: list[list[tuple[_Cell, str]]] = []
     for cell in cells:
@@ -255,7 +255,7 @@ def _changed(text: str, program: Program, segment: Segment, cell: _Cell, edits: 
 
 
 def _spelled(text: str, cell: _Cell, after: str) -> str:
-    """The JSON of a cell's new source: pieces that stay keep their spelling, new ones take that of their neighbours."""
+    """The JSON of a cell's new source: pieces that stay keep their spelling, new ones take that of their neighbors."""
     from difflib import SequenceMatcher
 
     old = [piece.text for piece in cell.pieces]

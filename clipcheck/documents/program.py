@@ -1,4 +1,4 @@
-"""What a document is: program texts in a file, where each stretch of them stands, and how edits are written back."""
+"""What a document is: program texts in a file, where each part of them is, and how edits are written back."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class MissingParser(Exception):
 
 
 class Segment(NamedTuple):
-    """A stretch of a program's text that stands in one piece in the file: `line` is the file's line, or the cell's.
+    """A part of a program's text that is in one piece in the file: `line` is the file's line, or the cell's.
 
-    `margins` is what stands before each of its lines in the file and is no part of the program (a quote's `> `, the
+    `margins` is what comes before each of its lines in the file and is not part of the program (a quote's `> `, the
     indentation of a list item). What is not `editable` is reported only.
     """
 
@@ -45,7 +45,7 @@ class Segment(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A text that is analysed as one; a file of Python is one program of one segment.
+    """A text that is analyzed as one; a file of Python is one program of one segment.
 
     `text` is Python; where the file holds something else (IPython's magics), it is masked in `text`, by as many
     characters, and `original` has what the file says.
@@ -65,7 +65,7 @@ class Document:
     """A file's programs, and how to write edits of them back: bytes outside an edit stay as they are.
 
     `in_file` gives the file's own line and column for a place that counts within a notebook's cell. Of `fragments`
-    nobody expects that each one parses: they are looked at one by one, if they concern us at all.
+    nobody expects that each one parses: they are read one by one, if they concern us at all.
     """
 
     programs: tuple[Program, ...]
@@ -79,14 +79,14 @@ class Document:
         return any(segment.cell is not None for program in self.programs for segment in program.segments)
 
     def segment(self, program: int, start: int, end: int) -> Segment | None:
-        """The segment that holds the whole stretch, None where it crosses from one to the next."""
+        """The segment that contains the whole range, None if it crosses from one to the next."""
         for segment in self.programs[program].segments:
             if segment.start <= start and end <= segment.end:
                 return segment
         return None
 
     def place(self, program: int, start: int, end: int) -> Place:
-        """Where a stretch of a program's text stands in the file."""
+        """The place of a range of a program's text in the file."""
         text, segments, _ = self.programs[program]
         index = bisect_right([segment.start for segment in segments], start) - 1
         segment = segments[max(index, 0)]

@@ -44,7 +44,7 @@ def is_python(path: str) -> bool:
 def searchable(path: str, data: bytes) -> bytes:
     """What to search for the rules' words: a notebook's bytes without the escapes that would hide a word's start.
 
-    UTF-16 and UTF-32 are no encodings for Python, but silence about such a file would say that it is clean.
+    UTF-16 and UTF-32 are not encodings for Python, but not reporting such a file would say that it is clean.
     """
     if b"\0" in data[:256]:
         data = data.replace(b"\0", b"")

@@ -1,11 +1,11 @@
-"""A recorded session of an interpreter: what was typed is the program, prompts and output stand around it."""
+"""A recorded session of an interpreter: what was typed is the program, prompts and output are around it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-# `>>> `, `... `, and IPython's `In [1]: `, `   ...: `; a prompt with nothing behind it ends a block.
+# `>>> `, `... `, and IPython's `In [1]: `, `   ...: `; a prompt with nothing after it ends a block.
 _PROMPT = re.compile(r"[ \t]*(?:>>>|\.\.\.:?|In \[\d+\]:)(?: |$)")
 _FIRST = re.compile(r"[ \t]*(?:>>>|In \[\d+\]:) ")
 

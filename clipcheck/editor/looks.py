@@ -1,4 +1,4 @@
-"""The last look at each thing that is opened: its findings, under the settings that hold for it now."""
+"""The last check of each open document: its findings, under the settings in force now."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from clipcheck.settings.projects import Projects
 
 
 class Look(NamedTuple):
-    """The outcome of a look at something opened, and what it was a look at.
+    """The result of a check of an open document, and what was checked.
 
-    `python` is the last text that was Python: what is half typed is read by it.
+    `python` is the last text that was valid Python: what is half typed is read with its help.
     """
 
     text: str
@@ -27,7 +27,7 @@ class Look(NamedTuple):
 
 
 def look(at: Opened, settings: Settings, last: Look | None) -> Look:
-    """The findings in what is opened: those of the last look, if nothing has changed since."""
+    """The findings in an open document: those of the last check, if nothing has changed since."""
     if last is not None and (last.text, last.settings) == (at.text, settings):
         return last
     before = last.python if last is not None else ""
@@ -37,7 +37,7 @@ def look(at: Opened, settings: Settings, last: Look | None) -> Look:
 
 
 def run(at: Opened, settings: Settings, before: str = "") -> FileReport:
-    """One run of the engine; whatever goes wrong in it is an error of the report and ends nothing."""
+    """One run of the engine; whatever goes wrong in it is an error of the report and does not stop the server."""
     try:
         return check_text(at.path, at.text, settings, before)
     except Exception as error:
@@ -45,7 +45,7 @@ def run(at: Opened, settings: Settings, before: str = "") -> FileReport:
 
 
 def settings_of(path: str) -> Settings:
-    """What holds for a file now: read again at each look, so that no change of a settings file goes unnoticed.
+    """The settings of a file: read again at each check, so that no change of a settings file goes unnoticed.
 
     Raises ConfigError.
     """

@@ -1,4 +1,4 @@
-"""What an editor holds open as clipcheck reads it: programs, documents and notebooks, and edits that turn them into others."""
+"""Open documents as clipcheck reads them: programs, documents and notebooks, and the edits that change them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ LANGUAGES = {
 
 
 class Opened(NamedTuple):
-    """What is looked at as one: a program, a document with Python in it, or a notebook with its cells by number.
+    """What is checked as one: a program, a document with Python in it, or a notebook with its cells by number.
 
-    `text` is what its file would hold.
+    `text` is what its file would contain.
     """
 
     uri: str
@@ -51,7 +51,7 @@ class Opened(NamedTuple):
 
 
 def opened(workspace: Workspace, uri: str) -> Opened | None:
-    """The program, document or notebook that `uri` is, or is a cell of; None for what is none of them."""
+    """The program, document or notebook that `uri` is, or is a cell of; None for anything else."""
     notebook = workspace.get_notebook_document(notebook_uri=uri) or workspace.get_notebook_document(cell_uri=uri)
     if notebook is not None:
         cells = {n: text_at(workspace, cell.document) for n, cell in enumerate(notebook.cells, 1)}
@@ -68,7 +68,7 @@ def opened(workspace: Workspace, uri: str) -> Opened | None:
 
 
 def text_at(workspace: Workspace, uri: str) -> Text | None:
-    """What the client has open under a name; never what a file holds."""
+    """The client's text under a name; never that of a file."""
     return cast("Text | None", workspace.text_documents.get(unquote(uri)))
 
 
@@ -91,7 +91,7 @@ def _notebook(count: int, parts: dict[int | None, Text]) -> str:
 
 
 def changes_of(at: Opened, report: FileReport, finding: Finding) -> Sequence[tuple[Place, str]]:
-    """A fix's edits in what is opened; in a document, whose blocks may be indented or quoted, by whole lines."""
+    """A fix's edits in an open document; in Markdown, whose blocks may be indented or quoted, by whole lines."""
     if not at.is_document or finding.fix is None:
         return finding.changes
     read = document.read(report.path, report.now)

@@ -1,4 +1,4 @@
-"""The language server: looks at what is opened after the last key, and answers what the client asks."""
+"""The language server: checks open documents after the last key, and answers the client's requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from clipcheck.rule import Safety
 from clipcheck.settings.files import FILES
 from clipcheck.settings.keys import Settings
 
-# Seconds without a keystroke after which the text is looked at, whole. Keys of one word come 0.1 to 0.2 s apart.
+# Seconds without a keystroke after which the whole text is checked. Keys of one word come 0.1 to 0.2 s apart.
 DELAY = 0.1
 # Seconds without a keystroke after which dead cycles are collected: in between that would take as long as an answer.
 IDLE = 2.0
@@ -37,7 +37,7 @@ FIX_ALL_CELLS = "notebook.source.fixAll.clipcheck"
 
 
 class Server(LanguageServer):
-    """What is known of each thing that is opened, by its name, and what is about to be done for it."""
+    """The last result for each open document, by name, and what is scheduled for it."""
 
     def __init__(self) -> None:
         notebooks = lsp.NotebookDocumentFilterWithNotebook(notebook="*", cells=[lsp.NotebookCellLanguage("python")])
@@ -52,10 +52,10 @@ class Server(LanguageServer):
         self.tidying: asyncio.TimerHandle | None = None
         self.told = ""
 
-    # --- looking ----------------------------------------------------------------------------------------------------
+    # --- checking ---------------------------------------------------------------------------------------------------
 
     def look(self, at: Opened) -> FileReport:
-        """The findings in what is opened, with which all answers begin."""
+        """The findings in an open document, with which all answers begin."""
         last = self.looks.get(at.uri)
         new = self.looks[at.uri] = look(at, self.settings(at.path), last)
         if new is not last:
@@ -63,7 +63,7 @@ class Server(LanguageServer):
         return new.report
 
     def settings(self, path: str) -> Settings:
-        """What holds for a file; a fault is shown once, and not at every keystroke."""
+        """The settings of a file; an error in them is shown once, not at every keystroke."""
         try:
             return settings_of(path)
         except Exception as error:  # mostly ConfigError
@@ -78,7 +78,7 @@ class Server(LanguageServer):
                 self.window_log_message(lsp.LogMessageParams(kind, line))
 
     def look_soon(self, uri: str) -> None:
-        """Publish the findings once no key has followed for a while."""
+        """Publish the findings when no key has been pressed for a while."""
         notebook = self.workspace.get_notebook_document(cell_uri=uri)
         uri = uri if notebook is None else notebook.uri
         if uri in self.waiting:
@@ -101,7 +101,7 @@ class Server(LanguageServer):
         self.tidying = asyncio.get_running_loop().call_later(IDLE, gc.collect)
 
     def forget(self, uri: str, parts: Sequence[str]) -> None:
-        """Take the findings of what was closed off the screen."""
+        """Clear the findings of a closed document."""
         self.looks.pop(uri, None)
         if uri in self.waiting:
             self.waiting.pop(uri).cancel()
@@ -112,12 +112,12 @@ class Server(LanguageServer):
             self.text_document_publish_diagnostics(lsp.PublishDiagnosticsParams(part, []))
 
     def rest(self) -> None:
-        """Start nothing more: what runs after the shutdown finds nobody to write to."""
+        """Start nothing more: after the shutdown there is nobody to write to."""
         for timer in (*self.waiting.values(), *([self.tidying] if self.tidying else [])):
             timer.cancel()
 
     def report_server_error(self, error: Exception, source: type[PyglsError] | type[JsonRpcException]) -> None:
-        """Tell the client of a fault, other than that it cannot be told anything: that would have no end."""
+        """Report an error to the client, except that it cannot be reached: that would have no end."""
         if source is not JsonRpcInternalError:
             super().report_server_error(error, source)
 
@@ -139,7 +139,7 @@ class Server(LanguageServer):
         return workspace_edit(at, tuple(differences(at, decode(at.path, report.fixed_data))), self.versioned)
 
 
-# --- what the client says and asks --------------------------------------------------------------------------------------
+# --- notifications and requests --------------------------------------------------------------------------------------
 
 
 async def initialized(ls: Server, params: lsp.InitializedParams) -> None:
@@ -199,7 +199,7 @@ def actions(ls: Server, params: lsp.CodeActionParams) -> list[lsp.CodeAction]:
         found += quick_fixes(at, ls.look(at), params, ls.versioned)
     kind = next((kind for kind in (FIX_ALL, FIX_ALL_CELLS) if _asked(kind, only)), None)
     if kind is not None and (edit := ls.fix_all(at)) is not None:
-        found.append(lsp.CodeAction("Apply all safe fixes of clipcheck", kind, edit=edit))
+        found.append(lsp.CodeAction("Apply all safe fixes (clipcheck)", kind, edit=edit))
     return found
 
 
@@ -233,7 +233,7 @@ OPTIONS = {lsp.TEXT_DOCUMENT_CODE_ACTION: lsp.CodeActionOptions([lsp.CodeActionK
 
 
 def server() -> Server:
-    """A server with everything that it answers to."""
+    """A server with all its handlers."""
     ls = Server()
     for name, handler in HANDLERS.items():
         ls.feature(name, OPTIONS.get(name))(handler)
@@ -241,8 +241,8 @@ def server() -> Server:
 
 
 def main() -> None:
-    """Serve on standard input and output until the client says shutdown or goes away."""
+    """Serve on standard input and output until the client shuts it down or disappears."""
     collect_less()
-    # the client is told of faults; tracebacks beside that would fill a pipe that nobody reads, and then all stands still
+    # errors are reported to the client; tracebacks on stderr would fill a pipe that nobody reads, and block the server
     logging.getLogger().addHandler(logging.NullHandler())
     server().start_io(cast("BinaryIO", Messages(sys.stdin.buffer)))

@@ -1,4 +1,4 @@
-"""The texts that an editor holds: cut into lines where the protocol cuts them, places counted in the client's units."""
+"""The texts of open documents: split into lines as the protocol does it, places in the client's units."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _UNITS: dict[str, Callable[[str], int]] = {
 
 @lru_cache(maxsize=16)
 def lines_of(text: str) -> tuple[str, ...]:
-    """The lines with their ends. `str.splitlines` also cuts at form feeds and the like, which would lead edits astray.
+    """The lines with their ends. `str.splitlines` also splits at form feeds and the like, which would move edits.
 
     Kept for the texts just seen: each finding asks for places in one of them.
     """
@@ -34,7 +34,7 @@ def lines_of(text: str) -> tuple[str, ...]:
 
 
 class Text(TextDocument):
-    """A text, or a notebook's cell, as the client has it now. Any position is taken: what lies outside is at the edge."""
+    """A text, or a notebook's cell, as the client has it now. Any position is accepted: one outside of the text is moved to its edge."""
 
     @property
     def lines(self) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""The messages on standard input, found again behind one whose length is wrong."""
+"""The messages on standard input, found again after one whose length is wrong."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _HEADER = re.compile(rb"Content-Length: \d{1,8}\r\n\Z")
 class Messages(NamedTuple):
     """A stream to read headers and bodies from.
 
-    Where a body was longer than its header said, or shorter, the next header stands in the midst of a line. None is
-    inside of a body: JSON has no line ends in its strings.
+    Where a body was longer than its header said, or shorter, the next header is in the middle of a line. None is
+    inside a body: JSON has no line ends in its strings.
     """
 
     stream: BinaryIO

@@ -1,1 +1,1 @@
-"""Files in, findings out: which files, what the rules find in them, which comments silence it, and the fixes."""
+"""Files in, findings out: which files, what the rules find in them, which comments suppress them, and the fixes."""

@@ -1,4 +1,4 @@
-"""A baseline: a suppression beside every finding that there is today, so that only new ones are reported."""
+"""A baseline: a suppression comment on every line with findings, so that only new ones are reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipcheck.rule import Edit
 
 
 def added(report: FileReport, form: str, reason: str) -> tuple[bytes, int]:
-    """The file with a suppression for each finding, and how many findings that silences; `form`: ignore or noqa."""
+    """The file with a suppression for each finding, and how many findings that suppresses; `form`: ignore or noqa."""
     wanted: dict[int, dict[tuple[int | None, int], set[str]]] = {}
     for finding in report.findings:
         if finding.code in RULES:
@@ -35,8 +35,8 @@ def added(report: FileReport, form: str, reason: str) -> tuple[bytes, int]:
                 number = source.line_at(segment.start) + line - segment.line
                 edits[index].append(_addition(source, number, sorted(codes), form, reason))
                 done.add((index, cell, line))
-    silenced = [f for f in report.findings if (f.program, f.place.cell, f.silent_at) in done and f.code in RULES]
-    return document.splice(edits), len(silenced)
+    suppressed = [f for f in report.findings if (f.program, f.place.cell, f.silent_at) in done and f.code in RULES]
+    return document.splice(edits), len(suppressed)
 
 
 def _segment(program: Program, cell: int | None) -> Segment:

@@ -1,4 +1,4 @@
-"""Many files: read them, look at those that hold our words, in several processes where that pays, and write fixes."""
+"""Many files: read them, check those with keywords, in several processes if that is faster, and write fixes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 # A worker pays a quarter of a second to import libcst; fewer files than this are done sooner without one.
 POOL_FROM = 24
-# With this many files to read, searching them for words is shared out, too, so many at a time.
+# With this many files to read, the search for keywords is distributed too, this many files at a time.
 SIFT_FROM, CHUNK = 1000, 250
 
 
 def check_paths(paths: Sequence[str], settings: Settings, jobs: int = 0, write: bool = False) -> Outcome:
-    """Check the files below `paths`, all with the same settings; with `write`, put what the fixes give back to disk.
+    """Check the files below `paths`, all with the same settings; with `write`, write fixed files to disk.
 
     `jobs` processes are used at most, 0 for one per core.
     """
@@ -56,7 +56,7 @@ def check_files(
         without = [pair for pair in unknown if not (pair[0] in known or pair[0] in new or pair[0] in unreadable)]
         cache.put(without, ((task, new[task.path]) for task in tasks if task.path in new))
     errors = [f"{path}: cannot be read: {why}" for path, why in unreadable.items()]
-    reports = [report for task in tasks if _says_something(report := known.get(task.path) or new[task.path])]
+    reports = [report for task in tasks if _has_findings(report := known.get(task.path) or new[task.path])]
     if write:
         settings = {task.path: task.settings for task in tasks}
         reports = [_written(report, settings[report.path]) for report in reports]
@@ -71,13 +71,13 @@ def _cache(folder: str) -> Cache:
 
 
 def _worker_count(wanted: Sequence[tuple[str, Settings]], jobs: int) -> int:
-    """How many processes a run over many files takes, 0 where they would not pay; a prover keeps one of its own."""
+    """How many processes to use, 0 if they would not be faster; verification uses a process of its own."""
     jobs = jobs or os.cpu_count() or 1
     return 0 if jobs < 2 or len(wanted) < POOL_FROM or any(settings.prove for _, settings in wanted) else jobs
 
 
 def _sift(wanted: Sequence[tuple[str, Settings]], workers: Workers) -> tuple[list[Task], dict[str, str]]:
-    """The files that hold the words of a selected rule, with their bytes, and why others cannot be read."""
+    """The files with keywords of a selected rule, with their bytes, and why others cannot be read."""
     if not workers.count or len(wanted) < SIFT_FROM:
         return _sift_some(wanted)
     chunks = [wanted[start : start + CHUNK] for start in range(0, len(wanted), CHUNK)]
@@ -111,7 +111,7 @@ def _run(tasks: Sequence[Task], workers: Workers) -> Iterator[FileReport]:
     # The largest first: a big file that starts last would leave the other processes without work.
     for task, report in workers.each(check_task, sorted(tasks, key=lambda task: -len(task.data))):
         if isinstance(report, Died):
-            died = f"{task.path}: not checked, the process that looked at it {report.how}"
+            died = f"{task.path}: not checked, its process {report.how}"
             yield FileReport(task.path, task.data, errors=(died,))
         else:
             yield report
@@ -122,7 +122,7 @@ def check_task(task: Task) -> FileReport:
 
 
 def _written(report: FileReport, settings: Settings) -> FileReport:
-    """The report once the fixed bytes are on disk; where they cannot be put there, nothing was fixed."""
+    """The report after the fixed bytes were written to disk; if they cannot be written, nothing was fixed."""
     if report.fixed_data is None:
         return report
     links = disk.hard_links(report.path)
@@ -133,10 +133,10 @@ def _written(report: FileReport, settings: Settings) -> FileReport:
         unfixed = check_file(report.path, report.data, replace(settings, fix=False, prove=None))
         return unfixed._replace(errors=(*unfixed.errors, why))
     if links > 1:
-        told = f"{report.path}: was one of {links} hard links, the others keep the old text"
+        told = f"{report.path}: was one of {links} hard links; the others keep the old content"
         return report._replace(warnings=(*report.warnings, told))
     return report
 
 
-def _says_something(report: FileReport) -> bool:
+def _has_findings(report: FileReport) -> bool:
     return bool(report.findings or report.fixed or report.errors or report.warnings)

@@ -1,8 +1,8 @@
-"""What a run found, kept for the next: by the file's state on disk or its bytes, its settings, and clipcheck's own code.
+"""The findings of a run, kept for the next one: by the file's state on disk or its bytes, its settings, and clipcheck's code.
 
-A file with nothing to say is known by its size, times and inode, and is not even read; one with findings is read, to show
-them, and known by its bytes. A folder of this kind is marked so that backups (`CACHEDIR.TAG`) and git (`.gitignore`)
-pass it over. The entries are JSON: a cache may come from anywhere, and what it holds is never run.
+A file without findings is recognized by its size, times and inode, and is not even read; one with findings is read, to show
+them, and recognized by its bytes. Backups and git skip the folder because of its `CACHEDIR.TAG` and `.gitignore`. The
+entries are JSON: a cache may come from anywhere, and its content is never run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TAG = (
 )
 # A file that changed this shortly before the run may change again without another time: FAT counts in steps of 2 s.
 GRAIN = 2_000_000_000
-# Without any keyword in so few files, reading them again is as fast as a cache, which would be one more folder.
+# If so few files contain no keyword, reading them again is as fast as a cache, which would be one more folder.
 FEW = 1000
 # Runs with other settings whose entries are kept beside those of this one.
 OTHER_SETTINGS = 3
@@ -34,8 +34,8 @@ OTHER_SETTINGS = 3
 class Cache:
     """The entries of one project, by settings, folder and name.
 
-    An entry is the state of a file that holds no word of a rule, or [state, digest, findings, warnings] of one that does.
-    A broken or foreign cache counts as empty, one that cannot be written is left alone.
+    An entry is the state of a file without keywords, or [state, digest, findings, warnings] of a file with some. A broken or
+    foreign cache counts as empty; one that cannot be written is not changed.
     """
 
     def __init__(self, folder: str) -> None:
@@ -50,7 +50,7 @@ class Cache:
         self._again: list[tuple[str, Settings, Any]] = []  # entries that hold, of files that may be in another state
 
     def silent(self, wanted: Iterable[tuple[str, Settings]]) -> dict[str, bool]:
-        """The files that have not changed since they had nothing to say, each with whether it holds a rule's words.
+        """The files that had no findings and have not changed since, each with whether it contains a rule's keywords.
 
         The states of all others are taken here, before they are read: a change after that is another state.
         """
@@ -65,7 +65,7 @@ class Cache:
         return {path: words for path, words in found.items() if self._states[path]}
 
     def get(self, task: Task) -> FileReport | None:
-        """The report of an earlier run on the same bytes, unless fixes are to be made, which have to be worked out."""
+        """The report of an earlier run on the same bytes, unless fixes are wanted, which must be computed."""
         settings = task.settings
         match entry := self._entry(task.path, settings):
             case [_, digest, [*packed], [*lines]] if digest == _digest(task.data):
@@ -83,15 +83,15 @@ class Cache:
         return FileReport(task.path, task.data, findings, warnings=warnings, threshold=settings.safety)
 
     def put(self, clean: Iterable[tuple[str, Settings]], reports: Iterable[tuple[Task, FileReport]]) -> None:
-        """Keep what this run found: files without a word, and reports. Errors are not kept: they are to be seen again."""
+        """Keep the results of this run: files without keywords, and reports. Errors are not kept: they are to be seen again."""
         entries = [(path, settings, self._trusted(path)) for path, settings in clean]
-        spoken = [
+        reported = [
             (task.path, task.settings, _packed_report(self._trusted(task.path), task, report))
             for task, report in reports
             if not report.errors and report.fixed_data is None
         ]
-        if spoken or self._again or len(entries) >= FEW:
-            changed = [one for one in (*entries, *spoken, *self._again) if self._entry(one[0], one[1]) != one[2]]
+        if reported or self._again or len(entries) >= FEW:
+            changed = [one for one in (*entries, *reported, *self._again) if self._entry(one[0], one[1]) != one[2]]
             if changed:
                 with suppress(OSError):
                     self._write(self._merged(changed))
@@ -179,7 +179,7 @@ def _present(folders: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _state(path: str) -> str:
-    """What of a file on disk changes when it does; "" where that cannot be known.
+    """The state of a file on disk, which changes when its content does; "" if that cannot be known.
 
     The time of the last change of the inode tells a file of the same size whose time was set back; on Windows, it is
     the time when the file was made.
@@ -198,7 +198,7 @@ def _digest(data: bytes) -> str:
 
 
 def remove(folders: Iterable[str]) -> Iterator[str]:
-    """Delete the caches in folders and below them, and name each. Only what bears our name and our tag is touched."""
+    """Delete the caches in folders and below them, and give their names. Only folders with our name and our tag are touched."""
     import shutil
 
     for top in folders:
@@ -213,9 +213,9 @@ def remove(folders: Iterable[str]) -> Iterator[str]:
 
 
 def _wishes(settings: Settings) -> tuple[object, ...]:
-    """What of the settings can change a finding; whether fixes are made cannot."""
+    """The settings that can change a finding; whether fixes are made cannot."""
     sets = (settings.codes, settings.trusted, settings.distrusted, settings.unfixable)
-    flags = (settings.target, settings.heed, settings.report_unused, settings.prefilter)
+    flags = (settings.target, settings.suppressions, settings.report_unused, settings.prefilter)
     return (*(sorted(codes) for codes in sets), *flags)
 
 

@@ -1,4 +1,4 @@
-"""One file's way through clipcheck: prefilter → programs → rules → findings, and, where wanted, fixes until it settles."""
+"""One file, step by step: prefilter → programs → rules → findings, and, if wanted, fixes until nothing changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_ROUNDS = 10
 
 
 class _Checked(NamedTuple):
-    """What is known of one state of a file; `ran` are the rules that ran, for each of its programs."""
+    """One state of a file and its findings; `ran` are the rules that ran, for each of its programs."""
 
     document: Document | None
     findings: tuple[Finding, ...]
@@ -29,7 +29,7 @@ class _Checked(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """What a round of fixes comes to: the new bytes and what is known of them, and which edits of which findings it took."""
+    """The result of a round of fixes: the new bytes and their state, and which edits of which findings were applied."""
 
     data: bytes
     checked: _Checked
@@ -38,13 +38,13 @@ class _Step(NamedTuple):
 
 
 def candidate(path: str, data: bytes, settings: Settings) -> bool:
-    """Whether a file holds the words of a selected rule, or a suppression of ours that may be unused."""
+    """Whether a file contains the keywords of a selected rule, or a suppression comment of ours that may be unused."""
     text = searchable(path, data)
-    return bool(_wanted(path, text, settings)) or (settings.heed and names_us(text))
+    return bool(_wanted(path, text, settings)) or (settings.suppressions and names_us(text))
 
 
 def check_file(path: str, data: bytes, settings: Settings, before: bytes = b"") -> FileReport:
-    """Check one file and, if the settings say so, fix it in memory; `before` is what it held when it last was Python."""
+    """Check one file and, if the settings say so, fix it in memory; `before` is its content when it was last valid Python."""
     if not candidate(path, data, settings):
         return FileReport(path, data, threshold=settings.safety)
     return with_room(lambda: _checked_and_fixed(path, data, settings, before))
@@ -63,8 +63,8 @@ def _checked_and_fixed(path: str, data: bytes, settings: Settings, before: bytes
 def check_text(path: str, text: str, settings: Settings, before: str = "") -> FileReport:
     """As `check_file`, for a text that is not (yet) a file's, such as an editor's.
 
-    `before` is what the text was when it last was Python: where it is half typed now, only the lines that changed since
-    then are left out.
+    `before` is the text when it was last valid Python: if it is half typed now, only the lines that changed since then
+    are skipped.
     """
     try:
         return check_file(path, encode(path, text), settings, encode(path, before) if before else b"")
@@ -94,7 +94,7 @@ def _check(
         codes = concerned(program.text, settings.codes) if settings.prefilter else settings.codes
         codes |= again[index] if index < len(again) else frozenset()
         ran.append(codes)
-        if codes or (settings.heed and names_us(program.text.encode(errors="replace"))):
+        if codes or (settings.suppressions and names_us(program.text.encode(errors="replace"))):
             from clipcheck.engine.program import examine  # imports libcst
 
             found = examine(path, doc, index, codes, settings, was)
@@ -106,7 +106,7 @@ def _check(
 
 
 def _before(path: str, before: bytes, now: Document) -> list[str]:
-    """For each program of a file what it was before, "" where that is not known or, as in prose, of no use."""
+    """The earlier text of each program of a file, "" if that is unknown or, as in prose, useless."""
     nothing = [""] * len(now.programs)
     if not before or now.fragments:
         return nothing
@@ -114,7 +114,7 @@ def _before(path: str, before: bytes, now: Document) -> list[str]:
 
 
 def _settle(path: str, data: bytes, first: _Checked, settings: Settings) -> FileReport:
-    """Apply every fix that touches no other, look again, and go on until nothing more is to be fixed."""
+    """Apply every fix that touches no other, check again, and repeat until there is nothing left to fix."""
     fixed: list[Finding] = []
     checked = first
     errors = list(first.errors)
@@ -143,7 +143,7 @@ def _settle(path: str, data: bytes, first: _Checked, settings: Settings) -> File
 def _round(
     path: str, checked: _Checked, pending: Sequence[Finding], settings: Settings
 ) -> tuple[_Step | None, list[Finding]]:
-    """What the fixes that touch no other come to together, without those that fail by themselves."""
+    """The result of all fixes that touch no other, without those that fail on their own."""
     bad: list[Finding] = []
     while pending:
         step = _step(path, checked, pending, settings)
@@ -159,7 +159,7 @@ def _round(
 
 
 def _step(path: str, checked: _Checked, pending: Sequence[Finding], settings: Settings) -> _Step | None:
-    """The fixes made at once, or None where the outcome is not what they promise."""
+    """The result of applying the fixes together, or None if it is not what they promise."""
     document = checked.document
     assert document is not None
     taken, edits = _compatible(pending, len(document.programs))
@@ -215,7 +215,7 @@ def _bad_fix(finding: Finding) -> str:
     at = finding.place
     return (
         f"{finding.path}:{at.line}:{at.column}: the fix of {finding.code} was not written: its outcome fails clipcheck's "
-        "own check. This is a fault of clipcheck, please report it"
+        "own check. This is a bug in clipcheck, please report it"
     )
 
 
@@ -223,7 +223,7 @@ def _refuted(finding: Finding) -> str:
     at = finding.place
     return (
         f"{finding.path}:{at.line}:{at.column}: the fix of {finding.code} is {finding.verdict}. "
-        "This is a fault of clipcheck, please report it"
+        "This is a bug in clipcheck, please report it"
     )
 
 

@@ -1,4 +1,4 @@
-"""From the paths a user names to the files that are read: walking folders, leaving out what git ignores."""
+"""From the paths a user names to the files that are read: walking folders, skipping what git ignores."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ SUFFIXES = (".py", ".pyi", ".ipynb", ".rst")
 
 
 class Found(NamedTuple):
-    """The files to check, each once, sorted; and a line each for what was named and is no file, for folders that could
-    not be looked into, and for links to nothing on the way.
+    """The files to check, each once, sorted; and one line for each path that is not a file, for each folder that could not
+    be listed, and for each broken link.
     """
 
     files: list[str]
@@ -30,9 +30,9 @@ class Found(NamedTuple):
 
 
 def find(paths: Sequence[str], projects: Projects | None = None) -> Found:
-    """The files to check below folders, and those that are named.
+    """The files to check: named ones, and those in named folders and below.
 
-    A file named outright is taken whatever its ending, and left out only under `force-exclude`.
+    A named file is taken whatever its ending, and skipped only under `force-exclude`.
     """
     projects = projects or Projects(Layer({}, os.getcwd()), Settings(), isolated=True)
     names: dict[str, None] = {}
@@ -46,13 +46,13 @@ def find(paths: Sequence[str], projects: Projects | None = None) -> Found:
         elif not is_left_out(path, projects):
             names[path] = None
     files, dangling = _each_once(sorted(names))
-    return Found(files, missing, errors, [f"{path}: a link to nothing, passed over" for path in dangling])
+    return Found(files, missing, errors, [f"{path}: broken link, skipped" for path in dangling])
 
 
 def _what_else(path: str) -> str:
     if os.path.exists(path):
         return "not a regular file"
-    return "a link to nothing" if os.path.islink(path) else "no such file or directory"
+    return "broken link" if os.path.islink(path) else "no such file or directory"
 
 
 def is_left_out(path: str, projects: Projects) -> bool:
@@ -62,9 +62,9 @@ def is_left_out(path: str, projects: Projects) -> bool:
 
 
 def _each_once(paths: list[str]) -> tuple[list[str], list[str]]:
-    """The files without second names and whatever is no file, and the links to nothing.
+    """The files without duplicates and without what is not a file, and the broken links.
 
-    Of a link and what it leads to, the latter stays. Hard links are files apart: a fix parts them.
+    Of a link and its target, the target stays. Hard links are separate files: a fix splits them.
     """
     by_identity: dict[tuple[int, int], list[str]] = {}
     kept: list[str] = []
@@ -73,7 +73,7 @@ def _each_once(paths: list[str]) -> tuple[list[str], list[str]]:
         try:
             status = os.stat(path)
         except OSError:
-            # such as the locks that Emacs leaves beside an open file; for other files, reading them says why
+            # such as the locks that Emacs keeps beside an open file; for other files, reading them says why
             (dangling if os.path.islink(path) else kept).append(path)
             continue
         if stat.S_ISREG(status.st_mode):
@@ -84,7 +84,7 @@ def _each_once(paths: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _without_second_names(names: list[str]) -> list[str]:
-    """One name for each file: the one that goes through no link, and among these the shortest."""
+    """One name for each file: a name without links, and the shortest of these."""
     by_file: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (os.path.realpath(name) != os.path.abspath(name), len(name), name)):
         by_file.setdefault(os.path.realpath(name), name)
@@ -92,7 +92,7 @@ def _without_second_names(names: list[str]) -> list[str]:
 
 
 def _walk(top: str, projects: Projects, errors: list[str]) -> Iterator[str]:
-    """The files below a folder; what excludes the folder itself does not hold, since the user asks for it."""
+    """The files below a folder; patterns that exclude the folder itself do not count, since the user named it."""
 
     def cannot_list(error: OSError) -> None:
         errors.append(f"{error.filename}: cannot be read: {error.strerror}")

@@ -1,4 +1,4 @@
-"""One program: the rules run on it, their hits become findings, and suppressions are heeded."""
+"""One program: the rules run on it, their hits become findings, and comments suppress some of them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _Found(NamedTuple):
 
 
 class _View(NamedTuple):
-    """What all helpers look at: the file, the program's number in it, the parsed program and what in it is no Python."""
+    """What all functions here read: the file, the program's number in it, the parsed program and what in it is not Python."""
 
     path: str
     document: Document
@@ -72,7 +72,7 @@ def examine(
         found, errors = _run_rules(view, codes)
     except RecursionError:
         return Examined((_not_analyzed(path, document, index, Excess(0, "nested too deeply to be analyzed")),))
-    findings, warnings = _heed(view, found) if settings.heed else ([item.finding for item in found], [])
+    findings, warnings = _suppress(view, found) if settings.suppressions else ([item.finding for item in found], [])
     if found and not source.exact:
         findings = [finding._replace(fix=None, changes=()) for finding in findings]
         findings.append(_not_round_tripped(view))
@@ -80,7 +80,7 @@ def examine(
 
 
 def _tried(view: _View, findings: Sequence[Finding]) -> Sequence[Finding]:
-    """The findings with a verdict on each fix that may be applied, where fixes are to be proved."""
+    """The findings, with a verdict on each fix that may be applied, if fixes are to be verified."""
     settings, text = view.settings, view.source.text
     if settings.prove is None:
         return findings
@@ -91,7 +91,7 @@ def _tried(view: _View, findings: Sequence[Finding]) -> Sequence[Finding]:
 
 
 def _run_rules(view: _View, codes: frozenset[str]) -> tuple[list[_Found], list[str]]:
-    """The rules' findings; a rule that crashes is named and stops no other."""
+    """The rules' findings; a rule that crashes becomes an error and does not stop the others."""
     found: list[_Found] = []
     errors: list[str] = []
     for code in sorted(codes):
@@ -122,7 +122,7 @@ def _found(view: _View, rule: Rule, hit: Hit) -> _Found:
         rule.severity,
         fix,
         _changes(view, fix),
-        "no fix here: a comment stands in the way" if loses else hit.help,
+        "no automatic fix: it would remove a comment" if loses else hit.help,
         tuple((document.place(index, *source.span(node)), label) for node, label in hit.related),
         index,
         document.place(index, last, last).line,
@@ -131,7 +131,7 @@ def _found(view: _View, rule: Rule, hit: Hit) -> _Found:
 
 
 def _adjusted(view: _View, code: str, fix: Fix | None) -> Fix | None:
-    """The fix as far as it may be made here, as safe as the settings take it."""
+    """The fix as far as it can be made here, with the safety that the settings give it."""
     if fix is None or not all(_may_edit(view, edit) for edit in fix.all_edits):
         return None
     return fix._replace(safety=view.settings.trust(code, fix.safety))
@@ -178,20 +178,20 @@ def _shared(one: str, other: str) -> int:
 # --- suppressions ---------------------------------------------------------------------------------------------------
 
 
-def _heed(view: _View, found: Sequence[_Found]) -> tuple[list[Finding], list[str]]:
-    """What is left where comments silence findings, with the idle ones among those comments, and warnings."""
+def _suppress(view: _View, found: Sequence[_Found]) -> tuple[list[Finding], list[str]]:
+    """The findings that no comment suppresses, those of unused comments, and warnings."""
     source = view.source
-    # without a finding, only a comment that names us has anything to say
+    # without a finding, only a comment that names our rules matters
     if not suppressions.mentioned(source.text) or not (found or names_us(source.text.encode(errors="replace"))):
         return [item.finding for item in found], []
     codes = view.settings.codes
     sifted = suppressions.sift(
         source, [(item.finding.code, item.standing) for item in found], codes, whole=codes >= DEFAULT
     )
-    silenced = [found[i] for i in sifted.silenced]
-    findings = [_spared(source, found[i].finding, silenced) for i in sifted.kept]
+    suppressed = [found[i] for i in sifted.suppressed]
+    findings = [_unless_suppressed_lines(source, found[i].finding, suppressed) for i in sifted.kept]
     if view.settings.report_unused:
-        findings += [_idle(view, directive, name) for directive, name in sifted.idle]
+        findings += [_unused(view, directive, name) for directive, name in sifted.unused]
     warnings = []
     for at, message in sifted.malformed:
         place = view.document.place(view.program, at, at)
@@ -200,22 +200,22 @@ def _heed(view: _View, found: Sequence[_Found]) -> tuple[list[Finding], list[str
     return findings, warnings
 
 
-def _spared(source: Source, finding: Finding, silenced: Sequence[_Found]) -> Finding:
-    """The finding without its fix where that would edit a line on which a finding is silenced."""
-    for other, where in silenced:
+def _unless_suppressed_lines(source: Source, finding: Finding, suppressed: Sequence[_Found]) -> Finding:
+    """The finding without its fix if that would edit a line on which a finding is suppressed."""
+    for other, where in suppressed:
         if finding.fix and any(
             suppressions.edits_line(source, edit, where.first, where.last) for edit in finding.fix.all_edits
         ):
-            why = f"no fix here: it would edit line {other.place.line}, where a comment silences a finding"
+            why = f"no automatic fix: it would edit line {other.place.line}, where a comment suppresses a finding"
             return finding._replace(fix=None, changes=(), help=why)
     return finding
 
 
-def _idle(view: _View, directive: Directive, name: Naming | None) -> Finding:
+def _unused(view: _View, directive: Directive, name: Naming | None) -> Finding:
     start, end = (name.start, name.end) if name else (directive.start, directive.end)
     fix = _adjusted(view, UNUSED, suppressions.removal(view.source, directive, name))
     what = f"`{name.code}`" if name else "findings"
-    message = f"unused suppression of {what}: there is nothing to silence"
+    message = f"unused suppression of {what}: there is no finding to suppress"
     if directive.verb == "enable":
         message = f"`enable` without a `disable` of {what} before it"
     return Finding(
@@ -235,10 +235,10 @@ def _idle(view: _View, directive: Directive, name: Naming | None) -> Finding:
 
 
 def _is_told(document: Document, index: int, fault: Fault) -> bool:
-    """Whether what is not Python is worth a word.
+    """Whether to report what is not Python.
 
     Fragments of a document are often abridged (`for x, y in …:`), and nobody runs them; cells of a notebook hold blanks to
-    fill in and prose, which concern us only where they speak of clipping.
+    fill in and prose, which concern us only if they contain gradient-clipping code.
     """
     if document.fragments:
         return False
@@ -248,7 +248,7 @@ def _is_told(document: Document, index: int, fault: Fault) -> bool:
 def _fault(path: str, document: Document, index: int, fault: Fault) -> Finding:
     place = document.place(index, fault.at, fault.at)
     if fault.is_python:
-        why = "valid Python that the parser does not read; the rest is analyzed, and not fixed"
+        why = "valid Python that the parser cannot read; the rest is analyzed but not fixed"
         return Finding(path, place, NOT_ANALYZED, NOT_ANALYZED, why, Severity.WARNING)
     return Finding(path, place, INVALID_SYNTAX, INVALID_SYNTAX, f"not valid Python: {fault.message}", Severity.ERROR)
 
@@ -260,5 +260,5 @@ def _not_analyzed(path: str, document: Document, index: int, why: Excess) -> Fin
 
 def _not_round_tripped(view: _View) -> Finding:
     what = "these cells" if view.document.cells else "this file"
-    why = f"the parser does not give {what} back byte for byte, so nothing is fixed"
+    why = f"the parser does not reproduce {what} byte for byte, so nothing is fixed"
     return Finding(view.path, view.document.place(view.program, 0, 0), NOT_ROUND_TRIPPED, NOT_ROUND_TRIPPED, why)

@@ -1,4 +1,4 @@
-"""What a run gives back, as plain data that travels between processes: a report for each file, an outcome for all."""
+"""The result of a run, as plain data that travels between processes: a report for each file, an outcome for all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clipcheck.settings.keys import Settings
 
 
 class Task(NamedTuple):
-    """A file that is worth a look, and the settings that hold for it."""
+    """A file to check, and its settings."""
 
     path: str
     data: bytes
@@ -17,11 +17,11 @@ class Task(NamedTuple):
 
 
 class FileReport(NamedTuple):
-    """All that is known of one file after a run; plain data, so that it travels between processes.
+    """The result for one file, as plain data that travels between processes.
 
-    `data` is what the file held, `fixed_data` what it should hold after the fixes (None: unchanged). `errors` are
-    clipcheck's own faults, `warnings` what is wrong with the file's suppressions, a line each. Fixes of `threshold`
-    and safer are those that `--fix` applies here.
+    `data` is the file's content, `fixed_data` its content after the fixes (None: unchanged). `errors` are faults of
+    clipcheck, `warnings` problems with the file's suppression comments, one line each. `--fix` applies fixes of
+    `threshold` and safer.
     """
 
     path: str
@@ -40,9 +40,9 @@ class FileReport(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a whole run came to: a report for each file with something to say, and how many files were looked at.
+    """The result of a whole run: a report for each file with findings, and how many files were checked.
 
-    `candidates` is how many of them hold the words of a selected rule; the others were not parsed.
+    `candidates` is how many of them contain the keywords of a selected rule; the others were not parsed.
     """
 
     reports: tuple[FileReport, ...]

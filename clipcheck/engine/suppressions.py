@@ -1,4 +1,4 @@
-"""Comments that silence findings: which they are, what they silence, and which of them are idle.
+"""Comments that suppress findings: how they are written, what they suppress, and which of them are unused.
 
 Forms: `# clipcheck: ignore[CLIP001]` for its own line or, on a line of its own, for the next; `# clipcheck: disable[…]`
 to `# clipcheck: enable[…]`; `# clipcheck: file-ignore[…]`; `# noqa: CLIP001` as ruff reads it; `# clipcheck: noqa`.
@@ -22,7 +22,7 @@ _MENTION = re.compile(r"clipcheck:|noqa", re.IGNORECASE)
 _OWN = re.compile(r"#\s*clipcheck:\s*(?P<verb>[\w-]*)(?P<rest>[^#]*)", re.IGNORECASE)
 _NOQA = re.compile(r"#\s*noqa(?![\w-])(?P<rest>[^#]*)", re.IGNORECASE)
 _IN_BRACKETS = re.compile(r"\s*\[([^\]]*)\]")
-_BEHIND_COLON = re.compile(r"\s*:((?:[\s,]*[A-Za-z]+\d+\b)+)")
+_AFTER_COLON = re.compile(r"\s*:((?:[\s,]*[A-Za-z]+\d+\b)+)")
 _UNCLOSED = re.compile(r"\s*[\[:(]|\w")
 _CODE = re.compile(r"[A-Za-z]+\d+")
 _SEPARATOR = re.compile(r"[\s,]*")
@@ -30,7 +30,7 @@ _LISTED = re.compile(r"[\w-]+")
 _BY_NAME = {rule.name: code for code, rule in RULES.items()}
 
 
-# A comment that names one of our rules, perhaps for nothing.
+# A comment that names one of our rules, used or not.
 _NOQA_BYTES = re.compile(rb"noqa\b[^\r\n]*clip\d", re.IGNORECASE)
 
 
@@ -43,7 +43,7 @@ class Naming(NamedTuple):
 
 
 class Directive(NamedTuple):
-    """One directive of a comment; `names` is None where it speaks of all rules. Offsets are those of the program."""
+    """One directive of a comment; `names` is None if it means all rules. Offsets are those of the program."""
 
     verb: str
     names: tuple[Naming, ...] | None
@@ -51,15 +51,15 @@ class Directive(NamedTuple):
     end: int
     line: int
     alone: bool  # on a line of its own
-    foreign: bool = False  # a noqa, which speaks to other tools as well
-    others: bool = False  # names rules that are not ours
+    foreign: bool = False  # a noqa, which other tools read too
+    others: bool = False  # names rules of other tools
 
-    def speaks_of(self, code: str) -> bool:
+    def means(self, code: str) -> bool:
         return self.names is None or any(name.code == code for name in self.names)
 
 
 class Standing(NamedTuple):
-    """Where a finding stands in its program: its own lines, those of its logical line, and its offset."""
+    """The place of a finding in its program: its own lines, those of its logical line, and its offset."""
 
     start: int
     first: int
@@ -69,16 +69,16 @@ class Standing(NamedTuple):
 
 
 class Sifted(NamedTuple):
-    """The findings that are left, the silenced ones, and what is wrong with the directives themselves."""
+    """The findings that remain, the suppressed ones, the unused directives and the malformed ones."""
 
     kept: tuple[int, ...]
-    silenced: tuple[int, ...]
-    idle: tuple[tuple[Directive, Naming | None], ...]
+    suppressed: tuple[int, ...]
+    unused: tuple[tuple[Directive, Naming | None], ...]
     malformed: tuple[tuple[int, str], ...]
 
 
 def names_us(data: bytes) -> bool:
-    """Plain searches first: they take a fiftieth of the time, and few files hold either word."""
+    """Plain searches first: they take a fiftieth of the time, and few files contain either word."""
     return b"clipcheck:" in data or ((b"noqa" in data or b"NOQA" in data) and _NOQA_BYTES.search(data) is not None)
 
 
@@ -91,27 +91,27 @@ def standing(source: Source, start: int, end: int, logical: tuple[int, int]) -> 
 
 
 def sift(source: Source, found: Sequence[tuple[str, Standing]], judged: frozenset[str], whole: bool) -> Sifted:
-    """Part the findings, given as code and standing, into those that stay and those that a directive silences.
+    """Split the findings, given as code and standing, into those that remain and those that a directive suppresses.
 
-    A directive is idle if a rule that ran (`judged`) has nothing there to silence; one that names no rule at all can
-    only be judged where the `whole` default selection ran.
+    A directive is unused if a rule that ran (`judged`) finds nothing there; a directive that names no rule can only be
+    judged if the `whole` default selection ran.
     """
     directives, malformed = read(source)
     used: set[tuple[int, str]] = set()
-    silenced: list[int] = []
+    suppressed: list[int] = []
     for number, (code, where) in enumerate(found):
-        by = [i for i, directive in enumerate(directives) if _silences(source, directives, i, code, where)]
+        by = [i for i, directive in enumerate(directives) if _suppresses(source, directives, i, code, where)]
         used.update((i, code) for i in by)
         if by:
-            silenced.append(number)
-    idle = [
+            suppressed.append(number)
+    unused = [
         (directive, name)
         for i, directive in enumerate(directives)
-        for name in _idle_names(directive, {code for j, code in used if j == i}, judged, whole)
+        for name in _unused_names(directive, {code for j, code in used if j == i}, judged, whole)
         if not (directive.verb == "enable" and _ends_something(directives, i, name))
     ]
-    kept = [i for i in range(len(found)) if i not in set(silenced)]
-    return Sifted(tuple(kept), tuple(silenced), tuple(idle), tuple(malformed))
+    kept = [i for i in range(len(found)) if i not in set(suppressed)]
+    return Sifted(tuple(kept), tuple(suppressed), tuple(unused), tuple(malformed))
 
 
 def read(source: Source) -> tuple[list[Directive], list[tuple[int, str]]]:
@@ -138,13 +138,13 @@ class _Comment(NamedTuple):
 
 
 def _own(found: re.Match[str], comment: _Comment) -> tuple[Directive | None, list[str]]:
-    """A directive of clipcheck's own: a verb, and rules in brackets; behind `noqa` they follow a colon."""
+    """A directive of clipcheck's own: a verb, and rules in brackets; after `noqa` they follow a colon."""
     verb = found["verb"].lower()
     if verb not in VERBS:
-        return None, [f"`clipcheck: {found['verb']}` is no directive ({', '.join(VERBS)})"]
+        return None, [f"`clipcheck: {found['verb']}`: unknown directive (expected {', '.join(VERBS)})"]
     kind = "file-ignore" if verb == "noqa" else verb
     start, end = comment.start + found.start(), comment.start + len(comment.text[: found.end()].rstrip())
-    listed = (_BEHIND_COLON if verb == "noqa" else _IN_BRACKETS).match(found["rest"])
+    listed = (_AFTER_COLON if verb == "noqa" else _IN_BRACKETS).match(found["rest"])
     if listed is not None:
         first = comment.start + found.start("rest")
         names, wrong = _names(_LISTED.finditer(found["rest"], *listed.span(1)), first, "a suppression")
@@ -158,7 +158,7 @@ def _own(found: re.Match[str], comment: _Comment) -> tuple[Directive | None, lis
 
 
 def _noqa(found: re.Match[str], comment: _Comment) -> tuple[Directive | None, list[str]]:
-    """ruff's reading: codes behind a colon, by commas or white space, up to the first word that is none."""
+    """As ruff reads it: codes after a colon, separated by commas or white space, up to the first other word."""
     rest, start = found["rest"], comment.start + found.start()
     colon = re.match(r"\s*:", rest)
     if colon is None:
@@ -183,14 +183,14 @@ def _codes_from(text: str, at: int) -> Iterator[re.Match[str]]:
 
 
 def _names(words: Iterable[re.Match[str]], first: int, where: str) -> tuple[tuple[Naming, ...], list[str]]:
-    """The rules that some words name, whose offsets count from `first`, and a complaint for each other word."""
+    """The rules that some words name, whose offsets count from `first`, and a message for each other word."""
     names: list[Naming] = []
     wrong: list[str] = []
     for word in words:
         if code := _known(word[0]):
             names.append(Naming(code, first + word.start(), first + word.end()))
         else:
-            wrong.append(f"unknown rule code `{word[0]}` in {where}")
+            wrong.append(f"unknown rule `{word[0]}` in {where}")
     return tuple(names), wrong
 
 
@@ -200,18 +200,18 @@ def _known(word: str) -> str:
     return code if code in RULES else _BY_NAME.get(word.lower(), "")
 
 
-# --- what a directive silences --------------------------------------------------------------------------------------
+# --- what a directive suppresses --------------------------------------------------------------------------------------
 
 
-def _silences(source: Source, directives: Sequence[Directive], i: int, code: str, where: Standing) -> bool:
+def _suppresses(source: Source, directives: Sequence[Directive], i: int, code: str, where: Standing) -> bool:
     directive = directives[i]
-    if not directive.speaks_of(code):
+    if not directive.means(code):
         return False
     match directive.verb:
         case "file-ignore":
             return True
         case "disable":
-            end = next((d.start for d in directives[i + 1 :] if d.verb == "enable" and d.speaks_of(code)), None)
+            end = next((d.start for d in directives[i + 1 :] if d.verb == "enable" and d.means(code)), None)
             return directive.start < where.start and (end is None or where.start < end)
         case "ignore" if directive.alone and not directive.foreign:
             return _next_code_line(source, directive.line) in (where.first, where.logical_first)
@@ -221,7 +221,7 @@ def _silences(source: Source, directives: Sequence[Directive], i: int, code: str
 
 
 def _next_code_line(source: Source, line: int) -> int:
-    """The first line behind `line` that holds more than a comment."""
+    """The first line after `line` that holds more than a comment."""
     starts = source.line_starts
     while line < len(starts):
         end = starts[line + 1] if line + 1 < len(starts) else len(source.text)
@@ -232,7 +232,7 @@ def _next_code_line(source: Source, line: int) -> int:
     return 0
 
 
-def _idle_names(directive: Directive, used: set[str], judged: frozenset[str], whole: bool) -> Iterator[Naming | None]:
+def _unused_names(directive: Directive, used: set[str], judged: frozenset[str], whole: bool) -> Iterator[Naming | None]:
     if directive.names is None:
         if not used and whole and not directive.foreign:
             yield None
@@ -244,14 +244,14 @@ def _idle_names(directive: Directive, used: set[str], judged: frozenset[str], wh
 
 def _ends_something(directives: Sequence[Directive], i: int, name: Naming | None) -> bool:
     """Whether an `enable` has a `disable` before it."""
-    return any(d.verb == "disable" and (name is None or d.speaks_of(name.code)) for d in directives[:i])
+    return any(d.verb == "disable" and (name is None or d.means(name.code)) for d in directives[:i])
 
 
-# --- mending ---------------------------------------------------------------------------------------------------------
+# --- removing ---------------------------------------------------------------------------------------------------------
 
 
 def removal(source: Source, directive: Directive, name: Naming | None) -> Fix:
-    """Take an idle directive away, or only the one name where it has others that may be of use."""
+    """Remove an unused directive, or only one of its names if others may be used."""
     names = directive.names or ()
     if name is None or (len(names) == 1 and not directive.others):
         return Fix("Remove the suppression", Safety.SAFE, (_without(source, directive),))
@@ -268,7 +268,7 @@ def removal(source: Source, directive: Directive, name: Naming | None) -> Fix:
 
 
 def _without(source: Source, directive: Directive) -> Edit:
-    """Remove a directive: with its whole line where it stands alone on it, else with the blanks before it."""
+    """Remove a directive: with its whole line if nothing else is on it, else with the blanks before it."""
     text = source.text
     first = source.line_starts[directive.line - 1]
     stop = source.line_starts[directive.line] if directive.line < len(source.line_starts) else len(text)

@@ -13,7 +13,7 @@ Line: TypeAlias = "tuple[int | None, int]"  # the cell and the line in it
 Refused: TypeAlias = "tuple[str, int, tuple[tuple[int, int], ...]]"  # a rule, a program and what its fix would replace
 
 _NO_RULES = frozenset({INVALID_SYNTAX, NOT_ANALYZED})
-# What may follow from a right fix: a comment with nothing to silence, a last line at which the parser loses white space.
+# What may follow from a right fix: a suppression comment that is unused, a last line at which the parser loses white space.
 _FOLLOWING = frozenset({UNUSED, NOT_ROUND_TRIPPED})
 
 
@@ -41,7 +41,7 @@ def is_promised(
 
 
 def _touch(finding: Finding, lines: frozenset[Line]) -> str | None:
-    """Where a finding is touched: at its start, or between the places that it covers and speaks of, a norm and its clip."""
+    """Where a finding is touched: at its start, or between the places that it is about, such as a norm and its clip."""
     first = finding.place
     if (first.cell, first.line) in lines:
         return "start"
@@ -81,7 +81,7 @@ def _begins_line(document: Document, program: int, edit: Edit) -> bool:
 
 
 def _lines(document: Document, program: int, start: int, end: int) -> Iterator[Line]:
-    """The lines of a stretch of a program, without the one that it only reaches the start of."""
+    """The lines of a stretch of a program, without the last one if it only reaches its start."""
     ends = end > start and document.programs[program].text[end - 1] in "\r\n"
     place = document.place(program, start, end - ends)
     return ((place.cell, line) for line in range(place.line, place.end_line + 1))

@@ -1,7 +1,7 @@
 """Processes that share the work on many files: nothing of the folder at hand is run by them, and none outlives its parent.
 
 Python's own pools start a process with the current folder in front of `sys.path`, so that a `pickle.py` there would be
-run. These are started isolated, with the path that this process has, and speak over their standard streams.
+run. These are started isolated, with the path that this process has, and communicate over their standard streams.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _START = "import sys; sys.path += sys.argv[1:]; from clipcheck.engine.workers im
 
 
 class Died(NamedTuple):
-    """Stands for the result of an item on which the worker process died."""
+    """The result of an item on which the worker process died."""
 
     how: str
 
@@ -34,8 +34,8 @@ class Died(NamedTuple):
 class Workers:
     """Some processes that apply a function to items, one at a time each.
 
-    The processes start when they are first needed and end with the `with` block. Where one dies, another takes its
-    place and its item; an item on which two have died is answered by `Died`.
+    The processes start when they are first needed and end with the `with` block. If one dies, another one takes its
+    item; an item on which two have died gets the result `Died`.
     """
 
     def __init__(self, count: int) -> None:
@@ -70,7 +70,7 @@ class Workers:
                     except IndexError:
                         return
                     done.put((item, self._apply(function, item)))
-            except BaseException as error:  # else the reader would wait for ever
+            except BaseException as error:  # else the reader would wait forever
                 done.put(error)
 
         for _ in range(min(self.count, len(items))):
@@ -107,7 +107,7 @@ class Workers:
     def _take(self) -> subprocess.Popen[bytes]:
         with self._lock:
             if self._over:
-                raise RuntimeError("the workers have been dismissed")
+                raise RuntimeError("the workers have been stopped")
             process = self._idle.pop() if self._idle else _start()
             self._busy.add(process)
         return process

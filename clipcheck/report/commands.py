@@ -1,4 +1,4 @@
-"""The formats that a build log turns into annotations: `github` and `azure` workflow commands, one a finding."""
+"""The formats that a build log turns into annotations: `github` and `azure` workflow commands, one per finding."""
 
 from __future__ import annotations
 

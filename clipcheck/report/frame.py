@@ -16,7 +16,7 @@ TAB = "    "
 
 
 def source_frame(finding: Finding, lines: dict[int, str], paint: Paint) -> Iterator[str]:
-    """The lines around a finding with carets below it, and the other places that it speaks of with dashes."""
+    """The lines around a finding with carets below it, and related places with dashes."""
     place = finding.place
     related = [(other, label) for other, label in finding.related if other.cell == place.cell and other.line in lines]
     numbers = _around([place, *(other for other, _ in related)], lines)
@@ -43,7 +43,7 @@ def source_frame(finding: Finding, lines: dict[int, str], paint: Paint) -> Itera
 
 
 def _around(places: Iterable[Place], lines: dict[int, str]) -> list[int]:
-    """The numbers of the lines to show: each place with its neighbours, without blank lines at the edges."""
+    """The numbers of the lines to show: each place with its neighbors, without blank lines at the edges."""
     shown: set[int] = set()
     for place in places:
         last = min(place.end_line, place.line + LONGEST - 1)
@@ -116,13 +116,13 @@ def _rows(changes: list[tuple[Place, str]], lines: dict[int, str]) -> Iterator[t
         yield from (("-", 0, line) for line in removed[: len(removed) - kept])
         yield from (("+", first + shift + i, line) for i, line in enumerate(added[: len(added) - kept]))
         shift += len(added) - len(removed)
-        behind = last - kept + 1
-        if index + 1 == len(runs) or behind < runs[index + 1][0]:
-            yield from context(behind)
+        after = last - kept + 1
+        if index + 1 == len(runs) or after < runs[index + 1][0]:
+            yield from context(after)
 
 
 def _touched(changes: list[tuple[Place, str]], lines: dict[int, str]) -> Iterator[tuple[int, list[str], list[str]]]:
-    """Runs of whole lines with what they become, changes on neighbouring lines taken together."""
+    """Runs of whole lines with what they become, changes on neighboring lines taken together."""
     runs: list[list[tuple[Place, str]]] = []
     for change in sorted(changes):
         if runs and change[0].line <= runs[-1][-1][0].end_line + 1:

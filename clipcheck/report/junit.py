@@ -1,4 +1,4 @@
-"""The format `junit`: a test suite a file, a failed test a finding, and one passed test for a clean run."""
+"""The format `junit`: one test suite per file, one failed test per finding, and one passed test for a clean run."""
 
 from __future__ import annotations
 

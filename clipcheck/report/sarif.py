@@ -154,7 +154,7 @@ def _unparsed(row: Row, root: str) -> dict[str, Any]:
 
 
 def _artifact(path: str, root: str) -> dict[str, str]:
-    """The file's address, relative to the repository where it lies in it; links resolved, the same in every run."""
+    """The file's address, relative to the repository if it is in it; links resolved, the same in every run."""
     real = os.path.realpath(path)
     try:
         relative = os.path.relpath(real, root)

@@ -1,4 +1,4 @@
-"""What the formats share: how a run is to be shown, and where a finding stands in its file."""
+"""What the formats share: how to print a run, and where a finding is in its file."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _readable(finding: Finding) -> Finding:
 
 
 def shown(path: str) -> str:
-    """A path as people read it: relative to the current folder where it lies below it, and harmless in a line."""
+    """A path as people read it: relative to the current folder if it is below it, and harmless in a line."""
     try:
         relative = os.path.relpath(path)
     except ValueError:  # another drive
@@ -104,7 +104,7 @@ def lines_of(row: Row) -> dict[int, str]:
 
 
 def in_file(row: Row) -> Place:
-    """Where a finding stands in its file as a whole: in a notebook, in the JSON."""
+    """The place of a finding in its file as a whole: of a notebook, in the JSON."""
     place = row.finding.place
     if place.cell is None:
         return place

@@ -1,11 +1,11 @@
-"""Text from files and their names made harmless for a terminal and for those who read a build log line by line."""
+"""Text from files and their names, made harmless for terminals and for programs that read a build log."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-# What moves a cursor, sets colours, starts a new line or turns the direction of writing; a tab is none of these.
+# What moves a cursor, sets colors, starts a new line or changes the direction of writing; a tab does none of that.
 _CONTROL = "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 # Azure reads such a command anywhere in a line, and GitHub its old ones.
 _COMMAND = r"#(?=#(?:vso)?\[)"

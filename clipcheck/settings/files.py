@@ -1,4 +1,4 @@
-"""The files of settings: which they are, their TOML, and what they extend."""
+"""Settings files: which they are, their TOML, and what they extend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FILES = (".clipcheck.toml", "clipcheck.toml", "pyproject.toml")
 
 
 def users_file() -> str:
-    """The settings of the user, which hold where no project has any."""
+    """The user's own settings file, for projects without one."""
     home = os.environ.get("APPDATA") if sys.platform == "win32" else os.environ.get("XDG_CONFIG_HOME")
     folder = os.path.join(home or os.path.join(os.path.expanduser("~"), ".config"), "clipcheck")
     found = (os.path.join(folder, name) for name in FILES)
@@ -22,7 +22,7 @@ def users_file() -> str:
 
 
 def read_chain(path: str, seen: tuple[str, ...] = ()) -> tuple[Layer, ...]:
-    """The layer of a file behind those that it extends; nothing for a pyproject.toml that does not speak of us."""
+    """The layer of a file after those that it extends; nothing for a pyproject.toml without a table of ours."""
     values = _read(path)
     if values is None:
         return ()
@@ -33,8 +33,8 @@ def read_chain(path: str, seen: tuple[str, ...] = ()) -> tuple[Layer, ...]:
         return (layer,)
     other = os.path.normpath(os.path.join(layer.folder, os.path.expanduser(values["extend"])))
     if os.path.abspath(path) in seen or not os.path.isfile(other):
-        wrong = "goes round in a circle" if os.path.isfile(other) else f"names no file: {values['extend']}"
-        raise layer.fault("extend", f"`extend` {wrong}")
+        wrong = "leads back to this file" if os.path.isfile(other) else f"no such file: {values['extend']}"
+        raise layer.fault("extend", f"`extend`: {wrong}")
     return (*read_chain(other, (*seen, os.path.abspath(path))), layer)
 
 
@@ -44,7 +44,7 @@ def _read(path: str) -> dict[str, Any] | None:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     project = os.path.basename(path) == "pyproject.toml"
-    if project and b"clipcheck" not in data:  # spares reading TOML, which costs more than the rest of the search
+    if project and b"clipcheck" not in data:  # reading TOML costs more than the rest of the search
         return None
     values = parse_toml(data.decode("utf-8", "replace"), _shown(path))
     if not project:
@@ -74,7 +74,7 @@ def parse_toml(text: str, origin: str = "") -> dict[str, Any]:
 
 
 def _require(layer: Layer) -> None:
-    """Refuse to run as another version than the settings ask for; a version alone is that very one."""
+    """Refuse to run if the settings require another version; a version alone means exactly that one."""
     wanted = layer.values.get("required-version")
     if wanted is None:
         return
@@ -84,7 +84,7 @@ def _require(layer: Layer) -> None:
     try:
         holds = SpecifierSet(f"=={wanted}" if alone else wanted, prereleases=True).contains(__version__)
     except (InvalidSpecifier, ValueError):  # the latter for more digits than a number may have
-        message = f"`required-version` is a version such as `>=0.1`, not {shortened(repr(wanted))}"
+        message = f"`required-version` must be a version such as `>=0.1`, not {shortened(repr(wanted))}"
         raise layer.fault("required-version", message) from None
     if not holds:
         raise layer.fault("required-version", f"clipcheck {shortened(wanted)} is required, this is {__version__}")

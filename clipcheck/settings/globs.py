@@ -26,7 +26,7 @@ class Globs:
     def decides(self, path: str, is_folder: bool = False) -> bool | None:
         """True where the last pattern that fits takes the path, False where it begins with `!`, None for neither.
 
-        What lies in a folder that is taken is taken with it.
+        A folder that is taken is taken with everything in it.
         """
         parts = self._parts(path)
         if self._names is not None:

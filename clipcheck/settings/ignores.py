@@ -1,4 +1,4 @@
-"""What git ignores, read from the files that say so."""
+"""What git ignores, read from `.gitignore` and its relatives."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Ignores:
         if not _in_repository(top):
             own = _patterns(os.path.join(top, ".gitignore"), top)
             self._of[top] = (own,) if own else ()
-        # what ignores the folder that the user names has no say in it
+        # patterns that ignore the folder that the user names do not count
         self._overruled = tuple(globs for globs in self._files(os.path.dirname(top)) if globs.decides(top, True))
 
     def match(self, path: str, is_folder: bool) -> bool:
-        """The nearest file that has a word on it decides; a path whose folder is ignored is not asked for."""
+        """The nearest matching pattern wins; a path in an ignored folder is never looked up."""
         named, name = os.path.split(path)
         folder = self._absolute.get(named)
         if folder is None:

@@ -16,30 +16,32 @@ DEFAULT = frozenset(code for code, rule in RULES.items() if rule.tier is Tier.DE
 
 
 class ConfigError(Exception):
-    """Something the user wrote cannot be obeyed; the message is one line."""
+    """A setting or an option is wrong; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The frozen wishes for one file, small enough to send to a worker process."""
+    """The settings for one file, frozen, and small enough to send to a worker process."""
 
     codes: frozenset[str] = DEFAULT
     target: Target = "clipcheck"
     fix: bool = False
     safety: Safety = Safety.SAFE
-    trusted: frozenset[str] = frozenset()  # whose unsafe fixes the user takes as safe
-    distrusted: frozenset[str] = frozenset()  # whose safe fixes the user takes as unsafe
+    trusted: frozenset[str] = frozenset()  # rules whose unsafe fixes the user considers safe
+    distrusted: frozenset[str] = frozenset()  # rules whose safe fixes the user considers unsafe
     unfixable: frozenset[str] = frozenset()
-    heed: bool = True  # whether comments silence findings
+    suppressions: bool = True  # whether comments suppress findings
     report_unused: bool = True
-    prefilter: bool = True  # whether rules are left out that cannot find anything; a test runs them all
-    prove: Prove | None = field(default=None, compare=False, repr=False)  # tries fixes; only what it proves is applied
+    prefilter: bool = True  # whether rules that cannot find anything are skipped; a test runs them all
+    prove: Prove | None = field(
+        default=None, compare=False, repr=False
+    )  # runs fixes on torch; only verified ones are applied
 
     def applies(self, safety: Safety) -> bool:
         return safety >= self.safety
 
     def trust(self, code: str, safety: Safety) -> Safety:
-        """How safe a fix of this rule is here, by the user's word."""
+        """How safe the user considers a fix of this rule."""
         if code in self.unfixable or safety is Safety.MANUAL:
             return Safety.MANUAL
         if code in self.distrusted:
@@ -60,7 +62,7 @@ class Layer(NamedTuple):
 
 
 def _line_of(origin: str, key: str) -> int:
-    """The line of a file of settings that sets `key`, or opens the table of that name; 1 if that cannot be told."""
+    """The line of a settings file that sets `key`, or opens the table of that name; 1 if that cannot be told."""
     with open(origin, encoding="utf-8", errors="replace") as file:
         lines = file.read().splitlines()
     table = "tool.clipcheck" if os.path.basename(origin) == "pyproject.toml" else ""
@@ -117,7 +119,7 @@ def _by_code(kind: str | tuple[str, ...], value: Any, where: str) -> Any:
 
 
 def shortened(text: str) -> str:
-    """A value as a message can hold it."""
+    """A value, short enough for a message."""
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

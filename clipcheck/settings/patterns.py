@@ -54,7 +54,7 @@ class Pattern(NamedTuple):
         return len(self.names) in reached
 
     def _with_skipped(self, reached: set[int]) -> set[int]:
-        """With the places behind a `**` that stands for nothing."""
+        """With the places after a `**` that stands for nothing."""
         skipped = {at + 1 for at in reached if at < len(self.names) - 1 and self.names[at] is None}
         return reached | skipped if skipped <= reached else self._with_skipped(reached | skipped)
 
@@ -82,7 +82,7 @@ def parse(line: str) -> Pattern | None:
     if not text or text == "/":
         return None
     anchored = "/" in text
-    words = re.split(r"\\?/", text.removeprefix("/"))  # a slash means the same behind a backslash
+    words = re.split(r"\\?/", text.removeprefix("/"))  # a slash means the same after a backslash
     names = tuple(None if _ANY_NAMES.fullmatch(word) else _name(word) for word in words)
     if not anchored and names == (None,):
         names = (_name("*"),)
@@ -90,7 +90,7 @@ def parse(line: str) -> Pattern | None:
 
 
 def _without_trailing_blanks(text: str) -> str:
-    """Blanks at the end do not count unless a backslash stands before them."""
+    """Blanks at the end do not count unless a backslash comes before them."""
     bare = text.rstrip(" ")
     escaped = (len(bare) - len(bare.rstrip("\\"))) % 2
     return bare + " " if escaped and len(bare) < len(text) else bare
@@ -107,7 +107,7 @@ def _name(word: str) -> Fits:
 
 
 def _expression(word: str) -> str:
-    """A regular expression that never goes back behind a `*`: each takes the first place where what follows it fits."""
+    """A regular expression that never backtracks over a `*`: each takes the first place where the rest fits."""
     pieces = [""]
     at = 0
     while at < len(word):
@@ -125,7 +125,7 @@ def _expression(word: str) -> str:
 
 
 def _character(word: str, at: int) -> tuple[str, int]:
-    """The expression for the one character that the pattern asks for at a place, and the place behind it."""
+    """The expression for the one character that the pattern asks for at a place, and the place after it."""
     match word[at]:
         case "?":
             return ".", at + 1

@@ -1,4 +1,4 @@
-"""Which settings hold where: the files that set them, found, read, and layered under the command line's words."""
+"""Which settings are in force where: the files that set them, found, read, and layered under the command line."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from clipcheck.settings.table import EXCLUDED
 
 @dataclass(frozen=True)
 class Project:
-    """The settings that hold in a folder: layers from the widest (what is extended) to the nearest (the command line)."""
+    """The settings in force in a folder: layers from the widest (what is extended) to the nearest (the command line)."""
 
     layers: tuple[Layer, ...]
     base: Settings = field(default_factory=Settings)
 
     def value(self, key: str, default: Any = None) -> Any:
-        """What the nearest layer says that sets `key`."""
+        """The value in the nearest layer that sets `key`."""
         return next((layer.values[key] for layer in reversed(self.layers) if key in layer.values), default)
 
     def all_codes(self, *keys: str) -> frozenset[str]:
@@ -36,7 +36,7 @@ class Project:
 
     @property
     def folder(self) -> str:
-        """Where the project lies: the folder of its settings, else the current one."""
+        """The project's folder: that of its settings, else the current one."""
         return os.path.dirname(os.path.abspath(self.origin)) if self.origin else os.getcwd()
 
     @cached_property
@@ -85,7 +85,7 @@ class Project:
 
     @cached_property
     def excluded(self) -> list[Globs]:
-        """What is left out: a plain `exclude` takes the place of the usual folders and of a wider layer's."""
+        """What is skipped: a plain `exclude` replaces the default folders and that of a wider layer."""
         plain = Globs(EXCLUDED, self.folder)
         more = []
         for layer in self.layers:
@@ -97,7 +97,7 @@ class Project:
 
 
 class Projects:
-    """Finds the project of any folder; each folder is looked at once.
+    """Finds the project of any folder; each folder is searched once.
 
     `command` is what the command line sets and wins over files. `isolated` reads no file, `file` reads that one alone.
     """
@@ -114,7 +114,7 @@ class Projects:
         return self._of_folder(os.path.abspath(path)) if os.path.isdir(path) else self.of_file(path)
 
     def of_file(self, path: str) -> Project:
-        """As `of`, without a look at the disk for each of many files."""
+        """As `of`, without asking the disk about each of many files."""
         named = os.path.dirname(path)
         known = self._of_named.get(named)
         if known is None:
