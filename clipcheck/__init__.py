@@ -1,3 +1,3 @@
-"""clipcheck finds gradient-clipping mistakes in PyTorch code, rewrites them and proves each rewrite on torch."""
+"""clipcheck finds gradient-clipping mistakes in PyTorch code, fixes them, and verifies each fix on torch."""
 
 __version__ = "0.1.0"

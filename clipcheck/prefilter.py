@@ -1,6 +1,6 @@
-"""Which rules concern a text: it must hold the words that `clipcheck.catalogue` names, first as bytes, then in its code.
+"""Which rules concern a file: it must contain the keywords that `clipcheck.catalogue` names, first as bytes, then in its code.
 
-Two looks, each a superset test. The first, at the bytes, takes a hundredth of the time of a parse and is all that most
+Two superset tests. The first reads the bytes, takes a hundredth of the time of a parse and is all that most
 files get. The second asks Python's own parser, which takes a tenth of the time of LibCST's, what is code, and in which function.
 """
 
@@ -20,7 +20,7 @@ from clipcheck.python.parts import Words, parts, shares
 from clipcheck.python.words import words as words_of
 from clipcheck.rule import Need
 
-Holds: TypeAlias = "Callable[[str], bool]"  # whether a text holds a word of the catalogue
+Holds: TypeAlias = "Callable[[str], bool]"  # whether text contains a keyword
 
 _IDENTIFIER = re.compile(rb"[A-Za-z_]\w*")
 _GRAD = (b"grad", b"Grad", b"GRAD")  # three files in four hold none of them

@@ -1,4 +1,4 @@
-"""`make demo`: the main job on a copy of train.py: the findings, the diff of the fix, its proof, and the training run."""
+"""`make demo`: the main job on a copy of train.py: the findings, the diff of the fix, its verification, and the training run."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ COMMANDS = ("clipcheck --select CLIP001 train.py", "clipcheck --fix --verify tra
 
 WIDTH, LINE, LEFT, TOP = 8.4, 20, 22, 58
 BACKGROUND, TEXT, PROMPT = "#10181b", "#d3dde0", "#5ad1c0"
-# By the numbers of the terminal's colours; bright ones are taken as the plain ones.
+# By the numbers of the terminal's colors; bright ones are drawn as the plain ones.
 COLORS = {1: "#ff7b72", 2: "#7ee2a0", 3: "#f2c76b", 4: "#79b8ff", 5: "#d7a6ff", 6: "#5ad1c0", 7: TEXT, 0: "#7d8b90"}
 _ESCAPE = re.compile(r"\x1b\[([\d;]*)m")
 
@@ -75,7 +75,7 @@ def run(command: str, folder: Path) -> Iterator[str]:
 
 
 def row(line: str, y: int) -> str:
-    """A line of the terminal: runs of one style, each at its column, so that no font can shift what stands behind it."""
+    """A line of the terminal: runs of one style, each at its column, so that no font can move what follows."""
     pieces: list[str] = []
     column, style = 0, ""
     for index, part in enumerate(_ESCAPE.split(line)):

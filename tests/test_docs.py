@@ -70,7 +70,7 @@ def test_the_python_of_a_page_runs(path: Path, tmp_path: Path) -> None:
     assert program.count("assert ") >= 5
 
 
-# What the blocks on sharded training speak of: here a group of one process, which holds everything.
+# What the blocks on sharded training use: here a group of one process, which has everything.
 ALONE = """
 import torch, torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -146,7 +146,7 @@ def test_rules_that_are_named_exist(path: Path) -> None:
     assert set(re.findall(r"\bCLIP\d{3}\b", text)) - example <= set(RULES)
 
 
-def test_clipcheck_has_nothing_to_say_about_itself() -> None:
+def test_clipcheck_finds_nothing_in_itself() -> None:
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-m", "clipcheck", "--no-cache"]
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)

@@ -202,7 +202,7 @@ def test_a_clean_run() -> None:
     assert [root.get("failures"), len(root.findall(".//testcase")), len(root.findall(".//failure"))] == ["0", 1, 0]
 
 
-def test_colours() -> None:
+def test_colors() -> None:
     text = shown("concise", finding(), view=View(color=True))
     assert text.startswith(
         "\x1b[1mtrain.py\x1b[0m\x1b[36m:\x1b[0m6\x1b[36m:\x1b[0m5\x1b[36m:\x1b[0m \x1b[1;31mCLIP002\x1b[0m "
@@ -226,7 +226,7 @@ def test_colours() -> None:
         ({"FORCE_COLOR": "1"}, ("--output-format", "json"), False),
     ],
 )
-def test_when_there_is_colour(
+def test_when_there_is_color(
     environment: dict[str, str], words: tuple[str, ...], colored: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE"):

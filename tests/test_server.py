@@ -159,7 +159,7 @@ def typed(line: int, character: int, text: str, deleted: int = 0) -> lsp.TextDoc
 
 
 def applied(text: str, edit: lsp.WorkspaceEdit | None, uri: str) -> str:
-    """What an editor makes of a text with an edit; columns are code points here, as the tests' texts are ASCII."""
+    """The text after an editor has applied an edit; columns are code points here, as the tests' texts are ASCII."""
     assert edit is not None
     edits: list[lsp.TextEdit] = []
     for change in edit.document_changes or ():
@@ -280,7 +280,7 @@ def test_lines_end_where_the_protocol_says() -> None:
     asyncio.run(run())
 
 
-def test_a_quick_fix_mends_the_text() -> None:
+def test_a_quick_fix_changes_the_text() -> None:
     async def run() -> None:
         async with session() as client:
             client.open(URI, BEFORE)
@@ -543,7 +543,7 @@ def document(uri: str, text: str = BEFORE) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("length", ["20", "150", "9" * 14, "9" * 30, "9" * 5000, "-5", "abc", "0", ""])
-def test_messages_are_found_again_behind_a_wrong_length(length: str) -> None:
+def test_messages_are_found_again_after_a_wrong_length(length: str) -> None:
     async def run() -> None:
         async with session() as client:
             server: Any = client._server
@@ -558,7 +558,7 @@ def test_messages_are_found_again_behind_a_wrong_length(length: str) -> None:
 PLACES = [(-1, -1), (-5, 3), (0, -1), (10**6, 0), (0, 10**6), (2**31, 2**31), (10**30, 10**30), (1.5, 0), ("a", None)]
 
 
-def test_positions_outside_of_a_text_end_nothing() -> None:
+def test_positions_outside_of_the_text_do_not_stop_the_server() -> None:
     async def run() -> None:
         async with session() as client:
             server: Any = client._server
@@ -586,13 +586,13 @@ def test_positions_outside_of_a_text_end_nothing() -> None:
 @pytest.mark.parametrize(
     ("start", "end", "after"),
     [
-        ((0, 1), (0, 99), "f\nsecond\n"),  # behind a line's end is at its end
-        ((1, 0), (99, 0), "first\n"),  # behind the last line is at the end
+        ((0, 1), (0, 99), "f\nsecond\n"),  # beyond a line's end is at its end
+        ((1, 0), (99, 0), "first\n"),  # after the last line is at the end
         ((9, 9), (9, 9), "first\nsecond\n"),
         ((1, 3), (0, 0), "ond\n"),  # the wrong way round
     ],
 )
-def test_a_change_outside_of_a_text_is_made_at_its_edge(
+def test_a_change_outside_of_the_text_is_made_at_its_edge(
     start: tuple[int, int], end: tuple[int, int], after: str
 ) -> None:
     text = Text("file:///a.py", "first\nsecond\n", 1, "python")
@@ -603,7 +603,7 @@ def test_a_change_outside_of_a_text_is_made_at_its_edge(
 MARKDOWN = """\
 # Clipping
 
-Prose may speak of `torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)`.
+Prose may mention `torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)`.
 
 - In a list:
 
@@ -629,20 +629,20 @@ for x, y in …:  # abridged, and no fault
 > torch.nn.utils.clip_grad_norm(model.parameters(), 2.0)
 > ```
 """
-# Both calls, each under the import that it needs, in the list's indentation and behind the quote's marks.
-MENDED_LIST = MARKDOWN.replace(
+# Both calls, each under the import that it needs, in the list's indentation and after the quote's marks.
+FIXED_LIST = MARKDOWN.replace(
     "  import torch\n", "  import torch\n  from clipcheck.runtime import clip_grad_norm_\n", 1
 )
-MENDED_LIST = MENDED_LIST.replace(
+FIXED_LIST = FIXED_LIST.replace(
     "return torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)", "return clip_grad_norm_(model.parameters(), 1.0)"
 )
-MENDED = MENDED_LIST.replace(
+MENDED = FIXED_LIST.replace(
     "> import torch\n>\n> torch.nn.utils.clip_grad_norm(",
     "> import torch\n> from clipcheck.runtime import clip_grad_norm_\n>\n> clip_grad_norm_(",
 )
 
 
-def test_python_in_markdown_is_looked_at_and_mended() -> None:
+def test_python_in_markdown_is_checked_and_fixed() -> None:
     uri = "file:///project/notes.md"
 
     async def run() -> None:
@@ -655,7 +655,7 @@ def test_python_in_markdown_is_looked_at_and_mended() -> None:
             ]
             fix, silence = await client.actions(uri, 11, only=["quickfix"])
             assert fix.is_preferred
-            assert applied(MARKDOWN, fix.edit, uri) == MENDED_LIST
+            assert applied(MARKDOWN, fix.edit, uri) == FIXED_LIST
             assert "model.parameters(), 1.0)  # clipcheck: ignore[CLIP002]\n  ```" in applied(
                 MARKDOWN, silence.edit, uri
             )
@@ -731,7 +731,7 @@ def test_the_server_ends_when_the_client_is_gone() -> None:
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_a_goodbye_right_behind_a_keystroke_is_heard(asked: bool) -> None:
+def test_a_shutdown_right_after_a_keystroke_is_heard(asked: bool) -> None:
     """What the keystroke has set going is not waited for, and does not keep the server alive."""
 
     async def run() -> None:
@@ -776,7 +776,7 @@ def test_what_cannot_be_told_is_told_once() -> None:
     assert gone.tries == 1
 
 
-def test_nothing_begins_after_the_goodbye() -> None:
+def test_nothing_begins_after_the_shutdown() -> None:
     begun: list[str] = []
 
     async def run() -> None:

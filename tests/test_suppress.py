@@ -1,4 +1,4 @@
-"""Comments that silence findings, those that silence nothing, and the baseline that writes them."""
+"""Comments that suppress findings, those that suppress nothing, and the baseline that writes them."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_statements_of_several_lines(statement: str, comment: str) -> None:
     assert codes("import torch\n" + statement.format(comment) + "\n") == []
 
 
-def test_a_block_is_silent_up_to_its_end() -> None:
+def test_a_block_is_suppressed_until_enable() -> None:
     text = f"import torch\n{CALL}\n# clipcheck: disable[CLIP002]\n{CALL}\nif 1:\n    {CALL}\n# clipcheck: enable[CLIP002]\n{CALL}\n"
     assert codes(text) == [("CLIP002", 2), ("CLIP002", 8)]
 

@@ -60,7 +60,7 @@ def squares_are_more_exact(device: torch.device) -> Belief:
         "error {norm:.0e} with `norm(2)`, {squares:.0e} with `pow(2).sum()`, {rooted:.0e} with a root and a square more"
     )
     saved = errors["squares"] < errors["norm"] and errors["squares"] < errors["rooted"] / 2
-    return Belief("`pow(2).sum()` is more exact because a root is saved", seen.format(**errors), saved)
+    return Belief("`pow(2).sum()` is more accurate because a root is saved", seen.format(**errors), saved)
 
 
 def torch_sums_squares(device: torch.device) -> Belief:

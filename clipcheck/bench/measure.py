@@ -94,7 +94,7 @@ def _wall(call: Call, device: torch.device) -> float:
 
 
 def _device(call: Call) -> float:
-    """Times on the device, behind 20 ms of idling that the host uses to run ahead."""
+    """Times on the device, after 20 ms of waiting in which the host runs ahead."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     torch.cuda.synchronize()
     torch.cuda._sleep(30_000_000)  # type: ignore[no-untyped-call]

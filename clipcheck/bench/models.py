@@ -66,7 +66,7 @@ def resnet50() -> nn.Sequential:
 
 
 class Block(nn.Module):
-    """A block of GPT-2: attention and a perceptron, each behind a norm and beside a shortcut (Radford et al. 2019)."""
+    """A block of GPT-2: attention and a perceptron, each after a norm and beside a shortcut (Radford et al. 2019)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

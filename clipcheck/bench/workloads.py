@@ -95,7 +95,7 @@ def workload(name: str) -> Workload:
 
 
 def fits(load: Workload, device: torch.device) -> bool:
-    """Whether the gradients and a copy of them fit into the device's free memory, with a fifth to spare."""
+    """Whether the gradients and a copy of them fit into the device's free memory, with a fifth left over."""
     if device.type == "cuda":
         return load.bytes * 2.4 < torch.cuda.mem_get_info(device)[0]
     return load.bytes * 2.4 < _free_memory()

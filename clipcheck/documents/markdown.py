@@ -126,7 +126,7 @@ def _fences(text: str) -> Iterator[_Block]:
 
 
 def _parses(text: str) -> bool:
-    """Whether a text is Python."""
+    """Whether text is Python."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about escapes in strings, which are not our concern

@@ -45,7 +45,7 @@ class Segment(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A text that is analyzed as one; a file of Python is one program of one segment.
+    """Text that is analyzed as one; a file of Python is one program of one segment.
 
     `text` is Python; where the file holds something else (IPython's magics), it is masked in `text`, by as many
     characters, and `original` has what the file says.

@@ -125,7 +125,7 @@ class Server(LanguageServer):
 
     @property
     def versioned(self) -> bool:
-        """Whether the client applies edits to one version of a text only."""
+        """Whether the client applies edits to one version of a document only."""
         workspace = self.client_capabilities.workspace
         return bool(workspace and workspace.workspace_edit and workspace.workspace_edit.document_changes)
 

@@ -34,7 +34,10 @@ def lines_of(text: str) -> tuple[str, ...]:
 
 
 class Text(TextDocument):
-    """A text, or a notebook's cell, as the client has it now. Any position is accepted: one outside of the text is moved to its edge."""
+    """The text of a document, or of a notebook's cell, as the client has it now.
+
+    Any position is accepted: one outside of the text is moved to its edge.
+    """
 
     @property
     def lines(self) -> Sequence[str]:

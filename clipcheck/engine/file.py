@@ -61,7 +61,7 @@ def _checked_and_fixed(path: str, data: bytes, settings: Settings, before: bytes
 
 
 def check_text(path: str, text: str, settings: Settings, before: str = "") -> FileReport:
-    """As `check_file`, for a text that is not (yet) a file's, such as an editor's.
+    """As `check_file`, for text that is not (yet) in a file, such as an editor's.
 
     `before` is the text when it was last valid Python: if it is half typed now, only the lines that changed since then
     are skipped.
