@@ -280,8 +280,8 @@ def test_the_families_in_the_readme_are_those_of_the_site() -> None:
         hooks = importlib.import_module("hooks")
     finally:
         sys.path.remove(str(PROJECT / "docs"))
-    listed = re.findall(r"^\| CLIP(\d)xx \| (\d+) \| ", README, re.MULTILINE)
-    assert listed == [(rules[0].code[4], str(len(rules))) for _, _, rules in hooks.families_of_rules()]
+    listed = re.findall(r"^\| CLIP(\d)xx \| \w", README, re.MULTILINE)
+    assert listed == [rules[0].code[4] for _, _, rules in hooks.families_of_rules()]
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
