@@ -57,6 +57,8 @@ clean:
 	rm -rf .venv build dist site
 
 $(INSTALLED): pyproject.toml constraints.txt
+	@echo 'Setting up .venv. Downloading torch takes most of the time, a few minutes on a slow line.'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@echo 'Done.'
 	@touch $@

@@ -18,7 +18,7 @@ FOLDER = PROJECT / "editors" / "vscode"
 NODE = shutil.which("node")
 
 
-def tested(*files: str) -> subprocess.CompletedProcess[str]:
+def node(*files: str) -> subprocess.CompletedProcess[str]:
     assert NODE is not None
     environment = {**os.environ, "CLIPCHECK": str(Path(sys.executable).with_name("clipcheck"))}
     return subprocess.run(
@@ -28,7 +28,7 @@ def tested(*files: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.skipif(NODE is None, reason="node is not installed")
 def test_the_extension_starts_and_stops_the_server() -> None:
-    done = tested("test/extension.test.js")
+    done = node("test/extension.test.js")
     assert done.returncode == 0, done.stdout
     assert "pass 3" in done.stdout
 
@@ -36,7 +36,7 @@ def test_the_extension_starts_and_stops_the_server() -> None:
 @pytest.mark.skipif(NODE is None, reason="node is not installed")
 @pytest.mark.skipif(not (FOLDER / "node_modules").is_dir(), reason="`npm install` was not run in editors/vscode")
 def test_the_server_answers_vs_codes_own_protocol() -> None:
-    done = tested("test/server.test.js")
+    done = node("test/server.test.js")
     assert done.returncode == 0, done.stdout
     assert "pass 4" in done.stdout
 

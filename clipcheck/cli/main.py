@@ -28,7 +28,7 @@ for _command in (reference.rule, reference.rules, reference.config, reference.sh
     main.add_command(_command)
 
 
-@main.command(cls=CheckCommand, params=OF_CHECK)
+@main.command(short_help="Check files and folders.", cls=CheckCommand, params=OF_CHECK)
 def check(**words: Any) -> None:
     """Check files and folders (default: the current folder; `-` is stdin).
 
@@ -47,7 +47,7 @@ def check(**words: Any) -> None:
     sys.exit(code)
 
 
-@main.command()
+@main.command(short_help="Remove caches.")
 @click.argument("folders", nargs=-1)
 def clean(folders: tuple[str, ...]) -> None:
     """Remove the caches in the given folders and below (default: the current folder)."""
@@ -76,7 +76,7 @@ def generate_shell_completion(shell: str) -> None:
     _print(completion.source_template % completion.source_vars())
 
 
-@main.command()
+@main.command(short_help="Run each fix before and after on torch.")
 @click.argument("paths", nargs=-1)
 @click.option("--select", multiple=True, metavar="RULES", help="Verify these rules only.")
 @click.option("--unsafe-fixes", is_flag=True, default=None, help="With PATHS: verify fixes that change training too.")
@@ -107,7 +107,7 @@ def verify(paths: tuple[str, ...], output_format: str, jobs: int, **words: Any) 
     sys.exit(code)
 
 
-@main.command()
+@main.command(short_help="Start the language server.")
 def server() -> None:
     """Start the language server, for editors (LSP over standard input and output)."""
     try:
@@ -124,7 +124,11 @@ def _print(text: str) -> None:
     put(Options(), text + "\n")
 
 
-@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
+@main.command(
+    short_help="Measure the runtime on this machine.",
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def bench(ctx: click.Context, words: tuple[str, ...]) -> None:

@@ -16,7 +16,7 @@ _FORMAT = click.Option(
 )
 
 
-@click.command(params=[_FORMAT])
+@click.command(short_help="Explain a rule.", params=[_FORMAT])
 @click.argument("name", metavar="[RULE]", required=False)
 @click.option("--all", "everything", is_flag=True, help="Explain all rules, one after the other.")
 def rule(name: str | None, everything: bool, output_format: str) -> None:
@@ -48,7 +48,7 @@ def _code(word: str) -> str:
     return code
 
 
-@click.command(params=[_FORMAT])
+@click.command(short_help="List all rules.", params=[_FORMAT])
 def rules(output_format: str) -> None:
     """List all rules by code: whether they run by default, and their names."""
     from clipcheck import pages
@@ -60,7 +60,7 @@ def rules(output_format: str) -> None:
         _print(f"{one.code}  {one.tier.value:8}  {one.name}")
 
 
-@click.command(params=[_FORMAT])
+@click.command(short_help="List or explain the keys of a settings file.", params=[_FORMAT])
 @click.argument("key", required=False)
 def config(key: str | None, output_format: str) -> None:
     """List the keys of a settings file, or explain one."""

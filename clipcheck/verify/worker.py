@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from clipcheck import extras
 from clipcheck.verify import libraries
 
 START_SECONDS = 120.0  # importing torch from a cold disk
@@ -154,7 +155,7 @@ class Worker:
                 return process
             case {"missing": missing}:
                 self.stop()
-                raise NoTorch(f"torch cannot be imported ({missing}): pip install 'clipcheck[torch]'")
+                raise NoTorch(f"torch cannot be imported ({missing}): {extras.command('torch')}")
         self.stop()
         raise NoTorch("torch does not load: the process that imports it ended or hangs")
 
