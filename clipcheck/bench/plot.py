@@ -29,7 +29,7 @@ def _draw(machine: dict[str, Any], rows: list[Row], path: Path, colors: dict[str
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     ink, background = colors["text"], colors["background"]
-    style = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink)
+    style: Any = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink)
     style |= {"figure.facecolor": background, "axes.facecolor": background, "svg.fonttype": "none", "svg.hashsalt": ""}
     peers = [peer for peer in dict.fromkeys(row.peer for row in rows) if peer != "torch"]
     cases = list(dict.fromkeys((row.workload, row.case) for row in rows))
