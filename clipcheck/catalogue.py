@@ -49,6 +49,9 @@ _BACKWARD = ("backward", "manual_backward")
 _LIGHTNING_HOOKS = tuple(
     f"def on_{hook}" for hook in ("train_batch_end", "train_batch_start", "train_epoch_end", "before_zero_grad")
 )
+# What all ranks of a process group call together; the first ones all-reduce.
+_REDUCE = ("all_reduce", "all_reduce_coalesced", "allreduce", "all_reduce_", "allreduce_")
+_OTHER_COLLECTIVES = ("all_gather", "all_gather_into_tensor", "reduce_scatter_tensor", "barrier", "full_tensor")
 _UNSCALE = ("unscale_", "unscale_gradients")
 _STEP = ("step", "optimizer_step")
 
@@ -175,6 +178,14 @@ RULES: dict[str, Rule] = {
             ("def optimizer_step", "def on_after_backward", *_LIGHTNING_HOOKS),
         ),
         _rule("CLIP411", "fabric-torch-clip", *_TORCH_CLIPS, "fabric", "backward"),
+        _rule("CLIP413", "clip-before-gradient-all-reduce", *_CLIPS, _REDUCE),
+        _rule(
+            "CLIP414",
+            "return-before-collective",
+            (*_REDUCE, *_OTHER_COLLECTIVES),
+            near=(".grad", "<Return>", "<If>"),
+            severity=Severity.ERROR,
+        ),
         _rule("CLIP501", "return-value-named-post-clip", *_CLIPS),
         _rule("CLIP502", "return-value-rebinds", *_TORCH_CLIPS),
         _rule(

@@ -26,12 +26,14 @@ from clipcheck.python.source import Source, memo
 from clipcheck.training.acts import Act, EventKind, acts
 from clipcheck.training.calls import Callee, Function, callee, callees, named_function
 from clipcheck.training.norm_places import Norm, measured
+from clipcheck.training.parameters import assigned
 
 Place: TypeAlias = "Function | cst.Module"
 DEPTH = 3  # how deep calls are followed
 MOST = 500  # acts of one function; a program that has more is not one that a person wrote
 
-_REDUCE = frozenset({"all_reduce", "all_reduce_coalesced", "allreduce", "all_reduce_"})
+_JOINS = frozenset({"cat", "concat", "flatten_dense_tensors", "_flatten_dense_tensors"})
+_REDUCE = frozenset({"all_reduce", "all_reduce_coalesced", "allreduce", "all_reduce_", "allreduce_"})
 _HOOKS: dict[str, Literal["computed", "accumulated"]] = {
     "register_hook": "computed",
     "register_post_accumulate_grad_hook": "accumulated",
@@ -177,7 +179,16 @@ def is_reduction(source: Source, call: cst.Call) -> bool:
     if last_name(call.func) not in _REDUCE or not call.args:
         return False
     tensor = call.args[0].value
-    return is_in_place(tensor) or gradient(source, tensor) is not None
+    return is_in_place(tensor) or gradient(source, tensor) is not None or _joins_gradients(source, tensor)
+
+
+def _joins_gradients(source: Source, tensor: cst.BaseExpression) -> bool:
+    """Whether a tensor is several gradients in one piece of memory: `torch.cat([p.grad.flatten() for p in ps])`."""
+    match tensor if isinstance(tensor, cst.Call) else assigned(source, tensor):
+        case cst.Call(func=func, args=[cst.Arg(value=parts), *_]) if last_name(func) in _JOINS:
+            value = assigned(source, parts) or parts
+            return any(isinstance(node, cst.Attribute) and node.attr.value == "grad" for node in source.walk(value))
+    return False
 
 
 # --- hooks ----------------------------------------------------------------------------------------------------------
