@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 PROJECT = Path(__file__).resolve().parent.parent
+PACKAGES = 13
 
 
 def runner() -> CliRunner:
@@ -24,4 +29,24 @@ def shared() -> Path:
     folder = PROJECT.parent / "shared"
     if not (folder / "corpus").is_dir():
         pytest.skip("the corpus is not beside this checkout (../shared)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tree(shared: Path) -> Path:
+    """The unpacked packages, downloaded once per checkout; skips, naming what is missing, where they cannot be had."""
+    folder = PROJECT / ".corpus" / "tree"
+    if not folder.is_dir() or len(list(folder.iterdir())) < PACKAGES:
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        done = subprocess.run(
+            ["bash", str(shared / "corpus" / "tree.sh"), str(folder)],
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+        )
+        missing = re.findall(r"tree.sh: (\S+) could not be downloaded", done.stderr)
+        if missing or done.returncode:
+            pytest.skip(
+                f"packages of real training code cannot be had here: {', '.join(missing) or done.stderr[-200:]}"
+            )
     return folder

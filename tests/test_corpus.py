@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
 
 from clipcheck.catalogue import RULES
 from clipcheck.engine.batch import check_paths
@@ -26,27 +25,6 @@ from clipcheck.settings.keys import Settings
 pytestmark = pytest.mark.corpus
 
 ALL = frozenset(RULES)
-PACKAGES = 13
-
-
-@pytest.fixture(scope="module")
-def tree(shared: Path) -> Path:
-    """The unpacked packages, downloaded once per checkout; skips, naming what is missing, where they cannot be had."""
-    folder = PROJECT / ".corpus" / "tree"
-    if not folder.is_dir() or len(list(folder.iterdir())) < PACKAGES:
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        done = subprocess.run(
-            ["bash", str(shared / "corpus" / "tree.sh"), str(folder)],
-            env={**os.environ, "PATH": path},
-            capture_output=True,
-            text=True,
-        )
-        missing = re.findall(r"tree.sh: (\S+) could not be downloaded", done.stderr)
-        if missing or done.returncode:
-            pytest.skip(
-                f"packages of real training code cannot be had here: {', '.join(missing) or done.stderr[-200:]}"
-            )
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ SEES = {
     "training": "python gradients",
     "fixes": "rule python gradients training",
     "rules": "rule python gradients training fixes",
-    "engine": "clipcheck rule disk catalogue prefilter settings documents python rules",
+    "engine": "clipcheck rule disk catalogue prefilter settings documents python fixes rules",
     "examples": "rule",
     "pages": "rule catalogue site settings rules engine examples",
     "report": "clipcheck rule formats catalogue site documents rules engine pages",

@@ -78,47 +78,102 @@ CALL = "x = grad_norm(ps).item()\n"
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        # behind torch's imports, else behind the first ones
+        # among torch's imports in their order, if they are in one; else among the first ones, each kind in its own block
         ("import torch\nimport numpy\n", "import torch\nfrom clipcheck.runtime import grad_norm\nimport numpy\n"),
-        ("import numpy\nimport torch\nfrom torch import nn\n", "import numpy\nimport torch\nfrom torch import nn\n" + LINE),
+        ("import numpy\nimport torch\nfrom torch import nn\n", "import numpy\nimport torch\n" + LINE + "from torch import nn\n"),
         ("import os\n\nimport torch\n", "import os\n\nimport torch\n" + LINE),
         ("import os\nsetup()\nimport torch\n", "import os\nsetup()\nimport torch\n" + LINE),
-        ("import os\nsetup()\nimport sys\n", "import os\n" + LINE + "setup()\nimport sys\n"),
+        ("import os\nsetup()\nimport sys\n", "import os\n\n" + LINE + "setup()\nimport sys\n"),
         ("import os; import torch\n", "import os; import torch\n" + LINE),
-        ("from torch import (\n    nn,\n)\n", "from torch import (\n    nn,\n)\n" + LINE),
-        ("from .torch import nn\nimport os\n", "from .torch import nn\nimport os\n" + LINE),
+        ("from torch import (\n    nn,\n)\n", LINE + "from torch import (\n    nn,\n)\n"),
+        ("from .torch import nn\nimport os\n", "from .torch import nn\n" + LINE + "import os\n"),
         ("import torchvision\nimport os\n", "import torchvision\nimport os\n" + LINE),
-        # where nothing is imported, behind what has to come first
-        ("", LINE),
-        ("# a comment\n\n", "# a comment\n\n" + LINE),
-        ("#!/usr/bin/env python\n# -*- coding: utf-8 -*-\n", "#!/usr/bin/env python\n# -*- coding: utf-8 -*-\n" + LINE),
-        ('"""Docs."""\n', '"""Docs."""\n' + LINE),
-        ('"""Docs."""\n"""More."""\n', '"""Docs."""\n' + LINE + '"""More."""\n'),
-        ("setup()\n", LINE + "setup()\n"),
+        # where nothing is imported, after what has to come first
+        ("", LINE + "\n"),
+        ("# a comment\n\n", "# a comment\n\n" + LINE + "\n"),
+        ("#!/usr/bin/env python\n# -*- coding: utf-8 -*-\n", "#!/usr/bin/env python\n# -*- coding: utf-8 -*-\n" + LINE + "\n"),
+        ('"""Docs."""\n', '"""Docs."""\n\n' + LINE + "\n"),
+        ('"""Docs."""\n"""More."""\n', '"""Docs."""\n\n' + LINE + '\n"""More."""\n'),
+        ("setup()\n", LINE + "\nsetup()\n"),
         # an import that the new name joins, in its order
         ("from clipcheck.runtime import clip_grad_norm_\nimport torch\n", "from clipcheck.runtime import clip_grad_norm_, grad_norm\nimport torch\n"),
         ("from clipcheck.runtime import zero\nimport torch\n", "from clipcheck.runtime import grad_norm, zero\nimport torch\n"),
         ("from clipcheck.runtime import a, zero\n", "from clipcheck.runtime import a, grad_norm, zero\n"),
-        ("from clipcheck.runtime import (\n    a,\n)\n", "from clipcheck.runtime import (\n    a, grad_norm,\n)\n"),
+        ("from clipcheck.runtime import (\n    a,\n)\n", "from clipcheck.runtime import (\n    a,\n    grad_norm,\n)\n"),
         ("from clipcheck.runtime import grad_norm_\n", "from clipcheck.runtime import grad_norm, grad_norm_\n"),
         ("from clipcheck.runtime import *\n", "from clipcheck.runtime import *\n" + LINE),
-        ("from .clipcheck.runtime import zero\n", "from .clipcheck.runtime import zero\n" + LINE),
+        ("from .clipcheck.runtime import zero\n", LINE + "\nfrom .clipcheck.runtime import zero\n"),
     ],
 )  # fmt: skip
 def test_where_a_new_import_goes(before: str, after: str) -> None:
     assert fixed(before + f"x = {NORM}\n") == after + CALL
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        # where torch is imported when it is needed, clipcheck is
+        ("def f(ps):\n    import torch\n    HERE\n", "def f(ps):\n    import torch\n    NEW\n    HERE\n"),
+        ("def f(ps):\n    import os\n\n    import torch\n\n    HERE\n", "def f(ps):\n    import os\n\n    import torch\n    NEW\n\n    HERE\n"),
+        ("@app.command()\ndef f(ps):\n    import torch\n    HERE\n", "@app.command()\ndef f(ps):\n    import torch\n    NEW\n    HERE\n"),
+        ("@app.command()\ndef f(ps):\n    HERE\n", "NEW\n\n\n@app.command()\ndef f(ps):\n    HERE\n"),
+        ("class C:\n    def f(self, ps):\n        HERE\n", "NEW\n\n\nclass C:\n    def f(self, ps):\n        HERE\n"),
+        ("def g():\n    import torch\n\n\ndef f(ps):\n    HERE\n", "def g():\n    import torch\n\n\ndef f(ps):\n    NEW\n\n    HERE\n"),
+        (
+            "def g():\n    import torch\n\n\ndef f(ps):\n    \"\"\"Doc.\"\"\"\n    # why\n    HERE\n",
+            "def g():\n    import torch\n\n\ndef f(ps):\n    \"\"\"Doc.\"\"\"\n    NEW\n\n    # why\n    HERE\n",
+        ),
+        ("def g():\n    import torch\n\n\ndef f(ps):\n    import os\n    HERE\n", "def g():\n    import torch\n\n\ndef f(ps):\n    import os\n    NEW\n    HERE\n"),
+        # a missing clipcheck is no missing torch
+        (
+            "try:\n    import torch\nexcept ImportError:\n    torch = None\n\n\ndef f(ps):\n    HERE\n",
+            "try:\n    import torch\nexcept ImportError:\n    torch = None\n\n\ndef f(ps):\n    NEW\n\n    HERE\n",
+        ),
+        (
+            "if has_torch():\n    import torch\n\n    def f(ps):\n        HERE\n",
+            "if has_torch():\n    import torch\n    NEW\n\n    def f(ps):\n        HERE\n",
+        ),
+        (
+            "if has_torch():\n    import torch\n\n\ndef f(ps):\n    HERE\n",
+            "if has_torch():\n    import torch\n\n\ndef f(ps):\n    NEW\n\n    HERE\n",
+        ),
+        ("try:\n    import torch\nexcept ImportError:\n    pass\nif torch:\n    HERE\n", "try:\n    import torch\nexcept ImportError:\n    pass\nif torch:\n    NEW\n\n    HERE\n"),
+        # what only a type checker runs imports nothing
+        (
+            "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    import torch\n\n\ndef f(ps: torch.Tensor):\n    HERE\n",
+            "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    import torch\n\n\ndef f(ps: torch.Tensor):\n    NEW\n\n    HERE\n",
+        ),
+    ],
+)  # fmt: skip
+def test_a_program_that_does_without_torch_does_without_clipcheck(before: str, after: str) -> None:
+    call = CALL.rstrip().replace("(ps).item()", "(ps).item()")
+    assert fixed(before.replace("HERE", f"x = {NORM}")) == after.replace("NEW", LINE.rstrip()).replace("HERE", call)
+
+
+def test_functions_that_import_for_themselves_have_an_import_each() -> None:
+    one = "def f(ps):\n    import torch\n    x = {}\n    return x\n"
+    after = one.replace("torch\n", "torch\n    " + LINE).format("grad_norm(ps).item()")
+    assert fixed(one.format(NORM) + "\n\n" + one.format(NORM)) == after + "\n\n" + after
+
+
+def test_an_import_that_is_tried_keeps_torchs_function() -> None:
+    """Were clipcheck imported there, a missing clipcheck would be taken for a missing torch."""
+    text = "try:\n    from torch.nn.utils import clip_grad_norm\nexcept ImportError:\n    clip = None\nclip_grad_norm(ps, 1)\n"
+    assert fixed(text) == text.replace("clip_grad_norm", "clip_grad_norm_")
+    new = text.replace("clip_grad_norm", "clip_grad_norm_")
+    assert api.fix(new, select=["CLIP011"], unsafe=True, isolated=True).text == new
+
+
 def test_after_a_future_import() -> None:
     text = f'"""Docs."""\nfrom __future__ import annotations\nx = {NORM}\n'
-    assert fixed(text) == '"""Docs."""\nfrom __future__ import annotations\n' + LINE + CALL
+    assert fixed(text) == '"""Docs."""\nfrom __future__ import annotations\n\n' + LINE + CALL
 
 
 def test_an_import_below_its_use_is_too_late() -> None:
     text = f"x = {NORM}\nimport torch\nfrom clipcheck.runtime import clip_grad_norm_\n"
-    assert fixed(text) == LINE + CALL + "import torch\nfrom clipcheck.runtime import clip_grad_norm_\n"
+    assert fixed(text) == LINE + "\n" + CALL + "import torch\nfrom clipcheck.runtime import clip_grad_norm_\n"
     between = f"import os\nx = {NORM}\nimport torch\n"
-    assert fixed(between) == "import os\n" + LINE + CALL + "import torch\n"
+    assert fixed(between) == "import os\n\n" + LINE + CALL + "import torch\n"
 
 
 def test_the_line_ends_of_the_text_are_kept() -> None:
@@ -145,7 +200,7 @@ def test_one_import_is_enough_for_several_fixes() -> None:
 def test_a_name_that_is_taken_is_not_taken_again(taken: str) -> None:
     text = f"import torch\n{taken}\nx = {NORM}\n"
     assert (
-        fixed(text) == f"import torch\nimport clipcheck.runtime\n{taken}\nx = clipcheck.runtime.grad_norm(ps).item()\n"
+        fixed(text) == f"import clipcheck.runtime\nimport torch\n{taken}\nx = clipcheck.runtime.grad_norm(ps).item()\n"
     )
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 import libcst as cst
 import pytest
 
-from clipcheck.fixes.imports import reach, without_unused
+from clipcheck.fixes.imports import reach
+from clipcheck.fixes.unused import without_unused
 from clipcheck.fixes.verbs import (
     comments_of,
     delete_lines,
@@ -18,6 +19,7 @@ from clipcheck.fixes.verbs import (
     insert_after,
     insert_line_after,
     insert_line_before,
+    lines_of,
     replace,
     replace_lines,
 )
@@ -141,7 +143,7 @@ def test_what_is_imported_is_used(text: str, name: str) -> None:
         ("from clipcheck import api\nHERE\n", f"from clipcheck import api\n{NEW}grad_norm\n"),
         (
             "from .clipcheck.runtime import clip_grad_norm_\nHERE\n",
-            f"from .clipcheck.runtime import clip_grad_norm_\n{NEW}grad_norm\n",
+            f"{NEW}\nfrom .clipcheck.runtime import clip_grad_norm_\ngrad_norm\n",
         ),
         ("from clipcheck.runtime import *\nHERE\n", f"from clipcheck.runtime import *\n{NEW}grad_norm\n"),
         (
@@ -162,27 +164,27 @@ def test_what_is_not_in_reach_is_imported(text: str, after: str) -> None:
 @pytest.mark.parametrize(
     ("text", "after"),
     [
-        ("HERE\n", f"{NEW}grad_norm\n"),
-        ("HERE", f"{NEW}grad_norm"),
-        ("#!/usr/bin/env python\n# license\n\nHERE\n", f"#!/usr/bin/env python\n# license\n\n{NEW}grad_norm\n"),
-        ('"""What it is."""\n\nHERE\n', f'"""What it is."""\n{NEW}\ngrad_norm\n'),
-        ("'a'; HERE\n", f"{NEW}'a'; grad_norm\n"),
+        ("HERE\n", f"{NEW}\ngrad_norm\n"),
+        ("HERE", f"{NEW}\ngrad_norm"),
+        ("#!/usr/bin/env python\n# license\n\nHERE\n", f"#!/usr/bin/env python\n# license\n\n{NEW}\ngrad_norm\n"),
+        ('"""What it is."""\n\nHERE\n', f'"""What it is."""\n\n{NEW}\ngrad_norm\n'),
+        ("'a'; HERE\n", f"{NEW}\n'a'; grad_norm\n"),
         (
             '"""What it is."""\nfrom __future__ import annotations\n\nHERE\n',
-            f'"""What it is."""\nfrom __future__ import annotations\n{NEW}\ngrad_norm\n',
+            f'"""What it is."""\nfrom __future__ import annotations\n\n{NEW}\ngrad_norm\n',
         ),
         ("import os\nimport torch\nimport sys\n\nHERE\n", f"import os\nimport torch\n{NEW}import sys\n\ngrad_norm\n"),
         (
             "import os\n\nx = 1\n\nfrom torch import nn\n\nHERE\n",
-            f"import os\n\nx = 1\n\nfrom torch import nn\n{NEW}\ngrad_norm\n",
+            f"import os\n\nx = 1\n\n{NEW}from torch import nn\n\ngrad_norm\n",
         ),
-        ("import os\n\nx = 1\n\nimport sys\n\nHERE\n", f"import os\n{NEW}\nx = 1\n\nimport sys\n\ngrad_norm\n"),
+        ("import os\n\nx = 1\n\nimport sys\n\nHERE\n", f"import os\n\n{NEW}\nx = 1\n\nimport sys\n\ngrad_norm\n"),
         ("import torch\r\n\r\nHERE\r\n", f"import torch\r\n{NEW[:-1]}\r\n\r\ngrad_norm\r\n"),
         # an import below its use would come too late
-        ("def f():\n    HERE\n\nimport torch\n", f"{NEW}def f():\n    grad_norm\n\nimport torch\n"),
-        ("import os\nHERE\nimport torch\n", f"import os\n{NEW}grad_norm\nimport torch\n"),
-        ("import torch; HERE\n", f"{NEW}import torch; grad_norm\n"),
-        ("if x:\n    import torch\nHERE\n", f"{NEW}if x:\n    import torch\ngrad_norm\n"),
+        ("def f():\n    HERE\n\nimport torch\n", f"{NEW}\n\ndef f():\n    grad_norm\n\nimport torch\n"),
+        ("import os\nHERE\nimport torch\n", f"import os\n\n{NEW}grad_norm\nimport torch\n"),
+        ("import torch; HERE\n", f"{NEW}\nimport torch; grad_norm\n"),
+        ("if x:\n    import torch\nHERE\n", f"if x:\n    import torch\n{NEW}\ngrad_norm\n"),
     ],
 )
 def test_a_new_import_stands_with_the_imports_above_its_use(text: str, after: str) -> None:
@@ -196,7 +198,7 @@ def test_a_new_import_stands_with_the_imports_above_its_use(text: str, after: st
         ("from clipcheck.runtime import verify", "from clipcheck.runtime import grad_norm, verify"),
         (
             "from clipcheck.runtime import (\n    clip_grad_norm_,\n)",
-            "from clipcheck.runtime import (\n    clip_grad_norm_, grad_norm,\n)",
+            "from clipcheck.runtime import (\n    clip_grad_norm_,\n    grad_norm,\n)",
         ),
     ],
 )
@@ -206,7 +208,7 @@ def test_a_name_is_added_to_an_import_of_the_runtime(line: str, after: str) -> N
 
 def test_a_name_is_not_added_to_an_import_below_its_use() -> None:
     text = "def f():\n    HERE\n\nfrom clipcheck.runtime import clip_grad_norm_\n"
-    assert written(text) == NEW + text.replace("HERE", "grad_norm")
+    assert written(text) == f"{NEW}\n\n" + text.replace("HERE", "grad_norm")
 
 
 @pytest.mark.parametrize(
@@ -232,7 +234,7 @@ def test_a_name_that_is_taken_is_not_given_another_meaning(taken: str) -> None:
 @pytest.mark.parametrize(
     ("text", "after"),
     [
-        ("HERE\n", "import torch\ntorch.nn.utils.get_total_norm\n"),
+        ("HERE\n", "import torch\n\ntorch.nn.utils.get_total_norm\n"),
         ("import torch\nHERE\n", "import torch\ntorch.nn.utils.get_total_norm\n"),
         ("import torch as th\nHERE\n", "import torch as th\nth.nn.utils.get_total_norm\n"),
         ("from torch import nn\nHERE\n", "from torch import nn\nnn.utils.get_total_norm\n"),
@@ -253,36 +255,79 @@ def test_toward_torch_the_shortest_way_that_is_imported_is_taken(text: str, afte
 # --- imports that nothing needs any more -----------------------------------------------------------------------------
 
 
-def without(text: str, added: str = "") -> str:
+def without(text: str, added: str = "", ours_alone: bool = False) -> str:
     """The program without the line that holds `HERE`, or with a call of `added` in the place of it."""
     source, at = statement(text)
-    start, end = source.span(at)
     reached = reach(source, at, added) if added else None
-    imports = without_unused(source, start, end, reached)
-    change = replace(source, at, reached.text) if reached else delete_lines(source, at)
-    return applied(text, [*imports, change])
+    change = replace(source, at, reached.text) if reached else Edit(*lines_of(source, at), "")
+    return applied(text, without_unused(source, [*(reached.imports if reached else ()), change], ours_alone))
 
 
 @pytest.mark.parametrize(
     "imports",
     [
-        "import clipcheck.runtime\n",
-        "from mine import grad_norm\n",
         "from clipcheck.runtime import *\n",
-        "from clipcheck.runtime import grad_norm as grad_norm\n",
-        "from clipcheck.runtime import clip_grad_norm_, grad_norm\n",
+        "from clipcheck.runtime import grad_norm  # noqa: F401\n",
         "from clipcheck.runtime import grad_norm; x = 1\n",
         "from clipcheck.runtime import grad_norm\nprint(grad_norm(ps))\n",
-        "from clipcheck.runtime import clip_grad_norm_\n",
+        "from clipcheck.runtime import grad_norm\nx: 'grad_norm' = 1\n",
+        "from clipcheck.runtime import grad_norm\n__all__ = ['grad_norm']\n",
+        "from clipcheck.runtime import grad_norm\nprint(globals())\n",
+        "try:\n    from mine import grad_norm\n    x = 1\nexcept ImportError:\n    grad_norm = None\n",
+        "try:\n    from mine import grad_norm\n    x = 1\nexcept ImportError:\n    pass\n",
+        "if x:\n    from mine import grad_norm\n",
+        "from clipcheck.runtime import clip_grad_norm_\n",  # unused before
     ],
 )
 def test_an_import_that_is_used_or_holds_more_stays(imports: str) -> None:
     assert without(f"{imports}HERE = grad_norm(ps)\n") == imports
 
 
-def test_an_import_goes_with_the_last_use_of_its_name() -> None:
-    assert without(f"import torch\n{NEW}HERE = grad_norm(ps)\nx = 1\n") == "import torch\nx = 1\n"
-    assert without(f"{NEW}HERE = grad_norm(ps) + grad_norm(qs)\n") == ""
+@pytest.mark.parametrize(
+    ("imports", "after"),
+    [
+        (f"import torch\n{NEW}", "import torch\n"),
+        ("import grad_norm\n", ""),
+        ("import numpy as np, mine as grad_norm\n", "import numpy as np\n"),
+        ("from mine import zero as grad_norm\n", ""),
+        ("from mine import a, grad_norm, zero\n", "from mine import a, zero\n"),
+        ("from mine import (\n    a,\n    grad_norm,\n)\n", "from mine import (\n    a,\n)\n"),
+        ("from mine import (a,\n                  grad_norm)\n", "from mine import a\n"),
+        ("import os\n\nimport grad_norm\n\nimport torch\n", "import os\n\nimport torch\n"),
+        ("import grad_norm\n\nimport torch\n", "import torch\n"),
+        ("import torch\n\nimport grad_norm\n\n\n", "import torch\n\n\n"),
+        ("print('grad_norm')\nimport grad_norm\n", "print('grad_norm')\n"),
+        ("import grad_norm\nprint(vars(x))\n", "print(vars(x))\n"),
+    ],
+)
+def test_an_import_goes_with_the_last_use_of_its_name(imports: str, after: str) -> None:
+    assert without(f"{imports}HERE = grad_norm(ps) + grad_norm(qs)\n") == after
+
+
+def test_where_others_may_need_an_import_only_those_of_the_runtime_go() -> None:
+    text = f"import math\n{NEW}HERE = math.sqrt(grad_norm(ps))\n"
+    assert without(text) == ""
+    assert without(text, ours_alone=True) == "import math\n"
+
+
+def test_an_import_in_a_function_goes_unless_nothing_would_be_left() -> None:
+    text = "def f():\n    import math\n    HERE = math.pi\n    return 1\n"
+    assert without(text) == "def f():\n    return 1\n"
+
+
+@pytest.mark.parametrize(
+    ("new", "after"), [("torch.abs(g)", "import torch\ntorch.abs(g)\n"), ("f(x.torch)", "f(x.torch)\n")]
+)
+def test_a_name_that_the_change_writes_again_stays(new: str, after: str) -> None:
+    source, at = statement("import torch\nHERE = torch.norm(g)\n")
+    assert applied(source.text, without_unused(source, [replace(source, at, new)])) == after
+
+
+def test_a_name_that_becomes_an_attribute_is_no_use() -> None:
+    source = Source("from mine import clip\nclip(ps)\n")
+    call = next(source.nodes(cst.Call))
+    edits = [Edit(source.span(call)[0], source.span(call)[0], "model.")]
+    assert applied(source.text, without_unused(source, edits)) == "model.clip(ps)\n"
 
 
 def test_the_name_of_an_import_makes_way_for_the_one_that_is_needed() -> None:

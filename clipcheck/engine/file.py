@@ -162,7 +162,8 @@ def _step(path: str, checked: _Checked, pending: Sequence[Finding], settings: Se
     """The result of applying the fixes together, or None if it is not what they promise."""
     document = checked.document
     assert document is not None
-    taken, edits = _compatible(pending, len(document.programs))
+    taken, chosen = _compatible(pending, len(document.programs))
+    edits = _with_imports(path, document, chosen, settings)
     after = document.splice(edits)
     again = _check(path, after, settings, again=checked.ran)
     if again.document is None or set(again.errors) - set(checked.errors) or _breaks(document, again.document):
@@ -171,6 +172,13 @@ def _step(path: str, checked: _Checked, pending: Sequence[Finding], settings: Se
     if not touched.is_promised(checked.findings, again.findings, taken, old, new):
         return None
     return _Step(after, again, taken, edits)
+
+
+def _with_imports(path: str, document: Document, edits: list[list[Edit]], settings: Settings) -> list[list[Edit]]:
+    """The edits of several fixes, and those of imports that none of them leaves idle by itself."""
+    from clipcheck.engine.program import whole  # imports libcst, as finding something to fix did before
+
+    return [whole(path, document, number, some, settings) if some else some for number, some in enumerate(edits)]
 
 
 def _breaks(before: Document, after: Document) -> bool:

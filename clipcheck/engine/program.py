@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from clipcheck.catalogue import RULES
 from clipcheck.documents.program import Document
 from clipcheck.engine import suppressions
 from clipcheck.engine.suppressions import Directive, Naming, Standing, names_us
+from clipcheck.fixes.unused import without_unused
 from clipcheck.prefilter import speaks_of_clipping
 from clipcheck.python import syntax
 from clipcheck.python.limits import Excess, excess
@@ -132,9 +134,24 @@ def _found(view: _View, rule: Rule, hit: Hit) -> _Found:
 
 def _adjusted(view: _View, code: str, fix: Fix | None) -> Fix | None:
     """The fix as far as it can be made here, with the safety that the settings give it."""
-    if fix is None or not all(_may_edit(view, edit) for edit in fix.all_edits):
+    if fix is None:
         return None
-    return fix._replace(safety=view.settings.trust(code, fix.safety))
+    edits = without_unused(view.source, fix.all_edits, _keeps_imports(view.path, view.document))
+    if not all(_may_edit(view, edit) for edit in edits):
+        return None
+    imports = tuple(sorted(set(edits) - set(fix.edits)))
+    return fix._replace(safety=view.settings.trust(code, fix.safety), imports=imports)
+
+
+def whole(path: str, document: Document, index: int, edits: list[Edit], settings: Settings) -> list[Edit]:
+    """The edits of several fixes in the program number `index`, and those of imports that only all of them leave idle."""
+    source, _ = syntax.parse(document.programs[index], settings.target, "")
+    return edits if source is None else without_unused(source, edits, _keeps_imports(path, document))
+
+
+def _keeps_imports(path: str, document: Document) -> bool:
+    """Whether an import without a use may serve others: of a package, of a cell or a fence to come."""
+    return document.fragments or document.cells or os.path.basename(path) == "__init__.py"
 
 
 def _keep_comments(source: Source, edits: Sequence[Edit]) -> bool:
@@ -158,7 +175,8 @@ def _changes(view: _View, fix: Fix | None) -> tuple[tuple[Place, str], ...]:
     """The fix's edits as places in the file, each as short as it can be said."""
     written = view.document.programs[view.program].written
     edits = [_shortest(edit, written) for edit in (fix.all_edits if fix else ())]
-    return tuple((view.document.place(view.program, edit.start, edit.end), edit.text) for edit in edits)
+    changed = (edit for edit in edits if edit.text or edit.start < edit.end)
+    return tuple((view.document.place(view.program, edit.start, edit.end), edit.text) for edit in changed)
 
 
 def _shortest(edit: Edit, text: str) -> Edit:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import libcst as cst
 
-from clipcheck.fixes.imports import reach, without_unused
+from clipcheck.fixes.imports import reach
 from clipcheck.fixes.norm_call import roles
 from clipcheck.fixes.verbs import comments_within, indentation, lines_of, unwritten
 from clipcheck.gradients.accumulations import Series
@@ -156,7 +156,6 @@ def _fix(
             return Refused("the norm is not a statement of its own")
     wanted = any(not start <= source.span(use)[0] < end for use in uses)
     reached_ = reach(source, line, "clip_grad_norm_")
-    imports = without_unused(source, start, end, reached_)
     shown = parameters_code(source, scaled)
     limit = source.code(clip.ratio.limit)
     order = "" if norm.order.value == 2 and not norm.order.symbol else f", norm_type={norm.order.text}"
@@ -166,4 +165,4 @@ def _fix(
     comments = unwritten(comments_within(source, start, end), text)
     kept = "".join(f"{pad}{comment}{source.newline}" for comment in comments)
     named = (*roles(source, scaled, norm.order), (limit, Role.MAX_NORM))
-    return Fix(TITLE, Safety.UNSAFE, (Edit(start, end, f"{kept}{pad}{text}"),), imports, named)
+    return Fix(TITLE, Safety.UNSAFE, (Edit(start, end, f"{kept}{pad}{text}"),), reached_.imports, named)

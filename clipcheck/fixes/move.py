@@ -6,7 +6,7 @@ import re
 
 import libcst as cst
 
-from clipcheck.fixes.verbs import indentation, lines_of
+from clipcheck.fixes.verbs import deletion, indentation, lines_of, with_comments
 from clipcheck.python.source import Source, Statement
 from clipcheck.rule import Edit
 
@@ -63,19 +63,6 @@ def stands_alone(source: Source, statement: cst.CSTNode) -> bool:
     return False
 
 
-def with_comments(source: Source, statement: Statement) -> tuple[int, int]:
-    """The lines of a statement together with the comment lines right above it, which speak of it."""
-    start, stop = lines_of(source, statement)
-    line = source.line_at(start) - 1
-    margin = indentation(source, statement)
-    while line > 0:
-        above = source.text[source.line_starts[line - 1] : source.line_starts[line]]
-        if not above.startswith(margin + "#"):
-            break
-        line -= 1
-    return source.line_starts[line], stop
-
-
 def moved(source: Source, statements: list[Statement], before: Statement) -> tuple[Edit, ...] | None:
     """Move whole statements to right above another one, with their comments; None where text would be lost."""
     return _moved(source, statements, lines_of(source, before)[0], before)
@@ -98,7 +85,7 @@ def _moved(source: Source, statements: list[Statement], to: int, beside: Stateme
         if text is None:
             return None
         texts.append(text if text.endswith(("\n", "\r")) else text + source.newline)
-        edits.append(Edit(start, stop, ""))
+        edits.append(deletion(source, start, stop))
     if to and source.text[to - 1] not in "\r\n":
         texts.insert(0, source.newline)
     return (*edits, Edit(to, to, "".join(texts)))

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from clipcheck.fixes.imports import RUNTIME, reach
+from clipcheck.fixes.import_lines import block_of, fewer, in_the_place_of, is_caught, put_in
+from clipcheck.fixes.imports import RUNTIME, added_to, reach
 from clipcheck.fixes.named_in_string import Named, named_in_strings
-from clipcheck.fixes.verbs import delete_lines, insert_after, insert_line_after, replace
+from clipcheck.fixes.verbs import delete_lines, insert_line_after, replace
 from clipcheck.python.names import Binding, Scope
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Role, Safety
@@ -154,14 +155,19 @@ def _import_fix(source: Source, binding: Binding, uses: list[cst.Name], swap: Sw
     assert isinstance(alias, cst.ImportAlias)
     renamed = alias.asname is not None or not uses  # an unused import may serve others: its name stays
     spelled = f"{swap.new} as {binding.name}" if renamed and binding.name != swap.new else swap.new
-    if source.target == "torch":
+    tried = is_caught(source, alias)  # where a missing clipcheck would be taken for a missing torch
+    if tried and swap.old == swap.new:
+        return None
+    if tried or source.target == "torch":
         return _rename(source, alias, uses, spelled, renamed, swap)
     if not renamed and _is_taken(source, alias, swap):
+        if swap.old != swap.new and _is_beside(source, alias, swap):
+            return _rename(source, alias, uses, spelled, renamed, swap)
         return _to_module(source, alias, uses, swap)
     edits = _swap_import(source, alias, f"from {RUNTIME} import {spelled}")
     if edits is None:
         return None
-    if not renamed and swap.old != swap.new:
+    if not renamed:  # also where the name stays, so that no other fix takes the last use away at the same time
         edits += tuple(replace(source, use, swap.new) for use in uses)
     return Fix(swap.title, _safety(source), edits)
 
@@ -182,11 +188,7 @@ def _rename(
 ) -> Fix | None:
     """Import torch's new name in place of the old one."""
     if not renamed and source.is_taken(swap.new):
-        beside = any(
-            source.names.origin(b) == f"torch.nn.utils.{swap.new}"
-            for b in source.scope(alias).bindings.get(swap.new, [])
-        )
-        if not beside:  # something else is called clip_grad_norm_ here
+        if not _is_beside(source, alias, swap):  # something else is called clip_grad_norm_ here
             return Fix(swap.title, Safety.SAFE, (replace(source, alias, f"{swap.new} as {swap.old}"),))
         edits = _drop_alias(source, alias)
         if edits is None:
@@ -196,6 +198,12 @@ def _rename(
     if not renamed:
         edits += tuple(replace(source, use, swap.new) for use in uses)
     return Fix(swap.title, Safety.SAFE, edits)
+
+
+def _is_beside(source: Source, alias: cst.ImportAlias, swap: Swap) -> bool:
+    """Whether torch's new function is imported under its own name where the old one is."""
+    bindings = source.scope(alias).bindings.get(swap.new, [])
+    return any(source.names.origin(binding) == f"torch.nn.utils.{swap.new}" for binding in bindings)
 
 
 def _to_module(source: Source, alias: cst.ImportAlias, uses: list[cst.Name], swap: Swap) -> Fix | None:
@@ -213,44 +221,40 @@ def _swap_import(source: Source, alias: cst.ImportAlias, line: str) -> tuple[Edi
     """Put an import of its own in the place of one name of a `from` import, or add the name to one that stands there."""
     statement = source.parent(alias)
     assert isinstance(statement, cst.ImportFrom)
-    beside = _runtime_import(source, statement) if line.startswith("from ") else None
+    beside = _runtime_import(source, statement) if line.startswith("from ") else ()
+    whole = source.statement(statement)
+    stands = isinstance(whole, cst.SimpleStatementLine) and len(whole.body) == 1
     if not isinstance(statement.names, cst.ImportStar) and len(statement.names) == 1:
         if "#" in source.code(statement):
             return None
-        whole = source.statement(statement)
-        if beside is not None and isinstance(whole, cst.SimpleStatementLine) and len(whole.body) == 1:
-            return (insert_after(source, beside, f", {line.partition(' import ')[2]}"), delete_lines(source, whole))
+        if beside and stands:
+            return (added_to(source, beside, line.partition(" import ")[2]), delete_lines(source, whole))
+        if isinstance(whole, cst.SimpleStatementLine) and stands:
+            return in_the_place_of(source, whole, line)
         return (replace(source, statement, line),)
     dropped = _drop_alias(source, alias)
-    return None if dropped is None else (*dropped, insert_line_after(source, source.statement(alias), line))
+    block = block_of(source, whole)
+    added = put_in(source, block, line) if block else insert_line_after(source, whole, line)
+    return None if dropped is None else (*dropped, added)
 
 
-def _runtime_import(source: Source, near: cst.ImportFrom) -> cst.ImportAlias | None:
-    """The last name of an import from the runtime that stands in the same block, further up or down."""
+def _runtime_import(source: Source, near: cst.ImportFrom) -> Sequence[cst.ImportAlias]:
+    """The names of an import from the runtime that stands in the same block, further up or down."""
     for node in source.nodes(cst.ImportFrom):
         same = source.parent(source.statement(node)) is source.parent(source.statement(near))
         if same and node.module is not None and not node.relative and source.code(node.module) == RUNTIME:
-            return None if isinstance(node.names, cst.ImportStar) or node.lpar else node.names[-1]
-    return None
+            return () if isinstance(node.names, cst.ImportStar) else node.names
+    return ()
 
 
 def _drop_alias(source: Source, alias: cst.ImportAlias) -> tuple[Edit, ...] | None:
     """Remove one name of several from an import; None where a comment would go with it."""
     statement = source.parent(alias)
     assert isinstance(statement, cst.ImportFrom) and not isinstance(statement.names, cst.ImportStar)
-    names = list(statement.names)
-    index = next(i for i, item in enumerate(names) if item is alias)
-    start, end = source.span(alias)
-    if index + 1 < len(names):
-        end = source.span(names[index + 1])[0]
-    elif index:
-        start = source.span(names[index - 1])[1]
-    else:
+    if "#" in source.code(statement):
         return None
-    # the span of an alias that is not last may hold its comma
-    if index + 1 == len(names) and source.text[start : start + 1] != ",":
-        start = source.text.rfind(",", 0, start) if source.text[:start].rstrip().endswith(",") else start
-    return None if "#" in source.text[start:end] else (Edit(start, end, ""),)
+    names = [source.code(name).rstrip(", ") for name in statement.names if name is not alias]
+    return (replace(source, statement, fewer(source, statement, names)),)
 
 
 def _safety(source: Source) -> Safety:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 
@@ -39,12 +40,32 @@ def indentation(source: Source, statement: Statement) -> str:
 
 
 def lines_of(source: Source, statement: Statement) -> tuple[int, int]:
-    """The whole lines of a statement: from the start of its first line to the end of its last line, with its line end."""
-    start, end = source.span(statement)
-    first = source.line_starts[source.line_at(start) - 1]
+    """The whole lines of a statement: from the start of its first line, a decorator's, to the end of its last, with its line end."""
+    end = source.span(statement)[1]
+    first = source.line_starts[source.line_at(_start(source, statement)) - 1]
     last = source.line_at(end)
     stop = source.line_starts[last] if last < len(source.line_starts) else len(source.text)
     return first, stop
+
+
+def _start(source: Source, statement: Statement) -> int:
+    match statement:
+        case cst.FunctionDef(decorators=[first, *_]) | cst.ClassDef(decorators=[first, *_]):
+            return source.span(first)[0]
+    return source.span(statement)[0]
+
+
+def with_comments(source: Source, statement: Statement) -> tuple[int, int]:
+    """The lines of a statement together with the comment lines right above it, which speak of it."""
+    start, stop = lines_of(source, statement)
+    line = source.line_at(start) - 1
+    margin = indentation(source, statement)
+    while line > 0:
+        above = source.text[source.line_starts[line - 1] : source.line_starts[line]]
+        if not above.startswith(margin + "#"):
+            break
+        line -= 1
+    return source.line_starts[line], stop
 
 
 def insert_line_before(source: Source, statement: Statement, text: str) -> Edit:
@@ -63,7 +84,27 @@ def insert_line_after(source: Source, statement: Statement, text: str) -> Edit:
 
 def delete_lines(source: Source, statement: Statement) -> Edit:
     """Remove a statement with its lines; a comment on them goes too, so look first."""
-    return Edit(*lines_of(source, statement), "")
+    return deletion(source, *lines_of(source, statement))
+
+
+def deletion(source: Source, start: int, stop: int) -> Edit:
+    """Remove whole lines, and the blank lines below them that only set them off."""
+    above, below = _blank_lines(source, start, -1), _blank_lines(source, stop, 1)
+    spare = below if start == 0 else min(above, below)
+    last = source.line_at(stop) - 1 + spare
+    return Edit(start, source.line_starts[last] if spare and last < len(source.line_starts) else stop, "")
+
+
+def _blank_lines(source: Source, offset: int, step: int) -> int:
+    """How many blank lines stand right above or below the start of a line."""
+    line = bisect_left(source.line_starts, offset) - (step < 0)
+    count = 0
+    while 0 <= line < len(source.line_starts) - 1:
+        if source.text[source.line_starts[line] : source.line_starts[line + 1]].strip():
+            break
+        count += 1
+        line += step
+    return count
 
 
 # --- comments --------------------------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.fixes.imports import without_unused
 from clipcheck.fixes.verbs import comments_of, delete_lines, lines_of
 from clipcheck.python.literals import number
 from clipcheck.python.reaching import contains
@@ -117,5 +116,4 @@ def _fix(source: Source, norm: Norm, clip: Clip, siblings: list[Statement], here
     first, stop = lines_of(source, clipping)
     before, behind = source.text[first : source.span(clip.call)[0]], source.text[source.span(clip.call)[1] : stop]
     edits = (delete_lines(source, line), Edit(first, stop, f"{before}{text}{behind}"))
-    unused = without_unused(source, *source.span(line))
-    return Fix("Take the norm that `clip_grad_norm_` returns", Safety.UNSAFE, edits, unused, tuple(named))
+    return Fix("Take the norm that `clip_grad_norm_` returns", Safety.UNSAFE, edits, roles=tuple(named))

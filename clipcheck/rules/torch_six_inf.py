@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 
 import libcst as cst
 
+from clipcheck.fixes.import_lines import in_the_place_of
 from clipcheck.fixes.verbs import replace
 from clipcheck.python.names import dotted
 from clipcheck.python.source import Source
@@ -30,6 +31,7 @@ from clipcheck.rule import Edit, Fix, Hit, Safety
 MESSAGE = "`torch._six` was removed in torch 2.0: this import raises ModuleNotFoundError"
 USE = "`torch._six` was removed in torch 2.0: this raises AttributeError"
 TITLE = "Use `torch.inf`"
+IMPORT = "Import `inf` from `math`"
 BY_HAND = "use `math.inf`, `collections.abc`, `str` and `int` in place of its names"
 _VERSION = re.compile(r"version|\btorch_?(\d|major|minor)|hasattr|find_spec", re.IGNORECASE)
 
@@ -89,7 +91,10 @@ def _import_fix(source: Source, node: cst.Import, uses: Sequence[cst.Attribute])
 def _fix(source: Source, node: cst.ImportFrom) -> Fix | None:
     match node.names:
         case [cst.ImportAlias(name=cst.Name("inf"))] if node.module is not None:
-            return Fix("Import `inf` from `math`", Safety.SAFE, (replace(source, node.module, "math"),))
+            whole, line = source.statement(node), source.code(node).replace("torch._six", "math", 1)
+            if isinstance(whole, cst.SimpleStatementLine) and len(whole.body) == 1 and "#" not in line:
+                return Fix(IMPORT, Safety.SAFE, in_the_place_of(source, whole, line))
+            return Fix(IMPORT, Safety.SAFE, (replace(source, node.module, "math"),))
     return None
 
 

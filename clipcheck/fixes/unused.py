@@ -1,0 +1,143 @@
+"""Imports that a change leaves without a use go with it; what was unused before is none of our business."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import libcst as cst
+
+from clipcheck.fixes.import_lines import block_of, fewer, is_import, parsed
+from clipcheck.fixes.verbs import comments_of, deletion, lines_of
+from clipcheck.python.names import Binding, dotted
+from clipcheck.python.source import Source, Statement
+from clipcheck.rule import Edit
+
+_RUNTIME = "clipcheck.runtime."
+_DYNAMIC = frozenset({"builtins.globals", "builtins.locals", "builtins.vars", "builtins.eval", "builtins.exec"})
+
+
+def without_unused(source: Source, edits: Sequence[Edit], ours_alone: bool = False) -> list[Edit]:
+    """The edits, and those that take away the imports whose last use they take away.
+
+    With `ours_alone` only names of clipcheck's runtime go: in a notebook or a document, others may be for cells to come.
+    """
+    idle = [binding for binding in _left_idle(source, edits) if not ours_alone or binding.path.startswith(_RUNTIME)]
+    if not idle:
+        return list(edits)
+    aliases = {id(binding.node) for binding in idle}
+    left = list(edits)
+    for statement in _statements(source, idle):
+        left = _without(source, statement, aliases, left)
+    return left
+
+
+def _left_idle(source: Source, edits: Sequence[Edit]) -> Iterator[Binding]:
+    """The imports all of whose uses the edits take away."""
+    gone = [(edit.start, edit.end) for edit in edits if edit.start < edit.end]
+    members = {edit.end for edit in edits if edit.text.endswith(".")}  # where a name becomes an attribute
+    written = " ".join(edit.text for edit in edits)
+    for scope in source.names.scopes.values():
+        for name, bindings in scope.bindings.items():
+            if not all(binding.kind == "import" for binding in bindings):
+                continue
+            uses = source.names.uses(scope, name)
+            if not uses or not all(_within(at, gone) or at in members for at in (source.span(use)[0] for use in uses)):
+                continue
+            if re.search(rf"(?<![\w.]){re.escape(name)}\b", written) or _is_needed_elsewhere(source, name):
+                continue
+            if any(_within(source.span(binding.node)[0], gone) for binding in bindings):
+                continue  # these are what is edited
+            if all(_may_go(source, binding.node) for binding in bindings):
+                yield from bindings
+
+
+def _within(offset: int, spans: Sequence[tuple[int, int]]) -> bool:
+    return any(start <= offset < end for start, end in spans)
+
+
+def _may_go(source: Source, alias: cst.CSTNode) -> bool:
+    """Whether the import stands on a line of its own, beside other statements, without a comment that speaks of it."""
+    statement = source.statement(alias)
+    block = source.parent(statement)
+    around = source.parent(block) if block is not None else None
+    alone = isinstance(block, cst.IndentedBlock) and len(block.body) == 1
+    if not is_import(statement) or alone or not isinstance(around, (cst.FunctionDef, type(None))):
+        return False
+    return (
+        not comments_of(source, statement)
+        and isinstance(statement, cst.SimpleStatementLine)
+        and len(statement.body) == 1
+    )
+
+
+def _is_needed_elsewhere(source: Source, name: str) -> bool:
+    """Whether the name is read by its text: exported, in a quoted annotation, or by code that looks names up."""
+    for call in source.nodes(cst.Call):
+        function = source.qualified(call.func)
+        if function in _DYNAMIC and not (function == "builtins.vars" and call.args):
+            return True
+    word = re.compile(rf"\b{re.escape(name)}\b")
+    strings = (string for string in source.nodes(cst.SimpleString) if word.search(string.value))
+    return any(_is_code(source, string) for string in strings)
+
+
+def _is_code(source: Source, string: cst.SimpleString) -> bool:
+    for above in source.ancestors(string):
+        match above:
+            case cst.Annotation():
+                return True
+            case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value="__all__"))]):
+                return True
+            case cst.AugAssign(target=cst.Name(value="__all__")):
+                return True
+            case cst.SimpleStatementLine() | cst.BaseCompoundStatement():
+                return False
+    return False
+
+
+def _statements(source: Source, idle: Sequence[Binding]) -> list[cst.Import | cst.ImportFrom]:
+    found = {id(parent): parent for binding in idle if (parent := source.parent(binding.node)) is not None}
+    return [node for node in found.values() if isinstance(node, (cst.Import, cst.ImportFrom))]
+
+
+def _without(
+    source: Source, statement: cst.Import | cst.ImportFrom, idle: set[int], edits: Sequence[Edit]
+) -> list[Edit]:
+    """The edits with those that take idle names out of an import; what they add to that import stays."""
+    start, end = source.span(statement)
+    inside = [edit for edit in edits if start < edit.end <= end and start <= edit.start]
+    others = [edit for edit in edits if edit not in inside]
+    text = _applied(source.text[start:end], start, inside)
+    names = [alias for alias in _aliases(statement) if id(alias) not in idle]
+    added = [alias for alias in _aliases(parsed(text)) if dotted(alias.name) not in _known(statement)]
+    if not names and not added:
+        return [*others, _deletion(source, source.statement(statement), others)]
+    kept = [source.code(alias).rstrip(", ") for alias in names] + [dotted(alias.name) for alias in added]
+    return [*others, Edit(start, end, fewer(source, statement, sorted(kept)))]
+
+
+def _aliases(statement: cst.CSTNode) -> Sequence[cst.ImportAlias]:
+    match statement:
+        case cst.Import(names=names) | cst.ImportFrom(names=[*names]):
+            return names
+    return ()
+
+
+def _known(statement: cst.CSTNode) -> set[str]:
+    return {dotted(alias.name) for alias in _aliases(statement)}
+
+
+def _applied(text: str, offset: int, edits: Sequence[Edit]) -> str:
+    for edit in sorted(edits, reverse=True):
+        text = text[: edit.start - offset] + edit.text + text[edit.end - offset :]
+    return text
+
+
+def _deletion(source: Source, statement: Statement, edits: Sequence[Edit]) -> Edit:
+    """Remove an import line; with the blank lines below it where nothing is left of its block."""
+    start, stop = lines_of(source, statement)
+    alone = len(block_of(source, statement)) == 1
+    if not alone or any(edit.start in (start, stop) and edit.text for edit in edits):
+        return Edit(start, stop, "")
+    return deletion(source, start, stop)
