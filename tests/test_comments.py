@@ -38,9 +38,9 @@ def test_a_comment_inside_of_a_name_keeps_the_name(call: str) -> None:
 
 
 def test_a_comment_beside_a_name_stays() -> None:
-    report = fixed("import torch\nx = (torch.nn.utils.clip_grad_norm  # here\n    (p, 1.0))\n", "CLIP002")
+    report = fixed("import torch  # noqa\nx = (torch.nn.utils.clip_grad_norm  # here\n    (p, 1.0))\n", "CLIP002")
     assert report.now.decode() == (
-        "import torch\nfrom clipcheck.runtime import clip_grad_norm_\nx = (clip_grad_norm_  # here\n    (p, 1.0))\n"
+        "import torch  # noqa\nfrom clipcheck.runtime import clip_grad_norm_\nx = (clip_grad_norm_  # here\n    (p, 1.0))\n"
     )
 
 

@@ -10,9 +10,9 @@ from clipcheck.rule import Safety
 from clipcheck.settings.keys import Settings
 
 HEAD = (
-    "import torch\nimport deepspeed\nimport horovod.torch as hvd\nimport pytorch_lightning as pl\n"
+    "import torch  # noqa\nimport deepspeed\nimport horovod.torch as hvd\nimport pytorch_lightning as pl\n"
     "import torch_xla.core.xla_model as xm\nfrom torch.distributed.fsdp import FullyShardedDataParallel as FSDP, fully_shard\n"
-    "from torch.nn.utils import clip_grad_norm_, clip_grad_value_\n"
+    "from torch.nn.utils import clip_grad_norm_, clip_grad_value_  # noqa\n"
 )
 CLIP = "clip_grad_norm_(model.parameters(), 1.0)"
 

@@ -9,7 +9,7 @@ from clipcheck.engine.results import FileReport
 from clipcheck.rule import Safety
 from clipcheck.settings.keys import Settings
 
-HEAD = "import torch\nfrom torch.nn.utils import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm\n"
+HEAD = "import torch  # noqa\nfrom torch.nn.utils import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm  # noqa\n"
 
 
 def check(body: str, code: str, fix: bool = False) -> FileReport:

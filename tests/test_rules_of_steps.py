@@ -16,7 +16,7 @@ from clipcheck.engine.results import FileReport
 from clipcheck.rule import Safety
 from clipcheck.settings.keys import Settings
 
-HEAD = "import torch\nfrom torch.nn.utils import clip_grad_norm_\n"
+HEAD = "import torch  # noqa\nfrom torch.nn.utils import clip_grad_norm_  # noqa\n"
 LOOP = "def f(model, optimizer, scaler, loss, xs, accelerator, fabric, amp):\n    for i, x in enumerate(xs):\n"
 CALLS = {
     "B": "loss.backward()",

@@ -26,7 +26,6 @@ def clip(model):
     return torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)
 """
 AFTER = """\
-import torch
 from clipcheck.runtime import clip_grad_norm_
 
 

@@ -19,10 +19,10 @@ _OTHERS = frozenset(
 
 @memo
 def framework(source: Source) -> Framework:
-    """The framework of a file: another one only where it imports that and no torch."""
+    """The framework of a file: another one only where it imports that and no torch; clipcheck's runtime is for torch."""
     paths = [b.path for scope in source.names.scopes.values() for bs in scope.bindings.values() for b in bs if b.path]
     roots = {path.lstrip(".").partition(".")[0] for path in paths}
-    if any("torch" in root for root in roots) or source.names.uses(None, "torch"):
+    if any("torch" in root or root == "clipcheck" for root in roots) or source.names.uses(None, "torch"):
         return "torch"
     return "another" if roots & _OTHERS else "unknown"
 
