@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import libcst as cst
 
+from clipcheck.fixes.accumulators import Ending, Seed, ending_of, owned_seed
 from clipcheck.fixes.norm_call import Call, norm_call, safety, typed, width
 from clipcheck.fixes.split_loop import split_off
 from clipcheck.fixes.verbs import (
@@ -16,17 +16,13 @@ from clipcheck.fixes.verbs import (
     delete_lines,
     indentation,
     lines_of,
-    replace,
     replace_lines,
     unwritten,
 )
-from clipcheck.gradients.accumulations import Accumulation, fresh, reduced
+from clipcheck.gradients.accumulations import Accumulation, reduced
 from clipcheck.gradients.powers import NumberKind
-from clipcheck.gradients.roots import Root, root_of
 from clipcheck.gradients.spelling import Refused
-from clipcheck.python.literals import is_zero
-from clipcheck.python.names import Binding
-from clipcheck.python.reaching import contains, reached, reaching
+from clipcheck.python.reaching import contains, reached
 from clipcheck.python.source import Source, Statement
 from clipcheck.rule import Edit, Fix, Safety
 
@@ -46,11 +42,12 @@ def rewrite_loop(source: Source, one: Accumulation, title: str, limit: Safety = 
     removed: Sequence[Statement] | str = split_off(source, one, extras) if extras else ()
     if isinstance(removed, str):
         return Refused(removed)
-    seed = _owned_seed(source, one)
-    roots = _roots(source, one, seed) if seed else None
-    ending = _ending(source, one, seed, roots, stays=bool(extras)) if seed and roots else None
+    seed = owned_seed(source, one)
+    ending = ending_of(source, one, seed, stays=bool(extras)) if seed else None
+    if isinstance(ending, str):
+        return Refused(ending)
     if seed and ending:
-        edits = _as_norm(source, one, call, seed, ending, removed)
+        edits = _as_whole(source, one, call, seed, ending, removed)
     else:
         edits = _as_power(source, one, call, removed)
     return Fix(title, min(limit, safety(source)), tuple(edits), call.imports, call.roles)
@@ -65,11 +62,11 @@ def rewrite_linear(source: Source, one: Accumulation, title: str) -> Fix | Refus
     call = norm_call(source, one.loop, one.series, one.term.order)
     if isinstance(call, Refused):
         return call
-    seed = _owned_seed(source, one)
-    ending = _ending(source, squared, seed, []) if seed else None
-    if seed is None or ending is None:
+    seed = owned_seed(source, one)
+    if seed is None or seed.flat:
         return Refused("the accumulator held something before")
-    return Fix(title, Safety.UNSAFE, tuple(_as_norm(source, squared, call, seed, ending)), call.imports, call.roles)
+    edits = _as_whole(source, squared, call, seed, Ending(f"{seed.name} = ", seed.kind))
+    return Fix(title, Safety.UNSAFE, tuple(edits), call.imports, call.roles)
 
 
 # --- what keeps a loop from being replaced ---------------------------------------------------------------------------
@@ -170,122 +167,16 @@ def _leaked(source: Source, one: Accumulation) -> str:
     return ""
 
 
-# --- what belongs to a loop ------------------------------------------------------------------------------------------
-
-
-def _owned_seed(source: Source, one: Accumulation) -> Binding | None:
-    """The zero that the accumulator starts from, if it stands in the loop's block and only the loop and what follows read it."""
-    seed = fresh(source, one)
-    if seed is None or not isinstance(seed.value, (cst.Integer, cst.Float)) or not is_zero(source, seed.value):
-        return None
-    match source.statement(seed.node):
-        case cst.SimpleStatementLine(body=[cst.Assign(targets=[_]) | cst.AnnAssign()]) as statement:
-            return seed if source.parent(statement) is source.parent(one.loop) else None
-    return None
-
-
-def _roots(source: Source, one: Accumulation, seed: Binding) -> list[Root] | None:
-    """The roots that are all that becomes of the accumulator after the loop; None where anything else does."""
-    assert isinstance(one.target, cst.Name)
-    scope = source.scope(one.target).owner(one.target.value)
-    assert scope is not None
-    if source.scope(one.loop) is not scope:
-        return None
-    own = [b for b in scope.bindings[one.target.value] if contains(source, one.loop, b.node)]
-    found: list[Root] = []
-    for use in reached(source, scope, [*own, seed]):
-        if contains(source, one.loop, use):
-            continue
-        if any(b is not seed and b not in own for b in reaching(source, use)):
-            return None
-        root = root_of(source, use, one.term)
-        if root is None:
-            return None
-        found.append(root)
-    return found or None
-
-
-class _Ending(NamedTuple):
-    """What the norm is assigned to and as what type, the statements that it replaces, and the edits of other roots.
-
-    `joined` is the statement right after the loop that becomes the norm together with the loop, `gone` the statement that
-    put the root into the accumulator again.
-    """
-
-    target: str  # how the new statement begins: `total = `, `return `
-    kind: NumberKind
-    numpy: str = ""
-    joined: Statement | None = None
-    gone: tuple[Statement, ...] = ()
-    edits: tuple[Edit, ...] = ()
-
-
-def _ending(
-    source: Source, one: Accumulation, seed: Binding, roots: Sequence[Root], stays: bool = False
-) -> _Ending | None:
-    """What becomes of the accumulator and its roots; None where a root is written back in a way that has to stay."""
-    name = seed.name
-    kind: NumberKind = "float" if one.term.synced else "tensor"
-    target = f"{name} = "
-    match source.statement(seed.node):
-        case cst.SimpleStatementLine(body=[cst.AnnAssign(annotation=annotation)]):
-            target = f"{name}: {source.code(annotation.annotation)} = "
-    if len(roots) == 1:
-        (root,) = roots
-        statement = source.statement(root.node)
-        begins = _beginning(source, statement, root, name)
-        if begins == f"{name} = " and source.parent(statement) is source.parent(one.loop):
-            return _Ending(target, root.kind, root.numpy, gone=(statement,))
-        if begins and begins != f"{name} = " and _follows(source, one.loop, statement) and not stays:
-            return _Ending(begins, root.kind, root.numpy, joined=statement)
-    if any(_is_written_back(source, one, root, name) for root in roots):
-        return None
-    return _Ending(target, kind, edits=tuple(replace(source, root.node, _as_kind(name, kind, root)) for root in roots))
-
-
-def _is_written_back(source: Source, one: Accumulation, root: Root, name: str) -> bool:
-    statement = source.statement(root.node)
-    again = _beginning(source, statement, root, name) == f"{name} = "
-    return isinstance(root.node, cst.AugAssign) or (again and source.parent(statement) is source.parent(one.loop))
-
-
-def _beginning(source: Source, statement: Statement, root: Root, name: str) -> str:
-    """How a statement begins that does nothing but take the root: `total = `, `return `; empty for another one."""
-    if not isinstance(statement, cst.SimpleStatementLine) or len(statement.body) != 1:
-        return ""
-    match statement.body[0]:
-        case cst.AugAssign() as small if small is root.node:
-            return f"{name} = "
-        case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=target))], value=value) if value is root.node:
-            return f"{target} = "
-        case cst.AnnAssign(target=cst.Name(value=target), value=value, annotation=annotation) if value is root.node:
-            return f"{target}: {source.code(annotation.annotation)} = "
-        case cst.Return(value=value) if value is root.node:
-            return "return "
-    return ""
-
-
-def _follows(source: Source, loop: cst.For, statement: Statement) -> bool:
-    siblings, index = source.siblings(loop)
-    return index + 1 < len(siblings) and siblings[index + 1] is statement
-
-
-def _as_kind(name: str, kind: NumberKind, root: Root) -> str:
-    if root.kind == "numpy":
-        return f"{root.numpy}.float64({name})"
-    return f"{name}.item()" if root.kind == "float" and kind == "tensor" else name
-
-
 # --- what a loop becomes ---------------------------------------------------------------------------------------------
 
 
-def _as_norm(
-    source: Source, one: Accumulation, call: Call, seed: Binding, ending: _Ending, removed: Sequence[Statement] = ()
+def _as_whole(
+    source: Source, one: Accumulation, call: Call, seed: Seed, ending: Ending, removed: Sequence[Statement] = ()
 ) -> list[Edit]:
-    """The loop becomes the norm, and every root of the accumulator the accumulator."""
-    gone: list[Statement] = [source.statement(seed.node), *ending.gone]
+    """The loop becomes the norm, or the power that is wanted of it; what only prepares it goes, and so do the roots."""
+    gone: list[Statement] = [source.statement(seed.binding.node), *ending.gone]
     comments = [comment for statement in gone for comment in comments_of(source, statement)]
-    line = _fitted(source, one.loop, call, lambda norm: ending.target + typed(norm, ending.kind, ending.numpy))
+    line = _fitted(source, one.loop, call, lambda norm: ending.target + _valued(norm, one, ending))
     if ending.joined is not None:
         start, end = lines_of(source, one.loop)[0], source.span(ending.joined)[1]
         comments += comments_within(source, start, end)
@@ -295,17 +186,22 @@ def _as_norm(
     return [*ending.edits, *placed, *(delete_lines(source, statement) for statement in gone)]
 
 
+def _valued(norm: str, one: Accumulation, ending: Ending) -> str:
+    text = typed(norm, ending.kind, ending.numpy)
+    return text if ending.whole else f"{text} ** {one.term.order.text or 2}"
+
+
 def _as_power(source: Source, one: Accumulation, call: Call, removed: Sequence[Statement]) -> list[Edit]:
-    """The loop becomes a sum: the accumulator held something before, or its power is what is wanted."""
+    """The loop becomes a sum: the accumulator held something before."""
     kind: NumberKind = "float" if one.term.synced else "tensor"
     target = source.code(one.target)
-    power = one.term.order.text or 2
 
     def written(norm: str) -> str:
+        power = f"{typed(norm, kind)} ** {one.term.order.text or 2}"
         match one.statement:
             case cst.Expr(value=cst.Call(func=cst.Attribute(attr=cst.Name(value=method)))):
-                return f"{target}.{method}({typed(norm, kind)} ** {power})"
-        return f"{target} += {typed(norm, kind)} ** {power}"
+                return f"{target}.{method}({power})"
+        return f"{target} += {power}"
 
     return _placed(source, one.loop, _fitted(source, one.loop, call, written), [], removed)
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import libcst as cst
 
 from clipcheck.gradients.exponents import exponent_of
-from clipcheck.gradients.powers import NumberKind, Power, Raised, raised
+from clipcheck.gradients.powers import NumberKind, Power, Raised, raised, through
 from clipcheck.python.source import Source
+from clipcheck.python.words import words
 
 
 class Root(NamedTuple):
@@ -31,16 +32,20 @@ def root_of(source: Source, use: cst.Name, term: Power) -> Root | None:
     degree = term.order
     while True:
         around = _around(source, root.node)
+        read = through(source, around) if isinstance(around, cst.Call) and root.kind == "tensor" else None
+        if read is not None and read[0] is root.node and read[1] == "float":
+            root = root._replace(node=around, kind="float")
+            continue
         step = raised(source, around) if around is not None else None
         if around is None or step is None or step.base is not root.node:
             return None
         product = degree.times(step.exponent)
-        taken = _raised_root(source, root, around, step, term.synced)
+        taken = _raised_root(source, root, around, step, root.kind != "tensor")
         if product is None or taken is None:
             return None
         root, degree = taken, product
         if degree.is_one:
-            return root if term.synced else _as_read(source, root)
+            return _as_read(source, root) if root.kind == "tensor" else root
 
 
 def _around(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:
@@ -73,3 +78,12 @@ def _as_read(source: Source, root: Root) -> Root:
         ):
             return Root(root.use, call, "float")
     return root
+
+
+_SQUARES = frozenset("sq sqr square squares squared sum pow power acc accum 2 exponentiated".split())
+
+
+def claims_to_be_norm(name: str) -> bool:
+    """Whether a name says that it holds a norm, and not a power of one."""
+    parts = words(name)
+    return any("norm" in part for part in parts) and not any(part in _SQUARES or part.endswith("2") for part in parts)

@@ -25,11 +25,10 @@ from clipcheck.fixes.verbs import insert_after, replace
 from clipcheck.gradients.accumulations import Accumulation, accumulations, fresh, reduced
 from clipcheck.gradients.exponents import Exponent
 from clipcheck.gradients.powers import Power
-from clipcheck.gradients.roots import root_of
+from clipcheck.gradients.roots import claims_to_be_norm, root_of
 from clipcheck.gradients.totals import total
 from clipcheck.python.reaching import contains, reached
 from clipcheck.python.source import Source
-from clipcheck.python.words import words
 from clipcheck.rule import Fix, Hit, Role, Safety
 
 HALVED = "`{base} ** 1 / {root}` divides by {root}: `**` binds tighter than `/`"
@@ -78,7 +77,7 @@ def _halved(source: Source, sums: tuple[Accumulation, ...]) -> Iterator[Hit]:
 
 def _rootless(source: Source, one: Accumulation) -> Iterator[Hit]:
     """A sum of squares that leaves the function under the name of a norm."""
-    if not isinstance(one.target, cst.Name) or not _claims_to_be_norm(one.target.value) or fresh(source, one) is None:
+    if not isinstance(one.target, cst.Name) or not claims_to_be_norm(one.target.value) or fresh(source, one) is None:
         return
     scope = source.scope(one.target).owner(one.target.value)
     if scope is None or reduced(source, one.statement, one.target):
@@ -99,12 +98,6 @@ def _rootless(source: Source, one: Accumulation) -> Iterator[Hit]:
     yield Hit(left[0], ROOTLESS.format(name=name), fix, "take the root, or name it what it is: the squared norm")
 
 
-def _claims_to_be_norm(name: str) -> bool:
-    parts = words(name)
-    squared = {"sq", "sqr", "square", "squares", "squared", "sum", "pow", "power", "acc", "accum", "2", "exponentiated"}
-    return any("norm" in part for part in parts) and not any(part in squared or part.endswith("2") for part in parts)
-
-
 def _is_computed_with(source: Source, use: cst.Name) -> bool:
     """Whether more arithmetic follows: a root that is not seen, a mean, a ratio."""
     for above in source.ancestors(use):
@@ -120,7 +113,7 @@ def _leaves(source: Source, use: cst.Name) -> bool:
     match source.parent(use):
         case cst.Return():
             function = source.enclosing(use, cst.FunctionDef)
-            return function is not None and _claims_to_be_norm(function.name.value)
+            return function is not None and claims_to_be_norm(function.name.value)
         case cst.FormattedStringExpression() | cst.DictElement():
             return True
         case cst.Arg() as arg:
@@ -128,7 +121,7 @@ def _leaves(source: Source, use: cst.Name) -> bool:
             return (isinstance(call, cst.Call) and source.qualified(call.func) is None) or _is_print(source, arg)
         case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=target))]):
             function = source.enclosing(use, cst.FunctionDef)
-            says = function is not None and _claims_to_be_norm(function.name.value)
+            says = function is not None and claims_to_be_norm(function.name.value)
             return target == use.value and says and _returned(source, use)
     return False
 
