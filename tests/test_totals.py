@@ -91,6 +91,7 @@ def test_a_norm_of_norms_of_one_type_is_one(type_of: str) -> None:
 ADD = "for p in ps:\n        total += p.grad.norm().item() ** 2"
 APPEND = "for p in ps:\n        xs.append(p.grad.norm().item() ** 2)"
 SUM = "total += grad_norm(ps).item() ** 2"
+POWER = "total = grad_norm(ps).item() ** 2"
 
 
 @pytest.mark.parametrize(
@@ -99,14 +100,14 @@ SUM = "total += grad_norm(ps).item() ** 2"
         # from zero to the root in one function: the norm itself
         (f"total = 0.0\n    {ADD}\n    return total ** 0.5", "return grad_norm(ps).item()"),
         (f"total = 0\n    {ADD}\n    return math.sqrt(total)", "return grad_norm(ps).item()"),
-        # anything else in between, and its square is added
+        # it held something before, and the square is added; or its square is what is wanted
         (f"total = 1.0\n    {ADD}\n    return total ** 0.5", f"total = 1.0\n    {SUM}\n    return total ** 0.5"),
         (f"total = start\n    {ADD}\n    return total ** 0.5", f"total = start\n    {SUM}\n    return total ** 0.5"),
         (f"{ADD}\n    return total ** 0.5", f"{SUM}\n    return total ** 0.5"),
-        (f"total = 0.0\n    {ADD}\n    total += 1\n    return total ** 0.5", f"total = 0.0\n    {SUM}\n    total += 1\n    return total ** 0.5"),
-        (f"total = 0.0\n    {ADD}\n    return total", f"total = 0.0\n    {SUM}\n    return total"),
-        (f"total = 0.0\n    {ADD}\n    return total ** 2", f"total = 0.0\n    {SUM}\n    return total ** 2"),
-        (f"total = 0.0\n    {ADD}\n    return total ** 0.5 + total", f"total = 0.0\n    {SUM}\n    return total ** 0.5 + total"),
+        (f"total = 0.0\n    {ADD}\n    total += 1\n    return total ** 0.5", f"{POWER}\n    total += 1\n    return total ** 0.5"),
+        (f"total = 0.0\n    {ADD}\n    return total", f"{POWER}\n    return total"),
+        (f"total = 0.0\n    {ADD}\n    return total ** 2", f"{POWER}\n    return total ** 2"),
+        (f"total = 0.0\n    {ADD}\n    return total ** 0.5 + total", f"{POWER}\n    return total ** 0.5 + total"),
         (f"total = other = 0.0\n    {ADD}\n    return total ** 0.5", f"total = other = 0.0\n    {SUM}\n    return total ** 0.5"),
     ],
 )  # fmt: skip

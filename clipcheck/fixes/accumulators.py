@@ -107,29 +107,39 @@ def ending_of(source: Source, one: Accumulation, seed: Seed, stays: bool) -> End
     later = _later(source, one, seed)
     if later is None:
         return None
+    if _is_filled_elsewhere(source, one, seed, later):
+        return _unrooted(seed, used=False)
     term = one.term._replace(kind="tensor") if seed.kind == "tensor" else one.term
     found = [root_of(source, use, term) for use in later]
     roots = [root for root in found if root is not None]
     if len(roots) < len(later) or not later:
-        return _unrooted(one, seed, bool(later) and not roots)
+        return _unrooted(seed, used=bool(later) and not roots)
     if seed.flat and any(root.kind == "tensor" for root in roots):
         return None  # a norm has no dimension
     return _rooted(source, one, seed, roots, stays)
 
 
 def _later(source: Source, one: Accumulation, seed: Seed) -> list[cst.Name] | None:
-    """What reads the accumulator after the loop; None where it may have been filled elsewhere."""
+    """What reads the accumulator after the loop; None where it is another scope's."""
     assert isinstance(one.target, cst.Name)
     scope = source.scope(one.target).owner(seed.name)
     if scope is None or source.scope(one.loop) is not scope:
         return None
-    own = [b for b in scope.bindings[seed.name] if contains(source, one.loop, b.node)]
-    later = [use for use in reached(source, scope, [*own, seed.binding]) if not contains(source, one.loop, use)]
-    others = (b for use in later for b in reaching(source, use) if b is not seed.binding and b not in own)
-    return None if any(True for _ in others) else later
+    own = _bindings(source, one, seed)
+    return [use for use in reached(source, scope, own) if not contains(source, one.loop, use)]
 
 
-def _unrooted(one: Accumulation, seed: Seed, used: bool) -> Ending | str | None:
+def _bindings(source: Source, one: Accumulation, seed: Seed) -> list[Binding]:
+    scope = source.scope(one.loop)
+    return [seed.binding, *(b for b in scope.bindings[seed.name] if contains(source, one.loop, b.node))]
+
+
+def _is_filled_elsewhere(source: Source, one: Accumulation, seed: Seed, later: Sequence[cst.Name]) -> bool:
+    own = _bindings(source, one, seed)
+    return any(binding not in own for use in later for binding in reaching(source, use))
+
+
+def _unrooted(seed: Seed, used: bool) -> Ending | str | None:
     """The accumulator is the power itself, which is no norm, whatever it is called."""
     if used and claims_to_be_norm(seed.name):
         return f"`{seed.name}` is a sum of powers under the name of a norm, and no root of it is taken"

@@ -36,7 +36,7 @@ def rewrite_loop(source: Source, one: Accumulation, title: str, limit: Safety = 
     why = unmovable(source, one, stays=bool(extras))
     if why:
         return Refused(why)
-    call = norm_call(source, one.loop, one.series, one.term.order)
+    call = norm_call(source, one.loop, one.series, one.term.order, "float" if one.term.synced else "tensor")
     if isinstance(call, Refused):
         return call
     removed: Sequence[Statement] | str = split_off(source, one, extras) if extras else ()
@@ -59,7 +59,7 @@ def rewrite_linear(source: Source, one: Accumulation, title: str) -> Fix | Refus
     why = unmovable(source, squared)
     if why:
         return Refused(why)
-    call = norm_call(source, one.loop, one.series, one.term.order)
+    call = norm_call(source, one.loop, one.series, one.term.order, "float" if one.term.synced else "tensor")
     if isinstance(call, Refused):
         return call
     seed = owned_seed(source, one)

@@ -24,10 +24,11 @@ class Call(NamedTuple):
     arguments: tuple[tuple[str, ...], ...]  # each in the pieces at which a long line may be broken
     imports: tuple[Edit, ...]
     roles: tuple[tuple[str, Role], ...]
+    cast: str = ""  # of the result, where the gradients were cast one by one
 
     @property
     def text(self) -> str:
-        return f"{self.function}({', '.join(map(joined, self.arguments))})"
+        return f"{self.function}({', '.join(map(joined, self.arguments))}){self.cast}"
 
     def broken(self, pad: str, room: int) -> str:
         """The call over several lines, for code that is indented by `pad`."""
@@ -39,7 +40,7 @@ class Call(NamedTuple):
                 inner = "".join(f"\n{deeper}    {piece}" for piece in pieces)
                 whole = f"[{inner}\n{deeper}]"
             lines.append(f"{deeper}{whole}")
-        return f"{self.function}(\n" + ",\n".join(lines) + f"\n{pad})"
+        return f"{self.function}(\n" + ",\n".join(lines) + f"\n{pad}){self.cast}"
 
 
 def width(source: Source) -> int:
@@ -51,7 +52,7 @@ def width(source: Source) -> int:
 # --- the call --------------------------------------------------------------------------------------------------------
 
 
-def norm_call(source: Source, at: cst.CSTNode, found: Series, order: Exponent) -> Call | Refused:
+def norm_call(source: Source, at: cst.CSTNode, found: Series, order: Exponent, kind: NumberKind) -> Call | Refused:
     """`grad_norm(parameters, p)` or `get_total_norm(gradients, p)` over what the series goes through."""
     term = found.term
     if term.matrix:
@@ -59,11 +60,33 @@ def norm_call(source: Source, at: cst.CSTNode, found: Series, order: Exponent) -
     scoped = carried(source, found)
     if isinstance(scoped, Refused):
         return scoped
-    over_parameters = term.gradient.owner is not None and not term.gradient.casts and source.target == "clipcheck"
+    over_parameters = term.gradient.owner is not None and source.target == "clipcheck"
+    cast = _cast_of_result(term.gradient.casts, over_parameters, kind)
+    if cast is None or (cast and source.target == "torch"):
+        return Refused(f"the gradients are cast one by one by `{term.gradient.casts}`")
     tensors = parameters_pieces(source, scoped) if over_parameters else gradients_pieces(source, scoped)
     reached_ = reach(source, at, "grad_norm" if over_parameters else "get_total_norm")
     shown = () if order.value == 2 and not order.symbol else ((order.text or str(order.number),),)
-    return Call(reached_.text, (tensors, *shown), reached_.imports, roles(source, scoped, order))
+    return Call(reached_.text, (tensors, *shown), reached_.imports, roles(source, scoped, order), cast)
+
+
+_TO_FLOAT32 = (".float()", ".to(torch.float32)", ".to(torch.float)")
+_TO_FLOAT64 = (".double()", ".to(torch.float64)", ".to(torch.double)")
+
+
+def _cast_of_result(casts: str, over_parameters: bool, kind: NumberKind) -> str | None:
+    """What to do to the norm where every gradient was cast: nothing where it has the digits anyway, None for what it cannot be.
+
+    `grad_norm` adds in float64 and gives float64, `get_total_norm` gives float32, so that no copies of all gradients are
+    needed for that. A Python number has no dtype.
+    """
+    if not casts:
+        return ""
+    if casts in _TO_FLOAT64:
+        return "" if over_parameters else None
+    if casts in _TO_FLOAT32:
+        return "" if kind != "tensor" else casts
+    return None
 
 
 def roles(source: Source, found: Series, order: Exponent) -> tuple[tuple[str, Role], ...]:

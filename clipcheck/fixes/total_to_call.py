@@ -8,8 +8,9 @@ from clipcheck.fixes.loop_to_call import unmovable
 from clipcheck.fixes.norm_call import Call, norm_call, safety, typed, width
 from clipcheck.fixes.verbs import comments_of, comments_within, delete_lines, indentation
 from clipcheck.gradients.exponents import Exponent
+from clipcheck.gradients.powers import raised
 from clipcheck.gradients.spelling import Refused
-from clipcheck.gradients.totals import Total
+from clipcheck.gradients.totals import Total, total
 from clipcheck.python.names import Binding
 from clipcheck.python.reaching import contains, reached
 from clipcheck.python.source import Source, Statement
@@ -25,7 +26,9 @@ def rewrite_total(source: Source, found: Total, title: str, limit: Safety = Safe
         return Refused("the result is one of numpy's numbers")
     if not found.term.gradient.certain:
         return Refused("the norm comes about in more than one way")
-    call = norm_call(source, found.node, found.series, found.term.order)
+    if _raises(source, found):  # right it would be a tensor, as `torch.sqrt` gives one
+        found, limit = found._replace(kind="tensor"), Safety.UNSAFE
+    call = norm_call(source, found.node, found.series, found.term.order, found.kind)
     if isinstance(call, Refused):
         return call
     if not degree.is_one and not degree.equals(found.term.order):
@@ -33,17 +36,35 @@ def rewrite_total(source: Source, found: Total, title: str, limit: Safety = Safe
     prepared = _prepared(source, found)
     if isinstance(prepared, Refused):
         return prepared
-    start, end = source.span(found.node)
-    if comments_within(source, start, end):
+    start, end = _span(source, found.node)
+    if comments_within(source, *source.span(found.node)):
         return Refused("a comment stands inside the expression")
-    text = _fitted(source, found, degree, call)
+    text = _fitted(source, found, degree, call, (start, end))
     edits = (*(delete_lines(source, statement) for statement in prepared), Edit(start, end, text))
     return Fix(title, min(limit, safety(source)), edits, call.imports, call.roles)
 
 
-def _fitted(source: Source, found: Total, degree: Exponent, call: Call) -> str:
+def _raises(source: Source, found: Total) -> bool:
+    """Whether the code fails today: `torch.sqrt` of a Python float raises, and a float has no method `sqrt`."""
+    node: cst.BaseExpression = found.node
+    while (step := raised(source, node)) is not None:
+        inner = total(source, step.base)
+        if inner is not None and inner.kind != "tensor" and step.kind == "tensor" and isinstance(node, cst.Call):
+            return source.qualified(node.func) != "builtins.pow"
+        node = step.base
+    return False
+
+
+def _span(source: Source, node: cst.BaseExpression) -> tuple[int, int]:
+    """What a call replaces: the expression, and the parentheses around it that only held its lines or operators together."""
+    start, end = source.outer_span(node)
+    held = source.text[start - 1 : start].isalnum() or comments_within(source, start, end)
+    return source.span(node) if held else (start, end)
+
+
+def _fitted(source: Source, found: Total, degree: Exponent, call: Call, span: tuple[int, int]) -> str:
     """The call as an expression, over several lines where one would be longer than the user's lines."""
-    start, end = source.span(found.node)
+    start, end = span
     text = _written(source, found, degree, call.text)
     line = source.line_starts[source.line_at(start) - 1]
     rest = source.text[end:].split("\n", 1)[0]
@@ -59,7 +80,8 @@ def _written(source: Source, found: Total, degree: Exponent, norm: str) -> str:
     if degree.is_one:
         return text
     text = f"{text} ** {found.term.order.text or 2}"
-    return f"({text})" if _binds_tighter(source, found.node) else text
+    bare = _span(source, found.node) == source.span(found.node) and found.node.lpar
+    return f"({text})" if _binds_tighter(source, found.node) and not bare else text
 
 
 def _prepared(source: Source, found: Total) -> list[Statement] | Refused:
@@ -97,8 +119,6 @@ def _is_used_once(source: Source, binding: Binding, filling: cst.For | None) -> 
 
 def _binds_tighter(source: Source, node: cst.BaseExpression) -> bool:
     """Whether what stands around an expression takes hold of it before `**` does."""
-    if node.lpar:
-        return False
     match source.parent(node):
         case cst.Attribute() | cst.Subscript() | cst.Await():
             return True

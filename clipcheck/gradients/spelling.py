@@ -126,11 +126,11 @@ def parameters_of(source: Source, found: Series) -> tuple[str, ...]:
 
 
 def gradients_pieces(source: Source, found: Series) -> tuple[str, ...]:
-    """The argument of `get_total_norm`: gradients without None, cast as they were."""
+    """The argument of `get_total_norm`: gradients without None."""
     term = found.term
     clauses = found.clauses
     tested = any(is_none_test(source, term, c) for clause in clauses for c in clause.conditions)
-    element = source.code(term.gradient.node) + term.gradient.casts
+    element = source.code(term.gradient.node)
     extra = ""
     if term.gradient.owner is not None and not tested and source.target == "torch":
         extra = f"if {source.code(term.gradient.node)} is not None"

@@ -1,0 +1,168 @@
+"""What belongs to a loop goes with it: the zero before it, the root after it, names for squares and parentheses."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from clipcheck.engine.file import check_text
+from clipcheck.rule import Finding, Safety
+from clipcheck.settings.keys import Settings
+
+HEAD = "import math\nimport numpy as np\nimport torch\nUSED = math, np, torch\n"
+
+
+def check(body: str, *codes: str, fix: bool = False) -> tuple[str, tuple[Finding, ...]]:
+    """A function of this body after the fixes of these rules, and what is found of it."""
+    text = (
+        HEAD + "def f(ps, gs, model, limit, device):\n" + textwrap.indent(textwrap.dedent(body).strip(), "    ") + "\n"
+    )
+    settings = Settings(codes=frozenset(codes), fix=fix, safety=Safety.UNSAFE)
+    report = check_text("x.py", text, settings)
+    assert report.errors == ()
+    return textwrap.dedent(report.now.decode().partition(":\n")[2]).strip(), report.findings
+
+
+def fixed(body: str, *codes: str) -> str:
+    return check(body, *(codes or ("CLIP001", "CLIP005")), fix=True)[0]
+
+
+FLOAT = "for p in ps:\n    total += p.grad.norm().item() ** 2"
+TENSOR = "for p in ps:\n    total += p.grad.norm() ** 2"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        # a number
+        (f"total = 0.0\n{FLOAT}\nreturn total ** 0.5", "return grad_norm(ps).item()"),
+        (f"total = 0.0\n{FLOAT}\nx = total ** 0.5\nreturn x", "x = grad_norm(ps).item()\nreturn x"),
+        (f"total = 0.0\n{FLOAT}\nlog()\nx = total ** 0.5\nreturn x", "x = grad_norm(ps).item()\nlog()\nreturn x"),
+        # not where the name means something else until then
+        (f"total = 0.0\n{FLOAT}\nlog(x)\nx = total ** 0.5\nreturn x", "total = grad_norm(ps).item()\nlog(x)\nx = total\nreturn x"),
+        # a tensor of no dimension
+        (f"total = torch.tensor(0.0)\n{TENSOR}\nreturn total.sqrt()", "return grad_norm(ps)"),
+        (f"total = torch.zeros((), device=device)\n{TENSOR}\nreturn total ** 0.5", "return grad_norm(ps)"),
+        (f"total = torch.tensor(0.0).to(device)\n{TENSOR}\nreturn torch.sqrt(total)", "return grad_norm(ps)"),
+        (f"total = torch.tensor(0.0).cuda()\n{TENSOR}\nreturn total", "total = grad_norm(ps) ** 2\nreturn total"),
+        # one of one dimension, of which only the number is wanted
+        (f"total = torch.tensor([0.0])\n{TENSOR}\nreturn total.sqrt().item()", "return grad_norm(ps).item()"),
+        (f"total = torch.zeros(1, device=device)\n{TENSOR}\ntotal = total.sqrt().item()\nreturn total", "total = grad_norm(ps).item()\nreturn total"),
+        (f"total = torch.zeros(1)\n{TENSOR}\nreturn total.item() ** 0.5", "return grad_norm(ps).item()"),
+        (f"total = torch.zeros(1)\n{TENSOR}\nreturn math.sqrt(total.item())", "return grad_norm(ps).item()"),
+        (f"total = torch.zeros(1)\n{FLOAT}\nreturn total.sqrt().item()", "return grad_norm(ps).item()"),
+        (f"total = torch.zeros(1)\n{TENSOR}\nreturn total.sqrt()", "total = torch.zeros(1)\ntotal += grad_norm(ps) ** 2\nreturn total.sqrt()"),
+        # one that asks for a dtype keeps it, and other shapes stay
+        (f"total = torch.tensor(0.0, dtype=torch.float64)\n{TENSOR}\nreturn total.sqrt()", "total = torch.tensor(0.0, dtype=torch.float64)\ntotal += grad_norm(ps) ** 2\nreturn total.sqrt()"),
+        (f"total = torch.zeros(3)\n{TENSOR}\nreturn total.sqrt()", "total = torch.zeros(3)\ntotal += grad_norm(ps) ** 2\nreturn total.sqrt()"),
+        # the power is what is wanted
+        (f"total = 0.0\n{FLOAT}\nreturn total", "total = grad_norm(ps).item() ** 2\nreturn total"),
+        (f"total = 0.0\nlog(total)\n{FLOAT}\nreturn total", "total = 0.0\nlog(total)\ntotal += grad_norm(ps).item() ** 2\nreturn total"),
+        (f"total = 0.0\n{FLOAT}\nfor p in gs:\n    total += p.grad.norm().item() ** 2\nreturn total", "total = grad_norm(ps).item() ** 2\ntotal += grad_norm(gs).item() ** 2\nreturn total"),
+        # a name of squares holds no norm
+        (f"sqsum = 0.0\n{FLOAT}\nlog(math.sqrt(sqsum), sqsum ** 0.5)".replace("total", "sqsum"), "norm = grad_norm(ps).item()\nlog(norm, norm)"),
+        (f"norm_sq = 0.0\n{FLOAT}\nlog(math.sqrt(norm_sq))\nreturn norm".replace("total", "norm_sq"), "total_norm = grad_norm(ps).item()\nlog(total_norm)\nreturn norm"),
+        (f"sqsum = 0.0\n{FLOAT}\nlog(sqsum)".replace("total", "sqsum"), "sqsum = grad_norm(ps).item() ** 2\nlog(sqsum)"),
+    ],
+)  # fmt: skip
+def test_what_prepares_a_norm_goes_with_the_loop(before: str, after: str) -> None:
+    assert fixed(before) == after
+
+
+def test_a_norm_without_its_root_is_left_to_the_rule_that_says_so() -> None:
+    body = "total_norm = 0.0\nfor p in ps:\n    total_norm += p.grad.norm().item() ** 2\nlog(total_norm)"
+    after, findings = check(body, "CLIP001", fix=True)
+    assert after == body
+    assert "no root of it is taken" in findings[0].help
+    rooted = body.replace("log(total_norm)", "return total_norm ** 1 / 2")
+    assert fixed(rooted, "CLIP001", "CLIP006") == "return grad_norm(ps).item()"
+
+
+# --- casts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        # a Python number has no dtype, and `grad_norm` adds in float64
+        ("return sum(p.grad.float().norm().item() ** 2 for p in ps) ** 0.5", "return grad_norm(ps).item()"),
+        ("return sum(p.grad.to(torch.float32).norm().item() ** 2 for p in ps) ** 0.5", "return grad_norm(ps).item()"),
+        ("return sum(p.grad.double().norm().item() ** 2 for p in ps) ** 0.5", "return grad_norm(ps).item()"),
+        # a tensor keeps the dtype that was asked for
+        ("return torch.norm(torch.stack([p.grad.float().norm() for p in ps]))", "return grad_norm(ps).float()"),
+        ("return torch.norm(torch.stack([torch.norm(p.grad, dtype=torch.float32) for p in ps]))", "return grad_norm(ps).to(torch.float32)"),
+        ("return torch.norm(torch.stack([p.grad.double().norm() for p in ps]))", "return grad_norm(ps)"),
+    ],
+)  # fmt: skip
+def test_casts_are_kept_without_copies_of_all_gradients(before: str, after: str) -> None:
+    assert fixed(before) == after
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return torch.norm(torch.stack([p.grad.to(dtype).norm() for p in ps]))",
+        "return sum(p.grad.half().norm().item() ** 2 for p in ps) ** 0.5",
+        "grads = [p.grad for p in ps]\nreturn sum(g.double().norm().item() ** 2 for g in grads) ** 0.5",
+    ],
+)
+def test_other_casts_leave_no_fix(body: str) -> None:
+    after, findings = check(body, "CLIP001", "CLIP005", fix=True)
+    assert after == body
+    assert ["cast" in finding.help for finding in findings] == [True]
+
+
+# --- code that fails today --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("norm", "after"),
+    [
+        ("torch.sqrt(sum(p.grad.norm().item() ** 2 for p in ps))", "grad_norm(ps)"),
+        ("sum(p.grad.norm().item() ** 2 for p in ps).sqrt()", "grad_norm(ps)"),
+        ("torch.pow(sum(p.grad.norm().item() ** 2 for p in ps), 0.5)", "grad_norm(ps)"),
+    ],
+)
+def test_what_makes_failing_code_run_is_no_safe_fix(norm: str, after: str) -> None:
+    _, (finding,) = check(f"return {norm}", "CLIP001")
+    assert finding.fix is not None
+    assert finding.fix.safety is Safety.UNSAFE
+    assert fixed(f"return {norm}") == f"return {after}"
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        "torch.sqrt(torch.tensor(1.0)) * sum(p.grad.norm().item() ** 2 for p in ps)",
+        "pow(sum(p.grad.norm().item() ** 2 for p in ps), 0.5)",
+        "math.sqrt(sum(p.grad.norm().item() ** 2 for p in ps))",
+        "sum(p.grad.norm().item() ** 2 for p in ps) ** 0.5",
+    ],
+)
+def test_what_runs_today_is_fixed_safely(norm: str) -> None:
+    _, (finding,) = check(f"return {norm}", "CLIP001")
+    assert finding.fix is not None
+    assert finding.fix.safety is Safety.SAFE
+
+
+# --- parentheses ------------------------------------------------------------------------------------------------------
+
+
+NORM = "sum(p.grad.norm().item() ** 2 for p in ps)"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (f"x = (\n    {NORM} ** 0.5\n)\nreturn x", "x = grad_norm(ps).item()\nreturn x"),
+        (f"x = ({NORM} ** 0.5)\nreturn x", "x = grad_norm(ps).item()\nreturn x"),
+        (f"return({NORM} ** 0.5)", "return(grad_norm(ps).item())"),
+        (f"return ({NORM} ** 0.5).hex()", "return grad_norm(ps).item().hex()"),
+        (f"return ({NORM}).hex()", "return (grad_norm(ps).item() ** 2).hex()"),
+        (f"return ({NORM}) ** limit", "return (grad_norm(ps).item() ** 2) ** limit"),
+        (f"x = (  # why\n    {NORM} ** 0.5\n)\nreturn x", "x = (  # why\n    grad_norm(ps).item()\n)\nreturn x"),
+    ],
+)
+def test_parentheses_that_nothing_needs_any_more_go(before: str, after: str) -> None:
+    assert fixed(before) == after
