@@ -419,7 +419,7 @@ REFUSED = {
     "used after the loop": "for p in ps:\n    n = p.grad.norm()\n    total += n.item() ** 2\nprint(n)",
     "does more than add up": "for p in list(ps):\n    total += p.grad.norm().item() ** 2\n    p.grad.zero_()",
     "can be read only once": "for p in ps:\n    total += p.grad.norm().item() ** 2\n    count += 1",
-    "is needed for each tensor": "for p in m.parameters():\n    n = p.grad.norm()\n    print(n)\n    total += n.item() ** 2",
+    "of each tensor is needed": "for p in m.parameters():\n    n = p.grad.norm()\n    print(n)\n    total += n.item() ** 2",
     "may be left early": "for p in ps:\n    total += p.grad.norm().item() ** 2\n    if total > 9:\n        break",
     "has an `else`": "for p in ps:\n    total += p.grad.norm().item() ** 2\nelse:\n    print(1)",
     "errors in the loop are caught": "for p in ps:\n    try:\n        total += p.grad.norm().item() ** 2\n    except E:\n        pass",

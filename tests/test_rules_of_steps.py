@@ -235,6 +235,11 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
     "CLIP101": [
         ("for y in x:\n    Z\n    B\n    S\nC", None),  # once an epoch
         ("for y in x:\n    for z in y:\n        Z\n        B\n        S\nC", None),
+        # the `unscale_` that came too late with the clip goes with it
+        ("SB\nSS\nU\nC\nUP\nZ", "SB\nU\nC\nSS\nUP\nZ"),
+        ("SB\nSS\nUP\n# why\nU  # there\nC\nZ", "SB\n# why\nU  # there\nC\nSS\nUP\nZ"),
+        ("SB\nSS\nC\nUP\nZ", "SB\nU\nC\nSS\nUP\nZ"),
+        ("SB\nU\nSS\nC\nUP\nZ", "SB\nU\nC\nSS\nUP\nZ"),
         ("Z\nB\nS\nC", "Z\nB\nC\nS"),
         ("B\nS\nC\nZ", "B\nC\nS\nZ"),
         ("Z\nB\nS\nif x:\n    C", "Z\nB\nif x:\n    C\nS"),

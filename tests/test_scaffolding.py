@@ -160,7 +160,6 @@ NORM = "sum(p.grad.norm().item() ** 2 for p in ps)"
         (f"return({NORM} ** 0.5)", "return(grad_norm(ps).item())"),
         (f"return ({NORM} ** 0.5).hex()", "return grad_norm(ps).item().hex()"),
         (f"return ({NORM}).hex()", "return (grad_norm(ps).item() ** 2).hex()"),
-        (f"return ({NORM}) ** limit", "return (grad_norm(ps).item() ** 2) ** limit"),
         (f"x = (  # why\n    {NORM} ** 0.5\n)\nreturn x", "x = (  # why\n    grad_norm(ps).item()\n)\nreturn x"),
     ],
 )

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 import libcst as cst
 
 from clipcheck.gradients.accumulations import Accumulation
+from clipcheck.gradients.powers import power
 from clipcheck.python.reaching import contains, reaching
 from clipcheck.python.source import Source, Statement
 
 OTHER = "the loop does more than add up"
+EACH = "the norm of each tensor is needed"
 
 # What a loop may call beside the sum: nothing of this changes a gradient or takes from the iterable.
 _HARMLESS = re.compile(
@@ -25,6 +27,8 @@ def split_off(source: Source, one: Accumulation, extras: Sequence[cst.CSTNode]) 
     """The statements to take out of the loop; or why the norm cannot be taken out of it."""
     if not all(_is_independent(source, extra) for extra in extras):
         return OTHER
+    if any(_reads_a_norm(source, extra) for extra in extras):
+        return EACH
     if not all(_can_be_read_twice(source, clause.iterable) for clause in one.series.clauses):
         return f"{OTHER}, and what it goes through may be an iterator that can be read only once"
     inside = [binding for binding in one.term.gradient.via if contains(source, one.loop, binding.node)]
@@ -33,8 +37,14 @@ def split_off(source: Source, one: Accumulation, extras: Sequence[cst.CSTNode]) 
     for binding in inside:
         uses = source.names.uses(source.scope(binding.node).owner(binding.name), binding.name)
         if not all(any(contains(source, part, use) for part in own) for use in uses):
-            return f"`{binding.name}` is needed for each tensor"
+            return EACH
     return _removable(source, one, own)
+
+
+def _reads_a_norm(source: Source, extra: cst.CSTNode) -> bool:
+    """Whether a statement reads a norm to the host itself: then one call more would save nothing."""
+    calls = (node for node in source.walk(extra) if isinstance(node, cst.Call))
+    return any(found is not None and found.synced for found in (power(source, call) for call in calls))
 
 
 def _is_independent(source: Source, extra: cst.CSTNode) -> bool:

@@ -9,7 +9,7 @@ The optimizer has taken its step with the gradients as they were; what is clippe
 
 ## Fix safety
 Unsafe: moves the clip above the step, so the training changes, which is the point. With a `GradScaler` the gradients
-are unscaled there first.
+are unscaled there first, and an `unscale_` that came with the clip after the step moves with it.
 
 ## References
 - awslabs/graphstorm#1366, jongwook/onsets-and-frames#24, VGraphRNN/VGRNN#4, APPFL/APPFL#198
@@ -26,7 +26,7 @@ import libcst as cst
 from clipcheck.fixes.move import carrier, moved, names_settled
 from clipcheck.fixes.verbs import indentation
 from clipcheck.python.literals import number
-from clipcheck.python.source import Source
+from clipcheck.python.source import Source, Statement
 from clipcheck.rule import Edit, Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
 from clipcheck.training.clips import bound
@@ -96,19 +96,37 @@ def _fix(source: Source, clip: Event, step: Event) -> Fix | None:
     start, stop = source.span(target)[0], source.span(statement)[0]
     if not names_settled(source, statement, start, stop) or _holds_backward(source, target):
         return None
-    edits = moved(source, [statement], target)
+    scaled = step.scaler is not None and _is_scaled(step)
+    late = _late_unscale(source, clip, step, target) if scaled else None
+    edits = moved(source, [statement] if late is None else [late, statement], target)
     if edits is None:
         return None
-    if (
-        step.scaler is not None
-        and step.first_before(EventKind.UNSCALE, EventKind.BACKWARD)[0].kind is not EventKind.UNSCALE
-    ):
-        line = f"{source.outer_code(step.scaler)}.unscale_({source.code(step.subject)})" if step.subject else ""
-        edits = tuple(
-            Edit(e.start, e.end, indentation(source, target) + line + source.newline + e.text) if e.text else e
-            for e in edits
-        )
+    if scaled and late is None and step.scaler is not None and step.subject is not None:
+        line = f"{source.outer_code(step.scaler)}.unscale_({source.code(step.subject)})"
+        lead = indentation(source, target) + line + source.newline
+        edits = tuple(Edit(e.start, e.end, lead + e.text) if e.text else e for e in edits)
     return Fix(TITLE, Safety.UNSAFE, edits)
+
+
+def _is_scaled(step: Event) -> bool:
+    """Whether the gradients are still scaled when the step takes them: the scaler unscales them in the step."""
+    return step.first_before(EventKind.UNSCALE, EventKind.BACKWARD)[0].kind is not EventKind.UNSCALE
+
+
+def _late_unscale(source: Source, clip: Event, step: Event, target: Statement) -> Statement | None:
+    """The `unscale_` that comes too late together with the clip, as a statement that can be moved with it."""
+    match clip.first_before(EventKind.UNSCALE, EventKind.STEP):
+        case [event] if event.kind is EventKind.UNSCALE and not event.is_called:
+            statement = source.statement(event.node)
+            beside = any(statement is other for other in source.siblings(target)[0])
+            if beside and _same(source, event.subject, step.subject):
+                start, stop = source.span(target)[0], source.span(statement)[0]
+                return statement if names_settled(source, statement, start, stop) else None
+    return None
+
+
+def _same(source: Source, one: cst.BaseExpression | None, other: cst.BaseExpression | None) -> bool:
+    return one is not None and other is not None and source.spelled(one) == source.spelled(other)
 
 
 def _takes_closure(step: Event) -> bool:

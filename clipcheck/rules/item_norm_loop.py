@@ -34,6 +34,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from clipcheck.fixes.loop_to_call import rewrite_loop
+from clipcheck.fixes.split_loop import EACH
 from clipcheck.fixes.total_to_call import rewrite_total
 from clipcheck.gradients.accumulations import accumulations
 from clipcheck.gradients.spelling import Refused
@@ -44,6 +45,7 @@ from clipcheck.rule import Fix, Hit
 MESSAGE = "gradient norm built with one `.item()` per parameter: one device sync per tensor"
 TITLE = "Compute the norm in one call"
 BY_HAND = "no fix here: {why}; take the norm with one `grad_norm(parameters)` beside the loop"
+AT_ONCE = "no fix here: {why}; read them all at once: `torch.stack(torch._foreach_norm(gradients)).tolist()`"
 
 
 def check(source: Source) -> Iterator[Hit]:
@@ -64,5 +66,6 @@ def check(source: Source) -> Iterator[Hit]:
 
 def hit(node: object, outcome: Fix | Refused) -> Hit:
     if isinstance(outcome, Refused):
-        return Hit(node, MESSAGE, help=BY_HAND.format(why=outcome.why))  # type: ignore[arg-type]
+        by_hand = AT_ONCE if outcome.why == EACH else BY_HAND
+        return Hit(node, MESSAGE, help=by_hand.format(why=outcome.why))  # type: ignore[arg-type]
     return Hit(node, MESSAGE, outcome)  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 
 MESSAGE = "one device sync for each parameter's norm; stack the norms and read them once"
-BY_HAND = "collect the norms as tensors in the loop, then read them with one `torch.stack(norms).tolist()`"
+BY_HAND = "read them all at once: `torch.stack(torch._foreach_norm(gradients)).tolist()`"
 
 _REPEATED = (cst.For, cst.ListComp, cst.GeneratorExp, cst.DictComp, cst.SetComp)
 
