@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias, cast
+from collections.abc import Sequence
+from typing import cast
 
 import libcst as cst
 
+from clipcheck.fixes.import_blocks import (
+    Line,
+    block_of,
+    import_lines,
+    imports_torch,
+    is_from_future,
+    is_import,
+    is_of_standard_library,
+    is_relative,
+    is_standard,
+    parsed,
+    place_among,
+    runs,
+    split,
+)
 from clipcheck.fixes.verbs import indentation, insert_line_after, lines_of, with_comments
-from clipcheck.python.names import dotted
 from clipcheck.python.source import Source, Statement, memo
 from clipcheck.rule import Edit
 
-Line: TypeAlias = cst.SimpleStatementLine
-_Key: TypeAlias = "tuple[str | int, ...]"
 _WIDTH = 88  # up to which isort writes an import on one line
 
 
@@ -29,19 +40,19 @@ def import_line(source: Source, at: cst.CSTNode, text: str) -> Edit:
         return put_in(source, lines, text)
     if _imports_torch_later(source):
         return _where_needed(source, at, text)
-    runs = _runs_before(source, at)
-    return _with_others(source, runs[0], text) if runs else _on_top(source, text)
+    before = _runs_before(source, at)
+    return _with_others(source, before[0], text) if before else _on_top(source, text)
 
 
 def beside_torch(source: Source, at: cst.CSTNode) -> list[Line]:
     """The lines among which an import of torch stands that surely has run where `at` is reached, outermost first."""
     for run in _runs_before(source, at):
-        if any(map(_imports_torch, run)):
+        if any(map(imports_torch, run)):
             return _with_torch(source, run)
     for block in reversed(_blocks_around(source, at)):
         if not is_caught(source, block) and not is_for_checkers(source, block):
-            run = [line for line in _import_lines(block.body) if _ends_before(source, line, at)]
-            if any(map(_imports_torch, run)):
+            run = [line for line in import_lines(block.body) if _ends_before(source, line, at)]
+            if any(map(imports_torch, run)):
                 return _with_torch(source, run)
     return []
 
@@ -51,7 +62,7 @@ def lines_before(source: Source, at: cst.CSTNode) -> list[Line]:
     inner = [
         line
         for block in _blocks_around(source, at)
-        for line in _import_lines(block.body)
+        for line in import_lines(block.body)
         if _ends_before(source, line, at)
     ]
     return [*(line for run in _runs_before(source, at) for line in run), *inner]
@@ -65,17 +76,14 @@ def _blocks_around(source: Source, at: cst.CSTNode) -> list[cst.IndentedBlock]:
 
 def put_in(source: Source, lines: Sequence[Line], text: str) -> Edit:
     """One more line among import lines: in their order if they are in one, else after those of torch."""
-    for key in _ORDERS:
-        keys = [key(line.body[0]) for line in lines]
-        if keys == sorted(keys):
-            new = key(parsed(text))
-            later = next((line for line, other in zip(lines, keys, strict=True) if other > new), None)
-            if later is not None and not _is_from_future(later):
-                start = _top_of(source, later)
-                return Edit(start, start, indentation(source, later) + text + source.newline)
-            return insert_line_after(source, lines[-1], text)
-    last = next((line for line in reversed(lines) if _imports_torch(line)), lines[-1])
-    return insert_line_after(source, last, text)
+    place = place_among(lines, text)
+    if place is None:
+        last = next((line for line in reversed(lines) if imports_torch(line)), lines[-1])
+        return insert_line_after(source, last, text)
+    if place == len(lines):
+        return insert_line_after(source, lines[-1], text)
+    start = _top_of(source, lines[place])
+    return Edit(start, start, indentation(source, lines[place]) + text + source.newline)
 
 
 def in_the_place_of(source: Source, statement: Line, text: str) -> tuple[Edit, ...]:
@@ -83,8 +91,12 @@ def in_the_place_of(source: Source, statement: Line, text: str) -> tuple[Edit, .
     old = statement.body[0]
     others = [line for line in block_of(source, statement) if line is not statement]
     start, stop = lines_of(source, statement)
-    if others and _top_of(source, statement) == start and _is_ordered(others):
-        apart = _standard(parsed(text)) and not all(map(_is_standard, others)) and statement in source.module.body
+    if others and _top_of(source, statement) == start and place_among(others, text) is not None:
+        apart = (
+            is_of_standard_library(parsed(text))
+            and not all(map(is_standard, others))
+            and statement in source.module.body
+        )
         edit = _before_packages(source, statement, text) if apart else put_in(source, others, text)
         if edit.start not in (start, stop):
             behind = source.text[source.span(old)[1] : stop].rstrip()
@@ -96,11 +108,11 @@ def in_the_place_of(source: Source, statement: Line, text: str) -> tuple[Edit, .
 def _before_packages(source: Source, statement: Line, text: str) -> Edit:
     """A line of the standard library's in a block of its own above `statement`'s, or in the one that stands there."""
     run = next(run for run in _top_level(source) if any(line is statement for line in run))
-    blocks = _split(source, run)
-    standard = [lines for lines in blocks if all(map(_is_standard, lines)) and not _is_from_future(lines[0])]
+    blocks = split(source, run)
+    standard = [lines for lines in blocks if all(map(is_standard, lines)) and not is_from_future(lines[0])]
     if standard:
         return put_in(source, standard[-1], text)
-    first = next(lines for lines in blocks if not _is_from_future(lines[0]))[0]
+    first = next(lines for lines in blocks if not is_from_future(lines[0]))[0]
     start = _top_of(source, first)
     return Edit(start, start, text + source.newline * 2)
 
@@ -121,94 +133,31 @@ def fewer(source: Source, statement: cst.Import | cst.ImportFrom, names: Sequenc
     return f"{head}import ({newline}{lines}{margin})"
 
 
-def block_of(source: Source, statement: Statement) -> list[Line]:
-    """The import lines around one of them, up to the next blank line or another statement."""
-    siblings, index = source.siblings(statement)
-    for run in _runs(siblings):
-        for lines in _split(source, run):
-            if any(line is siblings[index] for line in lines):
-                return lines
-    return []
-
-
 # --- which lines ------------------------------------------------------------------------------------------------------
-
-
-def is_import(statement: cst.CSTNode) -> bool:
-    return isinstance(statement, Line) and all(
-        isinstance(small, (cst.Import, cst.ImportFrom)) for small in statement.body
-    )
-
-
-def _runs(body: Sequence[cst.CSTNode]) -> list[list[Line]]:
-    """The import lines of a block, those with no other statement between them together."""
-    runs: list[list[Line]] = [[]]
-    for statement in body:
-        if is_import(statement):
-            runs[-1].append(cast("Line", statement))
-        elif runs[-1]:
-            runs.append([])
-    return [run for run in runs if run]
-
-
-def _import_lines(body: Sequence[cst.CSTNode]) -> list[Line]:
-    return [line for run in _runs(body) for line in run]
 
 
 @memo
 def _top_level(source: Source) -> list[list[Line]]:
-    return _runs(source.module.body)
+    return runs(source.module.body)
 
 
 def _runs_before(source: Source, at: cst.CSTNode) -> list[list[Line]]:
     """The top level's runs, without the lines below `at`: what they bind is not yet bound when it is needed."""
     limit = source.span(at)[0]
-    runs = ([line for line in run if source.span(line)[0] <= limit] for run in _top_level(source))
-    return [run for run in runs if run]
-
-
-def _split(source: Source, run: Sequence[Line]) -> list[list[Line]]:
-    """A run of import lines, cut at its blank lines."""
-    blocks: list[list[Line]] = []
-    for line in run:
-        blank = any(empty.comment is None for empty in line.leading_lines)
-        if blank or not blocks:
-            blocks.append([])
-        blocks[-1].append(line)
-    return blocks
+    before = ([line for line in run if source.span(line)[0] <= limit] for run in _top_level(source))
+    return [run for run in before if run]
 
 
 def _with_torch(source: Source, run: Sequence[Line]) -> list[Line]:
-    return next(lines for lines in _split(source, run) if any(map(_imports_torch, lines)))
-
-
-def _imports_torch(statement: Line) -> bool:
-    return "torch" in map(_root, _modules(statement))
-
-
-def _modules(statement: Line) -> Iterator[str]:
-    """The modules that a line imports from; a relative one begins with its dots."""
-    return (module for small in statement.body for module in _modules_of(small))
-
-
-def _modules_of(small: cst.CSTNode) -> Iterator[str]:
-    match small:
-        case cst.Import(names=names):
-            yield from (dotted(alias.name) for alias in names)
-        case cst.ImportFrom(module=module, relative=dots):
-            yield "." * len(dots) + (dotted(module) if module else "")
-
-
-def _root(module: str) -> str:
-    return "." if module.startswith(".") else module.partition(".")[0]
+    return next(lines for lines in split(source, run) if any(map(imports_torch, lines)))
 
 
 def _imports_torch_later(source: Source) -> bool:
     """Whether torch is imported, and nowhere at the top level where every import of the module runs it."""
-    if any(_imports_torch(line) for run in _top_level(source) for line in run):
+    if any(imports_torch(line) for run in _top_level(source) for line in run):
         return False
     imports = (source.statement(node) for node in source.nodes(cst.Import, cst.ImportFrom))
-    return any(_imports_torch(line) for line in imports if is_import(line) and isinstance(line, Line))
+    return any(imports_torch(line) for line in imports if is_import(line) and isinstance(line, Line))
 
 
 def is_caught(source: Source, node: cst.CSTNode) -> bool:
@@ -238,46 +187,6 @@ def _ends_before(source: Source, line: Line, at: cst.CSTNode) -> bool:
     return source.span(line)[1] <= source.span(at)[0]
 
 
-# --- in which order ---------------------------------------------------------------------------------------------------
-
-
-def _module_of(small: cst.CSTNode) -> tuple[str, bool]:
-    match small:
-        case cst.Import(names=[first, *_]):
-            return dotted(first.name).lower(), False
-        case cst.ImportFrom(module=module, relative=dots):
-            return "." * len(dots) + (dotted(module).lower() if module else ""), True
-    return "", False
-
-
-def _imports_first(small: cst.CSTNode) -> _Key:
-    """isort's own order: `import x` before `from x import y`."""
-    module, is_from = _module_of(small)
-    return int(is_from), module
-
-
-def _modules_first(small: cst.CSTNode) -> _Key:
-    """The order of isort's `force_sort_within_sections`."""
-    module, is_from = _module_of(small)
-    return module, int(is_from)
-
-
-_ORDERS: tuple[Callable[[cst.CSTNode], _Key], ...] = (_imports_first, _modules_first)
-
-
-def _is_ordered(lines: Sequence[Line]) -> bool:
-    return any(keys == sorted(keys) for key in _ORDERS for keys in [[key(line.body[0]) for line in lines]])
-
-
-def parsed(text: str) -> cst.CSTNode:
-    """The import that a text is."""
-    return cast("Line", cst.parse_statement(text)).body[0]
-
-
-def _is_from_future(line: Line) -> bool:
-    return "__future__" in _modules(line)
-
-
 # --- without torch beside it ------------------------------------------------------------------------------------------
 
 
@@ -301,9 +210,9 @@ def _above(source: Source, statement: Statement, text: str) -> Edit:
 
 def _with_others(source: Source, run: Sequence[Line], text: str) -> Edit:
     """Among imports of other packages; those of the standard library are a block of their own above."""
-    blocks = _split(source, run)
-    others = [lines for lines in blocks if not all(map(_is_standard, lines))]
-    packages = [lines for lines in others if not all("." in set(map(_root, _modules(line))) for line in lines)]
+    blocks = split(source, run)
+    others = [lines for lines in blocks if not all(map(is_standard, lines))]
+    packages = [lines for lines in others if not all(map(is_relative, lines))]
     if packages:
         return put_in(source, packages[0], text)
     if others:
@@ -311,14 +220,6 @@ def _with_others(source: Source, run: Sequence[Line], text: str) -> Edit:
         return Edit(start, start, text + source.newline * 2)
     edit = insert_line_after(source, blocks[-1][-1], text)
     return edit._replace(text=source.newline + edit.text)
-
-
-def _is_standard(line: Line) -> bool:
-    return all(map(_standard, line.body))
-
-
-def _standard(small: cst.CSTNode) -> bool:
-    return set(map(_root, _modules_of(small))) <= sys.stdlib_module_names | {"__future__"}
 
 
 def _top_of(source: Source, statement: Statement) -> int:

@@ -28,7 +28,7 @@ def into_guard(source: Source, flow: Flow, event: Event, step: Event) -> Fix | N
     target = _first_use(source, flow, guard) if guard is not None else None
     if guard is None or target is None or not stands_alone(source, target):
         return None
-    carried = _prepares(source, flow, step, source.siblings(guard)[0])
+    carried = _prepares(source, flow, step, guard)
     if not carried or not all(_may_move(source, statement, guard, target) for statement in carried):
         return None
     edits = moved(source, carried, target)
@@ -41,11 +41,13 @@ def _guard_around(source: Source, step: Event) -> cst.If | None:
     return test.branch if test is not None and (test.branch, True) in branches(source, step.node) else None
 
 
-def _prepares(source: Source, flow: Flow, step: Event, block: list[Statement]) -> list[Statement] | None:
-    """The statements of `block` that unscale or clip for this step; None where one of them cannot be moved alone."""
+def _prepares(source: Source, flow: Flow, step: Event, guard: cst.If) -> list[Statement] | None:
+    """The statements beside the guard that unscale or clip for this step; None where one of them cannot be moved alone."""
+    block = source.siblings(guard)[0]
     carried: list[Statement] = []
     for event in flow.of(EventKind.UNSCALE, EventKind.CLIP):
-        if event.is_called or guarded_step(source, event) is not step:
+        behind = not contains(source, guard, event.node) and _clips_unscaled(source, event, carried)
+        if event.is_called or (guarded_step(source, event) is not step and not behind):
             continue
         statement = _in_block(source, event.node, block)
         if statement is None:
@@ -53,6 +55,14 @@ def _prepares(source: Source, flow: Flow, step: Event, block: list[Statement]) -
         if statement not in carried:
             carried.append(statement)
     return carried
+
+
+def _clips_unscaled(source: Source, event: Event, carried: list[Statement]) -> bool:
+    """Whether a clip comes after an `unscale_` that moves away: left behind it would clip scaled gradients."""
+    unscaled = {id(other.node) for other in event.first_before(EventKind.UNSCALE, EventKind.BACKWARD)}
+    return event.kind is EventKind.CLIP and any(
+        id(node) in unscaled for statement in carried for node in source.walk(statement)
+    )
 
 
 def _may_move(source: Source, statement: Statement, guard: cst.If, target: Statement) -> bool:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from clipcheck.fixes.import_lines import block_of, fewer, in_the_place_of, is_caught, put_in
+from clipcheck.fixes.import_blocks import block_of
+from clipcheck.fixes.import_lines import fewer, in_the_place_of, is_caught, put_in
 from clipcheck.fixes.imports import RUNTIME, added_to, reach
 from clipcheck.fixes.named_in_string import Named, named_in_strings
 from clipcheck.fixes.verbs import delete_lines, insert_line_after, replace

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import libcst as cst
 
-from clipcheck.fixes.import_lines import block_of, fewer, is_import, parsed
+from clipcheck.fixes.import_blocks import block_of, is_import, parsed
+from clipcheck.fixes.import_lines import fewer
 from clipcheck.fixes.verbs import comments_of, deletion, lines_of
 from clipcheck.python.names import Binding, dotted
 from clipcheck.python.source import Source, Statement

@@ -1,0 +1,145 @@
+"""The import lines of a program: which stand together, what they import, and in which order they are."""
+
+from __future__ import annotations
+
+import sys
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias, cast
+
+import libcst as cst
+
+from clipcheck.python.names import dotted
+from clipcheck.python.source import Source, Statement
+
+Line: TypeAlias = cst.SimpleStatementLine
+_Key: TypeAlias = "tuple[str | int, ...]"
+
+
+def is_import(statement: cst.CSTNode) -> bool:
+    """Whether a statement is a line that does nothing but import."""
+    return isinstance(statement, Line) and all(
+        isinstance(small, (cst.Import, cst.ImportFrom)) for small in statement.body
+    )
+
+
+def runs(body: Sequence[cst.CSTNode]) -> list[list[Line]]:
+    """The import lines of a block, those with no other statement between them together."""
+    runs: list[list[Line]] = [[]]
+    for statement in body:
+        if is_import(statement):
+            runs[-1].append(cast("Line", statement))
+        elif runs[-1]:
+            runs.append([])
+    return [run for run in runs if run]
+
+
+def import_lines(body: Sequence[cst.CSTNode]) -> list[Line]:
+    """The import lines of a block."""
+    return [line for run in runs(body) for line in run]
+
+
+def split(source: Source, run: Sequence[Line]) -> list[list[Line]]:
+    """A run of import lines, cut at its blank lines."""
+    blocks: list[list[Line]] = []
+    for line in run:
+        blank = any(empty.comment is None for empty in line.leading_lines)
+        if blank or not blocks:
+            blocks.append([])
+        blocks[-1].append(line)
+    return blocks
+
+
+def block_of(source: Source, statement: Statement) -> list[Line]:
+    """The import lines around one of them, up to the next blank line or another statement."""
+    siblings, index = source.siblings(statement)
+    for run in runs(siblings):
+        for lines in split(source, run):
+            if any(line is siblings[index] for line in lines):
+                return lines
+    return []
+
+
+def modules(statement: Line) -> Iterator[str]:
+    """The modules that a line imports from; a relative one begins with its dots."""
+    return (module for small in statement.body for module in _modules_of(small))
+
+
+def _modules_of(small: cst.CSTNode) -> Iterator[str]:
+    match small:
+        case cst.Import(names=names):
+            yield from (dotted(alias.name) for alias in names)
+        case cst.ImportFrom(module=module, relative=dots):
+            yield "." * len(dots) + (dotted(module) if module else "")
+
+
+def _root(module: str) -> str:
+    return "." if module.startswith(".") else module.partition(".")[0]
+
+
+def imports_torch(statement: Line) -> bool:
+    return "torch" in map(_root, modules(statement))
+
+
+def is_relative(line: Line) -> bool:
+    return any(module.startswith(".") for module in modules(line))
+
+
+def is_standard(line: Line) -> bool:
+    return all(map(is_of_standard_library, line.body))
+
+
+def is_of_standard_library(small: cst.CSTNode) -> bool:
+    return set(map(_root, _modules_of(small))) <= sys.stdlib_module_names | {"__future__"}
+
+
+def is_from_future(line: Line) -> bool:
+    return "__future__" in modules(line)
+
+
+# --- in which order ---------------------------------------------------------------------------------------------------
+
+
+def _module_of(small: cst.CSTNode) -> tuple[str, bool]:
+    match small:
+        case cst.Import(names=[first, *_]):
+            return dotted(first.name).lower(), False
+        case cst.ImportFrom(module=module, relative=dots):
+            return "." * len(dots) + (dotted(module).lower() if module else ""), True
+    return "", False
+
+
+def _imports_first(small: cst.CSTNode) -> _Key:
+    """isort's own order: `import x` before `from x import y`."""
+    module, is_from = _module_of(small)
+    return int(is_from), module
+
+
+def _modules_first(small: cst.CSTNode) -> _Key:
+    """The order of isort's `force_sort_within_sections`."""
+    module, is_from = _module_of(small)
+    return module, int(is_from)
+
+
+def parsed(text: str) -> cst.CSTNode:
+    """The import that a text is."""
+    return cast("Line", cst.parse_statement(text)).body[0]
+
+
+_ORDERS: tuple[Callable[[cst.CSTNode], _Key], ...] = (_imports_first, _modules_first)
+
+
+def place_among(lines: Sequence[Line], text: str) -> int | None:
+    """Before which of some import lines a new one goes, counted from 0; None where they are in no order."""
+    first = max((index + 1 for index, line in enumerate(lines) if _comes_first(line)), default=0)
+    for key in _ORDERS:
+        keys = [key(line.body[0]) for line in lines]
+        if keys == sorted(keys):
+            return max(first, bisect_left(keys, key(parsed(text))))
+    return None
+
+
+def _comes_first(line: Line) -> bool:
+    """Whether nothing goes before a line: `__future__`, and a star that might take the name of what is imported before it."""
+    stars = (isinstance(small, cst.ImportFrom) and isinstance(small.names, cst.ImportStar) for small in line.body)
+    return is_from_future(line) or any(stars)
