@@ -11,7 +11,7 @@ import libcst as cst
 import pytest
 
 from clipcheck.fixes.imports import reach
-from clipcheck.fixes.unused import without_unused
+from clipcheck.fixes.unused import left_idle, without_unused
 from clipcheck.fixes.verbs import (
     comments_of,
     delete_lines,
@@ -337,3 +337,59 @@ def test_the_name_of_an_import_makes_way_for_the_one_that_is_needed() -> None:
     assert both == "from clipcheck.runtime import clip_grad_norm_, grad_norm\nclip_grad_norm_\ngrad_norm(qs)\n"
     known = "from clipcheck.runtime import clip_grad_norm_\n"
     assert without(f"{known}{NEW}HERE = grad_norm(ps)\n", "clip_grad_norm_") == f"{known}clip_grad_norm_\n"
+
+
+# --- variables that nothing needs any more ------------------------------------------------------------------------------
+
+
+def in_function(before: str, after: str = "x = f()") -> str:
+    """The function of these lines after `HERE` has made way for another statement."""
+    text = "def function(ps):\n" + "".join(
+        f"    {line}\n" for line in [*before.splitlines(), "x = HERE(device)", "return x"]
+    )
+    source, at = statement(text)
+    edits = without_unused(source, [replace(source, at, after)])
+    lines = applied(text, edits).splitlines()[1:-1]
+    return "\n".join(line[4:] for line in lines)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["ps[0].grad.device", "torch.device('cpu')", "next(model.parameters()).device", "2.0", "list(model.parameters())"],
+)
+def test_a_variable_that_looks_something_up_goes_with_its_last_use(value: str) -> None:
+    assert in_function(f"device = {value}") == "x = f()"
+    assert in_function(f"device: str = {value}") == "x = f()"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "device = pick(ps)",  # what else it does is not known
+        "device = ps[0].device  # why",
+        "device = other = ps[0].device",
+        "if ps:\n    device = 1\nelse:\n    device = 2",
+        "device = ps[0].device\nprint(device)",
+        "for device in ps:\n    pass",
+        "device, y = ps",
+    ],
+)
+def test_a_variable_that_may_be_needed_stays(before: str) -> None:
+    assert in_function(before) == f"{before}\nx = f()"
+
+
+def test_a_variable_that_the_change_writes_again_stays() -> None:
+    assert in_function("device = ps[0].device", "x = f(device)") == "device = ps[0].device\nx = f(device)"
+    assert in_function("device = ps[0].device", "x = f(x.device)") == "x = f(x.device)"
+
+
+def test_a_variable_of_the_module_may_be_read_from_elsewhere() -> None:
+    text = "device = ps[0].device\nHERE(device)\n"
+    source, at = statement(text)
+    assert applied(text, without_unused(source, [replace(source, at, "f()")])) == "device = ps[0].device\nf()\n"
+
+
+@pytest.mark.parametrize(("value", "name"), [("pick(ps)", "device"), ("ps[0].device", "")])
+def test_a_fix_that_would_leave_a_variable_idle_is_told(value: str, name: str) -> None:
+    source, at = statement(f"def f(ps):\n    device = {value}\n    HERE(device)\n")
+    assert left_idle(source, [replace(source, at, "f()")]) == name

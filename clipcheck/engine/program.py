@@ -13,7 +13,7 @@ from clipcheck.catalogue import RULES
 from clipcheck.documents.program import Document
 from clipcheck.engine import suppressions
 from clipcheck.engine.suppressions import Directive, Naming, Standing, names_us
-from clipcheck.fixes.unused import without_unused
+from clipcheck.fixes.unused import left_idle, without_unused
 from clipcheck.prefilter import speaks_of_clipping
 from clipcheck.python import syntax
 from clipcheck.python.limits import Excess, excess
@@ -113,8 +113,8 @@ def _found(view: _View, rule: Rule, hit: Hit) -> _Found:
     logical = source.logical_line(hit.node)
     last = source.line_starts[logical[1]] - 1 if logical[1] < len(source.line_starts) else len(source.text)
     fix = _adjusted(view, rule.code, hit.fix)
-    loses = fix is not None and not _keep_comments(source, fix.all_edits)
-    fix = None if loses else fix
+    obstacle = _obstacle(source, fix) if fix is not None else ""
+    fix = None if obstacle else fix
     finding = Finding(
         view.path,
         document.place(index, start, end),
@@ -124,7 +124,7 @@ def _found(view: _View, rule: Rule, hit: Hit) -> _Found:
         rule.severity,
         fix,
         _changes(view, fix),
-        "no automatic fix: it would remove a comment" if loses else hit.help,
+        f"no automatic fix: {obstacle}" if obstacle else hit.help,
         tuple((document.place(index, *source.span(node)), label) for node, label in hit.related),
         index,
         document.place(index, last, last).line,
@@ -152,6 +152,14 @@ def whole(path: str, document: Document, index: int, edits: list[Edit], settings
 def _keeps_imports(path: str, document: Document) -> bool:
     """Whether an import without a use may serve others: of a package, of a cell or a fence to come."""
     return document.fragments or document.cells or os.path.basename(path) == "__init__.py"
+
+
+def _obstacle(source: Source, fix: Fix) -> str:
+    """What a fix would lose or leave behind."""
+    if not _keep_comments(source, fix.all_edits):
+        return "it would remove a comment"
+    idle = left_idle(source, fix.all_edits)
+    return f"it would leave `{idle}` unused" if idle else ""
 
 
 def _keep_comments(source: Source, edits: Sequence[Edit]) -> bool:

@@ -1,4 +1,4 @@
-"""Imports that a change leaves without a use go with it; what was unused before is none of our business."""
+"""Imports and variables that a change leaves without a use go with it; what was unused before is none of our business."""
 
 from __future__ import annotations
 
@@ -9,48 +9,95 @@ import libcst as cst
 
 from clipcheck.fixes.import_blocks import block_of, is_import, parsed
 from clipcheck.fixes.import_lines import fewer
-from clipcheck.fixes.verbs import comments_of, deletion, lines_of
+from clipcheck.fixes.verbs import comments_of, delete_lines, deletion, lines_of
 from clipcheck.python.names import Binding, dotted
 from clipcheck.python.source import Source, Statement
 from clipcheck.rule import Edit
 
 _RUNTIME = "clipcheck.runtime."
+_LOOKUPS = frozenset(
+    {"torch.device", "builtins.next", "builtins.list", "builtins.len", "builtins.float", "builtins.int"}
+)
 _DYNAMIC = frozenset({"builtins.globals", "builtins.locals", "builtins.vars", "builtins.eval", "builtins.exec"})
 
 
 def without_unused(source: Source, edits: Sequence[Edit], ours_alone: bool = False) -> list[Edit]:
-    """The edits, and those that take away the imports whose last use they take away.
+    """The edits, and those that take away imports and variables whose last use they take away.
 
     With `ours_alone` only names of clipcheck's runtime go: in a notebook or a document, others may be for cells to come.
     """
-    idle = [binding for binding in _left_idle(source, edits) if not ours_alone or binding.path.startswith(_RUNTIME)]
-    if not idle:
-        return list(edits)
-    aliases = {id(binding.node) for binding in idle}
     left = list(edits)
+    lost = list(_lost(source, edits))
+    idle = [
+        binding
+        for bindings in lost
+        if all(binding.kind == "import" and _may_go(source, binding.node) for binding in bindings)
+        and not _is_needed_elsewhere(source, bindings[0].name)
+        for binding in bindings
+        if not ours_alone or binding.path.startswith(_RUNTIME)
+    ]
+    aliases = {id(binding.node) for binding in idle}
     for statement in _statements(source, idle):
         left = _without(source, statement, aliases, left)
+    for bindings in lost:
+        if not ours_alone and _is_variable(source, bindings) and _is_plain(source, bindings):
+            left.append(delete_lines(source, source.statement(bindings[0].node)))
     return left
 
 
-def _left_idle(source: Source, edits: Sequence[Edit]) -> Iterator[Binding]:
-    """The imports all of whose uses the edits take away."""
+def left_idle(source: Source, edits: Sequence[Edit]) -> str:
+    """A variable that nothing would read any more, and whose value may be needed for what computing it does."""
+    names = (b[0].name for b in _lost(source, edits) if _is_variable(source, b) and not _is_plain(source, b))
+    return next(names, "")
+
+
+def _lost(source: Source, edits: Sequence[Edit]) -> Iterator[list[Binding]]:
+    """The bindings of each name all of whose uses the edits take away."""
     gone = [(edit.start, edit.end) for edit in edits if edit.start < edit.end]
     members = {edit.end for edit in edits if edit.text.endswith(".")}  # where a name becomes an attribute
     written = " ".join(edit.text for edit in edits)
     for scope in source.names.scopes.values():
         for name, bindings in scope.bindings.items():
-            if not all(binding.kind == "import" for binding in bindings):
+            places = [source.span(use)[0] for use in source.names.uses(scope, name)]
+            if not places or not all(_within(at, gone) or at in members for at in places):
                 continue
-            uses = source.names.uses(scope, name)
-            if not uses or not all(_within(at, gone) or at in members for at in (source.span(use)[0] for use in uses)):
+            if re.search(rf"(?<![\w.]){re.escape(name)}\b", written):
                 continue
-            if re.search(rf"(?<![\w.]){re.escape(name)}\b", written) or _is_needed_elsewhere(source, name):
-                continue
-            if any(_within(source.span(binding.node)[0], gone) for binding in bindings):
-                continue  # these are what is edited
-            if all(_may_go(source, binding.node) for binding in bindings):
-                yield from bindings
+            if not any(_within(source.span(binding.node)[0], gone) for binding in bindings):  # these are edited
+                yield bindings
+
+
+def _is_variable(source: Source, bindings: Sequence[Binding]) -> bool:
+    """Whether a function assigns a name of its own, and nothing else: a parameter or a loop's target may be idle."""
+    return all(
+        binding.kind == "assign"
+        and binding.value is not None
+        and source.scope(binding.node).owner(binding.name) is source.scope(binding.node)
+        and isinstance(source.scope(binding.node).node, cst.FunctionDef)
+        for binding in bindings
+    )
+
+
+def _is_plain(source: Source, bindings: Sequence[Binding]) -> bool:
+    """Whether a variable is set once, in a statement that does nothing else, to what only looks something up."""
+    match [(source.statement(binding.node), binding.value) for binding in bindings]:
+        case [(cst.SimpleStatementLine(body=[cst.Assign(targets=[_]) | cst.AnnAssign()]) as line, value)]:
+            block = source.parent(line)
+            alone = isinstance(block, cst.IndentedBlock) and len(block.body) == 1
+            return not alone and not comments_of(source, line) and _looks_up(source, value)
+    return False
+
+
+def _looks_up(source: Source, value: cst.BaseExpression | None) -> bool:
+    for node in source.walk(value) if value is not None else ():
+        match node:
+            case cst.Call(func=cst.Attribute(attr=cst.Name(value="parameters"))):
+                pass
+            case cst.Call(func=func) if source.qualified(func) in _LOOKUPS:
+                pass
+            case cst.Call() | cst.NamedExpr() | cst.Await() | cst.Yield():
+                return False
+    return True
 
 
 def _within(offset: int, spans: Sequence[tuple[int, int]]) -> bool:
