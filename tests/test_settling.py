@@ -177,6 +177,14 @@ def test_what_fixes_promise(after: list[Finding], promised: bool) -> None:
     assert touched.is_promised(before, after, [before[0]], LINES, LINES) is promised
 
 
+def test_a_finding_that_spoke_of_touched_code_may_stay_where_nothing_is_touched() -> None:
+    """Of two clips after a step the first is moved above it: what is said of the second is no new finding."""
+    before = [found(5), found(7, about=4)]
+    assert touched.is_promised(before, [found(7, about=6)], [before[0]], frozenset({(None, 5)}), frozenset({(None, 4)}))
+    more = [found(7, about=6), found(9)]
+    assert not touched.is_promised(before, more, [before[0]], frozenset({(None, 5)}), frozenset({(None, 4)}))
+
+
 def test_refused_fixes_move_with_the_text_and_are_forgotten_with_it() -> None:
     refused = {(FIRST, 0, ((10, 12), (20, 20))), (SECOND, 1, ((10, 12),))}
     assert touched.shifted(refused, [[Edit(0, 0, "123")], []]) == {

@@ -75,7 +75,8 @@ def _measures_again(source: Source, call: cst.Call) -> bool:
         return True
     first = call.args[0] if call.args else None
     for other in _results(source):
-        if other is not call and first is not None and other.args and source.rank(other) < source.rank(call):
+        clipped = number(source, bound(other, "clip_grad_norm_").limit) != math.inf
+        if clipped and first is not None and other.args and source.rank(other) < source.rank(call):
             same = source.spelled(other.args[0].value) == source.spelled(first.value)
             if same and source.function(other) is source.function(call):
                 return True
