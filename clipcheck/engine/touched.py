@@ -33,7 +33,9 @@ def is_promised(
         Counter((finding.code, _touch(finding, lines)) for finding in group)
         for group, lines in ((before, old), (after, new), (taken, old))
     )
-    for code in {code for code, _ in was}:  # one that spoke of touched code need not do so any more, and is still no new one
+    for code in {
+        code for code, _ in was
+    }:  # one that spoke of touched code need not do so any more, and is still no new one
         spare = was[code, "elsewhere"] - gone[code, "elsewhere"] - now[code, "elsewhere"]
         was[code, None] += max(spare, 0)
     return all(

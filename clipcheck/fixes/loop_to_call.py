@@ -218,8 +218,8 @@ def _placed(source: Source, loop: cst.For, line: str, comments: list[str], remov
 
 def _fitted(source: Source, statement: Statement, call: Call, written: Callable[[str], str]) -> str:
     """A statement around a norm call, on one line if that is as long as the user's lines at most."""
-    pad, room = indentation(source, statement), width(source)
+    pad = indentation(source, statement)
     text = written(call.text)
-    if len(pad) + len(text) > room:
-        text = written(call.broken(pad, room))
+    if len(pad) + len(text) > width(source):
+        text = written(call.broken(pad, width(source)))
     return pad + text.replace("\n", source.newline)

@@ -11,7 +11,7 @@ from clipcheck.gradients.accumulations import Series
 from clipcheck.gradients.exponents import Exponent
 from clipcheck.gradients.powers import NumberKind
 from clipcheck.gradients.spelling import Refused, carried, gradients_pieces, joined, parameters_pieces
-from clipcheck.python.source import Source
+from clipcheck.python.source import Source, memo
 from clipcheck.rule import Edit, Role, Safety
 
 _SHARDED = ("torch.distributed.fsdp.fully_shard", "torch.distributed._composable", "torch.distributed.tensor")
@@ -43,10 +43,17 @@ class Call(NamedTuple):
         return f"{self.function}(\n" + ",\n".join(lines) + f"\n{pad}){self.cast}"
 
 
+_OURS = ("grad", "norm")
+
+
+@memo
 def width(source: Source) -> int:
-    """How long a line may be: as long as the user's longest, within the usual bounds."""
-    longest = max(map(len, source.text.splitlines()), default=0)
-    return min(max(longest, 79), 120)
+    """How long a line may be: as long as the user's longest, within the usual bounds.
+
+    Lines that a fix may take away do not count, so that fixes give the same one by one and all at once.
+    """
+    kept = (line for line in source.text.splitlines() if not any(word in line for word in _OURS))
+    return min(max((88, *map(len, kept))), 120)
 
 
 # --- the call --------------------------------------------------------------------------------------------------------
