@@ -88,7 +88,7 @@ CALL = "x = grad_norm(ps).item()\n"
         ("from torch import (\n    nn,\n)\n", LINE + "from torch import (\n    nn,\n)\n"),
         ("from .torch import nn\nimport os\n", "from .torch import nn\n" + LINE + "import os\n"),
         # never before a star, which may hold the same name
-        ("from torch.nn.utils import *\nfrom zoo import x\n", "from torch.nn.utils import *\n" + LINE + "from zoo import x\n"),
+        ("from zoo import *\nfrom zoo import x\n", "from zoo import *\n" + LINE + "from zoo import x\n"),
         ("import torchvision\nimport os\n", "import torchvision\nimport os\n" + LINE),
         # where nothing is imported, after what has to come first
         ("", LINE + "\n"),

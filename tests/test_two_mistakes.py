@@ -110,7 +110,7 @@ def fixed(text: str) -> FileReport:
     return check_text("x.py", text, Settings(frozenset(RULES), fix=True, safety=Safety.UNSAFE))
 
 
-@pytest.mark.parametrize("parts", meetings(1), ids=name)
+@pytest.mark.parametrize("parts", [*meetings(1)], ids=name)
 def test_one_mistake_is_found(parts: tuple[Mistake, ...]) -> None:
     assert name(parts) in {finding.code for finding in check_text("x.py", program(*parts), ALL).findings}
 

@@ -140,6 +140,9 @@ def place_among(lines: Sequence[Line], text: str) -> int | None:
 
 
 def _comes_first(line: Line) -> bool:
-    """Whether nothing goes before a line: `__future__`, and a star that might take the name of what is imported before it."""
-    stars = (isinstance(small, cst.ImportFrom) and isinstance(small.names, cst.ImportStar) for small in line.body)
-    return is_from_future(line) or any(stars)
+    """Whether nothing goes before a line: `__future__`, and a star that might take the name of what is imported before it.
+
+    What torch's stars give is known, and no name of theirs is imported.
+    """
+    stars = (node for node in line.body if isinstance(node, cst.ImportFrom) and isinstance(node.names, cst.ImportStar))
+    return is_from_future(line) or any(not dotted(star.module or cst.Name("")).startswith("torch") for star in stars)

@@ -46,6 +46,8 @@ def reach(source: Source, at: cst.CSTNode, function: str) -> Reached:
 
 def _is_free(source: Source, name: str, path: str) -> bool:
     """Whether a name stands for nothing, or for this alone in functions that import it for themselves."""
+    if source.names.from_star(name):
+        return False
     bindings = [binding for scope in source.names.scopes.values() for binding in scope.bindings.get(name, [])]
     if not bindings:
         return not source.is_taken(name)

@@ -131,9 +131,9 @@ class Names:
             # Never assigned in this text, so it comes from a star import, an earlier fragment of the same document or
             # not at all (a NameError); nobody but torch is called that.
             return {"torch": "torch", "nn": "torch.nn"}[name]
-        return self._from_star(name) or (f"builtins.{name}" if hasattr(builtins, name) else None)
+        return self.from_star(name) or (f"builtins.{name}" if hasattr(builtins, name) else None)
 
-    def _from_star(self, name: str) -> str | None:
+    def from_star(self, name: str) -> str | None:
         """The origin of a name that `from torch.nn.utils import *` gives; a later star of others may give it as well."""
         for module in reversed(self._stars):
             if name in _GIVEN_BY_STAR.get(module, ()):
