@@ -734,3 +734,22 @@ def test_parentheses_that_lack_on_one_line_say_what_a_name_is_on_another() -> No
     text = "def f(net):\n    clip_grad_norm_(net, 1.0)\n    clip_grad_norm_(net.parameters, 2.0)\n"
     assert found(text, "CLIP202") == [2, 3]
     assert fixed(text, "CLIP202") == text.replace("(net,", "(net.parameters(),").replace("parameters,", "parameters(),")
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("from torch.  _six import inf\n", "from math import inf\n"),
+        ("from torch \\\n  ._six import inf as far\nx = far\n", "from math import inf as far\nx = far\n"),
+        # it goes among the standard library's, behind what has to be first
+        (
+            "from __future__ import annotations\nfrom torch import nn\nfrom torch._six import inf\n",
+            "from __future__ import annotations\nfrom math import inf\n\nfrom torch import nn\n",
+        ),
+    ],
+)
+def test_inf_comes_from_math_however_the_import_was_written(text: str, after: str) -> None:
+    settings = Settings(codes=frozenset({"CLIP003"}), fix=True)
+    report = check_file("x.py", text.encode(), settings)
+    assert report.errors == ()
+    assert (report.fixed_data or b"").decode() == after

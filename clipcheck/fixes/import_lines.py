@@ -112,7 +112,7 @@ def _before_packages(source: Source, statement: Line, text: str) -> Edit:
     standard = [lines for lines in blocks if all(map(is_standard, lines)) and not is_from_future(lines[0])]
     if standard:
         return put_in(source, standard[-1], text)
-    first = next(lines for lines in blocks if not is_from_future(lines[0]))[0]
+    first = next(line for lines in blocks for line in lines if not is_from_future(line))
     start = _top_of(source, first)
     return Edit(start, start, text + source.newline * 2)
 

@@ -90,9 +90,10 @@ def _import_fix(source: Source, node: cst.Import, uses: Sequence[cst.Attribute])
 
 def _fix(source: Source, node: cst.ImportFrom) -> Fix | None:
     match node.names:
-        case [cst.ImportAlias(name=cst.Name("inf"))] if node.module is not None:
-            whole, line = source.statement(node), source.code(node).replace("torch._six", "math", 1)
-            if isinstance(whole, cst.SimpleStatementLine) and len(whole.body) == 1 and "#" not in line:
+        case [cst.ImportAlias(name=cst.Name("inf")) as alias] if node.module is not None:
+            whole = source.statement(node)
+            if isinstance(whole, cst.SimpleStatementLine) and len(whole.body) == 1 and "#" not in source.code(node):
+                line = f"from math import {source.code(alias)}"
                 return Fix(IMPORT, Safety.SAFE, in_the_place_of(source, whole, line))
             return Fix(IMPORT, Safety.SAFE, (replace(source, node.module, "math"),))
     return None
