@@ -87,8 +87,6 @@ CALL = "x = grad_norm(ps).item()\n"
         ("import os; import torch\n", "import os; import torch\n" + LINE),
         ("from torch import (\n    nn,\n)\n", LINE + "from torch import (\n    nn,\n)\n"),
         ("from .torch import nn\nimport os\n", "from .torch import nn\n" + LINE + "import os\n"),
-        # never before a star, which may hold the same name
-        ("from zoo import *\nfrom zoo import x\n", "from zoo import *\n" + LINE + "from zoo import x\n"),
         ("import torchvision\nimport os\n", "import torchvision\nimport os\n" + LINE),
         # where nothing is imported, after what has to come first
         ("", LINE + "\n"),
@@ -103,7 +101,6 @@ CALL = "x = grad_norm(ps).item()\n"
         ("from clipcheck.runtime import a, zero\n", "from clipcheck.runtime import a, grad_norm, zero\n"),
         ("from clipcheck.runtime import (\n    a,\n)\n", "from clipcheck.runtime import (\n    a,\n    grad_norm,\n)\n"),
         ("from clipcheck.runtime import grad_norm_\n", "from clipcheck.runtime import grad_norm, grad_norm_\n"),
-        ("from clipcheck.runtime import *\n", "from clipcheck.runtime import *\n" + LINE),
         ("from .clipcheck.runtime import zero\n", LINE + "\nfrom .clipcheck.runtime import zero\n"),
     ],
 )  # fmt: skip
@@ -204,6 +201,24 @@ def test_a_name_that_is_taken_is_not_taken_again(taken: str) -> None:
     assert (
         fixed(text) == f"import clipcheck.runtime\nimport torch\n{taken}\nx = clipcheck.runtime.grad_norm(ps).item()\n"
     )
+
+
+@pytest.mark.parametrize("star", ["from zoo import *", "from .zoo import *", "from clipcheck.runtime import *"])
+def test_a_star_may_hide_the_name_that_is_imported_before_it(star: str) -> None:
+    after = fixed(f"{star}\nx = {NORM}\n")
+    assert after.endswith("x = clipcheck.runtime.grad_norm(ps).item()\n")
+    assert "import clipcheck.runtime\n" in after
+
+
+def test_a_method_of_that_name_takes_nothing() -> None:
+    text = f"import torch\nclass C:\n    def grad_norm(self):\n        return {NORM}\n"
+    after = text.replace("import torch\n", f"import torch\n{LINE}").replace(NORM, "grad_norm(ps).item()")
+    assert fixed(text) == after
+    body = f"import torch\nclass C:\n    def grad_norm(self): pass\n    x = {NORM}\n"
+    assert "    x = clipcheck.runtime.grad_norm(ps).item()\n" in fixed(body)
+    old = "from torch.nn.utils import clip_grad_norm\nclass C:\n    def clip_grad_norm_(self):\n        clip_grad_norm(self.ps, 1)\n"
+    new = "from clipcheck.runtime import clip_grad_norm_\nclass C:\n    def clip_grad_norm_(self):\n        clip_grad_norm_(self.ps, 1)\n"
+    assert fixed(old) == new
 
 
 def test_where_the_package_is_taken_as_well_the_name_is_a_longer_one() -> None:

@@ -175,7 +175,7 @@ def _step(path: str, checked: _Checked, pending: Sequence[Finding], settings: Se
 
 
 def _with_imports(path: str, document: Document, edits: list[list[Edit]], settings: Settings) -> list[list[Edit]]:
-    """The edits of several fixes, and those of imports that none of them leaves idle by itself."""
+    """The edits of several fixes, and those of imports that none of them alone leaves unused."""
     from clipcheck.engine.program import whole  # imports libcst, as finding something to fix did before
 
     return [whole(path, document, number, some, settings) if some else some for number, some in enumerate(edits)]

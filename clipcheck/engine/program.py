@@ -13,7 +13,7 @@ from clipcheck.catalogue import RULES
 from clipcheck.documents.program import Document
 from clipcheck.engine import suppressions
 from clipcheck.engine.suppressions import Directive, Naming, Standing, names_us
-from clipcheck.fixes.unused import left_idle, without_unused
+from clipcheck.fixes.unused import left_unused, without_unused
 from clipcheck.prefilter import speaks_of_clipping
 from clipcheck.python import syntax
 from clipcheck.python.limits import Excess, excess
@@ -144,7 +144,7 @@ def _adjusted(view: _View, code: str, fix: Fix | None) -> Fix | None:
 
 
 def whole(path: str, document: Document, index: int, edits: list[Edit], settings: Settings) -> list[Edit]:
-    """The edits of several fixes in the program number `index`, and those of imports that only all of them leave idle."""
+    """The edits of several fixes in the program number `index`, and those of imports that only all of them leave unused."""
     source, _ = syntax.parse(document.programs[index], settings.target, "")
     return edits if source is None else without_unused(source, edits, _keeps_imports(path, document))
 
@@ -155,11 +155,11 @@ def _keeps_imports(path: str, document: Document) -> bool:
 
 
 def _obstacle(source: Source, fix: Fix) -> str:
-    """What a fix would lose or leave behind."""
+    """What a fix would remove that it must not, or leave unused."""
     if not _keep_comments(source, fix.all_edits):
         return "it would remove a comment"
-    idle = left_idle(source, fix.all_edits)
-    return f"it would leave `{idle}` unused" if idle else ""
+    unused = left_unused(source, fix.all_edits)
+    return f"it would leave `{unused}` unused" if unused else ""
 
 
 def _keep_comments(source: Source, edits: Sequence[Edit]) -> bool:

@@ -33,11 +33,10 @@ def is_promised(
         Counter((finding.code, _touch(finding, lines)) for finding in group)
         for group, lines in ((before, old), (after, new), (taken, old))
     )
-    for code in {
-        code for code, _ in was
-    }:  # one that spoke of touched code need not do so any more, and is still no new one
-        spare = was[code, "elsewhere"] - gone[code, "elsewhere"] - now[code, "elsewhere"]
-        was[code, None] += max(spare, 0)
+    # what covered touched code before the fixes need not do so after them, and is still nothing new
+    for code in {code for code, _ in was}:
+        moved = was[code, "elsewhere"] - gone[code, "elsewhere"] - now[code, "elsewhere"]
+        was[code, None] += max(moved, 0)
     return all(
         count <= was[code, touch] - gone[code, touch]
         for (code, touch), count in now.items()

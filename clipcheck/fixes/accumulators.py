@@ -175,12 +175,12 @@ def _only_root(source: Source, one: Accumulation, seed: Seed, root: Root, target
     if _follows(source, one.loop, statement) and not stays:
         return Ending(begins, root.kind, root.numpy, joined=statement)
     name = begins.removesuffix(" = ").partition(":")[0]
-    if begins != "return " and _is_idle_between(source, one.loop, statement, name):
+    if begins != "return " and _is_free_between(source, one.loop, statement, name):
         return Ending(begins, root.kind, root.numpy, gone=(statement,))
     return None
 
 
-def _is_idle_between(source: Source, loop: cst.For, statement: Statement, name: str) -> bool:
+def _is_free_between(source: Source, loop: cst.For, statement: Statement, name: str) -> bool:
     """Whether a name may have its value earlier: nothing from the loop to the statement reads or binds it."""
     start, stop = source.span(loop)[0], source.span(statement)[0]
     return not any(node.value == name and start <= source.span(node)[0] < stop for node in source.nodes(cst.Name))

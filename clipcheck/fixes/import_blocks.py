@@ -131,18 +131,9 @@ _ORDERS: tuple[Callable[[cst.CSTNode], _Key], ...] = (_imports_first, _modules_f
 
 def place_among(lines: Sequence[Line], text: str) -> int | None:
     """Before which of some import lines a new one goes, counted from 0; None where they are in no order."""
-    first = max((index + 1 for index, line in enumerate(lines) if _comes_first(line)), default=0)
+    first = max((index + 1 for index, line in enumerate(lines) if is_from_future(line)), default=0)
     for key in _ORDERS:
         keys = [key(line.body[0]) for line in lines]
         if keys == sorted(keys):
             return max(first, bisect_left(keys, key(parsed(text))))
     return None
-
-
-def _comes_first(line: Line) -> bool:
-    """Whether nothing goes before a line: `__future__`, and a star that might take the name of what is imported before it.
-
-    What torch's stars give is known, and no name of theirs is imported.
-    """
-    stars = (node for node in line.body if isinstance(node, cst.ImportFrom) and isinstance(node.names, cst.ImportStar))
-    return is_from_future(line) or any(not dotted(star.module or cst.Name("")).startswith("torch") for star in stars)

@@ -87,7 +87,7 @@ def put_in(source: Source, lines: Sequence[Line], text: str) -> Edit:
 
 
 def in_the_place_of(source: Source, statement: Line, text: str) -> tuple[Edit, ...]:
-    """Another import instead of the only one of a line, with the comment behind it: there, or where the order wants it."""
+    """Another import instead of the only one of a line, with the comment after it: there, or where the order wants it."""
     old = statement.body[0]
     others = [line for line in block_of(source, statement) if line is not statement]
     start, stop = lines_of(source, statement)
@@ -99,9 +99,9 @@ def in_the_place_of(source: Source, statement: Line, text: str) -> tuple[Edit, .
         )
         edit = _before_packages(source, statement, text) if apart else put_in(source, others, text)
         if edit.start not in (start, stop):
-            behind = source.text[source.span(old)[1] : stop].rstrip()
+            rest = source.text[source.span(old)[1] : stop].rstrip()
             ends = edit.text.partition(text)
-            return Edit(start, stop, ""), edit._replace(text=f"{ends[0]}{text}{behind}{ends[2]}")
+            return Edit(start, stop, ""), edit._replace(text=f"{ends[0]}{text}{rest}{ends[2]}")
     return (Edit(*source.span(old), text),)
 
 

@@ -34,9 +34,9 @@ def reach(source: Source, at: cst.CSTNode, function: str) -> Reached:
         return Reached(spelled, ())
     if package == TORCH:
         return Reached(f"{TORCH}.{function}", (import_line(source, at, "import torch"),))
-    if _is_free(source, function, f"{package}.{function}"):
+    if is_free(source, at, function, f"{package}.{function}") and not _may_hide(source):
         return Reached(function, (_import_from(source, at, package, function),))
-    if _is_free(source, "clipcheck", "clipcheck"):
+    if is_free(source, at, "clipcheck", "clipcheck"):
         return Reached(f"{package}.{function}", (import_line(source, at, f"import {package}"),))
     return Reached(
         f"clipcheck_{function}",
@@ -44,14 +44,24 @@ def reach(source: Source, at: cst.CSTNode, function: str) -> Reached:
     )
 
 
-def _is_free(source: Source, name: str, path: str) -> bool:
-    """Whether a name stands for nothing, or for this alone in functions that import it for themselves."""
-    if source.names.from_star(name):
-        return False
-    bindings = [binding for scope in source.names.scopes.values() for binding in scope.bindings.get(name, [])]
-    if not bindings:
-        return not source.is_taken(name)
-    return all(binding.path == path for binding in bindings) and not source.names.uses(None, name)
+def is_free(source: Source, at: cst.CSTNode, name: str, path: str) -> bool:
+    """Whether code at `at` can call what is imported from `path` by this name: it stands for nothing else in the file.
+
+    Functions may import the same for themselves, and methods may have the name: nobody sees these without their class.
+    """
+    here = source.scope(at)
+    scopes = [
+        scope for scope in source.names.scopes.values() if scope is here or not isinstance(scope.node, cst.ClassDef)
+    ]
+    bindings = [binding for scope in scopes for binding in scope.bindings.get(name, [])]
+    declared = any(name in scope.elsewhere for scope in scopes) or source.names.from_star(name) is not None
+    return not declared and not source.names.uses(None, name) and all(binding.path == path for binding in bindings)
+
+
+def _may_hide(source: Source) -> bool:
+    """Whether an `import *` may bind a name after the import that a fix adds: what torch's stars give is known."""
+    stars = (node for node in source.nodes(cst.ImportFrom) if isinstance(node.names, cst.ImportStar))
+    return any(star.relative or not dotted(star.module or cst.Name("_")).startswith("torch") for star in stars)
 
 
 def _in_reach(source: Source, at: cst.CSTNode, package: str, function: str) -> str | None:

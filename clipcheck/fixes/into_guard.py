@@ -46,8 +46,8 @@ def _prepares(source: Source, flow: Flow, step: Event, guard: cst.If) -> list[St
     block = source.siblings(guard)[0]
     carried: list[Statement] = []
     for event in flow.of(EventKind.UNSCALE, EventKind.CLIP):
-        behind = not contains(source, guard, event.node) and _clips_unscaled(source, event, carried)
-        if event.is_called or (guarded_step(source, event) is not step and not behind):
+        follows = not contains(source, guard, event.node) and _clips_unscaled(source, event, carried)
+        if event.is_called or (guarded_step(source, event) is not step and not follows):
             continue
         statement = _in_block(source, event.node, block)
         if statement is None:
@@ -58,7 +58,7 @@ def _prepares(source: Source, flow: Flow, step: Event, guard: cst.If) -> list[St
 
 
 def _clips_unscaled(source: Source, event: Event, carried: list[Statement]) -> bool:
-    """Whether a clip comes after an `unscale_` that moves away: left behind it would clip scaled gradients."""
+    """Whether a clip comes after an `unscale_` that moves away: without it, it would clip scaled gradients."""
     unscaled = {id(other.node) for other in event.first_before(EventKind.UNSCALE, EventKind.BACKWARD)}
     return event.kind is EventKind.CLIP and any(
         id(node) in unscaled for statement in carried for node in source.walk(statement)

@@ -16,7 +16,6 @@ from clipcheck.fixes.verbs import (
     delete_lines,
     indentation,
     lines_of,
-    replace_lines,
     unwritten,
 )
 from clipcheck.gradients.accumulations import Accumulation, reduced
@@ -174,15 +173,14 @@ def _as_whole(
     source: Source, one: Accumulation, call: Call, seed: Seed, ending: Ending, removed: Sequence[Statement] = ()
 ) -> list[Edit]:
     """The loop becomes the norm, or the power that is wanted of it; what only prepares it goes, and so do the roots."""
-    gone: list[Statement] = [source.statement(seed.binding.node), *ending.gone]
-    comments = [comment for statement in gone for comment in comments_of(source, statement)]
+    gone = [source.statement(seed.binding.node), *ending.gone]
     line = _fitted(source, one.loop, call, lambda norm: ending.target + _valued(norm, one, ending))
     if ending.joined is not None:
         start, end = lines_of(source, one.loop)[0], source.span(ending.joined)[1]
-        comments += comments_within(source, start, end)
+        comments = [*comments_of(source, gone[0]), *comments_within(source, start, end)]
         placed = [Edit(start, end, comment_lines(source, one.loop, unwritten(comments, line)) + line)]
     else:
-        placed = _placed(source, one.loop, line, comments, removed)
+        placed = _placed(source, one.loop, line, gone, removed)
     return [*ending.edits, *placed, *(delete_lines(source, statement) for statement in gone)]
 
 
@@ -206,14 +204,20 @@ def _as_power(source: Source, one: Accumulation, call: Call, removed: Sequence[S
     return _placed(source, one.loop, _fitted(source, one.loop, call, written), [], removed)
 
 
-def _placed(source: Source, loop: cst.For, line: str, comments: list[str], removed: Sequence[Statement]) -> list[Edit]:
-    """The line in the place of the loop; or above it, where it stays without the statements that added up the norm."""
-    if not removed:
-        return [replace_lines(source, loop, line, comments)]
-    start = lines_of(source, loop)[0]
-    kept = [*comments, *(comment for one in removed for comment in comments_of(source, one))]
-    text = comment_lines(source, loop, unwritten(kept, line)) + line + source.newline
-    return [Edit(start, start, text), *(delete_lines(source, one) for one in removed)]
+def _placed(
+    source: Source, loop: cst.For, line: str, gone: Sequence[Statement], removed: Sequence[Statement]
+) -> list[Edit]:
+    """The line in the place of the loop; or above it, where it stays without the statements that added up the norm.
+
+    The comments of all statements that make way for it stand above, in their order.
+    """
+    replaced = sorted([*gone, *(removed or [loop])], key=source.rank)
+    comments = [comment for statement in replaced for comment in comments_of(source, statement)]
+    text = comment_lines(source, loop, unwritten(comments, line)) + line
+    start, stop = lines_of(source, loop)
+    if removed:
+        return [Edit(start, start, text + source.newline), *(delete_lines(source, one) for one in removed)]
+    return [Edit(start, stop, text + source.newline if source.text[start:stop].endswith(("\n", "\r")) else text)]
 
 
 def _fitted(source: Source, statement: Statement, call: Call, written: Callable[[str], str]) -> str:

@@ -10,7 +10,7 @@ import libcst as cst
 
 from clipcheck.fixes.import_blocks import block_of
 from clipcheck.fixes.import_lines import fewer, in_the_place_of, is_caught, put_in
-from clipcheck.fixes.imports import RUNTIME, added_to, reach
+from clipcheck.fixes.imports import RUNTIME, added_to, is_free, reach
 from clipcheck.fixes.named_in_string import Named, named_in_strings
 from clipcheck.fixes.verbs import delete_lines, insert_line_after, replace
 from clipcheck.python.names import Binding, Scope
@@ -176,12 +176,9 @@ def _import_fix(source: Source, binding: Binding, uses: list[cst.Name], swap: Sw
 def _is_taken(source: Source, alias: cst.ImportAlias, swap: Swap) -> bool:
     """Whether the new name stands for something else than what this import binds."""
     if swap.old != swap.new:
-        return source.is_taken(swap.new)
-    return any(
-        binding.node is not alias
-        for scope in source.names.scopes.values()
-        for binding in scope.bindings.get(swap.new, [])
-    )
+        return not is_free(source, alias, swap.new, f"{RUNTIME}.{swap.new}")
+    scopes = (scope for scope in source.names.scopes.values() if not isinstance(scope.node, cst.ClassDef))
+    return any(binding.node is not alias for scope in scopes for binding in scope.bindings.get(swap.new, []))
 
 
 def _rename(

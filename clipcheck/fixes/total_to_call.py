@@ -68,14 +68,10 @@ def _fitted(source: Source, found: Total, degree: Exponent, call: Call, span: tu
     text = _written(source, found, degree, call.text)
     line = source.line_starts[source.line_at(start) - 1]
     rest = source.text[end:].split("\n", 1)[0]
-    if (
-        start - line + len(text) + len(rest) <= width(source)
-        or source.enclosing(found.node, cst.FormattedString) is not None
-    ):
+    room = width(source)
+    if start - line + len(text) + len(rest) <= room or source.enclosing(found.node, cst.FormattedString) is not None:
         return text
-    return _written(
-        source, found, degree, call.broken(indentation(source, source.statement(found.node)), width(source))
-    )
+    return _written(source, found, degree, call.broken(indentation(source, source.statement(found.node)), room))
 
 
 def _written(source: Source, found: Total, degree: Exponent, norm: str) -> str:

@@ -28,7 +28,7 @@ def without_unused(source: Source, edits: Sequence[Edit], ours_alone: bool = Fal
     """
     left = list(edits)
     lost = list(_lost(source, edits))
-    idle = [
+    unused = [
         binding
         for bindings in lost
         if all(binding.kind == "import" and _may_go(source, binding.node) for binding in bindings)
@@ -36,8 +36,8 @@ def without_unused(source: Source, edits: Sequence[Edit], ours_alone: bool = Fal
         for binding in bindings
         if not ours_alone or binding.path.startswith(_RUNTIME)
     ]
-    aliases = {id(binding.node) for binding in idle}
-    for statement in _statements(source, idle):
+    aliases = {id(binding.node) for binding in unused}
+    for statement in _statements(source, unused):
         left = _without(source, statement, aliases, left)
     for bindings in lost:
         if not ours_alone and _is_variable(source, bindings) and _is_plain(source, bindings):
@@ -45,7 +45,7 @@ def without_unused(source: Source, edits: Sequence[Edit], ours_alone: bool = Fal
     return left
 
 
-def left_idle(source: Source, edits: Sequence[Edit]) -> str:
+def left_unused(source: Source, edits: Sequence[Edit]) -> str:
     """A variable that nothing would read any more, and whose value may be needed for what computing it does."""
     names = (b[0].name for b in _lost(source, edits) if _is_variable(source, b) and not _is_plain(source, b))
     return next(names, "")
@@ -68,7 +68,7 @@ def _lost(source: Source, edits: Sequence[Edit]) -> Iterator[list[Binding]]:
 
 
 def _is_variable(source: Source, bindings: Sequence[Binding]) -> bool:
-    """Whether a function assigns a name of its own, and nothing else: a parameter or a loop's target may be idle."""
+    """Whether a function assigns a name of its own, and nothing else: a parameter or a loop's target may be unused."""
     return all(
         binding.kind == "assign"
         and binding.value is not None
@@ -144,20 +144,20 @@ def _is_code(source: Source, string: cst.SimpleString) -> bool:
     return False
 
 
-def _statements(source: Source, idle: Sequence[Binding]) -> list[cst.Import | cst.ImportFrom]:
-    found = {id(parent): parent for binding in idle if (parent := source.parent(binding.node)) is not None}
+def _statements(source: Source, unused: Sequence[Binding]) -> list[cst.Import | cst.ImportFrom]:
+    found = {id(parent): parent for binding in unused if (parent := source.parent(binding.node)) is not None}
     return [node for node in found.values() if isinstance(node, (cst.Import, cst.ImportFrom))]
 
 
 def _without(
-    source: Source, statement: cst.Import | cst.ImportFrom, idle: set[int], edits: Sequence[Edit]
+    source: Source, statement: cst.Import | cst.ImportFrom, unused: set[int], edits: Sequence[Edit]
 ) -> list[Edit]:
-    """The edits with those that take idle names out of an import; what they add to that import stays."""
+    """The edits with those that take unused names out of an import; what they add to that import stays."""
     start, end = source.span(statement)
     inside = [edit for edit in edits if start < edit.end <= end and start <= edit.start]
     others = [edit for edit in edits if edit not in inside]
     text = _applied(source.text[start:end], start, inside)
-    names = [alias for alias in _aliases(statement) if id(alias) not in idle]
+    names = [alias for alias in _aliases(statement) if id(alias) not in unused]
     added = [alias for alias in _aliases(parsed(text)) if dotted(alias.name) not in _known(statement)]
     if not names and not added:
         return [*others, _deletion(source, source.statement(statement), others)]

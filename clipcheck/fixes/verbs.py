@@ -90,9 +90,9 @@ def delete_lines(source: Source, statement: Statement) -> Edit:
 def deletion(source: Source, start: int, stop: int) -> Edit:
     """Remove whole lines, and the blank lines below them that only set them off."""
     above, below = _blank_lines(source, start, -1), _blank_lines(source, stop, 1)
-    spare = below if start == 0 else min(above, below)
-    last = source.line_at(stop) - 1 + spare
-    return Edit(start, source.line_starts[last] if spare and last < len(source.line_starts) else stop, "")
+    blank = below if start == 0 else min(above, below)
+    last = source.line_at(stop) - 1 + blank
+    return Edit(start, source.line_starts[last] if blank and last < len(source.line_starts) else stop, "")
 
 
 def _blank_lines(source: Source, offset: int, step: int) -> int:
@@ -135,13 +135,3 @@ def comment_lines(source: Source, statement: Statement, comments: Iterable[str])
     """Comments on lines of their own, as deep as the statement."""
     pad = indentation(source, statement)
     return "".join(f"{pad}{comment}{source.newline}" for comment in comments)
-
-
-def replace_lines(source: Source, statement: Statement, line: str, comments: Iterable[str] = ()) -> Edit:
-    """Another line in the place of a statement, and above it the comments that would be lost."""
-    start, stop = lines_of(source, statement)
-    lost = unwritten((*comments, *comments_within(source, start, stop)), line)
-    text = comment_lines(source, statement, lost) + line
-    if source.text[start:stop].endswith(("\n", "\r")):
-        text += source.newline
-    return Edit(start, stop, text)

@@ -7,21 +7,22 @@ lists that are summed later; with `norm`, `pow(2).sum()`, `float()` or `math.pow
 Every `.item()` waits for the device: a model of 150 tensors stops 150 times for one number. Where gradients are
 sharded (FSDP2, tensor parallelism) the sum is that of this rank's shards, which is not the norm of the gradient.
 
-One call computes the norm with one synchronisation: `clipcheck.runtime.grad_norm(parameters)`, or
+One call computes the norm with one synchronization: `clipcheck.runtime.grad_norm(parameters)`, or
 `get_total_norm(gradients)` where the tensors are gradients already.
 
 ## Fix safety
 Safe: the whole loop becomes one call that gives the same number as a Python float. Parameters without a gradient are
-skipped (code without a test for `None` raised there), other tests go along as a comprehension, casts such as `.float()`
-stay. A squared value stays squared, an accumulator that held something before is added to. Where the accumulator
+skipped (code without a test for `None` raised there), other tests go along as a comprehension. `grad_norm` adds
+in float64, so casts such as `.float()` are not needed; other casts leave no fix. The zero before the loop, the root after it,
+imports and variables that nothing else uses go with the loop. A squared value stays squared, an accumulator that held something before is added to. Where the accumulator
 started as the integer `0` and there is no gradient at all, the result is `0.0` instead of `0`. A norm type that is a
 variable is passed on; at infinity the loop computed nonsense and the call computes the largest element.
 
-Unsafe in files that use FSDP2 or DTensor, where the value changes from the rank's to the whole and the call is a
+Unsafe where the code fails today (`torch.sqrt` of a Python float), in files that use FSDP2 or DTensor, where the value changes from the rank's to the whole and the call is a
 collective, and with `--target torch`, whose `get_total_norm` needs torch 2.6, rejects sparse gradients and overflows
 in float16.
 
-No fix is offered where the loop does more than add up (it clamps, logs, stores), where its variables are used
+No fix is offered where the loop does more than add up (it clamps, stores, logs the norm of each tensor), where its variables are used
 later, or where the sum is reduced over processes.
 
 ## References

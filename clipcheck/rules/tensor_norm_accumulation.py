@@ -10,7 +10,7 @@ bfloat16 add up to 16 instead of 54.8. Joining gradients copies all of them. One
 
 ## Fix safety
 Unsafe: the dtype in which the sum runs changes, and with it the last digits. What was a tensor stays a tensor, what was
-a float stays a float. Silent where autograd goes through the norm (`create_graph=True`), where the accumulator is reduced
+a float stays a float. A cast of each gradient becomes a cast of the norm, without copies of all gradients. Silent where autograd goes through the norm (`create_graph=True`), where the accumulator is reduced
 over processes, and inside optimizers. No fix is offered where the stacked norms or the joined vector have another use.
 
 ## References
