@@ -115,6 +115,18 @@ RULES: dict[str, Rule] = {
         _rule("CLIP111", "per-group-or-module-clip", *_NORM_CLIPS, tier=Tier.OPT_IN),
         _rule("CLIP112", "overlapping-parameter-lists", *_TORCH_CLIPS),
         _rule("CLIP114", "swallowed-clip-error", *_CLIPS, ("<Try>", "suppress")),
+        _rule(
+            "CLIP115",
+            "step-in-backward-hook",
+            *_CLIPS,
+            _BACKWARD,
+            (
+                *("register_post_accumulate_grad_hook", "register_hook"),
+                *("_apply_optimizer_in_backward", "apply_optimizer_in_backward"),
+            ),
+        ),
+        _rule("CLIP116", "clip-in-one-branch", *_CLIPS, _STEP, tier=Tier.OPT_IN),
+        _rule("CLIP117", "clip-of-other-optimizer", *_CLIPS, _STEP, _BACKWARD, ("parameters", "named_parameters")),
         _rule("CLIP201", "nonpositive-max-norm", *_TORCH_CLIPS),
         _rule("CLIP202", "wrong-parameters-argument", *_TORCH_CLIPS, severity=Severity.ERROR),
         _rule("CLIP203", "invalid-norm-type", *_TOTALS),

@@ -253,5 +253,5 @@ _TELLING = (
 _HARMLESS = frozenset(
     "lr rate learning save load checkpoint resume schedule scheduler sched log print write state dict warmup "
     "isinstance append summary lambda count counter metrics meter set get scalar wandb loader trained steps "
-    "timer progress rewards env plot adjust".split()
+    "timer progress rewards env plot adjust register".split()
 )

@@ -1,0 +1,110 @@
+"""
+## What it does
+Finds clips of parameters that no step uses afterwards, right before the step of another optimizer whose own parameters are
+not clipped: the line was copied from the actor to the critic, or from the generator to the discriminator.
+
+## Why is this bad?
+The optimizer that steps next uses gradients of any size: for one of the two networks there is no limit at all. The other one's
+gradients are clipped a second time, after their step, and then cleared.
+
+## How to fix by hand
+Pass the parameters of the optimizer that steps next.
+
+## Fix safety
+Unsafe: passes the parameters that the optimizer was made of, so that the limit applies to its steps, which is the point.
+
+## When to suppress it
+Where the limit is meant for one of the networks only: then the second clip can go.
+
+## References
+- google-deepmind/open_spiel#827
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.fixes.verbs import replace
+from clipcheck.python.source import Source
+from clipcheck.rule import Fix, Hit, Safety
+from clipcheck.training.acts import EventKind
+from clipcheck.training.flows import Event, Flow, flows
+from clipcheck.training.ownership import is_for
+from clipcheck.training.parameters import assigned
+
+TITLE = "Clip the parameters that are stepped"
+BY_HAND = "pass the parameters of the optimizer that steps next"
+_USES = (EventKind.STEP, EventKind.BACKWARD, EventKind.ZERO_GRAD, EventKind.UNKNOWN)
+
+
+def check(source: Source) -> Iterator[Hit]:
+    seen: set[cst.CSTNode] = set()
+    for flow in flows(source, EventKind.CLIP):
+        for clip in flow.of(EventKind.CLIP):
+            step = _of_another(source, flow, clip)
+            if step is not None and clip.at not in seen:
+                seen.add(clip.at)
+                name = source.quoted(step.at, "the step", 24)
+                message = f"clips other parameters than {name} on {source.where(step.at)} steps: those are not clipped"
+                fix = _fix(source, clip, step)
+                yield Hit(clip.at, message, fix, "" if fix else BY_HAND, ((step.at, "the step is here"),))
+
+
+def _of_another(source: Source, flow: Flow, clip: Event) -> Event | None:
+    """The step that comes next, where it is another optimizer's and nothing else comes of the clip."""
+    later = clip.first_after(EventKind.STEP, EventKind.BACKWARD, EventKind.UNKNOWN)
+    if len(later) != 1 or later[0].kind is not EventKind.STEP or is_for(source, clip, later[0]) is not False:
+        return None
+    step = later[0]
+    # the optimizer of what is clipped is there, and steps at another time
+    steps = [event for event in flow.of(EventKind.STEP) if is_for(source, clip, event) is not False]
+    if not steps or any(is_for(source, clip, event) is None for event in steps):
+        return None
+    after = step.next_where(lambda event: event.kind in (EventKind.BACKWARD, EventKind.UNKNOWN) or event in steps)
+    if any(event in steps or event.kind is EventKind.UNKNOWN for event in after):
+        return None  # it steps later on, with what was clipped here
+    return None if _is_clipped(source, clip, step) else step
+
+
+def _is_clipped(source: Source, clip: Event, step: Event) -> bool:
+    """Whether something between the backward and the step may have limited what is stepped."""
+    ends = (EventKind.BACKWARD, EventKind.UNKNOWN, EventKind.EDIT, EventKind.CLIP)
+    pending, seen = [step], {step}
+    while pending:
+        for event in pending.pop().first_before(*ends):
+            if event.kind in (EventKind.UNKNOWN, EventKind.EDIT, EventKind.START):
+                return True
+            if event.kind is EventKind.CLIP:
+                if is_for(source, event, step) is not False:
+                    return True
+                if event not in seen:
+                    seen.add(event)
+                    pending.append(event)
+    return False
+
+
+def _fix(source: Source, clip: Event, step: Event) -> Fix | None:
+    """Pass what the optimizer was made of, where that is `net.parameters()` of something that is named alike in both places."""
+    if clip.is_called or step.is_called or clip.subject is None or step.subject is None:
+        return None
+    made = assigned(source, step.subject)
+    match made:
+        case cst.Call(
+            args=[
+                cst.Arg(
+                    value=cst.Call(
+                        func=cst.Attribute(value=cst.Name() | cst.Attribute(), attr=cst.Name("parameters")), args=[]
+                    ) as given
+                ),
+                *_,
+            ]
+        ):
+            here = source.function(made) is source.function(clip.node) or source.spelled(given).startswith("self.")
+            given_here = isinstance(clip.subject, cst.Call) and source.function(clip.subject) is source.function(
+                clip.node
+            )
+            if here and given_here:
+                return Fix(TITLE, Safety.UNSAFE, (replace(source, clip.subject, source.code(given)),))
+    return None

@@ -1,0 +1,35 @@
+"""Whether the parameters that a clip takes are those that a step moves, also where both are in functions that are called."""
+
+from __future__ import annotations
+
+from clipcheck.python.source import Source
+from clipcheck.training.flows import Event
+from clipcheck.training.parameters import owners, stepped, surely_belong
+
+
+def is_for(source: Source, clip: Event, step: Event) -> bool | None:
+    """Whether a step uses (some of) what a clip clips, by what the optimizer was made of; None where the file does not say."""
+    if clip.subject is None or step.subject is None:
+        return None
+    if clip.frame is None:
+        return surely_belong(source, clip.subject, step.subject)
+    mine, theirs = owned(source, clip), stepped(source, step.subject)
+    if not mine or not theirs:
+        return None
+    if any(_overlap(one, other) for one in mine for other in theirs):
+        return True
+    return False if all(name.startswith("self.") for name in mine | theirs) else None
+
+
+def owned(source: Source, clip: Event) -> frozenset[str] | None:
+    """The modules whose parameters a clip takes, as the function that is asked about spells them."""
+    found = None if clip.subject is None else owners(source, clip.subject)
+    if found is None or clip.frame is None or source.function(clip.subject or clip.node) is not clip.frame.function:
+        return found  # the subject is in the caller's words already
+    spelled = [name.partition(".") for name in found]
+    words = {root: clip.frame.words.get(root, "self" if root == "self" else "") for root, _, _ in spelled}
+    return frozenset(words[root] + dot + rest for root, dot, rest in spelled) if all(words.values()) else None
+
+
+def _overlap(one: str, other: str) -> bool:
+    return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
