@@ -459,6 +459,13 @@ def test_fixed(code: str, text: str, after: str | None) -> None:
         "g = p.grad.clone()\ng.grad = x\nclip_grad_norm_(g, 1.0)",
         "masters = [p.grad for p in ps]\nfor m in masters:\n    m.grad = x\nclip_grad_norm_(masters, 1.0)",
         "for g in ps:\n    clip_grad_norm_(g, 1.0)",
+        # handed to a function that does something else with it, or gives the tensors a gradient first
+        "def f(xs):\n    print(xs)\nf(torch.autograd.grad(loss, ps))",
+        "def f(xs, ps):\n    clip_grad_norm_(ps, 1.0)\nf([p.grad for p in ps], ps)",
+        "def f(xs):\n    xs = [p for x in xs]\n    clip_grad_norm_(xs, 1.0)\nf([p.grad for p in ps])",
+        "def f(xs):\n    for x in xs:\n        x.grad = x\n    clip_grad_norm_(xs, 1.0)\nf([p.grad for p in ps])",
+        "def f(xs):\n    clip_grad_norm_(xs, 1.0)\nf([p for p in ps])",
+        "f([p.grad for p in ps])",
     ],
 )
 def test_parameters_or_what_may_be_some(text: str) -> None:
@@ -487,6 +494,9 @@ def test_parameters_or_what_may_be_some(text: str) -> None:
         ("xs = []\nfor p in ps:\n    g = p.grad\n    xs.append(g.data)\nclip_grad_norm_(xs, 1.0)", None),
         ("xs = []\nfor p in ps:\n    g = p.grad\n    xs.append(g.detach())\nclip_grad_norm_(xs, 1.0)", None),
         ("clip_grad_norm_(torch.autograd.grad(loss, ps), 1.0)", None),
+        ("def f(xs):\n    clip_grad_norm_(xs, 1.0)\nf(torch.autograd.grad(loss, ps))", None),
+        ("def f(xs):\n    clip_grad_norm_(xs, 1.0)\ngs = torch.autograd.grad(loss, ps)\nf(gs)", None),
+        ("def f(xs):\n    g(xs)\ndef g(xs):\n    clip_grad_norm_(xs, 1.0)\nf([p.grad for p in ps])", None),
         ("clip_grad_norm_(model.state_dict().values(), 1.0)", None),
         ("for g in [p.grad for p in ps]:\n    clip_grad_norm_(g, 1.0)", None),
     ],

@@ -46,6 +46,11 @@ SILENT = {
         "CLIP\nmodel = FSDP(model)",
         "model = Other.FSDP(model)\nCLIP",
         "def g(model):\n    CLIP\nmodel = FSDP(net)",
+        "def g(model):\n    CLIP\ng(FSDP)",
+        "def g(model):\n    CLIP\nnet = FSDP(model)\ng(net)\ng(other)",  # one caller's is not wrapped
+        "def wrap(net):\n    if sharded:\n        return FSDP(net)\n    return net\nmodel = wrap(net)\nCLIP",
+        "def wrap(net):\n    return DDP(net)\nmodel = wrap(net)\nCLIP",
+        "def wrap(net):\n    if sharded:\n        net = FSDP(net)\n    return net\nmodel = wrap(net)\nCLIP",
         "class A:\n    def f(self):\n        clip_grad_norm_(self.model.parameters(), 1.0)",
         "model = FSDP(model)\nclip_grad_norm_(model.parameters(recurse=False), 1.0)",
     ],
@@ -120,6 +125,12 @@ def test_silent(code: str, body: str) -> None:
 
 FOUND: dict[str, list[tuple[str, str | None]]] = {
     "CLIP405": [
+        ("def wrap(net):\n    return FSDP(net)\nmodel = wrap(net)\nCLIP", "def wrap(net):\n    return FSDP(net)\nmodel = wrap(net)\nmodel.clip_grad_norm_(1.0)"),
+        ("def g(model):\n    CLIP\nnet = FSDP(model)\ng(net)", "def g(model):\n    model.clip_grad_norm_(1.0)\nnet = FSDP(model)\ng(net)"),
+        (
+            "class A:\n    def build(self):\n        self.model = self.wrap(net)\n    def wrap(self, net):\n        net = FSDP(net)\n        return net\n    def f(self):\n        clip_grad_norm_(self.model.parameters(), 1.0)",
+            "class A:\n    def build(self):\n        self.model = self.wrap(net)\n    def wrap(self, net):\n        net = FSDP(net)\n        return net\n    def f(self):\n        self.model.clip_grad_norm_(1.0)",
+        ),
         ("model = FSDP(model)\nCLIP", "model = FSDP(model)\nmodel.clip_grad_norm_(1.0)"),
         ("model = FSDP(model)\nclip_grad_norm_(model.parameters(), 1.0, 1)", "model = FSDP(model)\nmodel.clip_grad_norm_(1.0, norm_type=1)"),
         ("model = FSDP(model)\nnorm = CLIP", "model = FSDP(model)\nnorm = model.clip_grad_norm_(1.0)"),

@@ -24,9 +24,11 @@ import libcst as cst
 from clipcheck.fixes.verbs import replace
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
+from clipcheck.training.calls import callee, calls_of
 from clipcheck.training.clips import Clip, clips
 from clipcheck.training.guards import branches
 from clipcheck.training.parameters import attribute_bindings
+from clipcheck.training.summaries import home, returned
 
 BY_HAND = "call the wrapped model's own `clip_grad_norm_(max_norm)`"
 
@@ -45,12 +47,14 @@ def check(source: Source) -> Iterator[Hit]:
                     )
 
 
-def _wrapped_by_fsdp(source: Source, model: cst.BaseExpression) -> cst.Call | None:
+def _wrapped_by_fsdp(source: Source, model: cst.BaseExpression, depth: int = 3) -> cst.Call | None:
     """The `FSDP(…)` that is the last thing the name is assigned before, None where it may be something else."""
     match model:
         case cst.Name():
             owner = source.scope(model).owner(model.value)
             bindings = owner.bindings[model.value] if owner else []
+            if bindings and all(b.kind == "parameter" for b in bindings):
+                return _given_by_callers(source, model, depth - 1) if depth else None
             if any(b.kind != "assign" for b in bindings):
                 bindings = [b for b in bindings if b.kind == "assign"] if owner is source.scope(model) else []
             values = [b.value for b in bindings if source.rank(b.node) < source.rank(model)]
@@ -59,10 +63,35 @@ def _wrapped_by_fsdp(source: Source, model: cst.BaseExpression) -> cst.Call | No
         case _:
             return None
     match values[-1:]:
-        case [cst.Call(func=func) as call] if (source.qualified(func) or "").endswith(".FullyShardedDataParallel"):
-            conditional = any(True for _ in branches(source, call)) and not _same_branch(source, call, model)
-            return None if conditional or "NO_SHARD" in source.code(call) else call
+        case [cst.Call() as made]:
+            return _wrapping(source, made, model, depth)
     return None
+
+
+def _wrapping(source: Source, made: cst.Call, place: cst.CSTNode, depth: int) -> cst.Call | None:
+    """The `FSDP(…)` that a call is, or that the function which it calls returns, on every way that leads to `place`."""
+    if any(True for _ in branches(source, made)) and not _same_branch(source, made, place):
+        return None
+    if (source.qualified(made.func) or "").endswith(".FullyShardedDataParallel"):
+        return None if "NO_SHARD" in source.code(made) else made
+    called = callee(source, made) if depth else None
+    values = () if called is None else returned(source, called.function) or ()
+    found = [
+        _wrapping(source, value, value, depth - 1)
+        if isinstance(value, cst.Call)
+        else _wrapped_by_fsdp(source, value, depth - 1)
+        for value in values
+    ]
+    return found[0] if found and None not in found and not any(True for _ in branches(source, values[0])) else None
+
+
+def _given_by_callers(source: Source, parameter: cst.Name, depth: int) -> cst.Call | None:
+    """The `FSDP(…)` that every caller in this file gives for a parameter."""
+    function = home(source, source.bindings(parameter)[0].node)
+    callers = () if isinstance(function, cst.Module) else calls_of(source, function)
+    given = [called.given.get(parameter.value) for called in callers]
+    found = [None if value is None else _wrapped_by_fsdp(source, value, depth) for value in given]
+    return found[0] if found and None not in found else None
 
 
 def _same_branch(source: Source, one: cst.CSTNode, other: cst.CSTNode) -> bool:

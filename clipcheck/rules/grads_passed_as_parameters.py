@@ -1,7 +1,7 @@
 """
 ## What it does
 Finds torch's in-place clips that are given gradients, `.data` tensors or the values of a `state_dict` in place of
-parameters.
+parameters, also through a function of the file.
 
 ## Why is this bad?
 The function reads `.grad` of each tensor that it is given. A gradient has no gradient of its own, so nothing is
@@ -25,7 +25,9 @@ from clipcheck.fixes.verbs import replace
 from clipcheck.gradients.gradient import gradient
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety
+from clipcheck.training.calls import Callee, callee
 from clipcheck.training.clips import Clip, clips
+from clipcheck.training.readings import is_clipped_by_torch
 
 TITLE = "Pass the parameters"
 BY_HAND = "pass the parameters themselves"
@@ -36,6 +38,21 @@ def check(source: Source) -> Iterator[Hit]:
     for clip in clips(source):
         if clip.parameters is not None:
             yield from _clip(source, clip, clip.parameters)
+    for call in source.nodes(cst.Call):
+        called = callee(source, call)
+        if called is not None:
+            yield from _handed_over(source, call, called)
+
+
+def _handed_over(source: Source, call: cst.Call, called: Callee) -> Iterator[Hit]:
+    """Calls of a function that hands what it is given to a clip."""
+    for name, value in called.given.items():
+        if is_clipped_by_torch(source, called.function, name):
+            what, made = _instead_of_parameters(source, value)
+            if what:
+                message = f"clips nothing: the function is given {what}, and its clip reads `.grad` of each"
+                by_hand = BY_HAND_GRADS if "autograd" in what else BY_HAND
+                yield Hit(call, message, None, by_hand, ((made, "they are made here"),) if made is not value else ())
 
 
 def _clip(source: Source, clip: Clip, given: cst.BaseExpression) -> Iterator[Hit]:

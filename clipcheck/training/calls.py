@@ -51,6 +51,13 @@ def callee(source: Source, call: cst.Call) -> Callee | None:
     return Callee(found.function, _given(found, call.args), found.owner)
 
 
+@memo
+def calls_of(source: Source, function: Function) -> tuple[Callee, ...]:
+    """What each call in this file gives to a function."""
+    found = (callee(source, call) for call in source.nodes(cst.Call))
+    return tuple(called for called in found if called is not None and called.function is function)
+
+
 def callees(source: Source, call: cst.Call) -> Iterator[Callee]:
     """The functions of this file that a call runs: the one it calls, and local functions handed to `step(closure)`."""
     direct = callee(source, call)
@@ -112,10 +119,16 @@ def _found(source: Source, node: cst.BaseExpression, depth: int) -> _Found | Non
             value = assigned(source, node)
             return None if value is None else _found(source, value, depth - 1)
         case cst.Call(func=func, args=[cst.Arg(value=inner, keyword=None, star=""), *args]) if depth:
-            if source.qualified(func) in ("functools.partial", "functools.partialmethod"):
+            if is_partial(source, func):
                 found = _found(source, inner, depth - 1)
                 return None if found is None else found._replace(args=(*found.args, *args))
     return None
+
+
+def is_partial(source: Source, func: cst.BaseExpression) -> bool:
+    """Whether a function is `functools.partial`; a name bound nowhere is believed, as a fragment's imports may be elsewhere."""
+    unbound = isinstance(func, cst.Name) and not source.bindings(func)
+    return last_name(func) == "partial" and (unbound or source.qualified(func) == "functools.partial")
 
 
 def _bound(source: Source, bindings: Sequence[Binding], depth: int) -> _Found | None:

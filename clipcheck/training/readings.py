@@ -16,6 +16,7 @@ from clipcheck.python.reaching import contains, reaching
 from clipcheck.python.source import Source, memo
 from clipcheck.training.acts import Act, EventKind, acts
 from clipcheck.training.calls import Function, callee
+from clipcheck.training.clips import clips
 from clipcheck.training.guards import exclusive
 from clipcheck.training.one_shot import WRAPS, drains, is_one_shot
 from clipcheck.training.summaries import DEPTH, act_of, does, home, returned
@@ -112,6 +113,23 @@ def _is_quotient(source: Source, node: cst.CSTNode | None, depth: int = 4) -> bo
         case cst.Call(func=func, args=args) if depth:
             inner = [arg.value for arg in args] + ([func.value] if isinstance(func, cst.Attribute) else [])
             return any(_is_quotient(source, value, depth - 1) for value in inner)
+    return False
+
+
+@memo
+def is_clipped_by_torch(source: Source, function: Function, parameter: str, depth: int = DEPTH) -> bool:
+    """Whether the first thing a function does with what a parameter is given is to hand it to one of torch's clips.
+
+    Also through functions that it calls; what goes through it before may give the tensors a `.grad`.
+    """
+    for reading in readings(source, function, parameter)[:1]:
+        if any(reading.drain is clip.call and reading.use is clip.parameters for clip in clips(source)):
+            return True
+        called = callee(source, reading.drain) if depth and isinstance(reading.drain, cst.Call) else None
+        if called is not None:
+            names = [name for name, value in called.given.items() if value is reading.use]
+            if any(is_clipped_by_torch(source, called.function, name, depth - 1) for name in names):
+                return True
     return False
 
 
