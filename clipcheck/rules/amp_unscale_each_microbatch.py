@@ -20,11 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import libcst as cst
+
 from clipcheck.fixes.into_guard import into_guard
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind
-from clipcheck.training.flows import Event, flows
+from clipcheck.training.flows import Event, Flow, flows
 from clipcheck.training.microbatches import guarded_step
 from clipcheck.training.parameters import is_scaler
 
@@ -33,17 +35,32 @@ BY_HAND_ONCE = "unscale once, before the first clip"
 
 
 def check(source: Source) -> Iterator[Hit]:
+    found: dict[cst.CSTNode, Hit] = {}  # what several callers lead to is one fault
     for flow in flows(source, EventKind.UNSCALE):
         for unscale in flow.of(EventKind.UNSCALE):
-            step = guarded_step(source, unscale)
-            if step is not None and step.scaler is not None:
-                message = f"unscales every micro-batch, but the step on {source.where(step.at)} comes once in several"
-                fix = into_guard(source, flow, unscale, step)
-                yield Hit(unscale.at, message, fix, "" if fix else BY_HAND, ((step.at, "the step is here"),))
-            again = _again(source, unscale)
-            if again is not None:
-                message = f"raises an error: {source.where(unscale.at)} has unscaled for the same step already"
-                yield Hit(again.at, message, None, BY_HAND_ONCE, ((unscale.at, "unscaled here"),))
+            for hit in (_each_microbatch(source, flow, unscale), _twice(source, unscale)):
+                if hit is not None:
+                    found.setdefault(hit.node, hit)
+    yield from found.values()
+
+
+def _each_microbatch(source: Source, flow: Flow, unscale: Event) -> Hit | None:
+    step = guarded_step(source, unscale)
+    if step is None or step.scaler is None:
+        return None
+    inside = unscale.at is step.at  # of one function that is called
+    node, used = (unscale.node, step.node) if inside else (unscale.at, step.at)
+    message = f"unscales every micro-batch, but the step on {source.where(used)} comes once in several"
+    fix = into_guard(source, flow, unscale, step)
+    return Hit(node, message, fix, "" if fix else BY_HAND, ((used, "the step is here"),))
+
+
+def _twice(source: Source, unscale: Event) -> Hit | None:
+    again = _again(source, unscale)
+    if again is None:
+        return None
+    message = f"raises an error: {source.where(unscale.at)} has unscaled for the same step already"
+    return Hit(again.at, message, None, BY_HAND_ONCE, ((unscale.at, "unscaled here"),))
 
 
 def _again(source: Source, unscale: Event) -> Event | None:

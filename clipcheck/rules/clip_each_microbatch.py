@@ -53,9 +53,10 @@ def _clip(source: Source, flow: Flow, clip: Event) -> Hit | None:
     if step is not None:
         if step.subject is not None and belong(source, clip.subject, step.subject) is False:
             return None
-        message = f"clips every micro-batch, but the step on {source.where(step.at)} uses the sum of several"
+        used = step.node if step.at is clip.at else step.at
+        message = f"clips every micro-batch, but the step on {source.where(used)} uses the sum of several"
         fix = into_guard(source, flow, clip, step)
-        return _hit(source, clip, message, (step.at, "the gradients are used here"), fix)
+        return _hit(source, clip, message, (used, "the gradients are used here"), fix)
     step = step_elsewhere(source, flow, clip)
     if step is not None:
         message = f"clips a part of the sum that the step on {source.where(step.at)} uses"

@@ -117,6 +117,8 @@ def _step_of_several(source: Source, zero: Event) -> Event | None:
     rest = [event for event in later if event.kind not in (EventKind.STEP, EventKind.END)]
     if not steps or not rest or any(event is not zero for event in rest):
         return None
+    if zero.at is steps[0].at:
+        return None  # in one function that is called, which has a flow of its own
     counted = all(comes_once_in_several(source, step, zero) and _is_cleared(source, zero, step) for step in steps)
     return steps[0] if counted else None
 

@@ -226,7 +226,7 @@ def _suspect(source: Source, node: cst.Call, name: str) -> Act | None:
     if origin.startswith(("torch.", "builtins.", "functools.", "numpy.", "math.")):
         return None
     parts = words(name)
-    if any(part in _HARMLESS for part in parts):
+    if name in _OF_APEX or any(part in _HARMLESS for part in parts):
         return None
     if any(part.startswith(_TELLING) for part in parts) and not (name == "train" and len(node.args) < 2):
         return Act(EventKind.UNKNOWN, node)
@@ -250,6 +250,7 @@ _TELLING = (
     "clip",
     "accumulate",
 )
+_OF_APEX = frozenset({"scale_loss", "master_params"})  # they are given the optimizer, and run no part of the step
 _HARMLESS = frozenset(
     "lr rate learning save load checkpoint resume schedule scheduler sched log print write state dict warmup "
     "isinstance append summary lambda count counter metrics meter set get scalar wandb loader trained steps "
