@@ -24,12 +24,52 @@ from clipcheck.rule import Need, Rule, Severity, Tier
 
 # One gradient's norm or a power of it: by its name, or as a sum of squares, a product with itself, the largest entry.
 _GRADIENT = "<gradient>"
-_NORM = (".norm", ".vector_norm", ".sum", ".dot", ".vdot", ".abs")
+_NORM = (".norm", ".vector_norm", ".sum", ".dot", ".vdot", "abs", ".mean", "<MatMult>")
+_TENSORS = ("tensor", "as_tensor", "Tensor", "FloatTensor", "DoubleTensor")
 # What takes a value from the device into Python; `linalg` is numpy's norm.
-_HOST = ("item", "tolist", ".numpy", "float", "math", "linalg")
-_REPEATED = ("<For>", "<AsyncFor>", "<comprehension>")
+_HOST = (
+    "item",
+    "tolist",
+    ".numpy",
+    "float",
+    "math",
+    "linalg",
+    ".cpu",
+    ".to",
+    ".data",
+    *_TENSORS,
+)
+_REPEATED = ("<For>", "<AsyncFor>", "<comprehension>", "map", "reduce")
 # What makes another power of a norm, or sums powers: without it, the norm itself is added up.
-_RAISED = ("<Pow>", "<square>", "pow", "pow_", "power", "float_power", "square", "sqrt", "sqrt_", "dot", "vdot")
+_RAISED = (
+    "<Pow>",
+    "<square>",
+    "pow",
+    "pow_",
+    "power",
+    "float_power",
+    "square",
+    "sqrt",
+    "sqrt_",
+    "dot",
+    "vdot",
+    "<MatMult>",
+)
+# What makes a norm of a list of norms, or of one vector of all gradients, or keeps the largest.
+_COMBINED = (
+    "max",
+    "amax",
+    "maximum",
+    "linalg",
+    "stack",
+    "cat",
+    "tensor",
+    "as_tensor",
+    *_TENSORS,
+    "*array",
+    "*hstack",
+    "*conca",
+)
 
 # A call of torch's clips or the runtime's: they are reached through their module, also where that gives all by `import *`.
 _MODULES = ("utils", "runtime")
@@ -75,7 +115,7 @@ def _each(needs: tuple[str | Need, ...]) -> tuple[Need, ...]:
 RULES: dict[str, Rule] = {
     rule.code: rule
     for rule in (
-        _rule("CLIP001", "item-norm-loop", near=(_GRADIENT, _NORM, _HOST, _REPEATED, _RAISED)),
+        _rule("CLIP001", "item-norm-loop", near=(_GRADIENT, _NORM, _HOST, _REPEATED, (*_RAISED, *_COMBINED))),
         _rule("CLIP004", "linear-norm-sum", near=(_GRADIENT, _NORM, _REPEATED), tier=Tier.OPT_IN),
         _rule("CLIP005", "tensor-norm-accumulation", near=(_GRADIENT, _NORM, _REPEATED), tier=Tier.OPT_IN),
         _rule("CLIP006", "norm-exponent-mismatch", near=(_GRADIENT, _NORM, _REPEATED, _RAISED)),

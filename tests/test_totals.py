@@ -53,7 +53,8 @@ def fixed(body: str) -> str:
         "sum(2 * p.grad.norm().item() ** 2 for p in ps) ** 0.5",
         "sum((p.grad * p).sum().item() for p in ps) ** 0.5",
         "sum((p.grad * q.grad).sum().item() for p, q in zip(ps, qs)) ** 0.5",
-        "max(p.grad.abs().max().item() for p in ps)",
+        "max(p.grad.max().item() for p in ps)",
+        "max(p.grad.norm(2).item() for p in ps)",
         "sum(p.grad.abs().sum().item() for p in ps)",
         # the gradients of one dimension
         "sum(p.grad.norm(dim=0).item() ** 2 for p in ps) ** 0.5",

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple, TypeAlias
 
 import libcst as cst
 
 from clipcheck.gradients.gradient import Condition
 from clipcheck.gradients.loops import Around, Clause, clauses_around, leaves, outermost, statements_beside
 from clipcheck.gradients.powers import Power, power
-from clipcheck.python.assignments import assigned_value
+from clipcheck.python.assignments import assigned_value, assigned_values
 from clipcheck.python.literals import is_zero
 from clipcheck.python.names import Binding
 from clipcheck.python.reaching import contains, reaching_at
 from clipcheck.python.source import Source, memo
+
+How: TypeAlias = Literal["add", "append", "max"]
 
 
 class Series(NamedTuple):
     """The power of each tensor that the clauses go through.
 
     `used` are the bindings of the names that it was read through, `loop` the loop that appended the powers to a list.
+    `array` says whose array holds the powers, where it is no list ("torch", "numpy", or "fused" where one call made
+    them all); `joined` is the expression that joined the tensors to one vector.
     """
 
     clauses: tuple[Clause, ...]
     term: Power
     used: tuple[Binding, ...] = ()
     loop: Accumulation | None = None
+    array: Literal["", "torch", "numpy", "fused"] = ""
+    joined: cst.BaseExpression | None = None
 
 
 class Accumulation(NamedTuple):
     """A statement that adds the power of one gradient's norm to something, and the loops that repeat it.
+
+    `how` is "max" where it keeps the largest: of infinity norms, that is the infinity norm of all.
 
     `statement` is that statement, `target` what it adds to; `loop` the outermost loop that does nothing else, `series`
     the loops and tests around the statement together with what is added. `extras` are the statements of the loop that
@@ -41,7 +50,7 @@ class Accumulation(NamedTuple):
     statement: cst.BaseSmallStatement
     target: cst.BaseExpression
     added: cst.BaseExpression
-    how: Literal["add", "append"]
+    how: How
     loop: cst.For
     series: Series
     extras: tuple[cst.CSTNode, ...]
@@ -50,6 +59,11 @@ class Accumulation(NamedTuple):
     @property
     def term(self) -> Power:
         return self.series.term
+
+    @property
+    def is_total(self) -> bool:
+        """Whether it comes to a norm of all tensors, or to its power: not to the sum of their norms."""
+        return self.how == "max" or not self.term.exponent.is_one
 
 
 @memo
@@ -75,13 +89,42 @@ def _accumulation(source: Source, statement: cst.BaseSmallStatement) -> Accumula
     inner = source.enclosing(statement, cst.For, cst.FunctionDef, cst.Lambda)
     if term is None or not isinstance(inner, cst.For):
         return None
+    if how == "max" and term.order.value != math.inf:
+        return None  # the largest of the tensors' norms is no norm of them all
     loop = outermost(source, inner)
+    if not selects(source, term, clauses_around(source, statement, loop).clauses):
+        return None
     return _described(source, Accumulation(statement, target, value, how, loop, Series((), term), ()))
+
+
+def selects(source: Source, term: Power, clauses: Iterable[Clause]) -> bool:
+    """Whether loops go from gradient to gradient: not where each round computes the gradient of the same tensors again."""
+    targets = {node.value for one in clauses for node in source.walk(one.target) if isinstance(node, cst.Name)}
+    return _depends(source, term.gradient.node, targets)
+
+
+def _depends(source: Source, node: cst.CSTNode, names: set[str], depth: int = 4) -> bool:
+    """Whether an expression is computed from one of these names, and by no differentiation."""
+    inner = list(source.walk(node))
+    if any(isinstance(one, cst.Call) and source.qualified(one.func) == "torch.autograd.grad" for one in inner):
+        return False
+    read = [one for one in inner if isinstance(one, cst.Name) and not _is_attribute(source, one)]
+    if any(one.value in names for one in read):
+        return True
+    values = (value for one in read if depth for value in assigned_values(source, one) if value is not None)
+    return any(_depends(source, value, names, depth - 1) for value in values)
+
+
+def _is_attribute(source: Source, name: cst.Name) -> bool:
+    match source.parent(name):
+        case cst.Attribute(attr=attr):
+            return attr is name
+    return False
 
 
 def _added(
     source: Source, statement: cst.BaseSmallStatement
-) -> tuple[cst.BaseExpression, cst.BaseExpression, Literal["add", "append"]] | None:
+) -> tuple[cst.BaseExpression, cst.BaseExpression, How] | None:
     """What a statement adds, and to what."""
     match statement:
         case cst.AugAssign(target=target, operator=cst.AddAssign(), value=value):
@@ -93,6 +136,9 @@ def _added(
             for other, value in ((left, right), (right, left)):
                 if source.spelled(other) == source.spelled(target):
                     return target, value, "add"
+        case cst.Assign(targets=[cst.AssignTarget(target=target)], value=value):
+            largest = _largest_of(source, target, value)
+            return (target, largest, "max") if largest is not None else None
         case cst.Expr(
             value=cst.Call(
                 func=cst.Attribute(value=target, attr=cst.Name(value="add_" | "append" as method)),
@@ -100,6 +146,27 @@ def _added(
             )
         ):
             return target, value, "append" if method == "append" else "add"
+    return None
+
+
+_MAXIMA = frozenset({"builtins.max", "numpy.maximum", "torch.maximum", "torch.max"})
+
+
+def _largest_of(source: Source, target: cst.BaseExpression, value: cst.BaseExpression) -> cst.BaseExpression | None:
+    """The value that `target` becomes where it is larger: `max(target, value)`, or under a test of its own."""
+    match value:
+        case cst.Call(func=func, args=[cst.Arg(value=one), cst.Arg(value=other)]) if source.qualified(func) in _MAXIMA:
+            for kept, new in ((one, other), (other, one)):
+                if source.spelled(kept) == source.spelled(target):
+                    return new
+            return None
+    match source.enclosing(value, cst.If, cst.For):
+        case cst.If(
+            test=cst.Comparison(left=left, comparisons=[cst.ComparisonTarget(operator=operator, comparator=right)])
+        ):
+            sides = {source.spelled(left), source.spelled(right)}
+            ordered = isinstance(operator, (cst.GreaterThan, cst.GreaterThanEqual, cst.LessThan, cst.LessThanEqual))
+            return value if ordered and sides == {source.spelled(target), source.spelled(value)} else None
     return None
 
 

@@ -19,12 +19,24 @@ _OTHERS = frozenset(
 
 @memo
 def framework(source: Source) -> Framework:
-    """The framework of a file: another one only where it imports that and no torch; clipcheck's runtime is for torch."""
+    """The framework of a file: another one only where it imports that and no torch; clipcheck's runtime is for torch.
+
+    A file that imports neither computes with torch's tensors if there is nothing else that its gradients could be.
+    """
     paths = [b.path for scope in source.names.scopes.values() for bs in scope.bindings.values() for b in bs if b.path]
     roots = {path.lstrip(".").partition(".")[0] for path in paths}
     if any("torch" in root or root == "clipcheck" for root in roots) or source.names.uses(None, "torch"):
         return "torch"
-    return "another" if roots & _OTHERS else "unknown"
+    if roots & _OTHERS:
+        return "another"
+    return "unknown" if "numpy" in roots or _makes_gradients(source) else "torch"
+
+
+def _makes_gradients(source: Source) -> bool:
+    """Whether a class of the file gives itself a gradient, `self.grad = …`: an autograd of its own."""
+    targets = (target.target for assign in source.nodes(cst.Assign) for target in assign.targets)
+    annotated = (assign.target for assign in source.nodes(cst.AnnAssign))
+    return any(dotted(target) == "self.grad" for target in (*targets, *annotated))
 
 
 def is_foreign(source: Source, node: cst.CSTNode) -> bool:

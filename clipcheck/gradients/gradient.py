@@ -31,6 +31,12 @@ _COPIES = frozenset("clone contiguous cpu cuda abs coalesce resolve_conj reshape
 _CASTS = frozenset("float double half bfloat16 type type_as to".split())
 _METHODS = _VIEWS | _COPIES | _CASTS
 _FLAT = frozenset({"flatten", "ravel"})
+# What gives a process its part of a sharded tensor.
+_LOCAL = frozenset({"to_local", "_local_tensor"})
+# Functions that make tensors of numbers that they are not told: random vectors, starting values.
+_MADE_UP = frozenset(
+    "rand randn randint rand_like randn_like randint_like normal bernoulli zeros ones zeros_like ones_like".split()
+)
 
 
 class Condition(NamedTuple):
@@ -45,7 +51,8 @@ class Gradient(NamedTuple):
 
     `node` is the plain gradient (`p.grad`, or a name such as `g`), `owner` the `p` of `p.grad`. `casts` are the changes
     of dtype on the way (`.float()`), `via` the bindings of helper names, `guards` the tests of conditional expressions;
-    `graph` says that autograd may still go through it, `certain` that no way of getting there is unknown.
+    `graph` says that autograd may still go through it, `certain` that no way of getting there is unknown. `host` is the
+    call that copies it to the host (`.cpu()`, `.numpy()`), `local` says that it is this process's part of a sharded one.
     """
 
     node: cst.BaseExpression
@@ -56,6 +63,8 @@ class Gradient(NamedTuple):
     guards: tuple[Condition, ...] = ()
     graph: bool = False
     certain: bool = True
+    host: str = ""
+    local: bool = False
 
 
 def is_in_place(node: cst.CSTNode) -> bool:
@@ -81,17 +90,36 @@ def gradient(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Gradient
             return None if _is_module(source, owner) else Gradient(node, owner)
         case cst.Attribute(value=value, attr=cst.Name(value="data")):
             return gradient(source, value, depth - 1)
+        case (
+            cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value=method)), args=())
+            | cst.Attribute(value=value, attr=cst.Name(value=method))
+        ) if method in _LOCAL:
+            part = gradient(source, value, depth - 1)
+            return part and part._replace(local=True)
         case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value=method)), args=args) if method in _METHODS:
             inner = gradient(source, value, depth - 1)
             return inner and _through(source, inner, method, args)
-        case cst.IfExp(test=test, body=body, orelse=orelse) if is_zero(source, orelse):
-            chosen = gradient(source, body, depth - 1)
-            return chosen and chosen._replace(guards=(*chosen.guards, Condition(test, True)))
+        case cst.IfExp():
+            return _chosen(source, node, depth)
         case cst.Name():
             return _named(source, node, depth)
         case cst.Subscript(value=value) if _contents(source, value, depth - 1) == "gradients":
             return Gradient(node)
     return None
+
+
+def _chosen(source: Source, node: cst.IfExp, depth: int) -> Gradient | None:
+    """A gradient where a test holds and zero elsewhere, or one gradient in two forms: `g.to_local() if … else g`."""
+    one = gradient(source, node.body, depth - 1)
+    if one is not None and is_zero(source, node.orelse):
+        return one._replace(guards=(*one.guards, Condition(node.test, True)))
+    other = gradient(source, node.orelse, depth - 1)
+    if one is None or other is None or source.code(one.node) != source.code(other.node):
+        return None
+    same = one.casts == other.casts and one.host == other.host and one.local == other.local
+    return one._replace(
+        certain=one.certain and other.certain and same, host=one.host or other.host, local=one.local or other.local
+    )
 
 
 def _is_module(source: Source, owner: cst.BaseExpression) -> bool:
@@ -101,12 +129,29 @@ def _is_module(source: Source, owner: cst.BaseExpression) -> bool:
 
 def _through(source: Source, inner: Gradient, method: str, args: Sequence[cst.Arg]) -> Gradient:
     """What a method that keeps the norm makes of a gradient."""
+    if is_to_host(source, method, args):
+        return inner._replace(host=f".{method}()")
     if method in _CASTS:
         shown = ", ".join(source.code(arg).rstrip(", ") for arg in args)
         return inner._replace(casts=f"{inner.casts}.{method}({shown})")
     if method in _FLAT or (method in ("view", "reshape") and [source.code(arg.value) for arg in args] == ["-1"]):
         return inner._replace(flat=True)
     return inner
+
+
+def is_to_host(source: Source, method: str, args: Sequence[cst.Arg]) -> bool:
+    """Whether a method copies a tensor to the host: `.cpu()`, `.numpy()`, `.to("cpu")`."""
+    return method in ("cpu", "numpy") or (method == "to" and any(_is_cpu(source, arg.value) for arg in args))
+
+
+def _is_cpu(source: Source, node: cst.BaseExpression) -> bool:
+    """`"cpu"` or `torch.device("cpu")`."""
+    match node:
+        case cst.SimpleString(evaluated_value="cpu"):
+            return True
+        case cst.Call(func=func, args=[cst.Arg(value=cst.SimpleString(evaluated_value="cpu"))]):
+            return source.qualified(func) == "torch.device"
+    return False
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -148,7 +193,21 @@ def _looped(source: Source, name: cst.Name, binding: Binding, depth: int) -> Gra
     loop, path = loop_of(source, binding.node)
     elements = _elements(source, loop.iter, path, depth - 1)
     if elements == "gradients" or (elements == "unknown" and called_gradients(name.value)):
-        return Gradient(name, graph=has_graph(source, loop.iter, depth))
+        made = element(source, loop.iter) if not path else None
+        found = Gradient(name, graph=has_graph(source, loop.iter, depth))
+        return found._replace(host=made.host, local=made.local) if made else found
+    return None
+
+
+def element(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Gradient | None:
+    """The gradient that a comprehension makes its elements of, where a list was made by one."""
+    match node:
+        case cst.ListComp(elt=elt) | cst.GeneratorExp(elt=elt) if depth:
+            return gradient(source, elt, depth - 1)
+        case cst.Name() if depth:
+            match assigned_values(source, node):
+                case [cst.BaseExpression() as value]:
+                    return element(source, value, depth - 1)
     return None
 
 
@@ -188,6 +247,8 @@ def _contents(source: Source, node: cst.CSTNode, depth: int) -> _Contents:
         return "unknown"
     match node:
         case cst.ListComp(elt=elt) | cst.GeneratorExp(elt=elt) | cst.SetComp(elt=elt) | cst.DictComp(value=elt):
+            if _is_made_up(source, elt):
+                return "others"
             return _known(gradient(source, elt, depth - 1) is not None)
         case cst.List(elements=elements) | cst.Tuple(elements=elements) if elements:
             return _known(all(gradient(source, element.value, depth - 1) for element in elements))
@@ -217,17 +278,26 @@ def _contents_of_name(source: Source, name: cst.Name, depth: int) -> _Contents:
     kinds = {"unknown" if value is None else _contents(source, value, depth - 1) for value in values}
     if "gradients" in kinds:
         return "gradients"
-    if any(value is not None and is_foreign(source, value) for value in values):
+    if kinds == {"others"} or any(value is not None and is_foreign(source, value) for value in values):
         return "others"
-    if called_gradients(name.value):
-        return "gradients"
-    return "others" if kinds == {"others"} else "unknown"
+    return _known(called_gradients(name.value))
+
+
+def _is_made_up(source: Source, node: cst.BaseExpression) -> bool:
+    """Random vectors and the like, whatever they are called."""
+    while isinstance(node, cst.Call):
+        if (source.qualified(node.func) or "").rpartition(".")[2] in _MADE_UP:
+            return True
+        if not isinstance(node.func, cst.Attribute):
+            return False
+        node = node.func.value
+    return False
 
 
 def _contents_of_call(source: Source, func: cst.BaseExpression, args: Sequence[cst.Arg], depth: int) -> _Contents:
     name = dotted(func).rpartition(".")[2] or (func.attr.value if isinstance(func, cst.Attribute) else "")
     if source.qualified(func) == "torch.autograd.grad":
-        return "gradients"
+        return "others" if _is_product(source, args) else "gradients"
     if is_foreign(source, func):
         return "others"
     if name in ("list", "tuple", "set", "reversed", "iter", "filter", "sorted", "chain") and args:
@@ -237,6 +307,27 @@ def _contents_of_call(source: Source, func: cst.BaseExpression, args: Sequence[c
     if name in ("parameters", "named_parameters", "state_dict", "buffers", "range"):
         return "others"
     return _known(called_gradients(name))
+
+
+def _is_product(source: Source, args: Sequence[cst.Arg]) -> bool:
+    """Whether `torch.autograd.grad` multiplies by a vector that it is given, as estimates of a Jacobian do, and not by ones."""
+    given = [
+        arg.value for n, arg in enumerate(args) if (arg.keyword.value if arg.keyword else n) in (2, "grad_outputs")
+    ]
+    values = [
+        value for one in given for value in (assigned_values(source, one) if isinstance(one, cst.Name) else [one])
+    ]
+    return any(value is not None and _is_random(source, value) for value in values)
+
+
+def _is_random(source: Source, node: cst.BaseExpression) -> bool:
+    """Whether an expression holds a call that draws random numbers."""
+    return any(
+        "rand" in last or last in ("normal", "bernoulli")
+        for inner in source.walk(node)
+        if isinstance(inner, cst.Call)
+        for last in [(source.qualified(inner.func) or "").rpartition(".")[2]]
+    )
 
 
 def _elements(source: Source, iterable: cst.CSTNode, path: Path, depth: int) -> _Contents:

@@ -249,7 +249,7 @@ def _is_computed_norm(source: Source, value: cst.BaseExpression) -> bool:
 
 
 def _is_added_up(source: Source, name: str) -> bool:
-    sums = (one.target for one in accumulations(source) if one.how == "add")
+    sums = (one.target for one in accumulations(source) if one.how != "append")
     return any(isinstance(target, cst.Name) and target.value == name for target in sums)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import libcst as cst
@@ -38,6 +39,21 @@ def norm_call_of(source: Source, call: cst.Call) -> NormCall | None:
             pass
         case _:
             return None
+    asked = _asked(source, args)
+    if asked is None:
+        return None
+    matrix = asked.given and function in _LINALG_NORMS
+    return NormCall(tensor, asked.order, matrix, asked.cast, function == "numpy.linalg.norm")
+
+
+class _Asked(NamedTuple):
+    order: Exponent
+    given: bool
+    cast: str
+
+
+def _asked(source: Source, args: Sequence[cst.Arg]) -> _Asked | None:
+    """What the arguments behind the tensor ask for; None where that is not one number for it: `dim`, `keepdim`."""
     order: Exponent | None = TWO
     given, cast = False, ""
     for position, arg in enumerate(args):
@@ -50,7 +66,11 @@ def norm_call_of(source: Source, call: cst.Call) -> NormCall | None:
         elif keyword == "dtype":
             cast = f".to({source.code(arg.value)})"
         else:
-            return None  # `dim`, `keepdim`: not one number for the tensor
-    if order is None:
-        return None
-    return NormCall(tensor, order, given and function in _LINALG_NORMS, cast, function == "numpy.linalg.norm")
+            return None
+    return _Asked(order, given, cast) if order is not None else None
+
+
+def order_asked(source: Source, args: Sequence[cst.Arg]) -> Exponent | None:
+    """The norm type that the arguments behind the tensor ask for."""
+    asked = _asked(source, args)
+    return asked and asked.order

@@ -8,7 +8,7 @@ import libcst as cst
 
 from clipcheck.gradients.exponents import HALF, INFINITY, ONE, TWO, Exponent, exponent_of
 from clipcheck.gradients.framework import framework
-from clipcheck.gradients.gradient import Condition, Gradient, gradient
+from clipcheck.gradients.gradient import Condition, Gradient, gradient, is_to_host
 from clipcheck.gradients.norm_functions import norm_call_of
 from clipcheck.python.assignments import assigned_value
 from clipcheck.python.literals import is_zero
@@ -22,26 +22,38 @@ _DEPTH = 8  # how many names and calls are followed
 
 
 class Power(NamedTuple):
-    """`‖gradient‖_order ** exponent`; `synced` where the host reads it, tensor by tensor; `matrix` where `order` means a
-    matrix norm for two-dimensional gradients."""
+    """`‖gradient‖_order ** exponent`; `matrix` where `order` means a matrix norm for two-dimensional gradients.
+
+    `read` is the call by which the host reads it, tensor by tensor: `.item()`, `.cpu()`, `float()`; empty where none does.
+    """
 
     gradient: Gradient
     order: Exponent
     exponent: Exponent
     kind: NumberKind = "tensor"
     matrix: bool = False
+    read: str = ""
 
     @property
     def synced(self) -> bool:
-        return self.kind != "tensor"
+        return bool(self.read)
 
 
 class Raised(NamedTuple):
-    """`base ** exponent`, and the type that the operation forces on its result ("tensor" for none)."""
+    """`base ** exponent`, the type that the operation forces on its result ("tensor" for none), and its function, if any."""
 
     base: cst.BaseExpression
     exponent: Exponent
     kind: NumberKind = "tensor"
+    function: str = ""
+
+
+class Passed(NamedTuple):
+    """The number that a call takes as it is; the type that it gives it, if any, and the call where it is one to the host."""
+
+    value: cst.BaseExpression
+    kind: NumberKind | None = None
+    read: str = ""
 
 
 PASS = frozenset("detach clone cpu cuda to float double view reshape squeeze contiguous".split())
@@ -55,6 +67,8 @@ _POWERS: dict[str, NumberKind] = {
 _ROOTS: dict[str, NumberKind] = {"math.sqrt": "float", "numpy.sqrt": "numpy", "torch.sqrt": "tensor"}
 _SQUARES = frozenset({"torch.square", "numpy.square"})
 _SUMS = frozenset({"torch.sum", "numpy.sum"})
+_MAXIMA = frozenset({"torch.max", "torch.amax", "numpy.max", "numpy.amax"})
+_ABSOLUTE = frozenset({"torch.abs", "numpy.abs", "numpy.absolute", "numpy.fabs", "builtins.abs"})
 
 
 def power(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Power | None:
@@ -77,9 +91,19 @@ def power(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Power | Non
             return _named(source, node, depth)
         case cst.Attribute(value=value, attr=cst.Name(value="data")):
             return power(source, value, depth - 1)
+        case cst.Subscript(value=cst.Attribute(value=value, attr=cst.Name(value="data"))) if _is_first(node):
+            inner = power(source, value, depth - 1)  # how torch read a number before it had `.item()`
+            return inner and inner._replace(kind="float", read=".data[0]")
         case cst.Call():
             return _norm(source, node) or _reduced(source, node) or _read(source, node, depth)
     return None
+
+
+def _is_first(node: cst.Subscript) -> bool:
+    match node.slice:
+        case [cst.SubscriptElement(slice=cst.Index(value=cst.Integer(value="0")))]:
+            return True
+    return False
 
 
 def _power_of_power(inner: Power, step: Raised) -> Power | None:
@@ -87,7 +111,8 @@ def _power_of_power(inner: Power, step: Raised) -> Power | None:
     if product is None or (step.kind == "numpy" and not inner.synced):
         return None  # numpy takes no tensor of the device: these are arrays
     kind = step.kind if step.kind != "tensor" else inner.kind
-    return inner._replace(exponent=product._replace(text=step.exponent.text), kind=kind)
+    read = inner.read or ("" if kind == "tensor" else f"{step.function}()")
+    return inner._replace(exponent=product._replace(text=step.exponent.text), kind=kind, read=read)
 
 
 def _conditional(source: Source, node: cst.IfExp, depth: int) -> Power | None:
@@ -154,19 +179,18 @@ def raised(source: Source, node: cst.CSTNode) -> Raised | None:
 def _raised_by_function(source: Source, function: str, call: cst.Call) -> Raised | None:
     match call.args:
         case [cst.Arg(value=base, keyword=None), cst.Arg(value=exponent)] if function in _POWERS:
-            return _raised_to(source, base, exponent, _POWERS[function])
+            step = _raised_to(source, base, exponent)
+            return step and step._replace(kind=_POWERS[function], function=function)
         case [cst.Arg(value=base, keyword=None)] if function in _ROOTS:
-            return Raised(base, HALF, _ROOTS[function])
+            return Raised(base, HALF, _ROOTS[function], function)
         case [cst.Arg(value=base, keyword=None)] if function in _SQUARES:
-            return Raised(base, TWO)
+            return Raised(base, TWO, function=function)
     return None
 
 
-def _raised_to(
-    source: Source, base: cst.BaseExpression, exponent: cst.BaseExpression, kind: NumberKind = "tensor"
-) -> Raised | None:
+def _raised_to(source: Source, base: cst.BaseExpression, exponent: cst.BaseExpression) -> Raised | None:
     found = exponent_of(source, exponent)
-    return Raised(base, found, kind) if found else None
+    return Raised(base, found) if found else None
 
 
 def _norm(source: Source, call: cst.Call) -> Power | None:
@@ -175,8 +199,10 @@ def _norm(source: Source, call: cst.Call) -> Power | None:
     inner = asked and gradient(source, asked.tensor)
     if asked is None or inner is None or (asked.numpy and framework(source) != "torch"):
         return None
+    read = inner.host or ("numpy.linalg.norm()" if asked.numpy else "")
     inner = inner._replace(casts=inner.casts + asked.cast)
-    return Power(inner, asked.order, ONE, "numpy" if asked.numpy else "tensor", asked.matrix and not inner.flat)
+    kind: NumberKind = "numpy" if asked.numpy else "tensor"
+    return Power(inner, asked.order, ONE, kind, asked.matrix and not inner.flat, read)
 
 
 def _reduced(source: Source, call: cst.Call) -> Power | None:
@@ -191,23 +217,24 @@ def _reduced(source: Source, call: cst.Call) -> Power | None:
             powers = _product(source, one, other)
         case cst.Call(func=cst.Attribute(value=one, attr=cst.Name(value="dot" | "vdot")), args=[cst.Arg(value=other)]):
             powers = _product(source, one, other)
-        case cst.Call(func=cst.Attribute(value=inner, attr=cst.Name(value="max")), args=()) if origin is None:
-            return _largest(source, inner)
-        case cst.Call(args=[cst.Arg(value=inner, keyword=None)]) if origin == "torch.max":
-            return _largest(source, inner)
+        case cst.Call(func=cst.Attribute(value=inner, attr=cst.Name(value="max" | "amax")), args=()) if origin is None:
+            powers = _largest(source, inner)
+        case cst.Call(args=[cst.Arg(value=inner, keyword=None)]) if origin in _MAXIMA:
+            powers = _largest(source, inner)
         case _:
             return None
     if powers is None or framework(source) != "torch":
         return None  # numpy's arrays have these methods, too
     found, exponent = powers
-    return Power(found, exponent, exponent)
+    raised_to = ONE if exponent is INFINITY else exponent
+    return Power(found, exponent, raised_to, "numpy" if found.host == ".numpy()" else "tensor", read=found.host)
 
 
-def _largest(source: Source, node: cst.BaseExpression) -> Power | None:
+def _largest(source: Source, node: cst.BaseExpression) -> tuple[Gradient, Exponent] | None:
     """`g.abs().max()`: the infinity norm."""
     value = _absolute(source, node)
-    inner = value and gradient(source, value)
-    return Power(inner, INFINITY, ONE) if inner else None
+    found = value and gradient(source, value)
+    return (found, INFINITY) if found else None
 
 
 def _absolute(source: Source, node: cst.BaseExpression) -> cst.BaseExpression | None:
@@ -215,7 +242,7 @@ def _absolute(source: Source, node: cst.BaseExpression) -> cst.BaseExpression | 
     match node:
         case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value="abs")), args=()):
             return value
-        case cst.Call(func=func, args=[cst.Arg(value=value)]) if source.qualified(func) == "torch.abs":
+        case cst.Call(func=func, args=[cst.Arg(value=value)]) if source.qualified(func) in _ABSOLUTE:
             return value
     return None
 
@@ -249,24 +276,25 @@ def _product(source: Source, one: cst.BaseExpression, other: cst.BaseExpression)
 def _read(source: Source, call: cst.Call, depth: int) -> Power | None:
     """What hands a norm on, moves it to the host or wraps it."""
     passed = through(source, call)
-    if passed is None:
+    inner = passed and power(source, passed.value, depth - 1)
+    if passed is None or inner is None:
         return None
-    value, kind = passed
-    inner = power(source, value, depth - 1)
-    return inner and inner._replace(kind=kind or inner.kind)
+    return inner._replace(kind=passed.kind or inner.kind, read=passed.read or inner.read)
 
 
-def through(source: Source, call: cst.Call) -> tuple[cst.BaseExpression, NumberKind | None] | None:
-    """The number that a call takes as it is, and the type that it gives it."""
+def through(source: Source, call: cst.Call) -> Passed | None:
+    """The number that a call takes as it is."""
     match call:
-        case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value="item" | "tolist")), args=()):
-            return value, "float"
+        case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value="item" | "tolist" as method)), args=()):
+            return Passed(value, "float", f".{method}()")
         case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value="numpy")), args=()):
-            return value, "numpy"
+            return Passed(value, "numpy", ".numpy()")
         case cst.Call(func=func, args=[cst.Arg(value=value, keyword=None, star="")]) if (
             source.qualified(func) == "builtins.float"
         ):
-            return value, "float"
-        case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value=method))) if method in PASS:
-            return (value, None) if source.qualified(call.func) is None else None
+            return Passed(value, "float", "float()")
+        case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value=method)), args=args) if method in PASS:
+            if source.qualified(call.func) is not None:
+                return None
+            return Passed(value, read=f".{method}()" if is_to_host(source, method, args) else "")
     return None

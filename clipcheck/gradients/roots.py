@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import libcst as cst
@@ -28,7 +29,8 @@ def root_of(source: Source, use: cst.Name, term: Power) -> Root | None:
             by = exponent_of(source, value)
             whole = by and term.order.times(by)
             return Root(use, statement, term.kind) if whole and whole.is_one else None
-    root = Root(use, use, "float" if term.synced else "tensor")
+    number = term.kind != "tensor"
+    root = Root(use, use, "float" if number else "tensor")
     degree = term.order
     while True:
         around = _around(source, root.node)
@@ -48,6 +50,23 @@ def root_of(source: Source, use: cst.Name, term: Power) -> Root | None:
             return _as_read(source, root) if root.kind == "tensor" else root
 
 
+def squared_is_wanted(source: Source, uses: Sequence[cst.Name], term: Power) -> bool:
+    """Whether a sum of powers is computed with as it is: a coefficient, a variance, a share, but no norm."""
+    if any(root_of(source, use, term) is not None for use in uses):
+        return False
+    return any(is_operand(source, use) for use in uses)
+
+
+def is_operand(source: Source, node: cst.CSTNode) -> bool:
+    """Whether an expression is an operand of arithmetic."""
+    match source.parent(node):
+        case cst.BinaryOperation():
+            return True
+        case cst.AugAssign(value=value):
+            return value is node
+    return False
+
+
 def _around(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:
     """The operation or call that an expression is an operand of."""
     above = source.parent(node)
@@ -56,16 +75,16 @@ def _around(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:
     return above
 
 
-def _raised_root(source: Source, root: Root, around: cst.CSTNode, step: Raised, synced: bool) -> Root | None:
+def _raised_root(source: Source, root: Root, around: cst.CSTNode, step: Raised, number: bool) -> Root | None:
     """The root after one more operation; None for an operation that raises on what it is given."""
     match step.kind, around:
-        case "numpy", cst.Call(func=cst.Attribute(value=numpy)) if synced:
+        case "numpy", cst.Call(func=cst.Attribute(value=numpy)) if number:
             return root._replace(node=around, kind="numpy", numpy=source.code(numpy))
         case "numpy", _:
             return None
         case "float", _:
             return root._replace(node=around, kind="float")
-        case "tensor", cst.Call(func=func) if synced and source.qualified(func) != "builtins.pow":
+        case "tensor", cst.Call(func=func) if number and source.qualified(func) != "builtins.pow":
             return None  # torch.sqrt of a float raises; a method of a float does not exist
     return root._replace(node=around)
 

@@ -32,41 +32,71 @@ later, or where the sum is reduced over processes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+
+import libcst as cst
 
 from clipcheck.fixes.loop_to_call import rewrite_loop
 from clipcheck.fixes.split_loop import EACH
 from clipcheck.fixes.total_to_call import rewrite_total
-from clipcheck.gradients.accumulations import accumulations
+from clipcheck.gradients.accumulations import Accumulation, accumulations
+from clipcheck.gradients.powers import Power
+from clipcheck.gradients.series import uses_beside
 from clipcheck.gradients.spelling import Refused
-from clipcheck.gradients.totals import totals
+from clipcheck.gradients.totals import Total, totals
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit
 
-MESSAGE = "gradient norm built with one `.item()` per parameter: one device sync per tensor"
+MESSAGE = "gradient norm built with one `{read}` per parameter: one device sync per tensor"
 TITLE = "Compute the norm in one call"
 BY_HAND = "no fix here: {why}; take the norm with one `grad_norm(parameters)` beside the loop"
 AT_ONCE = "no fix here: {why}; read them all at once: `torch.stack(torch._foreach_norm(gradients)).tolist()`"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    sums = [found for found in totals(source) if found.form == "sum" and found.term.synced]
+    sums = [found for found in totals(source) if found.term.synced and found.is_total]
     lists = {id(found.series.loop.statement): found for found in sums if found.series.loop is not None}
     for one in accumulations(source):
-        if one.term.synced and not one.term.exponent.is_one:
-            if one.how == "add":
-                yield hit(one.statement, rewrite_loop(source, one, TITLE))
-            elif id(one.statement) in lists:
-                yield hit(one.statement, rewrite_total(source, lists[id(one.statement)], TITLE))
-            else:
-                yield hit(one.statement, Refused("the single values are kept"))
+        if not one.term.synced:
+            continue
+        if one.how != "append" and one.is_total:
+            yield _hit(one.statement, one.term, _of_loop(source, one))
+        elif id(one.statement) in lists:
+            yield _hit(one.statement, one.term, _of_total(source, lists[id(one.statement)]))
+        elif one.is_total:
+            yield _hit(one.statement, one.term, Refused("the single values are kept"))
     for found in sums:
-        if not found.term.exponent.is_one and found.series.loop is None:
-            yield hit(found.node, rewrite_total(source, found, TITLE))
+        if found.series.loop is None and not (found.series.joined and uses_beside(source, found.series, found.node)):
+            yield _hit(found.series.joined or found.node, found.term, _of_total(source, found))
 
 
-def hit(node: object, outcome: Fix | Refused) -> Hit:
+def _hit(node: cst.CSTNode, term: Power, outcome: Fix | Refused) -> Hit:
+    message = MESSAGE.format(read=term.read)
     if isinstance(outcome, Refused):
         by_hand = AT_ONCE if outcome.why == EACH else BY_HAND
-        return Hit(node, MESSAGE, help=by_hand.format(why=outcome.why))  # type: ignore[arg-type]
-    return Hit(node, MESSAGE, outcome)  # type: ignore[arg-type]
+        return Hit(node, message, help=by_hand.format(why=outcome.why))
+    return Hit(node, message, outcome)
+
+
+def _of_loop(source: Source, one: Accumulation) -> Fix | Refused:
+    return _refused(one.term) or rewrite_loop(source, one, TITLE)
+
+
+def _of_total(source: Source, found: Total) -> Fix | Refused:
+    if found.series.joined:
+        return Refused("the gradients themselves are copied to the host")
+    return _refused(found.term) or rewrite_total(source, found, TITLE)
+
+
+def _refused(term: Power) -> Refused | None:
+    """Why the number could be another one, or of another type, after a fix."""
+    if term.order.value == math.inf and term.exponent.is_one:
+        return Refused("where a gradient is NaN, `max` keeps another number than a norm")
+    if term.read == ".data[0]":
+        return Refused("`.data[0]` of a number raises an IndexError in current versions of torch")
+    if term.kind == "tensor":
+        return Refused("the sum is a tensor of the CPU")
+    if term.gradient.local:
+        return Refused("the tensors are this rank's shards")
+    return None

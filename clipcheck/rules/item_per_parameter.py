@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.gradients.powers import Power, power
-from clipcheck.gradients.totals import clauses as clauses_of
+from clipcheck.gradients.series import clauses as clauses_of
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 

@@ -10,8 +10,10 @@ bfloat16 add up to 16 instead of 54.8. Joining gradients copies all of them. One
 
 ## Fix safety
 Unsafe: the dtype in which the sum runs changes, and with it the last digits. What was a tensor stays a tensor, what was
-a float stays a float. A cast of each gradient becomes a cast of the norm, without copies of all gradients. Silent where autograd goes through the norm (`create_graph=True`), where the accumulator is reduced
-over processes, and inside optimizers. No fix is offered where the stacked norms or the joined vector have another use.
+a float stays a float. A cast of each gradient becomes a cast of the norm, without copies of all gradients. Silent where
+autograd goes through the norm (`create_graph=True`), where the accumulator is reduced over processes, where the sum of
+squares goes into a formula as it is, and inside optimizers. No fix is offered where the stacked norms or the joined vector
+have another use.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.utils.get_total_norm.html
@@ -27,39 +29,74 @@ from clipcheck.fixes.loop_to_call import rewrite_loop
 from clipcheck.fixes.total_to_call import rewrite_total
 from clipcheck.gradients.accumulations import Accumulation, accumulations, reduced
 from clipcheck.gradients.optimizers import is_in_optimizer
+from clipcheck.gradients.roots import is_operand, squared_is_wanted
 from clipcheck.gradients.spelling import Refused
-from clipcheck.gradients.totals import differentiable, totals
+from clipcheck.gradients.totals import Total, differentiable, totals
+from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 
-MESSAGE = "gradient norm put together tensor by tensor: many kernels, and a sum in the gradients' dtype"
+MESSAGE = "gradient norm accumulated one tensor at a time: many kernels, and a sum in the gradients' dtype"
+CAST = "gradient norm accumulated one tensor at a time: many kernels where one call does"
 TITLE = "Compute the norm in one call"
 BY_HAND = "no fix here: {why}; `grad_norm(parameters)` computes it in one call"
 
 
 def check(source: Source) -> Iterator[Hit]:
     for one in accumulations(source):
-        if one.how == "add" and not one.term.synced and not one.term.exponent.is_one and _is_ours(source, one):
-            yield _hit(one.statement, rewrite_loop(source, one, TITLE, Safety.UNSAFE))
+        if one.how == "add" and one.is_total and not one.term.synced and _is_ours(source, one):
+            yield _hit(one.statement, one.term.gradient.casts, rewrite_loop(source, one, TITLE, Safety.UNSAFE))
     for found in totals(source):
-        plain = found.form == "sum" and (found.term.synced or found.term.exponent.is_one)
-        if plain or differentiable(source, found.series) or is_in_optimizer(source, found.node):
+        if not _is_accumulated(source, found):
             continue
         match source.parent(found.node):
             case cst.Assign(targets=[cst.AssignTarget(target=target)]) if reduced(source, found.node, target):
                 continue
-        yield _hit(found.node, rewrite_total(source, found, TITLE, Safety.UNSAFE))
+        casts = found.term.gradient.casts or found.cast
+        yield _hit(found.node, casts, rewrite_total(source, found, TITLE, Safety.UNSAFE))
 
 
-def _hit(node: cst.CSTNode, outcome: Fix | Refused) -> Hit:
+def _hit(node: cst.CSTNode, casts: str, outcome: Fix | Refused) -> Hit:
+    """`casts` is the dtype, if any, that the code asks for itself."""
+    message = CAST if casts else MESSAGE
     if isinstance(outcome, Refused):
-        return Hit(node, MESSAGE, help=BY_HAND.format(why=outcome.why))
-    return Hit(node, MESSAGE, outcome)
+        return Hit(node, message, help=BY_HAND.format(why=outcome.why))
+    return Hit(node, message, outcome)
 
 
 def _is_ours(source: Source, one: Accumulation) -> bool:
     return not (
-        differentiable(source, one.series)
+        one.term.gradient.local
+        or differentiable(source, one.series)
         or is_in_optimizer(source, one.statement)
         or reduced(source, one.statement, one.target)
+        or squared_is_wanted(source, _later(source, one), one.term)
     )
+
+
+def _later(source: Source, one: Accumulation) -> list[cst.Name]:
+    """Where an accumulator is read after its loop."""
+    if not isinstance(one.target, cst.Name):
+        return []
+    uses = source.names.uses(source.scope(one.target).owner(one.target.value), one.target.value)
+    return [use for use in uses if not contains(source, one.loop, use)]
+
+
+def _is_accumulated(source: Source, found: Total) -> bool:
+    """Whether an expression is a norm that the device adds up tensor by tensor, and that nothing else needs so."""
+    if not found.is_total or found.term.synced or found.term.gradient.local:
+        return False
+    if found.form in ("max", "mean") or found.series.array == "fused":
+        return False
+    if differentiable(source, found.series) or is_in_optimizer(source, found.node):
+        return False
+    return found.degree is None or found.degree.is_one or not _is_power_wanted(source, found)
+
+
+def _is_power_wanted(source: Source, found: Total) -> bool:
+    """Whether the sum of powers goes into a formula as it is."""
+    match source.parent(found.node):
+        case cst.Assign(targets=[cst.AssignTarget(target=cst.Name() as name)]):
+            uses = source.names.uses(source.scope(name).owner(name.value), name.value)
+            return squared_is_wanted(source, uses, found.term)
+    return is_operand(source, found.node)

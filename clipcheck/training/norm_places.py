@@ -12,8 +12,9 @@ from clipcheck.gradients.accumulations import Series, accumulations
 from clipcheck.gradients.exponents import ONE, TWO, Exponent, exponent_of
 from clipcheck.gradients.gradient import gradient
 from clipcheck.gradients.powers import Power
+from clipcheck.gradients.series import clauses
 from clipcheck.gradients.spelling import parameters_of
-from clipcheck.gradients.totals import clauses, totals
+from clipcheck.gradients.totals import totals
 from clipcheck.python.literals import number
 from clipcheck.python.source import Source
 from clipcheck.training.clips import Clip, torch_calls
@@ -40,7 +41,7 @@ def measured(source: Source) -> Iterator[Norm]:
 
 def _in_loops(source: Source) -> Iterator[Norm]:
     for one in accumulations(source):
-        if one.how == "add" and one.term.order.equals(one.term.exponent):
+        if one.how == "max" or (one.how == "add" and one.term.order.equals(one.term.exponent)):
             yield Norm(one.statement, parameters_of(source, one.series), one.term.order)
 
 
