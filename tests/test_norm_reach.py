@@ -11,7 +11,7 @@ from clipcheck.rule import Finding
 from clipcheck.settings.keys import Settings
 
 HEAD = "import functools\nimport operator\nimport numpy as np\nimport torch\nfrom functools import reduce\n\n"
-SETTINGS = Settings(codes=frozenset({"CLIP001", "CLIP005", "CLIP010"}))
+SETTINGS = Settings(codes=frozenset({"CLIP001", "CLIP005", "CLIP008", "CLIP010"}))
 
 
 def found(text: str, head: str = HEAD) -> list[Finding]:
@@ -329,3 +329,53 @@ class Own({base}):
         return sum(w.grad.pow(2).sum() for w in ws).sqrt()
 """
     assert (lines(text, "CLIP005") == []) is silent
+
+
+# --- CLIP008: whose norm the gradients are scaled by ---------------------------------------------------------------------
+
+SCALE = """\
+    if norm > limit:
+        for p in ps:
+            p.grad.mul_(limit / norm)
+"""
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        "    norm = torch.norm(torch.stack([p.grad.norm() for p in ps]))\n",
+        "    norm = 0.0\n    for p in ps:\n        norm += p.grad.norm().item() ** 2\n    norm = norm ** 0.5\n",
+        "    total = torch.zeros(1)\n    for p in ps:\n        total += (p.grad ** 2).sum()\n    norm = total.sqrt().item()\n",
+        "    norm = 0.0\n    for p in ps:\n        norm += p.grad.norm().item() ** 2\n    norm **= 0.5\n",
+        "    with_gradient = [p for p in ps if p.grad is not None]\n"
+        "    norm = torch.norm(torch.stack([p.grad.norm() for p in with_gradient]))\n",
+        "    if kind == inf:\n        norm = max(p.grad.abs().max() for p in ps)\n"
+        "    else:\n        norm = torch.norm(torch.stack([p.grad.norm() for p in ps]))\n",
+    ],
+)
+def test_the_norm_of_what_is_scaled(norm: str) -> None:
+    (finding,) = (
+        one
+        for one in found(f"from torch import inf\n\ndef f(ps, limit, kind):\n{norm}{SCALE}")
+        if one.code == "CLIP008"
+    )
+    assert "`clip_grad_norm_`" in finding.message
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        "",  # handed in
+        "    norm = self.norm\n",
+        "    norm = norm_of(ps)\n",
+        "    norm = torch.norm(torch.stack([p.grad.norm() for p in others]))\n",
+        "    norm = (one ** 2 + torch.norm(torch.stack([p.grad.norm() for p in ps])) ** 2) ** 0.5\n",
+        "    norm = torch.norm(torch.stack([p.grad.norm() for p in ps]))\n    dist.all_reduce(norm)\n",
+        "    norm = 0.0\n    for p in ps:\n        norm += p.grad.norm().item() ** 2\n    norm += one\n    norm = norm ** 0.5\n",
+    ],
+)
+def test_a_norm_from_elsewhere(norm: str) -> None:
+    text = f"import torch.distributed as dist\n\ndef f(self, ps, others, limit, one, norm):\n{norm}{SCALE}"
+    (finding,) = (one for one in found(text) if one.code == "CLIP008")
+    assert "`clip_grads_with_norm_`" in finding.message
+    assert finding.fix is None

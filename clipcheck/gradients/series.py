@@ -254,12 +254,18 @@ def folded(source: Source, call: cst.Call) -> tuple[Series, str] | None:
             return _step(source, total.value, one, iterable, [body])
         case cst.Name():
             match source.bindings(function):
-                case [Binding(node=cst.FunctionDef(params=cst.Parameters(params=[total, one])) as named)]:
-                    returned = [
-                        node.value for node in source.walk(named) if isinstance(node, cst.Return) and node.value
-                    ]
-                    step = _step(source, total.name.value, one.name, iterable, returned)
-                    return step and (_uncertain(step[0]), step[1])
+                case [Binding(node=cst.FunctionDef() as named)]:
+                    return _step_of(source, named, iterable)
+    return None
+
+
+def _step_of(source: Source, function: cst.FunctionDef, iterable: cst.BaseExpression) -> tuple[Series, str] | None:
+    """One step of a reduction that a function of its own makes: its terms cannot be moved from there."""
+    match function.params.params:
+        case [cst.Param(name=total), cst.Param(name=one)]:
+            returned = [n.value for n in source.walk(function) if isinstance(n, cst.Return) and n.value is not None]
+            step = _step(source, total.value, one, iterable, returned)
+            return step and (_uncertain(step[0]), step[1])
     return None
 
 

@@ -1,7 +1,8 @@
 """
 ## What it does
 Finds gradient norms that are added up in Python from one `.item()` per parameter: loops, comprehensions inside `sum`,
-lists that are summed later; with `norm`, `pow(2).sum()`, `float()` or `math.pow`, with or without the root.
+lists that are summed later; with `norm`, `pow(2).sum()`, `float()` or `math.pow`, with or without the root. Other calls
+that copy each tensor to the host count as well: `.cpu()`, `.numpy()`, `torch.tensor([…])` of the norms.
 
 ## Why is this bad?
 Every `.item()` waits for the device: a model of 150 tensors stops 150 times for one number. Where gradients are
@@ -22,8 +23,9 @@ Unsafe where the code fails today (`torch.sqrt` of a Python float), in files tha
 collective, and with `--target torch`, whose `get_total_norm` needs torch 2.6, rejects sparse gradients and overflows
 in float16.
 
-No fix is offered where the loop does more than add up (it clamps, stores, logs the norm of each tensor), where its variables are used
-later, or where the sum is reduced over processes.
+No fix is offered where the loop does more than add up (it clamps, stores, logs the norm of each tensor), where its
+variables are used later, where the sum is reduced over processes, and where the result is a tensor of the CPU, an array's
+number or the largest of the values.
 
 ## References
 - pytorch/pytorch#60691, pytorch/pytorch#61042
