@@ -136,7 +136,7 @@ def _called(source: Source, call: cst.Call, depth: int) -> Series | None:
 
 
 def _as_array(found: Series | None, array: Literal["torch", "numpy"]) -> Series | None:
-    return found and found._replace(array=array)
+    return found._replace(array=array) if found is not None and found.array != "fused" else found
 
 
 def _read(found: Series | None, function: str) -> Series | None:

@@ -1,10 +1,12 @@
 """
 ## What it does
-Finds the norm of sharded parameters, as torch's clip returns it under `fully_shard`, formatted in an f-string.
+Finds the norm of sharded parameters, as torch's clip returns it under `fully_shard`, given a format: in an f-string, by
+`"{:.2f}".format(norm)`, or by `format(norm, ".2f")`.
 
 ## Why is this bad?
 The norm is a DTensor. A format such as `f"{norm:.2f}"` raises a TypeError: unsupported format string. (A loop over
-`p.grad.norm().item()` under `fully_shard`, which gives this rank's part only, is reported as CLIP001.)
+`p.grad.norm().item()` under `fully_shard`, which gives this rank's part only, is reported as CLIP001. `"%.2f" % norm`
+reads the number and works.)
 
 ## Fix safety
 Unsafe: reads the number with `.item()`, a collective in older versions of torch, which all ranks have to reach.
@@ -16,15 +18,16 @@ Unsafe: reads the number with `.item()`, a collective in older versions of torch
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterator
 
 import libcst as cst
 
 from clipcheck.fixes.verbs import insert_after
+from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.clips import torch_calls
-from clipcheck.training.parameters import single
 
 MESSAGE = "raises a TypeError: under `fully_shard` the norm is a DTensor, which takes no format"
 _FULLY_SHARD = re.compile(r"\bfully_shard\s*\(")
@@ -33,11 +36,51 @@ _FULLY_SHARD = re.compile(r"\bfully_shard\s*\(")
 def check(source: Source) -> Iterator[Hit]:
     if not _FULLY_SHARD.search(source.text):
         return
-    norms = {call.call for call in torch_calls(source) if call.function in ("clip_grad_norm_", "get_total_norm")}
+    for value in _formatted(source):
+        norm = _norm(source, value)
+        if norm is not None:
+            fix = Fix("Read the number", Safety.UNSAFE, (insert_after(source, value, ".item()"),))
+            related = () if norm is value else ((norm, "the norm is computed here"),)
+            yield Hit(value, MESSAGE, fix, "", related)
+
+
+def _formatted(source: Source) -> Iterator[cst.BaseExpression]:
+    """The expressions that a format says how to write."""
     for node in source.nodes(cst.FormattedStringExpression):
-        match node.expression:
-            case cst.Name() as name if node.format_spec:
-                binding = single(source.bindings(name))
-                if binding is not None and binding.kind == "assign" and binding.value in norms:
-                    fix = Fix("Read the number", Safety.UNSAFE, (insert_after(source, name, ".item()"),))
-                    yield Hit(name, MESSAGE, fix, "", ((binding.node, "the norm is computed here"),))
+        if node.format_spec and node.conversion is None:
+            yield node.expression
+    for call in source.nodes(cst.Call):
+        match call:
+            case cst.Call(func=cst.Attribute(value=cst.SimpleString() | cst.ConcatenatedString() as text, attr=attr)):
+                if attr.value == "format" and isinstance(text.evaluated_value, str):
+                    yield from _by_method(text.evaluated_value, call)
+            case cst.Call(func=cst.Name(value="format"), args=[cst.Arg(value=value), cst.Arg()]):
+                yield value
+
+
+def _by_method(text: str, call: cst.Call) -> Iterator[cst.BaseExpression]:
+    """The arguments of `text.format(…)` whose field says how to write them."""
+    if any(arg.star for arg in call.args):
+        return
+    given: dict[str, cst.BaseExpression] = {
+        arg.keyword.value if arg.keyword else str(position): arg.value for position, arg in enumerate(call.args)
+    }
+    try:
+        fields = [field for field in string.Formatter().parse(text) if field[1] is not None]
+    except ValueError:
+        return  # it raises as it is
+    for position, (_, name, spec, conversion) in enumerate(fields):
+        value = given.get(name or str(position))
+        if spec and not conversion and value is not None:
+            yield value
+
+
+def _norm(source: Source, value: cst.BaseExpression) -> cst.CSTNode | None:
+    """Where torch computes the norm that an expression is."""
+    norms = {call.call for call in torch_calls(source) if call.function in ("clip_grad_norm_", "get_total_norm")}
+    if not isinstance(value, cst.Name):
+        return value if value in norms else None
+    bindings = reaching(source, value)
+    if bindings and all(one.kind == "assign" and one.value in norms for one in bindings):
+        return bindings[0].node
+    return None
