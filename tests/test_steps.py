@@ -100,7 +100,6 @@ def test_a_line_is_one_event(line: str, kind: str) -> None:
         "progress_bar.update()",
         "metrics.update(loss)",
         "optimizer.state_dict()",
-        "torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])",
         "model.train()",
         "adjust_learning_rate(optimizer, epoch)",
         "p.data.clamp_(-1, 1)",

@@ -12,6 +12,7 @@ from clipcheck.python.names import last_name
 from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
 from clipcheck.training.clips import Clip, clips, partial_clip
+from clipcheck.training.measures import measures
 from clipcheck.training.parameters import assigned, is_optimizer, is_scaler
 
 
@@ -23,6 +24,7 @@ class EventKind(Enum):
     ZERO_GRAD = "zero_grad"
     UPDATE = "update"  # of a loss scaler
     EDIT = "edit"  # gradients are written by hand
+    MEASURE = "measure"  # the norm of gradients is computed
     UNKNOWN = "unknown"  # may be any of them
     LOOP = "loop"  # where an iteration begins
     START = "start"
@@ -48,7 +50,8 @@ class Act:
 def acts(source: Source) -> dict[cst.CSTNode, Act]:
     """The calls and assignments of a program that concern the gradients, with what each does."""
     nodes = source.nodes(cst.Call, cst.Assign, cst.AugAssign)
-    return {node: found for node in nodes if (found := _act(source, node))}
+    measured = {node: Act(EventKind.MEASURE, node) for node in measures(source)}
+    return measured | {node: found for node in nodes if (found := _act(source, node))}
 
 
 def _act(source: Source, node: cst.CSTNode) -> Act | None:

@@ -1,0 +1,102 @@
+"""Where a program measures the norm of gradients, as a step of the training: what takes effect there, and what is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import libcst as cst
+
+from clipcheck.gradients.accumulations import Series, accumulations
+from clipcheck.gradients.loops import Clause
+from clipcheck.gradients.series import clauses
+from clipcheck.gradients.totals import totals
+from clipcheck.python.names import last_name
+from clipcheck.python.source import Source, memo
+from clipcheck.python.words import words
+from clipcheck.training.clips import torch_calls
+
+# Words that make of `grad_norm` something else than a function that measures it.
+_OTHER_WORDS = frozenset(
+    "clip clips clipped clipping clipper log logger logs print plot record write add set append update max limit scale "
+    "unscale normalize rescale penalty loss hook register callback config args setting history meter test check".split()
+)
+
+
+class Measure(NamedTuple):
+    """A norm of gradients that is measured.
+
+    `act` is the call or assignment with which the gradients are read; `node` is what a reader takes for the measuring: the
+    loop that adds up, the expression, or the call. `result` is the expression that is the norm, where one is, `loops` are
+    those over the tensors.
+    """
+
+    act: cst.CSTNode
+    node: cst.CSTNode
+    result: cst.BaseExpression | None = None
+    loops: tuple[Clause, ...] = ()
+
+
+@memo
+def measures(source: Source) -> dict[cst.CSTNode, Measure]:
+    """The norms of gradients that a program measures, each by what takes effect there."""
+    found: dict[cst.CSTNode, Measure] = {}
+    for one in (*_in_loops(source), *_in_expressions(source), *_by_calls(source)):
+        found.setdefault(one.act, one)
+    return found
+
+
+def _in_loops(source: Source) -> Iterator[Measure]:
+    for one in accumulations(source):
+        match one.statement:
+            case cst.AugAssign() | cst.Assign() as act if one.is_total:
+                yield Measure(act, one.loop, loops=one.series.clauses)
+            case cst.Expr(value=cst.Call() as act) if one.is_total or one.how == "append":
+                yield Measure(act, one.loop, loops=one.series.clauses)
+
+
+def _in_expressions(source: Source) -> Iterator[Measure]:
+    for found in totals(source):
+        if found.is_total and found.series.loop is None:
+            act = _first_read(source, found.node, found.series)
+            if act is not None:
+                yield Measure(act, found.node, found.node, found.series.clauses)
+
+
+def _first_read(source: Source, node: cst.BaseExpression, series: Series) -> cst.CSTNode | None:
+    """The call, or the assignment of what it is made from, with which the gradients are read."""
+    if series.used:
+        return source.enclosing(series.used[0].node, cst.Assign)
+    return next((inner for inner in source.walk(node) if isinstance(inner, cst.Call)), None)
+
+
+def _by_calls(source: Source) -> Iterator[Measure]:
+    for call in torch_calls(source):
+        if call.function == "get_total_norm":
+            yield Measure(call.call, call.call, call.call, _loops_of(call.arguments.get("tensors")))
+    for node in source.nodes(cst.Call):
+        if _is_called_norm(source, node):
+            yield Measure(node, node, node)
+
+
+def _loops_of(tensors: cst.BaseExpression | None) -> tuple[Clause, ...]:
+    match tensors:
+        case cst.ListComp(for_in=clause) | cst.GeneratorExp(for_in=clause):
+            return clauses(clause)
+    return ()
+
+
+def _is_called_norm(source: Source, call: cst.Call) -> bool:
+    """Whether a function that is not in the file says by its name that it gives the norm of gradients."""
+    parts = words(last_name(call.func))
+    if not {"norm", "norms"} & set(parts) or not {"grad", "gradient", "grads", "gradients"} & set(parts):
+        return False
+    if _OTHER_WORDS & set(parts):
+        return False
+    match call.func:
+        case cst.Name() as name:
+            return all(binding.kind == "import" for binding in source.bindings(name)) and bool(source.bindings(name))
+        case cst.Attribute(value=cst.Name() as name):
+            bindings = source.bindings(name)
+            return bool(bindings) and all(binding.kind == "import" for binding in bindings)
+    return False
