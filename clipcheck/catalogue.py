@@ -85,6 +85,8 @@ _ITERATORS = (
     *("parameters", "named_parameters", "buffers", "filter", "map", "zip", "iter", "reversed", "enumerate", "chain"),
     *("islice", "starmap", "compress", "filterfalse", "takewhile", "<GeneratorExp>"),
 )
+# What a measured norm cannot do without: the method, a function's name, or a sum or maximum of the elements.
+_MEASURED = ("norm", "*norm*", "sum", "abs", "dot", "max", "pow", "mean")
 _BACKWARD = ("backward", "manual_backward")
 _LIGHTNING_HOOKS = tuple(
     f"def on_{hook}" for hook in ("train_batch_end", "train_batch_start", "train_epoch_end", "before_zero_grad")
@@ -198,6 +200,8 @@ RULES: dict[str, Rule] = {
         _rule("CLIP306", "apex-clip-inside-scale-loss", *_TORCH_CLIPS, "scale_loss"),
         _rule("CLIP307", "apex-master-params", *_TORCH_CLIPS, "scale_loss", _BACKWARD),
         _rule("CLIP308", "amp-skip-without-update", _UNSCALE, "update", severity=Severity.ERROR),
+        # the norm may be measured in another function, or by one that is imported
+        _rule("CLIP309", "norm-of-scaled-gradients", "scale", _BACKWARD, _MEASURED),
         _rule("CLIP401", "lightning-clip-in-training-step", *_CLIPS, "LightningModule", "def training_step"),
         _rule(
             "CLIP402",

@@ -37,6 +37,7 @@ from clipcheck.training.flows import flow as flow_of
 from clipcheck.training.lightning import lightning_modules, manual_at, scaling_trainer
 from clipcheck.training.microbatches import guarded_step
 from clipcheck.training.parameters import assigned
+from clipcheck.training.scalers import is_off
 
 TITLE = "Unscale the gradients before the clip"
 _BEFORE = (
@@ -109,22 +110,9 @@ def _scaled(source: Source, clip: Event) -> Event | None:
         return None
     backward = scaled[0]
     assert backward.scaler is not None
-    if _is_off(source, backward.scaler) or _accounts_for_scale(source, clip):
+    if is_off(source, backward.scaler) or _accounts_for_scale(source, clip):
         return None
     return backward
-
-
-def _is_off(source: Source, scaler: cst.CSTNode) -> bool:
-    """Whether the scaler is made with `enabled=False`, or by something else than torch's class."""
-    match assigned(source, scaler):
-        case cst.Call(func=func, args=args):
-            if last_name(func) not in ("GradScaler", "ShardedGradScaler"):
-                return True
-            return any(
-                arg.keyword is not None and arg.keyword.value == "enabled" and source.code(arg.value) == "False"
-                for arg in args
-            )
-    return False
 
 
 def _accounts_for_scale(source: Source, clip: Event) -> bool:

@@ -12,6 +12,7 @@ from clipcheck.gradients.loops import Clause
 from clipcheck.gradients.series import clauses
 from clipcheck.gradients.totals import totals
 from clipcheck.python.names import last_name
+from clipcheck.python.reaching import contains, reached
 from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
 from clipcheck.training.clips import torch_calls
@@ -100,3 +101,42 @@ def _is_called_norm(source: Source, call: cst.Call) -> bool:
             bindings = source.bindings(name)
             return bool(bindings) and all(binding.kind == "import" for binding in bindings)
     return False
+
+
+# --- what becomes of it ----------------------------------------------------------------------------------------------
+
+
+def shown(source: Source, at: cst.CSTNode, act: cst.CSTNode) -> cst.CSTNode:
+    """What to point at for an event whose act measures: the loop or expression, or the call that leads to it."""
+    found = measures(source).get(act)
+    return found.node if found is not None and at is act else at
+
+
+def is_dropped(source: Source, node: cst.CSTNode) -> bool:
+    """Whether an expression is a statement of its own."""
+    return isinstance(source.parent(node), cst.Expr)
+
+
+def values(source: Source, node: cst.CSTNode, depth: int = 3) -> list[cst.CSTNode]:
+    """The expressions that are, or are computed from, the norm that is measured at `node`: each where something is done with it."""
+    if isinstance(node, cst.For):
+        targets = [one.target for one in accumulations(source) if one.loop is node]
+        names = [target for target in targets if isinstance(target, cst.Name)]
+        uses = [use for name in names for use in _uses(source, name) if not contains(source, node, use)]
+        return [value for use in uses for value in (values(source, use, depth - 1) if depth else [use])]
+    statement = source.statement(node)
+    match statement:
+        case cst.SimpleStatementLine(
+            body=[cst.Assign(targets=[cst.AssignTarget(target=cst.Name() as name)], value=value)]
+        ) if depth and contains(source, value, node):
+            later = [use for use in _uses(source, name) if source.statement(use) is not statement]
+            return [found for use in later for found in values(source, use, depth - 1)]
+    return [node]
+
+
+def _uses(source: Source, name: cst.Name) -> list[cst.Name]:
+    """Where the value can be read that a name gets at this place."""
+    scope = source.scope(name).owner(name.value)
+    if scope is None:
+        return []
+    return reached(source, scope, [one for one in scope.bindings.get(name.value, []) if one.node is name])

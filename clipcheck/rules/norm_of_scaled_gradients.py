@@ -1,0 +1,111 @@
+"""
+## What it does
+Finds a gradient norm that is measured while a loss scaler still multiplies the gradients: after
+`scaler.scale(loss).backward()`, with no `scaler.unscale_(optimizer)` before it.
+
+## Why is this bad?
+The number is that of the gradient times the scale, 65536 at first, and jumps by a factor of two whenever the scaler
+changes its mind. A plot of it shows the scaler, not the training, and whatever compares it with a limit (a test for
+exploding gradients, a clip that is written out) acts on the wrong number.
+
+## How to fix by hand
+Call `scaler.unscale_(optimizer)` once before the norm is taken. `scaler.step(optimizer)` sees that the gradients are
+unscaled and does not divide again. Where the gradients have to stay scaled, divide the norm: `norm / scaler.get_scale()`.
+
+## Fix safety
+Unsafe: the number changes, which is the point; the steps are the same. The fix puts `unscale_` above the norm where the
+next step is one of the same scaler and nothing unscales in between.
+
+## When to suppress it
+Where the norm of the scaled gradients is what you want to see, for instance to choose a scale.
+
+## References
+- https://pytorch.org/docs/stable/notes/amp_examples.html#working-with-unscaled-gradients
+- https://github.com/pytorch/pytorch/issues/37730
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.fixes.verbs import insert_line_before
+from clipcheck.python.names import last_name
+from clipcheck.python.source import Source
+from clipcheck.rule import Fix, Hit, Safety
+from clipcheck.training.acts import EventKind
+from clipcheck.training.flows import Event, flows
+from clipcheck.training.measures import shown, values
+from clipcheck.training.microbatches import guarded_step
+from clipcheck.training.scalers import is_off
+
+TITLE = "Unscale the gradients before the norm"
+BY_HAND = "call `scaler.unscale_(optimizer)` before the norm is taken, or divide it by `scaler.get_scale()`"
+_ENDS = (
+    *(EventKind.BACKWARD, EventKind.UNSCALE, EventKind.CLIP, EventKind.EDIT),
+    *(EventKind.STEP, EventKind.UPDATE, EventKind.ZERO_GRAD, EventKind.UNKNOWN),
+)
+_TESTS = frozenset({"isfinite", "isnan", "isinf"})
+
+
+def check(source: Source) -> Iterator[Hit]:
+    seen: set[cst.CSTNode] = set()
+    for flow in flows(source, EventKind.MEASURE):
+        for event in flow.of(EventKind.MEASURE):
+            node = shown(source, event.at, event.node)
+            backward = _scaled(source, event)
+            if backward is not None and node not in seen and not _is_compensated(source, node):
+                seen.add(node)
+                yield _hit(source, event, node, backward)
+
+
+def _scaled(source: Source, event: Event) -> Event | None:
+    """The scaled backward before the norm, if that is what comes first on all ways there."""
+    earlier = event.first_before(*_ENDS)
+    if not earlier or any(one.kind is not EventKind.BACKWARD or one.scaler is None for one in earlier):
+        return None
+    backward = earlier[0]
+    assert backward.scaler is not None
+    return None if is_off(source, backward.scaler) or backward.at is event.at else backward
+
+
+def _is_compensated(source: Source, node: cst.CSTNode) -> bool:
+    """Whether the scale is taken out of the norm, or does not matter, as in a test for infinity."""
+    home = source.function(node) or source.module
+    if any(isinstance(inner, cst.Name) and inner.value in ("get_scale", "_scale") for inner in source.walk(home)):
+        return True
+    found = values(source, node)
+    return bool(found) and all(_is_tested(source, value) for value in found)
+
+
+def _is_tested(source: Source, value: cst.CSTNode) -> bool:
+    return any(isinstance(above, cst.Call) and last_name(above.func) in _TESTS for above in source.ancestors(value))
+
+
+def _hit(source: Source, event: Event, node: cst.CSTNode, backward: Event) -> Hit:
+    scaler = source.quoted(backward.scaler, "the scaler", 20)
+    message = f"norm of gradients that {scaler} still scales: 65536 times too large at first"
+    fix = _fix(source, event, node)
+    related = ((backward.at, "the gradients are scaled here"),)
+    return Hit(node, message, fix, "" if fix else BY_HAND, related)
+
+
+def _fix(source: Source, event: Event, node: cst.CSTNode) -> Fix | None:
+    """`unscale_` in a line above, where the next step is the scaler's and nothing unscales before it."""
+    if guarded_step(source, event) is not None:
+        return None  # under accumulation `unscale_` may run once in several micro-batches
+    steps = event.first_after(EventKind.STEP, EventKind.UNSCALE, EventKind.BACKWARD, EventKind.UNKNOWN)
+    names = {
+        (source.spelled(step.scaler), source.spelled(step.subject))
+        for step in steps
+        if step.kind is EventKind.STEP and step.scaler is not None and step.subject is not None and not step.is_called
+    }
+    if len(names) != 1 or any(step.kind is not EventKind.STEP or not step.facts <= event.facts for step in steps):
+        return None
+    ((scaler, optimizer),) = names
+    statement = source.statement(node)
+    if not isinstance(statement, (cst.SimpleStatementLine, cst.For)):
+        return None
+    line = insert_line_before(source, statement, f"{scaler}.unscale_({optimizer})")
+    return Fix(TITLE, Safety.UNSAFE, (line,))
