@@ -253,5 +253,6 @@ RULES: dict[str, Rule] = {
             severity=Severity.NOTE,
         ),
         _rule("CLIP505", "double-clip", *_TORCH_CLIPS),
+        _rule("CLIP506", "norm-after-zero-grad", "zero_grad", _MEASURED),
     )
 }

@@ -36,7 +36,7 @@ from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, flows
-from clipcheck.training.measures import shown, values
+from clipcheck.training.measures import measures, shown, values
 from clipcheck.training.microbatches import guarded_step
 from clipcheck.training.scalers import is_off
 
@@ -62,6 +62,8 @@ def check(source: Source) -> Iterator[Hit]:
 
 def _scaled(source: Source, event: Event) -> Event | None:
     """The scaled backward before the norm, if that is what comes first on all ways there."""
+    if measures(source)[event.node].gradients == "computed":
+        return None  # of another loss, which no scaler has seen
     earlier = event.first_before(*_ENDS)
     if not earlier or any(one.kind is not EventKind.BACKWARD or one.scaler is None for one in earlier):
         return None

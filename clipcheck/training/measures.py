@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import libcst as cst
 
 from clipcheck.gradients.accumulations import Series, accumulations
+from clipcheck.gradients.gradient import element, gradient
 from clipcheck.gradients.loops import Clause
 from clipcheck.gradients.series import clauses
 from clipcheck.gradients.totals import totals
+from clipcheck.python.assignments import assigned_values
 from clipcheck.python.names import last_name
 from clipcheck.python.reaching import contains, reached
 from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
-from clipcheck.training.clips import torch_calls
+from clipcheck.training.clips import Clip, torch_calls
 
 # Words that make of `grad_norm` something else than a function that measures it.
 _OTHER_WORDS = frozenset(
@@ -24,18 +26,23 @@ _OTHER_WORDS = frozenset(
 )
 
 
+Gradients: TypeAlias = Literal["read", "listed", "computed", "unknown"]
+
+
 class Measure(NamedTuple):
     """A norm of gradients that is measured.
 
     `act` is the call or assignment with which the gradients are read; `node` is what a reader takes for the measuring: the
     loop that adds up, the expression, or the call. `result` is the expression that is the norm, where one is, `loops` are
-    those over the tensors.
+    those over the tensors. `gradients` says what is read: `.grad` of parameters at this place, a list that was made of
+    these before, what `torch.autograd.grad` gave, or what is not known.
     """
 
     act: cst.CSTNode
     node: cst.CSTNode
     result: cst.BaseExpression | None = None
     loops: tuple[Clause, ...] = ()
+    gradients: Gradients = "unknown"
 
 
 @memo
@@ -51,9 +58,9 @@ def _in_loops(source: Source) -> Iterator[Measure]:
     for one in accumulations(source):
         match one.statement:
             case cst.AugAssign() | cst.Assign() as act if one.is_total:
-                yield Measure(act, one.loop, loops=one.series.clauses)
+                yield _measure(source, act, one.loop, None, one.series)
             case cst.Expr(value=cst.Call() as act) if one.is_total or one.how == "append":
-                yield Measure(act, one.loop, loops=one.series.clauses)
+                yield _measure(source, act, one.loop, None, one.series)
 
 
 def _in_expressions(source: Source) -> Iterator[Measure]:
@@ -61,7 +68,29 @@ def _in_expressions(source: Source) -> Iterator[Measure]:
         if found.is_total and found.series.loop is None:
             act = _first_read(source, found.node, found.series)
             if act is not None:
-                yield Measure(act, found.node, found.node, found.series.clauses)
+                yield _measure(source, act, found.node, found.node, found.series)
+
+
+def _measure(
+    source: Source, act: cst.CSTNode, node: cst.CSTNode, result: cst.BaseExpression | None, series: Series
+) -> Measure:
+    loops = series.clauses
+    owned = series.term.gradient.owner is not None
+    read: Gradients = "read" if owned else _listed(source, loops[0].iterable if loops else None)
+    return Measure(act, node, result, loops, read)
+
+
+def _listed(source: Source, iterable: cst.BaseExpression | None) -> Gradients:
+    """What the gradients are that a list holds."""
+    made = element(source, iterable) if iterable is not None else None
+    if made is not None and made.owner is not None:
+        return "listed"
+    values = assigned_values(source, iterable) if isinstance(iterable, cst.Name) else [iterable]
+    for value in values:
+        for inner in source.walk(value) if value is not None else ():
+            if isinstance(inner, cst.Call) and source.qualified(inner.func) == "torch.autograd.grad":
+                return "computed"
+    return "unknown"
 
 
 def _first_read(source: Source, node: cst.BaseExpression, series: Series) -> cst.CSTNode | None:
@@ -74,17 +103,21 @@ def _first_read(source: Source, node: cst.BaseExpression, series: Series) -> cst
 def _by_calls(source: Source) -> Iterator[Measure]:
     for call in torch_calls(source):
         if call.function == "get_total_norm":
-            yield Measure(call.call, call.call, call.call, _loops_of(call.arguments.get("tensors")))
+            yield _total_norm(source, call)
     for node in source.nodes(cst.Call):
         if _is_called_norm(source, node):
             yield Measure(node, node, node)
 
 
-def _loops_of(tensors: cst.BaseExpression | None) -> tuple[Clause, ...]:
+def _total_norm(source: Source, call: Clip) -> Measure:
+    """`get_total_norm([p.grad for p in parameters])`"""
+    tensors = call.arguments.get("tensors")
     match tensors:
-        case cst.ListComp(for_in=clause) | cst.GeneratorExp(for_in=clause):
-            return clauses(clause)
-    return ()
+        case cst.ListComp(elt=elt, for_in=clause) | cst.GeneratorExp(elt=elt, for_in=clause):
+            found = gradient(source, elt)
+            read: Gradients = "read" if found is not None and found.owner is not None else "unknown"
+            return Measure(call.call, call.call, call.call, clauses(clause), read)
+    return Measure(call.call, call.call, call.call, (), _listed(source, tensors))
 
 
 def _is_called_norm(source: Source, call: cst.Call) -> bool:

@@ -1,0 +1,112 @@
+"""
+## What it does
+Finds a gradient norm that is measured after `zero_grad()`, before the next backward.
+
+## Why is this bad?
+`zero_grad()` has cleared what is to be measured: the norm is 0 in every step. Since torch 2.0 the gradients are None by
+default, so code that skips missing gradients logs a zero, and code that does not raises an AttributeError.
+
+## How to fix by hand
+Measure between `loss.backward()` and `optimizer.zero_grad()`: before the clip for the norm of the gradient as it is, or
+take what `clip_grad_norm_` returns, which is that norm.
+
+## Fix safety
+Unsafe: moves `zero_grad()` below the norm, where both are statements of one block. The number changes, which is the point;
+the steps are the same.
+
+## When to suppress it
+Where the code checks that the gradients are gone. Assertions, comparisons with zero and tests are left alone anyway.
+
+## References
+- https://pytorch.org/docs/stable/generated/torch.optim.Optimizer.zero_grad.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.fixes.move import moved_behind
+from clipcheck.python.literals import is_zero
+from clipcheck.python.source import Source
+from clipcheck.rule import Fix, Hit, Safety
+from clipcheck.training.acts import EventKind
+from clipcheck.training.flows import Event, Flow, flows
+from clipcheck.training.measures import measures, shown, values
+from clipcheck.training.parameters import belong
+
+MESSAGE = "norm of gradients that `zero_grad()` has cleared: it is always 0"
+TITLE = "Clear the gradients after the norm is taken"
+BY_HAND = "measure between `backward()` and `zero_grad()`, or take what `clip_grad_norm_` returns"
+_ENDS = (
+    *(EventKind.BACKWARD, EventKind.ZERO_GRAD, EventKind.EDIT, EventKind.UNKNOWN),
+    *(EventKind.STEP, EventKind.CLIP, EventKind.UNSCALE),
+)
+
+
+def check(source: Source) -> Iterator[Hit]:
+    seen: set[cst.CSTNode] = set()
+    for flow in flows(source, EventKind.MEASURE):
+        for event in flow.of(EventKind.MEASURE):
+            node = shown(source, event.at, event.node)
+            cleared = _cleared(source, flow, event)
+            if cleared is not None and node not in seen and not _is_expected(source, node):
+                seen.add(node)
+                fix = _fix(source, node, cleared)
+                yield Hit(node, MESSAGE, fix, "" if fix else BY_HAND, ((cleared.at, "the gradients are cleared here"),))
+
+
+def _cleared(source: Source, flow: Flow, event: Event) -> Event | None:
+    """The `zero_grad()` of the same gradients that comes first on all ways back from the norm."""
+    if measures(source)[event.node].gradients != "read":
+        return None  # a list keeps the tensors that it was made of
+    earlier = event.first_before(*_ENDS)
+    if not earlier or any(one.kind is not EventKind.ZERO_GRAD or one.subject is None for one in earlier):
+        return None
+    cleared = earlier[0]
+    if cleared.at is event.at or not all(_is_same(source, flow, event, one) for one in earlier):
+        return None
+    return cleared
+
+
+def _is_same(source: Source, flow: Flow, event: Event, cleared: Event) -> bool:
+    """Whether the gradients that are cleared are those measured; where only one kind is ever cleared here, they are."""
+    assert cleared.subject is not None
+    loops = measures(source)[event.node].loops
+    known = None if event.is_called or not loops else belong(source, loops[0].iterable, cleared.subject)
+    if known is not None:
+        return known
+    return len({source.spelled(one.subject) for one in flow.of(EventKind.ZERO_GRAD) if one.subject is not None}) == 1
+
+
+def _is_expected(source: Source, node: cst.CSTNode) -> bool:
+    """Whether the code itself says that there is nothing left: in a test, an assertion, or a comparison with zero."""
+    function = source.function(node)
+    if function is not None and function.name.value.startswith("test"):
+        return True
+    found = values(source, node)
+    return bool(found) and all(_is_checked(source, value) for value in found)
+
+
+def _is_checked(source: Source, value: cst.CSTNode) -> bool:
+    for above in source.ancestors(value):
+        match above:
+            case cst.Assert():
+                return True
+            case cst.Comparison(left=left, comparisons=[cst.ComparisonTarget(comparator=right)]):
+                return is_zero(source, left) or is_zero(source, right)
+            case cst.BaseCompoundStatement() | cst.SimpleStatementLine():
+                return False
+    return False
+
+
+def _fix(source: Source, node: cst.CSTNode, cleared: Event) -> Fix | None:
+    """`zero_grad()` behind the norm, where both are statements of one block."""
+    measuring = source.statement(node)
+    clearing = source.statement(cleared.at)
+    block, here = source.siblings(measuring)
+    if cleared.is_called or not any(other is clearing for other in block[:here]):
+        return None
+    edits = moved_behind(source, [clearing], measuring)
+    return Fix(TITLE, Safety.UNSAFE, edits) if edits is not None else None
