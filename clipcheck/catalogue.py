@@ -254,5 +254,6 @@ RULES: dict[str, Rule] = {
         ),
         _rule("CLIP505", "double-clip", *_TORCH_CLIPS),
         _rule("CLIP506", "norm-after-zero-grad", "zero_grad", _MEASURED),
+        _rule("CLIP507", "norm-logged-after-clip", *_CLIPS, _MEASURED),
     )
 }

@@ -79,22 +79,22 @@ def _adding(source: Source, binding: Binding) -> Accumulation | None:
 def is_over(source: Source, found: Series, loops: tuple[Clause, ...]) -> bool:
     """Whether a series goes through the same tensors as some loops."""
     one, other = found.clauses, loops
-    return bool(one and other) and _base(source, one[0].iterable) == _base(source, other[0].iterable)
+    return bool(one and other) and base(source, one[0].iterable) == base(source, other[0].iterable)
 
 
-def _base(source: Source, node: cst.BaseExpression, depth: int = _DEPTH) -> str:
+def base(source: Source, node: cst.BaseExpression, depth: int = _DEPTH) -> str:
     """The spelling of what an iterable is made from, without filters, lists and names in between."""
     match node:
         case cst.Call(func=cst.Attribute(value=module, attr=cst.Name(value="named_parameters")), args=()):
             return f"{_plain(source, module)}.parameters()"
         case cst.Call(func=cst.Name(value="list" | "tuple" | "filter" | "enumerate"), args=[*_, last]):
-            return _base(source, last.value, depth)
+            return base(source, last.value, depth)
         case cst.ListComp(for_in=clause) | cst.GeneratorExp(for_in=clause) if clause.inner_for_in is None:
-            return _base(source, clause.iter, depth)
+            return base(source, clause.iter, depth)
         case cst.Name() if depth:
             binding = only_assignment(source, node)
             if binding is not None and binding.value is not None and not isinstance(binding.value, cst.Name):
-                return _base(source, binding.value, depth - 1)
+                return base(source, binding.value, depth - 1)
     return _plain(source, node)
 
 
