@@ -13,6 +13,7 @@ word or several of which one will do:
     'clip_grad_norm'    a string that is this name, or a dotted path with it
     *scaler*            an identifier with these letters in it
     <gradient>          an identifier that may stand for gradients (`clipcheck.gradients.called`)
+    <gradient norm>     an identifier that may stand for a function that gives the norm of gradients
     <For>               a node of Python's grammar, as `ast` calls it; <square> is `x * x`, whatever x is
 
 What a check reads in other strings, comments or the spelling of code cannot be asked for: an import or an escape may hide it.
@@ -85,8 +86,9 @@ _ITERATORS = (
     *("parameters", "named_parameters", "buffers", "filter", "map", "zip", "iter", "reversed", "enumerate", "chain"),
     *("islice", "starmap", "compress", "filterfalse", "takewhile", "<GeneratorExp>"),
 )
-# What a measured norm cannot do without: the method, a function's name, or a sum or maximum of the elements.
-_MEASURED = ("norm", "*norm*", "sum", "abs", "dot", "max", "pow", "mean")
+# Whatever measures the norm of gradients: it is written out, or computed by a function that says so by its name.
+_BY_NAME = ("get_total_norm", "<gradient norm>")
+_MEASURED = ((_GRADIENT, *_BY_NAME), (*_NORM, *_BY_NAME), (*_REPEATED, *_BY_NAME))
 _BACKWARD = ("backward", "manual_backward")
 _LIGHTNING_HOOKS = tuple(
     f"def on_{hook}" for hook in ("train_batch_end", "train_batch_start", "train_epoch_end", "before_zero_grad")
@@ -156,6 +158,7 @@ RULES: dict[str, Rule] = {
         _rule("CLIP110", "per-parameter-clip", *_NORM_CLIPS),
         _rule("CLIP111", "per-group-or-module-clip", *_NORM_CLIPS, tier=Tier.OPT_IN),
         _rule("CLIP112", "overlapping-parameter-lists", *_TORCH_CLIPS),
+        _rule("CLIP113", "norm-without-clip", near=_MEASURED),
         _rule("CLIP114", "swallowed-clip-error", *_CLIPS, ("<Try>", "suppress")),
         _rule(
             "CLIP115",
@@ -201,7 +204,7 @@ RULES: dict[str, Rule] = {
         _rule("CLIP307", "apex-master-params", *_TORCH_CLIPS, "scale_loss", _BACKWARD),
         _rule("CLIP308", "amp-skip-without-update", _UNSCALE, "update", severity=Severity.ERROR),
         # the norm may be measured in another function, or by one that is imported
-        _rule("CLIP309", "norm-of-scaled-gradients", "scale", _BACKWARD, _MEASURED),
+        _rule("CLIP309", "norm-of-scaled-gradients", "scale", _BACKWARD, near=_MEASURED),
         _rule("CLIP401", "lightning-clip-in-training-step", *_CLIPS, "LightningModule", "def training_step"),
         _rule(
             "CLIP402",
@@ -253,7 +256,7 @@ RULES: dict[str, Rule] = {
             severity=Severity.NOTE,
         ),
         _rule("CLIP505", "double-clip", *_TORCH_CLIPS),
-        _rule("CLIP506", "norm-after-zero-grad", "zero_grad", _MEASURED),
-        _rule("CLIP507", "norm-logged-after-clip", *_CLIPS, _MEASURED),
+        _rule("CLIP506", "norm-after-zero-grad", "zero_grad", near=_MEASURED),
+        _rule("CLIP507", "norm-logged-after-clip", *_CLIPS, near=_MEASURED),
     )
 }

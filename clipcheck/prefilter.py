@@ -15,7 +15,7 @@ from itertools import takewhile
 from typing import TypeAlias
 
 from clipcheck.catalogue import RULES
-from clipcheck.gradients.called import may_be_gradient
+from clipcheck.gradients.called import gives_gradient_norm, may_be_gradient
 from clipcheck.python.parts import Words, parts, shares
 from clipcheck.python.words import words as words_of
 from clipcheck.rule import Need
@@ -119,6 +119,8 @@ def _on_bytes(data: bytes, code: bool) -> Holds:
     def holds(word: str) -> bool:
         if word == "<gradient>":
             return _names(data, _IN_GRADIENT, may_be_gradient, code)
+        if word == "<gradient norm>":
+            return b"norm" in data or b"Norm" in data or b"NORM" in data
         if word.startswith("<"):
             return True  # syntax: the code will tell
         name = _name(word).encode()
@@ -177,8 +179,10 @@ def _is_name(word: bytes) -> bool:
 
 def _heard(words: Words) -> Words:
     """The words of code with those that follow from them."""
-    gradients = any("rad" in word.lower() and word.isidentifier() and may_be_gradient(word) for word in words)
-    return words | {"<gradient>"} if gradients else words
+    names = [word for word in words if "rad" in word.lower() and word.isidentifier()]
+    if any(map(may_be_gradient, names)):
+        words |= {"<gradient>"}
+    return words | {"<gradient norm>"} if any(map(gives_gradient_norm, names)) else words
 
 
 def _met(needs: Sequence[Need], words: Words) -> bool:

@@ -30,6 +30,20 @@ def gives_gradient(name: str) -> bool:
     return "get" in parts and parts[-1] in ("grad", "gradient")
 
 
+# Words that make of `grad_norm` something else than what measures it.
+_NO_MEASURE = frozenset(
+    "clip clips clipped clipping clipper log logger logs print plot record write add set append update max limit scale "
+    "unscale normalize rescale penalty loss hook register callback config args setting history meter test check".split()
+)
+
+
+@lru_cache(maxsize=8192)
+def gives_gradient_norm(name: str) -> bool:
+    """`get_grad_norm(model)` and its like."""
+    parts = set(words(name))
+    return bool(parts & {"norm", "norms"}) and bool(parts & _GRADIENT_WORDS) and not parts & _NO_MEASURE
+
+
 def may_be_gradient(name: str) -> bool:
     """Whether code with this identifier in it can speak of a gradient at all: `p.grad`, a name of one, a call for one."""
     return called_gradients(name) or gives_gradient(name)

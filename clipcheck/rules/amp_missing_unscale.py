@@ -83,7 +83,7 @@ def _scaled_elsewhere(source: Source, clip: Event) -> Act | None:
     if any(event.kind is not EventKind.START for event in earlier) or any(e.kind is not EventKind.STEP for e in later):
         return None
     scalers = [step.scaler for step in later if step.scaler is not None]
-    if not scalers or _is_off(source, scalers[0]) or _accounts_for_scale(source, clip):
+    if not scalers or is_off(source, scalers[0]) or _accounts_for_scale(source, clip):
         return None
     backwards = [act for act in acts(source).values() if act.kind is EventKind.BACKWARD and act.scaler is not None]
     same = (act for act in backwards if act.scaler and last_name(act.scaler) == last_name(scalers[0]))

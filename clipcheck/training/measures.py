@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import libcst as cst
 
 from clipcheck.gradients.accumulations import Series, accumulations
+from clipcheck.gradients.called import gives_gradient_norm
 from clipcheck.gradients.gradient import element, gradient
 from clipcheck.gradients.loops import Clause
 from clipcheck.gradients.series import clauses
@@ -16,15 +17,7 @@ from clipcheck.python.assignments import assigned_values
 from clipcheck.python.names import last_name
 from clipcheck.python.reaching import contains, reached
 from clipcheck.python.source import Source, memo
-from clipcheck.python.words import words
 from clipcheck.training.clips import Clip, torch_calls
-
-# Words that make of `grad_norm` something else than a function that measures it.
-_OTHER_WORDS = frozenset(
-    "clip clips clipped clipping clipper log logger logs print plot record write add set append update max limit scale "
-    "unscale normalize rescale penalty loss hook register callback config args setting history meter test check".split()
-)
-
 
 Gradients: TypeAlias = Literal["read", "listed", "computed", "unknown"]
 
@@ -122,10 +115,7 @@ def _total_norm(source: Source, call: Clip) -> Measure:
 
 def _is_called_norm(source: Source, call: cst.Call) -> bool:
     """Whether a function that is not in the file says by its name that it gives the norm of gradients."""
-    parts = words(last_name(call.func))
-    if not {"norm", "norms"} & set(parts) or not {"grad", "gradient", "grads", "gradients"} & set(parts):
-        return False
-    if _OTHER_WORDS & set(parts):
+    if not gives_gradient_norm(last_name(call.func)):
         return False
     match call.func:
         case cst.Name() as name:

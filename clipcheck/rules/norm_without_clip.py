@@ -1,0 +1,141 @@
+"""
+## What it does
+Finds code that measures the norm of the gradients where it should clip them: a call of a function that only measures,
+whose result is dropped, between backward and step; and a function that says it clips, by its name or its docstring, and
+changes no gradient.
+
+## Why is this bad?
+Nothing is clipped. The training runs without the limit that its author believes in, and no error says so. Such functions
+are copies of torch's in which the second half, the loop that scales, was lost.
+
+## How to fix by hand
+Call `torch.nn.utils.clip_grad_norm_(parameters, max_norm)`: it returns the same norm, and clips. Where only the norm is
+wanted, log it, and let the function's name and docstring say that it measures.
+
+## Fix safety
+No fix: which limit was meant is not written anywhere.
+
+## When to suppress it
+Where a norm is computed for its side effects, such as a hook or a profiler that watches the kernels.
+
+## References
+- https://github.com/jcwleo/random-network-distillation-pytorch/blob/master/utils.py
+- https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.gradients.norm_origin import origins
+from clipcheck.python.literals import is_zero
+from clipcheck.python.names import last_name
+from clipcheck.python.source import Source
+from clipcheck.python.words import words
+from clipcheck.rule import Hit
+from clipcheck.training.acts import EventKind
+from clipcheck.training.calls import called
+from clipcheck.training.clips import torch_calls
+from clipcheck.training.effects import only_computes
+from clipcheck.training.flows import Event, flow, flows
+from clipcheck.training.measures import is_dropped, shown
+
+DROPPED = "{name} only measures the norm, and its result is dropped: the step is not clipped"
+BY_HAND = "call `clip_grad_norm_(parameters, max_norm)`, which returns the norm and clips"
+PROMISED = "says that it clips, and changes no gradient: whoever calls it trains without clipping"
+BY_HAND_TOO = (
+    "scale the gradients here or call `clip_grad_norm_`; if only the norm is wanted, let name and docstring say so"
+)
+
+_BEFORE = (
+    *(EventKind.BACKWARD, EventKind.CLIP, EventKind.EDIT, EventKind.STEP),
+    *(EventKind.ZERO_GRAD, EventKind.UNKNOWN),
+)
+
+
+def check(source: Source) -> Iterator[Hit]:
+    yield from _dropped(source)
+    for function in source.nodes(cst.FunctionDef):
+        if _promises(source, function) and _only_measures(source, function):
+            yield Hit(function.name, PROMISED, help=BY_HAND_TOO)
+
+
+# --- a result that is dropped ----------------------------------------------------------------------------------------
+
+
+def _dropped(source: Source) -> Iterator[Hit]:
+    seen: set[cst.CSTNode] = set()
+    for one in flows(source, EventKind.MEASURE):
+        for event in one.of(EventKind.MEASURE):
+            node = shown(source, event.at, event.node)
+            if node not in seen and is_dropped(source, node) and _is_step_unclipped(event) and _is_idle(source, node):
+                seen.add(node)
+                name = source.quoted(node.func, "this", 40) if isinstance(node, cst.Call) else "this"
+                yield Hit(node, DROPPED.format(name=name), help=BY_HAND)
+
+
+def _is_step_unclipped(event: Event) -> bool:
+    """Whether the event lies between backward and step, and nothing else there may clip."""
+    before = {one.kind for one in event.first_before(*_BEFORE)}
+    after = {one.kind for one in event.first_after(*_BEFORE)}
+    return (
+        before <= {EventKind.BACKWARD, EventKind.START}
+        and after <= {EventKind.STEP, EventKind.END}
+        and (EventKind.BACKWARD in before or EventKind.STEP in after)
+    )
+
+
+def _is_idle(source: Source, node: cst.CSTNode) -> bool:
+    """Whether nothing is left of a call but its result."""
+    if not isinstance(node, cst.Call):
+        return True
+    if any(call.call is node and "error_if_nonfinite" in call.arguments for call in torch_calls(source)):
+        return False  # it is called to raise
+    function = called(source, node)
+    if function is not None:
+        return _only_measures(source, function)
+    return (source.qualified(node.func) or "").startswith(("torch.", "clipcheck."))
+
+
+# --- a promise -------------------------------------------------------------------------------------------------------
+
+_PROMISES = re.compile(
+    r"""^\W*clips?\b(?!-)                                                   # Clips the gradients …
+    | \b(?:it|function|method|that|which|and|then)\s+(?:also\s+)?clips\b     # a function that clips …
+    | \b(?:perform|appl|do|implement|execut)\w*\s+(?:[\w-]+\s+){0,3}clipping\b
+    | \b(?:gradients?|grads?|they)\s+(?:are|is|get|gets)\s+(?:clipped|modified\s+in[-\s]?place)\b
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_DENIES = re.compile(r"\b(?:no|not|never|without|before|un)\W+(?:\w+\W+)?clip", re.IGNORECASE)
+_NO_CLIP = frozenset("coef coefficient factor ratio value values stats should need needs before pre no un info".split())
+
+
+def _promises(source: Source, function: cst.FunctionDef) -> bool:
+    """Whether a function says that it clips: by the first word of its name, or by its docstring."""
+    parts = words(function.name.value)
+    if parts and parts[0] in ("clip", "clips") and not _NO_CLIP & set(parts):
+        return True
+    text = function.get_docstring() or ""
+    sentences = re.split(r"[.!?:;](?=\s|$)|\n\s*\n", text)
+    return any(_PROMISES.search(one) and not _DENIES.search(one) for one in sentences)
+
+
+def _only_measures(source: Source, function: cst.FunctionDef) -> bool:
+    """Whether a function computes the norm of gradients, returns it, and does nothing else."""
+    events = flow(source, function).events
+    if not events or any(event.kind is not EventKind.MEASURE for event in events):
+        return False
+    returned = [node.value for node in source.walk(function) if isinstance(node, cst.Return)]
+    if not returned or not all(value is not None and _is_norm(source, value) for value in returned):
+        return False
+    return only_computes(source, function)
+
+
+def _is_norm(source: Source, value: cst.BaseExpression) -> bool:
+    if is_zero(source, value) or origins(source, value) is not None:
+        return True
+    return isinstance(value, cst.Call) and last_name(value.func) in ("get_total_norm", "grad_norm")

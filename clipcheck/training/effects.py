@@ -1,0 +1,47 @@
+"""Whether a function does nothing but compute what it returns."""
+
+from __future__ import annotations
+
+import libcst as cst
+
+from clipcheck.python.source import Source
+from clipcheck.training.calls import called
+
+_DEPTH = 2  # how deep calls of functions of the file are followed
+_LIBRARIES = ("torch.", "math.", "numpy.", "builtins.", "functools.", "itertools.", "clipcheck.runtime.")
+_LOUD = frozenset("builtins.print builtins.setattr builtins.exec builtins.eval builtins.open builtins.input".split())
+# Methods of tensors, modules and lists that change nothing but a value of the function's own.
+_QUIET = frozenset(
+    "norm item tolist pow pow_ sum sqrt sqrt_ square abs max amax mean add add_ mul dot vdot view flatten reshape detach "
+    "data float double half cpu cuda to numpy clone append extend parameters named_parameters values items keys get "
+    "children modules named_modules size numel is_sparse coalesce unsqueeze squeeze zeros new_zeros to_local full_tensor".split()
+)
+
+
+def only_computes(source: Source, function: cst.FunctionDef, depth: int = _DEPTH) -> bool:
+    """Whether a run of a function leaves nothing behind: it stores, prints, raises and changes nothing that others see."""
+    return not any(_is_effect(source, node, depth) for node in source.walk(function.body))
+
+
+def _is_effect(source: Source, node: cst.CSTNode, depth: int) -> bool:
+    match node:
+        case cst.Raise() | cst.Assert() | cst.Yield() | cst.Await() | cst.Global() | cst.Nonlocal():
+            return True
+        case cst.AssignTarget(target=target) | cst.AugAssign(target=target) | cst.AnnAssign(target=target):
+            return isinstance(target, (cst.Attribute, cst.Subscript))
+        case cst.Call():
+            return not _is_quiet(source, node, depth)
+    return False
+
+
+def _is_quiet(source: Source, call: cst.Call, depth: int) -> bool:
+    function = source.qualified(call.func)
+    if function is not None and function.startswith(_LIBRARIES):
+        return function not in _LOUD and not (function.startswith("torch.") and function.endswith("_"))
+    own = called(source, call)
+    if own is not None:
+        return depth > 0 and only_computes(source, own, depth - 1)
+    match call.func:
+        case cst.Attribute(attr=cst.Name(value=method)):
+            return method in _QUIET
+    return False
