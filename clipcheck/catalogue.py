@@ -89,6 +89,8 @@ _ITERATORS = (
 # Whatever measures the norm of gradients: it is written out, or computed by a function that says so by its name.
 _BY_NAME = ("get_total_norm", "<gradient norm>")
 _MEASURED = ((_GRADIENT, *_BY_NAME), (*_NORM, *_BY_NAME), (*_REPEATED, *_BY_NAME))
+# As well torch's clip, whose result is the norm.
+_NUMPY_NORM = tuple((*need, *_TORCH_CLIPS[0]) for need in _MEASURED)
 _BACKWARD = ("backward", "manual_backward")
 _LIGHTNING_HOOKS = tuple(
     f"def on_{hook}" for hook in ("train_batch_end", "train_batch_start", "train_epoch_end", "before_zero_grad")
@@ -258,5 +260,6 @@ RULES: dict[str, Rule] = {
         _rule("CLIP505", "double-clip", *_TORCH_CLIPS),
         _rule("CLIP506", "norm-after-zero-grad", "zero_grad", near=_MEASURED),
         _rule("CLIP507", "norm-logged-after-clip", *_CLIPS, near=_MEASURED),
+        _rule("CLIP508", "numpy-on-norm", "numpy", near=_NUMPY_NORM, severity=Severity.ERROR),
     )
 }

@@ -1,0 +1,114 @@
+"""
+## What it does
+Finds a function of numpy, such as `np.isnan` or `np.sqrt`, that is given the norm of gradients while it still is a tensor.
+
+## Why is this bad?
+numpy copies what it is given to an array, which a tensor on a GPU does not allow: `TypeError: can't convert cuda:0 device
+type tensor to numpy`. So does a bfloat16 tensor on the CPU, and a DTensor raises everywhere. The code works in a test on
+a laptop, and stops the training.
+
+## How to fix by hand
+Read the number first: `np.isnan(norm.item())`. Or use what takes a tensor: `torch.isnan(norm)`, `norm.sqrt()`, and
+`math.isnan(norm)`, which waits for the device as `.item()` does.
+
+## Fix safety
+Unsafe: the result is one of numpy's numbers, where it was a tensor in code that runs on the CPU.
+
+## When to suppress it
+Where gradients never leave the CPU and are float32 or float64.
+
+## References
+- https://github.com/pytorch/pytorch/issues/13721
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.fixes.verbs import replace
+from clipcheck.gradients.accumulations import Accumulation, accumulations
+from clipcheck.gradients.totals import total
+from clipcheck.python.literals import is_zero
+from clipcheck.python.names import Binding
+from clipcheck.python.reaching import reaching
+from clipcheck.python.source import Source, memo
+from clipcheck.rule import Fix, Hit, Safety
+from clipcheck.training.clips import torch_calls
+
+MESSAGE = "`{name}` of a tensor on a GPU raises a TypeError: read the number first"
+TITLE = "Read the number first"
+BY_HAND = "call `.item()` on the norm, or use what takes a tensor: `torch.isnan`, `torch.sqrt`, `math.isnan`"
+
+# Those that make an array of what they are given; `np.round` and the like call the method of that name.
+_FUNCTIONS = frozenset(
+    "isnan isinf isfinite sqrt square log log2 log10 log1p exp abs absolute fabs power float_power cbrt sign maximum "
+    "minimum add multiply divide isclose asarray array".split()
+)
+_DEPTH = 6  # how many names and calls are followed
+# Methods of a tensor whose result is one on the same device.
+_STAYS = frozenset("detach clone float double half sqrt square pow squeeze".split())
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for call in source.nodes(cst.Call):
+        library, _, function = (source.qualified(call.func) or "").partition(".")
+        if library != "numpy" or function not in _FUNCTIONS:
+            continue
+        for arg in call.args:
+            if arg.keyword is None and not arg.star and _is_tensor(source, arg.value):
+                message = MESSAGE.format(name=source.code(call.func))
+                text = f"{source.outer_code(arg.value)}.item()"
+                fix = Fix(TITLE, Safety.UNSAFE, (replace(source, arg.value, text),)) if _is_plain(arg.value) else None
+                yield Hit(call, message, fix, "" if fix else BY_HAND)
+                break
+
+
+def _is_plain(node: cst.BaseExpression) -> bool:
+    return isinstance(node, (cst.Name, cst.Attribute, cst.Call))
+
+
+def _is_tensor(source: Source, node: cst.BaseExpression, depth: int = _DEPTH) -> bool:
+    """Whether an expression is the norm of gradients, as a tensor on their device."""
+    if not depth:
+        return False
+    if node in _norms(source):
+        return True
+    found = total(source, node)
+    if found is not None:
+        return found.kind == "tensor" and not found.term.synced and not _is_on_cpu(source, node)
+    match node:
+        case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value=method))) if method in _STAYS:
+            return source.qualified(node.func) is None and _is_tensor(source, value, depth - 1)
+        case cst.BinaryOperation(left=left, right=right):
+            return any(_is_tensor(source, side, depth - 1) for side in (left, right))
+        case cst.Name():
+            bindings = reaching(source, node)
+            made = [_is_made(source, one, depth) for one in bindings]
+            return bool(made) and True in made and False not in made
+    return False
+
+
+@memo
+def _norms(source: Source) -> frozenset[cst.CSTNode]:
+    return frozenset(c.call for c in torch_calls(source) if c.function in ("clip_grad_norm_", "get_total_norm"))
+
+
+def _is_made(source: Source, binding: Binding, depth: int) -> bool | None:
+    """Whether a binding gives a name a tensor of the device; None where it is the zero that a loop adds to."""
+    added = next((one for one in accumulations(source) if one.target is binding.node), None)
+    if added is not None:
+        return _adds_tensors(added)
+    if binding.kind != "assign" or binding.value is None:
+        return False
+    return None if is_zero(source, binding.value) else _is_tensor(source, binding.value, depth - 1)
+
+
+def _adds_tensors(one: Accumulation) -> bool:
+    return one.how != "append" and one.is_total and one.term.kind == "tensor" and not one.term.synced
+
+
+def _is_on_cpu(source: Source, node: cst.BaseExpression) -> bool:
+    """Whether the whole norm is moved to the host."""
+    return any(isinstance(inner, cst.Name) and inner.value == "cpu" for inner in source.walk(node))
