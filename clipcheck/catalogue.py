@@ -239,6 +239,7 @@ RULES: dict[str, Rule] = {
             ("def optimizer_step", "def on_after_backward", *_LIGHTNING_HOOKS),
         ),
         _rule("CLIP411", "fabric-torch-clip", *_TORCH_CLIPS, "fabric", "backward"),
+        _rule("CLIP412", "local-shard-norm", ("to_local", "_local_tensor"), near=_MEASURED, severity=Severity.ERROR),
         _rule("CLIP413", "clip-before-gradient-all-reduce", *_CLIPS, _REDUCE),
         _rule(
             "CLIP414",

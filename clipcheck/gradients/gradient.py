@@ -15,6 +15,8 @@ import libcst as cst
 
 from clipcheck.gradients.called import called_gradients, gives_gradient
 from clipcheck.gradients.framework import framework, is_foreign
+from clipcheck.gradients.graphs import has_graph
+from clipcheck.gradients.made_up import is_drawn_product, is_made_up
 from clipcheck.python.assignments import Path, assigned_value, assigned_values, loop_of
 from clipcheck.python.literals import is_zero
 from clipcheck.python.names import Binding, dotted
@@ -33,10 +35,6 @@ _METHODS = _VIEWS | _COPIES | _CASTS
 _FLAT = frozenset({"flatten", "ravel"})
 # What gives a process its part of a sharded tensor.
 _LOCAL = frozenset({"to_local", "_local_tensor"})
-# Functions that make tensors of numbers that they are not told: random vectors, starting values.
-_MADE_UP = frozenset(
-    "rand randn randint rand_like randn_like randint_like normal bernoulli zeros ones zeros_like ones_like".split()
-)
 
 
 class Condition(NamedTuple):
@@ -171,7 +169,8 @@ def _named(source: Source, name: cst.Name, depth: int) -> Gradient | None:
         return None
     first, *others = found
     certain &= first.certain and all(_is_same(source, first, other) for other in others)
-    return first._replace(via=tuple(binding for one in found for binding in one.via), certain=certain)
+    via = tuple(binding for one in found for binding in one.via)
+    return first._replace(via=via, certain=certain, local=any(one.local for one in found))
 
 
 def _is_same(source: Source, one: Gradient, other: Gradient) -> bool:
@@ -247,7 +246,7 @@ def _contents(source: Source, node: cst.CSTNode, depth: int) -> _Contents:
         return "unknown"
     match node:
         case cst.ListComp(elt=elt) | cst.GeneratorExp(elt=elt) | cst.SetComp(elt=elt) | cst.DictComp(value=elt):
-            if _is_made_up(source, elt):
+            if is_made_up(source, elt):
                 return "others"
             return _known(gradient(source, elt, depth - 1) is not None)
         case cst.List(elements=elements) | cst.Tuple(elements=elements) if elements:
@@ -283,21 +282,10 @@ def _contents_of_name(source: Source, name: cst.Name, depth: int) -> _Contents:
     return _known(called_gradients(name.value))
 
 
-def _is_made_up(source: Source, node: cst.BaseExpression) -> bool:
-    """Random vectors and the like, whatever they are called."""
-    while isinstance(node, cst.Call):
-        if (source.qualified(node.func) or "").rpartition(".")[2] in _MADE_UP:
-            return True
-        if not isinstance(node.func, cst.Attribute):
-            return False
-        node = node.func.value
-    return False
-
-
 def _contents_of_call(source: Source, func: cst.BaseExpression, args: Sequence[cst.Arg], depth: int) -> _Contents:
     name = dotted(func).rpartition(".")[2] or (func.attr.value if isinstance(func, cst.Attribute) else "")
     if source.qualified(func) == "torch.autograd.grad":
-        return "others" if _is_product(source, args) else "gradients"
+        return "others" if is_drawn_product(source, args) else "gradients"
     if is_foreign(source, func):
         return "others"
     if name in ("list", "tuple", "set", "reversed", "iter", "filter", "sorted", "chain") and args:
@@ -307,27 +295,6 @@ def _contents_of_call(source: Source, func: cst.BaseExpression, args: Sequence[c
     if name in ("parameters", "named_parameters", "state_dict", "buffers", "range"):
         return "others"
     return _known(called_gradients(name))
-
-
-def _is_product(source: Source, args: Sequence[cst.Arg]) -> bool:
-    """Whether `torch.autograd.grad` multiplies by a vector that it is given, as estimates of a Jacobian do, and not by ones."""
-    given = [
-        arg.value for n, arg in enumerate(args) if (arg.keyword.value if arg.keyword else n) in (2, "grad_outputs")
-    ]
-    values = [
-        value for one in given for value in (assigned_values(source, one) if isinstance(one, cst.Name) else [one])
-    ]
-    return any(value is not None and _is_random(source, value) for value in values)
-
-
-def _is_random(source: Source, node: cst.BaseExpression) -> bool:
-    """Whether an expression holds a call that draws random numbers."""
-    return any(
-        "rand" in last or last in ("normal", "bernoulli")
-        for inner in source.walk(node)
-        if isinstance(inner, cst.Call)
-        for last in [(source.qualified(inner.func) or "").rpartition(".")[2]]
-    )
 
 
 def _elements(source: Source, iterable: cst.CSTNode, path: Path, depth: int) -> _Contents:
@@ -366,25 +333,3 @@ def _elements_of_call(
         case (("named_parameters" | "named_buffers"), _):
             return "others"
     return "unknown"
-
-
-def has_graph(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> bool:
-    """Whether tensors of this expression were made with `create_graph`, so that autograd goes through their norm."""
-    if not depth:
-        return False
-    match node:
-        case cst.Call(args=args):
-            return any(_creates_graph(source, arg) or has_graph(source, arg.value, depth - 1) for arg in args)
-        case cst.Name():
-            values = assigned_values(source, node)
-            return any(value is not None and has_graph(source, value, depth - 1) for value in values)
-        case cst.ListComp(for_in=clause) | cst.GeneratorExp(for_in=clause):
-            return has_graph(source, clause.iter, depth - 1)
-        case cst.Subscript(value=value):
-            return has_graph(source, value, depth - 1)
-    return False
-
-
-def _creates_graph(source: Source, arg: cst.Arg) -> bool:
-    keyword = arg.keyword.value if arg.keyword is not None else ""
-    return keyword == "create_graph" and source.code(arg.value) not in ("False", "None")

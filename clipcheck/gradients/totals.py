@@ -15,7 +15,7 @@ import libcst as cst
 
 from clipcheck.gradients.accumulations import Series
 from clipcheck.gradients.exponents import ONE, TWO, Exponent
-from clipcheck.gradients.gradient import has_graph
+from clipcheck.gradients.graphs import has_graph
 from clipcheck.gradients.norm_functions import norm_call_of
 from clipcheck.gradients.powers import NumberKind, Power, raised, through
 from clipcheck.gradients.series import DEPTH, flat, folded, series

@@ -57,7 +57,7 @@ _COMMENT = re.compile(r"\b(after|post|clipped)\b", re.IGNORECASE)
 
 def check(source: Source) -> Iterator[Hit]:
     seen: set[cst.CSTNode] = set()
-    limits = {clip.call: clip for clip in clips(source)}
+    limits: dict[cst.CSTNode, Clip] = {clip.call: clip for clip in clips(source)}
     for flow in flows(source, EventKind.MEASURE):
         for event in flow.of(EventKind.MEASURE):
             node = shown(source, event.at, event.node)
@@ -68,7 +68,7 @@ def check(source: Source) -> Iterator[Hit]:
                 yield Hit(node, MESSAGE, fix, "" if fix else BY_HAND, ((clip.at, "the gradients are clipped here"),))
 
 
-def _clip_before(source: Source, flow: Flow, event: Event, limits: dict[cst.Call, Clip]) -> Event | None:
+def _clip_before(source: Source, flow: Flow, event: Event, limits: dict[cst.CSTNode, Clip]) -> Event | None:
     """The clip of the same gradients that comes first on all ways back, if it throws the norm away and nothing else has it."""
     earlier = event.first_before(*_ENDS)
     if not earlier or any(one.kind is not EventKind.CLIP or not _drops(source, one, limits) for one in earlier):
@@ -80,9 +80,9 @@ def _clip_before(source: Source, flow: Flow, event: Event, limits: dict[cst.Call
     return None if any(clip in one.first_after(*_ENDS) for one in others) else clip
 
 
-def _drops(source: Source, event: Event, limits: dict[cst.Call, Clip]) -> bool:
+def _drops(source: Source, event: Event, limits: dict[cst.CSTNode, Clip]) -> bool:
     """Whether a clip by norm, with a limit, throws away the norm that it returns."""
-    clip = limits.get(event.node) if isinstance(event.node, cst.Call) else None
+    clip = limits.get(event.node)
     if clip is not None and (not clip.is_norm or number(source, clip.limit) == math.inf):
         return False
     return (clip is not None or event.wrapper == "accelerator") and is_dropped(source, event.node)

@@ -73,8 +73,8 @@ def _dropped(source: Source) -> Iterator[Hit]:
             node = shown(source, event.at, event.node)
             if node not in seen and is_dropped(source, node) and _is_step_unclipped(event) and _is_idle(source, node):
                 seen.add(node)
-                name = source.quoted(node.func, "this", 40) if isinstance(node, cst.Call) else "this"
-                yield Hit(node, DROPPED.format(name=name), help=BY_HAND)
+                name = last_name(node.func) if isinstance(node, cst.Call) else ""
+                yield Hit(node, DROPPED.format(name=f"`{name}`" if 0 < len(name) <= 24 else "this"), help=BY_HAND)
 
 
 def _is_step_unclipped(event: Event) -> bool:

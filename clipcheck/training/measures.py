@@ -15,7 +15,7 @@ from clipcheck.gradients.series import clauses
 from clipcheck.gradients.totals import totals
 from clipcheck.python.assignments import assigned_values
 from clipcheck.python.names import last_name
-from clipcheck.python.reaching import contains, reached
+from clipcheck.python.reaching import contains, reached, reaching
 from clipcheck.python.source import Source, memo
 from clipcheck.training.clips import Clip, torch_calls
 
@@ -28,7 +28,7 @@ class Measure(NamedTuple):
     `act` is the call or assignment with which the gradients are read; `node` is what a reader takes for the measuring: the
     loop that adds up, the expression, or the call. `result` is the expression that is the norm, where one is, `loops` are
     those over the tensors. `gradients` says what is read: `.grad` of parameters at this place, a list that was made of
-    these before, what `torch.autograd.grad` gave, or what is not known.
+    these before, what `torch.autograd.grad` gave, or what is not known; `local` that these are this rank's shards.
     """
 
     act: cst.CSTNode
@@ -36,6 +36,7 @@ class Measure(NamedTuple):
     result: cst.BaseExpression | None = None
     loops: tuple[Clause, ...] = ()
     gradients: Gradients = "unknown"
+    local: bool = False
 
 
 @memo
@@ -70,7 +71,7 @@ def _measure(
     loops = series.clauses
     owned = series.term.gradient.owner is not None
     read: Gradients = "read" if owned else _listed(source, loops[0].iterable if loops else None)
-    return Measure(act, node, result, loops, read)
+    return Measure(act, node, result, loops, read, series.term.gradient.local)
 
 
 def _listed(source: Source, iterable: cst.BaseExpression | None) -> Gradients:
@@ -109,8 +110,11 @@ def _total_norm(source: Source, call: Clip) -> Measure:
         case cst.ListComp(elt=elt, for_in=clause) | cst.GeneratorExp(elt=elt, for_in=clause):
             found = gradient(source, elt)
             read: Gradients = "read" if found is not None and found.owner is not None else "unknown"
-            return Measure(call.call, call.call, call.call, clauses(clause), read)
-    return Measure(call.call, call.call, call.call, (), _listed(source, tensors))
+            local = found is not None and found.local
+            return Measure(call.call, call.call, call.call, clauses(clause), read, local)
+    made = element(source, tensors) if tensors is not None else None
+    local = made is not None and made.local
+    return Measure(call.call, call.call, call.call, (), _listed(source, tensors), local)
 
 
 def _is_called_norm(source: Source, call: cst.Call) -> bool:
@@ -141,25 +145,35 @@ def is_dropped(source: Source, node: cst.CSTNode) -> bool:
 
 
 def values(source: Source, node: cst.CSTNode, depth: int = 3) -> list[cst.CSTNode]:
-    """The expressions that are, or are computed from, the norm that is measured at `node`: each where something is done with it."""
+    """The expressions that are the norm that is measured at `node`, under whatever name: each where something is done with it."""
     if isinstance(node, cst.For):
         targets = [one.target for one in accumulations(source) if one.loop is node]
         names = [target for target in targets if isinstance(target, cst.Name)]
-        uses = [use for name in names for use in _uses(source, name) if not contains(source, node, use)]
+        uses = [use for name in names for use in uses_of(source, name) if not contains(source, node, use)]
         return [value for use in uses for value in (values(source, use, depth - 1) if depth else [use])]
-    statement = source.statement(node)
-    match statement:
-        case cst.SimpleStatementLine(
-            body=[cst.Assign(targets=[cst.AssignTarget(target=cst.Name() as name)], value=value)]
-        ) if depth and contains(source, value, node):
-            later = [use for use in _uses(source, name) if source.statement(use) is not statement]
-            return [found for use in later for found in values(source, use, depth - 1)]
-    return [node]
+    name = _handed_on(source, node) if depth else None
+    if name is None:
+        return [node]
+    later = [use for use in uses_of(source, name) if source.statement(use) is not source.statement(node)]
+    return [found for use in later for found in values(source, use, depth - 1)]
 
 
-def _uses(source: Source, name: cst.Name) -> list[cst.Name]:
-    """Where the value can be read that a name gets at this place."""
+def _handed_on(source: Source, node: cst.CSTNode) -> cst.Name | None:
+    """The name that a statement gives to a norm as it is: rooted, read or stacked, but not computed with."""
+    for above in source.ancestors(node):
+        match above:
+            case cst.Attribute() | cst.Arg() | cst.Call() | cst.IfExp() | cst.BinaryOperation(operator=cst.Power()):
+                continue
+            case cst.Assign(targets=[cst.AssignTarget(target=cst.Name() as name)]):
+                return name
+        break
+    return None
+
+
+def uses_of(source: Source, name: cst.Name) -> list[cst.Name]:
+    """Where the value can be read that a name gets, or has, at this place."""
     scope = source.scope(name).owner(name.value)
     if scope is None:
         return []
-    return reached(source, scope, [one for one in scope.bindings.get(name.value, []) if one.node is name])
+    bound = [one for one in scope.bindings.get(name.value, []) if one.node is name]
+    return [use for use in reached(source, scope, bound or reaching(source, name)) if use is not name]

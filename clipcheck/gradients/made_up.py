@@ -1,0 +1,47 @@
+"""Tensors that are no gradients, whatever they are called: random vectors, starting values, products with random vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import libcst as cst
+
+from clipcheck.python.assignments import assigned_values
+from clipcheck.python.source import Source
+
+# Functions that make tensors of numbers that they are not told: random vectors, starting values.
+_MADE_UP = frozenset(
+    "rand randn randint rand_like randn_like randint_like normal bernoulli zeros ones zeros_like ones_like".split()
+)
+
+
+def is_made_up(source: Source, node: cst.BaseExpression) -> bool:
+    """Random vectors and the like, whatever they are called."""
+    while isinstance(node, cst.Call):
+        if (source.qualified(node.func) or "").rpartition(".")[2] in _MADE_UP:
+            return True
+        if not isinstance(node.func, cst.Attribute):
+            return False
+        node = node.func.value
+    return False
+
+
+def is_drawn_product(source: Source, args: Sequence[cst.Arg]) -> bool:
+    """Whether `torch.autograd.grad` multiplies by a vector that it is given, as estimates of a Jacobian do, and not by ones."""
+    given = [
+        arg.value for n, arg in enumerate(args) if (arg.keyword.value if arg.keyword else n) in (2, "grad_outputs")
+    ]
+    values = [
+        value for one in given for value in (assigned_values(source, one) if isinstance(one, cst.Name) else [one])
+    ]
+    return any(value is not None and _is_random(source, value) for value in values)
+
+
+def _is_random(source: Source, node: cst.BaseExpression) -> bool:
+    """Whether an expression holds a call that draws random numbers."""
+    return any(
+        "rand" in last or last in ("normal", "bernoulli")
+        for inner in source.walk(node)
+        if isinstance(inner, cst.Call)
+        for last in [(source.qualified(inner.func) or "").rpartition(".")[2]]
+    )

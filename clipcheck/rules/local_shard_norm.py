@@ -1,0 +1,131 @@
+"""
+## What it does
+Finds the norm of this rank's shards, `p.grad.to_local()`, used as the norm of the whole gradient: gradients are scaled by
+it, or it is returned or logged, and nothing adds the ranks together.
+
+## Why is this bad?
+Each rank gets another number, and all are too small: with two ranks, 5.74 and 6.79 where the norm is 8.89. Ranks then
+scale their shards by different coefficients, so that the step goes in another direction than the gradient, and the norm
+after clipping is above the limit.
+
+## How to fix by hand
+Add the squares of all ranks before the root: `dist.all_reduce(total ** 2)` over the mesh of the shards. Or leave it to
+`clipcheck.runtime.clip_grad_norm_(parameters, max_norm)`, or torch's, which take sharded gradients as they are; the DTensor
+that torch returns becomes the number with `norm.full_tensor()`.
+
+## Fix safety
+No fix: whether other ranks hold the same parameters, or others (pipeline stages, experts), is not in the code.
+
+## When to suppress it
+Where each rank's own norm is wanted, for instance to see which rank holds the outlier. A name that says `local`, `shard`
+or `rank` keeps the rule silent.
+
+## References
+- hao-ai-lab/FastVideo (training/training_utils.py)
+- https://pytorch.org/docs/stable/distributed.tensor.html
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import libcst as cst
+
+from clipcheck.gradients.accumulations import accumulations
+from clipcheck.gradients.roots import root_of
+from clipcheck.gradients.totals import total, totals
+from clipcheck.python.names import last_name
+from clipcheck.python.source import Source
+from clipcheck.python.words import words
+from clipcheck.rule import Hit
+from clipcheck.training.measures import Measure, measures, uses_of, values
+
+MESSAGE = "norm of this rank's shards, with no all-reduce: each rank has another, and all are too small"
+BY_HAND = "all-reduce the sum of squares before the root, or call `clipcheck.runtime.clip_grad_norm_`, which does"
+
+_MERGES = re.compile(r"reduce|gather|full_tensor|redistribute|from_local|broadcast|sync|psum", re.IGNORECASE)
+_OWN = frozenset("local rank ranks shard shards sharded partial mine per own device".split())
+
+
+def check(source: Source) -> Iterator[Hit]:
+    for measure in measures(source).values():
+        if not measure.local or not _is_root(source, measure) or _is_merged(source, measure.node):
+            continue
+        use = _use(source, measure.node)
+        if use is not None:
+            related = () if use is measure.node else ((measure.node, "the norm is computed here"),)
+            yield Hit(use, MESSAGE, None, BY_HAND, related)
+
+
+def _is_root(source: Source, measure: Measure) -> bool:
+    """Whether the number is a norm: a sum of squares may well be added up over ranks elsewhere."""
+    if measure.result is not None:
+        found = total(source, measure.result)
+        return found is None or (found.degree is not None and found.degree.is_one)
+    for one in accumulations(source):
+        if one.loop is measure.node:
+            if one.how == "append":
+                return any(t.series.loop is one and t.degree is not None and t.degree.is_one for t in totals(source))
+            uses = uses_of(source, one.target) if isinstance(one.target, cst.Name) else []
+            return one.how == "max" or any(root_of(source, use, one.term) for use in uses)
+    return False
+
+
+def _is_merged(source: Source, node: cst.CSTNode) -> bool:
+    """Whether the function, or one that calls it, merges anything over ranks."""
+    home = source.function(node)
+    places: list[cst.CSTNode] = [home or source.module]
+    if home is not None:
+        calls = (call for call in source.nodes(cst.Call) if last_name(call.func) == home.name.value)
+        places += [source.function(call) or source.module for call in calls]
+    return any(
+        _MERGES.search(last_name(call.func))
+        for place in places
+        for call in source.walk(place)
+        if isinstance(call, cst.Call)
+    )
+
+
+def _use(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:
+    """Where the norm first serves as that of the whole; None where a name says that it is this rank's."""
+    found = values(source, node)
+    said = {word for value in (node, *found) for name in _names(source, value) for word in words(name)}
+    if _OWN & said:
+        return None
+    return next((value for value in found if _serves(source, value)), None)
+
+
+def _serves(source: Source, value: cst.CSTNode) -> bool:
+    """Whether something is done with a norm: it is computed with, compared, given away or returned."""
+    for above in source.ancestors(value):
+        match above:
+            case cst.BinaryOperation() | cst.Comparison() | cst.Call() | cst.Return() | cst.DictElement():
+                return True
+            case cst.FormattedStringExpression():
+                return True
+            case cst.SimpleStatementLine() | cst.BaseCompoundStatement():
+                return False
+    return False
+
+
+def _names(source: Source, value: cst.CSTNode) -> Iterator[str]:
+    """The names and keys by which a norm goes, and that of the function that computes it."""
+    function = source.function(value)
+    if function is not None:
+        yield function.name.value
+    if isinstance(value, cst.Name):
+        yield value.value
+    for above in source.ancestors(value):
+        match above:
+            case cst.Assign(targets=targets):
+                yield from (source.code(target.target) for target in targets)
+            case cst.DictElement(key=cst.SimpleString() as key):
+                yield str(key.evaluated_value)
+            case cst.Call(args=args):
+                yield from (source.code(arg.value) for arg in args if isinstance(arg.value, _TEXTS))
+            case cst.SimpleStatementLine() | cst.BaseCompoundStatement():
+                return
+
+
+_TEXTS = (cst.SimpleString, cst.FormattedString, cst.ConcatenatedString)
