@@ -12,7 +12,8 @@ from clipcheck.catalogue import RULES
 from clipcheck.gradients.accumulations import accumulations
 from clipcheck.gradients.exponents import exponent_of
 from clipcheck.gradients.framework import framework
-from clipcheck.gradients.gradient import gradient, has_graph, is_in_place
+from clipcheck.gradients.gradient import gradient, is_in_place
+from clipcheck.gradients.graphs import has_graph
 from clipcheck.gradients.manual_clips import manual_clips
 from clipcheck.gradients.powers import power
 from clipcheck.gradients.roots import root_of
