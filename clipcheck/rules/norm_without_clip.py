@@ -37,7 +37,7 @@ from clipcheck.python.source import Source
 from clipcheck.python.words import words
 from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind
-from clipcheck.training.calls import called
+from clipcheck.training.calls import callee
 from clipcheck.training.clips import torch_calls
 from clipcheck.training.effects import only_computes
 from clipcheck.training.flows import Event, flow, flows
@@ -94,9 +94,9 @@ def _is_idle(source: Source, node: cst.CSTNode) -> bool:
         return True
     if any(call.call is node and "error_if_nonfinite" in call.arguments for call in torch_calls(source)):
         return False  # it is called to raise
-    function = called(source, node)
-    if function is not None:
-        return _only_measures(source, function)
+    own = callee(source, node)
+    if own is not None:
+        return isinstance(own.function, cst.FunctionDef) and _only_measures(source, own.function)
     return (source.qualified(node.func) or "").startswith(("torch.", "clipcheck."))
 
 

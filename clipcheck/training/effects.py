@@ -5,7 +5,7 @@ from __future__ import annotations
 import libcst as cst
 
 from clipcheck.python.source import Source
-from clipcheck.training.calls import called
+from clipcheck.training.calls import callee
 
 _DEPTH = 2  # how deep calls of functions of the file are followed
 _LIBRARIES = ("torch.", "math.", "numpy.", "builtins.", "functools.", "itertools.", "clipcheck.runtime.")
@@ -18,7 +18,7 @@ _QUIET = frozenset(
 )
 
 
-def only_computes(source: Source, function: cst.FunctionDef, depth: int = _DEPTH) -> bool:
+def only_computes(source: Source, function: cst.FunctionDef | cst.Lambda, depth: int = _DEPTH) -> bool:
     """Whether a run of a function leaves nothing behind: it stores, prints, raises and changes nothing that others see."""
     return not any(_is_effect(source, node, depth) for node in source.walk(function.body))
 
@@ -38,9 +38,9 @@ def _is_quiet(source: Source, call: cst.Call, depth: int) -> bool:
     function = source.qualified(call.func)
     if function is not None and function.startswith(_LIBRARIES):
         return function not in _LOUD and not (function.startswith("torch.") and function.endswith("_"))
-    own = called(source, call)
+    own = callee(source, call)
     if own is not None:
-        return depth > 0 and only_computes(source, own, depth - 1)
+        return depth > 0 and only_computes(source, own.function, depth - 1)
     match call.func:
         case cst.Attribute(attr=cst.Name(value=method)):
             return method in _QUIET
