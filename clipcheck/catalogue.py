@@ -14,6 +14,7 @@ word or several of which one will do:
     *scaler*            an identifier with these letters in it
     <gradient>          an identifier that may stand for gradients (`clipcheck.gradients.called`)
     <gradient norm>     an identifier that may stand for a function that gives the norm of gradients
+    <clips>             a function whose name or docstring speaks of clipping
     <For>               a node of Python's grammar, as `ast` calls it; <square> is `x * x`, whatever x is
 
 What a check reads in other strings, comments or the spelling of code cannot be asked for: an import or an escape may hide it.
@@ -25,21 +26,10 @@ from clipcheck.rule import Need, Rule, Severity, Tier
 
 # One gradient's norm or a power of it: by its name, or as a sum of squares, a product with itself, the largest entry.
 _GRADIENT = "<gradient>"
-_NORM = (".norm", ".vector_norm", ".sum", ".dot", ".vdot", "abs", ".mean", "<MatMult>")
-_TENSORS = ("tensor", "as_tensor", "Tensor", "FloatTensor", "DoubleTensor")
+_NORM = (".norm", ".vector_norm", ".sum", ".dot", ".vdot", "abs", ".mean")
+_TENSORS = (".tensor", ".as_tensor", ".Tensor", ".FloatTensor", ".DoubleTensor")
 # What takes a value from the device into Python; `linalg` is numpy's norm.
-_HOST = (
-    "item",
-    "tolist",
-    ".numpy",
-    "float",
-    "math",
-    "linalg",
-    ".cpu",
-    ".to",
-    ".data",
-    *_TENSORS,
-)
+_HOST = ("item", "tolist", ".numpy", "float", "math", "linalg", ".cpu", ".to", ".data", *_TENSORS)
 _REPEATED = ("<For>", "<AsyncFor>", "<comprehension>", "map", "reduce")
 # What makes another power of a norm, or sums powers: without it, the norm itself is added up.
 _RAISED = (
@@ -54,22 +44,19 @@ _RAISED = (
     "sqrt_",
     "dot",
     "vdot",
-    "<MatMult>",
 )
 # What makes a norm of a list of norms, or of one vector of all gradients, or keeps the largest.
 _COMBINED = (
     "max",
-    "amax",
-    "maximum",
+    ".amax",
+    ".maximum",
     "linalg",
-    "stack",
-    "cat",
-    "tensor",
-    "as_tensor",
-    *_TENSORS,
-    "*array",
-    "*hstack",
-    "*conca",
+    ".stack",
+    ".cat",
+    ".tensor",
+    ".as_tensor",
+    ".FloatTensor",
+    ".DoubleTensor",
 )
 
 # A call of torch's clips or the runtime's: they are reached through their module, also where that gives all by `import *`.
@@ -160,7 +147,7 @@ RULES: dict[str, Rule] = {
         _rule("CLIP110", "per-parameter-clip", *_NORM_CLIPS),
         _rule("CLIP111", "per-group-or-module-clip", *_NORM_CLIPS, tier=Tier.OPT_IN),
         _rule("CLIP112", "overlapping-parameter-lists", *_TORCH_CLIPS),
-        _rule("CLIP113", "norm-without-clip", near=_MEASURED),
+        _rule("CLIP113", "norm-without-clip", ("<clips>", *_BACKWARD, *_STEP), near=_MEASURED),
         _rule("CLIP114", "swallowed-clip-error", *_CLIPS, ("<Try>", "suppress")),
         _rule(
             "CLIP115",

@@ -120,7 +120,9 @@ def _on_bytes(data: bytes, code: bool) -> Holds:
         if word == "<gradient>":
             return _names(data, _IN_GRADIENT, may_be_gradient, code)
         if word == "<gradient norm>":
-            return b"norm" in data or b"Norm" in data or b"NORM" in data
+            return _names(data, _IN_GRADIENT, gives_gradient_norm, code)
+        if word == "<clips>":
+            return b"clip" in data or b"Clip" in data
         if word.startswith("<"):
             return True  # syntax: the code will tell
         name = _name(word).encode()

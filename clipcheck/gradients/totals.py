@@ -73,8 +73,6 @@ def total(source: Source, node: cst.CSTNode, depth: int = DEPTH) -> Total | None
 def _at_once(source: Source, node: cst.BaseExpression) -> Total | None:
     """What one operation makes of many."""
     match node:
-        case cst.BinaryOperation(left=left, operator=cst.MatrixMultiply(), right=right):
-            return _product(source, node, left, right)
         case cst.Call(func=func) if _last(source, func) in _CALLS:
             return _summed(source, node) or _multiplied(source, node) or _norm_of_many(source, node)
     return None
@@ -175,7 +173,7 @@ def _squared(source: Source, node: cst.BaseExpression, vector: cst.CSTNode, form
 def _product(
     source: Source, node: cst.BaseExpression, one: cst.BaseExpression, other: cst.BaseExpression
 ) -> Total | None:
-    """`flat @ flat`"""
+    """`flat.dot(flat)`"""
     return _squared(source, node, one) if source.code(one) == source.code(other) else None
 
 
@@ -229,8 +227,7 @@ def differentiable(source: Source, found: Series) -> bool:
 
 def totals(source: Source) -> Iterator[Total]:
     """Every norm of many gradients that one expression computes, as the largest expression that still is one."""
-    products = (node for node in source.nodes(cst.BinaryOperation) if isinstance(node.operator, cst.MatrixMultiply))
-    for node in (*source.nodes(cst.Call), *products):
+    for node in source.nodes(cst.Call):
         found = _at_once(source, node)
         if found is not None:
             yield _largest(source, found)

@@ -117,12 +117,22 @@ def _in_string(text: str) -> Iterable[str]:
     return [f"'{part}'" for part in parts] if all(map(str.isidentifier, parts)) else ()
 
 
+def _speaks_of_clipping(name: str, first: ast.stmt) -> bool:
+    """Whether a function's name or its docstring, the first statement, does."""
+    match first:
+        case ast.Expr(value=ast.Constant(value=str(text))):
+            return "clip" in name or "clip" in text.lower()
+    return "clip" in name
+
+
 def _special(node: ast.AST) -> Iterable[str]:
     match node:
         case ast.keyword(arg=str(name)):
             return (name,)
         case ast.alias(name=path) | ast.ImportFrom(module=str(path)):
             return [*path.split("."), f".{path}"]
+        case ast.FunctionDef(name=name, body=[first, *_]) if _speaks_of_clipping(name, first):
+            return (f"def {name}", "<clips>")
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
             return (f"def {name}",)
         case ast.BinOp(left=left, op=ast.Mult(), right=right) if ast.dump(left) == ast.dump(right):
