@@ -47,16 +47,8 @@ _RAISED = (
 )
 # What makes a norm of a list of norms, or of one vector of all gradients, or keeps the largest.
 _COMBINED = (
-    "max",
-    ".amax",
-    ".maximum",
-    "linalg",
-    ".stack",
-    ".cat",
-    ".tensor",
-    ".as_tensor",
-    ".FloatTensor",
-    ".DoubleTensor",
+    *("max", ".amax", ".maximum", "linalg", ".stack", ".tensor", ".as_tensor", ".FloatTensor", ".DoubleTensor"),
+    *(".cat", ".concat", ".concatenate", ".hstack", "._flatten_dense_tensors", ".parameters_to_vector"),
 )
 
 # A call of torch's clips or the runtime's: they are reached through their module, also where that gives all by `import *`.
@@ -75,7 +67,7 @@ _ITERATORS = (
 )
 # Whatever measures the norm of gradients: it is written out, or computed by a function that says so by its name.
 _BY_NAME = ("get_total_norm", "<gradient norm>")
-_MEASURED = ((_GRADIENT, *_BY_NAME), (*_NORM, *_BY_NAME), (*_REPEATED, *_BY_NAME))
+_MEASURED = tuple((*need, *_BY_NAME) for need in ((_GRADIENT,), _NORM, _REPEATED, (*_RAISED, *_COMBINED)))
 # As well torch's clip, whose result is the norm.
 _NUMPY_NORM = tuple((*need, *_TORCH_CLIPS[0]) for need in _MEASURED)
 _BACKWARD = ("backward", "manual_backward")

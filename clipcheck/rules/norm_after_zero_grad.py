@@ -32,8 +32,9 @@ from clipcheck.python.literals import is_zero
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
-from clipcheck.training.flows import Event, Flow, flows
+from clipcheck.training.flows import Event, Flow
 from clipcheck.training.measures import measures, shown, values
+from clipcheck.training.measuring import measuring
 from clipcheck.training.parameters import belong
 
 MESSAGE = "norm of gradients that `zero_grad()` has cleared: it is always 0"
@@ -47,7 +48,7 @@ _ENDS = (
 
 def check(source: Source) -> Iterator[Hit]:
     seen: set[cst.CSTNode] = set()
-    for flow in flows(source, EventKind.MEASURE):
+    for flow in measuring(source):
         for event in flow.of(EventKind.MEASURE):
             node = shown(source, event.at, event.node)
             cleared = _cleared(source, flow, event)

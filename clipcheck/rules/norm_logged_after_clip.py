@@ -40,8 +40,9 @@ from clipcheck.python.words import words
 from clipcheck.rule import Fix, Hit, Role, Safety
 from clipcheck.training.acts import EventKind
 from clipcheck.training.clips import Clip, clips
-from clipcheck.training.flows import Event, Flow, flows
+from clipcheck.training.flows import Event, Flow
 from clipcheck.training.measures import is_dropped, measures, shown, values
+from clipcheck.training.measuring import measuring
 from clipcheck.training.norm_places import order_of
 
 MESSAGE = "norm of gradients that are clipped already: it never shows more than `max_norm`"
@@ -58,7 +59,7 @@ _COMMENT = re.compile(r"\b(after|post|clipped)\b", re.IGNORECASE)
 def check(source: Source) -> Iterator[Hit]:
     seen: set[cst.CSTNode] = set()
     limits: dict[cst.CSTNode, Clip] = {clip.call: clip for clip in clips(source)}
-    for flow in flows(source, EventKind.MEASURE):
+    for flow in measuring(source):
         for event in flow.of(EventKind.MEASURE):
             node = shown(source, event.at, event.node)
             clip = _clip_before(source, flow, event, limits)

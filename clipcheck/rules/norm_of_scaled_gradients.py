@@ -35,8 +35,9 @@ from clipcheck.python.names import last_name
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
-from clipcheck.training.flows import Event, flows
+from clipcheck.training.flows import Event
 from clipcheck.training.measures import measures, shown, values
+from clipcheck.training.measuring import measuring
 from clipcheck.training.microbatches import guarded_step
 from clipcheck.training.scalers import is_off
 
@@ -51,7 +52,7 @@ _TESTS = frozenset({"isfinite", "isnan", "isinf"})
 
 def check(source: Source) -> Iterator[Hit]:
     seen: set[cst.CSTNode] = set()
-    for flow in flows(source, EventKind.MEASURE):
+    for flow in measuring(source):
         for event in flow.of(EventKind.MEASURE):
             node = shown(source, event.at, event.node)
             backward = _scaled(source, event)

@@ -40,8 +40,9 @@ from clipcheck.training.acts import EventKind
 from clipcheck.training.calls import callee
 from clipcheck.training.clips import torch_calls
 from clipcheck.training.effects import only_computes
-from clipcheck.training.flows import Event, flow, flows
-from clipcheck.training.measures import is_dropped, shown
+from clipcheck.training.flows import Event, flow
+from clipcheck.training.measures import is_dropped, measures, shown
+from clipcheck.training.measuring import measuring
 
 DROPPED = "{name} only measures the norm, and its result is dropped: the step is not clipped"
 BY_HAND = "call `clip_grad_norm_(parameters, max_norm)`, which returns the norm and clips"
@@ -57,6 +58,8 @@ _BEFORE = (
 
 
 def check(source: Source) -> Iterator[Hit]:
+    if not measures(source):
+        return
     yield from _dropped(source)
     for function in source.nodes(cst.FunctionDef):
         if _promises(source, function) and _only_measures(source, function):
@@ -68,7 +71,7 @@ def check(source: Source) -> Iterator[Hit]:
 
 def _dropped(source: Source) -> Iterator[Hit]:
     seen: set[cst.CSTNode] = set()
-    for one in flows(source, EventKind.MEASURE):
+    for one in measuring(source):
         for event in one.of(EventKind.MEASURE):
             node = shown(source, event.at, event.node)
             if node not in seen and is_dropped(source, node) and _is_step_unclipped(event) and _is_idle(source, node):
