@@ -185,7 +185,7 @@ RULES: dict[str, Rule] = {
         _rule("CLIP307", "apex-master-params", *_TORCH_CLIPS, "scale_loss", _BACKWARD),
         _rule("CLIP308", "amp-skip-without-update", _UNSCALE, "update", severity=Severity.ERROR),
         # the norm may be measured in another function, or by one that is imported
-        _rule("CLIP309", "norm-of-scaled-gradients", "scale", _BACKWARD, near=_MEASURED),
+        _rule("CLIP309", "norm-of-scaled-gradients", ("scale", "Accelerator"), _BACKWARD, near=_MEASURED),
         _rule("CLIP401", "lightning-clip-in-training-step", *_CLIPS, "LightningModule", "def training_step"),
         _rule(
             "CLIP402",

@@ -70,12 +70,20 @@ def check(source: Source) -> Iterator[Hit]:
 
 
 def _clip_before(source: Source, flow: Flow, event: Event, limits: dict[cst.CSTNode, Clip]) -> Event | None:
-    """The clip of the same gradients that comes first on all ways back, if it throws the norm away and nothing else has it."""
+    """The clip of the same gradients that comes first on the ways back, if it throws the norm away and nothing else has it.
+
+    Other ways lead around a clip that a setting turns off.
+    """
     earlier = event.first_before(*_ENDS)
-    if not earlier or any(one.kind is not EventKind.CLIP or not _drops(source, one, limits) for one in earlier):
+    found = [one for one in earlier if one.kind is EventKind.CLIP]
+    if not found or any(one.kind not in (EventKind.CLIP, EventKind.BACKWARD, EventKind.UNSCALE) for one in earlier):
         return None
-    clip = earlier[0]
-    if clip.at is event.at or not _is_same(source, event, clip):
+    clip = found[0]
+    if (
+        clip.at is event.at
+        or not all(_drops(source, one, limits) for one in found)
+        or not _is_same(source, event, clip)
+    ):
         return None
     others = [one for one in flow.of(EventKind.MEASURE) if one.at is not event.at]
     return None if any(clip in one.first_after(*_ENDS) for one in others) else clip

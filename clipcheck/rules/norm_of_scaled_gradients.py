@@ -1,7 +1,8 @@
 """
 ## What it does
 Finds a gradient norm that is measured while a loss scaler still multiplies the gradients: after
-`scaler.scale(loss).backward()`, with no `scaler.unscale_(optimizer)` before it.
+`scaler.scale(loss).backward()`, with no `scaler.unscale_(optimizer)` before it; or after `accelerator.backward(loss)` where
+the file sets `mixed_precision="fp16"`.
 
 ## Why is this bad?
 The number is that of the gradient times the scale, 65536 at first, and jumps by a factor of two whenever the scaler
@@ -43,6 +44,7 @@ from clipcheck.training.scalers import is_off
 
 TITLE = "Unscale the gradients before the norm"
 BY_HAND = "call `scaler.unscale_(optimizer)` before the norm is taken, or divide it by `scaler.get_scale()`"
+BY_ACCELERATE = "call `accelerator.unscale_gradients()` before the norm is taken"
 _ENDS = (
     *(EventKind.BACKWARD, EventKind.UNSCALE, EventKind.CLIP, EventKind.EDIT),
     *(EventKind.STEP, EventKind.UPDATE, EventKind.ZERO_GRAD, EventKind.UNKNOWN),
@@ -66,11 +68,28 @@ def _scaled(source: Source, event: Event) -> Event | None:
     if measures(source)[event.node].gradients == "computed":
         return None  # of another loss, which no scaler has seen
     earlier = event.first_before(*_ENDS)
-    if not earlier or any(one.kind is not EventKind.BACKWARD or one.scaler is None for one in earlier):
+    if not earlier or any(not _is_scaled(source, one) for one in earlier) or earlier[0].at is event.at:
         return None
-    backward = earlier[0]
-    assert backward.scaler is not None
-    return None if is_off(source, backward.scaler) or backward.at is event.at else backward
+    return earlier[0]
+
+
+def _is_scaled(source: Source, event: Event) -> bool:
+    """Whether a backward leaves gradients that a scaler has multiplied: the code's own, or Accelerate's."""
+    if event.kind is not EventKind.BACKWARD:
+        return False
+    if event.scaler is not None:
+        return not is_off(source, event.scaler)
+    return event.wrapper == "accelerator" and _is_in_float16(source)
+
+
+def _is_in_float16(source: Source) -> bool:
+    """Whether Accelerate is told to train in float16, with a scaler of its own: in bfloat16 it has none."""
+    return any(
+        arg.keyword is not None and arg.keyword.value == "mixed_precision" and source.code(arg.value)[1:-1] == "fp16"
+        for call in source.nodes(cst.Call)
+        if last_name(call.func) == "Accelerator"
+        for arg in call.args
+    )
 
 
 def _is_compensated(source: Source, node: cst.CSTNode) -> bool:
@@ -87,11 +106,12 @@ def _is_tested(source: Source, value: cst.CSTNode) -> bool:
 
 
 def _hit(source: Source, event: Event, node: cst.CSTNode, backward: Event) -> Hit:
+    by_hand = BY_HAND if backward.scaler is not None else BY_ACCELERATE
     scaler = source.quoted(backward.scaler, "the scaler", 20)
     message = f"norm of gradients that {scaler} still scales: 65536 times too large at first"
     fix = _fix(source, event, node)
     related = ((backward.at, "the gradients are scaled here"),)
-    return Hit(node, message, fix, "" if fix else BY_HAND, related)
+    return Hit(node, message, fix, "" if fix else by_hand, related)
 
 
 def _fix(source: Source, event: Event, node: cst.CSTNode) -> Fix | None:
