@@ -140,6 +140,14 @@ def test_a_clip_in_time_or_at_a_time_unknown(hook: str, body: str, base: str, tr
     assert said(hook, body, base, trainer) == []
 
 
+def test_lightnings_own_clip() -> None:
+    own = "self.clip_gradients(self.optimizers(), gradient_clip_val=0.5, gradient_clip_algorithm='norm')"
+    assert len(said(BATCH_END, own)) == 1
+    assert len(said(STEP, own + "\n        optimizer.step(closure=optimizer_closure)")) == 1
+    assert said("configure_gradient_clipping(self, optimizer)", own) == []
+    assert said(BATCH_END, "self.clip_gradients(0.5)") == []  # a method of the program's own
+
+
 def test_a_callback_of_lightning() -> None:
     assert len(said(BATCH_END, base="L.Callback")) == 1
     assert len(said(BATCH_END, base="L.pytorch.callbacks.Callback")) == 1

@@ -49,6 +49,8 @@ def step(body: str, helper: str = HELPER) -> str:
         "loss.backward()\nCLIP\naverage(net.module)\nopt.step()",
         "for x in loss:\n    x.backward()\n    CLIP\n    average(net)\n    opt.step()\n    opt.zero_grad()",
         "loss.backward()\nCLIP\naverage(net)",  # the caller steps
+        "loss.backward()\nCLIP\ndist.all_reduce_coalesced([p.grad for p in net.parameters()])\nopt.step()",
+        "loss.backward()\nCLIP\ngrads = [p.grad for p in net.parameters()]\ndist.all_reduce_coalesced(grads)\nopt.step()",
     ],
 )
 def test_a_clip_of_one_ranks_gradients(body: str) -> None:
@@ -139,6 +141,7 @@ def function(body: str, before: str = "") -> str:
         "norms = {}\nfor p in ps:\n    if p.grad is not None:\n        norms[p] = 1\nif not norms:\n    return" + WAIT,
         "total = None\nfor p in ps:\n    if p.grad is not None:\n        total = 1\nif total is None:\n    return\ndist.all_reduce(x)",
         LIST + "if not grads:\n    return 0.0\nreturn sum(grads).full_tensor()",
+        LIST + "if not grads:\n    return 0.0\ndist.all_gather_object(found, len(grads))",
         LIST + "if not grads:\n    return 0.0\nif many:\n    dist.all_reduce(grads[0])",
     ],
 )  # fmt: skip

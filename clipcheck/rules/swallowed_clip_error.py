@@ -165,11 +165,8 @@ def _is_tested(source: Source, guarded: cst.Try, target: cst.BaseExpression) -> 
     """Whether a test asks for what a handler has assigned: it may well skip the step."""
     spelled = source.spelled(target)
     home = source.function(guarded)
-    tests = [
-        *(node.test for node in source.nodes(cst.If)),
-        *(node.test for node in source.nodes(cst.IfExp)),
-        *(node.test for node in source.nodes(cst.While)),
-    ]
+    kinds: tuple[type[cst.If | cst.IfExp | cst.While], ...] = (cst.If, cst.IfExp, cst.While)
+    tests = (node.test for kind in kinds for node in source.nodes(kind) if source.function(node) is home)
     return not isinstance(target, (cst.Name, cst.Attribute)) or any(
         isinstance(node, (cst.Name, cst.Attribute)) and source.spelled(node) == spelled
         for test in tests

@@ -112,11 +112,19 @@ def _method(source: Source, node: cst.Call, receiver: cst.BaseExpression, method
             return Act(EventKind.CLIP, node, first, wrapper="accelerator")
         case "clip_gradients" if "fabric" in name:
             return Act(EventKind.CLIP, node, first, wrapper="fabric")
+        case "clip_gradients" if _is_lightnings(node):
+            return Act(EventKind.CLIP, node, wrapper="lightning")
         case _ if method.endswith("_") and not method.startswith("_") and is_in_place(receiver):
             return Act(EventKind.EDIT, node)
         case "clip_grad_norm_" | "clip_grad_value_":
             return Act(EventKind.CLIP, node, _parameters(node), wrapper="own")
     return _suspect(source, node, method)
+
+
+def _is_lightnings(node: cst.Call) -> bool:
+    """Whether a call is that of a LightningModule's own clip, by the arguments that no other has."""
+    keywords = {arg.keyword.value for arg in node.args if arg.keyword is not None}
+    return bool(keywords & {"gradient_clip_val", "gradient_clip_algorithm"})
 
 
 def _parameters(node: cst.Call) -> cst.BaseExpression | None:
@@ -228,6 +236,8 @@ def _suspect(source: Source, node: cst.Call, name: str) -> Act | None:
     origin = source.qualified(node.func) or ""
     if origin.startswith(("torch.", "builtins.", "functools.", "numpy.", "math.")):
         return None
+    if name == "optimizers":
+        return None  # Lightning's list of them
     parts = words(name)
     if name in _OF_APEX or any(part in _HARMLESS for part in parts):
         return None

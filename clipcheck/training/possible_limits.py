@@ -11,7 +11,7 @@ import libcst as cst
 
 from clipcheck.python.assignments import assigned_value
 from clipcheck.python.literals import number
-from clipcheck.python.names import Binding
+from clipcheck.python.names import Binding, last_name
 from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
 from clipcheck.training.guards import branches
@@ -56,9 +56,9 @@ def _constants(source: Source, node: cst.BaseExpression, looked_at: set[str], de
         case cst.BooleanOperation(left=left, operator=cst.Or(), right=right):
             if not _mentions(source, left, looked_at):
                 yield from _sometimes(source, (right,), looked_at, depth)
-        case cst.Call(func=cst.Name("float"), args=[cst.Arg(value=inner)]) if number(source, node) is None:
+        case cst.Call(func=cst.Name("float" | "int"), args=[cst.Arg(value=inner)]) if number(source, node) is None:
             yield from _constants(source, inner, looked_at, depth - 1)
-        case cst.Call(args=[*_, cst.Arg(value=default)]) if _has_default(source, node):
+        case cst.Call(args=[*_, cst.Arg(value=default)]) if _has_default(node):
             yield from _sometimes(source, (default,), looked_at, depth)
         case _:
             value = number(source, node)
@@ -73,14 +73,17 @@ def _sometimes(
         yield from (Constant(found.value, False) for found in _constants(source, part, looked_at, depth - 1))
 
 
-def _has_default(source: Source, call: cst.Call) -> bool:
+def _has_default(call: cst.Call) -> bool:
     """Whether the last argument of a call is what it gives where something is missing: `d.get(key, 0)`."""
     match call.func, call.args:
-        case cst.Attribute(attr=cst.Name("get")), [_, cst.Arg(keyword=None | cst.Name("default"))]:
+        case cst.Attribute(attr=cst.Name("get" | "pop" | "setdefault")), [
+            _,
+            cst.Arg(keyword=None | cst.Name("default")),
+        ]:
             return True
         case cst.Name("getattr"), [_, _, _]:
             return True
-    return source.qualified(call.func) == "os.getenv" and len(call.args) == 2
+    return last_name(call.func) == "getenv" and len(call.args) == 2
 
 
 def _of_name(source: Source, name: cst.Name, looked_at: set[str], depth: int) -> Iterator[Constant]:

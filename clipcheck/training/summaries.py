@@ -183,12 +183,17 @@ def is_reduction(source: Source, call: cst.Call) -> bool:
 
 
 def _joins_gradients(source: Source, tensor: cst.BaseExpression) -> bool:
-    """Whether a tensor is several gradients in one piece of memory: `torch.cat([p.grad.flatten() for p in ps])`."""
-    match tensor if isinstance(tensor, cst.Call) else assigned(source, tensor):
+    """Whether an expression is several gradients: a list of them, or one tensor, `torch.cat([p.grad.flatten() for p in ps])`."""
+    match tensor if isinstance(tensor, cst.Call) else assigned(source, tensor) or tensor:
+        case (cst.ListComp() | cst.List()) as parts:
+            return _mentions_grad(source, parts)
         case cst.Call(func=func, args=[cst.Arg(value=parts), *_]) if last_name(func) in _JOINS:
-            value = assigned(source, parts) or parts
-            return any(isinstance(node, cst.Attribute) and node.attr.value == "grad" for node in source.walk(value))
+            return _mentions_grad(source, assigned(source, parts) or parts)
     return False
+
+
+def _mentions_grad(source: Source, node: cst.CSTNode) -> bool:
+    return any(isinstance(inner, cst.Attribute) and inner.attr.value == "grad" for inner in source.walk(node))
 
 
 # --- hooks ----------------------------------------------------------------------------------------------------------
