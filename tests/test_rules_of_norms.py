@@ -321,7 +321,7 @@ RUNTIME = "from clipcheck.runtime import grad_norm\n"
         ),
         (
             "from clipcheck.runtime import grad_norm, clipped_grads\nnorm = grad_norm(ps)\nclip_grad_norm_(ps, 1.0)",
-            "from clipcheck.runtime import grad_norm, clipped_grads\nnorm = clip_grad_norm_(ps, 1.0)",
+            "from clipcheck.runtime import clipped_grads\nnorm = clip_grad_norm_(ps, 1.0)",
         ),
         (
             "from clipcheck.runtime import grad_norm; import os\nnorm = grad_norm(ps)\nclip_grad_norm_(ps, 1.0)",
