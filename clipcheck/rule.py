@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
+from keyword import iskeyword
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from libcst import CSTNode
 
 
-# Whose functions a fix calls: clipcheck's own runtime, or torch's.
-Target: TypeAlias = Literal["clipcheck", "torch"]
-TARGETS: tuple[Target, ...] = get_args(Target)
+# Whose functions a fix calls: clipcheck's own runtime, torch's, or those of a module that has the runtime's functions,
+# by its dotted name.
+Target: TypeAlias = str
+TARGETS = ("clipcheck", "torch")
+RUNTIME, TORCH = "clipcheck.runtime", "torch.nn.utils"
+
+
+def package_of(target: Target) -> str:
+    """The module that a target's functions are imported from."""
+    return {"clipcheck": RUNTIME, "torch": TORCH}.get(target, target)
+
+
+def is_target(word: str) -> bool:
+    """Whether a word is a target: one of ours, or a dotted name of a module that code can import."""
+    parts = word.split(".")
+    return word in TARGETS or all(part.isidentifier() and not iskeyword(part) for part in parts)
 
 
 # Codes of findings that no rule makes.
@@ -62,6 +76,7 @@ class Role(str, Enum):
     OPTIMIZER = "optimizer"
     SCALER = "scaler"
     TOTAL = "total"
+    SWITCH = "switch"
 
 
 class Edit(NamedTuple):
@@ -189,4 +204,4 @@ class Rule(NamedTuple):
         return self.name.replace("-", "_")
 
 
-Prove = Callable[[str, Fix], Verdict]  # runs a fix, whose edits are on a program's text, on torch
+Prove = Callable[[str, Fix, Target], Verdict]  # runs a fix, whose edits are on a program's text, on torch

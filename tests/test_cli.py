@@ -140,6 +140,7 @@ def test_fix_reports_what_it_did_and_what_is_left() -> None:
 def test_the_closing_lines() -> None:
     put("a.py", BAD + CALL + "\n")
     put("b.py", UNSAFE)
+    put("requirements.txt", "clipcheck\n")
     assert run().stdout.endswith("Found 3 problems.\n[*] 2 fixable with `--fix` (1 more with `--unsafe-fixes`).\n")
     assert run("--unsafe-fixes").stdout.endswith("Found 3 problems.\n[*] 3 fixable with `--fix --unsafe-fixes`.\n")
     assert run("--diff").stderr == "Would fix 2 problems (1 more with `--unsafe-fixes`).\n"

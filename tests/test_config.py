@@ -132,7 +132,7 @@ def test_config_names_a_file_or_a_setting(tmp_path: Path) -> None:
         ("\n\nselct = ['CLIP002']\n", "clipcheck.toml:3: unknown key `selct`, did you mean `select`?"),
         ("per_file_ignores = {}\n", "clipcheck.toml:1: unknown key `per_file_ignores`, did you mean `per-file-ignores`?"),
         ("[lint]\nselect = []\n", "clipcheck.toml:1: unknown key `lint`"),
-        ("target = 'jax'\n", "clipcheck.toml:1: invalid value 'jax' for `target` (expected clipcheck or torch)"),
+        ("target = 'pytorch'\n", "clipcheck.toml:1: `target` must be clipcheck, torch or the dotted name of a module, not"),
         ("\nselect = 'CLIP002'\n", "clipcheck.toml:2: `select` must be a list of rules, not 'CLIP002'"),
         ("unsafe-fixes = 1\n", "clipcheck.toml:1: `unsafe-fixes` must be true or false, not 1"),
         ("ignore = ['CLIP002', 'E501']\n", "clipcheck.toml:1: unknown rule `E501` in `ignore`"),

@@ -56,7 +56,7 @@ SEES = {
     "integrations": "runtime",
     "startup": "runtime",
     "run": "",
-    "verify": "rule extras catalogue documents python examples",
+    "verify": "rule extras catalogue documents python training examples",
     "bench": "runtime",
     "api": "rule catalogue settings documents engine verify",
     "editor": "clipcheck rule catalogue site settings documents engine pages",

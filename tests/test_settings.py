@@ -259,7 +259,10 @@ def test_what_is_left_out() -> None:
         ({"per-file-ignores": {"a.py": "CLIP1"}}, "`per-file-ignores` must be"),
         ({"per-file-ignores": {"a.py": ["CLIP9"]}}, "CLIP9"),
         ({"ignore": ["CLIP9"]}, "CLIP9"),
-        ({"target": "jax"}, "jax"),
+        ({"target": "pytorch"}, "pytorch"),
+        ({"target": "research.my-clip"}, "research.my-clip"),
+        ({"target": "research..clip"}, "research..clip"),
+        ({"target": "research.class"}, "research.class"),
         ({"output-format": "xml"}, "xml"),
     ],
 )

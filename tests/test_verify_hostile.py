@@ -188,7 +188,8 @@ def test_without_walls_the_payloads_leave_their_traces(watched: Watched, monkeyp
 def site(expression: str) -> dict[str, object]:
     side = [f"def site():\n    value__0 = {expression}\n    return ('locals', bound__now())", {}]
     roles = {"parameters__0__call": "parameters"}
-    return {"before": side, "after": side, "reference": side, "roles": roles, "seeds": [], "kept": []}
+    experiment = {"before": side, "after": side, "reference": side, "roles": roles, "seeds": [], "kept": []}
+    return {"way": "values", "experiment": experiment}
 
 
 READ = {

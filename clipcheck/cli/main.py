@@ -12,7 +12,6 @@ from clipcheck.cli import reference
 from clipcheck.cli.group import DefaultGroup
 from clipcheck.cli.options import OF_CHECK, CheckCommand
 from clipcheck.cli.progress import progress
-from clipcheck.rule import TARGETS
 
 
 @click.group(cls=DefaultGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,7 +79,7 @@ def generate_shell_completion(shell: str) -> None:
 @click.argument("paths", nargs=-1)
 @click.option("--select", multiple=True, metavar="RULES", help="Verify these rules only.")
 @click.option("--unsafe-fixes", is_flag=True, default=None, help="With PATHS: verify fixes that change training too.")
-@click.option("--target", type=click.Choice(TARGETS), help="With PATHS: which functions fixes call.")
+@click.option("--target", metavar="clipcheck|torch|MODULE", help="With PATHS: which functions fixes call.")
 @click.option("--isolated", is_flag=True, help="With PATHS: ignore all settings files.")
 @click.option("--output-format", type=click.Choice(["full", "json"]), default="full", help="How results are printed.")
 @click.option("-j", "--jobs", type=click.IntRange(min=0), default=0, help="Number of processes; 0 is one per core.")
@@ -105,6 +104,27 @@ def verify(paths: tuple[str, ...], output_format: str, jobs: int, **words: Any) 
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
     sys.exit(code)
+
+
+@main.command(short_help="Copy the runtime as a package of your own.")
+@click.argument("folder")
+@click.option("--check", "only_check", is_flag=True, help="Check whether the copy is current; exit code 1 if it is not.")
+@click.option("--force", is_flag=True, help="Overwrite files that were edited by hand.")
+def vendor(folder: str, only_check: bool, force: bool) -> None:
+    """Copy the runtime to FOLDER, as a package of your own.
+
+    Code that is fixed with `--target PACKAGE` runs without clipcheck. Run the command again after an upgrade of
+    clipcheck. Files that were edited by hand are never overwritten without --force.
+    """
+    from clipcheck.cli.vendor import differences, vendor
+    from clipcheck.settings.keys import ConfigError
+
+    try:
+        found = differences(folder) if only_check else vendor(folder, force)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
+    _print((found or f"{folder} is current.").removesuffix("\n"))
+    sys.exit(1 if only_check and found else 0)
 
 
 @main.command(short_help="Start the language server.")

@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from clipcheck.formats import FORMATS
-from clipcheck.rule import TARGETS
 
 _rules = {"multiple": True, "metavar": "RULES"}
 _patterns = {"multiple": True, "metavar": "PATTERNS"}
@@ -34,8 +33,9 @@ GROUPS: dict[str, tuple[click.Option, ...]] = {
         _option("--unfixable", **_rules, help="Never fix these rules."),
         _option(
             "--target",
-            type=click.Choice(TARGETS),
-            help="Which functions fixes call: clipcheck.runtime's (default) or torch's own.",
+            metavar="clipcheck|torch|MODULE",
+            help="Which functions fixes call: clipcheck.runtime's (default), torch's own, or those of a module that "
+            "`clipcheck vendor` wrote.",
         ),
     ),
     "Exit code": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from clipcheck import report
@@ -11,6 +12,7 @@ from clipcheck.engine.results import Outcome
 from clipcheck.report import paint, text
 from clipcheck.report.view import Looked, View, shown
 from clipcheck.report.visible import visible_lines
+from clipcheck.settings.dependencies import NOTE, adds_runtime, declares_clipcheck
 from clipcheck.settings.projects import Project
 
 # Formats that end with a summary; the others are for programs.
@@ -30,6 +32,8 @@ def show(
         say(options, f"error: {error}")
     for warning in outcome.warnings:
         say(options, f"warning: {warning}")
+    if _needs_clipcheck(outcome):
+        say(options, f"note: {NOTE}")
     if options.diff:
         _show_diff(options, outcome, stdin)
         return
@@ -43,6 +47,12 @@ def show(
         put(options, closing, aside)
         return
     put(options, _rendered(options, outcome, project, exit_code, looked, aside), aside)
+
+
+def _needs_clipcheck(outcome: Outcome) -> bool:
+    """Whether fixed code imports the runtime in a project that does not say so."""
+    adding = [one.path for one in outcome.reports if one.fixed_data and adds_runtime(one.data, one.fixed_data)]
+    return any(not declares_clipcheck(folder) for folder in {os.path.dirname(os.path.abspath(path)) for path in adding})
 
 
 def _show_diff(options: Options, outcome: Outcome, stdin: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,7 +25,8 @@ from clipcheck.editor.texts import Protocol
 from clipcheck.editor.wire import Messages
 from clipcheck.engine.results import FileReport
 from clipcheck.engine.workers import collect_less
-from clipcheck.rule import Safety
+from clipcheck.rule import RUNTIME, Safety
+from clipcheck.settings.dependencies import NOTE, declares_clipcheck
 from clipcheck.settings.files import FILES
 from clipcheck.settings.keys import Settings
 
@@ -51,6 +53,7 @@ class Server(LanguageServer):
         self.waiting: dict[str, asyncio.TimerHandle] = {}
         self.tidying: asyncio.TimerHandle | None = None
         self.told = ""
+        self.noted = False  # that fixes need clipcheck as a dependency
 
     # --- checking ---------------------------------------------------------------------------------------------------
 
@@ -71,6 +74,15 @@ class Server(LanguageServer):
                 self.told = str(error)
                 self.window_show_message(lsp.ShowMessageParams(lsp.MessageType.Error, f"clipcheck: {error}"))
             return Settings()
+
+    def note(self, at: Opened) -> None:
+        """Say once what fixes make the project depend on, when they are offered."""
+        written = (text for finding in self.look(at).findings for _, text in finding.changes)
+        if self.noted or RUNTIME in at.text or not any(RUNTIME in text for text in written):
+            return
+        if not declares_clipcheck(os.path.dirname(os.path.abspath(at.path))):
+            self.noted = True
+            self.window_show_message(lsp.ShowMessageParams(lsp.MessageType.Info, f"clipcheck: {NOTE}"))
 
     def log(self, report: FileReport) -> None:
         for kind, lines in ((lsp.MessageType.Error, report.errors), (lsp.MessageType.Warning, report.warnings)):
@@ -200,6 +212,8 @@ def actions(ls: Server, params: lsp.CodeActionParams) -> list[lsp.CodeAction]:
     kind = next((kind for kind in (FIX_ALL, FIX_ALL_CELLS) if _asked(kind, only)), None)
     if kind is not None and (edit := ls.fix_all(at)) is not None:
         found.append(lsp.CodeAction("Apply all safe fixes (clipcheck)", kind, edit=edit))
+    if found:
+        ls.note(at)
     return found
 
 

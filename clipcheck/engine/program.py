@@ -87,7 +87,9 @@ def _tried(view: _View, findings: Sequence[Finding]) -> Sequence[Finding]:
     if settings.prove is None:
         return findings
     return [
-        f._replace(verdict=settings.prove(text, f.fix)) if f.fix and settings.applies(f.fix.safety) else f
+        f._replace(verdict=settings.prove(text, f.fix, settings.target))
+        if f.fix and settings.applies(f.fix.safety)
+        else f
         for f in findings
     ]
 

@@ -10,10 +10,7 @@ import libcst as cst
 from clipcheck.fixes.import_lines import import_line, is_for_checkers, lines_before
 from clipcheck.python.names import Scope, dotted
 from clipcheck.python.source import Source
-from clipcheck.rule import Edit
-
-RUNTIME = "clipcheck.runtime"
-TORCH = "torch.nn.utils"
+from clipcheck.rule import TORCH, Edit
 
 
 class Reached(NamedTuple):
@@ -28,7 +25,7 @@ def reach(source: Source, at: cst.CSTNode, function: str) -> Reached:
 
     Reuses what is imported, never takes a name that stands for something else, and adds at most one import.
     """
-    package = RUNTIME if source.target == "clipcheck" else TORCH
+    package = source.package
     spelled = _in_reach(source, at, package, function)
     if spelled is not None:
         return Reached(spelled, ())
@@ -36,7 +33,8 @@ def reach(source: Source, at: cst.CSTNode, function: str) -> Reached:
         return Reached(f"{TORCH}.{function}", (import_line(source, at, "import torch"),))
     if is_free(source, at, function, f"{package}.{function}") and not _may_hide(source):
         return Reached(function, (_import_from(source, at, package, function),))
-    if is_free(source, at, "clipcheck", "clipcheck"):
+    root = package.partition(".")[0]
+    if is_free(source, at, root, root):
         return Reached(f"{package}.{function}", (import_line(source, at, f"import {package}"),))
     return Reached(
         f"clipcheck_{function}",

@@ -67,7 +67,7 @@ def norm_call(source: Source, at: cst.CSTNode, found: Series, order: Exponent, k
     scoped = carried(source, found)
     if isinstance(scoped, Refused):
         return scoped
-    over_parameters = term.gradient.owner is not None and source.target == "clipcheck"
+    over_parameters = term.gradient.owner is not None and source.target != "torch"
     cast = _cast_of_result(term.gradient.casts, over_parameters, kind)
     if cast is None or (cast and source.target == "torch"):
         return Refused(f"the gradients are cast one by one by `{term.gradient.casts}`")

@@ -10,7 +10,7 @@ import libcst as cst
 
 from clipcheck.fixes.import_blocks import block_of
 from clipcheck.fixes.import_lines import fewer, in_the_place_of, is_caught, put_in
-from clipcheck.fixes.imports import RUNTIME, added_to, is_free, reach
+from clipcheck.fixes.imports import added_to, is_free, reach
 from clipcheck.fixes.named_in_string import Named, named_in_strings
 from clipcheck.fixes.verbs import delete_lines, insert_line_after, replace
 from clipcheck.python.names import Binding, Scope
@@ -165,7 +165,7 @@ def _import_fix(source: Source, binding: Binding, uses: list[cst.Name], swap: Sw
         if swap.old != swap.new and _is_beside(source, alias, swap):
             return _rename(source, alias, uses, spelled, renamed, swap)
         return _to_module(source, alias, uses, swap)
-    edits = _swap_import(source, alias, f"from {RUNTIME} import {spelled}")
+    edits = _swap_import(source, alias, f"from {source.package} import {spelled}")
     if edits is None:
         return None
     if not renamed:  # also where the name stays, so that no other fix takes the last use away at the same time
@@ -176,7 +176,7 @@ def _import_fix(source: Source, binding: Binding, uses: list[cst.Name], swap: Sw
 def _is_taken(source: Source, alias: cst.ImportAlias, swap: Swap) -> bool:
     """Whether the new name stands for something else than what this import binds."""
     if swap.old != swap.new:
-        return not is_free(source, alias, swap.new, f"{RUNTIME}.{swap.new}")
+        return not is_free(source, alias, swap.new, f"{source.package}.{swap.new}")
     scopes = (scope for scope in source.names.scopes.values() if not isinstance(scope.node, cst.ClassDef))
     return any(binding.node is not alias for scope in scopes for binding in scope.bindings.get(swap.new, []))
 
@@ -206,13 +206,13 @@ def _is_beside(source: Source, alias: cst.ImportAlias, swap: Swap) -> bool:
 
 def _to_module(source: Source, alias: cst.ImportAlias, uses: list[cst.Name], swap: Swap) -> Fix | None:
     """`clip_grad_norm_` means something else in this file: call the runtime by its full name."""
-    if source.is_taken("clipcheck"):
-        edits = _swap_import(source, alias, f"from {RUNTIME} import {swap.new} as {swap.old}")
+    if source.is_taken(source.package.partition(".")[0]):
+        edits = _swap_import(source, alias, f"from {source.package} import {swap.new} as {swap.old}")
         return None if edits is None else Fix(swap.title, _safety(source), edits)
-    edits = _swap_import(source, alias, f"import {RUNTIME}")
+    edits = _swap_import(source, alias, f"import {source.package}")
     if edits is None:
         return None
-    return Fix(swap.title, _safety(source), (*edits, *(replace(source, use, f"{RUNTIME}.{swap.new}") for use in uses)))
+    return Fix(swap.title, _safety(source), (*edits, *(replace(source, use, f"{source.package}.{swap.new}") for use in uses)))
 
 
 def _swap_import(source: Source, alias: cst.ImportAlias, line: str) -> tuple[Edit, ...] | None:
@@ -240,7 +240,7 @@ def _runtime_import(source: Source, near: cst.ImportFrom) -> Sequence[cst.Import
     """The names of an import from the runtime that stands in the same block, further up or down."""
     for node in source.nodes(cst.ImportFrom):
         same = source.parent(source.statement(node)) is source.parent(source.statement(near))
-        if same and node.module is not None and not node.relative and source.code(node.module) == RUNTIME:
+        if same and node.module is not None and not node.relative and source.code(node.module) == source.package:
             return () if isinstance(node.names, cst.ImportStar) else node.names
     return ()
 

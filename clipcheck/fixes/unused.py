@@ -12,9 +12,8 @@ from clipcheck.fixes.import_lines import fewer
 from clipcheck.fixes.verbs import comments_of, delete_lines, deletion, lines_of
 from clipcheck.python.names import Binding, dotted
 from clipcheck.python.source import Source, Statement
-from clipcheck.rule import Edit
+from clipcheck.rule import RUNTIME, Edit
 
-_RUNTIME = "clipcheck.runtime."
 _LOOKUPS = frozenset(
     {"torch.device", "builtins.next", "builtins.list", "builtins.len", "builtins.float", "builtins.int"}
 )
@@ -34,7 +33,7 @@ def without_unused(source: Source, edits: Sequence[Edit], ours_alone: bool = Fal
         if all(binding.kind == "import" and _may_go(source, binding.node) for binding in bindings)
         and not _is_needed_elsewhere(source, bindings[0].name)
         for binding in bindings
-        if not ours_alone or binding.path.startswith(_RUNTIME)
+        if not ours_alone or binding.path.startswith((f"{RUNTIME}.", f"{source.package}."))
     ]
     aliases = {id(binding.node) for binding in unused}
     for statement in _statements(source, unused):

@@ -24,8 +24,9 @@ def framework(source: Source) -> Framework:
     A file that imports neither computes with torch's tensors if there is nothing else that its gradients could be.
     """
     paths = [b.path for scope in source.names.scopes.values() for bs in scope.bindings.values() for b in bs if b.path]
+    ours = ("clipcheck", source.package.partition(".")[0])
     roots = {path.lstrip(".").partition(".")[0] for path in paths}
-    if any("torch" in root or root == "clipcheck" for root in roots) or source.names.uses(None, "torch"):
+    if any("torch" in root or root in ours for root in roots) or source.names.uses(None, "torch"):
         return "torch"
     if roots & _OTHERS:
         return "another"

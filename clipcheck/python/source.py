@@ -16,7 +16,7 @@ from clipcheck.python.positions import Placed, code, placed
 from clipcheck.python.positions import Statement as Statement
 from clipcheck.python.scopes import Names
 from clipcheck.python.unread import parse_module
-from clipcheck.rule import Place, Target
+from clipcheck.rule import RUNTIME, TORCH, Place, Target, package_of
 
 NodeT = TypeVar("NodeT", bound=cst.CSTNode)
 AnswerT = TypeVar("AnswerT")
@@ -38,6 +38,7 @@ class Source:
     def __init__(self, text: str, target: Target = "clipcheck") -> None:
         self.text = text
         self.target = target
+        self.package = package_of(target)  # where the functions that fixes call are imported from
         self.module = parse_module(text)
         self._answers: dict[object, object] = {}  # of the functions under `memo`
 
@@ -194,8 +195,14 @@ class Source:
     # --- names --------------------------------------------------------------------------------------------------
 
     def qualified(self, node: cst.CSTNode) -> str | None:
-        """Dotted origin of a name or attribute (`torch.nn.utils.clip_grad_norm_`), None where it is not certain."""
-        return self.names.qualified(node)
+        """Dotted origin of a name or attribute (`torch.nn.utils.clip_grad_norm_`), None where it is not certain.
+
+        A module of the user's that is the target counts as the runtime, whose functions it has.
+        """
+        found = self.names.qualified(node)
+        if found is None or self.package in (RUNTIME, TORCH) or not found.startswith(f"{self.package}."):
+            return found
+        return RUNTIME + found.removeprefix(self.package)
 
     def scope(self, node: cst.CSTNode) -> Scope:
         return self.names.scope(node)

@@ -18,6 +18,8 @@ from torch.nn.utils import clip_grad
 
 from clipcheck.runtime import as_torch, clip
 
+_PACKAGE = __name__.rpartition(".")[0]  # another one where the runtime is vendored
+
 Results: TypeAlias = Literal["plain", "torch"]
 Function: TypeAlias = Callable[..., Any]
 
@@ -205,7 +207,9 @@ def _held(wanted: Callable[[Function], bool]) -> list[Place]:
     found = []
     modules = {id(module): name for name, module in reversed(list(sys.modules.items()))}  # one may have several names
     for name in modules.values():
-        if name in ("torch.nn.utils", "torch.nn.utils.clip_grad") or name.startswith("clipcheck."):
+        if name in ("torch.nn.utils", "torch.nn.utils.clip_grad") or f"{name}.".startswith(
+            ("clipcheck.", f"{_PACKAGE}.")
+        ):
             continue
         for attribute, value in list(_namespace(sys.modules.get(name)).items()):
             if type(value) is FunctionType and wanted(value):

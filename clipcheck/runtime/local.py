@@ -212,6 +212,6 @@ def _kernels(grads: list[Tensor]) -> ModuleType | None:
 def _cuda() -> ModuleType | None:
     """The Triton kernels, or None where Triton is not installed (torch for Windows comes without)."""
     try:
-        return importlib.import_module("clipcheck.runtime.cuda")
+        return importlib.import_module(".cuda", __package__)
     except ImportError:
         return None

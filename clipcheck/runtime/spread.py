@@ -25,6 +25,7 @@ Groups: TypeAlias = "tuple[ProcessGroup, ...]"
 Group: TypeAlias = Any  # a ProcessGroup, or a DeviceMesh in the place of the groups of its dimensions
 ShardGroup: TypeAlias = "Group | Callable[[Tensor], Group | None]"
 
+_PACKAGE = __name__.rpartition(".")[0]  # another one where the runtime is vendored
 PLANS = 64  # spreads kept: those of the lists met last
 MANY = 8  # groups of `all_groups`: over each go 2^(groups - 1) sums
 
@@ -131,7 +132,7 @@ def _called_by_fsdp1() -> bool:
     frame = sys._getframe(1)
     while outer := frame.f_back:
         frame = outer
-        if not frame.f_globals.get("__name__", "").startswith("clipcheck.runtime"):
+        if not frame.f_globals.get("__name__", "").startswith(_PACKAGE):
             return frame.f_globals.get("__name__") == "torch.distributed.fsdp.fully_sharded_data_parallel"
     return False
 

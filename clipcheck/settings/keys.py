@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from clipcheck.catalogue import RULES
-from clipcheck.rule import UNUSED, Prove, Safety, Target, Tier
-from clipcheck.settings.table import FLAG, KEYS, RULES_LIST, STRING, TABLE
+from clipcheck.rule import TARGETS, UNUSED, Prove, Safety, Target, Tier, is_target
+from clipcheck.settings.table import FLAG, KEYS, MODULE, RULES_LIST, STRING, TABLE
 
 DEFAULT = frozenset(code for code, rule in RULES.items() if rule.tier is Tier.DEFAULT)
 
@@ -107,9 +107,16 @@ def _fits(kind: str, value: Any) -> bool:
         return isinstance(value, bool)
     if kind == STRING:
         return isinstance(value, str)
+    if kind == MODULE:
+        return isinstance(value, str) and is_target(value) and not _is_misspelled(value)
     if kind == TABLE:
         return isinstance(value, dict) and all(_fits(RULES_LIST, rules) for rules in value.values())
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_misspelled(target: str) -> bool:
+    """Whether a target is nearly one of clipcheck's, as `Torch` and `pytorch` are."""
+    return target not in TARGETS and bool(did_you_mean(target.lower(), TARGETS, 0.75))
 
 
 def _by_code(kind: str | tuple[str, ...], value: Any, where: str) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from clipcheck.formats import FORMATS
-from clipcheck.rule import TARGETS
 
 # Folders that hold other people's code or build products; a user who names one of them gets it.
 EXCLUDED = tuple(
@@ -16,12 +15,13 @@ EXCLUDED = tuple(
     "__pycache__ __pypackages__ node_modules site-packages build dist".split()
 )
 
-RULES_LIST, PATTERNS, TABLE, FLAG, STRING = (
+RULES_LIST, PATTERNS, TABLE, FLAG, STRING, MODULE = (
     "a list of rules",
     "a list of patterns",
     "a table of patterns to lists of rules",
     "true or false",
     "a string",
+    "clipcheck, torch or the dotted name of a module",
 )
 
 
@@ -110,10 +110,10 @@ KEYS: dict[str, Key] = {
         "respect-gitignore = false",
     ),
     "target": Key(
-        TARGETS,
+        MODULE,
         '"clipcheck"',
-        "Which functions fixes call: those of `clipcheck.runtime`, or torch's own where clipcheck cannot be a "
-        "dependency of the training code.",
+        "Which functions fixes call: those of `clipcheck.runtime`, torch's own where clipcheck cannot be a dependency of "
+        "the training code, or those of a package that `clipcheck vendor` wrote, by its dotted name.",
         'target = "torch"',
     ),
     "unsafe-fixes": Key(

@@ -33,7 +33,7 @@ FUNCTIONS = _entries("""
     math.fsum math.hypot math.isfinite math.isinf math.isnan math.pow math.sqrt
     numpy.array(dtype) numpy.float32 numpy.float64 numpy.linalg.norm(axis keepdims ord) numpy.max(axis keepdims)
     numpy.power numpy.sqrt numpy.square numpy.sum(axis dtype keepdims)
-    torch.abs torch.as_tensor(device dtype) torch.cat(dim) torch.clamp(max min) torch.dot torch.isfinite torch.isinf
+    torch.abs torch.as_tensor(device dtype) torch.cat(dim) torch.clamp(max min) torch.clamp_(max min) torch.dot torch.isfinite torch.isinf
     torch.isnan torch.linalg.norm(dim dtype keepdim ord) torch.linalg.vector_norm(dim dtype keepdim ord)
     torch.logical_or torch.max(dim keepdim) torch.mean(dim dtype keepdim) torch.min(dim keepdim) torch.no_grad
     torch.norm(dim dtype keepdim p) torch.pow torch.sqrt torch.square torch.stack(dim) torch.sum(dim dtype keepdim)
@@ -50,7 +50,7 @@ FUNCTIONS = _entries("""
     clipcheck.runtime.grad_norm(error_if_nonfinite foreach norm_type parameters)
 """)
 CONSTANTS = frozenset(
-    ["math.inf", "math.pi", "numpy.inf"]
+    ["math.inf", "math.pi", "numpy.inf", "torch._six.inf"]
     + [f"torch.{name}" for name in "bfloat16 double float float16 float32 float64 half inf".split()]
 )
 # Functions that may be handed to the functions that call what they are given; a lambda may be, too.
@@ -69,20 +69,30 @@ MODULES = frozenset(
 
 # Methods of gradients, parameters, tensors, arrays, modules and lists, and attributes that are none.
 METHODS = _entries("""
-    _values abs add(alpha other) add_(alpha other) all(axis dim keepdim) any(axis dim keepdim) append bfloat16 children
+    _values abs add(alpha other) add_(alpha other) all(axis dim keepdim) any(axis dim keepdim) append backward bfloat16
+    children
     clamp(max min) clamp_(max min) clamp_max clone coalesce contiguous cpu detach dim div(other) div_(other) dot double
     flatten float half isfinite isinf isnan item max(axis dim keepdim) mean(axis dim dtype keepdim)
-    min(axis dim keepdim) mul(other) mul_(other) named_parameters(prefix recurse) norm(dim dtype keepdim p) numel
+    min(axis dim keepdim) modules mul(other) mul_(other) named_parameters(prefix recurse) norm(dim dtype keepdim p) numel
     numpy(force) parameters(recurse) pow(exponent) ravel reshape size(dim) sqrt square sum(axis dim dtype keepdim)
-    to(device dtype non_blocking) tolist type values view
+    to(device dtype non_blocking) tolist type values view zero_
 """)
+# Methods of the harness's own objects, called on its own names: an optimizer, a scaler, what wraps them.
+OWN_METHODS = _entries("""
+    backward clip_grad_norm_(max_norm norm_type parameters) clip_grad_value_(clip_value parameters)
+    clip_gradients(clip_val error_if_nonfinite max_norm norm_type) master_params scale skip_synchronize scale_loss step
+    synchronize unscale_ unscale_gradients update zero_grad
+""")
+# Those of them that a `with` may enter.
+CONTEXTS = frozenset(["scale_loss", "skip_synchronize"])
 ATTRIBUTES = frozenset("T data device dtype grad is_sparse ndim param_groups requires_grad shape".split())
 STORED = frozenset(["data", "grad"])
 # Elsewhere than in a comparison, a string is one of these.
 STRINGS = frozenset(["", "cpu", "fro", "inf", "-inf", "nuc", "params"])
 
 _NODES = (
-    *(ast.Assign, ast.AugAssign, ast.Expr, ast.For, ast.If, ast.Return, ast.Continue, ast.Pass, ast.With),
+    *(ast.Assign, ast.AugAssign, ast.Expr, ast.For, ast.If, ast.Return, ast.Continue, ast.Break, ast.Pass),
+    ast.With,
     *(ast.Name, ast.Constant, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Tuple, ast.List),
     *(ast.ListComp, ast.GeneratorExp, ast.Subscript, ast.Slice, ast.Attribute, ast.Call, ast.Lambda),
     *(ast.Load, ast.Store, ast.keyword, ast.comprehension, ast.withitem, ast.arguments, ast.arg),
@@ -123,6 +133,31 @@ def check(root: ast.AST, names: Names) -> None:
         _check_constant(place)
         _check_size(place, names)
         _check_lambda(place, names)
+
+
+# What an import may be guarded against.
+EXCEPTIONS: dict[str, type[Exception]] = {
+    error.__name__: error
+    for error in (ImportError, ModuleNotFoundError, AttributeError, OSError, RuntimeError, Exception)
+}
+_IMPORT_NODES = (
+    *(ast.Import, ast.ImportFrom, ast.alias, ast.Try, ast.ExceptHandler, ast.Raise, ast.Assign, ast.Pass),
+    *(ast.Name, ast.Constant, ast.Tuple, ast.Load, ast.Store),
+)
+
+
+def check_imports(root: ast.AST) -> None:
+    """Raises NotProvable where the code below `root` does anything but import, and say how that went."""
+    for count, place in enumerate(_places(root, root)):
+        match place.node:
+            case ast.Constant(value=str() | bytes() | float() | complex()):
+                raise NotProvable("its imports hold a value")
+            case ast.Name(id=name, ctx=ast.Load()) if name not in EXCEPTIONS:
+                raise NotProvable(f"its imports use `{name}`")
+        if count > NODES_MOST or not isinstance(place.node, _IMPORT_NODES):
+            raise NotProvable("its imports hold more than imports")
+        if "__" in str(getattr(place.node, "id", "")) + str(getattr(place.node, "asname", "")):
+            raise NotProvable("its imports bind a name of Python's own")
 
 
 def canonical(dotted: str) -> str:
@@ -172,6 +207,10 @@ def _check_name(place: _Place, names: Names) -> None:
 
 def _check_attribute(place: _Place, names: Names) -> None:
     match place.node:
+        case ast.Attribute(value=ast.Name(id=name), attr=attr) if (
+            name in names.own and attr in OWN_METHODS and _is_called(place)
+        ):
+            return
         case ast.Attribute(value=ast.Name(id=name)) if name in names.listed:
             raise NotProvable(f"it uses an attribute of `{names.listed[name]}`")
         case ast.Attribute(attr=attr, ctx=ast.Store()) if attr not in STORED:
@@ -188,6 +227,10 @@ def _check_call(place: _Place, names: Names) -> None:
             if path not in FUNCTIONS:
                 raise NotProvable(f"it calls `{path}`")
             _check_keywords(keywords, FUNCTIONS[path], path)
+        case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=attr), keywords=keywords) if (
+            name in names.own and attr in OWN_METHODS
+        ):
+            _check_keywords(keywords, OWN_METHODS[attr], f".{attr}")
         case ast.Call(func=ast.Attribute(attr=attr), keywords=keywords):
             _check_keywords(keywords, METHODS.get(attr, frozenset()), f".{attr}")
         case ast.Call(func=ast.Name(id=name), args=[], keywords=[]) if name in names.own and name.endswith("call"):
@@ -197,6 +240,11 @@ def _check_call(place: _Place, names: Names) -> None:
         case ast.withitem(context_expr=ast.Call(func=ast.Name(id=name), args=[], keywords=[]), optional_vars=None) if (
             names.listed.get(name) == "torch.no_grad"
         ):
+            return
+        case ast.withitem(
+            context_expr=ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=attr)),
+            optional_vars=None | ast.Name(),
+        ) if name in names.own and attr in CONTEXTS:
             return
         case ast.withitem():
             raise NotProvable("it holds a `with` block")

@@ -18,7 +18,7 @@ class Case(NamedTuple):
     """One set of gradients and the other inputs of a site.
 
     `ratio` is max_norm divided by the norm of all gradients, `container` how the user's iterable comes, `seed` the value
-    that an accumulator starts from. `exact` are the gradients of the reference, where they are not the same.
+    that an accumulator starts from, `switch` what is passed on as `error_if_nonfinite` or `foreach`. `exact` are the gradients of the reference, where they are not the same.
     """
 
     title: str
@@ -29,6 +29,7 @@ class Case(NamedTuple):
     norm_type: float = 2.0
     seed: float | str = 2.5
     frozen: bool = False
+    switch: bool = False
     exact: Gradient | None = None
 
     def as_float64(self) -> Case:
@@ -54,6 +55,8 @@ def cases(roles: frozenset[str]) -> Iterator[Case]:
     if "norm_type" in roles:
         for norm_type in (1.0, 3.0, float("inf")):
             yield ordinary._replace(title=f"ordinary gradients, norm type {norm_type:g}", norm_type=norm_type)
+    if "switch" in roles:
+        yield ordinary._replace(title="ordinary gradients, switched on", switch=True)
     for seed in (0.0, "int", "tensor"):
         yield small._replace(title=f"gradients [3, 4], accumulator from {seed}", seed=seed)
     yield from _odd_gradients(small, ordinary)
@@ -121,6 +124,8 @@ def build(case: Case, roles: dict[str, str]) -> Objects:
         "max_norm": case.ratio * norm**0.5 if 0 < norm < math.inf else 1.0,
         "norm_type": case.norm_type,
         "epsilon": 1e-6,
+        "switch": case.switch,
+        "total": torch.tensor(norm**0.5, dtype=case.dtype),
     }
     names = {name: _object(name, role, case, parameters, gradients, values) for name, role in roles.items()}
     return Objects(names, _distinct(parameters), _distinct(gradients))

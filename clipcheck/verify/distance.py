@@ -116,7 +116,7 @@ def _number(value: object) -> Tensor | None:
 
 
 def _relative(left: Tensor, right: Tensor, whole: float) -> float:
-    a, b = (_wide(t) for t in (left, right))
+    a, b = (wide(t) for t in (left, right))
     if torch.equal(a, b):
         return 0.0
     finite = a.isfinite() & b.isfinite()
@@ -131,11 +131,12 @@ def _relative(left: Tensor, right: Tensor, whole: float) -> float:
     return 0.0 if apart == 0.0 else apart / size if size else math.inf
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def wide(tensor: Tensor) -> Tensor:
+    """The same numbers, dense and in float64."""
     dense = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
     return dense.to(torch.complex128 if dense.is_complex() else torch.float64)
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:
-    norms = [float(torch.linalg.vector_norm(_wide(t))) for t in tensors if t.numel()]
+    norms = [float(torch.linalg.vector_norm(wide(t))) for t in tensors if t.numel()]
     return math.sqrt(sum(n * n for n in norms if math.isfinite(n)))

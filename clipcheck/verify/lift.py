@@ -9,19 +9,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from clipcheck.documents.program import apply
 from clipcheck.python.source import Source
-from clipcheck.rule import Edit, Fix, Role
+from clipcheck.rule import Edit, Role, Safety
 from clipcheck.verify import allowed
 from clipcheck.verify.allowed import NotProvable, flat_name
-from clipcheck.verify.pieces import apart, in_import, kept, pieces
-from clipcheck.verify.sides import CLIPS, Body, Placeholders, Side, function, in_float64
+from clipcheck.verify.changes import Change
+from clipcheck.verify.parts import Program, parts
+from clipcheck.verify.pieces import Piece, apart, from_the_top, kept, pieces
+from clipcheck.verify.sides import Body, Placeholders, Side, function, in_float64
+
+
+class UnknownName(NotProvable):
+    """A name that stands for nothing the harness knows."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"what `{name}` stands for is not known")
 
 
 class Experiment(NamedTuple):
     """Both sides, the harness's names with their roles, the names that hold a value before, and those read later.
 
-    `reference` is `before` with its conversions to a lower precision made ones to float64.
+    `reference` is `before` with its conversions to a lower precision made ones to float64. With `norm` the new side may
+    give another value where that is the norm of the gradients, and the old one is not.
     """
 
     before: Side
@@ -30,55 +39,115 @@ class Experiment(NamedTuple):
     roles: dict[str, str]
     seeds: tuple[str, ...]
     kept: tuple[str, ...]
+    norm: bool = False
 
 
-def lift(text: str, fix: Fix) -> list[Experiment]:
+def lift(change: Change) -> list[Experiment]:
     """The experiments that together show what a fix does. Raises NotProvable."""
-    source = Source(text)
-    changed = Source(apply(text, fix.all_edits))
-    edits = [edit for edit in fix.edits if not in_import(source, edit)]
-    if not edits:
-        return _imports_alone(source, changed, fix)
-    groups = apart(source, edits)
-    return [_experiment(source, changed, fix, group) for group in groups]
+    if not change.edits:
+        return _imports_alone(change.old, change.new)
+    groups = apart(change.old, change.edits)
+    return [_experiment(change, pieces(change.old, change.fix, group)) for group in groups]
 
 
-def _experiment(source: Source, changed: Source, fix: Fix, edits: Sequence[Edit]) -> Experiment:
-    found = pieces(source, fix, edits)
-    places = Placeholders(fix.roles)
-    before = Body(source, [(piece.before, piece.whole) for piece in found], places)
-    after = Body(changed, [(piece.after, piece.whole) for piece in found], places)
+def lift_more(change: Change) -> list[Experiment]:
+    """As `lift`, where the code around says what a name is, and the lines above where a value comes from."""
+    told = _told(change.old, change.edits)
+    try:
+        return [_experiment(change, pieces(change.old, change.fix, change.edits), told)]
+    except UnknownName:
+        return [_experiment(change, from_the_top(change.old, change.fix, change.edits), told)]
+
+
+def _told(source: Source, edits: Sequence[Edit]) -> list[tuple[str, Role]]:
+    """What the code around a fix says of its names."""
+    program = Program(source)
+    try:
+        found = parts(program, program.around(edits))
+    except NotProvable:
+        return []
+    roles = ((text, _ROLES.get(found.roles[name])) for text, name in found.texts.items())
+    return [(text, role) for text, role in roles if role is not None]
+
+
+_ROLES = {
+    "model": Role.MODEL,
+    "optimizer": Role.OPTIMIZER,
+    "parameters": Role.PARAMETERS,
+    "max_norm": Role.MAX_NORM,
+    "max_value": Role.MAX_NORM,
+    "norm_type": Role.NORM_TYPE,
+    "switch": Role.SWITCH,
+}
+
+
+def _experiment(change: Change, found: Sequence[Piece], told: Sequence[tuple[str, Role]] = ()) -> Experiment:
+    places = Placeholders((*change.fix.roles, *told))
+    before = Body(change.old, [(piece.before, piece.whole) for piece in found], places)
+    after = Body(change.new, [(piece.after, piece.whole) for piece in found], places)
+    if overwritten := (before.stored | after.stored) & {text for text, _ in told}:
+        raise NotProvable(f"`{min(overwritten)}` is assigned on the way")
     seeds = tuple(sorted(before.seeds | after.seeds))
     unknown = (before.unknown | after.unknown) - set(seeds)
     if unknown:
-        raise NotProvable(f"what `{min(unknown)}` stands for is not known")
+        raise UnknownName(min(unknown))
     own = frozenset(places.roles) | {f"value__{index}" for index in range(len(found))}
     old, new = (function(body.nodes, seeds, body.names, own) for body in (before, after))
-    read = kept(source, before.stored, [piece.before for piece in found])
+    read = kept(change.old, before.stored, [piece.before for piece in found])
     observed = read or any(not piece.whole for piece in found) or before.returns or before.touches_gradients
     names = read if observed else before.left & after.left
     if not (observed or names):
         raise NotProvable("it leaves nothing to compare")
-    return Experiment(old, new, in_float64(old), places.roles, seeds, tuple(sorted(names)))
+    unsafe = change.fix.safety is not Safety.SAFE
+    return Experiment(old, new, in_float64(old), places.roles, seeds, tuple(sorted(names)), norm=unsafe)
 
 
-def _imports_alone(source: Source, changed: Source, fix: Fix) -> list[Experiment]:
-    """Only imports change: whatever calls the names then calls the new functions, so those are compared."""
-    own = {"parameters__own__call": Role.PARAMETERS.value, "max_norm__own__name": Role.MAX_NORM.value}
-    found = []
-    for name, bindings in source.names.module.bindings.items():
-        origins = {allowed.canonical(source.names.origin(b) or "") for b in bindings}
-        others = {allowed.canonical(changed.names.origin(b) or "") for b in changed.names.module.bindings.get(name, [])}
-        if origins != others and origins | others <= CLIPS:
-            old, new = (_clip_by(min(paths)) for paths in (origins, others))
-            found.append(Experiment(old, new, old, own, (), ()))
+# What the functions that an import may exchange are called with: objects of the harness, and what they are.
+_CALLED_WITH = {
+    "clip_grad_norm": "parameters max_norm",
+    "clip_grad_norm_": "parameters max_norm",
+    "clip_grads_with_norm_": "parameters max_norm total",
+    "get_total_norm": "gradients",
+    "inf": "",
+}
+
+
+def _imports_alone(source: Source, changed: Source) -> list[Experiment]:
+    """Only imports change: whatever reads the names then gets the new functions, so those are compared."""
+    found: list[Experiment] = []
+    scopes = zip(source.names.scopes.values(), changed.names.scopes.values(), strict=True)
+    pairs = ((name, b, new.bindings.get(name, [])) for old, new in scopes for name, b in old.bindings.items())
+    for name, bindings, others in pairs:
+        old = {allowed.canonical(source.names.origin(b) or "") for b in bindings}
+        new = {allowed.canonical(changed.names.origin(b) or "") for b in others}
+        if old == new or not new:  # an import that is gone
+            continue
+        called = {path.rpartition(".")[2] for path in old | new}
+        if (
+            len(old) != 1
+            or len(new) != 1
+            or not called <= set(_CALLED_WITH)
+            or len({*map(_CALLED_WITH.get, called)}) > 1
+        ):
+            raise NotProvable(f"the import of `{name}` becomes another one")
+        found.append(_exchanged(min(old), min(new), _CALLED_WITH[min(called)].split()))
     if not found:
         raise NotProvable("only imports change, and not those of a clip")
     return found
 
 
-def _clip_by(path: str) -> Side:
-    name = flat_name(path)
-    return Side(
-        f"def site():\n    return ('value', {name}(parameters__own__call(), max_norm__own__name))", {name: path}
-    )
+def _exchanged(old: str, new: str, given: Sequence[str]) -> Experiment:
+    """One function in another's place; what comes out of a constant is known even where the old one is gone."""
+    roles = {f"{role}__own__call": role for role in given}
+    arguments = ", ".join(f"{name}()" for name in roles)
+    sides = [
+        Side(
+            f"def site():\n    return ('value', {flat_name(path)}{f'({arguments})' if given else ''})",
+            {flat_name(path): path},
+        )
+        for path in (old, new)
+    ]
+    return Experiment(sides[0], sides[1], sides[0] if given else _INFINITY, roles, (), (), norm=False)
+
+
+_INFINITY = Side("def site():\n    return ('value', math__inf)", {"math__inf": "math.inf"})

@@ -57,6 +57,23 @@ def pieces(source: Source, fix: Fix, edits: Sequence[Edit]) -> list[Piece]:
     return found
 
 
+def from_the_top(source: Source, fix: Fix, edits: Sequence[Edit]) -> list[Piece]:
+    """All statements of the edited block down to the last edited one. Raises NotProvable."""
+    statements = _covering(source, edits)
+    block, _ = source.siblings(statements[0])
+    run = [node for node in block if source.span(node)[0] <= source.span(statements[-1])[0] and not is_text(node)]
+    lines = _lines(source, run)
+    return [Piece(lines, _Shift(fix.all_edits).stretch(*lines), whole=True)]
+
+
+def is_text(node: cst.CSTNode) -> bool:
+    """Whether a statement is a docstring."""
+    match node:
+        case cst.SimpleStatementLine(body=[cst.Expr(value=cst.SimpleString() | cst.ConcatenatedString())]):
+            return True
+    return False
+
+
 def _statement_pieces(
     source: Source, group: list[cst.CSTNode], lines: tuple[int, int], edits: Sequence[Edit], shift: _Shift
 ) -> Iterator[Piece]:
@@ -98,7 +115,7 @@ def _one_expression(source: Source, edits: Sequence[Edit]) -> tuple[int, int] | 
 
 def _smallest(source: Source, edit: Edit) -> cst.BaseExpression | None:
     """The smallest expression whose text holds the edit's, an insertion included."""
-    start, end = _trimmed(source.text, edit)
+    start, end = trimmed(source.text, edit)
     best: tuple[int, cst.BaseExpression] | None = None
     for node in source.walk(source.module):
         if isinstance(node, cst.BaseExpression):
@@ -108,7 +125,7 @@ def _smallest(source: Source, edit: Edit) -> cst.BaseExpression | None:
     return best[1] if best else None
 
 
-def _trimmed(text: str, edit: Edit) -> tuple[int, int]:
+def trimmed(text: str, edit: Edit) -> tuple[int, int]:
     """The edit's stretch without white space at its ends."""
     replaced = text[edit.start : edit.end]
     if not replaced.strip():
@@ -118,7 +135,7 @@ def _trimmed(text: str, edit: Edit) -> tuple[int, int]:
 
 def _covering(source: Source, edits: Sequence[Edit]) -> list[cst.CSTNode]:
     """The statements of the innermost block that hold all edits, from the first edited one to the last."""
-    low, high = (pick(_trimmed(source.text, e)[i] for e in edits) for i, pick in ((0, min), (1, max)))
+    low, high = (pick(trimmed(source.text, e)[i] for e in edits) for i, pick in ((0, min), (1, max)))
     best: list[cst.CSTNode] = []
     blocks: list[cst.IndentedBlock | cst.Module] = [*source.nodes(cst.IndentedBlock), source.module]
     for block in blocks:
@@ -151,7 +168,7 @@ def _grouped(source: Source, statements: list[cst.CSTNode], edits: Sequence[Edit
         joined = groups and any(
             edit.start < _lines(source, groups[-1])[1]
             and lines[0] < edit.end
-            and _overlap(lines, _trimmed(source.text, edit))
+            and _overlap(lines, trimmed(source.text, edit))
             for edit in edits
         )
         if joined and groups:
@@ -192,7 +209,7 @@ def in_import(source: Source, edit: Edit) -> bool:
     """Whether an edit changes an import statement, or adds one."""
     if _adds_import(edit):
         return True
-    start, end = _trimmed(source.text, edit)
+    start, end = trimmed(source.text, edit)
     return any(
         first <= start and end <= last
         for node in source.nodes(*_EDITED_IMPORTS)

@@ -64,10 +64,17 @@ def serve(kind: str, seconds: float, readable: list[str]) -> None:
 
 def _sites() -> tuple[Answers, frozenset[CodeType]]:
     from clipcheck.verify import warm
+    from clipcheck.verify.importing import load
+    from clipcheck.verify.rehearse import rehearse
     from clipcheck.verify.replay import COMPILERS, replay
 
+    def answer(request: Any, at: Say) -> Any:
+        return ways[request["way"]](request["experiment"], at)
+
+    ways: dict[str, Callable[[Any, Say], Any]] = {"values": replay, "training": rehearse, "imports": load}
+
     warm.sites()
-    return replay, COMPILERS
+    return answer, COMPILERS
 
 
 def _fixtures() -> tuple[Answers, frozenset[CodeType]]:

@@ -26,7 +26,16 @@ CLIPS = frozenset(f"torch.nn.utils.{name}" for name in ("clip_grad_norm", "clip_
 LETTERS_MOST = 20_000
 # The roles that the battery has objects for.
 _MADE = frozenset(
-    (Role.PARAMETERS, Role.GRADIENTS, Role.MODEL, Role.OPTIMIZER, Role.MAX_NORM, Role.NORM_TYPE, Role.EPSILON)
+    (
+        Role.PARAMETERS,
+        Role.GRADIENTS,
+        Role.MODEL,
+        Role.OPTIMIZER,
+        Role.MAX_NORM,
+        Role.NORM_TYPE,
+        Role.EPSILON,
+        Role.SWITCH,
+    )
 )
 _LOWER = frozenset("float half bfloat16 float32 float16".split())
 
@@ -57,6 +66,17 @@ def in_float64(side: Side) -> Side:
     """The same with its conversions to a lower precision made ones to float64."""
     code = ast.unparse(_Float64(side.names).visit(ast.parse(side.code)))
     return Side(code, {**side.names, "torch__float64": "torch.float64"})
+
+
+def flattened(source: Source, nodes: list[ast.stmt], spans: Sequence[tuple[int, int]], own: frozenset[str]) -> Side:
+    """A side of statements that hold the harness's names already. Raises NotProvable."""
+    loaded = _loaded(nodes) - _stored(nodes) - own
+    bound = {node.arg for root in nodes for node in ast.walk(root) if isinstance(node, ast.arg)}
+    origins = {name: path for name in loaded - bound if (path := origin(source, name, spans) or builtin(name))}
+    if unknown := loaded - bound - set(origins):
+        raise NotProvable(f"what `{min(unknown)}` stands for is not known")
+    flat = _Flat(origins)
+    return function([cast("ast.stmt", flat.visit(node)) for node in nodes], (), flat.names, own)
 
 
 class Placeholders(ast.NodeTransformer):
@@ -174,24 +194,24 @@ class _Flat(ast.NodeTransformer):
         self.names: dict[str, str] = {}
 
     def visit(self, node: ast.AST) -> ast.AST:
-        path = _path(node, self._origins)
-        if path is None:
+        found = path_of(node, self._origins)
+        if found is None:
             return self.generic_visit(node)
-        if path not in FUNCTIONS and path not in CONSTANTS:
-            raise NotProvable(f"`{path}` may not run in a verification")
+        if found not in FUNCTIONS and found not in CONSTANTS:
+            raise NotProvable(f"`{found}` may not run in a verification")
         if not isinstance(getattr(node, "ctx", None), ast.Load):
-            raise NotProvable(f"it assigns to `{path}`")
-        self.names[flat_name(path)] = path
-        return ast.Name(flat_name(path), ast.Load())
+            raise NotProvable(f"it assigns to `{found}`")
+        self.names[flat_name(found)] = found
+        return ast.Name(flat_name(found), ast.Load())
 
 
-def _path(node: ast.AST, origins: Mapping[str, str]) -> str | None:
+def path_of(node: ast.AST, origins: Mapping[str, str]) -> str | None:
     """The dotted origin of a name or an attribute of a module, None where it is a value."""
     match node:
         case ast.Name(id=name):
             return origins.get(name)
         case ast.Attribute(value=value, attr=attr):
-            base = _path(value, origins)
+            base = path_of(value, origins)
             return allowed.canonical(f"{base}.{attr}") if base in MODULES else None
     return None
 
@@ -205,6 +225,12 @@ def origin(source: Source, name: str, spans: Sequence[tuple[int, int]]) -> str |
     }
     path = allowed.canonical(found.pop() or "") if len(found) == 1 else ""
     return path if path in FUNCTIONS or path in CONSTANTS or path in MODULES else None
+
+
+def builtin(name: str) -> str | None:
+    """The path of a builtin that a reduced side calls for the harness."""
+    path = f"builtins.{name}"
+    return path if path in FUNCTIONS else None
 
 
 def _is_attribute(source: Source, node: cst.Name) -> bool:
@@ -253,7 +279,7 @@ def _value(text: str, source: Source, span: tuple[int, int], places: Placeholder
     """The expression; a clip that is not called is called with parameters and a limit of the harness."""
     tree = expression(text)
     origins = {name: path for name in _loaded([tree]) if (path := origin(source, name, [span]))}
-    if _path(tree, origins) in CLIPS:
+    if path_of(tree, origins) in CLIPS:
         tree = ast.Call(
             tree, [ast.Call(places.own(Role.PARAMETERS, "call"), [], []), places.own(Role.MAX_NORM, "name")], []
         )

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import TypeAlias
 
-from clipcheck.rule import Fix, Safety, Verdict
+from clipcheck.rule import Fix, Safety, Target, Verdict
 from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.changes import Change
 from clipcheck.verify.claims import Answer
-from clipcheck.verify.lift import Experiment, lift
+from clipcheck.verify.import_blocks import Imports, import_blocks
+from clipcheck.verify.lift import Experiment, lift, lift_more
+from clipcheck.verify.training import Training, rehearsal
 from clipcheck.verify.worker import Lost, Worker
 
 SECONDS_A_CASE = 10.0
+Trial: TypeAlias = "Experiment | Training | Imports"
 
 
 class Prover:
@@ -26,10 +32,33 @@ class Prover:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._worker.stop()
 
-    def __call__(self, text: str, fix: Fix) -> Verdict:
-        """What trying `fix`, whose edits are on `text`, shows. Raises NoTorch."""
+    def __call__(self, text: str, fix: Fix, target: Target = "clipcheck") -> Verdict:
+        """What trying `fix`, whose edits are on `text`, shows. Raises NoTorch.
+
+        Functions of a module of the user's, the target, are those of the runtime: nothing of the user's is imported.
+        """
+        change = Change(text, fix, target)
+        found = self._judged(change)
+        loaded = self._tried(change, _imports) if found.kind == "proved" else found
+        return loaded if loaded.kind == "refuted" else found
+
+    def _judged(self, change: Change) -> Verdict:
+        """What running the changed statements shows, without what a module imports."""
+        fix = change.fix
+        found = self._tried(change, lift)
+        if found.kind == "proved" or (found.kind == "refuted" and fix.safety is Safety.SAFE):
+            return found
+        trained = self._tried(change, lambda change: [rehearsal(change)])
+        more = trained if trained.kind != "not provable here" else self._tried(change, lift_more)
+        if more.kind == "proved" or (trained.kind == "refuted" and found.kind != "refuted"):
+            found = more
+        if found.kind == "refuted" and fix.safety is not Safety.SAFE:
+            return Verdict("not provable here", found.cases, reason=f"an unsafe fix: {found.reason}")
+        return found
+
+    def _tried(self, change: Change, taken_apart: Callable[[Change], Sequence[Trial]]) -> Verdict:
         try:
-            experiments = lift(text, fix)
+            experiments = taken_apart(change)
         except NotProvable as error:
             return Verdict("not provable here", reason=str(error))
         except (
@@ -39,25 +68,29 @@ class Prover:
             MemoryError,
         ) as error:  # a text that Python cannot read or write
             return Verdict("not provable here", reason=f"it cannot be taken apart ({type(error).__name__})")
-        found = together([self._try(experiment) for experiment in experiments])
-        if found.kind == "refuted" and fix.safety is not Safety.SAFE:
-            return Verdict("not provable here", found.cases, reason=f"an unsafe fix: {found.reason}")
-        return found
+        return together([self._try(experiment) for experiment in experiments])
 
-    def _try(self, experiment: Experiment) -> Verdict:
+    def _try(self, experiment: Trial) -> Verdict:
         key = repr(experiment)
         if key not in self._known:
             self._known[key] = self._run(experiment)
         return self._known[key]
 
-    def _run(self, experiment: Experiment) -> Verdict:
-        match self._worker.ask(experiment._asdict()):
+    def _run(self, experiment: Trial) -> Verdict:
+        way = "values" if isinstance(experiment, Experiment) else "training"
+        way = "imports" if isinstance(experiment, Imports) else way
+        match self._worker.ask({"way": way, "experiment": experiment._asdict()}):
             case Lost(at, how, harmless):
                 refuted = at.endswith(", after") and not harmless
                 return Verdict("refuted" if refuted else "not provable here", reason=f"{at}: it {how}")
             case [int(), [*exceptions], str(), str(), str(), str()] as answer if _are_strings(exceptions):
                 return verdict(Answer(*answer))
         return Verdict("not provable here", reason="the worker answered nonsense")
+
+
+def _imports(change: Change) -> list[Imports]:
+    found = import_blocks(change)
+    return [found] if found else []
 
 
 def _are_strings(values: list[object]) -> bool:

@@ -10,6 +10,8 @@ import torch
 
 from clipcheck.verify.allowed import METHODS, flat_name
 from clipcheck.verify.claims import Claim
+from clipcheck.verify.importing import load
+from clipcheck.verify.rehearse import rehearse
 from clipcheck.verify.replay import libraries, replay
 from clipcheck.verify.trial import judge
 
@@ -44,6 +46,43 @@ _SITES = (
     _site(_NORMS, "torch.norm torch.linalg.vector_norm torch.stack", "gradients:call"),
 )
 
+_TRAINING = """
+def site():
+    for turn__own__item in turns__own__call():
+        scaler__0__name.scale(loss__0__call()).backward()
+        scaler__0__name.unscale_(optimizer__0__name)
+        torch__nn__utils__clip_grad_norm_(model__0__name.parameters(), max_norm__0__name)
+        scaler__0__name.step(optimizer__0__name)
+        scaler__0__name.update()
+        optimizer__0__name.zero_grad()
+    return ('locals', bound__now())
+"""
+_IMPORTS = """
+def site():
+    try:
+        import torch.nn as nn
+    except ImportError:
+        nn = None
+    return ('locals', bound__now())
+"""
+
+
+def _training() -> dict[str, Any]:
+    side = [_TRAINING, {"torch__nn__utils__clip_grad_norm_": "torch.nn.utils.clip_grad_norm_"}]
+    roles = {f"{role}__0__name": role for role in ("scaler", "optimizer", "model", "max_norm")}
+    return {
+        "before": side,
+        "after": side,
+        "roles": roles,
+        "clip": "norm",
+        "norm_type": 2.0,
+        "limit": 0.5,
+        "clears": True,
+        "groups": 2,
+        "implied": (),
+    }
+
+
 _PROGRAM = """
 import torch
 from clipcheck.runtime import clip_grad_norm_
@@ -59,7 +98,8 @@ def train(model, optimizer, batches, loss_fn, record, max_norm):
 
 
 def sites() -> None:
-    """All that is listed is called, rightly or wrongly, and two sites are tried on all cases."""
+    """All that is listed is called, rightly or wrongly, and two sites are tried on all cases, a training step in all
+    settings, an import in all circumstances."""
     for value in (torch.ones(2, requires_grad=True), torch.ones(2), 0, [torch.ones(2)], None):
         for function in (repr, *libraries().values()):
             _call(function, value)
@@ -68,6 +108,8 @@ def sites() -> None:
             _call(getattr(value, name, None))
     for experiment in _SITES:
         replay(experiment, lambda case: None)
+    rehearse(_training(), lambda setting: None)
+    load({"before": [_IMPORTS, {}], "after": [_IMPORTS, {}], "torch": True}, lambda case: None)
 
 
 def _call(function: Callable[..., object] | None, *values: object) -> None:

@@ -1,0 +1,34 @@
+"""What is to be verified: a fix on a text, and both texts as sources."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from clipcheck.documents.program import apply
+from clipcheck.python.source import Source
+from clipcheck.rule import Edit, Fix, Target
+from clipcheck.verify.pieces import in_import
+
+
+class Change:
+    """A fix whose edits are on a text. Both sides are parsed when they are first asked for."""
+
+    def __init__(self, text: str, fix: Fix, target: Target = "clipcheck") -> None:
+        self.text, self.fix, self._target = text, fix, target
+
+    @property
+    def after(self) -> str:
+        return apply(self.text, self.fix.all_edits)
+
+    @cached_property
+    def old(self) -> Source:
+        return Source(self.text, self._target)
+
+    @cached_property
+    def new(self) -> Source:
+        return Source(self.after, self._target)
+
+    @cached_property
+    def edits(self) -> list[Edit]:
+        """Those that change more than imports."""
+        return [edit for edit in self.fix.edits if not in_import(self.old, edit)]

@@ -1,0 +1,324 @@
+"""What the user's expressions in a training step are, by what the code does with them: the optimizer, the limit, the loss."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import libcst as cst
+
+from clipcheck.python.source import Source
+from clipcheck.rule import Edit
+from clipcheck.training.acts import Act, EventKind, acts
+from clipcheck.training.clips import Clip, torch_calls
+from clipcheck.training.parameters import is_optimizer
+from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.pieces import trimmed
+
+_LENT = (ast.FunctionDef, ast.AsyncFunctionDef)
+# Statements of a module that are no part of what it does.
+_APART = (*_LENT, ast.ClassDef, ast.Import, ast.ImportFrom)
+_KINDS = {EventKind.BACKWARD: "backward", EventKind.STEP: "step", EventKind.ZERO_GRAD: "zero_grad"}
+# A text may be used in two ways, as `model` in `f(model)` and `model.parameters()`: the first of these wins.
+_ORDER = (
+    "model",
+    "optimizer",
+    "scaler",
+    "accelerator",
+    "fabric",
+    "amp",
+    "max_norm",
+    "max_value",
+    "parameters",
+    "norm_type",
+    "switch",
+)
+
+
+class Program:
+    """A text as Python's own syntax, with what clipcheck knows of its calls."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.tree = ast.parse(source.text)
+        nodes = [node for node in ast.walk(self.tree) if isinstance(node, _LENT)]
+        self.functions: list[ast.AST] = [self.tree, *sorted(nodes, key=self.span)]
+
+    @cached_property
+    def acts(self) -> dict[ast.AST, Act]:
+        """The calls and assignments that concern the gradients."""
+        found = acts(self.source)
+        return {node: act for cst_node, act in found.items() for node in self.nodes(cst_node)}
+
+    @cached_property
+    def clips(self) -> dict[ast.AST, Clip]:
+        return {node: clip for clip in torch_calls(self.source) for node in self.nodes(clip.call)}
+
+    def nodes(self, node: cst.CSTNode | None) -> list[ast.AST]:
+        return [] if node is None else self._by_span.get(self.source.span(node), [])
+
+    def text(self, node: cst.CSTNode | None) -> str:
+        """An expression of LibCST's as `ast.unparse` writes it, "" for none."""
+        return next((ast.unparse(found) for found in self.nodes(node) if isinstance(found, ast.expr)), "")
+
+    def span(self, node: ast.AST) -> tuple[int, int]:
+        if isinstance(node, ast.Module):
+            return 0, len(self.source.text)
+        assert isinstance(node, (ast.expr, ast.stmt))
+        assert node.end_lineno is not None and node.end_col_offset is not None
+        return self._offset(node.lineno, node.col_offset), self._offset(node.end_lineno, node.end_col_offset)
+
+    def around(self, edits: Sequence[Edit]) -> int:
+        """The number of the innermost function that holds all edits, 0 for the module itself."""
+        source = self.source
+        spans = [trimmed(source.text, edit) for edit in edits]
+        held = []
+        for index, (start, end) in enumerate(map(self.span, self.functions)):
+            line = source.line_at(max(start, end - 1))  # with the comment at its end
+            stop = source.line_starts[line] if line < len(source.line_starts) else len(source.text)
+            if all(start <= first and last <= stop for first, last in spans):
+                held.append((stop - start, index))
+        return min(held)[1]
+
+    def region(self, index: int) -> tuple[list[ast.stmt], list[ast.stmt]]:
+        """What a function does at first and in each turn: where it only prepares, the turns are of another method."""
+        function = self.functions[index]
+        assert isinstance(function, (ast.Module, *_LENT))
+        if self._acts_in(function):
+            return [], function.body
+        others = [
+            method
+            for owner in ast.walk(self.tree)
+            if isinstance(owner, ast.ClassDef) and function in owner.body
+            for method in owner.body
+            if isinstance(method, _LENT) and self._acts_in(method)
+        ]
+        return (function.body, others[0].body) if len(others) == 1 else ([], function.body)
+
+    def code(self, index: int) -> str:
+        """The text of a region, as `ast.unparse` writes it."""
+        return "\n".join(ast.unparse(statement) for block in self.region(index) for statement in block)
+
+    def spans(self, index: int) -> list[tuple[int, int]]:
+        """Where the statements of a region stand."""
+        every = (statement for block in self.region(index) for statement in block)
+        return [self.span(statement) for statement in every if not isinstance(statement, _APART)]
+
+    def _acts_in(self, root: ast.AST) -> bool:
+        return any(node in self.acts for node in ast.walk(root))
+
+    @cached_property
+    def _by_span(self) -> dict[tuple[int, int], list[ast.AST]]:
+        found: dict[tuple[int, int], list[ast.AST]] = {}
+        for node in ast.walk(self.tree):
+            if isinstance(node, (ast.Call, ast.Assign, ast.AugAssign, ast.Attribute, ast.Name, ast.expr)):
+                found.setdefault(self.span(node), []).append(node)
+        return found
+
+    def _offset(self, line: int, column: int) -> int:
+        """The offset in code points of a place that counts bytes of UTF-8."""
+        start = self.source.line_starts[line - 1]
+        head = self.source.text[start : start + column]
+        if head.isascii():
+            return start + column
+        return start + len(self.source.text[start:].encode()[:column].decode(errors="ignore"))
+
+
+class Parts(NamedTuple):
+    """`texts` gives the harness's name for an expression of the user's, `roles` what each name stands for.
+
+    `kinds` are the acts that occur, `clip` how the gradients are clipped, `limits` the texts of the limits.
+    """
+
+    texts: dict[str, str]
+    roles: dict[str, str]
+    kinds: frozenset[str] = frozenset()
+    clip: str = ""
+    norm_type: float = 2.0
+    limits: frozenset[str] = frozenset()
+
+    def joined(self, other: Parts) -> Parts:
+        """The names of both sides: what one side says of an expression holds for the other."""
+        said: dict[str, str] = {}
+        for one in (self, other):
+            for text, name in one.texts.items():
+                role = one.roles[name]
+                if text not in said or _ORDER.index(role) < _ORDER.index(said[text]):
+                    said[text] = role
+        return _named(said)
+
+
+def parts(program: Program, index: int) -> Parts:
+    """What is known of one function's expressions. Raises NotProvable."""
+    setup, turn = program.region(index)
+    region = {node for statement in (*setup, *turn) for node in ast.walk(statement)}
+    said: dict[str, str] = {}
+    kinds: set[str] = set()
+    for node in region:
+        act = program.acts.get(node)
+        known = act is not None and act.kind is not EventKind.UNKNOWN
+        pairs = list(_of_act(program, node, act)) if act is not None and known else list(_of_call(program, node))
+        for text, role in pairs:
+            if text and (text not in said or _ORDER.index(role) < _ORDER.index(said[text])):
+                said[text] = role
+        if act and act.kind in _KINDS:
+            kinds.add(_KINDS[act.kind])
+    clip, norm_type = _way_to_clip(program, region)
+    if sum(role == "optimizer" for role in said.values()) > 1:
+        raise NotProvable("it trains with several optimizers")
+    limits = frozenset(limit for node in region for limit in _limits(program, node))
+    return _named(said)._replace(kinds=frozenset(kinds), clip=clip, norm_type=norm_type, limits=limits)
+
+
+def _named(said: dict[str, str]) -> Parts:
+    texts: dict[str, str] = {}
+    roles: dict[str, str] = {}
+    for text, role in sorted(said.items()):
+        number = sum(known == role for known in roles.values())
+        fresh = role == "parameters" and isinstance(ast.parse(text, mode="eval").body, ast.Call)
+        texts[text] = f"{role}__{number}__{'call' if fresh else 'name'}"
+        roles[texts[text]] = role
+    return Parts(texts, roles)
+
+
+def _of_act(program: Program, node: ast.AST, act: Act) -> Iterator[tuple[str, str]]:
+    subject = program.text(act.subject)
+    match act.kind:
+        case EventKind.STEP | EventKind.UNSCALE if act.wrapper != "engine":
+            yield subject, "optimizer"
+        case EventKind.ZERO_GRAD if act.subject is not None:
+            yield subject, "optimizer" if is_optimizer(program.source, act.subject) else "model"
+        case EventKind.CLIP if node in program.clips:
+            yield from _of_clip(program, program.clips[node])
+        case EventKind.CLIP if isinstance(node, ast.Call):
+            yield from _of_wrapped_clip(node, act.wrapper)
+        case EventKind.EDIT:
+            yield from _of_call(program, node)
+    if act.scaler is not None:
+        yield program.text(act.scaler), "scaler"
+    match node:
+        case ast.Call(func=ast.Attribute(value=receiver)) if act.wrapper:
+            yield from ((ast.unparse(receiver), kind) for kind in ("accelerator", "fabric") if kind in act.wrapper)
+
+
+def _of_clip(program: Program, clip: Clip) -> Iterator[tuple[str, str]]:
+    limit = program.text(clip.limit)
+    if not is_infinite(program.nodes(clip.limit)) and not is_number(limit):
+        yield limit, "max_value" if clip.function == "clip_grad_value_" else "max_norm"
+    for argument, role in (("norm_type", "norm_type"), ("error_if_nonfinite", "switch"), ("foreach", "switch")):
+        given = next(iter(program.nodes(clip.arguments.get(argument))), None)
+        if given is not None and is_chain(given) and not is_infinite([given]):
+            yield ast.unparse(given), role
+    match next(iter(program.nodes(clip.parameters)), None):
+        case ast.Attribute(value=owner, attr="parameters") if is_chain(owner):
+            yield ast.unparse(owner), "model"
+        case ast.Attribute(value=owner, attr="param_groups") if is_chain(owner):
+            yield ast.unparse(owner), "optimizer"
+        case ast.Name() | ast.Attribute() as whole if is_chain(whole):
+            yield ast.unparse(whole), "parameters"
+
+
+def _of_wrapped_clip(node: ast.Call, wrapper: str) -> Iterator[tuple[str, str]]:
+    named = {keyword.arg: keyword.value for keyword in node.keywords}
+    given = named.get("max_norm") or (node.args[1] if wrapper == "accelerator" and len(node.args) > 1 else None)
+    if given is not None and not is_number(ast.unparse(given)):
+        yield ast.unparse(given), "max_norm"
+    if wrapper == "fabric":
+        yield from ((ast.unparse(arg), role) for arg, role in zip(node.args, ("model", "optimizer"), strict=False))
+
+
+def _of_call(program: Program, node: ast.AST) -> Iterator[tuple[str, str]]:
+    """What an ordinary call tells."""
+    match node:
+        case ast.Call() if node in program.clips:
+            yield from _of_clip(program, program.clips[node])
+        case ast.Call(func=ast.Attribute(value=owner, attr="parameters" | "named_parameters" | "modules")) if is_chain(
+            owner
+        ):
+            yield ast.unparse(owner), "model"
+        case ast.Call(func=ast.Attribute(attr="clamp" | "clamp_"), args=args):
+            for arg in args:
+                inner = arg.operand if isinstance(arg, ast.UnaryOp) else arg
+                if is_chain(inner) and ".grad" not in ast.unparse(inner):
+                    yield ast.unparse(inner), "max_value"
+        case ast.Call(func=ast.Attribute(value=amp, attr="scale_loss" | "master_params"), args=args):
+            yield ast.unparse(amp), "amp"
+            yield from ((ast.unparse(arg), "optimizer") for arg in args[-1:])
+        case ast.Attribute(value=owner, attr="param_groups") if is_chain(owner):
+            yield ast.unparse(owner), "optimizer"
+
+
+def _limits(program: Program, node: ast.AST) -> Iterator[str]:
+    """The texts of the limits that a call clips to, without signs."""
+    clip, act = program.clips.get(node), program.acts.get(node)
+    match node:
+        case ast.Call() if clip is not None:
+            if clip.limit is not None and not is_infinite(program.nodes(clip.limit)):
+                yield program.text(clip.limit)
+        case ast.Call(func=func, args=args) if last_part(func) in ("clamp", "clamp_"):
+            bounds = args[1:] if ast.unparse(func).startswith("torch.") else args
+            yield from (ast.unparse(arg.operand if isinstance(arg, ast.UnaryOp) else arg) for arg in bounds)
+        case ast.Call(args=args, keywords=keywords) if act is not None and act.kind is EventKind.CLIP:
+            named = [keyword.value for keyword in keywords if keyword.arg in ("max_norm", "clip_val", "clip_value")]
+            yield from (ast.unparse(limit) for limit in named or args[1:2])
+
+
+def is_number(text: str) -> bool:
+    try:
+        return float(text) > 0
+    except ValueError:
+        return False
+
+
+def is_chain(node: ast.AST) -> bool:
+    """Whether an expression is a name or a chain of attributes."""
+    return isinstance(node, ast.Name) or (isinstance(node, ast.Attribute) and is_chain(node.value))
+
+
+def _way_to_clip(program: Program, region: set[ast.AST]) -> tuple[str, float]:
+    """How a side clips, and by which norm: what its calls say in so many words. Raises NotProvable."""
+    ways: set[tuple[str, float]] = set()
+    for node in region:
+        clip, act = program.clips.get(node), program.acts.get(node)
+        if clip is not None and clip.function != "get_total_norm":
+            if not is_infinite(program.nodes(clip.limit)):
+                way = "value" if clip.function == "clip_grad_value_" else "norm"
+                ways.add((way, _norm_type(program, clip)))
+        elif act is not None and act.kind is EventKind.CLIP and act.wrapper in ("accelerator", "fabric"):
+            ways.add(("norm", 2.0))
+        elif isinstance(node, ast.Call) and last_part(node.func) == "clamp_":
+            ways.add(("value", 2.0))
+    if len(ways) > 1:
+        raise NotProvable("it clips in several ways")
+    return ways.pop() if ways else ("", 2.0)
+
+
+def _norm_type(program: Program, clip: Clip) -> float:
+    match next(iter(program.nodes(clip.norm_type)), None):
+        case None:
+            return 2.0
+        case ast.Constant(value=bool()):
+            return 2.0  # the next argument's value in its place
+        case ast.Constant(value=int() | float() as number):
+            return float(number)
+        case node if is_infinite([node]):
+            return math.inf
+        case node if is_chain(node):
+            return 2.0  # the harness's
+    raise NotProvable("the norm type is not known")
+
+
+def is_infinite(nodes: list[ast.AST]) -> bool:
+    return any(
+        ast.unparse(node) in ("float('inf')", "math.inf", "torch.inf", "np.inf", "numpy.inf", "inf") for node in nodes
+    )
+
+
+def last_part(node: ast.AST) -> str:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+    return ""

@@ -1,0 +1,232 @@
+"""The statements of a training step without what does not concern the gradients, in the harness's names."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from clipcheck.training.acts import EventKind
+from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.known import Known, Unknown, call
+from clipcheck.verify.parts import Parts, Program, is_chain
+
+_ROUNDS = 20
+_RUN_ALL = (EventKind.BACKWARD, EventKind.STEP)
+
+
+class Body(NamedTuple):
+    """What happens once, and what happens in each turn."""
+
+    setup: list[ast.stmt]
+    turn: list[ast.stmt]
+
+
+def reduced(program: Program, index: int, names: Parts) -> Body:
+    """One function's body. Raises NotProvable where what concerns the gradients is not known."""
+    setup, turn = program.region(index)
+    opaque: frozenset[str] = frozenset()
+    for _ in range(_ROUNDS):
+        reducer = _Reducer(program, index, names, opaque)
+        first, then = reducer.block(setup), reducer.block(turn)
+        if reducer.known.opaque == opaque:
+            return Body(*_pruned(first, then))
+        opaque = reducer.known.opaque
+    raise NotProvable("its names are bound in too many ways")
+
+
+class _Reducer:
+    """Reduces blocks; what is assigned something that is not known becomes `known.opaque`, and the next round knows."""
+
+    def __init__(self, program: Program, index: int, names: Parts, opaque: frozenset[str]) -> None:
+        self.program = program
+        self.known = Known(program, index, names, opaque)
+        self._depth = 0
+
+    def block(self, statements: Sequence[ast.stmt]) -> list[ast.stmt]:
+        return [kept for statement in statements for kept in self.statement(statement)]
+
+    def statement(self, node: ast.stmt) -> list[ast.stmt]:
+        match node:
+            case ast.Expr(value=value):
+                return self._expression(value)
+            case ast.Assign(targets=targets, value=value):
+                return self._assign(node, targets, value)
+            case ast.AnnAssign(target=target, value=ast.expr() as value):
+                return self._assign(ast.Assign([target], value, lineno=1), [target], value)
+            case ast.AugAssign(target=target, op=op, value=value):
+                return self._add(target, op, value)
+            case ast.If(test=test, body=body, orelse=orelse):
+                return self._if(test, self.block(body), self.block(orelse))
+            case (
+                ast.For(target=target, iter=iterable, body=body) | ast.AsyncFor(target=target, iter=iterable, body=body)
+            ):
+                return self._for(target, iterable, body)
+            case ast.While(body=body):
+                return self._loop(ast.Name("_", ast.Store()), self.known.batches(), body)
+            case ast.With(items=items, body=body) | ast.AsyncWith(items=items, body=body):
+                return self._with(items, body)
+            case ast.Try(body=body, finalbody=final):
+                return [*self.block(body), *self.block(final)]
+            case ast.Return(value=value):
+                return [*(self._expression(value) if value else []), self._leave()]
+            case ast.Continue() | ast.Break():
+                return [node]
+        return []
+
+    def _leave(self) -> ast.stmt:
+        if self._depth:
+            raise NotProvable("it returns from within a loop")
+        return ast.Continue()
+
+    def _expression(self, value: ast.expr) -> list[ast.stmt]:
+        """An expression as a whole where it is known, else those parts that concern the gradients or use up a name."""
+        if isinstance(value, ast.Constant):
+            return []
+        try:
+            return [ast.Expr(self.known.made(value))]
+        except Unknown as error:
+            kept = [ast.Expr(self.known.made(part)) for part in self._telling(value)]
+            if not kept and self.program.acts.get(value) is not None and self._concerns([value]):
+                raise NotProvable(str(error)) from None
+            return list(kept)
+
+    def _telling(self, value: ast.expr) -> list[ast.expr]:
+        """The outermost parts of an expression that may not be left out. Raises NotProvable where one is not known."""
+        found: list[ast.expr] = []
+        for child in ast.iter_child_nodes(value):
+            if isinstance(child, ast.keyword):
+                child = child.value
+            if not isinstance(child, ast.expr):
+                continue
+            if self._concerns([child]) or (isinstance(child, ast.Call) and self.known.uses_up(child)):
+                try:
+                    self.known.made(child)
+                    found.append(child)
+                except Unknown as error:
+                    inner = self._telling(child)
+                    if self.program.acts.get(child) is not None and self._concerns([child]) and not inner:
+                        raise NotProvable(str(error)) from None
+                    found += inner
+        return found
+
+    def _concerns(self, nodes: Iterable[ast.AST], kinds: tuple[EventKind, ...] = ()) -> bool:
+        """Whether something in these nodes acts upon the gradients, as far as is known."""
+        found = (self.program.acts.get(node) for root in nodes for node in ast.walk(root))
+        return any(act and (act.kind in kinds if kinds else act.kind is not EventKind.UNKNOWN) for act in found)
+
+    def _assign(self, node: ast.stmt, targets: list[ast.expr], value: ast.expr) -> list[ast.stmt]:
+        texts = [ast.unparse(part) for target in targets for part in _single(target)]
+        if any(self.known.role(text) not in ("", "parameters") for text in texts):
+            taken = self._given(value) if any(self.known.role(text) == "optimizer" for text in texts) else []
+            return [*taken, *(self._expression(value) if self._concerns([value]) else [])]
+        try:
+            made = self.known.made(value)
+            stored = [self.known.stored(target) for target in targets]
+        except Unknown as error:
+            if self.program.acts.get(node):
+                raise NotProvable(str(error)) from None
+            self.known.hide(texts)
+            return self._expression(value) if self._concerns([value]) or self.known.uses_up(value) else []
+        self.known.holds(stored, made)
+        return [ast.Assign(stored, made, lineno=1)]
+
+    def _given(self, value: ast.expr) -> list[ast.stmt]:
+        """An optimizer reads what it is made of."""
+        if not isinstance(value, ast.Call):
+            return []
+        return [
+            ast.Expr(call("list", self.known.made(arg)))
+            for arg in value.args
+            if is_chain(arg) and self.known.uses_up(arg)
+        ]
+
+    def _add(self, target: ast.expr, op: ast.operator, value: ast.expr) -> list[ast.stmt]:
+        if ast.unparse(target) in self.known.names.texts:
+            return []
+        try:
+            return [ast.AugAssign(self.known.stored(target), op, self.known.made(value))]  # type: ignore[arg-type]
+        except Unknown:
+            self.known.hide([ast.unparse(target)])
+            return self._expression(value) if self._concerns([value]) else []
+
+    def _if(self, test: ast.expr, body: list[ast.stmt], orelse: list[ast.stmt]) -> list[ast.stmt]:
+        acted = self._expression(test) if self._concerns([test]) else []
+        if not body and not orelse:
+            return acted
+        return [*acted, ast.If(self.known.test(test), body or [ast.Pass()], orelse)]
+
+    def _for(self, target: ast.expr, iterable: ast.expr, body: list[ast.stmt]) -> list[ast.stmt]:
+        trains = self._concerns(body, _RUN_ALL)
+        source, item = self.known.items(target, iterable, trains)
+        if source is None:
+            kept = self.known.tried(lambda: self.block(body))
+            if kept:
+                raise NotProvable(str(Unknown(ast.unparse(iterable))))
+            return []
+        return self._loop(item, source, body)
+
+    def _loop(self, target: ast.expr, source: ast.expr, body: list[ast.stmt]) -> list[ast.stmt]:
+        self._depth += 1
+        kept = self.block(body)
+        self._depth -= 1
+        if not kept and not self.known.uses_up(source):
+            return []
+        return [ast.For(target, source, kept or [ast.Pass()], [], lineno=1)]
+
+    def _with(self, items: list[ast.withitem], body: list[ast.stmt]) -> list[ast.stmt]:
+        kept = [made for item in items if (made := self.known.context(item))]
+        inner = self.block(body)
+        return [ast.With(kept, inner, lineno=1)] if kept and inner else inner
+
+
+def _single(target: ast.expr) -> list[ast.expr]:
+    match target:
+        case ast.Tuple(elts=elements) | ast.List(elts=elements):
+            return [part for element in elements for part in _single(element)]
+        case ast.Starred(value=value):
+            return _single(value)
+    return [target]
+
+
+# --- what nothing reads ---------------------------------------------------------------------------------------------
+
+
+def _pruned(*blocks: list[ast.stmt]) -> list[list[ast.stmt]]:
+    """Without the assignments that nothing reads, and without what is empty then."""
+    kept = list(blocks)
+    while True:
+        every = [node for block in kept for statement in block for node in ast.walk(statement)]
+        read = {node.id for node in every if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        fewer = [_without(block, read) for block in kept]
+        if list(map(_text, fewer)) == list(map(_text, kept)):
+            return fewer
+        kept = fewer
+
+
+def _without(block: list[ast.stmt], read: set[str]) -> list[ast.stmt]:
+    found: list[ast.stmt] = []
+    for node in block:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if name not in read:
+                if any(isinstance(part, ast.Call) for part in ast.walk(value)):
+                    found.append(ast.Expr(value))
+            case ast.AugAssign(target=ast.Name(id=name)) if name not in read:
+                continue
+            case ast.If(test=test, body=body, orelse=orelse):
+                body, orelse = _without(body, read), _without(orelse, read)
+                if [part for part in (*body, *orelse) if not isinstance(part, ast.Pass)]:
+                    found.append(ast.If(test, body or [ast.Pass()], orelse))
+            case ast.For(target=target, iter=iterable, body=body):
+                body = _without(body, read)
+                if body:
+                    found.append(ast.For(target, iterable, body, [], lineno=1))
+            case ast.With(items=items, body=body):
+                found.append(ast.With(items, _without(body, read) or [ast.Pass()], lineno=1))
+            case _:
+                found.append(node)
+    return found
+
+
+def _text(block: list[ast.stmt]) -> str:
+    return ast.unparse(ast.fix_missing_locations(ast.Module(block, [])))

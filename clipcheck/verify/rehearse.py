@@ -1,0 +1,155 @@
+"""A training experiment: both sides train in every setting, and each step is compared with what it should have taken."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+
+from clipcheck.verify.claims import Answer
+from clipcheck.verify.replay import compiled_site, listed
+from clipcheck.verify.stand_ins import BATCHES, TURNS, Aim, Optimizer, Setting, World, objects
+
+_TOLERANCE = 1e-3  # torch's epsilon of 1e-6 in the smallest gradients tried, and roundings of float32
+_SIZES = {
+    "gradients above max_norm": (40.0, 20.0, 30.0),
+    "gradients around max_norm": (20.0, 0.25, 3.0, 0.5),
+    "gradients below max_norm": (0.1, 0.02, 0.05),
+}
+
+
+class _Run(NamedTuple):
+    """A side's steps, and what is wrong with it, as a clause; nothing where every step took what it should."""
+
+    steps: list[list[list[float]]]
+    batches: int
+    fault: str
+    raised: bool
+
+
+def rehearse(experiment: dict[str, Any], at: Callable[[str], None]) -> Answer:
+    """Train on both sides in every setting; `at` is told each setting before it runs.
+
+    The new side has to take the right steps wherever it does not do just what the old one did. It has to do so somewhere
+    where the old side does not, or everywhere: a fix that leaves all faults as they are shows nothing.
+    """
+    roles: dict[str, str] = experiment["roles"]
+    old, new = (compiled_site(experiment[side]) for side in ("before", "after"))
+    better: dict[str, dict[str, None]] = {}
+    count = right = 0
+    for setting in _settings(roles):
+        at(f"{setting.title}, before")
+        before = _run(old, setting, experiment)
+        at(f"{setting.title}, after")
+        after = _run(new, setting, experiment)
+        count += 1
+        if not before.raised and not after.raised and _amount(before) != _amount(after):
+            return Answer(count, (), setting.title, "another number of steps", *map(str, map(_amount, (before, after))))
+        if not after.fault:
+            right += 1
+            if before.fault:
+                better.setdefault(before.fault, {})[setting.title] = None
+        elif not _same(before, after):
+            shown = before.fault or "the right steps"
+            return Answer(count, (), setting.title, after.fault, shown, after.fault)
+    if not better and right < count:
+        return Answer(count, (), "every case", "the steps are not right after the fix either")
+    return Answer(count, tuple(f"{fault} {listed(list(titles), count)}" for fault, titles in better.items()))
+
+
+def _settings(roles: dict[str, str]) -> Iterator[Setting]:
+    kinds = list(roles.values())
+    flags = list(product(("always", "every second time", "never"), repeat=kinds.count("flag")))
+    handed = ("list", "generator") if "parameters" in kinds else ("list",)
+    scaled = (True, False) if {"accelerator", "fabric"} & set(kinds) else (True,)
+    for (title, sizes), outcomes, container, scales in product(_SIZES.items(), flags, handed, scaled):
+        plain = Setting(title, sizes, outcomes, container, scales)
+        yield plain
+        if title == "gradients above max_norm":
+            yield plain._replace(title="a parameter without gradient", idle=True)
+            if {"scaler", "accelerator", "fabric"} & set(kinds):
+                yield plain._replace(title="an overflow", sizes=(math.inf, *sizes))
+
+
+def _run(program: Callable[[dict[str, Any]], Callable[..., Any]], setting: Setting, experiment: dict[str, Any]) -> _Run:
+    aim = Aim(*(experiment[key] for key in ("clip", "norm_type", "limit", "clears")))
+    world = World(setting, aim)
+    names = objects(world, experiment["roles"], experiment["groups"])
+    names |= {
+        "loss__0__call": world.loss,
+        "batches__0__call": lambda: list(range(BATCHES)),
+        "turns__own__call": lambda: _turns(world, experiment["implied"], _backward(world, experiment["roles"], names)),
+    }
+    raised = ""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program(names)()
+    except Exception as error:  # what a side raises is part of what it does
+        raised = type(error).__name__
+    steps = [[[] if g is None else g.flatten().tolist() for g in step.taken] for step in world.steps]
+    return _Run(steps, world.batches, raised or _fault(world), bool(raised))
+
+
+def _backward(world: World, roles: dict[str, str], names: dict[str, Any]) -> Callable[[], None]:
+    """How others run backward for a side: through its scaler, or what wraps its training, if it has one."""
+    for name, role in roles.items():
+        if role == "scaler":
+            return lambda: names[name].scale(world.loss()).backward()
+        if role in ("accelerator", "fabric"):
+            return lambda: names[name].backward(world.loss())
+    return lambda: world.loss().backward()
+
+
+def _turns(world: World, implied: list[str], backward: Callable[[], None]) -> Iterator[int]:
+    """The turns of a side, each with what the side leaves to others."""
+    optimizer = Optimizer(world)
+    for turn in range(TURNS):
+        if "backward" in implied:
+            backward()
+        yield turn
+        if "step" in implied:
+            optimizer.take()
+            optimizer.zero_grad()
+
+
+def _fault(world: World) -> str:
+    """What is wrong with the steps of a side, "" for nothing."""
+    if not world.steps and not world.skips:
+        return "no step"
+    for step in world.steps:
+        for taken, wanted in zip(step.taken, step.wanted, strict=True):
+            got = torch.zeros_like(wanted) if taken is None else taken.double()
+            if not torch.allclose(got, wanted, rtol=_TOLERANCE, atol=_TOLERANCE * 0.01 * world.aim.limit):
+                return _miss(step.taken, step.wanted, world.aim.clip)
+    return "lost gradients" if world.lost else ""
+
+
+def _miss(taken: list[torch.Tensor | None], wanted: list[torch.Tensor], clip: str) -> str:
+    """How a step misses what it should have taken."""
+    norm, right = (_norm([g for g in side if g is not None]) for side in (taken, wanted))
+    if not math.isfinite(norm):
+        return "a step with a NaN or an infinity"
+    if norm == 0 < right:
+        return "a step without gradients"
+    if norm > right * 1.01:
+        return "a step above max_norm" if clip == "norm" else "a step that is too large"
+    if norm < right * 0.99:
+        return "a step that is far too small" if norm < right / 2 else "a step that is too small"
+    return "a step in a wrong direction"
+
+
+def _norm(gradients: list[torch.Tensor]) -> float:
+    return math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
+
+
+def _same(before: _Run, after: _Run) -> bool:
+    return before.fault == after.fault and repr(before.steps) == repr(after.steps)
+
+
+def _amount(run: _Run) -> tuple[int, int]:
+    return len(run.steps), run.batches

@@ -1,0 +1,339 @@
+"""What stands in for the objects of a training step: they do to the gradients what the real ones do, and keep the books.
+
+The loss is linear in the parameters, so its gradient is known beforehand. Beside the gradients that the code makes of it
+the world adds up what they should be, and notes both whenever an optimizer takes a step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+BATCHES = 4
+TURNS = 3
+SCALE = 1024.0
+_SHAPES = ((4, 3), (6,), (1,))
+
+
+class Setting(NamedTuple):
+    """How a side is run. `sizes` are the norms of the batches' gradients in limits, one after the other; an infinite one
+    is an overflow. `flags` are the outcomes of tests: always, never, or for every second batch.
+
+    `handed` is how a caller hands over parameters, `scaled` whether what wraps the training scales the loss, `idle`
+    whether one of the parameters has no part in it.
+    """
+
+    title: str
+    sizes: tuple[float, ...]
+    flags: tuple[str, ...] = ()
+    handed: str = "list"
+    scaled: bool = True
+    idle: bool = False
+
+
+class Aim(NamedTuple):
+    """What the gradients of a step should be: clipped by norm, by value or not at all, and new ones for each step."""
+
+    clip: str
+    norm_type: float
+    limit: float
+    clears: bool
+
+    def clipped(self, gradients: list[Tensor]) -> list[Tensor]:
+        if self.clip == "value":
+            return [gradient.clamp(-self.limit, self.limit) for gradient in gradients]
+        if self.clip != "norm":
+            return gradients
+        norms = [torch.linalg.vector_norm(gradient, self.norm_type) for gradient in gradients]
+        norm = float(torch.linalg.vector_norm(torch.stack(norms), self.norm_type))
+        return [gradient * min(1.0, self.limit / norm) if norm else gradient for gradient in gradients]
+
+
+class Step(NamedTuple):
+    """The gradients that a step takes, and those that it should take; None for no gradient."""
+
+    taken: list[Tensor | None]
+    wanted: list[Tensor]
+
+
+class World:
+    """The parameters, their gradients as they should be, and the steps so far."""
+
+    def __init__(self, setting: Setting, aim: Aim) -> None:
+        self.setting = setting
+        self.aim = aim
+        self.parameters = [nn.Parameter(torch.ones(shape)) for shape in _SHAPES]
+        self.wanted = self._zeros()
+        self.steps: list[Step] = []
+        self.batches = 0
+        self.lost = False
+        self.skips = 0
+        self._stepped = True
+
+    def _zeros(self) -> list[Tensor]:
+        return [torch.zeros(shape, dtype=torch.float64) for shape in _SHAPES]
+
+    def loss(self) -> Loss:
+        return Loss(self)
+
+    def gradients(self) -> list[Tensor]:
+        """Those of the next batch."""
+        generator = torch.Generator().manual_seed(self.batches)
+        size = self.setting.sizes[self.batches % len(self.setting.sizes)]
+        self.batches += 1
+        drawn = [torch.randn(shape, generator=generator) for shape in _SHAPES]
+        if self.setting.idle:
+            drawn[1] = torch.zeros(_SHAPES[1])
+        norm = math.sqrt(sum(float(g.square().sum()) for g in drawn))
+        return [g * (size * self.aim.limit / norm) for g in drawn]
+
+    def backward(self, factor: float) -> None:
+        gradients = self.gradients()
+        if self._stepped and self.aim.clears:
+            self.wanted = self._zeros()
+        self._stepped = False
+        for index, (parameter, gradient) in enumerate(zip(self.parameters, gradients, strict=True)):
+            if self.setting.idle and index == 1:
+                continue  # a parameter that the loss does not depend on
+            self.wanted[index] += gradient.double()
+            scaled = gradient * factor
+            parameter.grad = scaled if parameter.grad is None else parameter.grad + scaled
+
+    def cleared(self) -> None:
+        """Gradients are to be cleared once a step has used them; before that they are lost."""
+        if self._stepped:
+            self.wanted = self._zeros()
+        else:
+            self.lost = True
+
+    def step(self, parameters: Sequence[nn.Parameter]) -> None:
+        wanted = self.aim.clipped(self.wanted)
+        self.steps.append(Step([None if p.grad is None else p.grad.clone() for p in parameters], wanted))
+        self.wanted = [gradient.clone() for gradient in wanted]
+        self._stepped = True
+
+    def skipped(self) -> None:
+        """A scaler takes no step with an overflow."""
+        self._stepped = True
+        self.skips += 1
+
+
+class Loss:
+    def __init__(self, world: World, factor: float = 1.0) -> None:
+        self._world, self._factor = world, factor
+
+    def backward(self) -> None:
+        self._world.backward(self._factor)
+
+    def scaled(self, factor: float) -> Loss:
+        return Loss(self._world, self._factor * factor)
+
+
+class Model(nn.Module):
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._own_world = [world]
+        for index, parameter in enumerate(world.parameters):
+            block = nn.Module()
+            block.register_parameter("bias" if index % 2 else "weight", parameter)
+            self.add_module(f"layer{index}", block)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for parameter in self.parameters():
+            parameter.grad = None
+        self._own_world[0].cleared()
+
+
+class Optimizer:
+    """Takes plain gradient steps. `unscale` is what a wrapper does to the gradients right before a step."""
+
+    def __init__(self, world: World, before_step: Callable[[], bool] = lambda: True, groups: int = 1) -> None:
+        self._world, self._before_step, self._count = world, before_step, groups
+        self.param_groups: list[dict[str, list[nn.Parameter]]] = []
+        self.takes(world.parameters)
+
+    def takes(self, parameters: list[nn.Parameter]) -> None:
+        """Be about these parameters, in one group or in two."""
+        half = len(parameters) // 2 if self._count == 2 else len(parameters)
+        self.param_groups = [{"params": part} for part in (parameters[:half], parameters[half:]) if part]
+
+    def _all(self) -> list[nn.Parameter]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    def step(self) -> None:
+        if self._before_step():
+            self.take()
+
+    def take(self) -> None:
+        self._world.step(self._all())
+        with torch.no_grad():
+            for parameter in self._all():
+                if parameter.grad is not None:
+                    parameter.sub_(parameter.grad, alpha=0.01)
+
+    def zero_grad(self) -> None:
+        for parameter in self._world.parameters:
+            parameter.grad = None
+        self._world.cleared()
+
+
+class Scaler:
+    """torch's GradScaler, https://pytorch.org/docs/stable/amp.html: unscales once, skips a step with an overflow."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._unscaled = self._stepped = self._overflow = False
+
+    def scale(self, loss: Loss) -> Loss:
+        return loss.scaled(SCALE)
+
+    def unscale_(self, optimizer: Optimizer) -> None:
+        if self._unscaled:
+            raise RuntimeError("unscale_() has already been called on this optimizer since the last update().")
+        if self._stepped:
+            raise RuntimeError("unscale_() is being called after step().")
+        self._overflow = _divide(self._world.parameters, SCALE)
+        self._unscaled = True
+
+    def step(self, optimizer: Optimizer) -> None:
+        if self._stepped:
+            raise RuntimeError("step() has already been called since the last update().")
+        if not self._unscaled:
+            self.unscale_(optimizer)
+        self._stepped = True
+        if self._overflow:
+            self._world.skipped()
+        else:
+            optimizer.take()
+
+    def update(self) -> None:
+        self._unscaled = self._stepped = self._overflow = False
+
+
+class Wrapper:
+    """Accelerate's Accelerator and Lightning's Fabric: they scale in `backward`, and unscale before a step at the latest."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._scale = SCALE if world.setting.scaled else 1.0
+        self._scaled = False
+        self._overflow = False
+
+    def backward(self, loss: Loss) -> None:
+        self._scaled = True
+        loss.scaled(self._scale).backward()
+
+    def unscale_gradients(self, optimizer: Optimizer | None = None) -> None:
+        if self._scaled:
+            self._overflow = _divide(self._world.parameters, self._scale)
+            self._scaled = False
+
+    def before_step(self) -> bool:
+        self.unscale_gradients()
+        if self._overflow:
+            self._world.skipped()
+        return not self._overflow
+
+    def clip_grad_norm_(self, parameters: Iterable[nn.Parameter], max_norm: float, norm_type: float = 2.0) -> Tensor:
+        self.unscale_gradients()
+        return torch.nn.utils.clip_grad_norm_(parameters, max_norm, norm_type)
+
+    def clip_grad_value_(self, parameters: Iterable[nn.Parameter], clip_value: float) -> None:
+        self.unscale_gradients()
+        torch.nn.utils.clip_grad_value_(parameters, clip_value)
+
+    def clip_gradients(
+        self,
+        module: Model,
+        optimizer: Optimizer,
+        clip_val: float | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        error_if_nonfinite: bool = True,
+    ) -> None:
+        if max_norm is not None:
+            self.clip_grad_norm_(module.parameters(), max_norm, norm_type)
+        if clip_val is not None:
+            self.clip_grad_value_(module.parameters(), clip_val)
+
+
+class Apex:
+    """NVIDIA's apex.amp at O2: the optimizer steps master copies, which get their gradients when `scale_loss` ends."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._masters = [nn.Parameter(parameter.detach().clone()) for parameter in world.parameters]
+
+    def initialize(self, optimizer: Optimizer) -> None:
+        """The optimizer's parameters become master copies."""
+        optimizer.takes(self._masters)
+
+    @contextmanager
+    def scale_loss(self, loss: Loss, optimizer: Optimizer) -> Iterator[Loss]:
+        for master in self._masters:
+            master.grad = None
+        yield loss.scaled(SCALE)
+        for parameter, master in zip(self._world.parameters, self._masters, strict=True):
+            master.grad = None if parameter.grad is None else parameter.grad / SCALE
+
+    def master_params(self, optimizer: Optimizer) -> Iterator[nn.Parameter]:
+        return iter(optimizer._all())
+
+
+def _divide(parameters: Sequence[nn.Parameter], scale: float) -> bool:
+    """Unscale the gradients in place; gives whether one of them is not finite."""
+    overflow = False
+    for parameter in parameters:
+        if parameter.grad is not None:
+            overflow = overflow or not bool(parameter.grad.isfinite().all())
+            parameter.grad = parameter.grad / scale
+    return overflow
+
+
+def objects(world: World, roles: dict[str, str], groups: int) -> dict[str, Any]:
+    """What stands in the names of a side, by their roles; an optimizer has so many groups of parameters."""
+    kinds = set(roles.values())
+    wrapper = Wrapper(world)
+    apex = Apex(world)
+    optimizer = Optimizer(world, wrapper.before_step if kinds & {"accelerator", "fabric"} else lambda: True, groups)
+    if "amp" in kinds:
+        apex.initialize(optimizer)
+    made: dict[str, Any] = {
+        "model": Model(world),
+        "optimizer": optimizer,
+        "scaler": Scaler(world),
+        "accelerator": wrapper,
+        "fabric": wrapper,
+        "amp": apex,
+        "max_norm": world.aim.limit,
+        "max_value": world.aim.limit,
+        "count": 2,
+        "norm_type": 2.0,
+        "switch": False,
+        "method": Model(world).parameters,
+    }
+    flags = iter(world.setting.flags)
+    names: dict[str, Any] = {}
+    for name, role in roles.items():
+        if role == "flag":
+            names[name] = _flag(world, next(flags))
+        elif role == "parameters":
+            names[name if name.endswith("call") else f"{name}__call"] = _handed(world)
+        else:
+            names[name] = made[role]
+    return names
+
+
+def _flag(world: World, outcome: str) -> Callable[[], bool]:
+    return lambda: outcome == "always" or (outcome == "every second time" and world.batches % 2 == 0)
+
+
+def _handed(world: World) -> Callable[[], Any]:
+    if world.setting.handed == "generator":
+        return lambda: (parameter for parameter in world.parameters)
+    return lambda: list(world.parameters)

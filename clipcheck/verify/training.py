@@ -1,0 +1,89 @@
+"""From a fix to a training run: the function around it, reduced on both sides to what concerns the gradients.
+
+Nothing runs here. Statements that have nothing to do with the gradients are left out. The optimizer, the model, the
+loss, the scaler and the limit become objects of the harness by what the code does with them; of a test that is not known
+each outcome is tried.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import NamedTuple
+
+from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.changes import Change
+from clipcheck.verify.known import OWN
+from clipcheck.verify.parts import Parts, Program, is_number, parts
+from clipcheck.verify.reduce import reduced
+from clipcheck.verify.sides import Side, flattened
+
+FLAGS_MOST = 3
+LIMIT = 0.5
+
+
+class Training(NamedTuple):
+    """Both sides as functions that train for some turns, and the harness's names in them with their roles.
+
+    `clip` is how it is to be clipped, to which `limit`: by `norm` or by `value`, or not at all. Where the new side holds
+    no `backward()` or no step, the harness does that in each turn, before and after it. `clears` says whether the
+    gradients of one step are to be gone in the next.
+    """
+
+    before: Side
+    after: Side
+    roles: dict[str, str]
+    clip: str
+    norm_type: float
+    limit: float
+    clears: bool
+    groups: int
+    implied: tuple[str, ...]
+
+
+def rehearsal(change: Change) -> Training:
+    """The run that shows what a fix of the training step does. Raises NotProvable."""
+    if not change.edits:
+        raise NotProvable("only imports change, and not those of a clip")
+    old, new = Program(change.old), Program(change.new)
+    index = old.around(change.edits)
+    if len(old.functions) != len(new.functions):
+        raise NotProvable("the fix adds or removes a function")
+    found = parts(old, index), parts(new, index)
+    names = found[0].joined(found[1])
+    before, after = (_side(program, index, names) for program in (old, new))
+    flags = [name for name, role in names.roles.items() if role == "flag"]
+    if len(flags) > FLAGS_MOST:
+        raise NotProvable("too many tests decide what happens")
+    if not found[1].kinds and not found[1].clip:
+        raise NotProvable("nothing around it concerns the gradients")
+    limit = _limit(*found, old.code(index))
+    implied = tuple(kind for kind in ("backward", "step") if kind not in found[1].kinds)
+    used = {name: role for name, role in names.roles.items() if name in before.code or name in after.code}
+    clears = "zero_grad" in found[0].kinds
+    groups = 1 if ".param_groups[0]" in after.code else 2  # whoever reads the first one has no other
+    return Training(before, after, used, found[1].clip, found[1].norm_type, limit, clears, groups, implied)
+
+
+def _limit(old: Parts, new: Parts, code: str) -> float:
+    """What the gradients are clipped to on both sides: a number of the code, or the harness's. Raises NotProvable."""
+    if old.clip and (old.clip, old.norm_type) != (new.clip, new.norm_type):
+        raise NotProvable("it clips in another way than before")
+    if not new.limits:
+        return LIMIT
+    (limit, *others) = new.limits
+    known = new.limits <= old.limits if old.limits else limit in code
+    if others or not known:
+        raise NotProvable("it clips to another limit than before")
+    return float(limit) if is_number(limit) else LIMIT
+
+
+def _side(program: Program, index: int, names: Parts) -> Side:
+    body = reduced(program, index, names)
+    turns = ast.parse("for turn__own__item in turns__own__call():\n    pass").body[0]
+    assert isinstance(turns, ast.For)
+    handed = [name for name, role in names.roles.items() if role == "parameters" and name.endswith("name")]
+    given = [ast.parse(f"{name} = {name}__call()").body[0] for name in handed]
+    turns.body = [*given, *body.turn] or [ast.Pass()]
+    nodes = [ast.fix_missing_locations(node) for node in (*body.setup, turns)]
+    own = frozenset({*names.roles, *OWN, *(f"{name}__call" for name in handed)})
+    return flattened(program.source, nodes, program.spans(index), own)

@@ -1,0 +1,149 @@
+"""What a module imports before and after a fix, with torch and without, and with clipcheck and without."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clipcheck.rule import Edit, Fix, Role, Safety, Verdict
+from clipcheck.verify.allowed import NotProvable, check_imports
+from clipcheck.verify.changes import Change
+from clipcheck.verify.import_blocks import import_blocks
+from clipcheck.verify.sites import Prover
+
+pytest.importorskip("torch", reason="needs the extra clipcheck[torch]")
+
+BODY = "\n\ndef norm(params):\n    return sum(p.grad.norm(2) ** 2 for p in params) ** 0.5\n"
+CALL = "p.grad.norm(2)"
+
+
+@pytest.fixture(scope="module")
+def prove() -> Iterator[Prover]:
+    with Prover() as prover:
+        yield prover
+
+
+def change(before: str, after: str) -> Change:
+    """The fix that exchanges the imports of a module, and an expression in it."""
+    text = before + BODY
+    at = text.index(CALL)
+    edits = (Edit(at, at + len(CALL), "p.grad.norm()"),)
+    roles = (("params", Role.PARAMETERS),)
+    return Change(text, Fix("Change", Safety.SAFE, edits, (Edit(0, len(before), after),), roles))
+
+
+def tried(prove: Prover, before: str, after: str) -> Verdict:
+    asked = change(before, after)
+    return prove(asked.text, asked.fix)
+
+
+GUARDED = "try:\n    import torch\nexcept ImportError:\n    torch = None\n"
+RUNTIME = "from clipcheck.runtime import clip_grad_norm_\n"
+FINE = {
+    "beside torch": ("import torch\n", "import torch\n" + RUNTIME),
+    "under the guard": (
+        GUARDED,
+        "try:\n    import torch\n    try:\n        from clipcheck.runtime import clip_grad_norm_\n"
+        "    except ImportError:\n        clip_grad_norm_ = None\nexcept ImportError:\n    torch = None\n",
+    ),
+    "a guard of its own": (
+        GUARDED,
+        GUARDED
+        + "try:\n    from clipcheck.runtime import clip_grad_norm_\nexcept ImportError:\n    clip_grad_norm_ = None\n",
+    ),
+    "in place of torch's": (
+        "import torch\nfrom torch.nn.utils import clip_grad_norm\n",
+        "import torch\nfrom clipcheck.runtime import clip_grad_norm_ as clip_grad_norm\n",
+    ),
+    "beside what is not installed": (
+        "import nowhere\nfrom . import near\nfrom nowhere.deep import x as y\nimport torch\n",
+        "import nowhere\nfrom . import near\nfrom nowhere.deep import x as y\nimport torch\n" + RUNTIME,
+    ),
+    "for type checkers": (
+        "import torch\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import nowhere\n",
+        "import torch\nfrom typing import TYPE_CHECKING\n" + RUNTIME + "if TYPE_CHECKING:\n    import nowhere\n",
+    ),
+    "a module of one's own": ("import torch\n", "import torch\nfrom lab.clip_runtime import clip_grad_norm_\n"),
+    "a version that is tested": (
+        "import torch\nimport sys\nif sys.version_info > (3,):\n    import nowhere\n",
+        "import torch\nimport sys\nif sys.version_info > (3,):\n    import nowhere\n" + RUNTIME,
+    ),
+}
+BROKEN = {
+    "outside of the guard": (GUARDED, GUARDED + RUNTIME, "without torch: the import raises ModuleNotFoundError"),
+    "a missing clipcheck taken for a missing torch": (
+        GUARDED,
+        GUARDED.replace("    import torch\n", "    import torch\n    " + RUNTIME),
+        "without clipcheck: `torch` is a module before and None after",
+    ),
+    "a flag that is no longer true": (
+        "try:\n    import torch\n    HAS_TORCH = True\nexcept ImportError:\n    torch = None\n    HAS_TORCH = False\n",
+        "try:\n    import torch\n    from clipcheck.runtime import clip_grad_norm_\n    HAS_TORCH = True\n"
+        "except ImportError:\n    HAS_TORCH = False\n",
+        "without clipcheck: `HAS_TORCH` is True before and False after",
+    ),
+    "a name that is not there": (
+        "import torch\n",
+        "import torch\nfrom clipcheck.runtime import clip_gradients\n",
+        "all installed: the import raises ImportError",
+    ),
+    "torch where it was imported in functions alone": (
+        "def late():\n    import torch\n",
+        RUNTIME + "def late():\n    import torch\n",
+        "without torch: the import raises ModuleNotFoundError",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FINE)
+def test_imports_that_break_nothing(prove: Prover, name: str) -> None:
+    found = tried(prove, *FINE[name])
+    assert found.kind == "proved", found
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_imports_that_break_where_something_is_missing(prove: Prover, name: str) -> None:
+    before, after, reason = BROKEN[name]
+    found = tried(prove, before, after)
+    assert (found.kind, found.reason) == ("refuted", reason)
+
+
+def test_without_a_changed_import_there_is_nothing_to_try() -> None:
+    assert import_blocks(change("import torch\n", "import torch\n")) is None
+
+
+def test_nothing_but_the_imports_that_change_is_tried() -> None:
+    head = "import os\nimport nowhere\nos.remove('x')\nx = open('y')\nimport torch\n"
+    found = import_blocks(change(head, head + RUNTIME))
+    assert found is not None
+    assert found.before.code == "def site():\n    import torch\n    return ('locals', bound__now())"
+    assert found.after.code.splitlines()[1:3] == ["    import torch", "    " + RUNTIME.strip()]
+
+
+HARM = {
+    "a call": "try:\n    import torch\nexcept ImportError:\n    print('x')\n",
+    "an alias of Python's own": "import torch as __builtins__\n",
+    "a value": "import torch\nx = 'x'\n",
+    "a function": "def f():\n    import torch\n",
+    "another name": "try:\n    import torch\nexcept ImportError:\n    torch = other\n",
+    "a loop": "for x in ():\n    import torch\n",
+    "an attribute": "import torch\ntorch.x = None\n",
+}
+
+
+@pytest.mark.parametrize("name", HARM)
+def test_imports_hold_nothing_else(name: str) -> None:
+    with pytest.raises(NotProvable):
+        check_imports(ast.parse(HARM[name]))
+
+
+def test_the_modules_of_the_user_are_not_loaded(prove: Prover, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = tmp_path / "trace"
+    (tmp_path / "lab.py").write_text(f"open({str(trace)!r}, 'w')\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = tried(prove, "import lab\nimport torch\n", "import lab\nimport torch\nfrom lab import clip_grad_norm_\n")
+    assert found.kind == "proved" and not trace.exists()

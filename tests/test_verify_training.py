@@ -1,0 +1,335 @@
+"""Fixes that change training: each shows that its steps are right and the old ones were not; sabotage shows nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from clipcheck.rule import Edit, Fix, Safety, Verdict
+from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.changes import Change
+from clipcheck.verify.sites import Prover
+from clipcheck.verify.training import Training, rehearsal
+
+pytest.importorskip("torch", reason="needs the extra clipcheck[torch]")
+
+HEAD = """\
+import torch
+from apex import amp
+from itertools import chain
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+
+"""
+
+
+@pytest.fixture(scope="module")
+def prove() -> Iterator[Prover]:
+    with Prover() as prover:
+        yield prover
+
+
+def change(before: str, after: str, safety: Safety = Safety.UNSAFE) -> Change:
+    """The fix that makes one program of another, as one edit of whole lines."""
+    old, new = (HEAD + text for text in (before, after))
+    first, second = (text.splitlines(keepends=True) for text in (old, new))
+    least = min(len(first), len(second))
+    head = next((i for i in range(least) if first[i] != second[i]), least)
+    tail = next((i for i in range(least - head) if first[-1 - i] != second[-1 - i]), least - head)
+    start, end = len("".join(first[:head])), len("".join(first[: len(first) - tail]))
+    return Change(old, Fix("Change", safety, (Edit(start, end, "".join(second[head : len(second) - tail])),)))
+
+
+def tried(prove: Prover, before: str, after: str, safety: Safety = Safety.UNSAFE) -> Verdict:
+    asked = change(before, after, safety)
+    return prove(asked.text, asked.fix)
+
+
+def loop(body: str, head: str = "") -> str:
+    lines = [f"    {line}\n" for line in head.splitlines()] + ["    for inputs, targets in batches:\n"]
+    lines += [f"        {line}\n" for line in body.splitlines()]
+    return "def train(model, optimizer, batches, loss_fn, max_norm, scaler, record):\n" + "".join(lines)
+
+
+BACKWARD = "optimizer.zero_grad()\nloss = loss_fn(model(inputs), targets)\nloss.backward()\n"
+CLIP = "clip_grad_norm_(model.parameters(), max_norm)\n"
+STEP = "optimizer.step()\n"
+SCALED = "optimizer.zero_grad()\nscaler.scale(loss_fn(model(inputs), targets)).backward()\n"
+UNSCALE = "scaler.unscale_(optimizer)\n"
+SCALED_STEP = "scaler.step(optimizer)\nscaler.update()\n"
+WRAPPED = "optimizer.zero_grad()\naccelerator.backward(loss_fn(model(inputs), targets))\n"
+FILTERED = "params = filter(lambda p: p.requires_grad, model.parameters())\noptimizer = torch.optim.SGD(params, lr=0.1)"
+OF_LIST = CLIP.replace("model.parameters()", "params")
+MICRO = "scaled = loss_fn(model(inputs), targets) / 4\nscaled.backward()\n"
+EVERY = "if (index + 1) % 4 == 0:\n    {}optimizer.step()\n    optimizer.zero_grad()\n"
+SCALED_MICRO = "scaler.scale(loss_fn(model(inputs), targets)).backward()\n"
+SCALED_EVERY = EVERY.replace("optimizer.step()", "scaler.step(optimizer)\n    scaler.update()")
+APEX = "optimizer.zero_grad()\nwith amp.scale_loss(loss_fn(model(inputs), targets), optimizer) as scaled:\n    scaled.backward()\n"
+MASTER = CLIP.replace("model.parameters()", "amp.master_params(optimizer)")
+
+
+def micro(body: str) -> str:
+    return loop(body).replace("for inputs, targets in batches", "for index, (inputs, targets) in enumerate(batches)")
+
+
+# By what a fix does: the program before, after, and the fault that it takes away.
+RIGHT = {
+    "a clip before the step": (loop(BACKWARD + STEP + CLIP), loop(BACKWARD + CLIP + STEP), "a step above max_norm with gradients above"),
+    "a clip behind backward": (loop(CLIP + BACKWARD + STEP), loop(BACKWARD + CLIP + STEP), "a step above max_norm"),
+    "an unscale": (
+        loop(SCALED + CLIP + SCALED_STEP),
+        loop(SCALED + UNSCALE + CLIP + SCALED_STEP),
+        "a step that is far too small in every case",
+    ),
+    "one unscale": (
+        micro(SCALED_MICRO + UNSCALE + SCALED_EVERY.format("")),
+        micro(SCALED_MICRO + SCALED_EVERY.format(UNSCALE + "    ")),
+        "RuntimeError",
+    ),
+    "a list": (
+        loop(BACKWARD + OF_LIST + STEP, FILTERED),
+        loop(BACKWARD + OF_LIST + STEP, FILTERED.replace("filter(", "list(filter(").replace("())\n", "()))\n", 1)),
+        "a step above max_norm",
+    ),
+    "one clip for all micro-batches": (
+        micro(MICRO + CLIP + EVERY.format("")),
+        micro(MICRO + EVERY.format(CLIP + "    ")),
+        "a step in a wrong direction",
+    ),
+    "one clip for all parameters": (
+        loop(BACKWARD + "for p in model.parameters():\n    clip_grad_norm_(p, max_norm)\n" + STEP),
+        loop(BACKWARD + CLIP + STEP),
+        "a step above max_norm",
+    ),
+    "the gradients cleared at first": (
+        loop("loss_fn(model(inputs), targets).backward()\noptimizer.zero_grad()\n" + CLIP + STEP),
+        loop("optimizer.zero_grad()\nloss_fn(model(inputs), targets).backward()\n" + CLIP + STEP),
+        "a step without gradients in every case",
+    ),
+    "the accelerator's clip": (
+        loop(WRAPPED + CLIP + STEP),
+        loop(WRAPPED + "accelerator." + CLIP + STEP),
+        "a step that is far too small",
+    ),
+    "a clip outside of scale_loss": (
+        loop(APEX + "    " + MASTER + STEP),
+        loop(APEX + MASTER + STEP),
+        "a step above max_norm",
+    ),
+    "the master parameters": (loop(APEX + CLIP + STEP), loop(APEX + MASTER + STEP), "a step above max_norm"),
+    "called parameters": (
+        loop(BACKWARD + CLIP.replace("parameters()", "parameters") + STEP),
+        loop(BACKWARD + CLIP + STEP),
+        "TypeError in every case",
+    ),
+    "a clamp in place": (
+        loop(BACKWARD + "for p in model.parameters():\n    p.grad.clamp(-1.0, 1.0)\n" + STEP),
+        loop(BACKWARD + "for p in model.parameters():\n    p.grad.clamp_(-1.0, 1.0)\n" + STEP),
+        "a step that is too large",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_right_fix_is_verified_by_what_the_optimizer_sees(prove: Prover, name: str) -> None:
+    before, after, fault = RIGHT[name]
+    found = tried(prove, before, after)
+    assert found.kind == "proved", found
+    assert found.cases >= 4
+    assert any(note.startswith(fault) for note in found.exceptions), found
+
+
+# Of the first program in RIGHT, and of the one with a scaler: what would be no fix.
+SABOTAGE = {
+    "nothing": loop(BACKWARD + STEP + CLIP + "record(loss)\n"),
+    "the clip dropped": loop(BACKWARD + STEP),
+    "the step dropped": loop(BACKWARD + CLIP),
+    "two steps": loop(BACKWARD + CLIP + STEP + STEP),
+    "no backward": loop(BACKWARD.replace("loss.backward()\n", "") + CLIP + STEP),
+    "two backwards": loop(BACKWARD + "loss_fn(model(inputs), targets).backward()\n" + CLIP + STEP),
+    "nothing cleared": loop(BACKWARD.replace("optimizer.zero_grad()\n", "") + CLIP + STEP),
+    "cleared too late": loop(BACKWARD.replace("optimizer.zero_grad()\n", "") + CLIP + "optimizer.zero_grad()\n" + STEP),
+    "twice the limit": loop(BACKWARD + CLIP.replace("max_norm", "2 * max_norm") + STEP),
+    "another limit": loop(BACKWARD + CLIP.replace("max_norm", "1.0") + STEP),
+    "a limit of another name": loop(BACKWARD + CLIP.replace("max_norm", "record") + STEP),
+    "another norm": loop(BACKWARD + CLIP.replace("max_norm", "max_norm, 1.0") + STEP),
+    "by value": loop(BACKWARD + CLIP.replace("norm_(", "value_(") + STEP),
+    "some of the parameters": loop(
+        BACKWARD + CLIP.replace("model.parameters()", "list(model.parameters())[1:]") + STEP
+    ),
+    "each parameter twice": loop(BACKWARD + CLIP.replace("model.parameters()", "list(model.parameters()) * 2") + STEP),
+    "the gradients": loop(BACKWARD + CLIP.replace("model.parameters()", "[p.grad for p in model.parameters()]") + STEP),
+    "each by itself": loop(BACKWARD + "for p in model.parameters():\n    clip_grad_norm_(p, max_norm)\n" + STEP),
+    "at times": loop(BACKWARD + "if record(loss):\n    " + CLIP + STEP),
+    "a clip in front of backward": loop(CLIP + BACKWARD + STEP),
+}
+SCALED_SABOTAGE = {
+    "no unscale": loop(SCALED + SCALED_STEP + CLIP),
+    "an unscale behind the clip": loop(SCALED + CLIP + UNSCALE + SCALED_STEP),
+    "two unscales": loop(SCALED + UNSCALE + UNSCALE + CLIP + SCALED_STEP),
+    "no update": loop(SCALED + UNSCALE + CLIP + SCALED_STEP.replace("scaler.update()\n", "")),
+    "the optimizer's step": loop(SCALED + CLIP + STEP + "scaler.update()\n"),
+}
+
+
+@pytest.mark.parametrize("name", SABOTAGE)
+def test_what_is_no_fix_is_not_verified(prove: Prover, name: str) -> None:
+    found = tried(prove, RIGHT["a clip before the step"][0], SABOTAGE[name])
+    assert found.kind == "not provable here", found
+
+
+@pytest.mark.parametrize("name", SCALED_SABOTAGE)
+def test_what_is_no_fix_of_scaled_gradients_is_not_verified(prove: Prover, name: str) -> None:
+    found = tried(prove, RIGHT["an unscale"][0], SCALED_SABOTAGE[name])
+    assert found.kind == "not provable here", found
+
+
+def test_a_safe_fix_that_breaks_the_step_is_refuted(prove: Prover) -> None:
+    before, after = (
+        RIGHT["called parameters"][0],
+        loop(BACKWARD + "clip_grad_norm_(list(model.parameters())[1:], max_norm)\n" + STEP),
+    )
+    found = tried(prove, before, after, Safety.SAFE)
+    assert found.kind == "refuted" and "a step above max_norm" in found.reason
+
+
+def test_a_fix_may_leave_right_steps_as_they_are(prove: Prover) -> None:
+    each = (
+        "for module in model.modules():\n    clip_grad_norm_(module.parameters(), max_norm)\n"  # the whole comes first
+    )
+    found = tried(prove, loop(BACKWARD + each + STEP), loop(BACKWARD + CLIP + STEP))
+    assert found.kind == "proved" and found.exceptions == ()
+
+
+# --- what is left out, and what is made up -------------------------------------------------------------------------
+
+
+def reduced(before: str, after: str) -> Training:
+    return rehearsal(change(before, after))
+
+
+def lines(training: Training) -> list[str]:
+    return [line.strip() for line in training.after.code.splitlines()[2:-1]]
+
+
+def test_what_has_nothing_to_do_with_the_gradients_is_left_out() -> None:
+    extra = (
+        "record(loss.item())\naccuracy = (model(inputs) == targets).mean()\nif accuracy > 0.5:\n    print(accuracy)\n"
+    )
+    found = reduced(loop(BACKWARD + STEP + extra + CLIP), loop(BACKWARD + CLIP + STEP + extra))
+    assert lines(found) == [
+        "for _ in batches__0__call():",
+        "optimizer__0__name.zero_grad()",
+        "loss__0__call().backward()",
+        "torch__nn__utils__clip_grad_norm_(model__0__name.parameters(), max_norm__0__name)",
+        "optimizer__0__name.step()",
+    ]
+    assert set(found.roles.values()) == {"max_norm", "model", "optimizer"}
+
+
+def test_a_test_that_is_not_known_is_tried_both_ways() -> None:
+    guarded = "if record(loss):\n    optimizer.step()\n"
+    found = reduced(loop(BACKWARD + guarded + CLIP), loop(BACKWARD + CLIP + guarded))
+    assert "if flag__0__call():" in lines(found)
+    assert found.roles["flag__0__call"] == "flag"
+
+
+def test_what_uses_up_an_iterator_stays() -> None:
+    head = "params = (p for p in model.parameters())\nprint(sum(p.numel() for p in params), 'parameters')"
+    found = reduced(
+        loop(BACKWARD + OF_LIST + STEP, head),
+        loop(BACKWARD + OF_LIST + STEP, head.replace("(p for p in model.parameters())", "list(model.parameters())", 1)),
+    )
+    assert "builtins__sum((p.numel() for p in params))" in lines(found)
+
+
+def test_attributes_of_self_are_what_methods_use() -> None:
+    text = """\
+class Trainer:
+    def __init__(self, model, optimizer):
+        self.model, self.optimizer = model, optimizer
+        self.params = {}(model.parameters())
+
+    def step(self, loss):
+        self.optimizer.zero_grad()
+        loss.backward()
+        clip_grad_norm_(self.params, self.config.clip)
+        self.optimizer.step()
+"""
+    found = reduced(text.format("chain"), text.format("list"))
+    assert "local_0 = itertools__chain(model__0__name.parameters())" in found.before.code
+    assert "torch__nn__utils__clip_grad_norm_(local_0, max_norm__0__name)" in found.before.code
+
+
+UNKNOWN = {
+    "a closure": loop(BACKWARD + "optimizer.step(closure)\n" + CLIP),
+    "several optimizers": loop(BACKWARD + STEP + "other_optimizer.step()\n" + CLIP),
+    "an engine": loop(BACKWARD + STEP + "engine.backward(loss)\n" + CLIP),
+    "a return from a loop": loop(BACKWARD + STEP + "if record(loss):\n    return loss\n" + CLIP),
+    "a clip of its own": loop(BACKWARD + STEP + "model.clip_grad_norm_(max_norm)\n"),
+    "a part of a model": loop(BACKWARD + STEP + CLIP.replace("model.parameters()", "record(model)")),
+    "many tests": loop(
+        "".join(f"if record({i}):\n    optimizer.zero_grad()\n" for i in range(4)) + BACKWARD + STEP + CLIP
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_no_stand_in_can_do_is_not_tried(name: str) -> None:
+    body = UNKNOWN[name]
+    last = body.splitlines(keepends=True)[-1]
+    moved = body.removesuffix(last).replace("        optimizer.step()\n", last + "        optimizer.step()\n")
+    moved = (
+        moved
+        if moved != body.removesuffix(last)
+        else body.replace("    loss.backward()", "    loss_fn(loss).backward()")
+    )
+    with pytest.raises(NotProvable):
+        reduced(body, moved)
+
+
+FORBIDDEN = {
+    "a file": "model.parameters(open('x', 'w'))",
+    "a path of torch's": "torch.hub.load('x', 'y').parameters()",
+    "a step of the harness's": "optimizer.take().parameters()",
+    "a bound method": "optimizer.step",
+    "an update of something else": "[].update(model.parameters())",
+    "eval": "eval('model.parameters()')",
+    "a lambda": "(lambda: model.parameters())()",
+    "a generator's frame": "(p for p in model.parameters()).gi_frame",
+}
+
+
+# What no act of the training step is: it is made up as a whole, whatever it says.
+MADE_UP = [
+    "model.__class__.parameters()",
+    "model._own_world",
+    "torch.nn.utils",
+    "self.hub.load",
+    "args.__dict__.parameters",
+]
+
+
+@pytest.mark.parametrize("parameters", MADE_UP)
+def test_what_is_made_up_is_not_run(parameters: str) -> None:
+    clip = CLIP.replace("model.parameters()", parameters).replace("max_norm", "limits(record)")
+    found = reduced(loop(BACKWARD + STEP + clip), loop(BACKWARD + clip + STEP))
+    for code in (found.before.code, found.after.code):
+        names = set(re.findall(r"\w+", code))
+        assert not names & {"__class__", "_own_world", "nn", "hub", "load", "args", "__dict__", "limits", "record"}
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_nothing_beyond_the_list_is_run(name: str) -> None:
+    clip = CLIP.replace("model.parameters()", FORBIDDEN[name])
+    with pytest.raises(NotProvable):
+        reduced(loop(BACKWARD + STEP + clip), loop(BACKWARD + clip + STEP))
+
+
+@pytest.mark.parametrize(
+    "statement", ["open('x', 'w')", "import os", "os.remove('x')", "exec(inputs)", "model.save('x')", "del model"]
+)
+def test_other_statements_are_left_out_and_never_run(statement: str) -> None:
+    found = reduced(loop(BACKWARD + STEP + statement + "\n" + CLIP), loop(BACKWARD + CLIP + STEP + statement + "\n"))
+    assert len(lines(found)) == 5
