@@ -107,30 +107,30 @@ class Fix(NamedTuple):
 
 # Before the cases in which the old code fails and the new code does not.
 BETTER = "the new code is also correct where the original is not"
+# Before what else the new code does in another way.
+CHANGED = "what else is different"
 
 
 class Verdict(NamedTuple):
     """What running a fix on torch showed.
 
-    `exceptions` are the cases in which the old code failed or lost digits and the new one does not; `reason` says why a
-    fix was refuted, with the case and both values, or why it could not be tried.
+    `exceptions` are the cases in which the old code failed or lost digits and the new one does not. `reason` says why a
+    fix was refuted, with the case and both values, or why it could not be run; of one that is verified, what else is
+    different.
     """
 
-    kind: Literal["proved", "refuted", "not provable here"]
+    kind: Literal["verified", "refuted", "not verified"]
     cases: int = 0
     exceptions: tuple[str, ...] = ()
     reason: str = ""
 
-    @property
-    def result(self) -> str:
-        """The verdict in a word or two."""
-        return {"proved": "verified", "refuted": "refuted", "not provable here": "not verified"}[self.kind]
-
     def __str__(self) -> str:
-        if self.kind != "proved":
-            return f"{self.result}: {self.reason}"
-        cases = f"{self.result} on {self.cases} cases"
-        return f"{cases}; {BETTER}: {'; '.join(self.exceptions)}" if self.exceptions else cases
+        if self.kind != "verified":
+            return f"{self.kind}: {self.reason}"
+        parts = [f"verified on {self.cases} cases"]
+        parts += [f"{BETTER}: {'; '.join(self.exceptions)}"] if self.exceptions else []
+        parts += [f"{CHANGED}: {self.reason}"] if self.reason else []
+        return "; ".join(parts)
 
 
 class Hit(NamedTuple):

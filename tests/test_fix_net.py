@@ -268,7 +268,7 @@ def test_an_unsafe_fix_that_the_user_trusts_is_written(install: Install) -> None
 
 
 @pytest.mark.parametrize(
-    ("kind", "after", "errors"), [("proved", "new", 0), ("refuted", "old", 1), ("not provable here", "old", 0)]
+    ("kind", "after", "errors"), [("verified", "new", 0), ("refuted", "old", 1), ("not verified", "old", 0)]
 )
 def test_with_verify_only_what_it_proves_is_written(install: Install, kind: Any, after: str, errors: int) -> None:
     tried: list[str] = []

@@ -116,7 +116,7 @@ def test_no_hostile_site_is_run(watched: Watched) -> None:
     assert watched.traces() == set()
     assert set(verdicts) == set(names)
     for name, found in verdicts.items():
-        assert {verdict["kind"] for verdict in found} == {"not-provable-here"}, name
+        assert {verdict["kind"] for verdict in found} == {"not-verified"}, name
         assert not any(RAN.search(verdict["reason"]) for verdict in found), (name, found)
     assert {path.name: path.read_bytes() for path in watched.project.iterdir()} == before
 
@@ -151,7 +151,7 @@ def test_the_second_wall_holds_alone(watched: Watched, monkeypatch: pytest.Monke
     assert watched.traces() == set()
     assert set(verdicts) == set(PAYLOADS)
     for name, found in verdicts.items():
-        assert {verdict["kind"] for verdict in found} == {"not-provable-here"}, (name, found)
+        assert {verdict["kind"] for verdict in found} == {"not-verified"}, (name, found)
 
 
 def test_what_python_can_refuse_holds_alone(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +277,7 @@ def test_nothing_of_the_checked_folder_is_imported(watched: Watched, monkeypatch
     (watched.project / "train.py").write_text(GOOD, encoding="utf-8")
     monkeypatch.chdir(watched.project)
     monkeypatch.setattr(sys, "path", [str(watched.project), "", str(watched.project), *sys.path[1:]])
-    assert {verdict["kind"] for found in watched.run().values() for verdict in found} <= {"proved"}
+    assert {verdict["kind"] for found in watched.run().values() for verdict in found} <= {"verified"}
     assert "clip_grad_norm_(" in (watched.project / "train.py").read_text(encoding="utf-8")
     assert watched.traces() == set()
 

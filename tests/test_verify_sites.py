@@ -169,13 +169,13 @@ total = math.sqrt(total)""",
 def test_ordinary_spellings_stay_provable(prove: Prover, name: str) -> None:
     roles = (*PARAMETERS, ("model", Role.MODEL))
     found = verdict(prove, SPELLED[name], RIGHT_LOOP, roles)
-    assert found.kind == "proved", found
+    assert found.kind == "verified", found
 
 
 @pytest.mark.parametrize("shape", RIGHT)
 def test_a_right_fix_is_proved(prove: Prover, shape: str) -> None:
     found = verdict(prove, *RIGHT[shape])
-    assert found.kind == "proved", found
+    assert found.kind == "verified", found
     assert found.cases > 25
 
 
@@ -192,11 +192,35 @@ def test_a_detached_result_may_not_join_the_graph(prove: Prover) -> None:
     assert found.kind == "refuted" and "graph" in found.reason
 
 
-def test_a_result_that_leaves_the_graph_is_an_exception(prove: Prover) -> None:
+def test_a_result_that_leaves_the_graph_is_said(prove: Prover) -> None:
     before = "total = torch.stack([g.norm() for g in grads]).norm()"
     found = verdict(prove, before, "total = get_total_norm(grads)", LIST_ROLES[:1])
-    assert found.kind == "proved"
-    assert any("part of the graph before only" in note for note in found.exceptions)
+    assert found.kind == "verified"
+    assert "`total` is part of the graph before only with gradients that are part of the graph" in found.reason
+    assert "what else is different: `total` is part" in str(found)
+    assert not any("graph" in note for note in found.exceptions)
+
+
+def test_a_result_of_low_gradients_may_be_wider_and_that_is_said(prove: Prover) -> None:
+    before = "total = torch.stack([g.norm() for g in grads]).norm()"
+    found = verdict(prove, before, "total = get_total_norm(grads)", LIST_ROLES[:1])
+    assert found.kind == "verified"
+    assert "`total` is float32 instead of bfloat16 with bfloat16 gradients" in found.reason
+
+
+KINDS = {
+    "a higher precision": ("float32 became float64", "total = get_total_norm(grads).double()"),
+    "another shape": ("shape () against (1,)", "total = get_total_norm(grads).reshape(1)"),
+    "a number": ("a torch.Tensor became a float", "total = get_total_norm(grads).item()"),
+    "an integer tensor": ("float32 became int64", "total = get_total_norm(grads).to(dtype=torch.tensor(1).dtype)"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_value_keeps_its_kind(prove: Prover, name: str) -> None:
+    reason, after = KINDS[name]
+    found = verdict(prove, "total = torch.stack([g.norm() for g in grads]).norm()", after, LIST_ROLES[:1])
+    assert found.kind == "refuted" and reason in found.reason
 
 
 def test_the_smallest_failing_case_stands_with_both_values(prove: Prover) -> None:
@@ -207,7 +231,7 @@ def test_the_smallest_failing_case_stands_with_both_values(prove: Prover) -> Non
 def test_what_only_the_old_code_gets_wrong_is_named(prove: Prover) -> None:
     unguarded = LOOP.replace("    if p.grad is not None:\n    ", "")
     found = verdict(prove, unguarded, RIGHT_LOOP)
-    assert found.kind == "proved"
+    assert found.kind == "verified"
     assert any(note.startswith("AttributeError with a gradient that is None") for note in found.exceptions)
     assert any(note.startswith("overflow with huge gradients") for note in found.exceptions)
 
@@ -215,7 +239,7 @@ def test_what_only_the_old_code_gets_wrong_is_named(prove: Prover) -> None:
 def test_an_unsafe_fix_that_changes_things_is_not_called_refuted(prove: Prover) -> None:
     text, fix = rewrite(LOOP, LOOP_MUTATIONS["no root"], PARAMETERS)
     found = prove(text, fix._replace(safety=Safety.UNSAFE))
-    assert found.kind == "not provable here" and found.reason.startswith("an unsafe fix")
+    assert found.kind == "not verified" and found.reason.startswith("an unsafe fix")
 
 
 def test_a_name_that_is_read_later_must_stay_bound(prove: Prover) -> None:
@@ -269,7 +293,7 @@ def test_nothing_but_norms_and_clips_is_run(name: str, side: str) -> None:
 
 def test_an_unknown_name_is_a_reason(prove: Prover) -> None:
     found = verdict(prove, LOOP.replace("if p.grad is not None", "if p in skipped"), RIGHT_LOOP)
-    assert found == Verdict("not provable here", reason="what `skipped` stands for is not known")
+    assert found == Verdict("not verified", reason="what `skipped` stands for is not known")
 
 
 def test_a_role_without_a_stand_in_is_a_reason() -> None:
@@ -281,12 +305,12 @@ def test_a_case_that_hangs_is_a_verdict_and_not_the_end(prove: Prover, monkeypat
     endless = "total = sum(p.grad.norm() for p in params for a in range(1000000) for b in range(1000000))"
     with Prover() as impatient:
         monkeypatch.setattr(impatient._worker, "seconds", 3.0)
-        assert verdict(impatient, *RIGHT["a loop"]).kind == "proved"
+        assert verdict(impatient, *RIGHT["a loop"]).kind == "verified"
         found = verdict(impatient, endless, RIGHT_CLIP, CLIP_ROLES)
-        assert found.kind == "not provable here" and "did not end within 3 s" in found.reason
+        assert found.kind == "not verified" and "did not end within 3 s" in found.reason
         found = verdict(impatient, CLIP, endless, CLIP_ROLES)
         assert found.kind == "refuted" and "did not end within 3 s" in found.reason
-        assert verdict(impatient, *RIGHT["a clip"]).kind == "proved"
+        assert verdict(impatient, *RIGHT["a clip"]).kind == "verified"
 
 
 def test_memory_is_bounded(prove: Prover) -> None:
@@ -295,7 +319,7 @@ def test_memory_is_bounded(prove: Prover) -> None:
     big = "total = torch.zeros(40000)\ntotal = (total[:, None] * total[None, :]).sum()"  # 6.4 GB at once
     found = verdict(prove, CLIP, big, CLIP_ROLES)
     assert found.kind == "refuted" and "memory" in found.reason, found
-    assert verdict(prove, *RIGHT["a clip"]).kind == "proved"
+    assert verdict(prove, *RIGHT["a clip"]).kind == "verified"
 
 
 # --- the user's files -----------------------------------------------------------------------------------------------
@@ -362,7 +386,7 @@ def test_only_what_is_proved_is_written(project: Path) -> None:
 
 def test_json_and_diff_carry_the_verdict(project: Path) -> None:
     done = clipcheck("verify", "--select", "CLIP001,CLIP002", "--output-format", "json", "train.py", cwd=project)
-    assert {found["verdict"]["kind"] for found in json.loads(done.stdout)} == {"proved"}
+    assert {found["verdict"]["kind"] for found in json.loads(done.stdout)} == {"verified"}
     done = clipcheck("--output-format", "json", "train.py", cwd=project)
     assert {found["verdict"] for found in json.loads(done.stdout)} == {None}
     done = clipcheck("--diff", "--verify", "train.py", cwd=project)
@@ -374,7 +398,7 @@ def test_statements_at_the_very_start_are_lifted_without_the_import(prove: Prove
     data = b"for grad in gradients:\n    total_norm += grad.norm(2).item() ** 2\n"
     (finding,) = check_file("fence.py", data, Settings(codes=frozenset({"CLIP001"}))).findings
     assert finding.fix is not None
-    assert prove(data.decode(), finding.fix).kind == "proved"
+    assert prove(data.decode(), finding.fix).kind == "verified"
 
 
 def test_a_refuted_fix_is_clipchecks_own_fault(tmp_path: Path) -> None:
@@ -391,7 +415,7 @@ def test_each_proved_fix_is_lifted_from_the_text_it_is_made_for(prove: Prover) -
     data = TRAIN.replace("\n", "\r\n").encode()
     report = check_file("train.py", data, Settings())
     text = read("train.py", data).programs[0].text
-    assert {prove(text, finding.fix).kind for finding in report.findings if finding.fix} == {"proved"}
+    assert {prove(text, finding.fix).kind for finding in report.findings if finding.fix} == {"verified"}
 
 
 def test_names_of_comprehensions_are_not_taken_for_names_that_are_left(prove: Prover) -> None:
@@ -402,4 +426,4 @@ def test_names_of_comprehensions_are_not_taken_for_names_that_are_left(prove: Pr
     )
     report = check_file("x.py", text.encode(), Settings(frozenset({"CLIP001"}), fix=True, prove=prove))
     assert report.errors == ()
-    assert [finding.verdict.kind for finding in report.fixed if finding.verdict] == ["proved"]
+    assert [finding.verdict.kind for finding in report.fixed if finding.verdict] == ["verified"]

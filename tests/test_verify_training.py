@@ -135,7 +135,7 @@ RIGHT = {
 def test_a_right_fix_is_verified_by_what_the_optimizer_sees(prove: Prover, name: str) -> None:
     before, after, fault = RIGHT[name]
     found = tried(prove, before, after)
-    assert found.kind == "proved", found
+    assert found.kind == "verified", found
     assert found.cases >= 4
     assert any(note.startswith(fault) for note in found.exceptions), found
 
@@ -176,13 +176,13 @@ SCALED_SABOTAGE = {
 @pytest.mark.parametrize("name", SABOTAGE)
 def test_what_is_no_fix_is_not_verified(prove: Prover, name: str) -> None:
     found = tried(prove, RIGHT["a clip before the step"][0], SABOTAGE[name])
-    assert found.kind == "not provable here", found
+    assert found.kind == "not verified", found
 
 
 @pytest.mark.parametrize("name", SCALED_SABOTAGE)
 def test_what_is_no_fix_of_scaled_gradients_is_not_verified(prove: Prover, name: str) -> None:
     found = tried(prove, RIGHT["an unscale"][0], SCALED_SABOTAGE[name])
-    assert found.kind == "not provable here", found
+    assert found.kind == "not verified", found
 
 
 def test_a_safe_fix_that_breaks_the_step_is_refuted(prove: Prover) -> None:
@@ -199,7 +199,7 @@ def test_a_fix_may_leave_right_steps_as_they_are(prove: Prover) -> None:
         "for module in model.modules():\n    clip_grad_norm_(module.parameters(), max_norm)\n"  # the whole comes first
     )
     found = tried(prove, loop(BACKWARD + each + STEP), loop(BACKWARD + CLIP + STEP))
-    assert found.kind == "proved" and found.exceptions == ()
+    assert found.kind == "verified" and found.exceptions == ()
 
 
 # --- what is left out, and what is made up -------------------------------------------------------------------------

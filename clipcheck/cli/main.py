@@ -108,7 +108,9 @@ def verify(paths: tuple[str, ...], output_format: str, jobs: int, **words: Any) 
 
 @main.command(short_help="Copy the runtime as a package of your own.")
 @click.argument("folder")
-@click.option("--check", "only_check", is_flag=True, help="Check whether the copy is current; exit code 1 if it is not.")
+@click.option(
+    "--check", "only_check", is_flag=True, help="Check whether the copy is current; exit code 1 if it is not."
+)
 @click.option("--force", is_flag=True, help="Overwrite files that were edited by hand.")
 def vendor(folder: str, only_check: bool, force: bool) -> None:
     """Copy the runtime to FOLDER, as a package of your own.

@@ -194,7 +194,7 @@ def _applicable(findings: Iterable[Finding], settings: Settings) -> list[Finding
     return [
         f
         for f in findings
-        if f.fix is not None and settings.applies(f.fix.safety) and (f.verdict is None or f.verdict.kind == "proved")
+        if f.fix is not None and settings.applies(f.fix.safety) and (f.verdict is None or f.verdict.kind == "verified")
     ]
 
 

@@ -11,7 +11,7 @@ from clipcheck.engine.results import Outcome
 from clipcheck.report.paint import Paint
 from clipcheck.report.view import Looked, Row, View, by_file, lines_of, rows, shown, where
 from clipcheck.report.visible import visible
-from clipcheck.rule import BETTER, Safety, Verdict
+from clipcheck.rule import BETTER, CHANGED, Safety, Verdict
 
 
 def full(outcome: Outcome, view: View) -> str:
@@ -123,8 +123,8 @@ def verdicts(outcome: Outcome) -> str:
     """The verdicts on all fixes that were run, and a summary."""
     tried = [finding for finding in outcome.findings if finding.verdict]
     lines = [f"{where(f)}: {f.code} {''.join(_verdict(f.verdict))}" for f in tried]
-    counts = Counter(f.verdict.result for f in tried if f.verdict)
-    closing = ", ".join(f"{counts[result]} {result}" for result in ("verified", "refuted", "not verified"))
+    counts = Counter(f.verdict.kind for f in tried if f.verdict)
+    closing = ", ".join(f"{counts[kind]} {kind}" for kind in ("verified", "refuted", "not verified"))
     without = sum(f.fix is None for f in outcome.findings)
     more = f"; {_counted(without, 'finding')} without a fix" if without else ""
     return "".join([*lines, f"Ran {_fixes(len(tried))}: {closing}{more}.\n"])
@@ -134,12 +134,14 @@ def _verdict(verdict: Verdict | None) -> Iterator[str]:
     """A verdict in lines: what it is, and the cases in which only the old code is wrong."""
     if verdict is None:
         return
-    if not verdict.exceptions or verdict.kind != "proved":
+    if verdict.kind != "verified":
         yield f"{visible(str(verdict))}\n"
         return
-    yield f"{visible(str(verdict._replace(exceptions=())))}\n    {BETTER}:\n"
-    for exception in map(visible, verdict.exceptions):
-        yield from (line + "\n" for line in wrap(exception, 100, initial_indent="      ", subsequent_indent="        "))
+    yield f"{verdict._replace(exceptions=(), reason='')}\n"
+    for title, lines in ((BETTER, verdict.exceptions), (CHANGED, [verdict.reason] if verdict.reason else [])):
+        yield f"    {title}:\n" if lines else ""
+        for text in map(visible, lines):
+            yield from (line + "\n" for line in wrap(text, 100, initial_indent="      ", subsequent_indent="        "))
 
 
 def _fixes(count: int) -> str:

@@ -43,10 +43,17 @@ def of_traces(one: Trace, other: Trace, strict_types: bool = True) -> Apart:
             raise Different("the optimizers step in another order")
         training = max(training, of_tensors(grads, other_grads))
     for left, right in zip(one.records, other.records, strict=True):
-        if strict_types:
+        if strict_types and not _is_only_wider(left, right):
             same_kind(left, right)
         records = max(records, of_values(left, right))
     return Apart(training, records)
+
+
+def _is_only_wider(one: object, other: object) -> bool:
+    """Whether the second of two recorded values is the same kind of tensor in a higher precision."""
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor)) or not is_wider(other, one):
+        return False
+    return one.shape == other.shape and one.requires_grad == other.requires_grad
 
 
 def of_first_steps(one: Trace, other: Trace) -> float:
@@ -85,7 +92,7 @@ def of_values(one: object, other: object) -> float:
 
 
 def same_kind(one: object, other: object) -> None:
-    """Raises Different unless `other` is of the same Python type; a tensor also of the same shape, and as precise."""
+    """Raises Different unless `other` is of the same Python type; a tensor also of the same shape, dtype and device."""
     if type(one) is not type(other):
         raise Different(f"a {_kind(one)} became a {_kind(other)}")
     if isinstance(one, Tensor) and isinstance(other, Tensor):
@@ -93,10 +100,16 @@ def same_kind(one: object, other: object) -> None:
             raise Different("a tensor is part of the graph on one side only")
         if one.shape != other.shape:
             raise Different(f"shape {tuple(one.shape)} against {tuple(other.shape)}")
-        if one.is_floating_point() != other.is_floating_point() or (
-            one.is_floating_point() and torch.finfo(other.dtype).eps > torch.finfo(one.dtype).eps
-        ):
+        if one.dtype is not other.dtype:
             raise Different(f"{one.dtype} became {other.dtype}".replace("torch.", ""))
+        if one.device != other.device:
+            raise Different(f"{one.device} became {other.device}")
+
+
+def is_wider(one: Tensor, other: Tensor) -> bool:
+    """Whether both hold floating-point numbers, the first of higher precision."""
+    floats = one.is_floating_point() and other.is_floating_point()
+    return floats and torch.finfo(one.dtype).eps < torch.finfo(other.dtype).eps
 
 
 def _kind(value: object) -> str:

@@ -21,6 +21,7 @@ from clipcheck.verify.pieces import trimmed
 _LENT = (ast.FunctionDef, ast.AsyncFunctionDef)
 # Statements of a module that are no part of what it does.
 _APART = (*_LENT, ast.ClassDef, ast.Import, ast.ImportFrom)
+LIMIT_LETTERS_MOST = 200
 _KINDS = {EventKind.BACKWARD: "backward", EventKind.STEP: "step", EventKind.ZERO_GRAD: "zero_grad"}
 # A text may be used in two ways, as `model` in `f(model)` and `model.parameters()`: the first of these wins.
 _ORDER = (
@@ -206,7 +207,7 @@ def _of_act(program: Program, node: ast.AST, act: Act) -> Iterator[tuple[str, st
 
 def _of_clip(program: Program, clip: Clip) -> Iterator[tuple[str, str]]:
     limit = program.text(clip.limit)
-    if not is_infinite(program.nodes(clip.limit)) and not is_number(limit):
+    if not is_infinite(program.nodes(clip.limit)) and not is_number(limit) and _may_be_limit(limit):
         yield limit, "max_value" if clip.function == "clip_grad_value_" else "max_norm"
     for argument, role in (("norm_type", "norm_type"), ("error_if_nonfinite", "switch"), ("foreach", "switch")):
         given = next(iter(program.nodes(clip.arguments.get(argument))), None)
@@ -264,6 +265,11 @@ def _limits(program: Program, node: ast.AST) -> Iterator[str]:
         case ast.Call(args=args, keywords=keywords) if act is not None and act.kind is EventKind.CLIP:
             named = [keyword.value for keyword in keywords if keyword.arg in ("max_norm", "clip_val", "clip_value")]
             yield from (ast.unparse(limit) for limit in named or args[1:2])
+
+
+def _may_be_limit(text: str) -> bool:
+    """Whether an expression, which is made up as a whole, can be a number: it is no display and not long."""
+    return len(text) <= LIMIT_LETTERS_MOST and not set(text) & set("[{")
 
 
 def is_number(text: str) -> bool:

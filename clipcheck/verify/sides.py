@@ -65,7 +65,12 @@ def function(body: Sequence[ast.stmt], seeds: Sequence[str], names: Mapping[str,
 def in_float64(side: Side) -> Side:
     """The same with its conversions to a lower precision made ones to float64."""
     code = ast.unparse(_Float64(side.names).visit(ast.parse(side.code)))
-    return Side(code, {**side.names, "torch__float64": "torch.float64"})
+    names = {name: _STILL_THERE.get(path, path) for name, path in side.names.items()}
+    return Side(code, {**names, "torch__float64": "torch.float64"})
+
+
+# What stands for a path that torch no longer has.
+_STILL_THERE = {"torch._six.inf": "math.inf"}
 
 
 def flattened(source: Source, nodes: list[ast.stmt], spans: Sequence[tuple[int, int]], own: frozenset[str]) -> Side:

@@ -39,35 +39,39 @@ class Prover:
         """
         change = Change(text, fix, target)
         found = self._judged(change)
-        loaded = self._tried(change, _imports) if found.kind == "proved" else found
+        loaded = self._tried(change, _imports) if found.kind == "verified" else found
         return loaded if loaded.kind == "refuted" else found
 
     def _judged(self, change: Change) -> Verdict:
         """What running the changed statements shows, without what a module imports."""
         fix = change.fix
         found = self._tried(change, lift)
-        if found.kind == "proved" or (found.kind == "refuted" and fix.safety is Safety.SAFE):
+        if found.kind == "verified" or (found.kind == "refuted" and fix.safety is Safety.SAFE):
             return found
         trained = self._tried(change, lambda change: [rehearsal(change)])
-        more = trained if trained.kind != "not provable here" else self._tried(change, lift_more)
-        if more.kind == "proved" or (trained.kind == "refuted" and found.kind != "refuted"):
-            found = more
+        more = trained if trained.kind != "not verified" else self._tried(change, lift_more)
+        if more.kind == "verified":  # what the values showed is still to be said
+            return more._replace(
+                reason="; ".join(filter(None, (more.reason, found.reason * (found.kind == "refuted"))))
+            )
+        if trained.kind == "refuted" and found.kind != "refuted":
+            found = trained
         if found.kind == "refuted" and fix.safety is not Safety.SAFE:
-            return Verdict("not provable here", found.cases, reason=f"an unsafe fix: {found.reason}")
+            return Verdict("not verified", found.cases, reason=f"an unsafe fix: {found.reason}")
         return found
 
     def _tried(self, change: Change, taken_apart: Callable[[Change], Sequence[Trial]]) -> Verdict:
         try:
             experiments = taken_apart(change)
         except NotProvable as error:
-            return Verdict("not provable here", reason=str(error))
+            return Verdict("not verified", reason=str(error))
         except (
             SyntaxError,
             ValueError,
             RecursionError,
             MemoryError,
         ) as error:  # a text that Python cannot read or write
-            return Verdict("not provable here", reason=f"it cannot be taken apart ({type(error).__name__})")
+            return Verdict("not verified", reason=f"it cannot be taken apart ({type(error).__name__})")
         return together([self._try(experiment) for experiment in experiments])
 
     def _try(self, experiment: Trial) -> Verdict:
@@ -82,10 +86,10 @@ class Prover:
         match self._worker.ask({"way": way, "experiment": experiment._asdict()}):
             case Lost(at, how, harmless):
                 refuted = at.endswith(", after") and not harmless
-                return Verdict("refuted" if refuted else "not provable here", reason=f"{at}: it {how}")
+                return Verdict("refuted" if refuted else "not verified", reason=f"{at}: it {how}")
             case [int(), [*exceptions], str(), str(), str(), str()] as answer if _are_strings(exceptions):
                 return verdict(Answer(*answer))
-        return Verdict("not provable here", reason="the worker answered nonsense")
+        return Verdict("not verified", reason="the worker answered nonsense")
 
 
 def _imports(change: Change) -> list[Imports]:
@@ -99,18 +103,19 @@ def _are_strings(values: list[object]) -> bool:
 
 def verdict(answer: Answer) -> Verdict:
     if answer.refuted == "every case":
-        return Verdict("not provable here", answer.cases, reason=answer.why)
+        return Verdict("not verified", answer.cases, reason=answer.why)
     if answer.refuted:
         sides = f" (before {answer.before}, after {answer.after})" if answer.before or answer.after else ""
         return Verdict("refuted", answer.cases, reason=f"{answer.refuted}: {answer.why}{sides}")
-    return Verdict("proved", answer.cases, tuple(answer.exceptions))
+    return Verdict("verified", answer.cases, tuple(answer.exceptions), answer.why)
 
 
 def together(verdicts: list[Verdict]) -> Verdict:
     """One verdict on a fix of several places: the worst decides."""
-    for kind in ("refuted", "not provable here"):
+    for kind in ("refuted", "not verified"):
         for one in verdicts:
             if one.kind == kind:
                 return one
     exceptions = dict.fromkeys(note for one in verdicts for note in one.exceptions)
-    return Verdict("proved", sum(one.cases for one in verdicts), tuple(exceptions))
+    changed = dict.fromkeys(one.reason for one in verdicts if one.reason)
+    return Verdict("verified", sum(one.cases for one in verdicts), tuple(exceptions), "; ".join(changed))

@@ -1,0 +1,222 @@
+"""What can be seen of a site's two sides in one case, compared: values with their kinds, gradients, parameters, errors."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from clipcheck.verify import battery, distance
+from clipcheck.verify.battery import Case
+from clipcheck.verify.distance import Different
+
+# As for the fixtures: float32's own rounding for one computation, and three roundings of 2^-9 in low precision.
+_TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-9}
+
+
+class Seen(NamedTuple):
+    """What can be seen of one run: values by name, gradients and parameters afterwards, or what it raised."""
+
+    values: dict[str, list[object]]
+    gradients: list[Tensor | None]
+    parameters: list[Tensor | None]
+    raised: BaseException | None = None
+
+
+class Failed(Exception):
+    def __init__(self, why: str, before: object = "", after: object = "") -> None:
+        super().__init__(why)
+        self.sides = _shown(before), _shown(after)
+
+
+class Note(NamedTuple):
+    """What is to be said of a case in which a fix holds: what the old side does wrong, and what else is different."""
+
+    better: str = ""
+    changed: str = ""
+
+
+def compare(
+    case: Case, before: Seen, after: Seen, reference: Seen, errors: dict[torch.dtype, list[tuple[float, float]]]
+) -> Note:
+    """What is to be said of a case; nothing where both sides agree. Raises Failed."""
+    if before.raised is not None:
+        return Note("" if after.raised is not None else type(before.raised).__name__)
+    if after.raised is not None:
+        raise Failed("raises", before.values, f"{type(after.raised).__name__}: {after.raised}")
+    changed = _kinds(case, before, after)
+    dtype = _coarsest(case)
+    limit = _TOLERANCE[dtype]
+    apart = _apart(before, after)
+    off, ours = (_apart(reference, side) if reference.raised is None else math.nan for side in (before, after))
+    if apart <= limit:
+        if (
+            dtype is not torch.float64 and math.isfinite(off) and math.isfinite(ours)
+        ):  # nothing is more accurate than float64
+            errors.setdefault(dtype, []).append((off, ours))
+        return Note(changed=changed)
+    if ours <= limit < off:
+        return Note(_loss(before, reference) or f"an error of {off:.2g}", changed)
+    if case.norm_type == math.inf and not _is_largest(case, before):
+        return Note("a result that is no norm", changed)
+    raise Failed(f"differs by {_ratio(apart)}", *_first_difference(before, after, limit))
+
+
+def _loss(before: Seen, reference: Seen) -> str:
+    """How a run lost what one in float64 keeps: by overflow or underflow, the empty string for neither."""
+    numbers, exact = _numbers(before), _numbers(reference)
+    if any(math.isfinite(b) and not math.isfinite(a) for a, b in zip(numbers, exact, strict=False)):
+        return "overflow"
+    if any(a == 0 != b for a, b in zip(numbers, exact, strict=False)):
+        return "underflow to 0"
+    return ""
+
+
+def _numbers(seen: Seen) -> list[float]:
+    values = [value for kept in seen.values.values() for value in kept]
+    tensors = [value if isinstance(value, Tensor) else torch.tensor(value) for value in values if _is_number(value)]
+    tensors += [g.to_dense() if g.is_sparse else g for g in seen.gradients if g is not None]
+    return [float(number) for tensor in tensors for number in tensor.flatten()[:1000]]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, Tensor))
+
+
+def _kinds(case: Case, before: Seen, after: Seen) -> str:
+    """Checks that every value keeps its kind; what may differ all the same is given, as a clause. Raises Failed."""
+    changed = ""
+    for name, old in before.values.items():
+        if name not in after.values:
+            raise Failed(f"`{name}` is read later, and after no longer binds it", old, "unbound")
+        new = after.values[name]
+        if len(old) != len(new):
+            raise Failed(f"`{name}` holds {len(new)} values instead of {len(old)}", old, new)
+        for one, other in zip(old, new, strict=True):
+            try:
+                distance.same_kind(one, other)
+            except Different as error:
+                changed = _tolerated(case, one, other)
+                if not changed:
+                    raise Failed(str(error), one, other) from None
+                changed = f"`{name}` {changed}"
+    return changed
+
+
+def _tolerated(case: Case, one: object, other: object) -> str:
+    """How a value may be of another kind: where no gradient is, a zero of any; a result may leave the graph; and what is
+    computed of gradients in low precision may be in a higher one. The empty string for no such difference."""
+    if all(g is None for g in case.gradients()) and distance.of_values(one, other) == 0:
+        return f"is {one!r} before and {other!r} after"
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor)) or one.shape != other.shape:
+        return ""
+    if one.requires_grad and not other.requires_grad:
+        return "is part of the graph before only"
+    if distance.is_wider(other, one) and any(
+        g is not None and _is_low(g.dtype) for g in battery.build(case, {}).gradients
+    ):
+        return f"is {other.dtype} instead of {one.dtype}".replace("torch.", "")
+    return ""
+
+
+def _is_low(dtype: torch.dtype) -> bool:
+    return dtype in battery.LOW
+
+
+def _coarsest(case: Case) -> torch.dtype:
+    dtypes = {case.dtype, *(g.dtype for g in case.gradients() if g is not None)}
+    if case.dtype is torch.float64:
+        return torch.float64
+    return max(dtypes, key=lambda dtype: _TOLERANCE[dtype])
+
+
+def _apart(one: Seen, other: Seen) -> float:
+    """The largest relative difference of values, gradients and parameters, infinite where they cannot be compared."""
+    try:
+        largest = max(
+            distance.of_tensors(one.gradients, other.gradients), distance.of_tensors(one.parameters, other.parameters)
+        )
+        for name, old in one.values.items():
+            new = other.values.get(name)
+            if new is None or len(old) != len(new):
+                return math.inf
+            largest = max([largest, *(distance.of_values(a, b) for a, b in zip(old, new, strict=True))])
+        return largest
+    except Different:
+        return math.inf
+
+
+def _is_largest(case: Case, seen: Seen) -> bool:
+    """Whether one of a run's numbers is the largest element, the norm of type inf."""
+    largest = max(float(g.abs().max()) for g in case.gradients() if g is not None)
+    return any(math.isclose(number, largest, rel_tol=1e-3) for number in _numbers(seen._replace(gradients=[])))
+
+
+def _is_norm(case: Case, seen: Seen) -> bool:
+    """Whether all that a run gives is the norm of the gradients."""
+    given = {id(g): g for g in case.gradients() if g is not None}
+    norms = [torch.linalg.vector_norm(distance.wide(g), case.norm_type) for g in given.values()]
+    norm = float(torch.linalg.vector_norm(torch.stack(norms), case.norm_type)) if norms else 0.0
+    numbers = _numbers(seen._replace(gradients=[]))
+    near = _TOLERANCE[_coarsest(case)]
+    agree = all(n == norm or math.isclose(n, norm, rel_tol=near) or (n != n and norm != norm) for n in numbers)
+    return seen.raised is None and bool(numbers) and agree
+
+
+def is_right(case: Case, reference: Seen, after: Seen, norm: bool) -> bool:
+    """Whether the new side gives what it should, where the old one raises and gives nothing."""
+    if norm:
+        return _is_norm(case, after)
+    return reference.raised is None and after.raised is None and _apart(reference, after) == 0
+
+
+def excused(case: Case, before: Seen, after: Seen) -> str:
+    """What is wrong with the old side of a fix that changes training, where the new one gives the norm and changes no
+    gradient: a clause, empty where that is not so."""
+    given = [None if g is None else g.detach() for g in battery.build(case, {}).gradients]
+    if after.raised is not None or not after.values or not _unchanged(given, after):
+        return ""
+    if not _unchanged(given, before):
+        finite = all(bool(distance.wide(g).isfinite().all()) for g in given if g is not None)
+        same = _apart(before._replace(gradients=[], parameters=[]), after._replace(gradients=[], parameters=[])) == 0
+        return "" if finite or not same else "gradients that all become NaN"
+    return "a result that is no norm" if _is_norm(case, after) and not _is_norm(case, before) else ""
+
+
+def _unchanged(given: list[Tensor | None], seen: Seen) -> bool:
+    return _apart(Seen({}, given, []), Seen({}, seen.gradients[len(seen.gradients) - len(given) :], [])) == 0
+
+
+def _first_difference(before: Seen, after: Seen, limit: float) -> tuple[str, str]:
+    for name, old in before.values.items():
+        one, other = (Seen({name: side.values.get(name, [])}, [], []) for side in (before, after))
+        if not _apart(one, other) <= limit:
+            return f"{name} = {_shown(old)}", f"{name} = {_shown(after.values.get(name))}"
+    for left, right in zip(before.gradients, after.gradients, strict=False):
+        if not _apart(Seen({}, [left], []), Seen({}, [right], [])) <= limit:
+            return f"gradient = {_shown(left)}", f"gradient = {_shown(right)}"
+    return "other parameters", "other parameters"
+
+
+def _shown(value: object) -> str:
+    match value:
+        case Tensor():
+            flat_values = value.detach().to_dense().flatten() if value.is_sparse else value.detach().flatten()
+            numbers = ", ".join(f"{float(v):.6g}" for v in flat_values[:4])
+            more = ", …" if value.numel() > 4 else ""
+            return f"tensor({numbers}{more})"
+        case float():
+            return f"{value:.9g}"
+        case list() if len(value) == 1:
+            return _shown(value[0])
+        case list():
+            return f"[{', '.join(_shown(v) for v in value[:4])}{', …' if len(value) > 4 else ''}]"
+        case dict():
+            return ", ".join(f"{k} = {_shown(v)}" for k, v in value.items())
+    return str(value)[:120]
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:.2g}" if math.isfinite(ratio) else "an infinity or a NaN"
