@@ -59,7 +59,7 @@ WORDS = {
     r"silenc(?:e|es|ed|ing)": "suppress",
     r"sp(?:eaks?|oken) of": "is about, contains",
     r"(?:some|no|any)thing to say": "with findings",
-    r"unprovable|prov(?:e|es|ed|able)(?! here)|proofs?": "verify",  # `not verified` is a value
+    r"unprovable|prov(?:e|es|ed|able)(?! here)|proofs?": "verify",  # `not provable here` is a value
     r"behind": "after",
     r"pass(?:es|ed)? over": "skip",
     r"part(?:ed|ing)": "split",
@@ -125,7 +125,7 @@ def test_every_room_exists(room: str) -> None:
     ("line", "seen"),
     [
         ("# Mends what is anew idle", ["Mends", "anew", "idle"]),
-        ("x = 'proved on 3 cases'", ["verified"]),
+        ("x = 'proved on 3 cases'", ["proved"]),
         ("def test_a_comment_silences_it(): ...", ["silences"]),
         ('"""The colour behind it."""', ["colour", "behind"]),
         ("# from an idle GPU, see `prove`, https://example.org/proof", []),

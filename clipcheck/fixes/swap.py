@@ -212,7 +212,9 @@ def _to_module(source: Source, alias: cst.ImportAlias, uses: list[cst.Name], swa
     edits = _swap_import(source, alias, f"import {source.package}")
     if edits is None:
         return None
-    return Fix(swap.title, _safety(source), (*edits, *(replace(source, use, f"{source.package}.{swap.new}") for use in uses)))
+    return Fix(
+        swap.title, _safety(source), (*edits, *(replace(source, use, f"{source.package}.{swap.new}") for use in uses))
+    )
 
 
 def _swap_import(source: Source, alias: cst.ImportAlias, line: str) -> tuple[Edit, ...] | None:

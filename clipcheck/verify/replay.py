@@ -28,7 +28,7 @@ _NAMED = 4
 def replay(experiment: dict[str, Any], at: Callable[[str], None]) -> Answer:
     """Try an experiment on every case; `at` is told each case before it runs."""
     roles: dict[str, str] = experiment["roles"]
-    kept, seeds = experiment["kept"], experiment["seeds"]
+    kept, seeds, norm = experiment["kept"], experiment["seeds"], bool(experiment.get("norm"))
     old, new, exact = (compiled_site(experiment[side]) for side in ("before", "after", "reference"))
     better: dict[str, list[str]] = {}
     changed: dict[str, list[str]] = {}
@@ -43,11 +43,11 @@ def replay(experiment: dict[str, Any], at: Callable[[str], None]) -> Answer:
         reference = _run(exact, case.as_float64(), roles, seeds, kept)
         count += 1
         tried += before.raised is None
-        right += is_right(case, reference, after, experiment.get("norm"))
+        right += is_right(case, reference, after, norm)
         try:
             note = compare(case, before, after, reference, errors)
         except Failed as failed:
-            note = Note(excused(case, before, after) if experiment.get("norm") else "")
+            note = Note(excused(case, before, after) if norm else "")
             if not note.better:
                 return Answer(count, _sentences(better, count), case.title, str(failed), *failed.sides)
         for clauses, clause in ((better, note.better), (changed, note.changed)):
