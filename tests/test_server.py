@@ -298,6 +298,26 @@ def test_a_quick_fix_changes_the_text() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(("requirements", "said"), [("torch\n", 1), ("clipcheck\n", 0)])
+def test_a_dependency_that_fixes_bring_is_named_once(tmp_path: Path, requirements: str, said: int) -> None:
+    (tmp_path / "requirements.txt").write_text(requirements, encoding="utf-8")
+    uri = (tmp_path / "train.py").as_uri()
+    text = (
+        "import torch\n\n\ndef norm(model):\n    total = 0.0\n    for p in model.parameters():\n"
+        "        total += p.grad.norm(2).item() ** 2\n    return total ** 0.5\n"
+    )
+
+    async def run() -> None:
+        async with session(folder=tmp_path) as client:
+            client.open(uri, text)
+            for _ in range(2):
+                assert await client.actions(uri, 6, only=["quickfix"])
+            assert len(client.shown) == said
+            assert all("add `clipcheck` to your dependencies" in line for line in client.shown)
+
+    asyncio.run(run())
+
+
 def test_an_unsafe_fix_says_so_and_is_never_preferred() -> None:
     text = BEFORE.replace(
         "import torch\n", "import torch\nfrom torch.distributed.fsdp import FullyShardedDataParallel\n"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from clipcheck.documents.program import apply
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Target
 from clipcheck.verify.pieces import in_import
+
+
+_parsed = lru_cache(maxsize=1)(Source)  # the fixes of a file are on the same text
 
 
 class Change:
@@ -22,7 +25,7 @@ class Change:
 
     @cached_property
     def old(self) -> Source:
-        return Source(self.text, self._target)
+        return _parsed(self.text, self._target)
 
     @cached_property
     def new(self) -> Source:
