@@ -9,7 +9,6 @@ from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Target
 from clipcheck.verify.pieces import in_import
 
-
 _parsed = lru_cache(maxsize=1)(Source)  # the fixes of a file are on the same text
 
 
