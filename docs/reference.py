@@ -171,7 +171,7 @@ def suppression() -> str:
 EXIT_CODES = {
     0: "Nothing was found, or everything found was fixed; with `--exit-zero`, `--fix-only` or `--show-files` always, unless something went wrong.",
     1: "There are findings. With `--diff`, there is something to fix; with `--exit-non-zero-on-fix`, something was fixed. "
-    "`clipcheck verify` without paths: the claim of an example does not hold.",
+    "`clipcheck verify` without paths: the claim of an example does not hold. `clipcheck vendor --check`: the copy is not current.",
     2: "Something went wrong: a wrong option or setting, a path that does not exist, a file that cannot be read or written, "
     "a rule that failed. The other files were checked all the same. `clipcheck verify PATH`: a fix was refuted.",
 }
