@@ -20,7 +20,7 @@ from clipcheck.verify.allowed import (
 
 NAMES = Names(
     {flat_name(path): path for path in (*FUNCTIONS, *CONSTANTS)},
-    frozenset(["parameters__0__call", "max_norm__0__name"]),
+    frozenset(["parameters__0__call", "max_norm__0__name", "optimizer__0__name", "amp__0__name"]),
 )
 ASTRAY = {  # by the reason: what is refused, and its look-alike
     "statement": ("import os", "pass"),
@@ -40,6 +40,14 @@ ASTRAY = {  # by the reason: what is refused, and its look-alike
     "`.norm` is not part": ("f = x.norm", "f = x.norm()"),
     "`.grad` is not part": ("x.grad()", "x.grad"),
     "`.save` is not part": ("x.save()", "x.clone()"),
+    "`.step` is not part": ("x.step()", "optimizer__0__name.step()"),
+    "`.step` is not": ("f = optimizer__0__name.step", "f = optimizer__0__name.step()"),
+    "`.take` is not part": ("optimizer__0__name.take()", "optimizer__0__name.zero_grad()"),
+    "`.update` is not part": ("[].update(x)", "optimizer__0__name.update(x)"),
+    "`hook` to `.zero_grad`": ("optimizer__0__name.zero_grad(hook=x)", "optimizer__0__name.zero_grad()"),
+    "`retain_graph` to `.backward`": ("x.backward(retain_graph=True)", "x.backward()"),
+    "a `with` bloc": ("with optimizer__0__name.step():\n    pass", "with amp__0__name.scale_loss(x) as y:\n    pass"),
+    "a `with` blo": ("with x.scale_loss(y):\n    pass", "with optimizer__0__name.skip_synchronize():\n    pass"),
     "`.__class__` is not part": ("x.__class__", "x.T"),
     "assigns to an item": ("x[0] = 1", "x.grad[0] = 1"),
     "it calls `torch.inf`": ("torch__inf()", "torch__norm(1)"),
