@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import count
-from typing import TypeVar, cast
+from typing import cast
 
 from clipcheck.training.acts import Act, EventKind
 from clipcheck.verify.allowed import ATTRIBUTES, CONSTANTS, FUNCTIONS, METHODS, OWN_METHODS, NotProvable
 from clipcheck.verify.parts import Parts, Program, is_chain, last_part
 from clipcheck.verify.sides import origin, path_of
 
-T = TypeVar("T")
 _ATTRIBUTES = {*ATTRIBUTES, *METHODS, *OWN_METHODS}
 _COMPREHENSIONS = (ast.ListComp, ast.GeneratorExp, ast.SetComp, ast.DictComp)
 
@@ -58,13 +57,6 @@ class Known(ast.NodeTransformer):
 
     def hide(self, texts: Iterable[str]) -> None:
         self.opaque |= frozenset(texts)
-
-    def tried(self, do: Callable[[], T]) -> T | bool:
-        """What `do` gives, True where it is not known."""
-        try:
-            return do()
-        except (Unknown, NotProvable):
-            return True
 
     # --- names ------------------------------------------------------------------------------------------------------
 

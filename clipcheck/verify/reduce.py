@@ -160,11 +160,16 @@ class _Reducer:
         trains = self._concerns(body, _RUN_ALL)
         source, item = self.known.items(target, iterable, trains)
         if source is None:
-            kept = self.known.tried(lambda: self.block(body))
-            if kept:
-                raise NotProvable(str(Unknown(ast.unparse(iterable))))
+            if self._matters(body):
+                raise Unknown(ast.unparse(iterable))
             return []
         return self._loop(item, source, body)
+
+    def _matters(self, body: list[ast.stmt]) -> bool:
+        try:
+            return bool(self.block(body))
+        except NotProvable:
+            return True
 
     def _loop(self, target: ast.expr, source: ast.expr, body: list[ast.stmt]) -> list[ast.stmt]:
         self._depth += 1
