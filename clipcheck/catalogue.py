@@ -14,7 +14,7 @@ word or several of which one will do:
     *scaler*            an identifier with these letters in it
     <gradient>          an identifier that may stand for gradients (`clipcheck.gradients.called`)
     <gradient norm>     an identifier that may stand for a function that gives the norm of gradients
-    <clips>             a function whose name or docstring speaks of clipping
+    <clips>             a function whose name or docstring is about clipping
     <For>               a node of Python's grammar, as `ast` calls it; <square> is `x * x`, whatever x is
 
 What a check reads in other strings, comments or the spelling of code cannot be asked for: an import or an escape may hide it.
