@@ -257,10 +257,13 @@ def python_api() -> str:
 def runtime_api() -> str:
     from clipcheck import runtime
 
-    members = ", ".join(name for name in runtime.__all__ if name != "Installation")
+    # functions before the classes that they return; `install` is a module's name, too, and needs its own line
+    functions = [name for name in runtime.__all__ if name[0].islower() and name != "install"]
     return (
         "# Runtime API\n\nWhat it does, how accurate and how fast it is: [the runtime](../runtime.md).\n\n"
-        f"::: clipcheck.runtime\n    options:\n      members: [{members}]\n\n"
+        f"::: clipcheck.runtime\n    options:\n      members: [{', '.join(functions)}, Clipped]\n\n"
+        "::: clipcheck.runtime.install.install\n    options:\n      show_root_heading: true\n"
+        "      show_root_full_path: false\n      show_root_toc_entry: true\n\n"
         "## Integrations\n\n::: clipcheck.integrations.accelerate\n\n::: clipcheck.integrations.lightning\n"
     )
 
