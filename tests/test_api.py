@@ -14,7 +14,7 @@ AFTER = BEFORE.replace("clip_grad_norm(", "clip_grad_norm_(")
 ONLY = {"select": ["CLIP002"], "isolated": True}
 
 
-def test_a_text_is_checked_without_a_file() -> None:
+def test_a_string_is_checked_without_a_file() -> None:
     (finding,) = api.check(BEFORE, **ONLY)
     assert (finding.code, finding.place.line, finding.place.column) == ("CLIP002", 5, 12)
     assert finding.path == "<text>"
@@ -71,7 +71,7 @@ def test_fix_gives_the_text_and_what_it_did() -> None:
     assert api.fix(result.text, target="torch", **ONLY).text == AFTER
 
 
-def test_a_text_without_findings_comes_back_as_it_is() -> None:
+def test_a_string_without_findings_does_not_change() -> None:
     text = "# -*- coding: latin-1 -*-\nname = 'é'\r\n"
     assert api.fix(text) == (text, (), ())
 

@@ -21,7 +21,7 @@ def test_a_name_of_a_file_is_no_text(name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["x = 1  # as in train.py\n", "train.py\n", "x", ""])
-def test_a_text_may_end_like_a_name(text: str) -> None:
+def test_a_string_may_end_like_a_name(text: str) -> None:
     assert [finding for finding in api.check(text, isolated=True) if finding.code in RULES] == []
 
 

@@ -36,7 +36,7 @@ def told(outcome: Outcome) -> list[tuple[str, str]]:
     return [(os.path.basename(report.path), f.code) for report in outcome.reports for f in report.findings]
 
 
-def test_only_files_with_something_to_say_have_a_report(files: list[str]) -> None:
+def test_only_files_with_findings_have_a_report(files: list[str]) -> None:
     outcome = check_files(wanted(files), jobs=1)
     assert told(outcome) == [(f"{n:02}.py", "CLIP002") for n in range(0, 30, 3)]
     assert (outcome.files, outcome.errors, outcome.warnings, outcome.fixed) == (30, (), [], [])

@@ -149,7 +149,7 @@ def test_suppressions_and_warnings_are_kept(project: Path) -> None:
     assert first.stderr == second.stderr == "warning: a.py:2: unknown rule `CLIP02` in a suppression\n"
 
 
-def test_the_folder_is_passed_over_by_git_and_backups(project: Path) -> None:
+def test_the_folder_is_skipped_by_git_and_backups(project: Path) -> None:
     run()
     folder = project / ".clipcheck_cache"
     assert (folder / ".gitignore").read_text() == "*\n"
@@ -266,7 +266,7 @@ PLAIN = "x = 1  # nothing of ours\n"
 SILENT = "import torch\ntorch.nn.utils.clip_grad_norm_(ps, 1.0)\n"
 
 
-def test_files_with_nothing_to_say_are_not_read_again(reads: list[str], project: Path) -> None:
+def test_files_without_findings_are_not_read_again(reads: list[str], project: Path) -> None:
     (project / "plain.py").write_text(PLAIN)
     (project / "silent.py").write_text(SILENT + "clip_grad_norm = 1\n")
     first = run()
@@ -285,7 +285,7 @@ def test_a_clean_run_counts_the_files_that_were_not_read(reads: list[str], proje
 
 
 def clean_then(project: Path, monkeypatch: pytest.MonkeyPatch) -> os.stat_result:
-    """A run in which `b.py` has nothing to say, and what is known of that file."""
+    """A run in which `b.py` has no findings, and what is kept about that file."""
     (project / "b.py").write_text(PLAIN.ljust(len(BAD.encode())), encoding="utf-8")
     assert len(json.loads(run())) == 1
     return os.stat("b.py")

@@ -80,7 +80,7 @@ def test_a_comment_that_would_be_written_twice_keeps_the_loop() -> None:
         (["# a"], "x  # a b\n", ["# a"]),
     ],
 )
-def test_comments_that_a_text_does_not_hold(comments: list[str], text: str, left: list[str]) -> None:
+def test_comments_that_text_does_not_contain(comments: list[str], text: str, left: list[str]) -> None:
     assert unwritten(comments, text) == left
 
 

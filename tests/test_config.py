@@ -74,7 +74,7 @@ def test_the_hidden_file_beats_the_plain_one_beats_pyproject() -> None:
     assert found("--isolated") == ["a.py"]
 
 
-def test_a_pyproject_without_our_table_is_passed_over() -> None:
+def test_a_pyproject_without_our_table_is_skipped() -> None:
     put("clipcheck.toml", "ignore = ['CLIP002']\n")
     put("pkg/pyproject.toml", "[tool.ruff]\nline-length = 100\n# clipcheck\n")
     put("pkg/a.py")
@@ -148,8 +148,8 @@ def test_a_fault_is_named_with_file_and_line(text: str, message: str) -> None:
 
 
 def test_the_line_is_that_of_our_table_in_pyproject() -> None:
-    put("pyproject.toml", "[tool.other]\ncolour = 1\n\n[tool.clipcheck]\nselect = []\ncolour = 1\n")
-    assert refused() == "error: pyproject.toml:6: unknown key `colour`"
+    put("pyproject.toml", "[tool.other]\ncolr = 1\n\n[tool.clipcheck]\nselect = []\ncolr = 1\n")
+    assert refused() == "error: pyproject.toml:6: unknown key `colr`"
 
 
 @pytest.mark.parametrize("version", ["0.1.0", ">=0.1,<1", "==0.1", "~=0.1", "!=3"])

@@ -53,7 +53,7 @@ def test_the_tests_take_the_rule_in(copy: Path) -> None:
     assert int(passed[1]) >= 8
 
 
-def test_the_proof_takes_the_rule_in(copy: Path) -> None:
+def test_verification_includes_the_rule(copy: Path) -> None:
     pytest.importorskip("torch")
     said = run(copy, "clipcheck", "verify", "--select", "CLIP990")
     assert "1 held, 0 failed, 0 not verified here" in said

@@ -45,7 +45,7 @@ def test_no_edit_gives_the_same_bytes(documents: dict[str, bytes]) -> None:
 
 
 def test_a_fix_changes_source_lines_only(documents: dict[str, bytes]) -> None:
-    """Of a notebook nothing but source strings, and each changed line is one that a finding's fix speaks of."""
+    """Of a notebook nothing but source strings, and each changed line is one that a finding's fix names."""
     settings = Settings(frozenset(RULES), fix=True, safety=Safety.UNSAFE)
     fixed = 0
     for path, data in documents.items():

@@ -142,7 +142,7 @@ def test_reading_does_not_trust_the_size() -> None:
     assert disk.read("/proc/self/status").startswith(b"Name:")
 
 
-# --- what a killed run leaves behind ----------------------------------------------------------------------------------
+# --- what a killed run leaves ----------------------------------------------------------------------------------
 
 
 @POSIX

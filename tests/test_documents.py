@@ -89,7 +89,7 @@ def test_names_of_markdown(path: str) -> None:
     assert read(path, b"```python\nx\n```\n").programs[0].text == "x\n"
 
 
-def test_a_text_is_encoded_as_its_file_would_be() -> None:
+def test_text_is_encoded_as_its_file_would_be() -> None:
     assert encode("a.py", "# coding: latin-1\n'é'") == b"# coding: latin-1\n'\xe9'"
     assert encode("a.md", "# coding: latin-1\n'é'") == "# coding: latin-1\n'é'".encode()
     assert decode("a.py", b"# coding: latin-1\n'\xe9'") == "# coding: latin-1\n'é'"

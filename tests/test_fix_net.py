@@ -270,7 +270,7 @@ def test_an_unsafe_fix_that_the_user_trusts_is_written(install: Install) -> None
 @pytest.mark.parametrize(
     ("kind", "after", "errors"), [("verified", "new", 0), ("refuted", "old", 1), ("not verified", "old", 0)]
 )
-def test_with_verify_only_what_it_proves_is_written(install: Install, kind: Any, after: str, errors: int) -> None:
+def test_with_verify_only_verified_fixes_are_written(install: Install, kind: Any, after: str, errors: int) -> None:
     tried: list[str] = []
 
     def prove(text: str, fix: Fix) -> Verdict:

@@ -110,7 +110,7 @@ def test_unreadable_files_are_visible_findings(data: bytes, says: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("name", ["x.py", "x.ipynb"])
-def test_no_encoding_is_passed_over_in_silence(encoding: str, name: str) -> None:
+def test_no_encoding_is_silently_skipped(encoding: str, name: str) -> None:
     text = PROGRAM if name == "x.py" else json.dumps({"cells": [{"cell_type": "code", "source": PROGRAM}]})
     assert check_file(name, text.encode(encoding), SETTINGS).findings
 
@@ -243,7 +243,7 @@ def test_brackets_that_would_end_the_parser_are_a_finding(text: str) -> None:
 
 def test_what_is_too_large_is_a_finding_that_no_parser_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def parse(*_: object, **__: object) -> None:
-        raise AssertionError("a text of millions of characters takes a parser gigabytes")
+        raise AssertionError("text of millions of characters takes a parser gigabytes")
 
     monkeypatch.setattr("ast.parse", parse)
     monkeypatch.setattr("libcst.parse_module", parse)
@@ -260,7 +260,7 @@ def test_a_large_file_without_our_words_is_no_finding() -> None:
 
 
 @POSIX
-def test_pipes_and_devices_are_passed_over_and_never_waited_for(tmp_path: Path) -> None:
+def test_pipes_and_devices_are_skipped_and_never_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.py")
     os.mkfifo(tmp_path / ".gitignore")
     os.mkfifo(tmp_path / "pyproject.toml")
@@ -331,7 +331,7 @@ def test_a_file_that_cannot_be_written_is_not_said_to_be_fixed(tmp_path: Path, m
     assert outcome.errors == (f"{path}: cannot be written: No space left on device",)
 
 
-def test_of_hard_links_that_are_parted_we_tell(tmp_path: Path) -> None:
+def test_splitting_hard_links_is_reported(tmp_path: Path) -> None:
     one, two = tmp_path / "one.py", tmp_path / "two.txt"
     one.write_text(PROGRAM)
     os.link(one, two)

@@ -48,7 +48,7 @@ def test_every_way_to_say_python_is_read(info: str) -> None:
     "info",
     ["bash", "text", "pytb", "pyrex", "{.bash}", "diff", "json", "console", "{r}", "{r, python=TRUE}", "pyconfig"],
 )
-def test_other_blocks_are_passed_over(info: str) -> None:
+def test_other_blocks_are_skipped(info: str) -> None:
     assert lines(f"```{info}\n{OLD}\n```\n") == []
 
 
@@ -72,7 +72,7 @@ def test_a_fence_in_a_list_item() -> None:
         "function(x) { clip_grad_norm(x) }",
     ],
 )
-def test_a_fence_without_a_language_that_is_no_python_is_passed_over(content: str) -> None:
+def test_a_fence_without_a_language_that_is_not_python_is_skipped(content: str) -> None:
     assert read("a.md", f"```\n{content}\n```\n".encode()).programs == ()
 
 
@@ -97,7 +97,7 @@ def test_sessions_of_documents_in_rst() -> None:
     assert lines(text, "guide.rst") == [(4, 8), (9, 8)]
 
 
-def test_prose_and_code_spans_are_passed_over() -> None:
+def test_prose_and_code_spans_are_skipped() -> None:
     assert lines(f"Call `{OLD}` or\n\n    {OLD}\n") == []
 
 
@@ -126,7 +126,7 @@ def test_an_excerpt_from_a_functions_body_is_read_and_keeps_its_indentation() ->
     )
 
 
-def test_tabs_of_other_frameworks_are_passed_over() -> None:
+def test_tabs_of_other_frameworks_are_skipped() -> None:
     text = "".join(
         f"```{{.python .input}}\n%%tab {tab}\n{OLD}\n```\n\n" for tab in ("mxnet", "pytorch", "tensorflow", "all")
     )

@@ -146,7 +146,7 @@ def test_the_body_of_a_transparent_cell_magic_is_python(magic: str) -> None:
 
 
 @pytest.mark.parametrize("magic", ["%%bash", "%%html", "%%writefile notes.txt", "%%javascript", "%%tab mxnet"])
-def test_cells_of_another_language_are_passed_over(magic: str) -> None:
+def test_cells_of_another_language_are_skipped(magic: str) -> None:
     data = notebook(code("import torch"), code(f"{magic}\n{OLD}"))
     assert run(data).findings == ()
 
@@ -165,7 +165,7 @@ def test_a_script_written_by_a_cell_is_a_program_of_its_own() -> None:
         {"language_info": {"name": "scala"}},
     ],
 )
-def test_notebooks_of_other_languages_are_passed_over(metadata: dict[str, Any]) -> None:
+def test_notebooks_of_other_languages_are_skipped(metadata: dict[str, Any]) -> None:
     assert run(notebook(code(f"import torch\n{OLD}"), metadata=metadata)).findings == ()
 
 
@@ -176,7 +176,7 @@ def test_every_layouts_python_is_read(metadata: dict[str, Any]) -> None:
     assert len(run(notebook(code(f"import torch\n{OLD}"), metadata=metadata)).findings) == 1
 
 
-def test_a_cell_of_another_language_in_vs_code_is_passed_over() -> None:
+def test_a_cell_of_another_language_in_vs_code_is_skipped() -> None:
     data = notebook(code("import torch"), code(OLD, metadata={"vscode": {"languageId": "shellscript"}}))
     assert run(data).findings == ()
 
@@ -247,7 +247,7 @@ def test_inside_a_broken_cell_findings_are_shown_and_nothing_is_edited() -> None
         b"\xfftorch.nn.utils.clip_grad_norm(",
     ],
 )
-def test_what_is_no_notebook_is_one_clear_finding(data: bytes) -> None:
+def test_what_is_not_a_notebook_is_one_clear_finding(data: bytes) -> None:
     (finding,) = run(data).findings
     assert finding.code == "invalid-syntax" and finding.place == Place(1, 1, 1, 1)
 

@@ -68,7 +68,7 @@ def test_the_hook_fails_on_findings_only(repository: Path, hooks: tuple[Path, Pa
     assert run(repository, hooks, "clipcheck")[0] == 0
 
 
-def test_what_the_settings_exclude_is_passed_over(repository: Path, hooks: tuple[Path, Path]) -> None:
+def test_what_the_settings_exclude_is_skipped(repository: Path, hooks: tuple[Path, Path]) -> None:
     (repository / "old.py").write_text(BAD)
     (repository / "clipcheck.toml").write_text("extend-exclude = ['old.py']\n")
     assert run(repository, hooks, "clipcheck")[0] == 0

@@ -394,7 +394,7 @@ def test_a_fix_is_shown_as_a_diff(changes: list[tuple[Place, str]], expected: st
     assert diffed(*changes) == f"  |\n{expected}  |\n"
 
 
-def test_colour_is_put_around_text_and_around_nothing_else() -> None:
+def test_color_is_put_around_text_and_around_nothing_else() -> None:
     assert Paint(True)("text", "bold", "red") == "\x1b[1;31mtext\x1b[0m"
     assert Paint(True)("", "bold") == ""
     assert Paint(False)("text", "bold") == "text"

@@ -290,6 +290,9 @@ def test_a_quick_fix_changes_the_text() -> None:
             assert applied(BEFORE, silence.edit, URI) == ignored
             assert (fix.title, fix.is_preferred) == ("Replace with `clip_grad_norm_`", True)
             assert [one.code for one in fix.diagnostics or ()] == ["CLIP002"]
+            (found,) = fix.diagnostics or ()
+            assert found.code_description is not None
+            assert found.code_description.href.endswith("/rules/deprecated-clip-grad-norm/")
             assert applied(BEFORE, fix.edit, URI) == AFTER
             assert len(await client.actions(URI, 4, columns=(40, 40), only=["quickfix"])) == 2
             assert await client.actions(URI, 4, columns=(0, 10), only=["quickfix"]) == []

@@ -36,7 +36,7 @@ def swaps(**names: str) -> Check:
 
 @pytest.fixture
 def fixed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, list[str], FileReport]]:
-    """Fix a text with two checks in the place of real rules'."""
+    """Fix a string with two checks in place of real rules'."""
 
     def run(text: str, first: Check, second: Check = lambda source: iter(())) -> tuple[str, list[str], FileReport]:
         checks = {FIRST: first, SECOND: second}
@@ -119,7 +119,7 @@ def document(text: str, margins: tuple[str, ...] = ()) -> Document:
         (Edit(3, 4, ""), {2}, {2}),  # one that is joined to the next
         (Edit(2, 2, "x\ny\n"), set(), {2, 3}),  # lines put between others
         (Edit(0, 0, "x\n"), set(), {1}),
-        (Edit(3, 3, "\nx"), {2}, {2, 3}),  # behind the end of a line
+        (Edit(3, 3, "\nx"), {2}, {2, 3}),  # after the end of a line
         (Edit(0, 4, "x\n"), {1, 2}, {1}),
     ],
 )
@@ -161,7 +161,7 @@ LINES = frozenset({(None, 5), (None, 6)})
         ([found(2, "CLIP008")], False),  # where nothing was touched
         ([found(2)], False),
         ([found(2, SECOND, last=8)], True),  # around what was written
-        ([found(2, SECOND, about=6)], True),  # which speaks of what was written
+        ([found(2, SECOND, about=6)], True),  # which is about what was written
         ([found(2, SECOND, about=8)], True),  # what stood between a norm and its clip is gone
         ([found(2, "CLIP008", about=4)], False),
         ([found(8, "CLIP008", about=9)], False),

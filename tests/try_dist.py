@@ -2,8 +2,8 @@
 
     python tests/try_dist.py FOLDER
 
-Without torch the linter and the editors' server must work, and the proof must say which extra it needs; with torch the
-proof must hold.
+Without torch the linter and the editors' server must work, and verification must say which extra it needs; with torch
+verification must succeed.
 """
 
 from __future__ import annotations
