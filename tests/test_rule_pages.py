@@ -7,8 +7,11 @@ import json
 import pytest
 from conftest import runner
 
+from clipcheck import pages
 from clipcheck.catalogue import RULES
 from clipcheck.cli.main import main
+from clipcheck.examples import examples
+from clipcheck.rule import Rule
 
 
 def test_all_pages() -> None:
@@ -37,3 +40,12 @@ def test_no_such_page(words: list[str], said: str) -> None:
     assert result.exit_code == 2
     assert said in result.stderr
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=lambda rule: rule.code)
+def test_a_rule_has_a_fix_where_its_examples_show_one(rule: Rule) -> None:
+    """The comments that only tests read must not keep a fix away, as a user's comments would."""
+    shows = any(example.after for example in examples(rule))
+    assert (pages.best_fix(rule) is not None) is shows
+    head = pages.page(rule).split("\n")[2]
+    assert ("no automatic fix" in head) is not shows
