@@ -16,7 +16,7 @@ from clipcheck.report import diff, statistics, text
 from clipcheck.report import view as views
 from clipcheck.report.paint import Paint
 from clipcheck.report.view import View
-from clipcheck.rule import Edit, Finding, Fix, Place, Safety, Severity
+from clipcheck.rule import Edit, Finding, Fix, Place, Safety, Severity, Verdict
 
 TRAIN = "import torch\n\n\ndef train(p):\n    clip(p,\n         1.0)\n    return p\n"
 AT = TRAIN.index("clip")
@@ -398,3 +398,29 @@ def test_color_is_put_around_text_and_around_nothing_else() -> None:
     assert Paint(True)("text", "bold", "red") == "\x1b[1;31mtext\x1b[0m"
     assert Paint(True)("", "bold") == ""
     assert Paint(False)("text", "bold") == "text"
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_verdict_names_the_cases_in_which_only_the_original_fails() -> None:
+    better = Verdict("verified", 30, ("before overflows with huge gradients", "before is off by 0.5 with a list"))
+    assert str(better) == (
+        "verified on 30 cases; the new code is also correct where the original fails: "
+        "overflows with huge gradients; is off by 0.5 with a list"
+    )
+    assert (
+        "verify: verified on 30 cases\n    the new code is also correct where the original fails:\n"
+        "      overflows with huge gradients\n      is off by 0.5 with a list\n"
+    ) in shown("full", finding(fix=FIX, verdict=better))
+    assert "verify: verified on 3 cases\n" in shown("full", finding(fix=FIX, verdict=Verdict("verified", 3)))
+    unknown = Verdict("not verified", reason="no GPU")
+    assert "verify: not verified: no GPU\n" in shown("full", finding(fix=FIX, verdict=unknown))
+
+
+def test_the_summary_of_verify_counts_the_results() -> None:
+    tried = [finding(fix=FIX, verdict=Verdict(kind)) for kind in ("verified", "refuted", "refuted", "not verified")]  # type: ignore[arg-type]
+    assert text.verdicts(outcome(*tried, finding())).endswith(
+        "Ran 4 fixes: 1 verified, 2 refuted, 1 not verified; 1 finding without a fix.\n"
+    )
+    assert text.verdicts(outcome()) == "No fixes to verify.\n"

@@ -127,7 +127,8 @@ def verdicts(outcome: Outcome) -> str:
     closing = ", ".join(f"{counts[kind]} {kind}" for kind in ("verified", "refuted", "not verified"))
     without = sum(f.fix is None for f in outcome.findings)
     more = f"; {_counted(without, 'finding')} without a fix" if without else ""
-    return "".join([*lines, f"Ran {_fixes(len(tried))}: {closing}{more}.\n"])
+    summary = f"Ran {_fixes(len(tried))}: {closing}" if tried else "No fixes to verify"
+    return "".join([*lines, f"{summary}{more}.\n"])
 
 
 def _verdict(verdict: Verdict | None) -> Iterator[str]:
@@ -138,7 +139,7 @@ def _verdict(verdict: Verdict | None) -> Iterator[str]:
         yield f"{visible(str(verdict))}\n"
         return
     yield f"{verdict._replace(exceptions=(), reason='')}\n"
-    for title, lines in ((BETTER, verdict.exceptions), (CHANGED, [verdict.reason] if verdict.reason else [])):
+    for title, lines in ((BETTER, verdict.failures), (CHANGED, [verdict.reason] if verdict.reason else [])):
         yield f"    {title}:\n" if lines else ""
         for text in map(visible, lines):
             yield from (line + "\n" for line in wrap(text, 100, initial_indent="      ", subsequent_indent="        "))
