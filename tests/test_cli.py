@@ -374,6 +374,7 @@ def test_a_terminal_that_cannot_show_a_sign_gets_an_escape() -> None:
 def test_version_in_both_spellings() -> None:
     for word in ("--version", "-V", "version"):
         assert runner().invoke(main, [word]).stdout == f"clipcheck {__version__}\n"
+    assert json.loads(runner().invoke(main, ["version", "--output-format", "json"]).stdout) == {"version": __version__}
 
 
 def test_help_as_a_command() -> None:

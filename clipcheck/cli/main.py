@@ -57,10 +57,10 @@ def clean(folders: tuple[str, ...]) -> None:
         _print(f"removed {visible(path)}")
 
 
-@main.command()
-def version() -> None:
+@main.command(params=[reference.output_format()])
+def version(output_format: str) -> None:
     """Print the version."""
-    _print(f"clipcheck {__version__}")
+    _print(f"clipcheck {__version__}" if output_format == "text" else f'{{"version": "{__version__}"}}')
 
 
 @main.command("generate-shell-completion")

@@ -8,15 +8,14 @@ import click
 
 from clipcheck.cli.group import alike
 
-_FORMAT = click.Option(
-    ["--output-format"],
-    type=click.Choice(["text", "json"]),
-    default="text",
-    help="Text for people or JSON for programs.",
-)
+
+def output_format() -> click.Option:
+    """The option of the commands that print text or JSON."""
+    about = "Text for people or JSON for programs."
+    return click.Option(["--output-format"], type=click.Choice(["text", "json"]), default="text", help=about)
 
 
-@click.command(short_help="Explain a rule.", params=[_FORMAT])
+@click.command(short_help="Explain a rule.", params=[output_format()])
 @click.argument("name", metavar="[RULE]", required=False)
 @click.option("--all", "everything", is_flag=True, help="Explain all rules, one after the other.")
 def rule(name: str | None, everything: bool, output_format: str) -> None:
@@ -48,7 +47,7 @@ def _code(word: str) -> str:
     return code
 
 
-@click.command(short_help="List all rules.", params=[_FORMAT])
+@click.command(short_help="List all rules.", params=[output_format()])
 def rules(output_format: str) -> None:
     """List all rules by code: whether they run by default, and their names."""
     from clipcheck import pages
@@ -60,7 +59,7 @@ def rules(output_format: str) -> None:
         _print(f"{one.code}  {one.tier.value:8}  {one.name}")
 
 
-@click.command(short_help="List or explain the keys of a settings file.", params=[_FORMAT])
+@click.command(short_help="List or explain the keys of a settings file.", params=[output_format()])
 @click.argument("key", required=False)
 def config(key: str | None, output_format: str) -> None:
     """List the keys of a settings file, or explain one."""
