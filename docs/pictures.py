@@ -42,6 +42,7 @@ def terminal() -> str:
     """A terminal in which COMMANDS were run one after the other, as SVG."""
     with tempfile.TemporaryDirectory() as name:
         shutil.copy(ROOT / "demo" / "train.py", name)
+        (Path(name) / "requirements.txt").write_text("clipcheck\ntorch\n")  # else a note on stderr asks for it
         lines = [line for command in COMMANDS for line in run(command, Path(name))][:-1]
     columns = max(len(_ESCAPE.sub("", line)) for line in lines)
     width, height = round(2 * LEFT + columns * WIDTH), TOP + len(lines) * LINE + 8
