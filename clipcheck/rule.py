@@ -128,14 +128,9 @@ class Verdict(NamedTuple):
         if self.kind != "verified":
             return f"{self.kind}: {self.reason}"
         parts = [f"verified on {self.cases} cases"]
-        parts += [f"{BETTER}: {'; '.join(self.failures)}"] if self.exceptions else []
+        parts += [f"{BETTER}: {'; '.join(self.exceptions)}"] if self.exceptions else []
         parts += [f"{CHANGED}: {self.reason}"] if self.reason else []
         return "; ".join(parts)
-
-    @property
-    def failures(self) -> tuple[str, ...]:
-        """What the original does in the cases in which it fails."""
-        return tuple(exception.removeprefix("before ") for exception in self.exceptions)
 
 
 class Hit(NamedTuple):

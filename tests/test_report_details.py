@@ -404,14 +404,14 @@ def test_color_is_put_around_text_and_around_nothing_else() -> None:
 
 
 def test_a_verdict_names_the_cases_in_which_only_the_original_fails() -> None:
-    better = Verdict("verified", 30, ("before overflows with huge gradients", "before is off by 0.5 with a list"))
+    better = Verdict("verified", 30, ("overflow with huge gradients", "an error of 0.5 with a list"))
     assert str(better) == (
         "verified on 30 cases; the new code is also correct where the original fails: "
-        "overflows with huge gradients; is off by 0.5 with a list"
+        "overflow with huge gradients; an error of 0.5 with a list"
     )
     assert (
         "verify: verified on 30 cases\n    the new code is also correct where the original fails:\n"
-        "      overflows with huge gradients\n      is off by 0.5 with a list\n"
+        "      overflow with huge gradients\n      an error of 0.5 with a list\n"
     ) in shown("full", finding(fix=FIX, verdict=better))
     assert "verify: verified on 3 cases\n" in shown("full", finding(fix=FIX, verdict=Verdict("verified", 3)))
     unknown = Verdict("not verified", reason="no GPU")

@@ -139,7 +139,7 @@ def _verdict(verdict: Verdict | None) -> Iterator[str]:
         yield f"{visible(str(verdict))}\n"
         return
     yield f"{verdict._replace(exceptions=(), reason='')}\n"
-    for title, lines in ((BETTER, verdict.failures), (CHANGED, [verdict.reason] if verdict.reason else [])):
+    for title, lines in ((BETTER, verdict.exceptions), (CHANGED, [verdict.reason] if verdict.reason else [])):
         yield f"    {title}:\n" if lines else ""
         for text in map(visible, lines):
             yield from (line + "\n" for line in wrap(text, 100, initial_indent="      ", subsequent_indent="        "))
