@@ -144,9 +144,7 @@ def _miss(taken: list[torch.Tensor | None], wanted: list[torch.Tensor], clip: st
 
 
 def _norm(gradients: list[torch.Tensor]) -> float:
-    return math.sqrt(
-        sum(float(gradient.double().square().sum()) for gradient in gradients)
-    )  # clipcheck: ignore[CLIP001]
+    return math.hypot(*(float(torch.linalg.vector_norm(gradient.double())) for gradient in gradients))
 
 
 def _same(before: _Run, after: _Run) -> bool:
