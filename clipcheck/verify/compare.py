@@ -39,14 +39,19 @@ class Note(NamedTuple):
 
 
 def compare(
-    case: Case, before: Seen, after: Seen, reference: Seen, errors: dict[torch.dtype, list[tuple[float, float]]]
+    case: Case,
+    before: Seen,
+    after: Seen,
+    reference: Seen,
+    errors: dict[torch.dtype, list[tuple[float, float]]],
+    unsafe: bool,
 ) -> Note:
     """What is to be said of a case; nothing where both sides agree. Raises Failed."""
     if before.raised is not None:
         return Note("" if after.raised is not None else type(before.raised).__name__)
     if after.raised is not None:
         raise Failed("raises", before.values, f"{type(after.raised).__name__}: {after.raised}")
-    changed = _kinds(case, before, after)
+    changed = _kinds(case, before, after, unsafe)
     dtype = _coarsest(case)
     limit = _TOLERANCE[dtype]
     apart = _apart(before, after)
@@ -85,7 +90,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float, Tensor))
 
 
-def _kinds(case: Case, before: Seen, after: Seen) -> str:
+def _kinds(case: Case, before: Seen, after: Seen, unsafe: bool) -> str:
     """Checks that every value keeps its kind; what may differ all the same is given, as a clause. Raises Failed."""
     changed = ""
     for name, old in before.values.items():
@@ -98,25 +103,24 @@ def _kinds(case: Case, before: Seen, after: Seen) -> str:
             try:
                 distance.same_kind(one, other)
             except Different as error:
-                changed = _tolerated(case, one, other)
+                changed = _tolerated(case, one, other, unsafe)
                 if not changed:
                     raise Failed(str(error), one, other) from None
                 changed = f"`{name}` {changed}"
     return changed
 
 
-def _tolerated(case: Case, one: object, other: object) -> str:
+def _tolerated(case: Case, one: object, other: object, unsafe: bool) -> str:
     """How a value may be of another kind: where no gradient is, a zero of any; a result may leave the graph; and what is
-    computed of gradients in low precision may be in a higher one. The empty string for no such difference."""
+    computed of gradients in low precision may be in a higher one, with an unsafe fix any. "" for no such difference."""
     if all(g is None for g in case.gradients()) and distance.of_values(one, other) == 0:
         return f"is {one!r} before and {other!r} after"
     if not (isinstance(one, Tensor) and isinstance(other, Tensor)) or one.shape != other.shape:
         return ""
     if one.requires_grad and not other.requires_grad:
         return "is part of the graph before only"
-    if distance.is_wider(other, one) and any(
-        g is not None and _is_low(g.dtype) for g in battery.build(case, {}).gradients
-    ):
+    low = any(g is not None and _is_low(g.dtype) for g in battery.build(case, {}).gradients)
+    if distance.is_wider(other, one) and (low or unsafe):
         return f"is {other.dtype} instead of {one.dtype}".replace("torch.", "")
     return ""
 

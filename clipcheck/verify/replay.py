@@ -45,7 +45,7 @@ def replay(experiment: dict[str, Any], at: Callable[[str], None]) -> Answer:
         tried += before.raised is None
         right += is_right(case, reference, after, norm)
         try:
-            note = compare(case, before, after, reference, errors)
+            note = compare(case, before, after, reference, errors, norm)
         except Failed as failed:
             note = Note(excused(case, before, after) if norm else "")
             if not note.better:
