@@ -160,7 +160,7 @@ def parts(program: Program, index: int) -> Parts:
     kinds: set[str] = set()
     for node in region:
         act = program.acts.get(node)
-        known = act is not None and act.kind is not EventKind.UNKNOWN
+        known = act is not None and act.kind not in (EventKind.UNKNOWN, EventKind.MEASURE)
         pairs = list(_of_act(program, node, act)) if act is not None and known else list(_of_call(program, node))
         for text, role in pairs:
             if text and (text not in said or _ORDER.index(role) < _ORDER.index(said[text])):

@@ -13,6 +13,8 @@ from clipcheck.verify.parts import Parts, Program, is_chain
 
 _ROUNDS = 20
 _RUN_ALL = (EventKind.BACKWARD, EventKind.STEP)
+# What changes gradients or parameters: not what measures them, and not what is not known.
+_CHANGES = (*_RUN_ALL, EventKind.UNSCALE, EventKind.CLIP, EventKind.ZERO_GRAD, EventKind.UPDATE, EventKind.EDIT)
 
 
 class Body(NamedTuple):
@@ -113,7 +115,7 @@ class _Reducer:
     def _concerns(self, nodes: Iterable[ast.AST], kinds: tuple[EventKind, ...] = ()) -> bool:
         """Whether something in these nodes acts upon the gradients, as far as is known."""
         found = (self.program.acts.get(node) for root in nodes for node in ast.walk(root))
-        return any(act and (act.kind in kinds if kinds else act.kind is not EventKind.UNKNOWN) for act in found)
+        return any(act and act.kind in (kinds or _CHANGES) for act in found)
 
     def _assign(self, node: ast.stmt, targets: list[ast.expr], value: ast.expr) -> list[ast.stmt]:
         texts = [ast.unparse(part) for target in targets for part in _single(target)]
