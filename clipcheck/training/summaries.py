@@ -3,9 +3,9 @@
 Each question is answered from the function's body and from the answers for the functions that it calls, three calls
 deep. What cannot be told is left out, so that nothing follows from it:
 
-    deeds       the acts of the training step that a run of it may perform, also in functions that it calls
+    deeds       the acts of the training step that a run of it may perform, measuring a norm among them, also in functions
+                that it calls
     returned    what it returns
-    norms       the norms of gradients that it computes
     reductions  the collectives over gradients that it runs
     hooks       the functions that autograd calls during `backward()`
 
@@ -25,7 +25,6 @@ from clipcheck.python.names import last_name
 from clipcheck.python.source import Source, memo
 from clipcheck.training.acts import Act, EventKind, acts
 from clipcheck.training.calls import Callee, Function, callee, callees, named_function
-from clipcheck.training.norm_places import Norm, measured
 from clipcheck.training.parameters import assigned
 
 Place: TypeAlias = "Function | cst.Module"
@@ -150,28 +149,18 @@ def _returns_by_home(source: Source) -> Mapping[cst.CSTNode, list[cst.Return]]:
 
 
 @memo
-def norms(source: Source, function: Place, depth: int = DEPTH) -> tuple[Norm, ...]:
-    """The norms of gradients that a run of a function computes, also in functions that it calls."""
-    found = [norm for norm in _norms(source) if home(source, norm.node) is function]
-    for call in _calls_by_home(source).get(function, ()) if depth else ():
-        for called in callees(source, call):
-            found += norms(source, called.function, depth - 1)
-    return tuple(found[:MOST])
-
-
-@memo
-def _norms(source: Source) -> tuple[Norm, ...]:
-    return tuple(measured(source))
-
-
-@memo
 def reductions(source: Source, function: Place, depth: int = DEPTH) -> tuple[cst.Call, ...]:
     """The calls by which a run of a function sums or averages gradients over ranks, such as `dist.all_reduce(p.grad)`."""
-    found = [call for call in source.nodes(cst.Call) if home(source, call) is function and is_reduction(source, call)]
+    found = [call for call in _reductions(source) if home(source, call) is function]
     for call in _calls_by_home(source).get(function, ()) if depth else ():
         for called in callees(source, call):
             found += reductions(source, called.function, depth - 1)
     return tuple(found[:MOST])
+
+
+@memo
+def _reductions(source: Source) -> tuple[cst.Call, ...]:
+    return tuple(call for call in source.nodes(cst.Call) if is_reduction(source, call))
 
 
 def is_reduction(source: Source, call: cst.Call) -> bool:
