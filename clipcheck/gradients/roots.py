@@ -34,10 +34,11 @@ def root_of(source: Source, use: cst.Name, term: Power) -> Root | None:
     degree = term.order
     while True:
         around = _around(source, root.node)
-        read = through(source, around) if isinstance(around, cst.Call) and root.kind == "tensor" else None
-        if read is not None and read[0] is root.node and read[1] == "float":
-            root = root._replace(node=around, kind="float")
-            continue
+        if isinstance(around, cst.Call) and root.kind == "tensor":
+            read = through(source, around)
+            if read is not None and read.value is root.node and read.kind == "float":
+                root = root._replace(node=around, kind="float")
+                continue
         step = raised(source, around) if around is not None else None
         if around is None or step is None or step.base is not root.node:
             return None
