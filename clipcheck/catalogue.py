@@ -77,8 +77,11 @@ _LIGHTNING_HOOKS = tuple(
 # What all ranks of a process group call together; the first ones all-reduce.
 _REDUCE = ("all_reduce", "all_reduce_coalesced", "allreduce", "all_reduce_", "allreduce_")
 _OTHER_COLLECTIVES = (
-    *("all_gather", "all_gather_into_tensor", "all_gather_object", "reduce_scatter", "reduce_scatter_tensor"),
-    *("broadcast", "broadcast_object_list", "reduce", "barrier", "full_tensor"),
+    "all_gather",
+    "all_gather_into_tensor",
+    "all_gather_object",
+    "reduce_scatter_tensor",
+    "full_tensor",
 )
 _UNSCALE = ("unscale_", "unscale_gradients")
 _STEP = ("step", "optimizer_step")

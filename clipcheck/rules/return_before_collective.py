@@ -51,7 +51,7 @@ from clipcheck.training.summaries import home
 BY_HAND = "take part in the collective with a zero instead of returning"
 _COLLECTIVES = frozenset(
     "all_reduce all_reduce_coalesced allreduce all_reduce_ allreduce_ all_gather all_gather_into_tensor all_gather_object "
-    "reduce_scatter reduce_scatter_tensor broadcast broadcast_object_list reduce barrier".split()
+    "reduce_scatter_tensor".split()
 )
 _FILLS = frozenset({"append", "extend", "add", "insert", "update"})
 
