@@ -60,6 +60,7 @@ TENSOR = "for p in ps:\n    total += p.grad.norm() ** 2"
         (f"total = 0.0\n{FLOAT}\nreturn total", "total = grad_norm(ps).item() ** 2\nreturn total"),
         (f"total = 0.0\nlog(total)\n{FLOAT}\nreturn total", "total = 0.0\nlog(total)\ntotal += grad_norm(ps).item() ** 2\nreturn total"),
         (f"total = 0.0\n{FLOAT}\nfor p in gs:\n    total += p.grad.norm().item() ** 2\nreturn total", "total = grad_norm(ps).item() ** 2\ntotal += grad_norm(gs).item() ** 2\nreturn total"),
+        (f"total = 0.0\n{FLOAT}\nreturn (total ** 0.5) * limit, (total ** 0.5).hex()", "total = grad_norm(ps).item()\nreturn total * limit, total.hex()"),
         # a name of squares holds no norm
         (f"sqsum = 0.0\n{FLOAT}\nlog(math.sqrt(sqsum), sqsum ** 0.5)".replace("total", "sqsum"), "norm = grad_norm(ps).item()\nlog(norm, norm)"),
         (f"norm_sq = 0.0\n{FLOAT}\nlog(math.sqrt(norm_sq))\nreturn norm".replace("total", "norm_sq"), "total_norm = grad_norm(ps).item()\nlog(total_norm)\nreturn norm"),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from clipcheck.fixes.verbs import replace
+from clipcheck.fixes.verbs import with_parentheses
 from clipcheck.gradients.accumulations import Accumulation, fresh
 from clipcheck.gradients.powers import NumberKind
 from clipcheck.gradients.roots import Root, claims_to_be_norm, root_of
@@ -159,7 +159,7 @@ def _rooted(source: Source, one: Accumulation, seed: Seed, roots: Sequence[Root]
         return None
     name = _name_of_norm(source, one, seed.name)
     target = target.replace(seed.name, name, 1)
-    edits = tuple(replace(source, root.node, _as_kind(name, seed.kind, root)) for root in roots)
+    edits = tuple(Edit(*_span(source, root.node), _as_kind(name, seed.kind, root)) for root in roots)
     return Ending(target, seed.kind, edits=edits)
 
 
@@ -219,6 +219,10 @@ def _name_of_norm(source: Source, one: Accumulation, name: str) -> str:
     if not any(part.startswith("sq") or part.endswith("sq") for part in parts):
         return name
     return next((other for other in _NAMES if not source.is_taken(other)), name)
+
+
+def _span(source: Source, node: cst.CSTNode) -> tuple[int, int]:
+    return with_parentheses(source, node) if isinstance(node, cst.BaseExpression) else source.span(node)
 
 
 def _as_kind(name: str, kind: NumberKind, root: Root) -> str:

@@ -6,7 +6,7 @@ import libcst as cst
 
 from clipcheck.fixes.loop_to_call import unmovable
 from clipcheck.fixes.norm_call import Call, norm_call, safety, typed, width
-from clipcheck.fixes.verbs import comments_of, comments_within, delete_lines, indentation
+from clipcheck.fixes.verbs import comments_of, comments_within, delete_lines, indentation, with_parentheses
 from clipcheck.gradients.exponents import Exponent
 from clipcheck.gradients.powers import raised
 from clipcheck.gradients.spelling import Refused
@@ -36,7 +36,7 @@ def rewrite_total(source: Source, found: Total, title: str, limit: Safety = Safe
     prepared = _prepared(source, found)
     if isinstance(prepared, Refused):
         return prepared
-    start, end = _span(source, found.node)
+    start, end = with_parentheses(source, found.node)
     if comments_within(source, *source.span(found.node)):
         return Refused("a comment stands inside the expression")
     text = _fitted(source, found, degree, call, (start, end))
@@ -53,13 +53,6 @@ def _raises(source: Source, found: Total) -> bool:
             return source.qualified(node.func) != "builtins.pow"
         node = step.base
     return False
-
-
-def _span(source: Source, node: cst.BaseExpression) -> tuple[int, int]:
-    """What a call replaces: the expression, and the parentheses around it that only held its lines or operators together."""
-    start, end = source.outer_span(node)
-    held = source.text[start - 1 : start].isalnum() or comments_within(source, start, end)
-    return source.span(node) if held else (start, end)
 
 
 def _fitted(source: Source, found: Total, degree: Exponent, call: Call, span: tuple[int, int]) -> str:
@@ -80,7 +73,7 @@ def _written(source: Source, found: Total, degree: Exponent, norm: str) -> str:
     if degree.is_one:
         return text
     text = f"{text} ** {found.term.order.text or 2}"
-    bare = _span(source, found.node) == source.span(found.node) and found.node.lpar
+    bare = with_parentheses(source, found.node) == source.span(found.node) and found.node.lpar
     return f"({text})" if _binds_tighter(source, found.node) and not bare else text
 
 

@@ -107,6 +107,16 @@ def _blank_lines(source: Source, offset: int, step: int) -> int:
     return count
 
 
+def with_parentheses(source: Source, node: cst.BaseExpression) -> tuple[int, int]:
+    """An expression with the parentheses around it, which a name or a call in its place does not need.
+
+    Without them where a comment stands in them, or where only they keep it from the word before.
+    """
+    start, end = source.outer_span(node)
+    needed = source.text[start - 1 : start].isalnum() or comments_within(source, start, end)
+    return source.span(node) if needed else (start, end)
+
+
 # --- comments --------------------------------------------------------------------------------------------------------
 
 
