@@ -166,3 +166,40 @@ NORM = "sum(p.grad.norm().item() ** 2 for p in ps)"
 )
 def test_parentheses_that_nothing_needs_any_more_go(before: str, after: str) -> None:
     assert fixed(before) == after
+
+
+# --- a clip by hand ---------------------------------------------------------------------------------------------------
+
+MEASURE = "norm = torch.tensor(0.0)\nfor p in ps:\n    if p.grad is not None:\n        norm += (p.grad ** 2).sum()\nnorm = norm.sqrt()"
+SCALE = "if norm > limit:\n    for p in ps:\n        if p.grad is not None:\n            p.grad *= limit / norm"
+
+
+def test_the_textbook_clip_is_one_call() -> None:
+    assert fixed(f"{MEASURE}\n{SCALE}", "CLIP005", "CLIP008") == "clip_grad_norm_(ps, limit)"
+    named = fixed(f"{MEASURE}\n{SCALE}\nreturn norm", "CLIP005", "CLIP008")
+    assert named == "norm = clip_grad_norm_(ps, limit)\nreturn norm"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"{MEASURE}\n{SCALE}".replace("for p in ps:\n        if", "for p in gs:\n        if"),  # others are scaled
+        f"{MEASURE}\nnorm = norm / 2\n{SCALE}",
+        f"{MEASURE}\nnorm += 1\n{SCALE}",
+        f"{MEASURE}\ntorch.distributed.all_reduce(norm)\n{SCALE}",
+        f"{MEASURE}\nnorm = max(norm, other)\n{SCALE}",
+        f"{MEASURE}\nlog(norm)\n{SCALE}",
+        f"{MEASURE}\n{SCALE}".replace("if p.grad is not None:\n            p.grad *=", "if p.requires_grad:\n            p.grad *="),
+        f"{MEASURE}\nps = list(model.parameters())\n{SCALE}",
+    ],
+)  # fmt: skip
+def test_a_clip_of_other_tensors_or_of_another_norm_stays(body: str) -> None:
+    assert "clip_grad_norm_" not in fixed(body, "CLIP005", "CLIP008")
+
+
+def test_a_norm_and_its_clip_become_one_clip_whose_result_is_used() -> None:
+    clip = "torch.nn.utils.clip_grad_norm_(ps, limit)"
+    loop = f"total = 0.0\n{FLOAT}\ntotal = total ** 0.5\n{clip}\nlog(total)"
+    assert fixed(loop, "CLIP001", "CLIP504") == f"total = {clip}.item()\nlog(total)"
+    one = f"total = sum(p.grad.norm().item() ** 2 for p in ps) ** 0.5\n{clip}\nlog(total)"
+    assert fixed(one, "CLIP001", "CLIP504") == f"total = {clip}.item()\nlog(total)"
