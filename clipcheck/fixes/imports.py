@@ -70,13 +70,17 @@ def _in_reach(source: Source, at: cst.CSTNode, package: str, function: str) -> s
     scope: Scope | None = here
     while scope is not None:
         for name, bindings in scope.bindings.items():
-            paths = {binding.path for binding in bindings if not is_for_checkers(source, binding.node)}
+            paths = {binding.path for binding in bindings}  # empty for what is no import
             if here.owner(name) is not scope or len(paths) != 1:
                 continue
             path = paths.pop()
+            if wanted != path and not wanted.startswith(f"{path}."):
+                continue
+            if all(is_for_checkers(source, binding.node) for binding in bindings):
+                continue
             if path == wanted:
                 found.append(name)
-            elif wanted.startswith(f"{path}.") and _is_loaded(source, path, package):
+            elif _is_loaded(source, path, package):
                 found.append(name + wanted[len(path) :])
         scope = scope.parent
     return min(found, key=lambda text: (text.count("."), text != function, text), default=None)

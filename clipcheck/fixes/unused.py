@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 import libcst as cst
@@ -10,8 +11,8 @@ import libcst as cst
 from clipcheck.fixes.import_blocks import block_of, is_import, parsed
 from clipcheck.fixes.import_lines import fewer
 from clipcheck.fixes.verbs import comments_of, delete_lines, deletion, lines_of
-from clipcheck.python.names import Binding, dotted
-from clipcheck.python.source import Source, Statement
+from clipcheck.python.names import Binding, Scope, dotted
+from clipcheck.python.source import Source, Statement, memo
 from clipcheck.rule import RUNTIME, Edit
 
 _LOOKUPS = frozenset(
@@ -55,15 +56,38 @@ def _lost(source: Source, edits: Sequence[Edit]) -> Iterator[list[Binding]]:
     gone = [(edit.start, edit.end) for edit in edits if edit.start < edit.end]
     members = {edit.end for edit in edits if edit.text.endswith(".")}  # where a name becomes an attribute
     written = " ".join(edit.text for edit in edits)
-    for scope in source.names.scopes.values():
-        for name, bindings in scope.bindings.items():
-            places = [source.span(use)[0] for use in source.names.uses(scope, name)]
-            if not places or not all(_within(at, gone) or at in members for at in places):
-                continue
-            if re.search(rf"(?<![\w.]){re.escape(name)}\b", written):
-                continue
-            if not any(_within(source.span(binding.node)[0], gone) for binding in bindings):  # these are edited
-                yield bindings
+    for scope, name in _used_within(source, [*gone, *((at, at + 1) for at in members)]):
+        places = [source.span(use)[0] for use in source.names.uses(scope, name)]
+        if not all(_within(at, gone) or at in members for at in places):
+            continue
+        if re.search(rf"(?<![\w.]){re.escape(name)}\b", written):
+            continue
+        bindings = scope.bindings[name]
+        if not any(_within(source.span(binding.node)[0], gone) for binding in bindings):  # these are edited
+            yield bindings
+
+
+def _used_within(source: Source, spans: Sequence[tuple[int, int]]) -> list[tuple[Scope, str]]:
+    """The names of the program that are read in some stretches of it."""
+    places, names = _uses(source)
+    found: dict[tuple[int, str], tuple[Scope, str]] = {}
+    for start, end in spans:
+        for scope, name in names[bisect_left(places, start) : bisect_left(places, end)]:
+            found[id(scope), name] = (scope, name)
+    return list(found.values())
+
+
+@memo
+def _uses(source: Source) -> tuple[list[int], list[tuple[Scope, str]]]:
+    """Where names that the program binds are read, in the order of the text, and which names."""
+    found = [
+        (source.span(use)[0], (scope, name))
+        for scope in source.names.scopes.values()
+        for name in scope.bindings
+        for use in source.names.uses(scope, name)
+    ]
+    found.sort(key=lambda one: one[0])
+    return [at for at, _ in found], [name for _, name in found]
 
 
 def _is_variable(source: Source, bindings: Sequence[Binding]) -> bool:
