@@ -233,13 +233,13 @@ def _on_top(source: Source, text: str) -> Edit:
     match source.module.body:
         case [first, *rest] if _is_docstring(first):
             if not rest:
-                return insert_line_after(source, cast("Statement", first), text)
-            first, before = rest[0], lines_of(source, cast("Statement", first))[1]
+                return insert_line_after(source, first, text)
+            first, before = rest[0], lines_of(source, first)[1]
         case [first, *_]:
             before = 0
         case _:
             return Edit(0, 0, text + newline)
-    start = _top_of(source, cast("Statement", first))
+    start = _top_of(source, first)
     blank = newline if before and start == before else ""
     lines = 2 if isinstance(first, (cst.FunctionDef, cst.ClassDef)) else 1
     return Edit(start, start, blank + text + newline * (lines + 1))
