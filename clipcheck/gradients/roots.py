@@ -59,8 +59,10 @@ def squared_is_wanted(source: Source, uses: Sequence[cst.Name], term: Power) -> 
 
 
 def is_operand(source: Source, node: cst.CSTNode) -> bool:
-    """Whether an expression is an operand of arithmetic."""
+    """Whether an expression is an operand of arithmetic, but for a power, which may be a root that is written wrong."""
     match source.parent(node):
+        case cst.BinaryOperation(operator=cst.Power(), left=left) if left is node:
+            return False
         case cst.BinaryOperation():
             return True
         case cst.AugAssign(value=value):
