@@ -89,17 +89,16 @@ def clip_grad_norm_(
         RuntimeError: the norm is not finite under `error_if_nonfinite` or `nonfinite="raise"`, and nothing was scaled;
             `foreach=True` on a device without it; the parameters are FSDP1's.
     """
+    params = listed(parameters, level=3)
+    max_norm, norm_type = float(max_norm), float(norm_type)
+    raises, skips = _choices(nonfinite, error_if_nonfinite)
+    if not raises and group is shard_group is all_groups is counts is gradient is None:
+        clipped = _clip_here_(params, max_norm, norm_type, skips)
+        if clipped is not None:
+            return clipped
     with torch.no_grad():
-        params = listed(parameters, level=3)
-        max_norm, norm_type = float(max_norm), float(norm_type)
-        asked = Asked(group, shard_group, all_groups)
-        raises, skips = _choices(nonfinite, error_if_nonfinite)
-        if asked == Asked() and not raises and counts is None and gradient is None:
-            clipped = _clip_here_(params, max_norm, norm_type, skips)
-            if clipped is not None:
-                return clipped
         params = parameters_of(params)
-        how = spread(params, asked)
+        how = spread(params, Asked(group, shard_group, all_groups))
         own = gradients(params, gradient)
         refuse_copies(params, own, gradient)
         grads = present(own)
@@ -249,16 +248,26 @@ def _choices(nonfinite: NonFinite, error_if_nonfinite: bool = False) -> tuple[bo
 
 
 def _clip_here_(params: list[Tensor], max_norm: float, norm_type: float, skips: bool) -> Tensor | None:
-    """The clip of gradients that all are on one CUDA device; None, and nothing done, for others.
+    """The clip of gradients that all are on one CUDA device, or all on the CPU; None, and nothing done, for others.
 
     The host looks at each of 2,000 small gradients for longer than the GPU does, so here it looks once. Repeated
     parameters are among the others, and so is what has to be warned about.
     """
-    if is_compiling() or not (no_subclass(params) and params and params[0].is_cuda):
+    if is_compiling() or not (params and no_subclass(params)):
+        return None
+    clip_ = local.clip_on_cuda_ if params[0].is_cuda else local.clip_on_cpu_
+    if clip_ is local.clip_on_cpu_ and len(set(map(id, params))) < len(params):
         return None
     refuse_fsdp1(params)
     grads = [grad for p in params if (grad := p.grad) is not None]
-    return local.clip_on_cuda_(grads, max_norm, norm_type, skips) if grads else None
+    if not grads:
+        return None
+    tracked = torch.is_grad_enabled()
+    torch._C._set_grad_enabled(False)  # as `torch.no_grad()` does, which takes as long as a norm of few elements
+    try:
+        return clip_(grads, max_norm, norm_type, skips)
+    finally:
+        torch._C._set_grad_enabled(tracked)
 
 
 def _norm(

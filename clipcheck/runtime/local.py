@@ -46,24 +46,34 @@ def joined_norm_on_cuda(grads: list[Tensor], norm_type: float, sections: Section
     return cuda.norm(grads, norm_type, torch.float64, sections) if cuda else None
 
 
-def clip_(grads: list[Tensor], max_norm: float, norm_type: float, skips: bool = False) -> Norm:
-    """Clips at least one gradient in place and returns the norm before: `norm` and `scale_`, one look where it can be.
+def clip_on_cpu_(grads: list[Tensor], max_norm: float, norm_type: float, skips: bool = False) -> Tensor | None:
+    """Clips gradients on the CPU in place and returns the norm before; None, and nothing done, for others.
 
-    Where all gradients are on the CPU, that is: there the calls beside the two passes count for small models.
+    One look at them where it can be: there the calls beside the two passes count for small models.
     """
-    groups = None if norm_type == 0 or _observed() or not ordinary(grads) else _by_device(grads)
-    if groups is None or [*groups] != [_CPU] or not _fast_on_cpu(groups[_CPU]):
-        total_norm = norm(grads, norm_type)
-        scale_(grads, total_norm, max_norm, skips)
-        return total_norm
-    total_norm = cpu.norm(groups[_CPU], norm_type)
+    if norm_type == 0 or _observed() or not ordinary(grads):
+        return None
+    groups = _groups_on_cpu(grads)
+    if groups is None:
+        return None
+    total_norm = cpu.norm(groups, norm_type)
     coefficient = max_norm / (total_norm + 1e-6)
     if 0 < coefficient < 1 and distinct(grads) is grads:
-        for group in groups[_CPU]:  # last ones first: those are still in the cache, 5 % for 100 MB of gradients
-            plain.scale_group_(group[::-1], torch.tensor(coefficient, dtype=torch.float64, device="cpu"))
+        cpu.scale_(groups, coefficient)
     elif not coefficient >= 1:
         scale_(grads, total_norm, max_norm, skips)
-    return as_tensor(total_norm, result_dtype([group[0] for group in groups[_CPU]]), _CPU)
+    is_double = any(group[0].dtype in plain.DOUBLE for group in groups)
+    return cpu.scalar(total_norm, torch.float64 if is_double else torch.float32)
+
+
+def clip_(grads: list[Tensor], max_norm: float, norm_type: float, skips: bool = False) -> Norm:
+    """Clips at least one gradient in place and returns the norm before: `norm` and `scale_`."""
+    clipped = clip_on_cpu_(grads, max_norm, norm_type, skips)
+    if clipped is not None:
+        return clipped
+    total_norm = norm(grads, norm_type)
+    scale_(grads, total_norm, max_norm, skips)
+    return total_norm
 
 
 def norm(grads: list[Tensor], norm_type: float, dtype: torch.dtype | None = torch.float64) -> Norm:
@@ -144,7 +154,7 @@ def as_tensor(norm: Norm, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Returns the norm as the 0-dim tensor that callers get."""
     if isinstance(norm, Tensor):
         return norm.to(device, dtype)
-    return torch.full((), norm, dtype=dtype, device=device)  # of all that make a 0-dim tensor the fastest
+    return torch.full((), norm, dtype=dtype, device=device)
 
 
 def is_finite(norm: Norm) -> bool:
@@ -174,6 +184,15 @@ def _device_norm(device: torch.device, groups: list[list[Tensor]], norm_type: fl
         if total is not None:
             return total
     return plain.norm(together, norm_type)
+
+
+def _groups_on_cpu(grads: list[Tensor]) -> list[list[Tensor]] | None:
+    """Ordinary gradients of one dtype together, if all are on the CPU and of a dtype that is fast there."""
+    dtypes = {grad.dtype for grad in grads}
+    if len(dtypes) == 1 and dtypes <= _FAST_ON_CPU:
+        return [grads] if all(grad.is_cpu for grad in grads) else None
+    groups = _by_device(grads)
+    return groups[_CPU] if [*groups] == [_CPU] and _fast_on_cpu(groups[_CPU]) else None
 
 
 def _fast_on_cpu(groups: list[list[Tensor]]) -> bool:

@@ -64,13 +64,18 @@ def scale_group_(grads: list[Tensor], coefficient: Tensor) -> None:
     2.84 ms), and in float32 it is not rounded to a low-precision dtype.
     """
     device, dtype = grads[0].device, grads[0].dtype
-    factor = coefficient.to(device, torch.float64 if dtype in DOUBLE else torch.float32)
+    factor = coefficient.to(device, factor_dtype(dtype))
     lazy = dtype.is_complex and any(grad.is_conj() for grad in grads)  # foreach functions refuse those
     if device.type in FOREACH and no_subclass(grads) and not lazy:
         torch._foreach_mul_(grads, factor)
     else:
         for grad in grads:
             grad.mul_(factor)
+
+
+def factor_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the factor that gradients of a dtype are multiplied by."""
+    return torch.float64 if dtype in DOUBLE else torch.float32
 
 
 def _grouped(grads: list[Tensor], keys: list[Any]) -> list[list[Tensor]]:

@@ -1,156 +1,162 @@
-"""Gradients on the CPU as rows of a few hundred elements, and the norms of rows in torch's vectorised kernels."""
+"""Gradients on the CPU as rows of a few hundred elements, whose norms torch's vectorized kernels take.
+
+torch runs an operation on one thread if it has fewer than GRAIN elements, else on all. Where cores are busy, threads
+wait for each other, for milliseconds. So what is put together here stays below that, and the rest can be split.
+"""
 
 from __future__ import annotations
 
 import functools
-import math
-import threading
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-LENGTHS = (256, 320, 192)  # elements a row: the first that leaves no rest; shorter ones cost more, longer ones err more
-SHORT = 32  # elements a row of float16, the sums of whose squares are rounded from the fifth summand on
-SMALL = 65_536  # gradients of fewer elements are copied together: a call for each would cost more
-FEW = 1_048_576  # elements of all gradients: up to here all are copied together
-CHUNK = 2_097_152  # elements that are copied together or converted at once: 8 MB of scratch in float32
-ROWS = 524_288  # rows of a matrix: 2 MB of norms
+from clipcheck.runtime.load import GRAIN
+
+JOINED = 12_288  # gradients of fewer elements are copied together: a call for each would cost more
+ALONE = 4_096  # elements: those of a matrix that has rows already
+LENGTHS = range(160, 95, -8)  # elements a row, whole vectors: shorter ones cost more, longer ones err more
+LENGTH = 128  # where no length leaves no rest
+LONG, SHORT = 256, 32  # elements a row of bfloat16, of float16: there sums of squares are rounded from the fifth on
+ROWS = 524_288  # rows of a matrix for the 16-bit kernel: 2 MB of sums
+SIXTEEN = frozenset({torch.float16, torch.bfloat16})
+
+# A gradient as a matrix of rows, or gradients that are copied together, below GRAIN.
+Piece: TypeAlias = Tensor | list[Tensor]
 
 
-class _Scratch(threading.local):
-    def __init__(self) -> None:
-        self.buffers: dict[torch.dtype, Tensor] = {}
-
-
-_scratch = _Scratch()
-
-
-def rows(grads: list[Tensor], sizes: list[int]) -> Iterator[Tensor]:
-    """Yields matrices whose rows hold every element once, and perhaps some zeros, in the dtype of the gradients.
-
-    `sizes` are their numbers of elements. Most matrices are views; one that is this thread's scratch is overwritten by
-    the next.
-    """
-    large = SMALL if sum(sizes) > FEW else CHUNK
+def pieces(grads: list[Tensor], sizes: list[int]) -> list[Piece]:
+    """Returns every element of gradients of one dtype once; `sizes` are their numbers of elements, none is 0."""
+    if max(sizes) < ALONE:
+        return [*_together(grads, sizes)]
     small: list[Tensor] = []
-    waiting = 0
+    found: list[Piece] = []
     for grad, size in zip(grads, sizes, strict=True):
-        if size < large:
+        if size < JOINED and (size < ALONE or grad.dim() == 1):
             small.append(grad)
-            waiting += size
+        elif grad.dim() == 2 and 64 <= grad.size(1) <= 200 and grad.stride(1) == 1:
+            found.append(grad)
+        elif (view := grad if grad.is_contiguous() else _in_memory(grad)) is None:
+            small += _parts(grad)
+        elif rest := size % length(size):
+            flat = view.view(-1)
+            found.append(flat[:-rest].view(-1, LENGTH))
+            small.append(flat[-rest:])
         else:
-            for piece in (grad,) if grad.is_contiguous() else contiguous_pieces(grad):
-                count = size if piece is grad else piece.numel()
-                length = _length(piece.dtype, count)
-                whole, rest = divmod(count, length)
-                matrix = piece.as_strided((whole, length), (length, 1))
-                if whole > ROWS:
-                    yield from torch.split(matrix, ROWS)
-                else:
-                    yield matrix
-                if rest:
-                    last = piece.view(-1)[-rest:]
-                    small.append(last if piece is grad else last.clone())
-                    waiting += rest
-        if waiting > CHUNK - 2 * SMALL:
-            yield _together(small, waiting)
-            small, waiting = [], 0
-    if waiting:
-        yield _together(small, waiting)
+            found.append(view.view(-1, length(size)))
+    if small:
+        found += _together(small, [grad.numel() for grad in small])
+    return found
 
 
-def norms(matrix: Tensor, norm_type: float, dtype: torch.dtype) -> Tensor:
-    """Returns a vector, in float32 or float64 as `dtype` says, whose norm is that of the matrix: the norms of its rows.
-
-    `dtype` is at least as wide as the matrix's; `norm_type` is not 0.
-    """
-    if norm_type == 2 and matrix.dtype == dtype:
-        of_rows: Tensor = torch.linalg.vector_norm(matrix, 2, 1)
-        return of_rows
-    if norm_type == math.inf:  # 20 times as fast as torch's inf norm
-        return torch.stack(torch.aminmax(matrix)).abs().amax().to(dtype).view(1)
-    if norm_type == 1:  # twice as fast as torch's 1-norm, which is not vectorised
-        return torch.cat([part.abs_().sum(1) for part in _copied(matrix, dtype)])
-    return torch.cat([torch.linalg.vector_norm(part, norm_type, 1) for part in _copied(matrix, dtype)])
+def split(pieces: list[Piece]) -> list[Piece]:
+    """Returns the pieces in parts that torch runs on one thread, each."""
+    parts: list[Piece] = []
+    for piece in pieces:
+        if type(piece) is list or piece.numel() < GRAIN:
+            parts.append(piece)
+        else:
+            parts += torch.split(piece, max(1, (GRAIN - 1) // piece.size(1)))
+    return parts
 
 
-def squares(matrix: Tensor) -> Tensor:
-    """Returns the sums of squares of rows of a dtype that `has_squares`, in float32.
+def joined(grads: list[Tensor]) -> Tensor:
+    """Returns the elements of gradients as a vector."""
+    if len(grads) == 1:
+        return grads[0].reshape(-1)
+    vector: Tensor = torch._C._nn.flatten_dense_tensors(grads)
+    return vector
+
+
+def matrix(piece: Piece) -> Tensor:
+    """Returns the elements of a piece as rows, and perhaps some zeros: 16-bit ones in float32, others as they are."""
+    if type(piece) is list:
+        count = sum(map(Tensor.numel, piece))
+        if rest := -count % length(count):
+            piece = [*piece, _zeros(piece[0].dtype)[:rest]]
+        piece = joined(piece).view(-1, length(count + rest))
+    return piece.float() if piece.dtype in SIXTEEN else piece
+
+
+@functools.lru_cache(maxsize=4096)
+def length(count: int) -> int:
+    """Returns the length of the rows that so many elements are viewed as."""
+    return next((each for each in LENGTHS if count % each == 0), LENGTH)
+
+
+def squares(vector: Tensor) -> Iterator[Tensor]:
+    """Yields the sums of squares of rows of a contiguous vector whose dtype `has_squares`, in float32.
 
     torch rounds the norms of 16-bit rows to 16 bits. A group normalization's backward does not: the gradient of its
     scale is, with the mean 0 and the deviation 1, for each channel the sum of input times gradient, here of squares. It
-    reads 16 bits and sums in float32, vectorised and on all threads. (Wu and He 2018, arXiv:1803.08494.)
+    reads 16 bits and sums in float32, vectorized and on all threads. (Wu and He 2018, arXiv:1803.08494.)
     """
+    across = SHORT if vector.dtype == torch.float16 else LONG
+    whole = vector.numel() // across * across
+    for rows in torch.split(vector[:whole].view(-1, across), ROWS):
+        yield _squares(rows)
+    if whole < vector.numel():
+        yield _squares(vector[whole:].view(1, -1))
+
+
+def _squares(rows: Tensor) -> Tensor:
     mean, deviation = _standard()
-    channels, elements = matrix.shape
-    weight = _buffer(torch.float32)[:channels]  # of it the backward takes shape and dtype only
-    input = matrix.unsqueeze(0)
+    channels, elements = rows.shape
+    weight = mean.expand(1, channels)  # of it the backward takes shape and dtype only
+    input = rows.unsqueeze(0)
     backward = torch.ops.aten.native_group_norm_backward.default
-    of_rows: Tensor = backward(input, input, mean, deviation, weight, 1, channels, elements, 1, [False, True, False])[1]
-    return of_rows
+    sums: Tensor = backward(input, input, mean, deviation, weight[0], 1, channels, elements, 1, [False, True, False])[1]
+    return sums
 
 
 @functools.cache
 def has_squares(dtype: torch.dtype) -> bool:
     """Whether this torch sums 16 bits in float32, by trying: 256 whole numbers, the sum of whose squares has 23 bits."""
-    if dtype not in (torch.float16, torch.bfloat16):
+    if dtype not in SIXTEEN:
         return False
     whole = torch.arange(256, device="cpu", dtype=torch.float32)
     try:
-        of_rows = squares(whole.to(dtype).view(1, -1))
+        sums = _squares(whole.to(dtype).view(1, -1))
     except RuntimeError:
         return False
-    return of_rows.dtype == torch.float32 and of_rows.item() == whole.square().sum().item()
+    return sums.dtype == torch.float32 and sums.item() == whole.square().sum().item()
 
 
-def contiguous_pieces(grad: Tensor) -> Iterator[Tensor]:
-    """Yields contiguous tensors with the elements of a gradient in some order: views where its memory is dense.
+def _together(grads: list[Tensor], sizes: list[int]) -> Iterator[list[Tensor]]:
+    """Yields gradients in runs of fewer than GRAIN elements, with room for zeros that fill the last row."""
+    ends = list(accumulate(sizes))
+    if ends[-1] < GRAIN - LENGTHS[0]:
+        yield grads
+        return
+    start, passed = 0, 0
+    while start < len(grads):
+        end = max(start + 1, bisect_right(ends, passed + GRAIN - LENGTHS[0]))
+        yield grads[start:end]
+        start, passed = end, ends[end - 1]
 
-    Where it is not, a piece is this thread's scratch, overwritten by the next.
+
+def _in_memory(grad: Tensor) -> Tensor | None:
+    """Returns a contiguous view with the elements in the order of the memory: of a transposed or channels_last one.
+
+    None where there are gaps, or an element is there more than once.
     """
-    if grad.is_contiguous():
+    view = grad.t() if grad.dim() == 2 else grad.permute(sorted(range(grad.dim()), key=grad.stride, reverse=True))
+    return view if view.is_contiguous() else None
+
+
+def _parts(grad: Tensor) -> Iterator[Tensor]:
+    """Yields parts of fewer than GRAIN elements."""
+    limit = GRAIN - LENGTH
+    if grad.numel() <= limit:
         yield grad
         return
-    in_memory = grad.permute(sorted(range(grad.dim()), key=grad.stride, reverse=True))
-    if in_memory.is_contiguous():  # channels_last, transposed
-        yield in_memory
-    elif grad.numel() <= CHUNK:
-        yield _buffer(grad.dtype)[: grad.numel()].view(grad.shape).copy_(grad)
-    else:
-        widest = max(range(grad.dim()), key=grad.size)
-        for half in grad.tensor_split(2, dim=widest):
-            yield from contiguous_pieces(half)
-
-
-def _together(grads: list[Tensor], count: int) -> Tensor:
-    """Returns the rows of so many elements of small gradients, which are copied one behind the other, and zeros."""
-    dtype = grads[0].dtype
-    vectors = [grad if grad.dim() == 1 else grad.reshape(-1) for grad in grads]
-    length = _length(dtype, count)
-    padding = -count % length
-    flat = _buffer(dtype)[: count + padding]
-    torch.cat([*vectors, _zeros(dtype)[:padding]], out=flat)
-    return flat.view(-1, length)
-
-
-def _length(dtype: torch.dtype, count: int) -> int:
-    if dtype == torch.float16:
-        return SHORT
-    for length in LENGTHS:
-        if count % length == 0:
-            return length
-    return LENGTHS[0]
-
-
-def _copied(matrix: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Yields the rows in `dtype`, in pieces that are this thread's scratch: each is overwritten by the next.
-
-    For its argument `dtype` torch's norm has no vectorised kernel and allocates a copy. Larger pieces leave the cache;
-    for smaller ones the calls cost more than the copies.
-    """
-    for part in torch.split(matrix, max(1, CHUNK // matrix.size(1))):
-        yield _buffer(dtype)[: part.numel()].view(part.shape).copy_(part)
+    widest = max(range(grad.dim()), key=grad.size)
+    for part in grad.split(max(1, grad.size(widest) * limit // grad.numel()), widest):
+        yield from _parts(part)
 
 
 @functools.cache
@@ -165,11 +171,3 @@ def _standard() -> tuple[Tensor, Tensor]:
 def _zeros(dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):
         return torch.zeros(LENGTHS[0], device="cpu", dtype=dtype)
-
-
-def _buffer(dtype: torch.dtype) -> Tensor:
-    """Returns this thread's scratch, of CHUNK elements: fresh memory costs a page fault every 4 KB at each call."""
-    if dtype not in _scratch.buffers:
-        with torch.inference_mode(False):
-            _scratch.buffers[dtype] = torch.empty(CHUNK, dtype=dtype, device="cpu")
-    return _scratch.buffers[dtype]

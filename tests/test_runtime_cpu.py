@@ -1,0 +1,168 @@
+"""The norm and the scaling on the CPU: every element once, to seven digits, and on one thread where torch has one."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from clipcheck import runtime  # noqa: E402
+from clipcheck.runtime import cpu, load, reference, rows  # noqa: E402
+
+INF = math.inf
+
+
+def params_of(grads: list[torch.Tensor]) -> list[torch.Tensor]:
+    params = [torch.nn.Parameter(torch.empty_like(grad)) for grad in grads]
+    for param, grad in zip(params, grads, strict=True):
+        param.grad = grad
+    return params
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [7, 1_001, 9_001, 12_001, 31_001])
+def test_many_gradients_that_are_copied_together(dtype: torch.dtype, size: int) -> None:
+    grads = [torch.randn(size).to(dtype) for _ in range(70)]
+    got = runtime.grad_norm(params_of(grads)).item()
+    assert abs(got / reference.total_norm(grads) - 1) < 1e-7
+
+
+def test_the_16_bit_kernel_takes_so_many_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "ROWS", 100)
+    grad = torch.randn(90_007).bfloat16()
+    sums = list(rows.squares(grad))
+    assert max(map(len, sums)) == 100
+    assert sum(map(len, sums)) == 90_007 // rows.LONG + 1
+    assert math.sqrt(torch.cat(sums).double().sum()) == pytest.approx(reference.total_norm([grad]), rel=1e-7)
+
+
+def every_layout(size: int) -> list[torch.Tensor]:
+    """Matrices of so many columns: as they are, transposed, sliced both ways, expanded, in three dimensions."""
+    return [
+        torch.randn(300, size),
+        torch.randn(size, 300).t(),
+        torch.randn(300, size + 8)[:, 4:-4],
+        torch.randn(600, size)[::2],
+        torch.randn(1, size).expand(300, size),
+        torch.randn(300, 1).expand(300, size),
+        torch.randn(3, size, 100).transpose(0, 1),
+    ]
+
+
+@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.0, INF])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_the_norm_has_every_element_once(
+    dtype: torch.dtype, norm_type: float, busy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "is_serial_better", lambda: busy)
+    torch.manual_seed(5)
+    for size in (1, 3, 64, 100, 200, 201, 1_000):
+        for grad in every_layout(size):
+            for grads in (
+                [grad.to(dtype)],
+                [grad.to(dtype), torch.ones(3, dtype=dtype), torch.ones(5_000, dtype=dtype)],
+            ):
+                before = [each.clone() for each in grads]
+                got = runtime.grad_norm(params_of(grads), norm_type).item()
+                assert abs(got / reference.total_norm(before, norm_type) - 1) < 1e-7
+                assert all(map(torch.equal, grads, before))
+
+
+@pytest.mark.parametrize("value", [1.1, 1.3, 1.7])
+def test_repeats_among_others_keep_seven_digits(value: float) -> None:
+    """Constants with random rows where a sample may fall, half of each, and few elements that hold nearly all."""
+    torch.manual_seed(6)
+    spotted = torch.full((4_194_304,), value)
+    for at in (0, 2_097_152, 3_000_064):
+        spotted[at : at + 256] = torch.randn(256)
+    mixed = torch.where(torch.rand(1_000_000) < 0.5, torch.tensor(value), torch.randn(1_000_000))
+    halves = torch.cat([torch.full((500_000,), value), torch.randn(500_000)])
+    few_large = torch.cat([torch.full((160,), 1e4 * value), torch.randn(300_000)])
+    for grads in ([spotted], [mixed], [halves], [few_large], [torch.full((100, 100), value)] * 6, [spotted[:9_000]]):
+        grads = [grad.clone() for grad in grads]
+        assert abs(runtime.grad_norm(params_of(grads)).item() / reference.total_norm(grads) - 1) < 1e-7
+
+
+def test_the_error_of_repeated_rows_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without that the norm would be as far off as the rows are."""
+    grads = [torch.full((1000, 1000), 1.0 + each / 31) for each in range(30)]
+    want = [reference.total_norm([grad]) for grad in grads]
+    got = [cpu.norm([[grad]], 2.0) for grad in grads]
+    assert max(abs(g / w - 1) for g, w in zip(got, want, strict=True)) < 1e-12
+    monkeypatch.setattr(cpu, "_errors_cancel", lambda *_: True)
+    got = [cpu.norm([[grad]], 2.0) for grad in grads]
+    assert max(abs(g / w - 1) for g, w in zip(got, want, strict=True)) > 5e-8
+
+
+def test_nothing_waits_for_cores_that_are_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch runs what has fewer elements than its grain on one thread; so no operation here is larger."""
+    monkeypatch.setattr(cpu, "is_serial_better", lambda: True)
+    sizes = []
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if function in (torch.linalg.vector_norm, torch._foreach_mul_, torch.Tensor.float):
+                tensors = args[0] if isinstance(args[0], list) else [args[0]]
+                sizes.extend(tensor.numel() for tensor in tensors)
+            return function(*args, **(kwargs or {}))
+
+    for dtype in (torch.float32, torch.bfloat16):
+        grads = [torch.randn(300, 700).to(dtype), torch.randn(100_000).to(dtype), torch.randn(20, 30).to(dtype)]
+        want = reference.clipped(grads, 1.0)
+        with Watch():
+            runtime.clip_grad_norm_(params_of(grads), 1.0)
+        assert len(sizes) > 20 and max(sizes) < load.GRAIN
+        for grad, exact in zip(grads, want, strict=True):
+            torch.testing.assert_close(grad.double(), exact, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=0)
+
+
+def test_torch_has_one_thread_below_the_grain() -> None:
+    """What the runtime takes for granted; a process that never had a parallel region has one OpenMP thread."""
+    if sys.platform != "linux":
+        pytest.skip("counts threads as Linux lists them")
+    script = """
+import os, torch
+from clipcheck import runtime
+torch.set_num_threads(2)
+def threads(): return len(os.listdir("/proc/self/task"))
+before = threads()
+for shape, count in (((30_000,), 7), ((100, 100), 40), ((64,), 3_000), ((4_000,), 1), ((5_000,), 1), ((180, 180), 3)):
+    for dtype in (torch.float32, torch.bfloat16):
+        params = [torch.nn.Parameter(torch.ones(shape, dtype=dtype)) for _ in range(count)]
+        for p in params:
+            p.grad = torch.ones(shape, dtype=dtype) + torch.arange(shape[-1]).to(dtype)
+        for norm_type in (1.0, 2.0, 3.0, float("inf")):
+            runtime.clip_grad_norm_(params, 1.0, norm_type)
+print(threads() - before)
+large = torch.nn.Parameter(torch.ones(1_000_000))
+large.grad = torch.ones(1_000_000)
+torch.nn.utils.clip_grad_norm_([large], 1.0)
+print(threads() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    below, above = map(int, done.stdout.split())
+    assert below == 0
+    if (os.cpu_count() or 1) > 1:
+        assert above > 0
+
+
+def test_a_busy_machine_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "loadavg"
+    monkeypatch.setattr(load, "_running", lambda: os.open(file, os.O_RDONLY))
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    for running, want in ((1, False), (4, False), (5, True), (120, True)):
+        file.write_text(f"9.13 8.20 7.73 {running}/345 15089\n")
+        assert load.is_serial_better() is want
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert not load.is_serial_better()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(load, "_running", lambda: None)
+    assert not load.is_serial_better()
