@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint bench docs dist mutate mutate-source kill fuzz matrix clean
+.PHONY: demo test lint bench bench-runtime docs dist mutate mutate-source kill fuzz matrix clean
 
 demo: $(INSTALLED)
 	@$(BIN)/python demo/run.py
@@ -18,6 +18,12 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/linter.py
+
+# The clip on the CPU over a grid, as a table and heat maps in build/. Half an hour; what is there is not measured again.
+bench-runtime: $(INSTALLED)
+	mkdir -p build
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python benchmarks/runtime.py build/runtime.jsonl --plot build/runtime.svg
 
 # The site, in site/: the rules' pages come from the rules, and the results on them from a run of `clipcheck verify`.
 docs: $(INSTALLED)

@@ -31,7 +31,6 @@ COUNTS = (1, 6, 20, 100, 1_000, 10_000, 50_000)
 SIZES = (4, 100, 1_000, 10_000, 30_000, 100_000, 1_000_000, 30_000_000)
 LARGEST = 30_000_000  # elements of a set
 LOOPS_UP_TO = 1_000_000  # elements: beyond, the loops are not asked for
-SECONDS = float(os.environ.get("S", "0.35"))  # a cell and case
 ROUNDS = (5, 301)
 CPU = torch.device("cpu")
 
@@ -106,7 +105,7 @@ def cells() -> list[tuple[int, int]]:
     return [(count, size) for count, size in itertools.product(COUNTS, SIZES) if count * size <= LARGEST]
 
 
-def measured(part: Part, count: int, size: int) -> Iterator[dict[str, Any]]:
+def measured(part: Part, count: int, size: int, seconds: float) -> Iterator[dict[str, Any]]:
     """Yields a row when nothing is clipped, and one when something is."""
     kind = KINDS[part.kind]
     torch.manual_seed(0)
@@ -123,7 +122,7 @@ def measured(part: Part, count: int, size: int) -> Iterator[dict[str, Any]]:
         calls = {
             name: _bound(clip, params, max_norm, kind.norm_type) for name, clip in _clips(count * size, kind).items()
         }
-        timings = _interleaved(calls, refill if case == "clip" else lambda: None)
+        timings = _interleaved(calls, refill if case == "clip" else lambda: None, seconds)
         refill()
         ours = timings["clipcheck"]
         loops = [ours.ratio(timing) for name, timing in timings.items() if "loop" in name]
@@ -141,14 +140,16 @@ def measured(part: Part, count: int, size: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def _interleaved(calls: dict[str, Callable[[], object]], reset: Callable[[], None]) -> dict[str, measure.Timing]:
-    """Times the calls in as many interleaved rounds as the seconds of a cell allow."""
+def _interleaved(
+    calls: dict[str, Callable[[], object]], reset: Callable[[], None], seconds: float
+) -> dict[str, measure.Timing]:
+    """Times the calls in as many interleaved rounds as the seconds allow."""
     start = time.perf_counter()
     for call in calls.values():
         reset()
         call()
     once = time.perf_counter() - start
-    rounds = max(ROUNDS[0], min(ROUNDS[1], int(SECONDS / once)))
+    rounds = max(ROUNDS[0], min(ROUNDS[1], int(seconds / once)))
     return measure.interleaved(calls, CPU, reset, rounds)
 
 
@@ -203,7 +204,7 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["kind"], row["threads"], row["busy"], row["count"], row["size"]
 
 
-def run(part: Part, file: Path) -> None:
+def run(part: Part, file: Path, seconds: float) -> None:
     """Measures what the file lacks of a part, and adds each row when it is there."""
     done = {_key(row) for row in rows_in(file)}
     missing = [cell for cell in cells() if (part.kind, part.threads, part.busy, *cell) not in done]
@@ -211,7 +212,7 @@ def run(part: Part, file: Path) -> None:
         return
     with surrounding(part), file.open("a") as out:
         for count, size in missing:
-            for row in measured(part, count, size):
+            for row in measured(part, count, size, seconds):
                 out.write(json.dumps(row | _machine()) + "\n")
             out.flush()
 
@@ -277,6 +278,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="JSON lines: read, and added to")
     parser.add_argument("--part", default="*", help="a pattern: 'float32*quiet'")
+    parser.add_argument("--seconds", type=float, default=0.35, help="for each cell, with and without a clip")
     parser.add_argument("--list", action="store_true", help="name the parts and stop")
     parser.add_argument("--plot", type=Path, help="draw heat maps into this file (needs matplotlib)")
     args = parser.parse_args()
@@ -286,7 +288,7 @@ def main() -> None:
         return
     for part in chosen:
         start = time.perf_counter()
-        run(part, args.file)
+        run(part, args.file, args.seconds)
         print(f"{part.name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
     rows = rows_in(args.file)
     print(*table(rows), sep="\n")

@@ -140,6 +140,10 @@ for shape, count in (((30_000,), 7), ((100, 100), 40), ((64,), 3_000), ((4_000,)
             p.grad = torch.ones(shape, dtype=dtype) + torch.arange(shape[-1]).to(dtype)
         for norm_type in (1.0, 2.0, 3.0, float("inf")):
             runtime.clip_grad_norm_(params, 1.0, norm_type)
+params = [torch.nn.Parameter(torch.ones(100)) for _ in range(54_000)]
+for p in params:
+    p.grad = torch.ones(100)
+runtime.clip_grad_norm_(params, 1.0)
 print(threads() - before)
 large = torch.nn.Parameter(torch.ones(1_000_000))
 large.grad = torch.ones(1_000_000)
@@ -151,6 +155,35 @@ print(threads() - before)
     assert below == 0
     if (os.cpu_count() or 1) > 1:
         assert above > 0
+
+
+def test_a_forked_process_clips_small_gradients() -> None:
+    """OpenMP's threads do not live on in it: a parallel region would wait for ever, and torch has none here."""
+    if sys.platform != "linux":
+        pytest.skip("forks")
+    script = """
+import multiprocessing, torch
+from clipcheck import runtime
+def params(shape, count, dtype):
+    made = [torch.nn.Parameter(torch.ones(shape, dtype=dtype)) for _ in range(count)]
+    for p in made:
+        p.grad = torch.rand(shape).to(dtype)
+    return made
+def work():
+    for dtype in (torch.float32, torch.bfloat16):
+        for shape, count in (((30_000,), 20), ((64,), 2_000), ((5_000,), 1)):
+            for norm_type in (1.0, 2.0, 3.0, float("inf")):
+                runtime.clip_grad_norm_(params(shape, count, dtype), 1.0, norm_type)
+torch.set_num_threads(2)
+torch.ones(1_000_000).mul_(2)  # starts the threads
+child = multiprocessing.get_context("fork").Process(target=work)
+child.start()
+child.join(60)
+print(child.exitcode)
+child.kill()
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"
 
 
 def test_a_busy_machine_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

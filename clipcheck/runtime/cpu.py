@@ -150,9 +150,10 @@ def _norm_by_rows(grads: list[Tensor], sizes: list[int]) -> float:
     pieces = rows.pieces(grads, sizes)
     if max(sizes) < GRAIN:
         return _norm_of_pieces(pieces)
-    if is_serial_better():
+    is_narrow, has_kernel = grads[0].dtype in rows.SIXTEEN, rows.has_squares(grads[0].dtype)
+    if is_serial_better() or (is_narrow and not has_kernel):
         return _norm_of_pieces(rows.split(pieces))
-    if not rows.has_squares(grads[0].dtype):
+    if not is_narrow:
         return _norm_of_pieces(pieces)
     large: list[Tensor] = []
     small: list[Piece] = []
@@ -160,10 +161,10 @@ def _norm_by_rows(grads: list[Tensor], sizes: list[int]) -> float:
         if type(piece) is list or piece.numel() < GRAIN or not piece.is_contiguous():
             small.append(piece)
         else:
-            large.append(piece)
-    sums = [sums for piece in large for sums in rows.squares(piece.view(-1))]
+            large.append(piece.view(-1))
+    sums = [sums for vector in large for sums in rows.squares(vector)]
     of_large = math.sqrt(torch.cat(sums).double().sum()) if sums else 0.0
-    return math.hypot(of_large, _norm_of_pieces(small)) if small else of_large
+    return math.hypot(of_large, _norm_of_pieces(rows.split(small))) if small else of_large
 
 
 def _norm_of_pieces(pieces: list[Piece]) -> float:
@@ -175,8 +176,8 @@ def _norm_of_pieces(pieces: list[Piece]) -> float:
         norm = math.hypot(*values)
         sample = values[:: -(-count // SAMPLE)]
     else:
-        wide = norms.double()
-        norm = math.sqrt(torch.dot(wide, wide)) if count < EXACT else float(_vector_norm(wide))
+        parts = norms.split(GRAIN - 1) if count >= GRAIN else (norms,)
+        norm = math.hypot(*[float(_vector_norm(part.double())) for part in parts])
         sample = norms[:: -(-count // SAMPLE)].tolist()
     if norms.dtype in WIDE or not 0 < norm < math.inf or _errors_cancel(sample, norm, count):
         return norm
@@ -200,7 +201,7 @@ def _correction(pieces: list[Piece], vectors: list[Tensor], norms: Tensor) -> fl
     Drawn so, the mean is that of all rows, whatever dominates; the same error in all rows is found whole, and one in
     half of them up to a fifth.
     """
-    reached = norms.double().square_().cumsum(0)
+    reached = torch.cat([part.double().square_() for part in norms.split(GRAIN - 1)]).cumsum(0)
     places = torch.arange(0.5, MEASURED, dtype=torch.float64, device="cpu") * (reached[-1] / MEASURED)
     drawn = torch.searchsorted(reached, places).clamp_(max=len(reached) - 1).tolist()
     ends = list(itertools.accumulate(map(len, vectors)))
