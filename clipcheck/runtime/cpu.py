@@ -11,7 +11,7 @@ import itertools
 import math
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -147,28 +147,28 @@ def _parts_of(grads: list[Tensor], sizes: list[int]) -> Iterator[Tensor]:
 
 
 def _norm_by_rows(grads: list[Tensor], sizes: list[int]) -> float:
-    pieces = rows.pieces(grads, sizes)
     if max(sizes) < GRAIN:
-        return _norm_of_pieces(pieces)
+        return _norm_of_pieces(lambda: rows.pieces(grads, sizes))
     is_narrow, has_kernel = grads[0].dtype in rows.SIXTEEN, rows.has_squares(grads[0].dtype)
     if is_serial_better() or (is_narrow and not has_kernel):
-        return _norm_of_pieces(rows.split(pieces))
+        return _norm_of_pieces(lambda: rows.split(rows.pieces(grads, sizes)))
     if not is_narrow:
-        return _norm_of_pieces(pieces)
+        return _norm_of_pieces(lambda: rows.pieces(grads, sizes))
     large: list[Tensor] = []
     small: list[Piece] = []
-    for piece in pieces:
+    for piece in rows.pieces(grads, sizes):
         if type(piece) is list or piece.numel() < GRAIN or not piece.is_contiguous():
             small.append(piece)
         else:
             large.append(piece.view(-1))
     sums = [sums for vector in large for sums in rows.squares(vector)]
     of_large = math.sqrt(torch.cat(sums).double().sum()) if sums else 0.0
-    return math.hypot(of_large, _norm_of_pieces(rows.split(small))) if small else of_large
+    return math.hypot(of_large, _norm_of_pieces(lambda: rows.split(small))) if small else of_large
 
 
-def _norm_of_pieces(pieces: list[Piece]) -> float:
-    vectors = [_vector_norm(rows.matrix(piece), 2, 1) for piece in pieces]
+def _norm_of_pieces(pieces: Callable[[], Iterable[Piece]]) -> float:
+    """The norm of pieces, which are asked for again if their errors have to be measured: to keep them costs more."""
+    vectors = [_vector_norm(rows.matrix(piece), 2, 1) for piece in pieces()]
     norms = torch.cat(vectors) if len(vectors) > 1 else vectors[0]
     count = len(norms)
     if count <= FEW:
@@ -181,7 +181,7 @@ def _norm_of_pieces(pieces: list[Piece]) -> float:
         sample = norms[:: -(-count // SAMPLE)].tolist()
     if norms.dtype in WIDE or not 0 < norm < math.inf or _errors_cancel(sample, norm, count):
         return norm
-    return norm * _correction(pieces, vectors, norms)
+    return norm * _correction([*pieces()], vectors, norms)
 
 
 def _errors_cancel(sample: list[float], norm: float, count: int) -> bool:

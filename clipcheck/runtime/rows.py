@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import TypeAlias
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from clipcheck.runtime.load import GRAIN
 
 JOINED = 12_288  # gradients of fewer elements are copied together: a call for each would cost more
-ALONE = 4_096  # elements: those of a matrix that has rows already
+ALONE = 6_144  # elements: those of a matrix that has rows already
 LENGTHS = range(160, 95, -8)  # elements a row, whole vectors: shorter ones cost more, longer ones err more
 LENGTH = 128  # where no length leaves no rest
 LONG, SHORT = 256, 32  # elements a row of bfloat16, of float16: there sums of squares are rounded from the fifth on
@@ -29,39 +29,36 @@ SIXTEEN = frozenset({torch.float16, torch.bfloat16})
 Piece: TypeAlias = Tensor | list[Tensor]
 
 
-def pieces(grads: list[Tensor], sizes: list[int]) -> list[Piece]:
-    """Returns every element of gradients of one dtype once; `sizes` are their numbers of elements, none is 0."""
+def pieces(grads: list[Tensor], sizes: list[int]) -> Iterator[Piece]:
+    """Yields every element of gradients of one dtype once; `sizes` are their numbers of elements, none is 0."""
     if max(sizes) < ALONE:
-        return [*_together(grads, sizes)]
+        yield from _together(grads, sizes)
+        return
     small: list[Tensor] = []
-    found: list[Piece] = []
     for grad, size in zip(grads, sizes, strict=True):
         if size < JOINED and (size < ALONE or grad.dim() == 1):
             small.append(grad)
         elif grad.dim() == 2 and 64 <= grad.size(1) <= 200 and grad.stride(1) == 1:
-            found.append(grad)
+            yield grad
         elif (view := grad if grad.is_contiguous() else _in_memory(grad)) is None:
             small += _parts(grad)
-        elif rest := size % length(size):
+        elif rest := size % (across := length(size)):
             flat = view.view(-1)
-            found.append(flat[:-rest].view(-1, LENGTH))
+            yield flat[:-rest].view(-1, across)
             small.append(flat[-rest:])
         else:
-            found.append(view.view(-1, length(size)))
+            yield view.view(-1, across)
     if small:
-        found += _together(small, [grad.numel() for grad in small])
-    return found
+        yield from _together(small, [grad.numel() for grad in small])
 
 
-def split(pieces: list[Piece]) -> list[Piece]:
-    """Returns the pieces in parts that torch runs on one thread, each."""
-    parts: list[Piece] = []
+def split(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Yields the pieces in parts that torch runs on one thread, each."""
     for piece in pieces:
         if type(piece) is list or piece.numel() < GRAIN:
-            parts.append(piece)
+            yield piece
         else:
-            parts += torch.split(piece, max(1, (GRAIN - 1) // piece.size(1)))
-    return parts
+            yield from torch.split(piece, max(1, (GRAIN - 1) // piece.size(1)))
 
 
 def joined(grads: list[Tensor]) -> Tensor:
