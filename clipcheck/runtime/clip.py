@@ -92,7 +92,8 @@ def clip_grad_norm_(
     params = listed(parameters, level=3)
     max_norm, norm_type = float(max_norm), float(norm_type)
     raises, skips = _choices(nonfinite, error_if_nonfinite)
-    if not raises and group is shard_group is all_groups is counts is gradient is None:
+    is_local = group is None and shard_group is None and all_groups is None
+    if is_local and not raises and counts is None and gradient is None:
         clipped = _clip_here_(params, max_norm, norm_type, skips)
         if clipped is not None:
             return clipped

@@ -25,6 +25,7 @@ TINY = 384  # elements that the host adds up sooner than torch
 FEW = 1_024  # norms of rows that the host adds up sooner than torch
 SAMPLE = 32  # norms of rows that are looked at
 MEASURED = 24  # rows whose error is measured
+KEPT = 64  # vectors of norms that are not put together yet
 WIDE = frozenset({torch.float64})
 
 _vector_norm = torch.linalg.vector_norm
@@ -143,7 +144,7 @@ def _by_powers(grads: list[Tensor], sizes: list[int], norm_type: float) -> float
 def _parts_of(grads: list[Tensor], sizes: list[int]) -> Iterator[Tensor]:
     """Yields the elements in tensors that torch runs on one thread each."""
     for piece in rows.split(rows.pieces(grads, sizes)):
-        yield rows.joined(piece) if type(piece) is list else piece
+        yield rows.joined(piece) if isinstance(piece, list) else piece
 
 
 def _norm_by_rows(grads: list[Tensor], sizes: list[int]) -> float:
@@ -157,7 +158,7 @@ def _norm_by_rows(grads: list[Tensor], sizes: list[int]) -> float:
     large: list[Tensor] = []
     small: list[Piece] = []
     for piece in rows.pieces(grads, sizes):
-        if type(piece) is list or piece.numel() < GRAIN or not piece.is_contiguous():
+        if isinstance(piece, list) or piece.numel() < GRAIN or not piece.is_contiguous():
             small.append(piece)
         else:
             large.append(piece.view(-1))
@@ -168,20 +169,38 @@ def _norm_by_rows(grads: list[Tensor], sizes: list[int]) -> float:
 
 def _norm_of_pieces(pieces: Callable[[], Iterable[Piece]]) -> float:
     """The norm of pieces, which are asked for again if their errors have to be measured: to keep them costs more."""
-    vectors = [_vector_norm(rows.matrix(piece), 2, 1) for piece in pieces()]
-    norms = torch.cat(vectors) if len(vectors) > 1 else vectors[0]
+    norms, counts = _norms_of_rows(pieces())
     count = len(norms)
     if count <= FEW:
         values = norms.tolist()
         norm = math.hypot(*values)
         sample = values[:: -(-count // SAMPLE)]
     else:
-        parts = norms.split(GRAIN - 1) if count >= GRAIN else (norms,)
+        parts = torch.split(norms, GRAIN - 1) if count >= GRAIN else (norms,)
         norm = math.hypot(*[float(_vector_norm(part.double())) for part in parts])
         sample = norms[:: -(-count // SAMPLE)].tolist()
     if norms.dtype in WIDE or not 0 < norm < math.inf or _errors_cancel(sample, norm, count):
         return norm
-    return norm * _correction([*pieces()], vectors, norms)
+    return norm * _correction([*pieces()], counts, norms)
+
+
+def _norms_of_rows(pieces: Iterable[Piece]) -> tuple[Tensor, list[int]]:
+    """Returns the norms of the rows of all pieces, and how many rows each has.
+
+    Few vectors are kept at a time: between copies of gradients they would keep the memory of each from being used again.
+    """
+    done: list[Tensor] = []
+    vectors: list[Tensor] = []
+    counts: list[int] = []
+    for piece in pieces:
+        vector = _vector_norm(rows.matrix(piece), 2, 1)
+        vectors.append(vector)
+        counts.append(len(vector))
+        if len(vectors) == KEPT:
+            done.append(torch.cat(vectors))
+            vectors = []
+    done += vectors
+    return torch.cat(done) if len(done) > 1 else done[0], counts
 
 
 def _errors_cancel(sample: list[float], norm: float, count: int) -> bool:
@@ -195,25 +214,25 @@ def _errors_cancel(sample: list[float], norm: float, count: int) -> bool:
     return 0.7 * norm < share < 1.4 * norm and 3 * max(sample) < norm
 
 
-def _correction(pieces: list[Piece], vectors: list[Tensor], norms: Tensor) -> float:
+def _correction(pieces: list[Piece], counts: list[int], norms: Tensor) -> float:
     """Returns what the norm is to be multiplied by: 1 and the mean error of rows that are drawn in proportion to squares.
 
     Drawn so, the mean is that of all rows, whatever dominates; the same error in all rows is found whole, and one in
     half of them up to a fifth.
     """
-    reached = torch.cat([part.double().square_() for part in norms.split(GRAIN - 1)]).cumsum(0)
+    reached = torch.cat([part.double().square_() for part in torch.split(norms, GRAIN - 1)]).cumsum(0)
     places = torch.arange(0.5, MEASURED, dtype=torch.float64, device="cpu") * (reached[-1] / MEASURED)
     drawn = torch.searchsorted(reached, places).clamp_(max=len(reached) - 1).tolist()
-    ends = list(itertools.accumulate(map(len, vectors)))
+    ends = list(itertools.accumulate(counts))
     rows_of: dict[int, list[int]] = defaultdict(list)
     for row in drawn:
-        at = bisect_right(ends, row)
-        rows_of[at].append(row - ends[at] + len(vectors[at]))
-    ratios = [_ratio(pieces[at], vectors[at], torch.tensor(own, device="cpu")) for at, own in rows_of.items()]
+        rows_of[bisect_right(ends, row)].append(row)
+    ratios = [_ratio(pieces[at], ends[at] - counts[at], own, norms) for at, own in rows_of.items()]
     return math.sqrt(math.fsum(torch.cat(ratios).tolist()) / len(drawn))
 
 
-def _ratio(piece: Piece, norms: Tensor, chosen: Tensor) -> Tensor:
-    """The exact squares of the norms of rows over those of the norms."""
-    exact = rows.matrix(piece).index_select(0, chosen).double().square_().sum(1)
-    return exact / norms.index_select(0, chosen).double().square_()
+def _ratio(piece: Piece, first: int, chosen: list[int], norms: Tensor) -> Tensor:
+    """The exact squares of the norms of rows over those of the norms; `first` is the number of the piece's first row."""
+    numbers = torch.tensor(chosen, device="cpu")
+    exact = rows.matrix(piece).index_select(0, numbers - first).double().square_().sum(1)
+    return exact / norms.index_select(0, numbers).double().square_()

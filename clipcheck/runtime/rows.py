@@ -55,7 +55,7 @@ def pieces(grads: list[Tensor], sizes: list[int]) -> Iterator[Piece]:
 def split(pieces: Iterable[Piece]) -> Iterator[Piece]:
     """Yields the pieces in parts that torch runs on one thread, each."""
     for piece in pieces:
-        if type(piece) is list or piece.numel() < GRAIN:
+        if isinstance(piece, list) or piece.numel() < GRAIN:
             yield piece
         else:
             yield from torch.split(piece, max(1, (GRAIN - 1) // piece.size(1)))
@@ -71,7 +71,7 @@ def joined(grads: list[Tensor]) -> Tensor:
 
 def matrix(piece: Piece) -> Tensor:
     """Returns the elements of a piece as rows, and perhaps some zeros: 16-bit ones in float32, others as they are."""
-    if type(piece) is list:
+    if isinstance(piece, list):
         count = sum(map(Tensor.numel, piece))
         if rest := -count % length(count):
             piece = [*piece, _zeros(piece[0].dtype)[:rest]]
@@ -152,7 +152,7 @@ def _parts(grad: Tensor) -> Iterator[Tensor]:
         yield grad
         return
     widest = max(range(grad.dim()), key=grad.size)
-    for part in grad.split(max(1, grad.size(widest) * limit // grad.numel()), widest):
+    for part in torch.split(grad, max(1, grad.size(widest) * limit // grad.numel()), widest):
         yield from _parts(part)
 
 
