@@ -19,8 +19,9 @@ from clipcheck.runtime.load import GRAIN
 
 JOINED = 12_288  # gradients of fewer elements are copied together: a call for each would cost more
 ALONE = 6_144  # elements: those of a matrix that has rows already
-LENGTHS = range(160, 95, -8)  # elements a row, whole vectors: shorter ones cost more, longer ones err more
+LENGTHS = (*range(160, 79, -8), *range(200, 160, -8))  # elements a row: shorter ones cost more, longer ones err more
 LENGTH = 128  # where no length leaves no rest
+LONGEST = 200
 LONG, SHORT = 256, 32  # elements a row of bfloat16, of float16: there sums of squares are rounded from the fifth on
 ROWS = 524_288  # rows of a matrix for the 16-bit kernel: 2 MB of sums
 SIXTEEN = frozenset({torch.float16, torch.bfloat16})
@@ -38,10 +39,13 @@ def pieces(grads: list[Tensor], sizes: list[int]) -> Iterator[Piece]:
     for grad, size in zip(grads, sizes, strict=True):
         if size < JOINED and (size < ALONE or grad.dim() == 1):
             small.append(grad)
-        elif grad.dim() == 2 and 64 <= grad.size(1) <= 200 and grad.stride(1) == 1:
+        elif grad.dim() == 2 and 64 <= grad.size(1) <= LONGEST and grad.stride(1) == 1:
             yield grad
         elif (view := grad if grad.is_contiguous() else _in_memory(grad)) is None:
-            small += _parts(grad)
+            if grad.dim() == 2 and grad.stride(1) == 1 and grad.size(1) > LONGEST and grad.size(0) >= LENGTH:
+                yield from torch.split(grad, LENGTH, 1)  # columns of a matrix that is a part of a larger one
+            else:
+                small += _parts(grad)
         elif rest := size % (across := length(size)):
             flat = view.view(-1)
             yield flat[:-rest].view(-1, across)
@@ -126,12 +130,12 @@ def has_squares(dtype: torch.dtype) -> bool:
 def _together(grads: list[Tensor], sizes: list[int]) -> Iterator[list[Tensor]]:
     """Yields gradients in runs of fewer than GRAIN elements, with room for zeros that fill the last row."""
     ends = list(accumulate(sizes))
-    if ends[-1] < GRAIN - LENGTHS[0]:
+    if ends[-1] < GRAIN - LONGEST:
         yield grads
         return
     start, passed = 0, 0
     while start < len(grads):
-        end = max(start + 1, bisect_right(ends, passed + GRAIN - LENGTHS[0]))
+        end = max(start + 1, bisect_right(ends, passed + GRAIN - LONGEST))
         yield grads[start:end]
         start, passed = end, ends[end - 1]
 
@@ -147,12 +151,12 @@ def _in_memory(grad: Tensor) -> Tensor | None:
 
 def _parts(grad: Tensor) -> Iterator[Tensor]:
     """Yields parts of fewer than GRAIN elements."""
-    limit = GRAIN - LENGTH
+    limit = GRAIN - LONGEST
     if grad.numel() <= limit:
         yield grad
         return
-    widest = max(range(grad.dim()), key=grad.size)
-    for part in torch.split(grad, max(1, grad.size(widest) * limit // grad.numel()), widest):
+    outer = max((dim for dim in range(grad.dim()) if grad.size(dim) > 1), key=grad.stride)
+    for part in torch.split(grad, max(1, grad.size(outer) * limit // grad.numel()), outer):
         yield from _parts(part)
 
 
@@ -167,4 +171,4 @@ def _standard() -> tuple[Tensor, Tensor]:
 @functools.cache
 def _zeros(dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):
-        return torch.zeros(LENGTHS[0], device="cpu", dtype=dtype)
+        return torch.zeros(LONGEST, device="cpu", dtype=dtype)
