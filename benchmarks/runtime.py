@@ -26,6 +26,7 @@ from torch import Tensor
 
 from clipcheck import runtime
 from clipcheck.bench import measure, peers
+from clipcheck.runtime import reference
 
 COUNTS = (1, 6, 20, 100, 1_000, 10_000, 50_000)
 SIZES = (4, 100, 1_000, 10_000, 30_000, 100_000, 1_000_000, 30_000_000)
@@ -111,7 +112,7 @@ def measured(part: Part, count: int, size: int, seconds: float) -> Iterator[dict
     torch.manual_seed(0)
     params = [_with_gradient(kind.make(size, kind.dtype)) for _ in range(count)]
     grads = [p.grad for p in params if p.grad is not None]
-    exact = _exact(grads, kind.norm_type)
+    exact = reference.total_norm(grads, kind.norm_type)
     error = abs(float(runtime.grad_norm(params, kind.norm_type)) / exact - 1)
     originals = [grad.clone() for grad in grads]
 
@@ -172,13 +173,6 @@ def _with_gradient(grad: Tensor) -> Tensor:
     p = torch.nn.Parameter(torch.empty_like(grad))
     p.grad = grad
     return p
-
-
-def _exact(grads: list[Tensor], norm_type: float) -> float:
-    if math.isinf(norm_type):
-        return max(float(grad.abs().max()) for grad in grads)
-    powers = (float(grad.double().abs().pow(norm_type).sum()) for grad in grads)
-    return math.fsum(powers) ** (1 / norm_type)
 
 
 @contextlib.contextmanager
