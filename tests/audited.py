@@ -102,6 +102,7 @@ def functions(path: Path) -> Iterator[tuple[Callable[..., Any], frozenset[str]]]
     """The functions of a fixture on the top level, and the codes that are expected in each or in what it calls."""
     text = path.read_text(encoding="utf-8")
     module = ModuleType(path.stem)
+    module.__dict__["__file__"] = str(path)
     exec(compile(text, str(path), "exec"), module.__dict__)
     lines = text.splitlines()
     tree = ast.parse(text)
@@ -120,9 +121,16 @@ class Seen(SimpleNamespace):
     """`codes` of the faults, `notes` without an exit code, `how` each step came out, `raised`, `troubles`."""
 
 
+def _source(function: Callable[..., Any]) -> str:
+    """The text of a function and of what it names in its module."""
+    called = (function.__globals__.get(name) for name in function.__code__.co_names)  # type: ignore[attr-defined]
+    own = [one for one in called if getattr(one, "__module__", None) == function.__module__ and callable(one)]
+    return "".join(map(inspect.getsource, [function, *own]))
+
+
 def audited(function: Callable[..., Any]) -> Seen:
     """Runs a function; one that neither computes gradients nor steps gets gradients before it and a step after it."""
-    asked, source = inspect.signature(function).parameters, inspect.getsource(function)
+    asked, source = inspect.signature(function).parameters, _source(function)
     made = objects()
     if "critic" in asked and "optimizer" in asked:
         made["critic"] = made["model"]

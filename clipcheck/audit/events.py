@@ -72,6 +72,7 @@ class Step(NamedTuple):
     in_closure: bool
     time: float
     after: State
+    weights: tuple[Any, ...] = ()  # norms of the smallest parameters, where there are several ranks
 
 
 class Skip(NamedTuple):

@@ -36,6 +36,12 @@ def probe(tensors: list[Tensor]) -> Probe:
     return dict(zip(grads, torch._foreach_norm([*grads.values()]), strict=True)) if grads else {}
 
 
+def weights(tensors: list[Tensor]) -> tuple[Tensor, ...]:
+    """The norms of the smallest parameters, by which replicas are known."""
+    small = sorted(tensors, key=Tensor.numel)[:PROBES]
+    return tuple(torch._foreach_norm([local(t).detach() for t in small])) if small else ()
+
+
 def values(grads: Iterable[Tensor]) -> list[Tensor]:
     """The memory of this rank's parts of gradients."""
     return [stored(local(grad)) for grad in grads]

@@ -41,7 +41,7 @@ MESSAGES = {
     "changed": "clips, then the gradients are changed by other code before the step",
     "not stepped": "clips tensors that no optimizer steps that was seen",
 }
-NOTES = {"CLIP111"}
+NOTES = {"CLIP111", "CLIP505"}  # which may be on purpose, and harm nothing
 
 
 class Complaint(NamedTuple):
@@ -127,12 +127,18 @@ def _reached(clip: Clip, window: Window) -> set[int]:
     """
     if window.step is None:
         return set()
-    own = set(clip.listed).intersection(window.optimizer.parameters, clip.state)
+    own = touched(clip, clip.state).intersection(window.optimizer.parameters)
     for event in [*window.events[window.events.index(clip) + 1 :], window.step]:
         state = _state(event)
         own = {p for p in own if state is None or state.get(p) == clip.state[p]}
         own -= event.changed if isinstance(event, Backward) else set()
     return own
+
+
+def touched(clip: Clip, state: State) -> set[int]:
+    """The parameters whose gradients it clips: of those that are listed, or objects that others have as well."""
+    objects = {state[p] for p in clip.listed if p in state}
+    return {p for p, mark in state.items() if mark in objects}
 
 
 def _used(log: Log) -> set[int]:
@@ -182,7 +188,7 @@ def _changed_by_hand(window: Window, step: Step) -> bool:
 def _complaints(window: Window, used: set[int], early: set[Site]) -> Iterator[Complaint]:
     own = set(window.optimizer.parameters)
     yield from _of_scaler(window)
-    mine = [(i, e) for i, e in enumerate(window.events) if isinstance(e, Clip) and own & set(e.listed)]
+    mine = [(i, e) for i, e in enumerate(window.events) if isinstance(e, Clip) and _concerns(e, own)]
     yield from _of_repetition([clip for _, clip in mine if clips(clip)], window)
     for index, clip in mine:
         if clip.error and "non-finite" in clip.error and any(isinstance(e, Unscale) for e in window.events):
@@ -196,9 +202,13 @@ def _complaints(window: Window, used: set[int], early: set[Site]) -> Iterator[Co
             if complaint is not None:
                 yield complaint
     for clip in window.events:
-        if isinstance(clip, Clip) and clips(clip) and set(clip.state).intersection(clip.listed) and not mine:
-            if id(clip) not in used and not own & set(clip.listed):
+        if isinstance(clip, Clip) and clips(clip) and touched(clip, clip.state) and not mine:
+            if id(clip) not in used:
                 yield Complaint("CLIP117", clip.site)
+
+
+def _concerns(clip: Clip, own: set[int]) -> bool:
+    return bool(own & (touched(clip, clip.before) | set(clip.listed)))
 
 
 def _of_call(clip: Clip, own: set[int], unscaled: bool) -> Iterator[str]:
@@ -207,7 +217,7 @@ def _of_call(clip: Clip, own: set[int], unscaled: bool) -> Iterator[str]:
         yield "CLIP201"
     if len(clip.listed) > len(set(clip.listed)):
         yield "CLIP112"
-    if clip.scaled & own & set(clip.listed):
+    if clip.scaled & own & touched(clip, clip.before):
         yield "CLIP305" if unscaled else "CLIP301"
     if clip.is_fsdp1:
         yield "CLIP405"
@@ -247,14 +257,13 @@ def _of_repetition(called: list[Clip], window: Window) -> Iterator[Complaint]:
 def _why_wasted(window: Window, index: int, clip: Clip, early: set[Site]) -> Complaint | None:
     """Why a clip of this optimizer's parameters did not reach the step."""
     before, after = window.events[:index], window.events[index + 1 :]
-    own = set(clip.listed).intersection(window.optimizer.parameters)
     backwards = [e for e in after if isinstance(e, Backward)]
     in_closure = any(e.within == window.optimizer.key for e in backwards)
     if window.step is not None and window.step.in_closure and in_closure and clip.within != window.optimizer.key:
         return Complaint("CLIP109", clip.site)
     if window.step is not None and window.step.in_backward:
         return Complaint("CLIP115", clip.site)
-    held = own & set(clip.before)
+    held = touched(clip, clip.before).intersection(window.optimizer.parameters)
     renewed = any(isinstance(e, Zero) or (isinstance(e, Backward) and e.changed & held) for e in before)
     is_stale = bool(held) and not renewed and all(window.prior.get(p) == clip.before[p] for p in held)
     if is_stale:
@@ -300,7 +309,7 @@ def strangers(log: Log) -> list[Finding]:
     """Calls that list nothing that an optimizer steps."""
     own = {p for optimizer in log.optimizers for p in optimizer.parameters}
     calls = [e for e in log.events if isinstance(e, Clip)]
-    strange = Counter(Complaint(_why_strange(c), c.site) for c in calls if clips(c) and not own & set(c.listed))
+    strange = Counter(Complaint(_why_strange(c), c.site) for c in calls if clips(c) and not _concerns(c, own))
     of = Counter(clip.site for clip in calls)
     return [_finding(complaint, times, of[complaint.site]) for complaint, times in strange.items()]
 
@@ -308,7 +317,8 @@ def strangers(log: Log) -> list[Finding]:
 def _why_strange(clip: Clip) -> str:
     if not clip.listed and clip.is_iterator:
         return "CLIP105"
-    return "CLIP106" if clip.listed and (not clip.can_hold or clip.are_gradients) else "not stepped"
+    holds = clip.can_hold or any(tensor in clip.before for tensor in clip.listed)
+    return "CLIP106" if clip.listed and (clip.are_gradients or not holds) else "not stepped"
 
 
 def _finding(complaint: Complaint, times: int, of: int) -> Finding:

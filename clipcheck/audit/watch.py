@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from clipcheck import runtime
-from clipcheck.audit import events, gradients, sites
+from clipcheck.audit import events, gradients, ranks, sites
 from clipcheck.audit.events import Event, Log
 from clipcheck.audit.taps import tap
 from clipcheck.runtime import as_torch
@@ -30,6 +30,7 @@ from clipcheck.runtime.gradients import is_compiling
 T = TypeVar("T")
 Call = Callable[..., Any]
 
+_READING = {"item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__"}
 COUNTED = range(2, 5)  # the calls of each place in which reads by the host are counted: counting takes time
 
 
@@ -211,12 +212,18 @@ class Watch:
 
     def _use(self, optimizer: Optimizer, in_closure: bool) -> events.Step:
         own, key = gradients.parameters(optimizer), id(optimizer)
-        grads = gradients.values(p.grad for p in own if p.grad is not None)
-        norm = runtime.get_total_norm(grads) if grads else None
+        norm = self._norm(gradients.values(p.grad for p in own if p.grad is not None))
         at, state, now = sites.here(), gradients.state(own), time.perf_counter()
-        return events.Step(
-            at, key, self.steps[key], norm, state, self._probe(), self.backwards > 0, in_closure, now, state
-        )
+        probe, weights = self._probe(), gradients.weights(own) if ranks.world() > 1 else ()
+        in_backward = self.backwards > 0
+        return events.Step(at, key, self.steps[key], norm, state, probe, in_backward, in_closure, now, state, weights)
+
+    def _norm(self, grads: list[Tensor]) -> Tensor | None:
+        self.clips += 1  # it is a call of our own
+        try:
+            return runtime.get_total_norm(grads) if grads else None
+        finally:
+            self.clips -= 1
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if is_compiling() or id(optimizer) not in self.stepping:
@@ -292,9 +299,9 @@ def _places(watch: Watch) -> Iterable[tuple[Any, Call]]:
     """Every function that is watched, once, and what observes it."""
     from torch.nn.utils import clip_grad
 
-    names = ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "_clip_grads_with_norm_")
-    theirs = (getattr(clip_grad, name, None) for name in names)
-    ours = (runtime.clip_grad_norm_, runtime.clip_grads_with_norm_, as_torch.clip_grad_norm_)
+    names = ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm")
+    theirs = (getattr(clip_grad, prefix + name, None) for name in names for prefix in ("", "_"))
+    ours = (getattr(module, name, None) for name in (*names, "grad_norm") for module in (runtime, as_torch))
     yield from ((function, watch._clip) for function in {*theirs, *ours} - {None})
     if torch.distributed.is_available():
         from torch.distributed.fsdp import FullyShardedDataParallel
@@ -327,15 +334,16 @@ class _Call(NamedTuple):
 def _call(original: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[_Call, tuple[Any, ...], dict[str, Any]]:
     """Reads a call; with the arguments to pass on, since an iterator can be read once."""
     module = args[0] if args and isinstance(args[0], Module) else None
-    given = module.parameters() if module else args[0] if args else kwargs.get("parameters")
+    first = "tensors" if "tensors" in kwargs else "parameters"
+    given = module.parameters() if module else args[0] if args else kwargs.get(first)
     is_iterator = module is None and not isinstance(given, Tensor) and isinstance(given, Iterable) and iter(given) is given
     items = [given] if isinstance(given, Tensor) else list(given) if isinstance(given, Iterable) else []
     if is_iterator:
         again = (item for item in items) if isinstance(given, GeneratorType) else iter(items)
-        args, kwargs = ((again, *args[1:]), kwargs) if args else (args, {**kwargs, "parameters": again})
+        args, kwargs = ((again, *args[1:]), kwargs) if args else (args, {**kwargs, first: again})
     function = original.__name__.lstrip("_")
     limit, second, *_ = *args[1:], *[None] * 2
-    limit = kwargs.get("max_norm", kwargs.get("clip_value", limit))
+    limit = kwargs.get("max_norm", kwargs.get("clip_value", limit)) if function.startswith("clip") else None
     norm = kwargs.get("total_norm", second) if function == "clip_grads_with_norm_" else None
     order = kwargs.get("norm_type", second if function == "clip_grad_norm_" and second is not None else 2.0)
     tensors = [item for item in items if isinstance(item, Tensor)]
@@ -343,13 +351,13 @@ def _call(original: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
     return call, args, kwargs
 
 
-class _Reads(TorchDispatchMode):
-    """Counts how often the host reads a value from the device while it is entered."""
+class _Reads(TorchFunctionMode):
+    """Counts how often Python reads a value of a tensor while it is entered: on a device each time is a wait."""
 
     count = 0
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += function is torch.ops.aten._local_scalar_dense.default
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += getattr(function, "__name__", "") in _READING
         return function(*args, **(kwargs or {}))
 
 
@@ -362,7 +370,8 @@ def _read(event: Event) -> Event:
                 limit=_number(event.limit), norm=_number(event.norm), is_part=part, probe=_numbers(event.probe)
             )
         case events.Step():
-            return event._replace(norm=_number(event.norm), probe=_numbers(event.probe))
+            weights = tuple(map(_number, event.weights))
+            return event._replace(norm=_number(event.norm), probe=_numbers(event.probe), weights=weights)
         case events.Backward():
             return event._replace(probe=_numbers(event.probe))
     return event

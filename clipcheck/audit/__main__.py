@@ -1,0 +1,143 @@
+"""`clipcheck audit`: runs a program as Python would, watches its first steps, and reports after its end."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+from clipcheck.audit import plot, ranks
+from clipcheck.audit.report import Report, as_json, report
+from clipcheck.audit.watch import Enough, Watch
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="clipcheck audit",
+        usage="clipcheck audit [OPTION]... (FILE | -m MODULE) [ARGUMENT]...",
+        description="Run a training, watch what clipping does in its first steps, and report after its end. "
+        "Exit code: 0 for no faults, 1 for faults, 2 if the program failed or no step was seen.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--steps", type=int, default=50, help="watch this many optimizer steps (default: 50)")
+    parser.add_argument("--stop", action="store_true", help="end the program after these steps")
+    parser.add_argument("--output-format", choices=["text", "json"], default="text")
+    parser.add_argument("--output-file", type=Path, help="write the report there, not to standard output")
+    parser.add_argument("--plot", type=Path, help="draw the norms, as .svg or .png; needs matplotlib")
+    parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="run a module")
+    parser.add_argument("program", nargs=argparse.REMAINDER, help="run a file, with its arguments")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the program; returns the exit code."""
+    try:
+        options = _parser().parse_args(arguments)
+        program = options.module or options.program
+        _check(options, program)
+    except ValueError as error:
+        print(f"clipcheck audit: {error}; `clipcheck audit --help` shows how", file=sys.stderr)
+        return 2
+    watch = Watch(options.steps, options.stop).begin()
+    if ranks.world() > 1:
+        watch.finished = ranks.leave
+    leave, this = os._exit, os.getpid()
+
+    def exit_now(code: int) -> NoReturn:
+        """Programs may end in this way, without any cleanup: the report comes first."""
+        os._exit = leave
+        leave(_conclude(watch, options, code) if os.getpid() == this else code)
+
+    os._exit = exit_now
+    try:
+        code = _run(program, is_module=bool(options.module))
+    finally:
+        os._exit = leave
+    return _conclude(watch, options, code)
+
+
+def _check(options: argparse.Namespace, program: list[str]) -> None:
+    if not program:
+        raise ValueError("what to run is missing")
+    if not options.module and not Path(program[0]).exists():
+        raise ValueError(f"{program[0]}: no such file")
+    if options.steps < 1:
+        raise ValueError("`--steps` must be at least 1")
+    if options.plot is not None:
+        if options.plot.suffix not in (".svg", ".png"):
+            raise ValueError("`--plot` must end in .svg or .png")
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError:
+            raise ValueError("`--plot` needs matplotlib: pip install 'clipcheck[bench]'") from None
+
+
+def _run(program: list[str], is_module: bool) -> int:
+    """Runs it as `python PROGRAM` would; returns its exit code."""
+    sys.argv = program
+    sys.path[0] = os.getcwd() if is_module else str(Path(program[0]).resolve().parent)
+    try:
+        if is_module:
+            runpy.run_module(program[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(program[0], run_name="__main__")
+    except Enough:
+        return 0
+    except SystemExit as end:
+        if not isinstance(end.code, int) and end.code is not None:
+            print(end.code, file=sys.stderr)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException as error:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next and trace.tb_frame.f_code.co_filename in (__file__, runpy.__file__, "<frozen runpy>"):
+            trace = trace.tb_next
+        traceback.print_exception(type(error), error, trace)
+        return 130 if isinstance(error, KeyboardInterrupt) else 1
+    return 0
+
+
+def _conclude(watch: Watch, options: argparse.Namespace, code: int) -> int:
+    """Shows the report, on the first rank of a host; returns the exit code."""
+    log = watch.end()
+    failed = f"clipcheck audit: the program ended with exit code {code}" if code else ""
+    found, unseen = {}, ()
+    if ranks.world() > 1:
+        if int(os.environ.get("LOCAL_RANK", "0")):
+            return 2 if code else 0  # a launcher ends all ranks when one has another code
+        found, unseen = ranks.collect()
+    seen = report(log, ranks.faults(found), unseen)
+    try:
+        _show(seen, options)
+    except OSError as error:
+        print(f"clipcheck audit: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    if failed:
+        print(failed, file=sys.stderr)
+        return 2
+    return seen.exit_code
+
+
+def _show(seen: Report, options: argparse.Namespace) -> None:
+    content = as_json(seen) if options.output_format == "json" else str(seen)
+    if options.output_file is not None:
+        options.output_file.write_text(content, encoding="utf-8")
+    else:
+        sys.stdout.flush()
+        stream: Any = sys.__stdout__
+        stream.write(content)
+        stream.flush()
+    if options.plot is not None:
+        plot.plot(seen, options.plot)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
