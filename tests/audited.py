@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import inspect
 import random
 from collections.abc import Callable, Iterator
@@ -16,6 +17,9 @@ from torch import nn
 from clipcheck.audit.judge import findings, outcomes, strangers
 from clipcheck.audit.watch import Watch
 from clipcheck.verify import harness
+
+
+gc.freeze()  # what is there already needs no looking through before each watch
 
 
 class Missing(Exception):
@@ -121,16 +125,17 @@ class Seen(SimpleNamespace):
     """`codes` of the faults, `notes` without an exit code, `how` each step came out, `raised`, `troubles`."""
 
 
-def _source(function: Callable[..., Any]) -> str:
+def _source(function: Callable[..., Any], path: Path) -> str:
     """The text of a function and of what it names in its module."""
-    called = (function.__globals__.get(name) for name in function.__code__.co_names)  # type: ignore[attr-defined]
-    own = [one for one in called if getattr(one, "__module__", None) == function.__module__ and callable(one)]
-    return "".join(map(inspect.getsource, [function, *own]))
+    text = path.read_text(encoding="utf-8")
+    own = {node.name: node for node in ast.parse(text).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    named = {n.id for n in ast.walk(own[function.__name__]) if isinstance(n, ast.Name)} | {function.__name__}
+    return "".join(ast.get_source_segment(text, own[name]) or "" for name in named if name in own)
 
 
-def audited(function: Callable[..., Any]) -> Seen:
+def audited(function: Callable[..., Any], path: Path) -> Seen:
     """Runs a function; one that neither computes gradients nor steps gets gradients before it and a step after it."""
-    asked, source = inspect.signature(function).parameters, _source(function)
+    asked, source = inspect.signature(function).parameters, _source(function, path)
     made = objects()
     if "critic" in asked and "optimizer" in asked:
         made["critic"] = made["model"]

@@ -237,7 +237,8 @@ class Watch:
                 raise Enough(0)
 
     def _end_step(self, optimizer: Optimizer) -> None:
-        for index, event in reversed([*enumerate(self.events)]):
+        for index in range(len(self.events) - 1, -1, -1):
+            event = self.events[index]
             if isinstance(event, events.Step) and event.optimizer == id(optimizer):
                 self.events[index] = event._replace(after=gradients.state(gradients.parameters(optimizer)))
                 return
