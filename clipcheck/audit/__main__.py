@@ -114,6 +114,7 @@ def _conclude(watch: Watch, options: argparse.Namespace, code: int) -> int:
         if int(os.environ.get("LOCAL_RANK", "0")):
             return 2 if code else 0  # a launcher ends all ranks when one has another code
         found, unseen = ranks.collect()
+        log = ranks.joined(log, found)
     seen = report(log, ranks.faults(found), unseen)
     try:
         _show(seen, options)

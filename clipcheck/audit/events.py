@@ -41,7 +41,7 @@ class Clip(NamedTuple):
     error: str
     seconds: float
     reads: int | None  # how often the host read a value of the device, where that was counted
-    is_part: bool = False  # the norm is that of this rank's part
+    parts: int = 1  # over how many ranks what the norm is of is spread; 0 where they cannot be put together
 
 
 class Zero(NamedTuple):
@@ -72,6 +72,7 @@ class Step(NamedTuple):
     in_closure: bool
     time: float
     after: State
+    parts: int = 1
     weights: tuple[Any, ...] = ()  # norms of the smallest parameters, where there are several ranks
 
 

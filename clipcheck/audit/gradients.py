@@ -42,6 +42,12 @@ def weights(tensors: list[Tensor]) -> tuple[Tensor, ...]:
     return tuple(torch._foreach_norm([local(t).detach() for t in small])) if small else ()
 
 
+def parts(tensors: Iterable[Any]) -> int:
+    """Over how many ranks the first DTensor is spread: 1 without one, 0 on a mesh of several dimensions."""
+    mesh = next((t.device_mesh for t in tensors if hasattr(t, "device_mesh")), None)
+    return 1 if mesh is None else int(mesh.size()) if mesh.ndim == 1 else 0
+
+
 def values(grads: Iterable[Tensor]) -> list[Tensor]:
     """The memory of this rank's parts of gradients."""
     return [stored(local(grad)) for grad in grads]

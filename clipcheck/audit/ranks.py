@@ -46,7 +46,8 @@ def summary(log: Log) -> Summary:
     clips = [e for e in log.events if isinstance(e, Clip) and e.limit is not None]
     weights = [list(e.weights) for e in log.events if isinstance(e, Step) and e.weights]
     return {
-        "clips": [[str(e.site), e.limit, e.norm, e.is_part] for e in clips],
+        "clips": [[str(e.site), e.limit, e.norm, e.parts] for e in clips],
+        "parts": [e.norm for e in log.events if isinstance(e, (Clip, Step)) and e.parts != 1],
         "first": weights[0] if weights else [],
         "last": weights[-1] if weights else [],
         "steps": log.steps,
@@ -69,6 +70,26 @@ def collect() -> tuple[dict[int, Summary], tuple[str, ...]]:
     if int(os.environ.get("WORLD_SIZE", "1")) > world():
         unseen.append("the ranks of other hosts are not compared")
     return found, tuple(unseen)
+
+
+def joined(log: Log, ranks: dict[int, Summary]) -> Log:
+    """The log with norms of whole gradients in the place of those of this rank's parts, where all ranks have told theirs."""
+    told = [one["parts"] for one in ranks.values()]
+    if len({len(one) for one in told}) != 1:
+        return log
+    whole = iter([_joined(norms) for norms in zip(*told, strict=True)])
+    events = []
+    for event in log.events:
+        if isinstance(event, (Clip, Step)) and event.parts != 1:
+            norm = next(whole)
+            event = event._replace(norm=norm, parts=1) if event.parts == len(told) else event
+        events.append(event)
+    return log._replace(events=tuple(events))
+
+
+def _joined(norms: tuple[float | None, ...]) -> float | None:
+    known = [norm for norm in norms if norm is not None]
+    return math.hypot(*known) if known else None
 
 
 def faults(ranks: dict[int, Summary]) -> tuple[str, ...]:
@@ -96,7 +117,7 @@ def _by_calls(ranks: dict[int, Summary]) -> list[str]:
 
 def _by_norms(ranks: dict[int, Summary]) -> list[str]:
     """Replicas have the same gradients, so the same norm, so the same coefficient."""
-    calls = [[call for call in data["clips"] if not call[3]] for data in ranks.values()]
+    calls = [[call for call in data["clips"] if call[3] == 1] for data in ranks.values()]
     unlike: Counter[str] = Counter()
     shown: dict[str, str] = {}
     for together in zip(*calls, strict=False):

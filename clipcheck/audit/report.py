@@ -87,6 +87,8 @@ def _blind(log: Log) -> list[str]:
             said.append(f"{one.name} has {', '.join(one.asks)}: clipping inside its step is not seen")
         elif one.key not in stepped and with_gradients.intersection(one.parameters):
             said.append(f"{_title(one)} was not seen to step: compiled, or its step is called in another way")
+    if any(getattr(event, "parts", 1) != 1 for event in log.events):
+        said.append("the norms of other ranks' parts: those of sharded parameters are of this rank's part")
     if "deepspeed" in sys.modules:
         said.append("DeepSpeed's engine clips and steps by itself: only calls of torch's functions are seen")
     compiled = sys.modules.get("torch._dynamo.utils")

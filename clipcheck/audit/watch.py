@@ -216,7 +216,10 @@ class Watch:
         at, state, now = sites.here(), gradients.state(own), time.perf_counter()
         probe, weights = self._probe(), gradients.weights(own) if ranks.world() > 1 else ()
         in_backward = self.backwards > 0
-        return events.Step(at, key, self.steps[key], norm, state, probe, in_backward, in_closure, now, state, weights)
+        parts = gradients.parts(own)
+        return events.Step(
+            at, key, self.steps[key], norm, state, probe, in_backward, in_closure, now, state, parts, weights
+        )
 
     def _norm(self, grads: list[Tensor]) -> Tensor | None:
         self.clips += 1  # it is a call of our own
@@ -366,10 +369,10 @@ def _read(event: Event) -> Event:
     """The event with numbers in the place of tensors."""
     match event:
         case events.Clip():
-            part = any("Partial" in type(one).__name__ for one in getattr(event.norm, "placements", ()))
-            return event._replace(
-                limit=_number(event.limit), norm=_number(event.norm), is_part=part, probe=_numbers(event.probe)
-            )
+            is_part = any("Partial" in type(one).__name__ for one in getattr(event.norm, "placements", ()))
+            parts = (gradients.parts([event.norm]) if event.norm_type == 2 else 0) if is_part else 1
+            limit, norm, probe = _number(event.limit), _number(event.norm), _numbers(event.probe)
+            return event._replace(limit=limit, norm=norm, parts=parts, probe=probe)
         case events.Step():
             weights = tuple(map(_number, event.weights))
             return event._replace(norm=_number(event.norm), probe=_numbers(event.probe), weights=weights)
