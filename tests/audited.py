@@ -18,7 +18,6 @@ from clipcheck.audit.judge import findings, outcomes, strangers
 from clipcheck.audit.watch import Watch
 from clipcheck.verify import harness
 
-
 gc.freeze()  # what is there already needs no looking through before each watch
 
 

@@ -15,14 +15,15 @@ import audited  # noqa: E402
 # The rules about what happens to gradients. The others are about arguments that raise, what the returned norm is taken
 # for, or how a norm is computed: a training looks the same with and without them.
 RULES = (*range(101, 113), 115, 117, 201, 301, 303, 304, 305, 308, 309, 505)
-FIXTURES = [
-    path for path in sorted((PROJECT / "fixtures").glob("CLIP*/*.py")) if int(path.parent.name[4:7]) in RULES
-]
+FIXTURES = [path for path in sorted((PROJECT / "fixtures").glob("CLIP*/*.py")) if int(path.parent.name[4:7]) in RULES]
 
 # Where the audit says something else than the rule, and why that is right: what it says, by fixture and function.
 DIFFERENT: dict[tuple[str, str], tuple[set[str], str]] = {
     ("CLIP103/before_2", "main"): (set(), "torch's `clip_grad_value_` raises where there is no gradient at all"),
-    ("CLIP107/before", "train"): (set(), "a result that is thrown away leaves no trace: the steps are called unclipped"),
+    ("CLIP107/before", "train"): (
+        set(),
+        "a result that is thrown away leaves no trace: the steps are called unclipped",
+    ),
     ("CLIP107/before_2", "train"): (set(), "as above"),
     ("CLIP107/before_3", "train"): (set(), "as above"),
     ("CLIP108/before_3", "train"): ({"CLIP303"}, "the scaler raises before a clip of a second micro-batch"),
@@ -73,8 +74,9 @@ def test_the_audit_sees_what_the_rule_finds(path: Path) -> None:
         key = (name_of(path), function.__name__)
         try:
             seen = audited.audited(function, path)
-        except audited.Missing as missing:
-            assert ": ".join(key) in NOT_RUN, f"{key} asks for {missing}"
+        except audited.Missing:
+            if ": ".join(key) not in NOT_RUN:
+                raise
             continue
         ran += 1
         want, _ = DIFFERENT.get(key, (set(expected) if path.stem.startswith("before") else set(), ""))

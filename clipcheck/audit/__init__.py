@@ -1,8 +1,8 @@
 """The audit: watches what clipping does in a real training, and reports it under the rules' codes.
 
-    with clipcheck.audit.watching() as audit:
-        train()
-    print(audit.report())
+with clipcheck.audit.watching() as audit:
+    train()
+print(audit.report())
 """
 
 from __future__ import annotations

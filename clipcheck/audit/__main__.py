@@ -52,10 +52,10 @@ def main(arguments: list[str]) -> int:
         watch.finished = ranks.leave
     leave, this = os._exit, os.getpid()
 
-    def exit_now(code: int) -> NoReturn:
+    def exit_now(status: int) -> NoReturn:
         """Programs may end in this way, without any cleanup: the report comes first."""
         os._exit = leave
-        leave(_conclude(watch, options, code) if os.getpid() == this else code)
+        leave(_conclude(watch, options, status) if os.getpid() == this else status)
 
     os._exit = exit_now
     try:
@@ -98,7 +98,11 @@ def _run(program: list[str], is_module: bool) -> int:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException as error:
         trace = error.__traceback__
-        while trace is not None and trace.tb_next and trace.tb_frame.f_code.co_filename in (__file__, runpy.__file__, "<frozen runpy>"):
+        while (
+            trace is not None
+            and trace.tb_next
+            and trace.tb_frame.f_code.co_filename in (__file__, runpy.__file__, "<frozen runpy>")
+        ):
             trace = trace.tb_next
         traceback.print_exception(type(error), error, trace)
         return 130 if isinstance(error, KeyboardInterrupt) else 1
@@ -109,7 +113,8 @@ def _conclude(watch: Watch, options: argparse.Namespace, code: int) -> int:
     """Shows the report, on the first rank of a host; returns the exit code."""
     log = watch.end()
     failed = f"clipcheck audit: the program ended with exit code {code}" if code else ""
-    found, unseen = {}, ()
+    found: dict[int, ranks.Summary] = {}
+    unseen: tuple[str, ...] = ()
     if ranks.world() > 1:
         if int(os.environ.get("LOCAL_RANK", "0")):
             return 2 if code else 0  # a launcher ends all ranks when one has another code

@@ -25,7 +25,7 @@ class Clip(NamedTuple):
 
     site: Site
     function: str
-    limit: float | None  # infinite where the call only measures
+    limit: float  # infinite where the call only measures
     norm_type: float
     norm: Any  # before clipping, where the function tells it
     listed: tuple[int, ...]  # the identities of all tensors that were passed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import time
@@ -10,8 +11,8 @@ from typing import NamedTuple
 import torch
 
 from clipcheck import runtime
-from clipcheck.audit.events import Clip, Log, Optimizer, Skip, Step
-from clipcheck.audit.judge import Outcome, clips, touched
+from clipcheck.audit.events import Clip, Log, Optimizer, Skip
+from clipcheck.audit.judge import Outcome, touched
 
 MOST = 2**31  # bytes of gradients that are made up at most, to try the runtime on them
 ROUNDS = 5
@@ -47,7 +48,7 @@ def norms(log: Log, optimizer: Optimizer, outcomes: list[Outcome]) -> Norms:
             by_clip = sum(clip.norm**2 for clip in first.values()) ** 0.5
             before.append(max(by_clip, outcome.step.norm) if by_clip == by_clip else by_clip)
             after.append(outcome.step.norm)
-            limits.append(min((clip.limit for clip in known if clip.limit is not None), default=math.inf))
+            limits.append(min((clip.limit for clip in known), default=math.inf))
     odd = sum(not math.isfinite(norm) for norm in before)
     return Norms(before, after, limits, odd + skipped)
 
@@ -69,7 +70,7 @@ def times(log: Log, optimizer: Optimizer, outcomes: list[Outcome]) -> Times | No
         return None
     seconds = statistics.median(e.seconds for e in called) * len(called) / len(steps)
     reads = [e.reads for e in called if e.reads is not None]
-    return Times(statistics.median(b - a for a, b in zip(steps, steps[1:], strict=False)), seconds, max(reads, default=None))
+    return Times(statistics.median(b - a for a, b in itertools.pairwise(steps)), seconds, max(reads, default=None))
 
 
 def tried(optimizer: Optimizer) -> tuple[float, float] | None:

@@ -117,7 +117,7 @@ def _in_body(clip: Clip, step: Step) -> bool:
 
 def clips(event: Event) -> bool:
     """Whether it is a call that limits something."""
-    return isinstance(event, Clip) and event.limit is not None and event.limit < math.inf and not event.error
+    return isinstance(event, Clip) and event.limit < math.inf and not event.error
 
 
 def _reached(clip: Clip, window: Window) -> set[int]:
@@ -201,10 +201,8 @@ def _complaints(window: Window, used: set[int], early: set[Site]) -> Iterator[Co
             complaint = _why_wasted(window, index, clip, early)
             if complaint is not None:
                 yield complaint
-    for clip in window.events:
-        if isinstance(clip, Clip) and clips(clip) and touched(clip, clip.state) and not mine:
-            if id(clip) not in used:
-                yield Complaint("CLIP117", clip.site)
+    others = [e for e in window.events if isinstance(e, Clip) and clips(e) and touched(e, e.state) and not mine]
+    yield from (Complaint("CLIP117", clip.site) for clip in others if id(clip) not in used)
 
 
 def _concerns(clip: Clip, own: set[int]) -> bool:

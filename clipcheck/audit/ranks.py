@@ -43,7 +43,7 @@ def leave(log: Log) -> None:
 
 
 def summary(log: Log) -> Summary:
-    clips = [e for e in log.events if isinstance(e, Clip) and e.limit is not None]
+    clips = [e for e in log.events if isinstance(e, Clip) and e.limit < math.inf]
     weights = [list(e.weights) for e in log.events if isinstance(e, Step) and e.weights]
     return {
         "clips": [[str(e.site), e.limit, e.norm, e.parts] for e in clips],
@@ -132,7 +132,9 @@ def _by_norms(ranks: dict[int, Summary]) -> list[str]:
                     for one, call in zip(ranks, known, strict=True)
                 )
                 shown.setdefault(site, each)
-    return [f"{site}: replicas were clipped unlike in {times} calls: first {shown[site]}" for site, times in unlike.items()]
+    return [
+        f"{site}: replicas were clipped unlike in {times} calls: first {shown[site]}" for site, times in unlike.items()
+    ]
 
 
 def _alike(some: list[float], others: list[float]) -> bool:

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from clipcheck.audit import figures, judge
-from clipcheck.audit.events import Clip, Log, Optimizer
+from clipcheck.audit.events import Clip, Log, Optimizer, Step
 from clipcheck.audit.judge import Finding, Outcome
 from clipcheck.catalogue import RULES
 
@@ -79,7 +79,7 @@ def _part(log: Log, optimizer: Optimizer, outcomes: list[Outcome], found: list[F
 
 def _blind(log: Log) -> list[str]:
     """What cannot be seen, as far as it concerns this run."""
-    stepped = {event.optimizer for event in log.events if hasattr(event, "in_closure")}
+    stepped = {event.optimizer for event in log.events if isinstance(event, Step)}
     with_gradients = {p for event in log.events for p in getattr(event, "state", {})}
     said = list(log.troubles)
     for one in log.optimizers:
@@ -120,7 +120,9 @@ def _text(report: Report) -> list[str]:
 
 def _of_part(part: Part) -> list[str]:
     total = sum(part.steps.values())
-    lines = [f"{_title(part.optimizer)}: {_count(total, 'step')}, {_count(len(part.optimizer.parameters), 'parameter')}"]
+    lines = [
+        f"{_title(part.optimizer)}: {_count(total, 'step')}, {_count(len(part.optimizer.parameters), 'parameter')}"
+    ]
     words = {
         "clipped": "used clipped gradients",
         "partly": "used gradients of which only some were clipped",
@@ -133,7 +135,9 @@ def _of_part(part: Part) -> list[str]:
     lines += [line for finding in part.findings for line in _of_finding(finding, "step")]
     if part.never:
         more = f" and {len(part.never) - SHOWN} more" if len(part.never) > SHOWN else ""
-        lines.append(f"  never    {_count(len(part.never), 'parameter')} never clipped: {', '.join(part.never[:SHOWN])}{more}")
+        lines.append(
+            f"  never    {_count(len(part.never), 'parameter')} never clipped: {', '.join(part.never[:SHOWN])}{more}"
+        )
     return [*lines, *_of_norms(part.norms), *_of_times(part)]
 
 
@@ -149,7 +153,9 @@ def _of_finding(finding: Finding, unit: str) -> list[str]:
 def _of_norms(norms: figures.Norms) -> list[str]:
     if not norms.before:
         return []
-    quantiles = ", ".join(f"{name} {norms.at(q):.4g}" for name, q in (("median", 0.5), ("90% ≤", 0.9), ("99% ≤", 0.99), ("max", 1.0)))
+    quantiles = ", ".join(
+        f"{name} {norms.at(q):.4g}" for name, q in (("median", 0.5), ("90% ≤", 0.9), ("99% ≤", 0.99), ("max", 1.0))
+    )
     lines = [f"  norm     {quantiles}; at the step max {max(norms.after):.4g}"]
     if norms.nonfinite:
         lines.append(f"  norm     NaN or infinite in {_count(norms.nonfinite, 'step')}")
@@ -187,7 +193,12 @@ def as_json(report: Report) -> str:
     """One object; numbers that are not finite are null, as JSON has none."""
 
     def finding(one: Finding) -> dict[str, Any]:
-        site = {"path": one.site.file, "line": one.site.line, "function": one.site.function, "through": one.site.through}
+        site = {
+            "path": one.site.file,
+            "line": one.site.line,
+            "function": one.site.function,
+            "through": one.site.through,
+        }
         code = one.code if one.code in RULES else None
         return {"code": code, "message": one.text, "is_fault": one.is_fault, "times": one.times, "of": one.of, **site}
 

@@ -7,21 +7,18 @@ not the training.
 from __future__ import annotations
 
 import gc
-import math
 import time
 from collections.abc import Callable, Iterable
-from types import GeneratorType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.overrides import TorchFunctionMode
 
 from clipcheck import runtime
-from clipcheck.audit import events, gradients, ranks, sites
+from clipcheck.audit import calls, events, gradients, numbers, ranks, sites
 from clipcheck.audit.events import Event, Log
 from clipcheck.audit.taps import tap
 from clipcheck.runtime import as_torch
@@ -30,7 +27,6 @@ from clipcheck.runtime.gradients import is_compiling
 T = TypeVar("T")
 Call = Callable[..., Any]
 
-_READING = {"item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__"}
 COUNTED = range(2, 5)  # the calls of each place in which reads by the host are counted: counting takes time
 
 
@@ -45,6 +41,7 @@ class Watch:
         self.stop_after, self.ends_program = stop_after, ends_program
         self.finished: Callable[[Log], None] = lambda log: None
         self.log: Log | None = None
+        self.is_on = False
         self.events: list[Event] = []
         self.optimizers: dict[int, Optimizer] = {}
         self.made_at: dict[int, sites.Site] = {}
@@ -65,27 +62,31 @@ class Watch:
                 self.optimizers[id(optimizer)] = optimizer
         for function, observer in _places(self):
             try:
-                self.undo.append(tap(function, self._unless_compiling(observer)))
+                self.undo.append(tap(function, self._while_on(observer)))
             except TypeError as error:
                 self.troubles.append(str(error))
         self.undo.append(register_optimizer_step_pre_hook(self._before_step).remove)
         self.undo.append(register_optimizer_step_post_hook(self._after_step).remove)
-        self.start = time.perf_counter()
+        self.start, self.is_on = time.perf_counter(), True
         return self
 
     def end(self) -> Log:
         """Takes everything out again, and returns what was seen; a second call returns the same."""
         if self.log is None:
             seconds = time.perf_counter() - self.start
-            while self.undo:
-                self.undo.pop()()
+            self._take_out()
             seen = tuple(map(self._described, self.optimizers.values()))
             names = gradients.names({p for one in seen for p in one.parameters})
-            read = tuple(map(_read, self.events))
+            read = tuple(map(numbers.read, self.events))
             self.log = Log(read, seen, names, sum(self.steps.values()), seconds, tuple(dict.fromkeys(self.troubles)))
             self.finished(self.log)
             self.optimizers.clear()
         return self.log
+
+    def _take_out(self) -> None:
+        self.is_on = False
+        while self.undo:
+            self.undo.pop()()
 
     def _described(self, optimizer: Optimizer) -> events.Optimizer:
         own = gradients.parameters(optimizer)
@@ -93,13 +94,13 @@ class Watch:
         asks = tuple(f"{k}={v}" for k, v in options.items() if v and ("clip" in k or "grad_norm" in k))
         kind = type(optimizer).__name__
         shapes = tuple((tuple(gradients.local(p).shape), str(p.dtype), str(p.device)) for p in own)
-        return events.Optimizer(
-            id(optimizer), kind, self.made_at.get(id(optimizer)), tuple(map(id, own)), shapes, asks
-        )
+        return events.Optimizer(id(optimizer), kind, self.made_at.get(id(optimizer)), tuple(map(id, own)), shapes, asks)
 
-    def _unless_compiling(self, observer: Call) -> Call:
+    def _while_on(self, observer: Call) -> Call:
         def run(original: Call, *args: Any, **kwargs: Any) -> Any:
-            return original(*args, **kwargs) if is_compiling() else observer(original, *args, **kwargs)
+            if is_compiling() or not self.is_on:
+                return original(*args, **kwargs)
+            return observer(original, *args, **kwargs)
 
         return run
 
@@ -109,11 +110,11 @@ class Watch:
             return function()
         except Exception as error:
             self.troubles.append(f"the watch ended early: {type(error).__name__}: {error}")
-            self.end()
+            self._take_out()
             return None
 
     def _note(self, make: Callable[[], Event]) -> None:
-        if self.log is None and (event := self._safely(make)) is not None:
+        if self.is_on and (event := self._safely(make)) is not None:
             self.events.append(event)
 
     def _all(self) -> list[Tensor]:
@@ -189,7 +190,7 @@ class Watch:
         return result
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        if is_compiling():
+        if is_compiling() or not self.is_on:
             return None
         key = id(optimizer)
         self.optimizers[key] = optimizer
@@ -229,11 +230,10 @@ class Watch:
             self.clips -= 1
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if is_compiling() or id(optimizer) not in self.stepping:
+        if is_compiling() or not self.is_on or id(optimizer) not in self.stepping:
             return
         self.stepping.remove(id(optimizer))
-        if self.log is None:
-            self._safely(lambda: self._end_step(optimizer))
+        self._safely(lambda: self._end_step(optimizer))
         if self.stop_after is not None and sum(self.steps.values()) >= self.stop_after and not self.stepping:
             self._safely(self.end)
             if self.ends_program:
@@ -247,12 +247,12 @@ class Watch:
                 return
 
     def _clip(self, original: Call, *args: Any, **kwargs: Any) -> Any:
-        if self.clips or self.log is not None:
+        if self.clips:
             return original(*args, **kwargs)
-        call, args, kwargs = _call(original, args, kwargs)
+        call, args, kwargs = calls.read(original, args, kwargs)
         before = self._safely(lambda: self._before_clip(call)) or {}
         self.calls[call.site] = count = self.calls.get(call.site, 0) + 1
-        reads, norm, error = _Reads(), None, ""
+        reads, norm, error = calls.Reads(), None, ""
         self.clips += 1
         start = time.perf_counter()
         try:
@@ -271,7 +271,7 @@ class Watch:
             self._note(lambda: self._after_clip(call, norm, {**before, **after}))
         return norm
 
-    def _before_clip(self, call: _Call) -> dict[str, Any]:
+    def _before_clip(self, call: calls.Call) -> dict[str, Any]:
         state = self._state(*call.tensors)
         scaled = {p for p, mark in self.scaled.items() if state.get(p) == mark and not self.scale_read}
         return {
@@ -281,7 +281,7 @@ class Watch:
             "scaled": frozenset(scaled),
         }
 
-    def _after_clip(self, call: _Call, norm: Any, known: dict[str, Any]) -> events.Clip:
+    def _after_clip(self, call: calls.Call, norm: Any, known: dict[str, Any]) -> events.Clip:
         norm = call.norm if norm is None else norm
         return events.Clip(
             call.site,
@@ -320,74 +320,3 @@ def _places(watch: Watch) -> Iterable[tuple[Any, Call]]:
     yield scaler.get_scale, watch._read_scale
     yield scaler.unscale_, watch._unscale
     yield scaler.step, watch._scaler_step
-
-
-class _Call(NamedTuple):
-    """What a clipping function is called with."""
-
-    site: sites.Site
-    function: str
-    is_method: bool
-    is_iterator: bool
-    tensors: list[Tensor]
-    limit: Any
-    norm_type: float
-    norm: Any  # where the caller passes it
-
-
-def _call(original: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[_Call, tuple[Any, ...], dict[str, Any]]:
-    """Reads a call; with the arguments to pass on, since an iterator can be read once."""
-    module = args[0] if args and isinstance(args[0], Module) else None
-    first = "tensors" if "tensors" in kwargs else "parameters"
-    given = module.parameters() if module else args[0] if args else kwargs.get(first)
-    is_iterator = module is None and not isinstance(given, Tensor) and isinstance(given, Iterable) and iter(given) is given
-    items = [given] if isinstance(given, Tensor) else list(given) if isinstance(given, Iterable) else []
-    if is_iterator:
-        again = (item for item in items) if isinstance(given, GeneratorType) else iter(items)
-        args, kwargs = ((again, *args[1:]), kwargs) if args else (args, {**kwargs, first: again})
-    function = original.__name__.lstrip("_")
-    limit, second, *_ = *args[1:], *[None] * 2
-    limit = kwargs.get("max_norm", kwargs.get("clip_value", limit)) if function.startswith("clip") else None
-    norm = kwargs.get("total_norm", second) if function == "clip_grads_with_norm_" else None
-    order = kwargs.get("norm_type", second if function == "clip_grad_norm_" and second is not None else 2.0)
-    tensors = [item for item in items if isinstance(item, Tensor)]
-    call = _Call(sites.here(), function, module is not None, is_iterator, tensors, limit, _number(order), norm)
-    return call, args, kwargs
-
-
-class _Reads(TorchFunctionMode):
-    """Counts how often Python reads a value of a tensor while it is entered: on a device each time is a wait."""
-
-    count = 0
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += getattr(function, "__name__", "") in _READING
-        return function(*args, **(kwargs or {}))
-
-
-def _read(event: Event) -> Event:
-    """The event with numbers in the place of tensors."""
-    match event:
-        case events.Clip():
-            is_part = any("Partial" in type(one).__name__ for one in getattr(event.norm, "placements", ()))
-            parts = (gradients.parts([event.norm]) if event.norm_type == 2 else 0) if is_part else 1
-            limit, norm, probe = _number(event.limit), _number(event.norm), _numbers(event.probe)
-            return event._replace(limit=limit, norm=norm, parts=parts, probe=probe)
-        case events.Step():
-            weights = tuple(map(_number, event.weights))
-            return event._replace(norm=_number(event.norm), probe=_numbers(event.probe), weights=weights)
-        case events.Backward():
-            return event._replace(probe=_numbers(event.probe))
-    return event
-
-
-def _numbers(probe: events.Probe) -> events.Probe:
-    return {key: _number(value) for key, value in probe.items()}
-
-
-def _number(value: Any) -> Any:
-    """As a float; None where it is none."""
-    try:
-        return float(gradients.local(value.detach()) if isinstance(value, Tensor) else value)
-    except (TypeError, ValueError, RuntimeError):
-        return math.nan if value is not None else None
