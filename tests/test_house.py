@@ -56,11 +56,12 @@ SEES = {
     "integrations": "runtime",
     "startup": "runtime",
     "run": "",
+    "audit": "catalogue runtime",
     "verify": "rule extras catalogue documents python training examples",
     "bench": "runtime",
     "api": "rule catalogue settings documents engine verify",
     "editor": "clipcheck rule catalogue site settings documents engine pages",
-    "cli": "clipcheck rule formats disk extras catalogue settings documents engine pages report api editor verify bench",
+    "cli": "clipcheck rule formats disk extras catalogue settings documents engine pages report api editor verify audit bench",
     "__main__": "cli",
 }
 # What may be imported from outside, besides the standard library; what is not listed here is imported nowhere.
@@ -74,6 +75,7 @@ OUTSIDE = {
     "rules": "libcst",
     "rule": "libcst",  # a type only
     "runtime": "torch triton",
+    "audit": "torch matplotlib",
     "verify": "libcst torch",
     "bench": "torch triton click matplotlib",
     "editor": "click pygls lsprotocol",
@@ -154,8 +156,9 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert list(TopologicalSorter(graph).static_order())  # raises CycleError with the circle
 
 
-def test_only_runtime_verify_and_bench_may_import_torch() -> None:
-    assert {room for room, packages in OUTSIDE.items() if "torch" in packages.split()} == {"runtime", "verify", "bench"}
+def test_only_runtime_audit_verify_and_bench_may_import_torch() -> None:
+    allowed = {"runtime", "audit", "verify", "bench"}
+    assert {room for room, packages in OUTSIDE.items() if "torch" in packages.split()} == allowed
 
 
 def test_no_file_and_no_function_is_long() -> None:
@@ -206,6 +209,12 @@ def test_importing_the_server_loads_the_protocol_only() -> None:
 def test_importing_the_runtime_loads_torch_only() -> None:
     pytest.importorskip("torch")
     assert loaded_after("import clipcheck.runtime", "torch", "libcst", "click", "clipcheck.rule") == {"torch"}
+
+
+def test_importing_the_audit_loads_torch_and_the_table_of_rules_only() -> None:
+    pytest.importorskip("torch")
+    modules = ("torch", "libcst", "click", "matplotlib", "clipcheck.catalogue", "clipcheck.engine", "clipcheck.rules")
+    assert loaded_after("import clipcheck.audit, clipcheck.audit.__main__", *modules) == {"torch", "clipcheck.catalogue"}
 
 
 def test_a_file_without_keywords_never_loads_libcst(tmp_path: Path) -> None:

@@ -193,6 +193,9 @@ class Watch:
         if is_compiling() or not self.is_on:
             return None
         key = id(optimizer)
+        if key in self.stepping:  # its class calls the `step` of the one that it derives from
+            self.stepping.append(key)
+            return None
         self.optimizers[key] = optimizer
         self.steps[key] = self.steps.get(key, 0) + 1
         closure = kwargs.get("closure") or next((one for one in args[1:] if callable(one)), None)
@@ -233,6 +236,8 @@ class Watch:
         if is_compiling() or not self.is_on or id(optimizer) not in self.stepping:
             return
         self.stepping.remove(id(optimizer))
+        if id(optimizer) in self.stepping:
+            return
         self._safely(lambda: self._end_step(optimizer))
         if self.stop_after is not None and sum(self.steps.values()) >= self.stop_after and not self.stepping:
             self._safely(self.end)

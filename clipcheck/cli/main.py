@@ -162,5 +162,16 @@ def bench(ctx: click.Context, words: tuple[str, ...]) -> None:
     group().main(list(words) or ["--help"], prog_name=f"{ctx.find_root().info_name} bench", standalone_mode=False)
 
 
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def audit(words: tuple[str, ...]) -> None:
+    """Run a training and report what clipping does in it: `clipcheck audit train.py --epochs 1`."""
+    try:
+        from clipcheck.audit.__main__ import main as run  # imports torch
+    except ModuleNotFoundError as error:
+        raise click.UsageError(f"the audit needs {error.name}: pip install 'clipcheck[torch]'") from None
+    sys.exit(run(list(words)))
+
+
 if __name__ == "__main__":
     main()

@@ -1,0 +1,510 @@
+"""The audit: it changes nothing, reports what it saw, and never harms the program that it watches."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PROJECT
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor, nn  # noqa: E402
+from torch.nn.utils import clip_grad_norm_  # noqa: E402
+
+from clipcheck import audit, runtime  # noqa: E402
+from clipcheck.audit import figures, judge  # noqa: E402
+from clipcheck.audit.taps import tap  # noqa: E402
+from clipcheck.catalogue import RULES  # noqa: E402
+
+STEPS = 6
+Clip = Callable[..., Any]
+
+
+def training(clip: Clip | None = clip_grad_norm_, optimizer: str = "SGD", after: bool = False) -> list[float]:
+    """The losses, and all parameters at the end."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
+    stepper = getattr(torch.optim, optimizer)(model.parameters(), lr=0.1)
+    losses = []
+    for _ in range(STEPS):
+        inputs = torch.randn(16, 8)
+        stepper.zero_grad()
+        loss = (model(inputs) - 3 * inputs.sum(1, keepdim=True)).square().mean()
+        loss.backward()
+        if clip and not after:
+            clip(model.parameters(), 1.0)
+        stepper.step()
+        if clip and after:
+            clip(model.parameters(), 1.0)
+        losses.append(loss.item())
+    return [*losses, *nn.utils.parameters_to_vector(model.parameters()).tolist()]
+
+
+def watched(train: Callable[[], Any], steps: int | None = None) -> audit.Report:
+    with audit.watching(steps) as watch:
+        train()
+    report = watch.report()
+    assert report.log.troubles == ()
+    return report
+
+
+# --- it changes nothing -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clip", [None, clip_grad_norm_, nn.utils.clip_grad_value_, runtime.clip_grad_norm_])
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_the_training_is_the_same_bit_for_bit(clip: Clip | None, optimizer: str) -> None:
+    alone = training(clip, optimizer)
+    with audit.watching():
+        beside = training(clip, optimizer)
+    assert beside == alone
+
+
+def test_the_random_state_and_the_versions_of_gradients_are_as_without_it() -> None:
+    def last() -> tuple[Tensor, list[int]]:
+        torch.manual_seed(1)
+        layer = nn.Linear(3, 2)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        for _ in range(8):  # more than the calls in which reads are counted
+            layer(torch.randn(4, 3)).sum().backward()
+            clip_grad_norm_(layer.parameters(), 0.1)
+            optimizer.step()
+        return torch.get_rng_state(), [p.grad._version for p in layer.parameters()]
+
+    state, versions = last()
+    with audit.watching():
+        other, beside = last()
+    assert torch.equal(state, other)
+    assert beside == versions
+
+
+def test_functions_stay_what_they_are_and_are_themselves_afterwards() -> None:
+    function, code = nn.utils.clip_grad_norm_, nn.utils.clip_grad_norm_.__code__
+    names = set(function.__globals__)
+    with audit.watching():
+        assert nn.utils.clip_grad_norm_ is function
+        assert function.__code__ is not code
+    assert function.__code__ is code
+    assert set(function.__globals__) == names
+
+
+def test_calls_through_every_kind_of_reference_are_seen() -> None:
+    """Those that were made before the watch: a name, a default, a partial, an attribute of a class, a closure."""
+
+    class Holder:
+        clip = staticmethod(clip_grad_norm_)
+
+    def by_default(parameters: Any, max_norm: float, clip: Clip = clip_grad_norm_) -> Any:
+        return clip(parameters, max_norm)
+
+    for clip in (Holder.clip, by_default, functools.partial(clip_grad_norm_, norm_type=2.0), [clip_grad_norm_][0]):
+        assert watched(lambda clip=clip: training(clip)).parts[0].steps == {"clipped": STEPS}
+
+
+def test_a_program_that_installs_the_runtime_meanwhile_gets_it() -> None:
+    with audit.watching() as watch, runtime.installed(rebind=True) as installation:
+        assert installation.foreign == ()
+        training(lambda *args: nn.utils.clip_grad_norm_(*args))
+    assert watch.report().parts[0].steps == {"clipped": STEPS}
+
+
+def test_an_iterator_is_read_once_and_torchs_warning_stays() -> None:
+    spent = iter(())
+    with audit.watching(), pytest.warns(UserWarning, match="empty generator"):
+        clip_grad_norm_((p for p in spent), 1.0)
+
+
+def test_compiled_code_is_left_alone() -> None:
+    compiled = torch.compile(lambda p: clip_grad_norm_(p, 1.0), backend="eager")
+    parameter = nn.Parameter(torch.ones(4))
+    with audit.watching():
+        parameter.grad = torch.ones(4)
+        assert compiled([parameter]).item() == 2.0
+    assert parameter.grad.norm().item() == pytest.approx(1.0, rel=1e-4)
+
+
+def test_what_fails_in_an_observer_ends_the_watch_and_not_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise ArithmeticError("no")
+
+    alone = training()
+    monkeypatch.setattr("clipcheck.audit.gradients.probe", fails)
+    with audit.watching() as watch:
+        assert training() == alone
+    (trouble,) = watch.report().log.troubles
+    assert trouble == "the watch ended early: ArithmeticError: no"
+    assert f"not seen: {trouble}" in str(watch.report())
+
+
+def test_errors_of_torch_come_through() -> None:
+    with audit.watching(), pytest.raises(TypeError):
+        clip_grad_norm_(nn.Linear(1, 1).parameters(), None)
+
+
+def test_only_python_functions_can_be_tapped() -> None:
+    with pytest.raises(TypeError, match="is no Python function"):
+        tap(len, lambda original, *args: original(*args))
+
+
+def test_a_report_keeps_no_optimizer_alive() -> None:
+    alive: list[weakref.ref[Any]] = []
+
+    def train() -> None:
+        optimizer = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=0.1)
+        alive.append(weakref.ref(optimizer))
+        optimizer.step()
+
+    report = watched(train)
+    gc.collect()
+    assert report.log.steps == 1
+    assert alive[0]() is None
+
+
+# --- what it says -----------------------------------------------------------------------------------------------
+
+
+def test_the_norms_are_those_that_the_program_sees() -> None:
+    seen: list[float] = []
+
+    def clip(*args: Any) -> None:
+        seen.append(clip_grad_norm_(*args).item())
+
+    norms = watched(lambda: training(clip)).parts[0].norms
+    assert norms.before == seen
+    assert norms.after == pytest.approx([min(1.0, norm) for norm in seen], rel=1e-4)
+    assert norms.limits == [1.0] * STEPS
+    assert norms.clipped == sum(norm > 1.0 for norm in seen) / STEPS
+    assert (norms.at(1.0), norms.at(0.5)) == (max(seen), sorted(seen)[STEPS // 2 - 1])
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.01])
+def test_the_max_norm_that_is_told_would_clip_at_most_that_share(share: float) -> None:
+    before = [float(n) for n in range(1, 201)]
+    norms = figures.Norms(before, before, [math.inf] * 200, 0)
+    limit = norms.at(1 - share)
+    assert sum(norm > limit for norm in before) / 200 == pytest.approx(share)
+
+
+def test_norms_without_a_clip_are_measured() -> None:
+    report = watched(lambda: training(None))
+    (part,) = report.parts
+    assert part.steps == {"unclipped": STEPS}
+    assert (part.times, report.exit_code) == (None, 0)
+    assert all(norm > 1 for norm in part.norms.before[:2])
+    assert part.norms.before == part.norms.after
+
+
+def test_a_fault_has_a_code_a_page_and_a_line() -> None:
+    report = watched(lambda: training(after=True))
+    (fault,) = report.faults
+    assert (fault.code, fault.times, fault.of) == ("CLIP101", STEPS, STEPS)
+    assert Path(fault.site.file) == Path(__file__)
+    line = Path(__file__).read_text(encoding="utf-8").splitlines()[fault.site.line - 1]
+    assert line.strip() == "clip(model.parameters(), 1.0)"
+    assert "`clipcheck rule CLIP101`" in str(report)
+    assert report.exit_code == 1
+
+
+def test_gradients_that_are_not_finite_are_counted() -> None:
+    def train() -> None:
+        layer = nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        for factor in (1.0, math.nan, 1.0):
+            optimizer.zero_grad()
+            (layer(torch.ones(1, 2)).sum() * factor).backward()
+            clip_grad_norm_(layer.parameters(), 1.0)
+            optimizer.step()
+            with torch.no_grad():
+                nn.init.ones_(layer.weight)
+
+    assert watched(train).parts[0].norms.nonfinite == 1
+
+
+def test_a_step_that_the_scaler_leaves_out_is_no_fault() -> None:
+    def train() -> None:
+        layer = nn.Linear(2, 1)
+        optimizer, scaler = torch.optim.SGD(layer.parameters(), lr=0.1), torch.amp.GradScaler("cpu")
+        for factor in (1.0, math.inf, 1.0):
+            optimizer.zero_grad()
+            scaler.scale(layer(torch.ones(1, 2)).sum() * factor).backward()
+            scaler.unscale_(optimizer)
+            clip_grad_norm_(layer.parameters(), 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+
+    report = watched(train)
+    assert report.parts[0].steps == {"clipped": 2}
+    assert (report.parts[0].norms.nonfinite, report.exit_code) == (1, 0)
+
+
+def test_parameters_that_are_never_clipped_are_named() -> None:
+    def train() -> None:
+        model = nn.ModuleDict({"body": nn.Linear(2, 2), "head": nn.Linear(2, 1)})
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            model["head"](model["body"](torch.ones(1, 2))).sum().backward()
+            clip_grad_norm_(model["body"].parameters(), 0.1)
+            optimizer.step()
+        kept.append(model)
+
+    kept: list[nn.Module] = []
+    report = watched(train)
+    assert report.parts[0].steps == {"partly": 2}
+    assert report.parts[0].never == ("head.weight", "head.bias")
+    assert "2 parameters never clipped: head.weight, head.bias" in str(report)
+
+
+def test_another_optimizers_parameters() -> None:
+    """Two models, one optimizer each, and the clip before one's step is of the other's."""
+
+    def train(mixed: bool) -> None:
+        one, other = nn.Linear(2, 1), nn.Linear(2, 1)
+        steppers = [torch.optim.SGD(each.parameters(), lr=0.1) for each in (one, other)]
+        for _ in range(4):
+            (one(torch.ones(1, 2)) + other(torch.ones(1, 2))).sum().backward()
+            clip_grad_norm_((other if mixed else one).parameters(), 0.1)
+            steppers[0].step()
+            for each in steppers:
+                each.zero_grad()
+
+    assert [fault.code for fault in watched(lambda: train(True)).faults] == ["CLIP117"]
+    assert watched(lambda: train(False)).faults == []
+
+
+def test_a_step_in_backward_leaves_nothing_to_clip() -> None:
+    def train() -> None:
+        layer = nn.Linear(2, 1)
+        optimizers = {p: torch.optim.SGD([p], lr=0.1) for p in layer.parameters()}
+
+        def step(parameter: Tensor) -> None:
+            optimizers[parameter].step()
+            optimizers[parameter].zero_grad()
+
+        for parameter in layer.parameters():
+            parameter.register_post_accumulate_grad_hook(step)
+        for _ in range(3):
+            layer(torch.ones(1, 2)).sum().backward()
+            clip_grad_norm_(layer.parameters(), 0.1)
+
+    assert {fault.code for fault in watched(train).faults} == {"CLIP115"}
+
+
+def test_an_optimizer_that_clips_by_itself() -> None:
+    class Own(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            clip_grad_norm_(self.param_groups[0]["params"], 0.1)
+            return super().step(closure)
+
+    def train() -> None:
+        layer = nn.Linear(2, 1)
+        optimizer = Own(layer.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            layer(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+
+    report = watched(train)
+    assert (report.parts[0].steps, report.exit_code) == ({"by itself": 3}, 0)
+
+
+def test_an_option_that_asks_for_clipping_inside_a_step_is_named() -> None:
+    class Fused(torch.optim.SGD):
+        def __init__(self, parameters: Any) -> None:
+            super().__init__(parameters, lr=0.1)
+            self.defaults["max_grad_norm"] = 1.0
+
+    def train() -> None:
+        layer = nn.Linear(2, 1)
+        optimizer = Fused(layer.parameters())
+        layer(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+
+    assert "not seen: Fused has max_grad_norm=1.0: clipping inside its step is not seen" in str(watched(train))
+
+
+def test_an_optimizer_that_is_never_seen_to_step_is_named() -> None:
+    def train() -> None:
+        layer = nn.Linear(2, 1)
+        kept.append(torch.optim.SGD(layer.parameters(), lr=0.1))
+        layer(torch.ones(1, 2)).sum().backward()
+
+    kept: list[Any] = []
+    report = watched(train)
+    assert report.exit_code == 2
+    assert "was not seen to step" in str(report)
+    assert "no optimizer was seen to step" in str(report)
+
+
+def test_reads_by_the_host_are_counted() -> None:
+    def reads(**options: Any) -> int | None:
+        times = watched(lambda: training(lambda p, n: clip_grad_norm_(p, n, **options))).parts[0].times
+        return times.reads if times else None
+
+    assert reads() == 0
+    assert reads(error_if_nonfinite=True) == 1
+
+
+def test_the_watch_ends_after_so_many_steps() -> None:
+    report = watched(training, steps=2)
+    assert report.log.steps == 2
+    assert training.__code__ and nn.utils.clip_grad_norm_.__code__.co_filename.endswith("clip_grad.py")
+
+
+def test_the_runtime_is_tried_on_the_same_shapes() -> None:
+    part = watched(training).parts[0]
+    assert part.tried is not None and min(part.tried) > 0
+    huge = part.optimizer._replace(shapes=(((2**20, 2**10), "torch.float32", "cpu"),))
+    assert figures.tried(huge) is None
+
+
+def test_every_code_has_a_message_and_most_have_a_rule() -> None:
+    codes = {code for code in judge.MESSAGES if code.startswith("CLIP")}
+    assert codes - set(RULES) <= {"CLIP115", "CLIP117"}
+    assert judge.NOTES < codes
+    assert all(message[0].islower() and not message.endswith(".") for message in judge.MESSAGES.values())
+
+
+def test_json_holds_what_the_text_says() -> None:
+    from clipcheck.audit.report import as_json
+
+    content = json.loads(as_json(watched(lambda: training(after=True))))
+    (part,) = content["optimizers"]
+    assert (content["exit_code"], content["steps"], part["optimizer"]) == (1, STEPS, "SGD")
+    assert [one["code"] for one in part["findings"]] == ["CLIP101"]
+    assert part["norms"]["limits"] == [None] * STEPS  # no clip reached a step
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+def test_the_plot(tmp_path: Path, suffix: str) -> None:
+    from clipcheck.audit.plot import plot
+
+    plot(watched(training), tmp_path / f"norms{suffix}")
+    assert (tmp_path / f"norms{suffix}").stat().st_size > 2000
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+
+PROGRAM = """
+    import sys
+    import torch
+    from torch.nn.utils import clip_grad_norm_
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for step in range(int(sys.argv[1])):
+        optimizer.zero_grad()
+        layer(torch.randn(8, 4)).square().sum().backward()
+        {body}
+    print("done", __name__, sys.argv[1:], layer.weight.sum().item(), flush=True)
+"""
+RIGHT = "clip_grad_norm_(layer.parameters(), 0.1); optimizer.step()"
+WRONG = "optimizer.step(); clip_grad_norm_(layer.parameters(), 0.1)"
+
+
+def written(folder: Path, body: str, more: str = "") -> Path:
+    path = folder / "my train.py"
+    path.write_text(textwrap.dedent(PROGRAM).format(body=body) + textwrap.dedent(more), encoding="utf-8")
+    return path
+
+
+def run(*words: str | Path, folder: Path, start: tuple[str, ...] = ("-m", "clipcheck", "audit")) -> Any:
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *start, *map(str, words)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_runs_a_program_with_its_arguments(tmp_path: Path) -> None:
+    program = written(tmp_path, RIGHT)
+    alone = run(program, "5", "--steps", "1", folder=tmp_path, start=())
+    done = run(program, "5", "--steps", "1", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(alone.stdout)
+    report = done.stdout.removeprefix(alone.stdout)
+    assert report.startswith("clipcheck audit: watched 5 steps in ")
+    assert "5 of 5 used clipped gradients" in report
+    assert "SGD (my train.py:7): 5 steps, 2 parameters" in report
+
+
+def test_the_command_finds_a_fault_and_writes_where_it_is_told_to(tmp_path: Path) -> None:
+    program = written(tmp_path, WRONG)
+    done = run("--output-file", "report.json", "--output-format", "json", program, "4", folder=tmp_path)
+    assert (done.returncode, done.stdout.count("\n")) == (1, 1), done.stderr
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert [one["line"] for one in content["optimizers"][0]["findings"]] == [11]
+
+
+@pytest.mark.parametrize(("stop", "printed"), [((), True), (("--stop",), False)])
+def test_the_watch_ends_and_the_training_goes_on_or_not(tmp_path: Path, stop: tuple[str, ...], printed: bool) -> None:
+    done = run("--steps", "3", *stop, written(tmp_path, RIGHT), "9", folder=tmp_path)
+    assert (done.returncode, "done" in done.stdout) == (0, printed), done.stderr
+    assert "watched 3 steps" in done.stdout
+
+
+def test_a_module_runs(tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    written(tmp_path / "package", RIGHT).rename(tmp_path / "package" / "train.py")
+    done = run("-m", "package.train", "3", folder=tmp_path, start=("-m", "clipcheck.audit"))
+    assert done.returncode == 0, done.stderr
+    assert "done __main__ ['3']" in done.stdout
+    assert "3 of 3 used clipped gradients" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "says"),
+    [
+        ("sys.exit(7)", 2, "the program ended with exit code 7"),
+        ("sys.exit('too bad')", 2, "too bad\nclipcheck audit: the program ended with exit code 1"),
+        ("raise KeyError('x')", 2, "KeyError: 'x'\nclipcheck audit: the program ended with exit code 1"),
+        ("sys.exit()", 0, ""),
+        ("import os; os._exit(0)", 0, ""),
+        ("import os; os._exit(3)", 2, "the program ended with exit code 3"),
+    ],
+)
+def test_the_programs_end_is_told(tmp_path: Path, end: str, code: int, says: str) -> None:
+    done = run(written(tmp_path, RIGHT, end), "3", folder=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "audit/__main__.py" not in done.stderr
+    assert "3 of 3 used clipped gradients" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "what to run is missing"),
+        (("none.py",), "none.py: no such file"),
+        (("--steps", "0", "x.py"), "`--steps` must be at least 1"),
+        (("--steps", "many", "x.py"), "argument --steps: invalid int value: 'many'"),
+        (("--plot", "x.gif", "x.py"), "`--plot` must end in .svg or .png"),
+    ],
+)
+def test_wrong_arguments_are_one_line(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
+    (tmp_path / "x.py").write_text("")
+    done = run(*words, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"clipcheck audit: {says}; `clipcheck audit --help` shows how\n"
+
+
+def test_help_and_a_program_without_steps(tmp_path: Path) -> None:
+    assert run("--help", folder=tmp_path).stdout.startswith("usage: clipcheck audit")
+    (tmp_path / "x.py").write_text("print('hello')")
+    done = run("x.py", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "")
+    assert "no optimizer was seen to step" in done.stdout
