@@ -61,7 +61,8 @@ SEES = {
     "bench": "runtime",
     "api": "rule catalogue settings documents engine verify",
     "editor": "clipcheck rule catalogue site settings documents engine pages",
-    "cli": "clipcheck rule formats disk extras catalogue settings documents engine pages report api editor verify audit bench",
+    "cli": "clipcheck rule formats disk extras catalogue settings documents engine pages report api editor verify "
+    "audit bench",
     "__main__": "cli",
 }
 # What may be imported from outside, besides the standard library; what is not listed here is imported nowhere.
@@ -214,7 +215,8 @@ def test_importing_the_runtime_loads_torch_only() -> None:
 def test_importing_the_audit_loads_torch_and_the_table_of_rules_only() -> None:
     pytest.importorskip("torch")
     modules = ("torch", "libcst", "click", "matplotlib", "clipcheck.catalogue", "clipcheck.engine", "clipcheck.rules")
-    assert loaded_after("import clipcheck.audit, clipcheck.audit.__main__", *modules) == {"torch", "clipcheck.catalogue"}
+    loaded = loaded_after("import clipcheck.audit, clipcheck.audit.__main__", *modules)
+    assert loaded == {"torch", "clipcheck.catalogue"}
 
 
 def test_a_file_without_keywords_never_loads_libcst(tmp_path: Path) -> None:

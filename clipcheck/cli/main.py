@@ -169,7 +169,7 @@ def audit(words: tuple[str, ...]) -> None:
     try:
         from clipcheck.audit.__main__ import main as run  # imports torch
     except ModuleNotFoundError as error:
-        raise click.UsageError(f"the audit needs {error.name}: pip install 'clipcheck[torch]'") from None
+        raise click.UsageError(f"the audit needs `{error.name}`: {extras.command('torch')}") from None
     sys.exit(run(list(words)))
 
 

@@ -132,7 +132,8 @@ def _called_by_fsdp1() -> bool:
     frame = sys._getframe(1)
     while outer := frame.f_back:
         frame = outer
-        if not frame.f_globals.get("__name__", "").startswith(_PACKAGE):
+        # `clipcheck.audit` may be between the two: it passes calls on
+        if not frame.f_globals.get("__name__", "").startswith((_PACKAGE, "clipcheck.audit")):
             return frame.f_globals.get("__name__") == "torch.distributed.fsdp.fully_sharded_data_parallel"
     return False
 

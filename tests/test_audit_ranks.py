@@ -1,0 +1,119 @@
+"""The audit under torchrun: two processes over gloo, whose clips are compared."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+torch = pytest.importorskip("torch")
+
+from clipcheck.audit import ranks  # noqa: E402
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun wants libuv there")
+
+PROGRAM = """
+    import os
+    import torch
+    import torch.distributed as dist
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+    {prepare}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.manual_seed(rank)
+    clip = torch.nn.utils.clip_grad_norm_
+    def all_reduce():
+        for p in model.parameters():
+            dist.all_reduce(p.grad)
+            p.grad /= 2
+    for step in range(5):
+        inputs = torch.randn(16, 8)
+        optimizer.zero_grad()
+        (model(inputs) - 3 * inputs.sum(1, keepdim=True)).square().mean().backward()
+        {body}
+        optimizer.step()
+    {end}
+    dist.destroy_process_group()
+    os._exit(0)  # gloo aborts one process in a few at its end
+"""
+DDP = "model = torch.nn.parallel.DistributedDataParallel(model)"
+FSDP2 = (
+    "torch.distributed.fsdp.fully_shard(model, mesh=torch.distributed.device_mesh.init_device_mesh('cpu', (2,))); "
+    "norms = []"
+)
+
+
+def report_of(folder: Path, body: str, prepare: str = "", end: str = "", code: int = 1) -> str:
+    program = folder / "train.py"
+    program.write_text(textwrap.dedent(PROGRAM).format(body=body, prepare=prepare, end=end), encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    command = [sys.executable, *torchrun, "-m", "clipcheck.audit", "--output-file", "report.txt", "train.py"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stderr
+    return (folder / "report.txt").read_text(encoding="utf-8")
+
+
+def test_replicas_that_are_clipped_alike(tmp_path: Path) -> None:
+    report = report_of(tmp_path, "clip(model.parameters(), 1.0)", DDP, code=0)
+    assert "5 of 5 used clipped gradients" in report
+    assert report.endswith("no faults found\n")
+
+
+def test_a_clip_on_one_rank_only(tmp_path: Path) -> None:
+    """What broke BLOOM's training: the replicas drift apart."""
+    report = report_of(tmp_path, "rank or clip(model.parameters(), 1.0)", DDP)
+    said = "CLIP406 train.py:21: clips on some ranks only, 5 times on rank 0, 0 times on rank 1"
+    assert said in report
+    assert "the replicas' parameters were alike at the first step and are not at the last one" in report
+
+
+def test_a_clip_before_the_gradients_are_reduced(tmp_path: Path) -> None:
+    """Each rank clips its own by another coefficient; the parameters stay alike."""
+    report = report_of(tmp_path, "clip(model.parameters(), 1.0); all_reduce()")
+    assert "train.py:21: replicas were clipped unlike in 5 calls: first norm " in report
+    assert "not at the last one" not in report
+
+
+def test_the_norms_of_shards_are_put_together(tmp_path: Path) -> None:
+    body = "norms.append(clip(model.parameters(), 1.0).full_tensor().item())"
+    end = "rank or open('norms.txt', 'w').write(' '.join(f'{norm:.4g}' for norm in sorted(norms)))"
+    report = report_of(tmp_path, body, FSDP2, end, code=0)
+    norms = (tmp_path / "norms.txt").read_text().split()
+    assert f"median {norms[2]}, 90% ≤ {norms[4]}, 99% ≤ {norms[4]}, max {norms[4]}; at the step max 1\n" in report
+
+
+def summary(**changes: object) -> ranks.Summary:
+    return {"clips": [["train.py:1", 1.0, 2.0, 1]], "parts": [], "first": [3.0], "last": [4.0], "steps": 1, **changes}
+
+
+def test_pipeline_stages_have_norms_of_their_own() -> None:
+    """Their parameters differ from the first step on, so nothing is compared."""
+    stage = summary(first=[5.0], last=[6.0], clips=[["train.py:1", 1.0, 7.0, 1]])
+    assert ranks.faults({0: summary(), 1: stage}) == ()
+
+
+def test_rounding_is_no_difference() -> None:
+    other = summary(clips=[["train.py:1", 1.0, 2.0001, 1]])
+    assert ranks.faults({0: summary(), 1: other}) == ()
+    assert len(ranks.faults({0: summary(), 1: summary(clips=[["train.py:1", 1.0, 2.01, 1]])})) == 1
+
+
+def test_a_rank_that_tells_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "PATIENCE", 0.1)
+    monkeypatch.setattr(ranks, "_folder", lambda: tmp_path / "none")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found, unseen = ranks.collect()
+    assert found == {}
+    assert unseen == (
+        "rank 0 has told nothing: it was not audited, or ended before",
+        "the ranks of other hosts are not compared",
+    )
