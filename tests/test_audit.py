@@ -53,7 +53,7 @@ def training(clip: Clip | None = clip_grad_norm_, optimizer: str = "SGD", after:
     return [*losses, *nn.utils.parameters_to_vector(model.parameters()).tolist()]
 
 
-def watched(train: Callable[[], Any], steps: int | None = None) -> audit.Report:
+def watched(train: Callable[[], Any], steps: int = 200) -> audit.Report:
     with audit.watching(steps) as watch:
         train()
     report = watch.report()
@@ -500,6 +500,12 @@ def test_wrong_arguments_are_one_line(tmp_path: Path, words: tuple[str, ...], sa
     done = run(*words, folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"clipcheck audit: {says}; `clipcheck audit --help` shows how\n"
+
+
+def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    done = run("--output-file", "none/report.txt", written(tmp_path, RIGHT), "2", folder=tmp_path)
+    assert (done.returncode, done.stdout.count("\n")) == (2, 1)
+    assert done.stderr == "clipcheck audit: none/report.txt: No such file or directory\n"
 
 
 def test_help_and_a_program_without_steps(tmp_path: Path) -> None:

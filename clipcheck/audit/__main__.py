@@ -120,12 +120,13 @@ def _conclude(watch: Watch, options: argparse.Namespace, code: int) -> int:
             return 2 if code else 0  # a launcher ends all ranks when one has another code
         found, unseen = ranks.collect()
         log = ranks.joined(log, found)
-    seen = report(log, ranks.faults(found), unseen)
     try:
+        seen = report(log, ranks.faults(found), unseen)
         _show(seen, options)
     except OSError as error:
-        print(f"clipcheck audit: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+        failed = f"clipcheck audit: {error.filename}: {error.strerror}"
+    except Exception as error:
+        failed = f"clipcheck audit: {type(error).__name__}: {error}. This is a bug in clipcheck, please report it"
     if failed:
         print(failed, file=sys.stderr)
         return 2

@@ -14,7 +14,7 @@ from clipcheck import runtime
 from clipcheck.audit.events import Clip, Log, Optimizer, Skip
 from clipcheck.audit.judge import Outcome, touched
 
-MOST = 2**31  # bytes of gradients that are made up at most, to try the runtime on them
+MOST = 2**30  # bytes of gradients that are made up at most, to try the runtime on them
 ROUNDS = 5
 
 
