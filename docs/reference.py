@@ -72,6 +72,8 @@ def command_line() -> str:
 
 def _command(name: str, command: click.Command) -> str:
     words = [parameter.make_metavar(click.Context(command)) for parameter in command.params if _is_argument(parameter)]
+    if name == "audit":
+        words = ["(FILE | -m MODULE)", "[ARGUMENTS]"]
     shown = " ".join(["clipcheck", name, *([] if name == "bench" else ["[OPTIONS]"]), *words])
     about = textwrap.dedent(inspect.cleandoc(command.help or ""))
     parts = [f"## `{name}`\n\n```text\n{shown}\n```\n\n{about}"]
