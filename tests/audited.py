@@ -98,6 +98,14 @@ def objects() -> dict[str, Any]:
         "limits": {name: 0.1 + index for index, (name, _) in enumerate(model.named_parameters())},
         "scaler": scaler,
         "other": nn.Linear(2, 2),
+        "actor": nn.Linear(6, 6),
+        "embedding": encoder,
+        "dense": decoder,
+        "frozen": [],
+        "norms": [],
+        "limit": 0.5,
+        "fused": True,
+        "args": SimpleNamespace(layer_wise=True, in_backward=True, grad_clipping=1.0, limit=1.0),
     }
 
 
@@ -140,7 +148,7 @@ def audited(function: Callable[..., Any], path: Path) -> Seen:
         made["critic"] = made["model"]
     if "accelerator" in asked:
         made["optimizer"] = made["accelerator"].prepared(made["optimizer"])
-    if "critic" in asked and "generator" in asked:
+    if "critic" in asked and {"generator", "actor"} & set(asked):
         made["batches"] = [inputs for inputs, _ in made["batches"]]
     if unknown := [name for name in asked if name not in made]:
         raise Missing(", ".join(unknown))
