@@ -285,6 +285,22 @@ def test_another_optimizers_parameters() -> None:
     assert watched(lambda: train(False)).faults == []
 
 
+def test_a_step_of_another_optimizer_may_come_between_a_clip_and_its_step() -> None:
+    def train() -> None:
+        one, other = nn.Linear(2, 1), nn.Linear(2, 1)
+        steppers = [torch.optim.SGD(each.parameters(), lr=0.1) for each in (one, other)]
+        for _ in range(4):
+            (one(torch.ones(1, 2)) + other(torch.ones(1, 2))).sum().backward()
+            clip_grad_norm_(one.parameters(), 0.1)
+            for each in reversed(steppers):
+                each.step()
+                each.zero_grad()
+
+    report = watched(train)
+    assert report.faults == []
+    assert [part.steps for part in report.parts] == [{"clipped": 4}, {"unclipped": 4}]
+
+
 def test_a_step_in_backward_leaves_nothing_to_clip() -> None:
     def train() -> None:
         layer = nn.Linear(2, 1)

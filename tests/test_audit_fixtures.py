@@ -65,10 +65,6 @@ RAISES = {
 }
 
 
-def name_of(path: Path) -> str:
-    return f"{path.parent.name[:7]}/{path.stem}"
-
-
 @pytest.mark.parametrize("path", FIXTURES, ids=name_of)
 def test_the_audit_sees_what_the_rule_finds(path: Path) -> None:
     ran = 0
@@ -99,7 +95,7 @@ def test_a_clamp_that_is_thrown_away_is_told_from_one_that_is_not(stem: str) -> 
 
 def test_every_difference_is_of_a_fixture_that_is_there() -> None:
     there = {(name_of(path), function.__name__) for path in FIXTURES for function, _ in audited.functions(path)}
-    assert set(DIFFERENT) | RAISES <= there
+    assert {key for key in set(DIFFERENT) | RAISES if key[0] not in UNTRIED} <= there
     assert all(reason for _, reason in DIFFERENT.values())
     assert all(
         key.partition(":")[0] in {name for name, _ in there} | {"CLIP102/before_2", "CLIP117/before_2"}

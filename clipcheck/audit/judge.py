@@ -127,8 +127,9 @@ def _reached(clip: Clip, window: Window) -> set[int]:
     """
     if window.step is None:
         return set()
-    own = touched(clip, clip.state).intersection(window.optimizer.parameters)
-    for event in [*window.events[window.events.index(clip) + 1 :], window.step]:
+    used = window.step.state
+    own = {p for p in touched(clip, clip.state) if p in window.optimizer.parameters and used.get(p) == clip.state[p]}
+    for event in window.events[window.events.index(clip) + 1 :]:
         state = _state(event)
         own = {p for p in own if state is None or state.get(p) == clip.state[p]}
         own -= event.changed if isinstance(event, Backward) else set()
@@ -299,8 +300,8 @@ def _changes(event: Event, clip: Clip, held: set[int]) -> bool:
 
 
 def _state(event: Event) -> State | None:
-    """The gradients at the end of an event; None for one that does not tell."""
-    return getattr(event, "state", None)
+    """The gradients at the end of an event; None for one that does not tell: a step tells of its own parameters only."""
+    return None if isinstance(event, Step) else getattr(event, "state", None)
 
 
 def strangers(log: Log) -> list[Finding]:
