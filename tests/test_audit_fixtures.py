@@ -15,7 +15,23 @@ import audited  # noqa: E402
 # The rules about what happens to gradients. The others are about arguments that raise, what the returned norm is taken
 # for, or how a norm is computed: a training looks the same with and without them.
 RULES = (*range(101, 113), 115, 117, 201, 301, 303, 304, 305, 308, 505)
-FIXTURES = [path for path in sorted((PROJECT / "fixtures").glob("CLIP*/*.py")) if int(path.parent.name[4:7]) in RULES]
+# These ask for objects or packages that are not made here.
+UNTRIED = {
+    *("CLIP105/after_4", "CLIP105/before_4", "CLIP105/clean", "CLIP110/before_4", "CLIP110/before_6", "CLIP110/clean"),
+    *("CLIP111/before_3", "CLIP111/clean", "CLIP115/clean", "CLIP117/clean", "CLIP201/before_2", "CLIP201/clean"),
+    *("CLIP301/before_4", "CLIP301/clean_2", "CLIP301/clean_3", "CLIP305/clean", "CLIP308/before_2", "CLIP308/clean"),
+}
+
+
+def name_of(path: Path) -> str:
+    return f"{path.parent.name[:7]}/{path.stem}"
+
+
+FIXTURES = [
+    path
+    for path in sorted((PROJECT / "fixtures").glob("CLIP*/*.py"))
+    if int(path.parent.name[4:7]) in RULES and name_of(path) not in UNTRIED
+]
 
 # Where the audit says something else than the rule, and why that is right: what it says, by fixture and function.
 DIFFERENT: dict[tuple[str, str], tuple[set[str], str]] = {
@@ -97,7 +113,5 @@ def test_every_difference_is_of_a_fixture_that_is_there() -> None:
     there = {(name_of(path), function.__name__) for path in FIXTURES for function, _ in audited.functions(path)}
     assert {key for key in set(DIFFERENT) | RAISES if key[0] not in UNTRIED} <= there
     assert all(reason for _, reason in DIFFERENT.values())
-    assert all(
-        key.partition(":")[0] in {name for name, _ in there} | {"CLIP102/before_2", "CLIP117/before_2"}
-        for key in NOT_RUN
-    )
+    known = {name for name, _ in there} | UNTRIED | {"CLIP102/before_2", "CLIP117/before_2"}
+    assert {key.partition(":")[0] for key in NOT_RUN} <= known
