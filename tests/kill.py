@@ -21,7 +21,7 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
 OLD = "import torch\n\n\ndef clip(model):\n    torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)\n" + "# x\n" * 300
-NEW = OLD.replace("import torch\n", "import torch\nfrom clipcheck.runtime import clip_grad_norm_\n", 1).replace(
+NEW = OLD.replace("import torch\n", "from clipcheck.runtime import clip_grad_norm_\n", 1).replace(
     "torch.nn.utils.clip_grad_norm(", "clip_grad_norm_("
 )
 FILES = 24  # enough for several processes

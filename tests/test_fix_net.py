@@ -273,7 +273,7 @@ def test_an_unsafe_fix_that_the_user_trusts_is_written(install: Install) -> None
 def test_with_verify_only_verified_fixes_are_written(install: Install, kind: Any, after: str, errors: int) -> None:
     tried: list[str] = []
 
-    def prove(text: str, fix: Fix) -> Verdict:
+    def prove(text: str, fix: Fix, target: str) -> Verdict:
         tried.append(fix.title)
         return Verdict(kind, 3, reason="so it is")
 

@@ -22,7 +22,7 @@ from clipcheck.settings.keys import Settings
 
 CALL = "torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)"
 PROGRAM = f"import torch\n\n\ndef clip(model):\n    {CALL}\n"
-FIXED = "import torch\nfrom clipcheck.runtime import clip_grad_norm_\n\n\ndef clip(model):\n    clip_grad_norm_(model.parameters(), 1.0)\n"
+FIXED = "from clipcheck.runtime import clip_grad_norm_\n\n\ndef clip(model):\n    clip_grad_norm_(model.parameters(), 1.0)\n"
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes among its files")
 SETTINGS = Settings(codes=frozenset({"CLIP002"}), fix=True)
 
@@ -62,7 +62,7 @@ def test_columns_count_code_points() -> None:
 def test_mixed_line_ends_tabs_and_no_final_newline_stay() -> None:
     data = b"import torch\r\n\n\ndef clip(model):\n\tif model:\r\n\t\t" + CALL.encode() + b"\t# why\r\n\treturn 1"
     wanted = (
-        b"import torch\r\nfrom clipcheck.runtime import clip_grad_norm_\r\n\n\ndef clip(model):\n\tif model:\r\n\t\t"
+        b"from clipcheck.runtime import clip_grad_norm_\r\n\n\ndef clip(model):\n\tif model:\r\n\t\t"
         b"clip_grad_norm_(model.parameters(), 1.0)\t# why\r\n\treturn 1"
     )
     assert fix(data) == wanted

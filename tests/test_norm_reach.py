@@ -247,7 +247,7 @@ def test_gradients_of_another_autograd(head: str) -> None:
         "def f(y, ps):\n    v = torch.randn_like(y)\n    gs = torch.autograd.grad(y, ps, grad_outputs=v)\n"
         "    return sum((g.norm() ** 2){READ} for g in gs) ** 0.5\n",
         # made-up numbers
-        "def f(ps):\n    grads = [torch.randn_like(p) for p in ps]\n    return sum((g.norm() ** 2){READ} for g in grads) ** 0.5\n",
+        "def f(ps):\n    noise = [torch.randn_like(p) for p in ps]\n    return sum((v.norm() ** 2){READ} for v in noise) ** 0.5\n",
     ],
 )  # fmt: skip
 def test_no_norm_over_many_tensors(text: str, code: str) -> None:
@@ -378,3 +378,11 @@ def test_a_norm_from_elsewhere(norm: str) -> None:
     (finding,) = (one for one in found(text) if one.code == "CLIP008")
     assert "`clip_grads_with_norm_`" in finding.message
     assert finding.fix is None
+
+
+def test_a_benchmark_of_norms_over_random_gradients_is_one_of_gradients() -> None:
+    text = (
+        "gradients = [torch.randn(9, 9) for _ in range(3)]\nfor _ in range(100):\n    total = 0.0\n"
+        "    for grad in gradients:\n        total += grad.norm(2).item() ** 2\n    total = total ** 0.5\n"
+    )
+    assert len(lines(text, "CLIP001")) == 1

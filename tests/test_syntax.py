@@ -92,7 +92,7 @@ def test_python_that_the_parser_does_not_read_is_called_so_and_hides_nothing(odd
         ("not-analyzed", 3 + line),
         ("CLIP002", last),
     ]
-    assert report.findings[1].message.startswith("valid Python that the parser does not read")
+    assert report.findings[1].message.startswith("valid Python that the parser cannot read")
     assert report.fixed_data is None
 
 

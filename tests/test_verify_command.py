@@ -48,7 +48,7 @@ def test_the_table_fits_a_hundred_columns() -> None:
     done = clipcheck("verify", "--select", "CLIP002")
     assert done.returncode == 0
     assert max(map(len, done.stdout.splitlines())) <= 100
-    assert "CLIP002/after_torch    same   holds    bitwise" in done.stdout
+    assert "CLIP002/after_torch     same   holds    bitwise" in done.stdout
 
 
 def test_unknown_code_is_one_line() -> None:

@@ -16,7 +16,7 @@ import libcst as cst
 from clipcheck.gradients.called import called_gradients, gives_gradient
 from clipcheck.gradients.framework import framework, is_foreign
 from clipcheck.gradients.graphs import has_graph
-from clipcheck.gradients.made_up import is_drawn_product, is_made_up
+from clipcheck.gradients.made_up import is_drawn_product
 from clipcheck.python.assignments import Path, assigned_value, assigned_values, loop_of
 from clipcheck.python.literals import is_zero
 from clipcheck.python.names import Binding, dotted
@@ -246,8 +246,6 @@ def _contents(source: Source, node: cst.CSTNode, depth: int) -> _Contents:
         return "unknown"
     match node:
         case cst.ListComp(elt=elt) | cst.GeneratorExp(elt=elt) | cst.SetComp(elt=elt) | cst.DictComp(value=elt):
-            if is_made_up(source, elt):
-                return "others"
             return _known(gradient(source, elt, depth - 1) is not None)
         case cst.List(elements=elements) | cst.Tuple(elements=elements) if elements:
             return _known(all(gradient(source, element.value, depth - 1) for element in elements))

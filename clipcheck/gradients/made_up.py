@@ -1,4 +1,4 @@
-"""Tensors that are no gradients, whatever they are called: random vectors, starting values, products with random vectors."""
+"""Products of derivatives with random vectors, which are no gradients, whatever they are called."""
 
 from __future__ import annotations
 
@@ -8,22 +8,6 @@ import libcst as cst
 
 from clipcheck.python.assignments import assigned_values
 from clipcheck.python.source import Source
-
-# Functions that make tensors of numbers that they are not told: random vectors, starting values.
-_MADE_UP = frozenset(
-    "rand randn randint rand_like randn_like randint_like normal bernoulli zeros ones zeros_like ones_like".split()
-)
-
-
-def is_made_up(source: Source, node: cst.BaseExpression) -> bool:
-    """Random vectors and the like, whatever they are called."""
-    while isinstance(node, cst.Call):
-        if (source.qualified(node.func) or "").rpartition(".")[2] in _MADE_UP:
-            return True
-        if not isinstance(node.func, cst.Attribute):
-            return False
-        node = node.func.value
-    return False
 
 
 def is_drawn_product(source: Source, args: Sequence[cst.Arg]) -> bool:
