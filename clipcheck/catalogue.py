@@ -45,11 +45,19 @@ _RAISED = (
     "dot",
     "vdot",
 )
-# What makes a norm of a list of norms, or of one vector of all gradients, or keeps the largest.
-_COMBINED = (
-    *("max", ".amax", ".maximum", "linalg", ".stack", ".tensor", ".as_tensor", ".FloatTensor", ".DoubleTensor"),
+# A sum or a mean is that of a norm only if something is squared on the way.
+_SIZED = (".norm", ".vector_norm", "linalg", "abs", *_RAISED)
+# What makes a norm of a list of norms, or of one vector of all gradients.
+_JOINED = (
+    *("linalg", ".stack", ".tensor", ".as_tensor", ".FloatTensor", ".DoubleTensor"),
     *(".cat", ".concat", ".concatenate", ".hstack", "._flatten_dense_tensors", ".parameters_to_vector"),
 )
+# Powers that are summed, norms that are joined, or the largest of norms or of absolute values.
+_COMBINED = (
+    (*_RAISED, *_JOINED, "max", ".amax", ".maximum"),
+    (*_RAISED, *_JOINED, "abs", ".norm", ".vector_norm"),
+)
+_WRITTEN_OUT = (_GRADIENT, _NORM, _REPEATED, _SIZED, *_COMBINED)
 
 # A call of torch's clips or the runtime's: they are reached through their module, also where that gives all by `import *`.
 _MODULES = ("utils", "runtime")
@@ -58,8 +66,8 @@ _TOTALS = (("get_total_norm", *_TORCH_CLIPS[0]), _MODULES)
 # As well any call by these names, such as a model's or Fabric's; the deprecated name is an option's more often.
 _CLIPS = (("clip_gradients", *_TORCH_CLIPS[0]), ("clip_grad_norm_", "clip_grad_value_", "clip_gradients", *_MODULES))
 _NORM_CLIPS = (("clip_grad_norm_", "clip_grad_norm"), ("clip_grad_norm_", *_MODULES))
-# A clip, or a loop that scales gradients by a quotient; each need of the second is met by a clip as well.
-_BY_HAND = tuple((*_CLIPS[0], *words) for words in ((_GRADIENT,), ("<For>", "<AsyncFor>"), ("<Div>",)))
+# A clip, or a loop that measures gradients and one that scales them by a quotient; a clip meets each need of the second.
+_BY_HAND = tuple((*_CLIPS[0], *words) for words in ((".grad",), ("<For>", "<AsyncFor>"), ("<Div>",), _NORM))
 # What makes an iterator that gives its items once.
 _ITERATORS = (
     *("parameters", "named_parameters", "buffers", "filter", "map", "zip", "iter", "reversed", "enumerate", "chain"),
@@ -67,7 +75,7 @@ _ITERATORS = (
 )
 # Whatever measures the norm of gradients: it is written out, or computed by a function that says so by its name.
 _BY_NAME = ("get_total_norm", "<gradient norm>")
-_MEASURED = tuple((*need, *_BY_NAME) for need in ((_GRADIENT,), _NORM, _REPEATED, (*_RAISED, *_COMBINED)))
+_MEASURED = tuple((*((need,) if isinstance(need, str) else need), *_BY_NAME) for need in _WRITTEN_OUT)
 # As well torch's clip, whose result is the norm.
 _NUMPY_NORM = tuple((*need, *_TORCH_CLIPS[0]) for need in _MEASURED)
 _BACKWARD = ("backward", "manual_backward")
@@ -106,7 +114,7 @@ def _each(needs: tuple[str | Need, ...]) -> tuple[Need, ...]:
 RULES: dict[str, Rule] = {
     rule.code: rule
     for rule in (
-        _rule("CLIP001", "item-norm-loop", near=(_GRADIENT, _NORM, _HOST, _REPEATED, (*_RAISED, *_COMBINED))),
+        _rule("CLIP001", "item-norm-loop", near=(*_WRITTEN_OUT, _HOST)),
         _rule("CLIP004", "linear-norm-sum", near=(_GRADIENT, _NORM, _REPEATED), tier=Tier.OPT_IN),
         _rule("CLIP005", "tensor-norm-accumulation", near=(_GRADIENT, _NORM, _REPEATED), tier=Tier.OPT_IN),
         _rule("CLIP006", "norm-exponent-mismatch", near=(_GRADIENT, _NORM, _REPEATED, _RAISED)),
@@ -128,7 +136,7 @@ RULES: dict[str, Rule] = {
         _rule("CLIP102", "clip-before-backward", *_CLIPS, _BACKWARD),
         _rule("CLIP103", "clip-outside-training-loop", *_CLIPS, _BACKWARD),
         _rule("CLIP104", "zero-grad-discards-gradients", "zero_grad", ("*clip_grad*", "*scaler*"), _BACKWARD, _STEP),
-        _rule("CLIP105", "exhausted-parameter-iterator", (*_CLIPS[1], _GRADIENT), _ITERATORS, near=_BY_HAND),
+        _rule("CLIP105", "exhausted-parameter-iterator", (*_CLIPS[1], ".grad"), _ITERATORS, near=_BY_HAND),
         _rule("CLIP106", "grads-passed-as-parameters", *_TORCH_CLIPS, ("grad", "data", "state_dict")),
         _rule(
             "CLIP107",

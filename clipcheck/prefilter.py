@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from clipcheck.catalogue import RULES
 from clipcheck.gradients.called import gives_gradient_norm, may_be_gradient
-from clipcheck.python.parts import Words, parts, shares
+from clipcheck.python.parts import Function, Words, parts, shares
 from clipcheck.python.words import words as words_of
 from clipcheck.rule import Need
 
@@ -59,14 +59,18 @@ def concerned(text: str, codes: frozenset[str]) -> frozenset[str]:
     around = _heard(split.outside.union(*(f.words() for f in split.functions if shares(f, split.outside))))
     near = {code for code in held if _met(RULES[code].near, around)}
     everywhere = around
-    asked = frozenset(_name(word) for code in held for need in RULES[code].needs for word in need)
+    others: list[tuple[Function, Holds]] = []
     for function in split.functions:
         holds = _on_bytes(function.text, code=True)
         likely = {code for code in held - near if _likely(RULES[code].near, around, holds)}
-        if likely or any(map(holds, asked)):
-            words = _heard(around | function.words())
+        if likely:
+            words = around | _heard(function.words())
             everywhere |= words
             near |= {code for code in likely if _met(RULES[code].near, words)}
+        else:
+            others.append((function, holds))
+    asked = frozenset(_name(word) for code in near for need in RULES[code].needs for word in need)
+    everywhere |= _heard(frozenset().union(*(f.words() for f, holds in others if any(map(holds, asked)))))
     return frozenset(code for code in near if _met(RULES[code].needs, everywhere))
 
 
@@ -91,7 +95,7 @@ def _by_first_need(codes: frozenset[str], gradients: bool) -> list[tuple[Need, l
     """
     groups: dict[Need, list[tuple[str, tuple[Need, ...]]]] = {}
     for code in sorted(codes):
-        first, *rest = (*RULES[code].needs, *RULES[code].near)
+        first, *rest = (*RULES[code].near, *RULES[code].needs)
         possible = tuple(word for word in first if gradients or "grad" not in word)
         if possible:
             groups.setdefault(possible, []).append((code, tuple(rest)))
