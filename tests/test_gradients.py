@@ -425,14 +425,14 @@ def test_what_a_loop_does_beside_the_sum(body: str, extras: list[str]) -> None:
 OBSTACLES = {
     "the loop is asynchronous": "async def f():\n    async for p in ps:\n        total += p.grad.norm() ** 2",
     "the loop has an `else`": "for p in ps:\n    total += p.grad.norm() ** 2\nelse:\n    pass",
-    "the loop may be left early": "for p in ps:\n    total += p.grad.norm() ** 2\n    if x:\n        break",
+    "the loop may exit early": "for p in ps:\n    total += p.grad.norm() ** 2\n    if x:\n        break",
     "errors in the loop are caught": "for p in ps:\n    try:\n        total += p.grad.norm() ** 2\n    except E:\n        pass",
     "there is another loop inside": "for p in ps:\n    while x:\n        total += p.grad.norm() ** 2",
-    "the loop's body stands in a `with`": "for p in ps:\n    with lock:\n        total += p.grad.norm() ** 2",
-    "the norm comes about in more than one way": (
+    "the loop's body is inside a `with`": "for p in ps:\n    with lock:\n        total += p.grad.norm() ** 2",
+    "the norm is computed in more than one way": (
         "for p in ps:\n    n = p.grad.norm()\n    if x:\n        n = other(p)\n    total += n ** 2"
     ),
-    "`n` of an earlier round may be added again": (
+    "`n` of an earlier iteration may be added again": (
         "for p in ps:\n    if p.grad is not None:\n        n = p.grad.norm()\n    total += n ** 2"
     ),
 }
@@ -447,7 +447,7 @@ def test_why_a_loop_is_more_than_a_sum(obstacle: str, loop: str) -> None:
 def test_the_first_obstacle_is_told() -> None:
     loop = "for p in ps:\n    with lock:\n        total += p.grad.norm() ** 2\n        break\nelse:\n    pass"
     (found,) = accumulations(Source(HEADER + loop))
-    assert found.obstacle == "the loop's body stands in a `with`"
+    assert found.obstacle == "the loop's body is inside a `with`"
 
 
 # --- totals ----------------------------------------------------------------------------------------------------------

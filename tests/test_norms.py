@@ -412,24 +412,24 @@ def test_what_else_a_loop_does_stays_and_the_norm_moves_out() -> None:
 REFUSED = {
     "is asynchronous": "async def f():\n    total = 0.0\n    async for p in ps:\n        total += p.grad.norm().item() ** 2",
     "its attributes": "class C:\n    total = 0.0\n    for p in ps:\n        total += p.grad.norm().item() ** 2",
-    "one of numpy's numbers": "for p in ps:\n    total += np.linalg.norm(p.grad.cpu().numpy()) ** 2",
-    "needs what the loop computes": "for n, p in m.named_parameters():\n    odd = len(n)\n    if odd:\n        continue\n"
+    "is a numpy number": "for p in ps:\n    total += np.linalg.norm(p.grad.cpu().numpy()) ** 2",
+    "depends on what the loop computes": "for n, p in m.named_parameters():\n    odd = len(n)\n    if odd:\n        continue\n"
     "    total += p.grad.norm().item() ** 2",
-    "single values are kept": "kept = []\nfor p in ps:\n    kept.append(p.grad.norm().item() ** 2)\nprint(kept)",
+    "individual norms are kept": "kept = []\nfor p in ps:\n    kept.append(p.grad.norm().item() ** 2)\nprint(kept)",
     "used after the loop": "for p in ps:\n    n = p.grad.norm()\n    total += n.item() ** 2\nprint(n)",
-    "does more than add up": "for p in list(ps):\n    total += p.grad.norm().item() ** 2\n    p.grad.zero_()",
+    "the loop has side effects": "for p in list(ps):\n    total += p.grad.norm().item() ** 2\n    p.grad.zero_()",
     "can be read only once": "for p in ps:\n    total += p.grad.norm().item() ** 2\n    count += 1",
     "of each tensor is needed": "for p in m.parameters():\n    n = p.grad.norm()\n    print(n)\n    total += n.item() ** 2",
-    "may be left early": "for p in ps:\n    total += p.grad.norm().item() ** 2\n    if total > 9:\n        break",
+    "may exit early": "for p in ps:\n    total += p.grad.norm().item() ** 2\n    if total > 9:\n        break",
     "has an `else`": "for p in ps:\n    total += p.grad.norm().item() ** 2\nelse:\n    print(1)",
     "errors in the loop are caught": "for p in ps:\n    try:\n        total += p.grad.norm().item() ** 2\n    except E:\n        pass",
     "is read inside the loop": "for p in ps:\n    if total < 9:\n        total += p.grad.norm().item() ** 2",
     "a matrix norm": "for p in ps:\n    total += torch.linalg.norm(p.grad, 2).item() ** 2",
     "more than one way": "for p in ps:\n    n = p.grad.norm()\n    if odd:\n        n = other(p)\n    total += n.item() ** 2",
-    "another accumulator": "for p in ps:\n    total[p] += p.grad.norm().item() ** 2",
+    "a different accumulator": "for p in ps:\n    total[p] += p.grad.norm().item() ** 2",
     "reduced over processes": "for p in ps:\n    total += p.grad.norm().item() ** 2\ndist.all_reduce(torch.tensor(total))",
     "does not match": "for p in ps:\n    total += p.grad.norm(1).item() ** 2",
-    "earlier round": "for p in ps:\n    if p.grad is not None:\n        n = p.grad.norm()\n    total += n.item() ** 2",
+    "earlier iteration": "for p in ps:\n    if p.grad is not None:\n        n = p.grad.norm()\n    total += n.item() ** 2",
 }
 
 

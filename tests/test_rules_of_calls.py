@@ -319,15 +319,15 @@ def test_found(code: str, text: str, line: int) -> None:
     [
         ("clip_grad_norm_(ps, float('nan'))", "makes every gradient NaN"),
         ("clip_grad_norm_(ps, -1)", "flips the sign of every gradient"),
-        ("clip_grad_value_(ps, -1)", "sets every gradient to that value"),
-        ("clip_grad_norm_(ps, limit or 0.0)", "the limit `limit or 0.0` can be 0, which sets every gradient to zero"),
-        ("if limit >= 0:\n    clip_grad_norm_(ps, limit)", "the test on line 5 lets 0 through"),
+        ("clip_grad_value_(ps, -1)", "`-1` as `clip_value` sets every gradient to it"),
+        ("clip_grad_norm_(ps, limit or 0.0)", "`limit or 0.0` as `max_norm` can be 0, which sets every gradient to zero"),
+        ("if limit >= 0:\n    clip_grad_norm_(ps, limit)", "the check on line 5 lets 0 through"),
         ("clip_grad_norm_(ps, 'none')", "raises a ValueError"),
         ("clip_grad_norm_(ps, '5')", "pass a number"),
         ("clip_grad_norm_(ps, limit if use else None)", "may raise a TypeError"),
     ],
 )
-def test_what_a_limit_does_is_said(text: str, said: str) -> None:
+def test_the_message_says_what_the_value_does(text: str, said: str) -> None:
     report = check_file("x.py", (IMPORTS + text).encode(), Settings(codes=frozenset({"CLIP201"})))
     assert [said in finding.message for finding in report.findings] == [True]
 

@@ -34,6 +34,8 @@ ROOMS = (
     "clipcheck/documents/*.py",
     "clipcheck/editor/*.py",
     "clipcheck/engine/*.py",
+    "clipcheck/fixes/*.py",
+    "clipcheck/gradients/*.py",
     "clipcheck/report/*.py",
     "clipcheck/settings/*.py",
     "clipcheck/startup/*.py",

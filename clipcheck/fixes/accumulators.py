@@ -1,4 +1,4 @@
-"""What belongs to a loop that adds up a norm: the zero that the accumulator starts from, and the roots that it ends in."""
+"""What belongs to a loop that accumulates a norm: the zero that it starts from, and the roots that it ends in."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMES = ("norm", "total_norm", "gradient_norm")  # for a norm whose accumulator
 
 
 class Seed(NamedTuple):
-    """The zero that an accumulator starts from, and as what: a Python number, or a tensor of no or of one dimension."""
+    """The zero that an accumulator starts from, and its type: a Python number, or a tensor with no or one dimension."""
 
     binding: Binding
     kind: NumberKind
@@ -37,7 +37,7 @@ class Ending(NamedTuple):
     """What the norm is assigned to and as what type, the statements that it replaces, and the edits of other roots.
 
     `joined` is the statement right after the loop that becomes the norm together with the loop, `gone` those that only
-    took the root. `whole` is False where the accumulator goes on as the power that it is.
+    took the root. `whole` is False where the accumulator stays a power.
     """
 
     target: str  # how the new statement begins: `total = `, `return `
@@ -53,7 +53,7 @@ class Ending(NamedTuple):
 
 
 def owned_seed(source: Source, one: Accumulation) -> Seed | None:
-    """The zero before the loop, if it stands in the loop's block and nothing reads it on the way to the loop."""
+    """The zero before the loop, if it is in the loop's block and nothing reads it before the loop."""
     binding = fresh(source, one)
     seed = _seed(source, one, binding) if binding is not None else None
     if seed is None:
@@ -80,7 +80,7 @@ def _seed(source: Source, one: Accumulation, binding: Binding) -> Seed | None:
 
 
 def _is_flat(source: Source, zero: cst.Call) -> bool | None:
-    """Whether a tensor that is zero has one dimension, or none; None for other shapes, and where it asks for a dtype."""
+    """Whether a tensor that is zero has one dimension, or none; None for other shapes, or where it sets a dtype."""
     match zero.func:
         case cst.Attribute(value=cst.Call() as inner, attr=cst.Name(value="cuda" | "to" as method)):
             moves = method == "cuda" or all("device" in source.code(arg.value) for arg in zero.args)
@@ -103,7 +103,7 @@ def _is_flat(source: Source, zero: cst.Call) -> bool | None:
 
 
 def ending_of(source: Source, one: Accumulation, seed: Seed, stays: bool) -> Ending | str | None:
-    """What becomes of the accumulator; None where it does not begin here, or why it cannot be rewritten at all."""
+    """What the accumulator becomes; None where it does not begin here, or why it cannot be rewritten at all."""
     later = _later(source, one, seed)
     if later is None:
         return None
@@ -140,9 +140,9 @@ def _is_filled_elsewhere(source: Source, one: Accumulation, seed: Seed, later: S
 
 
 def _unrooted(seed: Seed, used: bool) -> Ending | str | None:
-    """The accumulator is the power itself, which is no norm, whatever it is called."""
+    """The accumulator is the power itself, which is not a norm, whatever its name says."""
     if used and claims_to_be_norm(seed.name):
-        return f"`{seed.name}` is a sum of powers under the name of a norm, and no root of it is taken"
+        return f"`{seed.name}` is named like a norm, but no root is taken of its sum"
     return None if seed.flat else Ending(f"{seed.name} = ", seed.kind, whole=False)
 
 
@@ -164,7 +164,7 @@ def _rooted(source: Source, one: Accumulation, seed: Seed, roots: Sequence[Root]
 
 
 def _only_root(source: Source, one: Accumulation, seed: Seed, root: Root, target: str, stays: bool) -> Ending | None:
-    """The root as the statement that takes it: written back, returned, or given a name of its own."""
+    """The root as the statement that takes it: written back, returned, or assigned to another name."""
     statement = source.statement(root.node)
     begins = _beginning(source, statement, root, seed.name)
     beside = source.parent(statement) is source.parent(one.loop)
@@ -181,7 +181,7 @@ def _only_root(source: Source, one: Accumulation, seed: Seed, root: Root, target
 
 
 def _is_free_between(source: Source, loop: cst.For, statement: Statement, name: str) -> bool:
-    """Whether a name may have its value earlier: nothing from the loop to the statement reads or binds it."""
+    """Whether a name may be assigned earlier: nothing from the loop to the statement reads or binds it."""
     start, stop = source.span(loop)[0], source.span(statement)[0]
     return not any(node.value == name and start <= source.span(node)[0] < stop for node in source.nodes(cst.Name))
 

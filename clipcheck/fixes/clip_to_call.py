@@ -1,4 +1,4 @@
-"""The edits that put one `clip_grad_norm_` in the place of a norm and the loop that scales by it."""
+"""The edits that replace a norm and the loop that scales by it with one `clip_grad_norm_`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rewrite_clip(source: Source, clip: ManualClip) -> Fix | Refused:
     if not isinstance(clip.ratio.norm, cst.Name) or not isinstance(
         clip.ratio.limit, (cst.Name, cst.Attribute, cst.Float, cst.Integer, cst.Subscript)
     ):
-        return Refused("the factor is not a plain limit over a norm")
+        return Refused("the coefficient is not a plain `max_norm / norm`")
     name = clip.ratio.norm.value
     norm = _norm_of(source, clip.ratio.norm)
     if norm is None:
@@ -41,10 +41,10 @@ def rewrite_clip(source: Source, clip: ManualClip) -> Fix | Refused:
         return statements
     around, why = clauses_around(source, clip.statement, clip.loop)
     if why or statements_beside(source, clip.loop.body, [clip.statement, *_assigns(source, clip)]):
-        return Refused(why or "the loop does more than to scale")
+        return Refused(why or "the loop has side effects besides scaling")
     scaled = Series(around, Power(clip.gradient, TWO, ONE))
     if not set(parameters_of(source, scaled)) & set(norm.parameters) or _is_one_shot(source, clip):
-        return Refused("the norm and the loop may not go through the same parameters")
+        return Refused("the norm and the loop may use different parameters")
     return _fix(source, clip, norm, name, statements, scaled)
 
 
@@ -58,11 +58,11 @@ def _norm_of(source: Source, name: cst.Name) -> Norm | None:
 
 
 def _run(source: Source, norm: Norm, clip: ManualClip) -> list[Statement] | Refused:
-    """The statements from the norm to the scaling loop, if nothing else stands among them."""
+    """The statements from the norm to the scaling loop, if there is nothing else among them."""
     siblings, first = source.siblings(source.statement(norm.node))
     last = next((i for i, one in enumerate(siblings) if i > first and _holds(source, one, clip.loop)), None)
     if last is None:
-        return Refused("the norm and the loop stand in different blocks")
+        return Refused("the norm and the loop are in different blocks")
     allowed = {id(one) for one in _assigns(source, clip)}
     for one in siblings[first + 1 : last]:
         if not isinstance(one, cst.SimpleStatementLine) or any(id(small) not in allowed for small in one.body):
@@ -73,9 +73,9 @@ def _run(source: Source, norm: Norm, clip: ManualClip) -> list[Statement] | Refu
         if why:
             return Refused(why)
     elif end is not clip.loop:
-        return Refused("the loop stands in another block")
+        return Refused("the loop is in another block")
     elif clip.ratio.bound == "test":
-        return Refused("the test of the norm stands elsewhere")
+        return Refused("the check of the norm is elsewhere")
     return list(siblings[first : last + 1])
 
 
@@ -84,13 +84,13 @@ def _holds(source: Source, statement: Statement, loop: cst.For) -> bool:
 
 
 def _odd_test(source: Source, end: cst.If, clip: ManualClip, allowed: set[int]) -> str:
-    """Why an `if` around the loop is not the test that `clip_grad_norm_` makes."""
+    """Why an `if` around the loop is not the check that `clip_grad_norm_` makes."""
     if end.orelse is not None or not isinstance(end.body, cst.IndentedBlock):
-        return "the test has another branch"
+        return "the check has another branch"
     for one in end.body.body:
         plain = isinstance(one, cst.SimpleStatementLine) and all(id(small) in allowed for small in one.body)
         if one is not clip.loop and not plain:
-            return "something else happens under the test"
+            return "the check guards something else as well"
     norm, limit = source.code(clip.ratio.norm), source.code(clip.ratio.limit)
     factors = {source.code(target) for assign in _assigns(source, clip) for target in _targets(assign)}
     match end.test:
@@ -102,11 +102,11 @@ def _odd_test(source: Source, end: cst.If, clip: ManualClip, allowed: set[int]) 
                 return ""
             if sides[0] in factors and sides[1] in ("1", "1.0", "1.") and less:
                 return ""
-    return "the test is another one than that of the norm against the limit"
+    return "the check does not compare the norm with `max_norm`"
 
 
 def _assigns(source: Source, clip: ManualClip) -> list[cst.Assign]:
-    """The assignments that only give the factor a name."""
+    """The assignments that only name the coefficient."""
     found: list[cst.Assign] = []
     for assign in source.nodes(cst.Assign):
         here = source.function(assign) is source.function(clip.statement) and assign is not clip.statement
@@ -126,7 +126,7 @@ def _targets(assign: cst.Assign) -> Iterator[cst.BaseExpression]:
 
 
 def _is_one_shot(source: Source, clip: ManualClip) -> bool:
-    """Whether the loop goes through an iterator that the norm has used up: then nothing is clipped today."""
+    """Whether the loop uses an iterator that the norm has exhausted: then nothing is clipped today."""
     match clip.loop.iter:
         case cst.Name() as name:
             for binding in reaching(source, name):
@@ -153,7 +153,7 @@ def _fix(
         case cst.SimpleStatementLine(body=[cst.Assign(targets=[cst.AssignTarget(target=cst.Name() as target)])]):
             uses = source.names.uses(source.scope(target).owner(name), name)
         case _:
-            return Refused("the norm is not a statement of its own")
+            return Refused("the norm is part of a larger statement")
     wanted = any(not start <= source.span(use)[0] < end for use in uses)
     reached_ = reach(source, line, "clip_grad_norm_")
     shown = parameters_code(source, scaled)

@@ -1,4 +1,4 @@
-"""The import lines of a program: which stand together, what they import, and in which order they are."""
+"""The import lines of a program: which form a block, what they import, and in which order they are."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _modules_first(small: cst.CSTNode) -> _Key:
 
 
 def parsed(text: str) -> cst.CSTNode:
-    """The import that a text is."""
+    """The import that a string is."""
     return cast("Line", cst.parse_statement(text)).body[0]
 
 

@@ -1,4 +1,4 @@
-"""Where an import line goes: beside the imports of torch, in their order, and where a missing clipcheck is not taken for a missing torch."""
+"""Where an import line goes: next to the imports of torch, in their order, and never where a missing clipcheck would look like a missing torch."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _WIDTH = 88  # up to which isort writes an import on one line
 def import_line(source: Source, at: cst.CSTNode, text: str) -> Edit:
     """A new import that code at `at` can rely on: with torch's imports, else at the top.
 
-    Where a program does without torch unless it is asked for it (an import in a function, in a `try`, under a test or for
-    type checkers alone), it does without clipcheck as well: the line goes into the function that needs it.
+    Where a program imports torch only on demand (in a function, in a `try`, under a check or for type checkers alone),
+    clipcheck is imported on demand as well: the line goes into the function that needs it.
     """
     lines = beside_torch(source, at)
     if lines:
@@ -45,7 +45,7 @@ def import_line(source: Source, at: cst.CSTNode, text: str) -> Edit:
 
 
 def beside_torch(source: Source, at: cst.CSTNode) -> list[Line]:
-    """The lines among which an import of torch stands that surely has run where `at` is reached, outermost first."""
+    """The lines that contain an import of torch that is certain to have run when `at` is reached, outermost first."""
     for run in _runs_before(source, at):
         if any(map(imports_torch, run)):
             return _with_torch(source, run)
@@ -69,13 +69,13 @@ def lines_before(source: Source, at: cst.CSTNode) -> list[Line]:
 
 
 def _blocks_around(source: Source, at: cst.CSTNode) -> list[cst.IndentedBlock]:
-    """The blocks around a node whose names it sees, innermost first: not the bodies of classes."""
+    """The blocks around a node whose names are visible in it, innermost first: not the bodies of classes."""
     blocks = [above for above in source.ancestors(at) if isinstance(above, cst.IndentedBlock)]
     return [block for block in blocks if not isinstance(source.parent(block), cst.ClassDef)]
 
 
 def put_in(source: Source, lines: Sequence[Line], text: str) -> Edit:
-    """One more line among import lines: in their order if they are in one, else after those of torch."""
+    """One more line among import lines: in their order if they are sorted, else after those of torch."""
     place = place_among(lines, text)
     if place is None:
         last = next((line for line in reversed(lines) if imports_torch(line)), lines[-1])
@@ -87,7 +87,7 @@ def put_in(source: Source, lines: Sequence[Line], text: str) -> Edit:
 
 
 def in_the_place_of(source: Source, statement: Line, text: str) -> tuple[Edit, ...]:
-    """Another import instead of the only one of a line, with the comment after it: there, or where the order wants it."""
+    """Another import instead of the only one on a line, with the comment after it: there, or where the order puts it."""
     old = statement.body[0]
     others = [line for line in block_of(source, statement) if line is not statement]
     start, stop = lines_of(source, statement)
@@ -106,7 +106,7 @@ def in_the_place_of(source: Source, statement: Line, text: str) -> tuple[Edit, .
 
 
 def _before_packages(source: Source, statement: Line, text: str) -> Edit:
-    """A line of the standard library's in a block of its own above `statement`'s, or in the one that stands there."""
+    """A line of the standard library in a separate block above `statement`'s, or in the one that is there already."""
     run = next(run for run in _top_level(source) if any(line is statement for line in run))
     blocks = split(source, run)
     standard = [lines for lines in blocks if all(map(is_standard, lines)) and not is_from_future(lines[0])]
@@ -118,7 +118,7 @@ def _before_packages(source: Source, statement: Line, text: str) -> Edit:
 
 
 def fewer(source: Source, statement: cst.Import | cst.ImportFrom, names: Sequence[str]) -> str:
-    """An import of these names alone: on one line where it fits, unless a comma after the last keeps each on its own."""
+    """An import of these names alone: on one line where it fits, unless a trailing comma keeps each on its own line."""
     if isinstance(statement, cst.Import):
         return f"import {', '.join(names)}"
     head = source.text[source.span(statement)[0] :].partition("import")[0]
@@ -161,7 +161,7 @@ def _imports_torch_later(source: Source) -> bool:
 
 
 def is_caught(source: Source, node: cst.CSTNode) -> bool:
-    """Whether an import here may fail without an error: it stands in what a `try` tries."""
+    """Whether an import here may fail without an error: it is in the body of a `try`."""
     child = node
     for above in source.ancestors(node):
         match above:
@@ -174,7 +174,7 @@ def is_caught(source: Source, node: cst.CSTNode) -> bool:
 
 
 def is_for_checkers(source: Source, node: cst.CSTNode) -> bool:
-    """Whether only a type checker ever runs this: it stands under `if TYPE_CHECKING`."""
+    """Whether only a type checker ever runs this: it is under `if TYPE_CHECKING`."""
     child = node
     for above in source.ancestors(node):
         if isinstance(above, cst.If) and child is above.body and "TYPE_CHECKING" in source.code(above.test):
@@ -209,7 +209,7 @@ def _above(source: Source, statement: Statement, text: str) -> Edit:
 
 
 def _with_others(source: Source, run: Sequence[Line], text: str) -> Edit:
-    """Among imports of other packages; those of the standard library are a block of their own above."""
+    """Among imports of other packages; those of the standard library are a separate block above."""
     blocks = split(source, run)
     others = [lines for lines in blocks if not all(map(is_standard, lines))]
     packages = [lines for lines in others if not all(map(is_relative, lines))]
@@ -223,12 +223,12 @@ def _with_others(source: Source, run: Sequence[Line], text: str) -> Edit:
 
 
 def _top_of(source: Source, statement: Statement) -> int:
-    """Where a statement begins together with its comments; those at the very top of a file speak of the file."""
+    """Where a statement begins together with its comments; those at the very top of a file are about the file."""
     return with_comments(source, statement)[0] or lines_of(source, statement)[0]
 
 
 def _on_top(source: Source, text: str) -> Edit:
-    """In a text without imports: after shebang, comments and docstring."""
+    """In a file without imports: after shebang, comments and docstring."""
     newline = source.newline
     match source.module.body:
         case [first, *rest] if _is_docstring(first):

@@ -1,4 +1,4 @@
-"""How code at some place can call a function: what is imported already, or the one import line that a fix adds."""
+"""How code at some place can call a function: by what is imported already, or by the one import line that a fix adds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Reached(NamedTuple):
 def reach(source: Source, at: cst.CSTNode, function: str) -> Reached:
     """How code at `at` can call the target's `function` (`grad_norm`, `clip_grad_norm_`, `get_total_norm`).
 
-    Reuses what is imported, never takes a name that stands for something else, and adds at most one import.
+    Reuses what is imported, never uses a name that means something else, and adds at most one import.
     """
     package = source.package
     spelled = _in_reach(source, at, package, function)
@@ -43,9 +43,9 @@ def reach(source: Source, at: cst.CSTNode, function: str) -> Reached:
 
 
 def is_free(source: Source, at: cst.CSTNode, name: str, path: str) -> bool:
-    """Whether code at `at` can call what is imported from `path` by this name: it stands for nothing else in the file.
+    """Whether code at `at` can call what is imported from `path` by this name: it means nothing else in the file.
 
-    Functions may import the same for themselves, and methods may have the name: nobody sees these without their class.
+    Functions may import the same for themselves, and methods may have the name: these are not visible without their class.
     """
     here = source.scope(at)
     scopes = [
@@ -70,7 +70,7 @@ def _in_reach(source: Source, at: cst.CSTNode, package: str, function: str) -> s
     scope: Scope | None = here
     while scope is not None:
         for name, bindings in scope.bindings.items():
-            paths = {binding.path for binding in bindings}  # empty for what is no import
+            paths = {binding.path for binding in bindings}  # empty for what is not an import
             if here.owner(name) is not scope or len(paths) != 1:
                 continue
             path = paths.pop()
@@ -110,7 +110,7 @@ def _import_from(source: Source, at: cst.CSTNode, package: str, function: str) -
 
 
 def added_to(source: Source, names: Sequence[cst.ImportAlias], function: str) -> Edit:
-    """One more name among those of an import, on a line of its own where the others have lines of their own."""
+    """One more name among those of an import, on its own line where the others are on their own lines."""
     later = next((name for name in names if source.code(name) > function), None)
     beside = later or names[-1]
     start = source.span(beside)[0]

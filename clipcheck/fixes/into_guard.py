@@ -1,4 +1,4 @@
-"""Move what prepares the gradients (unscale, clip) from every micro-batch to under the accumulation guard, above the step."""
+"""Moves what prepares the gradients (unscale, clip) from every micro-batch into the accumulation guard, above the step."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from clipcheck.training.flows import Event, Flow
 from clipcheck.training.guards import branches
 from clipcheck.training.microbatches import guarded_step
 
-TITLE = "Move under the accumulation guard, above the step"
+TITLE = "Move into the accumulation guard, above the step"
 
 
 def into_guard(source: Source, flow: Flow, event: Event, step: Event) -> Fix | None:
     """Move the statements that prepare the gradients for a guarded step from before the guard to right above the step.
 
-    Several findings in one block get the same fix: moved apart, a clip would come to stand before its unscale.
+    Several findings in one block get the same fix: moved separately, a clip would end up before its unscale.
     """
     if event.is_called or step.is_called:
         return None
@@ -66,7 +66,7 @@ def _clips_unscaled(source: Source, event: Event, carried: list[Statement]) -> b
 
 
 def _may_move(source: Source, statement: Statement, guard: cst.If, target: Statement) -> bool:
-    """Whether a statement stands before the guard, reads the same above `target`, and is not missed where it stood."""
+    """Whether a statement is before the guard, means the same above `target`, and is not needed where it was."""
     start, end = source.span(statement)
     if start > source.span(guard)[0] or not names_settled(source, statement, end, source.span(target)[0]):
         return False

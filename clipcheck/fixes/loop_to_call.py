@@ -1,4 +1,4 @@
-"""The edits that put one call in the place of a loop that adds up a gradient norm, and of what belongs to the loop."""
+"""The edits that replace a loop that accumulates a gradient norm, and what belongs to the loop, with one call."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from clipcheck.rule import Edit, Fix, Safety
 
 
 def rewrite_loop(source: Source, one: Accumulation, title: str, limit: Safety = Safety.SAFE) -> Fix | Refused:
-    """Put one call in the place of a loop, with the zero before it and the root after it where they belong to it.
+    """Replace a loop with one call, together with the zero before it and the root after it where they belong to it.
 
-    A loop that does something else as well stays, without the statements that add up the norm.
+    A loop that does something else as well stays, without the statements that accumulate the norm.
     """
     extras, one = one.extras, one._replace(extras=())
     why = unmovable(source, one, stays=bool(extras))
@@ -53,7 +53,7 @@ def rewrite_loop(source: Source, one: Accumulation, title: str, limit: Safety = 
 
 
 def rewrite_linear(source: Source, one: Accumulation, title: str) -> Fix | Refused:
-    """Put the norm of all tensors in the place of a loop that adds up their norms."""
+    """Replace a loop that sums the norms of tensors with the norm of all of them."""
     squared = one._replace(series=one.series._replace(term=one.term._replace(exponent=one.term.order)))
     why = unmovable(source, squared)
     if why:
@@ -63,7 +63,7 @@ def rewrite_linear(source: Source, one: Accumulation, title: str) -> Fix | Refus
         return call
     seed = owned_seed(source, one)
     if seed is None or seed.flat:
-        return Refused("the accumulator held something before")
+        return Refused("the accumulator does not start at zero")
     edits = _as_whole(source, squared, call, seed, Ending(f"{seed.name} = ", seed.kind))
     return Fix(title, Safety.UNSAFE, tuple(edits), call.imports, call.roles)
 
@@ -81,11 +81,11 @@ def _obstacles(source: Source, one: Accumulation, stays: bool) -> Iterator[str]:
     if not one.term.order.equals(one.term.exponent):
         yield "the exponent does not match the norm type"
     if isinstance(source.scope(one.loop).node, cst.ClassDef):
-        yield "the names of a class body are its attributes"
+        yield "names in a class body are its attributes"
     if one.term.kind == "numpy":
-        yield "the sum is one of numpy's numbers"
+        yield "the sum is a numpy number"
     if one.extras:
-        yield "the loop does more than add up"
+        yield "the loop has side effects"
     if _reads_accumulator(source, one):
         yield f"`{source.code(one.target)}` is read inside the loop"
     leaked = "" if stays else _leaked(source, one)
@@ -102,16 +102,16 @@ def _inner_names(source: Source, one: Accumulation) -> Iterator[str]:
     """Names that the loop binds and that the accumulator or the call would need."""
     bound = _bound_inside(source, one)
     if bound & set(_names(source, one.target)):
-        yield "each round adds to another accumulator"
+        yield "each iteration adds to a different accumulator"
     targets = {name for clause in one.series.clauses for name in _names(source, clause.target)}
     helpers = {binding.name for binding in one.term.gradient.via}
     read = {name for node in _repeated(one) for name in _names(source, node)}
     if read & (bound - targets - helpers):
-        yield "the test in the loop needs what the loop computes"
+        yield "the condition in the loop depends on what the loop computes"
 
 
 def _bound_inside(source: Source, one: Accumulation) -> set[str]:
-    """The names that the loop binds, but for the accumulator."""
+    """The names that the loop binds, except for the accumulator."""
     own = one.target.value if isinstance(one.target, cst.Name) else ""
     return {
         name
@@ -172,7 +172,7 @@ def _leaked(source: Source, one: Accumulation) -> str:
 def _as_whole(
     source: Source, one: Accumulation, call: Call, seed: Seed, ending: Ending, removed: Sequence[Statement] = ()
 ) -> list[Edit]:
-    """The loop becomes the norm, or the power that is wanted of it; what only prepares it goes, and so do the roots."""
+    """The loop becomes the norm, or the power of it that the code needs; what only prepares it is removed, as are the roots."""
     gone = [source.statement(seed.binding.node), *ending.gone]
     line = _fitted(source, one.loop, call, lambda norm: ending.target + _valued(norm, one, ending))
     if ending.joined is not None:
@@ -190,7 +190,7 @@ def _valued(norm: str, one: Accumulation, ending: Ending) -> str:
 
 
 def _as_power(source: Source, one: Accumulation, call: Call, removed: Sequence[Statement]) -> list[Edit]:
-    """The loop becomes a sum: the accumulator held something before."""
+    """The loop becomes a sum: the accumulator does not start at zero."""
     kind: NumberKind = "float" if one.term.synced else "tensor"
     target = source.code(one.target)
 
@@ -207,9 +207,9 @@ def _as_power(source: Source, one: Accumulation, call: Call, removed: Sequence[S
 def _placed(
     source: Source, loop: cst.For, line: str, gone: Sequence[Statement], removed: Sequence[Statement]
 ) -> list[Edit]:
-    """The line in the place of the loop; or above it, where it stays without the statements that added up the norm.
+    """The line that replaces the loop; or the line above it, where it stays without the statements that accumulated the norm.
 
-    The comments of all statements that make way for it stand above, in their order.
+    The comments of all statements that it replaces go above it, in their order.
     """
     replaced = sorted([*gone, *(removed or [loop])], key=source.rank)
     comments = [comment for statement in replaced for comment in comments_of(source, statement)]
@@ -221,7 +221,7 @@ def _placed(
 
 
 def _fitted(source: Source, statement: Statement, call: Call, written: Callable[[str], str]) -> str:
-    """A statement around a norm call, on one line if that is as long as the user's lines at most."""
+    """A statement around a norm call, on one line if that is no longer than the user's lines."""
     pad = indentation(source, statement)
     text = written(call.text)
     if len(pad) + len(text) > width(source):

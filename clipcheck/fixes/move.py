@@ -16,7 +16,7 @@ _LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
 def carrier(source: Source, node: cst.CSTNode, beside: cst.CSTNode) -> tuple[Statement, Statement] | None:
     """The statement that holds `node` and nothing else, and the one that holds `beside`, in the same block.
 
-    An `if` that only decides whether to clip (`if max_norm is not None:`) goes with its clip. `beside` may stand deeper,
+    An `if` that only decides whether to clip (`if max_norm is not None:`) moves with its clip. `beside` may be nested deeper,
     in a statement of that block. None where there is no such pair.
     """
     statement = source.statement(node)
@@ -56,7 +56,7 @@ def names_settled(source: Source, statement: Statement, start: int, stop: int) -
 
 
 def stands_alone(source: Source, statement: cst.CSTNode) -> bool:
-    """Whether a statement has its lines for itself, so that they can be moved."""
+    """Whether a statement shares its lines with no other, so that they can be moved."""
     match statement:
         case cst.SimpleStatementLine(body=[_]) | cst.BaseCompoundStatement():
             return isinstance(source.parent(statement), (cst.IndentedBlock, cst.Module))
@@ -97,6 +97,6 @@ def _indented(source: Source, statement: Statement, text: str, margin: str) -> s
     if old == margin:
         return text
     if any(isinstance(node, cst.SimpleString) and "\n" in node.value for node in source.walk(statement)):
-        return None  # the lines inside of a string are its value
+        return None  # the lines inside a string are its value
     lines = _LINE.findall(text)
     return "".join(margin + line[len(old) :] if line.startswith(old) else line for line in lines)

@@ -12,16 +12,16 @@ from clipcheck.python.source import Source
 
 # What replaces a function for a test: `mock.patch("a.b.c")`, `mocker.patch.object(a.b, "c")`, `monkeypatch.setattr(…)`.
 _PATCHES = frozenset({"patch", "object", "setattr", "delattr", "spy", "stub"})
-# What gives the object that a dotted path stands for.
+# What returns the object at a dotted path.
 _LOOK_UP = frozenset({"getattr", "locate", "resolve_name", "import_string", "import_from_string", "attrgetter"})
 
 
 class Named(NamedTuple):
-    """A string that names a function, and whether it is to be replaced there, which a use elsewhere is to see."""
+    """A string that names a function, and whether the function is replaced there, which its uses elsewhere must see."""
 
     string: cst.SimpleString
     patched: bool
-    may_lack: bool = False  # whether the program goes on where there is no such function
+    may_lack: bool = False  # whether the program continues if there is no such function
 
 
 def named_in_strings(source: Source, module: str, function: str) -> Iterator[Named]:
@@ -46,5 +46,5 @@ def _named(source: Source, call: cst.Call, module: str, function: str) -> cst.Si
 
 
 def _is_own_patch(source: Source, call: cst.Call) -> bool:
-    """Whether a program replaces torch's function for itself: it may well be the fix."""
+    """Whether a program replaces torch's function with its own: that may well be a fix."""
     return source.qualified(call.func) in ("builtins.setattr", "builtins.delattr")

@@ -21,10 +21,10 @@ class Call(NamedTuple):
     """The call that computes a norm, the imports that it needs, and what the user's expressions in it are."""
 
     function: str
-    arguments: tuple[tuple[str, ...], ...]  # each in the pieces at which a long line may be broken
+    arguments: tuple[tuple[str, ...], ...]  # each as the pieces at which a long line may be broken
     imports: tuple[Edit, ...]
     roles: tuple[tuple[str, Role], ...]
-    cast: str = ""  # of the result, where the gradients were cast one by one
+    cast: str = ""  # of the result, where each gradient was cast
 
     @property
     def text(self) -> str:
@@ -60,17 +60,17 @@ def width(source: Source) -> int:
 
 
 def norm_call(source: Source, at: cst.CSTNode, found: Series, order: Exponent, kind: NumberKind) -> Call | Refused:
-    """`grad_norm(parameters, p)` or `get_total_norm(gradients, p)` over what the series goes through."""
+    """`grad_norm(parameters, p)` or `get_total_norm(gradients, p)` over what the series iterates over."""
     term = found.term
     if term.matrix:
-        return Refused("`ord` means a matrix norm here, which is another number for two-dimensional gradients")
+        return Refused("`ord` means a matrix norm here, which is a different number for two-dimensional gradients")
     scoped = carried(source, found)
     if isinstance(scoped, Refused):
         return scoped
     over_parameters = term.gradient.owner is not None and source.target != "torch"
     cast = _cast_of_result(term.gradient.casts, over_parameters, kind)
     if cast is None or (cast and source.target == "torch"):
-        return Refused(f"the gradients are cast one by one by `{term.gradient.casts}`")
+        return Refused(f"each gradient is cast by `{term.gradient.casts}`")
     tensors = parameters_pieces(source, scoped) if over_parameters else gradients_pieces(source, scoped)
     reached_ = reach(source, at, "grad_norm" if over_parameters else "get_total_norm")
     shown = () if order.value == 2 and not order.symbol else ((order.text or str(order.number),),)
@@ -82,7 +82,7 @@ _TO_FLOAT64 = (".double()", ".to(torch.float64)", ".to(torch.double)")
 
 
 def _cast_of_result(casts: str, over_parameters: bool, kind: NumberKind) -> str | None:
-    """What to do to the norm where every gradient was cast: nothing where it has the digits anyway, None for what it cannot be.
+    """The cast of the norm where every gradient was cast: empty where its precision is high enough, None where it cannot be done.
 
     `grad_norm` adds in float64 and gives float64, `get_total_norm` gives float32, so that no copies of all gradients are
     needed for that. A Python number has no dtype.
@@ -114,7 +114,7 @@ def roles(source: Source, found: Series, order: Exponent) -> tuple[tuple[str, Ro
 
 
 def safety(source: Source) -> Safety:
-    """Safe but where gradients may be sharded, so that the value changes from this rank's to the whole, and towards torch."""
+    """Safe, except where gradients may be sharded, so that this rank's value becomes the total, and with torch as the target."""
     if source.target == "torch":
         return Safety.UNSAFE
     paths = (b.path for scope in source.names.scopes.values() for bs in scope.bindings.values() for b in bs)

@@ -1,4 +1,4 @@
-"""Whether a loop that adds up a norm and does something else can be split in two, and which statements then leave it."""
+"""Whether a loop that accumulates a norm and does something else can be split in two, and which statements then move out."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from clipcheck.gradients.powers import power
 from clipcheck.python.reaching import contains, reaching
 from clipcheck.python.source import Source, Statement
 
-OTHER = "the loop does more than add up"
+OTHER = "the loop has side effects"
 EACH = "the norm of each tensor is needed"
 
-# What a loop may call beside the sum: nothing of this changes a gradient or takes from the iterable.
+# What a loop may call besides the sum: none of these changes a gradient or consumes the iterable.
 _HARMLESS = re.compile(
     r"(?:^|\.)(?:print|len|max|min|abs|float|int|str|round|format|numel|nelement|size|dim|ndimension|item|norm|mean|sum|"
     r"std|var|any|all|isnan|isinf|isfinite|detach|cpu|numpy|append|add_scalar|add_histogram|log|info|debug|warning|write|"
@@ -30,7 +30,7 @@ def split_off(source: Source, one: Accumulation, extras: Sequence[cst.CSTNode]) 
     if any(_reads_a_norm(source, extra) for extra in extras):
         return EACH
     if not all(_can_be_read_twice(source, clause.iterable) for clause in one.series.clauses):
-        return f"{OTHER}, and what it goes through may be an iterator that can be read only once"
+        return f"{OTHER}, and it may iterate over something that can be read only once"
     inside = [binding for binding in one.term.gradient.via if contains(source, one.loop, binding.node)]
     helpers = [source.enclosing(binding.node, cst.Assign, cst.AnnAssign) for binding in inside]
     own = [one.statement, *(helper for helper in helpers if helper is not None)]
@@ -42,7 +42,7 @@ def split_off(source: Source, one: Accumulation, extras: Sequence[cst.CSTNode]) 
 
 
 def _reads_a_norm(source: Source, extra: cst.CSTNode) -> bool:
-    """Whether a statement reads a norm to the host itself: then one call more would save nothing."""
+    """Whether a statement reads a norm to the host itself: then one more call would save nothing."""
     calls = (node for node in source.walk(extra) if isinstance(node, cst.Call))
     return any(found is not None and found.synced for found in (power(source, call) for call in calls))
 
@@ -63,7 +63,7 @@ def _is_independent(source: Source, extra: cst.CSTNode) -> bool:
 
 
 def _can_be_read_twice(source: Source, iterable: cst.BaseExpression) -> bool:
-    """Whether going through an iterable a second time gives the same elements."""
+    """Whether iterating a second time gives the same elements."""
     match iterable:
         case cst.Call(func=cst.Attribute(attr=cst.Name(value=name)), args=[]):
             return name in ("parameters", "named_parameters", "children", "modules", "values", "items")

@@ -1,4 +1,4 @@
-"""Puts one function in the place of another, in every way that a file can reach it: attribute, import, alias."""
+"""Replaces one function with another, in every way that a file can reach it: attribute, import, alias."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clipcheck.rule import Edit, Fix, Hit, Role, Safety
 
 
 class Swap(NamedTuple):
-    """The function `torch.nn.utils.<old>`, the name of the one that takes its place, and what is said of it."""
+    """The function `torch.nn.utils.<old>`, the name of the one that replaces it, and the message."""
 
     old: str
     new: str
@@ -36,7 +36,7 @@ _MODULE = "torch.nn.utils"
 
 
 def swapped(source: Source, swap: Swap) -> Iterator[Hit]:
-    """Every reference to the old function, with the edits that lead it to the new one."""
+    """Every reference to the old function, with the edits that replace it with the new one."""
     strings = list(named_in_strings(source, _MODULE, swap.old))
     if any(named.patched for named in strings):
         yield from _with_patches(source, swap, list(_in_code(source, swap)), strings)
@@ -61,11 +61,11 @@ def _in_code(source: Source, swap: Swap) -> Iterator[Hit]:
 
 
 def _looked_up(source: Source, named: Named, swap: Swap) -> Hit:
-    """`getattr(utils, "clip_grad_norm")`: torch's new name takes the place of the old one."""
+    """`getattr(utils, "clip_grad_norm")`: torch's new name replaces the old one."""
     chooses = any(isinstance(above, cst.BooleanOperation) for above in source.ancestors(named.string))
     obstacle = _guard(source, named.string, swap)
     if not obstacle and (named.may_lack or chooses):
-        obstacle = BY_HAND.format(why="the program goes on without it", advice="call `clip_grad_norm_` in any case")
+        obstacle = BY_HAND.format(why="the program works without it", advice="call `clip_grad_norm_` unconditionally")
     fix = None if obstacle else Fix(swap.title, Safety.SAFE, (_renamed(source, named.string, swap),))
     return Hit(named.string, swap.message, fix, obstacle or swap.help)
 
@@ -73,9 +73,9 @@ def _looked_up(source: Source, named: Named, swap: Swap) -> Hit:
 def _with_patches(source: Source, swap: Swap, hits: Sequence[Hit], strings: Sequence[Named]) -> Iterator[Hit]:
     """Where a test replaces the function by its name, name and calls change together, and to torch's new name.
 
-    A patch of another name would no longer be seen by the calls. Calls in other files are to change as well: not safe.
+    A patch of another name would no longer reach the calls. Calls in other files have to change as well: not safe.
     """
-    if swap.old == swap.new:  # calls that leave torch leave the patch behind
+    if swap.old == swap.new:  # calls that no longer reach torch no longer reach the patch
         yield from (hit._replace(fix=hit.fix and hit.fix._replace(safety=Safety.UNSAFE)) for hit in hits)
         return
     together = BY_HAND.format(
@@ -99,7 +99,7 @@ _END_OF_NAME = re.compile(r"\w+(?=['\"]+$)")  # of a dotted path in its quotes
 # The arguments of a clip and of a norm, in order.
 _CLIP = {"parameters": Role.PARAMETERS, "max_norm": Role.MAX_NORM, "norm_type": Role.NORM_TYPE}
 _NORM = {"tensors": Role.GRADIENTS, "norm_type": Role.NORM_TYPE}
-BY_HAND = "no fix here: {why}; {advice}"
+BY_HAND = "no automatic fix: {why}; {advice}"
 
 
 def _attribute(source: Source, node: cst.Attribute | cst.Name, swap: Swap) -> Hit:
@@ -117,20 +117,20 @@ def _attribute(source: Source, node: cst.Attribute | cst.Name, swap: Swap) -> Hi
 
 
 def _imported(source: Source, scope: Scope, binding: Binding, alone: bool, swap: Swap) -> Iterator[Hit]:
-    """The import and every use of the name that it binds: one fix for all of them, since none works without the rest."""
+    """The import and every use of the name that it binds: one fix for all of them, since none of the edits works without the others."""
     assert isinstance(binding.node, cst.ImportAlias)
     uses = source.names.uses(scope, binding.name)
     obstacle = _guard(source, binding.node, swap)
     if not alone:
         obstacle = obstacle or BY_HAND.format(
-            why=f"`{binding.name}` has several origins", advice=f"keep the import of `{swap.new}`"
+            why=f"`{binding.name}` is bound in several places", advice=f"keep the import of `{swap.new}`"
         )
     if _is_exported(source, binding.name):
         obstacle = BY_HAND.format(why="the name is part of `__all__`", advice=f"export `{swap.new}` instead")
     fix = None if obstacle else _import_fix(source, binding, uses, swap)
     fix = fix and fix._replace(roles=_roles(source, uses))
     help_text = obstacle or (
-        swap.help if fix else BY_HAND.format(why="a comment stands in the way", advice="edit the import")
+        swap.help if fix else BY_HAND.format(why="it would remove a comment", advice="edit the import")
     )
     yield Hit(binding.node, swap.message, fix, help_text)
     for use in uses if alone else ():
@@ -138,7 +138,7 @@ def _imported(source: Source, scope: Scope, binding: Binding, alone: bool, swap:
 
 
 def _roles(source: Source, uses: Sequence[cst.BaseExpression]) -> tuple[tuple[str, Role], ...]:
-    """What the arguments of the calls stand for."""
+    """The roles of the arguments of the calls."""
     roles: dict[tuple[str, Role], None] = {}
     for use in uses:
         call = source.parent(use)
@@ -154,9 +154,9 @@ def _roles(source: Source, uses: Sequence[cst.BaseExpression]) -> tuple[tuple[st
 def _import_fix(source: Source, binding: Binding, uses: list[cst.Name], swap: Swap) -> Fix | None:
     alias = binding.node
     assert isinstance(alias, cst.ImportAlias)
-    renamed = alias.asname is not None or not uses  # an unused import may serve others: its name stays
+    renamed = alias.asname is not None or not uses  # other files may use an unused import: its name stays
     spelled = f"{swap.new} as {binding.name}" if renamed and binding.name != swap.new else swap.new
-    tried = is_caught(source, alias)  # where a missing clipcheck would be taken for a missing torch
+    tried = is_caught(source, alias)  # where a missing clipcheck would look like a missing torch
     if tried and swap.old == swap.new:
         return None
     if tried or source.target == "torch":
@@ -168,13 +168,13 @@ def _import_fix(source: Source, binding: Binding, uses: list[cst.Name], swap: Sw
     edits = _swap_import(source, alias, f"from {source.package} import {spelled}")
     if edits is None:
         return None
-    if not renamed:  # also where the name stays, so that no other fix takes the last use away at the same time
+    if not renamed:  # also where the name stays, so that no other fix removes the last use at the same time
         edits += tuple(replace(source, use, swap.new) for use in uses)
     return Fix(swap.title, _safety(source), edits)
 
 
 def _is_taken(source: Source, alias: cst.ImportAlias, swap: Swap) -> bool:
-    """Whether the new name stands for something else than what this import binds."""
+    """Whether the new name means something other than what this import binds."""
     if swap.old != swap.new:
         return not is_free(source, alias, swap.new, f"{source.package}.{swap.new}")
     scopes = (scope for scope in source.names.scopes.values() if not isinstance(scope.node, cst.ClassDef))
@@ -184,7 +184,7 @@ def _is_taken(source: Source, alias: cst.ImportAlias, swap: Swap) -> bool:
 def _rename(
     source: Source, alias: cst.ImportAlias, uses: list[cst.Name], spelled: str, renamed: bool, swap: Swap
 ) -> Fix | None:
-    """Import torch's new name in place of the old one."""
+    """Import torch's new name instead of the old one."""
     if not renamed and source.is_taken(swap.new):
         if not _is_beside(source, alias, swap):  # something else is called clip_grad_norm_ here
             return Fix(swap.title, Safety.SAFE, (replace(source, alias, f"{swap.new} as {swap.old}"),))
@@ -218,7 +218,7 @@ def _to_module(source: Source, alias: cst.ImportAlias, uses: list[cst.Name], swa
 
 
 def _swap_import(source: Source, alias: cst.ImportAlias, line: str) -> tuple[Edit, ...] | None:
-    """Put an import of its own in the place of one name of a `from` import, or add the name to one that stands there."""
+    """Replace one name of a `from` import with a separate import, or add the name to an import that is already there."""
     statement = source.parent(alias)
     assert isinstance(statement, cst.ImportFrom)
     beside = _runtime_import(source, statement) if line.startswith("from ") else ()
@@ -239,7 +239,7 @@ def _swap_import(source: Source, alias: cst.ImportAlias, line: str) -> tuple[Edi
 
 
 def _runtime_import(source: Source, near: cst.ImportFrom) -> Sequence[cst.ImportAlias]:
-    """The names of an import from the runtime that stands in the same block, further up or down."""
+    """The names of an import from the runtime in the same block, further up or down."""
     for node in source.nodes(cst.ImportFrom):
         same = source.parent(source.statement(node)) is source.parent(source.statement(near))
         if same and node.module is not None and not node.relative and source.code(node.module) == source.package:
@@ -248,7 +248,7 @@ def _runtime_import(source: Source, near: cst.ImportFrom) -> Sequence[cst.Import
 
 
 def _drop_alias(source: Source, alias: cst.ImportAlias) -> tuple[Edit, ...] | None:
-    """Remove one name of several from an import; None where a comment would go with it."""
+    """Remove one name of several from an import; None where that would remove a comment."""
     statement = source.parent(alias)
     assert isinstance(statement, cst.ImportFrom) and not isinstance(statement.names, cst.ImportStar)
     if "#" in source.code(statement):
@@ -283,7 +283,9 @@ def _hides(source: Source, node: cst.CSTNode, swap: Swap) -> str:
     """Why a bare name, from an `import *`, is not renamed: the file calls something else by the new one."""
     bound = source.target == "torch" and any(swap.new in scope.bindings for scope in source.names.scopes.values())
     if isinstance(node, cst.Name) and bound:
-        return BY_HAND.format(why=f"`{swap.new}` is another function here", advice="import torch's under another name")
+        return BY_HAND.format(
+            why=f"`{swap.new}` is another function here", advice="import torch's function under another name"
+        )
     return ""
 
 
@@ -291,20 +293,22 @@ _VERSION = re.compile(r"version|\btorch_?\d|hasattr|getattr|\b_?is_?(old|legacy)
 
 
 def _guard(source: Source, node: cst.CSTNode, swap: Swap) -> str:
-    """Why a reference in one branch of a version test is left alone: the other branch has the new name already."""
+    """Why a reference in one branch of a version check is not changed: the other branch has the new name already."""
     if swap.old == swap.new:
-        return ""  # both ways may call the same function
+        return ""  # both branches may call the same function
     inner = node
     for above in source.ancestors(node):
         match above:
             case cst.If(test=test) | cst.IfExp(test=test) if inner is not test:
                 others = [part for part in (above.body, above.orelse) if part is not None and part is not inner]
                 if _VERSION.search(source.code(test)) or any(_mentions_new(source, part, swap) for part in others):
-                    return BY_HAND.format(why="it stands behind a version test", advice="keep the newer branch only")
+                    return BY_HAND.format(why="it is inside a version check", advice="keep the newer branch only")
             case cst.Try(handlers=[*handlers], body=body):
                 parts = [part for part in (body, *handlers) if part is not inner]
                 if any(_mentions_new(source, part, swap) for part in parts):
-                    return BY_HAND.format(why="it is one of two ways of a `try`", advice="keep the newer one only")
+                    return BY_HAND.format(
+                        why="it is one of two alternatives in a `try`", advice="keep the newer one only"
+                    )
             case cst.FunctionDef() | cst.ClassDef():
                 break
         inner = above

@@ -1,4 +1,4 @@
-"""The edits that put one call in the place of an expression that computes a gradient norm, and of what only prepares it."""
+"""The edits that replace an expression that computes a gradient norm, and what only prepares it, with one call."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from clipcheck.rule import Edit, Fix, Safety
 
 
 def rewrite_total(source: Source, found: Total, title: str, limit: Safety = Safety.SAFE) -> Fix | Refused:
-    """Put one call in the place of an expression, and of the statements that only prepare it."""
+    """Replace an expression, and the statements that only prepare it, with one call."""
     degree = found.degree
     if degree is None:
         return Refused("the exponent does not match the norm type")
     if found.kind == "numpy" and (not found.numpy or found.term.kind == "numpy"):
-        return Refused("the result is one of numpy's numbers")
+        return Refused("the result is a numpy number")
     if not found.term.gradient.certain:
-        return Refused("the norm comes about in more than one way")
-    if _raises(source, found):  # right it would be a tensor, as `torch.sqrt` gives one
+        return Refused("the norm is computed in more than one way")
+    if _raises(source, found):  # if it worked it would be a tensor, as `torch.sqrt` returns one
         found, limit = found._replace(kind="tensor"), Safety.UNSAFE
     call = norm_call(source, found.node, found.series, found.term.order, found.kind)
     if isinstance(call, Refused):
@@ -38,7 +38,7 @@ def rewrite_total(source: Source, found: Total, title: str, limit: Safety = Safe
         return prepared
     start, end = with_parentheses(source, found.node)
     if comments_within(source, *source.span(found.node)):
-        return Refused("a comment stands inside the expression")
+        return Refused("it would remove a comment inside the expression")
     text = _fitted(source, found, degree, call, (start, end))
     edits = (*(delete_lines(source, statement) for statement in prepared), Edit(start, end, text))
     return Fix(title, min(limit, safety(source)), edits, call.imports, call.roles)
@@ -89,21 +89,21 @@ def _prepared(source: Source, found: Total) -> list[Statement] | Refused:
     for binding in found.series.used:
         statement = source.statement(binding.node)
         if not _is_used_once(source, binding, filling.loop if filling else None):
-            return Refused(f"`{binding.name}` has another use")
+            return Refused(f"`{binding.name}` is used elsewhere")
         statements.append(statement)
     if not statements:
         return []
     siblings, here = source.siblings(source.statement(found.node))
     before = siblings[max(0, here - len(statements)) : here]
     if {id(one) for one in before} != {id(one) for one in statements}:
-        return Refused("the norms are taken at another place than they are combined")
+        return Refused("the norms are computed and combined in different places")
     if any(comments_of(source, one) for one in statements):
-        return Refused("a comment stands in the way")
+        return Refused("it would remove a comment")
     return statements
 
 
 def _is_used_once(source: Source, binding: Binding, filling: cst.For | None) -> bool:
-    """Whether a statement of its own binds the name, and one use outside of the loop that fills it reads it."""
+    """Whether a separate statement binds the name, and only one use outside the loop that fills it reads it."""
     statement = source.statement(binding.node)
     uses = reached(source, source.scope(binding.node), [binding])
     later = [use for use in uses if filling is None or not contains(source, filling, use)]
@@ -111,7 +111,7 @@ def _is_used_once(source: Source, binding: Binding, filling: cst.For | None) -> 
 
 
 def _binds_tighter(source: Source, node: cst.BaseExpression) -> bool:
-    """Whether what stands around an expression takes hold of it before `**` does."""
+    """Whether the operator or access around an expression binds tighter than `**`."""
     match source.parent(node):
         case cst.Attribute() | cst.Subscript() | cst.Await():
             return True

@@ -1,4 +1,4 @@
-"""Imports and variables that a change leaves without a use go with it; what was unused before is none of our business."""
+"""Removes imports and variables that a change leaves unused; what was unused before stays."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _DYNAMIC = frozenset({"builtins.globals", "builtins.locals", "builtins.vars", "b
 
 
 def without_unused(source: Source, edits: Sequence[Edit], ours_alone: bool = False) -> list[Edit]:
-    """The edits, and those that take away imports and variables whose last use they take away.
+    """The edits, and those that remove imports and variables whose last use they remove.
 
-    With `ours_alone` only names of clipcheck's runtime go: in a notebook or a document, others may be for cells to come.
+    With `ours_alone`, only names of clipcheck's runtime are removed: in a notebook or a document, later cells may use others.
     """
     left = list(edits)
     lost = list(_lost(source, edits))
@@ -46,13 +46,13 @@ def without_unused(source: Source, edits: Sequence[Edit], ours_alone: bool = Fal
 
 
 def left_unused(source: Source, edits: Sequence[Edit]) -> str:
-    """A variable that nothing would read any more, and whose value may be needed for what computing it does."""
+    """A variable that nothing would read any more, but computing whose value may have side effects."""
     names = (b[0].name for b in _lost(source, edits) if _is_variable(source, b) and not _is_plain(source, b))
     return next(names, "")
 
 
 def _lost(source: Source, edits: Sequence[Edit]) -> Iterator[list[Binding]]:
-    """The bindings of each name all of whose uses the edits take away."""
+    """The bindings of each name all of whose uses the edits remove."""
     gone = [(edit.start, edit.end) for edit in edits if edit.start < edit.end]
     members = {edit.end for edit in edits if edit.text.endswith(".")}  # where a name becomes an attribute
     written = " ".join(edit.text for edit in edits)
@@ -68,7 +68,7 @@ def _lost(source: Source, edits: Sequence[Edit]) -> Iterator[list[Binding]]:
 
 
 def _used_within(source: Source, spans: Sequence[tuple[int, int]]) -> list[tuple[Scope, str]]:
-    """The names of the program that are read in some stretches of it."""
+    """The names of the program that are read in some parts of it."""
     places, names = _uses(source)
     found: dict[tuple[int, str], tuple[Scope, str]] = {}
     for start, end in spans:
@@ -128,7 +128,7 @@ def _within(offset: int, spans: Sequence[tuple[int, int]]) -> bool:
 
 
 def _may_go(source: Source, alias: cst.CSTNode) -> bool:
-    """Whether the import stands on a line of its own, beside other statements, without a comment that speaks of it."""
+    """Whether the import is on its own line, among other statements, without a comment about it."""
     statement = source.statement(alias)
     block = source.parent(statement)
     around = source.parent(block) if block is not None else None
@@ -143,7 +143,7 @@ def _may_go(source: Source, alias: cst.CSTNode) -> bool:
 
 
 def _is_needed_elsewhere(source: Source, name: str) -> bool:
-    """Whether the name is read by its text: exported, in a quoted annotation, or by code that looks names up."""
+    """Whether the name is read as a string: exported, in a quoted annotation, or by code that looks names up."""
     for call in source.nodes(cst.Call):
         function = source.qualified(call.func)
         if function in _DYNAMIC and not (function == "builtins.vars" and call.args):
@@ -175,7 +175,7 @@ def _statements(source: Source, unused: Sequence[Binding]) -> list[cst.Import | 
 def _without(
     source: Source, statement: cst.Import | cst.ImportFrom, unused: set[int], edits: Sequence[Edit]
 ) -> list[Edit]:
-    """The edits with those that take unused names out of an import; what they add to that import stays."""
+    """The edits with those that remove unused names from an import; what they add to that import stays."""
     start, end = source.span(statement)
     inside = [edit for edit in edits if start < edit.end <= end and start <= edit.start]
     others = [edit for edit in edits if edit not in inside]

@@ -1,4 +1,4 @@
-"""Edit verbs: what a rule says to change a text, each giving plain edits on the unmodified source."""
+"""Edit verbs: how a rule changes code, each giving plain edits on the unmodified source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COMMENT = re.compile(r"#[^\r\n]*")
 
 
 def replace(source: Source, node: cst.CSTNode, text: str) -> Edit:
-    """Put `text` where `node` stands."""
+    """Replace `node` with `text`."""
     return Edit(*source.span(node), text)
 
 
@@ -56,7 +56,7 @@ def _start(source: Source, statement: Statement) -> int:
 
 
 def with_comments(source: Source, statement: Statement) -> tuple[int, int]:
-    """The lines of a statement together with the comment lines right above it, which speak of it."""
+    """The lines of a statement together with the comment lines right above it, which are about it."""
     start, stop = lines_of(source, statement)
     line = source.line_at(start) - 1
     margin = indentation(source, statement)
@@ -69,13 +69,13 @@ def with_comments(source: Source, statement: Statement) -> tuple[int, int]:
 
 
 def insert_line_before(source: Source, statement: Statement, text: str) -> Edit:
-    """A line of its own above the statement, as deep as it."""
+    """A separate line above the statement, with its indentation."""
     start = lines_of(source, statement)[0]
     return Edit(start, start, indentation(source, statement) + text + source.newline)
 
 
 def insert_line_after(source: Source, statement: Statement, text: str) -> Edit:
-    """A line of its own below the statement, as deep as it."""
+    """A separate line below the statement, with its indentation."""
     stop = lines_of(source, statement)[1]
     whole = source.text[:stop].endswith(("\n", "\r"))
     line = indentation(source, statement) + text
@@ -83,7 +83,7 @@ def insert_line_after(source: Source, statement: Statement, text: str) -> Edit:
 
 
 def delete_lines(source: Source, statement: Statement) -> Edit:
-    """Remove a statement with its lines; a comment on them goes too, so look first."""
+    """Remove a statement with its lines; a comment on them is removed, too, so check first."""
     return deletion(source, *lines_of(source, statement))
 
 
@@ -96,7 +96,7 @@ def deletion(source: Source, start: int, stop: int) -> Edit:
 
 
 def _blank_lines(source: Source, offset: int, step: int) -> int:
-    """How many blank lines stand right above or below the start of a line."""
+    """How many blank lines are right above or below the start of a line."""
     line = bisect_left(source.line_starts, offset) - (step < 0)
     count = 0
     while 0 <= line < len(source.line_starts) - 1:
@@ -110,7 +110,7 @@ def _blank_lines(source: Source, offset: int, step: int) -> int:
 def with_parentheses(source: Source, node: cst.BaseExpression) -> tuple[int, int]:
     """An expression with the parentheses around it, which a name or a call in its place does not need.
 
-    Without them where a comment stands in them, or where only they keep it from the word before.
+    Without them where they contain a comment, or where only they separate it from the word before.
     """
     start, end = source.outer_span(node)
     needed = source.text[start - 1 : start].isalnum() or comments_within(source, start, end)
@@ -130,7 +130,7 @@ def comments_of(source: Source, statement: Statement) -> list[str]:
 
 
 def unwritten(comments: Iterable[str], text: str) -> list[str]:
-    """The comments that a text does not hold already, as it does where it repeats the user's expressions."""
+    """The comments that a string does not contain already, as it does where it repeats the user's expressions."""
     written = Counter(match.group() for match in _COMMENT.finditer(text))
     left: list[str] = []
     for comment in comments:
@@ -142,6 +142,6 @@ def unwritten(comments: Iterable[str], text: str) -> list[str]:
 
 
 def comment_lines(source: Source, statement: Statement, comments: Iterable[str]) -> str:
-    """Comments on lines of their own, as deep as the statement."""
+    """Comments on their own lines, with the indentation of the statement."""
     pad = indentation(source, statement)
     return "".join(f"{pad}{comment}{source.newline}" for comment in comments)

@@ -1,4 +1,4 @@
-"""Reads the sum of many tensors' norms off the statements of a loop: what is added to what, over what, and what else goes on."""
+"""Recognizes a sum of many tensors' norms in the statements of a loop: what is added to what, and what else the loop does."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ How: TypeAlias = Literal["add", "append", "max"]
 
 
 class Series(NamedTuple):
-    """The power of each tensor that the clauses go through.
+    """The power of the norm of each tensor that the clauses iterate over.
 
     `used` are the bindings of the names that it was read through, `loop` the loop that appended the powers to a list.
-    `array` says whose array holds the powers, where it is no list ("torch", "numpy", or "fused" where one call made
-    them all); `joined` is the expression that joined the tensors to one vector.
+    `array` says whose array holds the powers, where it is not a list ("torch", "numpy", or "fused" where one call made
+    them all); `joined` is the expression that concatenated the tensors into one vector.
     """
 
     clauses: tuple[Clause, ...]
@@ -44,7 +44,7 @@ class Accumulation(NamedTuple):
 
     `statement` is that statement, `target` what it adds to; `loop` the outermost loop that does nothing else, `series`
     the loops and tests around the statement together with what is added. `extras` are the statements of the loop that
-    have no part in it, `obstacle` says why the loop is more than a sum.
+    have no part in it, `obstacle` says which side effect the loop has.
     """
 
     statement: cst.BaseSmallStatement
@@ -62,7 +62,7 @@ class Accumulation(NamedTuple):
 
     @property
     def is_total(self) -> bool:
-        """Whether it comes to a norm of all tensors, or to its power: not to the sum of their norms."""
+        """Whether the result is a norm of all tensors, or a power of it: not the sum of their norms."""
         return self.how == "max" or not self.term.exponent.is_one
 
 
@@ -90,7 +90,7 @@ def _accumulation(source: Source, statement: cst.BaseSmallStatement) -> Accumula
     if term is None or not isinstance(inner, cst.For):
         return None
     if how == "max" and term.order.value != math.inf:
-        return None  # the largest of the tensors' norms is no norm of them all
+        return None  # the largest of the tensors' norms is not the norm of all of them
     loop = outermost(source, inner)
     if not selects(source, term, clauses_around(source, statement, loop).clauses):
         return None
@@ -98,13 +98,13 @@ def _accumulation(source: Source, statement: cst.BaseSmallStatement) -> Accumula
 
 
 def selects(source: Source, term: Power, clauses: Iterable[Clause]) -> bool:
-    """Whether loops go from gradient to gradient: not where each round computes the gradient of the same tensors again."""
+    """Whether loops iterate over gradients: not where each iteration computes the gradients of the same tensors again."""
     targets = {node.value for one in clauses for node in source.walk(one.target) if isinstance(node, cst.Name)}
     return _depends(source, term.gradient.node, targets)
 
 
 def _depends(source: Source, node: cst.CSTNode, names: set[str], depth: int = 4) -> bool:
-    """Whether an expression is computed from one of these names, and by no differentiation."""
+    """Whether an expression is computed from one of these names, and not by differentiation."""
     inner = list(source.walk(node))
     if any(isinstance(one, cst.Call) and source.qualified(one.func) == "torch.autograd.grad" for one in inner):
         return False
@@ -153,7 +153,7 @@ _MAXIMA = frozenset({"builtins.max", "numpy.maximum", "torch.maximum", "torch.ma
 
 
 def _largest_of(source: Source, target: cst.BaseExpression, value: cst.BaseExpression) -> cst.BaseExpression | None:
-    """The value that `target` becomes where it is larger: `max(target, value)`, or under a test of its own."""
+    """The value that `target` becomes where it is larger: `max(target, value)`, or under its own `if`."""
     match value:
         case cst.Call(func=func, args=[cst.Arg(value=one), cst.Arg(value=other)]) if source.qualified(func) in _MAXIMA:
             for kept, new in ((one, other), (other, one)):
@@ -171,7 +171,7 @@ def _largest_of(source: Source, target: cst.BaseExpression, value: cst.BaseExpre
 
 
 class _Helper(NamedTuple):
-    """A name that the loop sets on the way to the norm, the tests that only its assignment stands under, and what else does."""
+    """A name that the loop sets on the way to the norm, the tests around its assignment alone, and what else is under these."""
 
     binding: Binding
     tests: tuple[Condition, ...]
@@ -179,7 +179,7 @@ class _Helper(NamedTuple):
 
 
 def _described(source: Source, one: Accumulation) -> Accumulation:
-    """The accumulation with its loops and tests, the statements beside it, and the first thing that makes it more than a sum."""
+    """The accumulation with its loops and tests, the statements beside it, and its first side effect, if any."""
     around = clauses_around(source, one.statement, one.loop)
     helpers = _helpers(source, one, around)
     *outer, last = around.clauses
@@ -213,21 +213,21 @@ def _helpers(source: Source, one: Accumulation, around: Around) -> list[_Helper]
 
 
 def _obstacles(source: Source, one: Accumulation, around: Around, helpers: list[_Helper]) -> Iterator[str]:
-    """Why the loop is more than a sum; empty where something is no obstacle."""
+    """Why the loop cannot be replaced; empty where nothing prevents it."""
     yield around.obstacle
     defaults = {binding.name for binding in _set_inside(source, one) if _is_default(source, binding)}
     for helper in helpers:
         yield helper.obstacle
         if helper.tests and helper.binding.name not in defaults:
-            yield f"`{helper.binding.name}` of an earlier round may be added again"
+            yield f"`{helper.binding.name}` of an earlier iteration may be added again"
     if not one.term.gradient.certain:
-        yield "the norm comes about in more than one way"
+        yield "the norm is computed in more than one way"
     if one.loop.asynchronous is not None:
         yield "the loop is asynchronous"
     if one.loop.orelse is not None:
         yield "the loop has an `else`"
     if any(leaves(node) for node in source.walk(one.loop.body)):
-        yield "the loop may be left early"
+        yield "the loop may exit early"
 
 
 def _spelled(source: Source, condition: Condition) -> tuple[str, bool]:
@@ -254,8 +254,8 @@ _REDUCTION = re.compile(r"all_?reduce|reduce_|_reduce\b")
 
 
 def reduced(source: Source, at: cst.CSTNode, target: cst.BaseExpression) -> bool:
-    """Whether what is added up in `target` goes on to other processes: then it is one part of a norm, and the code knows."""
-    if not _REDUCTION.search(source.text):  # most files: no walk through them for each loop
+    """Whether what is added up in `target` is reduced over processes: then it is one part of a norm, and the code accounts for that."""
+    if not _REDUCTION.search(source.text):  # most files: do not walk through them for each loop
         return False
     function = source.function(at)
     names = {source.code(target)}

@@ -1,4 +1,4 @@
-"""Which identifiers say that they stand for gradients; apart from what looks at code, so that asking loads no LibCST."""
+"""Which identifiers are names of gradients; apart from what reads code, so that asking does not load LibCST."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 from clipcheck.python.words import words
 
 _GRADIENT_WORDS = frozenset({"grad", "grads", "gradient", "gradients"})
-# Words that make of "grad_…" or "…_grads" something else than gradients.
+# Words that turn "grad_…" or "…_grads" into something other than gradients.
 _OTHER_WORDS = frozenset(
     "norm norms sample samples sq square squared squares mask masks name names count counts fn func hook hooks scale "
     "scales scaler hist history stat stats ema mean means std var diff diffs delta ratio penalty dist sim cos cosine "
@@ -17,20 +17,20 @@ _OTHER_WORDS = frozenset(
 )
 
 
-@lru_cache(maxsize=8192)  # a program says the same names again and again
+@lru_cache(maxsize=8192)  # a program uses the same names again and again
 def called_gradients(name: str) -> bool:
-    """Whether an identifier says that it stands for one or several gradients."""
+    """Whether an identifier is the name of one or several gradients."""
     parts = set(words(name))
     return bool(parts & _GRADIENT_WORDS) and not parts & _OTHER_WORDS
 
 
 def gives_gradient(name: str) -> bool:
-    """`safe_get_full_grad(p)` and its like."""
+    """`safe_get_full_grad(p)` and similar names."""
     parts = words(name)
     return "get" in parts and parts[-1] in ("grad", "gradient")
 
 
-# Words that make of `grad_norm` something else than what measures it.
+# Words that turn `grad_norm` into something other than a function that computes it.
 _NO_MEASURE = frozenset(
     "clip clips clipped clipping clipper log logger logs print plot record write add set append update max limit scale "
     "unscale normalize rescale penalty loss hook register callback config args setting history meter test check".split()
@@ -39,11 +39,11 @@ _NO_MEASURE = frozenset(
 
 @lru_cache(maxsize=8192)
 def gives_gradient_norm(name: str) -> bool:
-    """`get_grad_norm(model)` and its like."""
+    """`get_grad_norm(model)` and similar names."""
     parts = set(words(name))
     return bool(parts & {"norm", "norms"}) and bool(parts & _GRADIENT_WORDS) and not parts & _NO_MEASURE
 
 
 def may_be_gradient(name: str) -> bool:
-    """Whether code with this identifier in it can speak of a gradient at all: `p.grad`, a name of one, a call for one."""
+    """Whether code with this identifier in it can refer to a gradient at all: `p.grad`, a name of one, a call for one."""
     return called_gradients(name) or gives_gradient(name)

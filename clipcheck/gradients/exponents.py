@@ -23,7 +23,7 @@ class Exponent(NamedTuple):
     text: str = ""
 
     def times(self, other: Exponent) -> Exponent | None:
-        """The product; None where two names meet that do not cancel."""
+        """The product; None where two names do not cancel."""
         if self.symbol and other.symbol and self.symbol != other.symbol:
             one, two = self.value, other.value
             return None if one is None or two is None else Exponent(one * two)
@@ -87,7 +87,7 @@ def exponent_of(source: Source, node: cst.CSTNode) -> Exponent | None:
 
 
 def _constant(source: Source, node: cst.Name | cst.Attribute) -> float | None:
-    """The number that a name surely is at this place."""
+    """The number that a name is certain to be at this place."""
     if not isinstance(node, cst.Name):
         return None
     match only_assignment(source, node):

@@ -1,4 +1,4 @@
-"""Whose tensors a file computes with: torch's, or those of another framework whose arrays answer to the same methods."""
+"""Whose tensors a file computes with: torch's, or those of another framework whose arrays have the same methods."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OTHERS = frozenset(
 
 @memo
 def framework(source: Source) -> Framework:
-    """The framework of a file: another one only where it imports that and no torch; clipcheck's runtime is for torch.
+    """The framework of a file: another one only if it imports that one and not torch; clipcheck's runtime is for torch.
 
     A file that imports neither computes with torch's tensors if there is nothing else that its gradients could be.
     """
@@ -34,7 +34,7 @@ def framework(source: Source) -> Framework:
 
 
 def _makes_gradients(source: Source) -> bool:
-    """Whether a class of the file gives itself a gradient, `self.grad = …`: an autograd of its own."""
+    """Whether a class of the file gives itself a gradient, `self.grad = …`: its own autograd."""
     targets = (target.target for assign in source.nodes(cst.Assign) for target in assign.targets)
     annotated = (assign.target for assign in source.nodes(cst.AnnAssign))
     return any(dotted(target) == "self.grad" for target in (*targets, *annotated))

@@ -2,7 +2,7 @@
 
 Two questions are asked of an expression. `gradient` says whether its value is a gradient, up to dtype, shape and device.
 `is_in_place` says whether changing it in place changes the gradient of a parameter: `p.grad.detach()` shares the
-gradient's memory, `p.grad.clone()` does not. A name is believed only where nothing contradicts it; where the file
+gradient's memory, `p.grad.clone()` does not. A name counts only where nothing contradicts it; where the file
 computes with another framework, nothing is a gradient.
 """
 
@@ -33,12 +33,12 @@ _COPIES = frozenset("clone contiguous cpu cuda abs coalesce resolve_conj reshape
 _CASTS = frozenset("float double half bfloat16 type type_as to".split())
 _METHODS = _VIEWS | _COPIES | _CASTS
 _FLAT = frozenset({"flatten", "ravel"})
-# What gives a process its part of a sharded tensor.
+# What gives a process its shard of a sharded tensor.
 _LOCAL = frozenset({"to_local", "_local_tensor"})
 
 
 class Condition(NamedTuple):
-    """A test that decides whether a tensor takes part; `holds` is False where it must not hold."""
+    """A condition that decides whether a tensor is included; `holds` is False where it must be false."""
 
     test: cst.BaseExpression
     holds: bool
@@ -48,9 +48,9 @@ class Gradient(NamedTuple):
     """An expression that is a gradient.
 
     `node` is the plain gradient (`p.grad`, or a name such as `g`), `owner` the `p` of `p.grad`. `casts` are the changes
-    of dtype on the way (`.float()`), `via` the bindings of helper names, `guards` the tests of conditional expressions;
-    `graph` says that autograd may still go through it, `certain` that no way of getting there is unknown. `host` is the
-    call that copies it to the host (`.cpu()`, `.numpy()`), `local` says that it is this process's part of a sharded one.
+    of dtype in between (`.float()`), `via` the bindings of helper names, `guards` the tests of conditional expressions;
+    `graph` says that autograd may still go through it, `certain` that every binding that reaches it is known. `host` is the
+    call that copies it to the host (`.cpu()`, `.numpy()`), `local` says that it is this process's shard of a sharded one.
     """
 
     node: cst.BaseExpression
@@ -121,12 +121,12 @@ def _chosen(source: Source, node: cst.IfExp, depth: int) -> Gradient | None:
 
 
 def _is_module(source: Source, owner: cst.BaseExpression) -> bool:
-    """`torch.autograd.grad` and its like are functions."""
+    """`torch.autograd.grad` and similar functions."""
     return (source.qualified(owner) or "").startswith(("torch", "jax", "builtins"))
 
 
 def _through(source: Source, inner: Gradient, method: str, args: Sequence[cst.Arg]) -> Gradient:
-    """What a method that keeps the norm makes of a gradient."""
+    """A gradient after a method that keeps its norm."""
     if is_to_host(source, method, args):
         return inner._replace(host=f".{method}()")
     if method in _CASTS:
@@ -199,7 +199,7 @@ def _looped(source: Source, name: cst.Name, binding: Binding, depth: int) -> Gra
 
 
 def element(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Gradient | None:
-    """The gradient that a comprehension makes its elements of, where a list was made by one."""
+    """The gradient that the elements of a list are, where a comprehension made the list."""
     match node:
         case cst.ListComp(elt=elt) | cst.GeneratorExp(elt=elt) if depth:
             return gradient(source, elt, depth - 1)
@@ -226,7 +226,7 @@ def _is_singular(name: str) -> bool:
 
 
 def _may_be_gradient(value: cst.BaseExpression | None) -> bool:
-    """A value of which nothing is known but the name it is given: the result of some call, or an element."""
+    """A value that is known by its name only: the result of some call, or an element."""
     return value is None or isinstance(value, (cst.Call, cst.Subscript, cst.Attribute))
 
 
@@ -270,7 +270,7 @@ def _of_both(parts: Iterable[_Contents]) -> _Contents:
 
 
 def _contents_of_name(source: Source, name: cst.Name, depth: int) -> _Contents:
-    """By what the name is assigned, or else by what it says."""
+    """By what is assigned to the name, or else by the name itself."""
     values = assigned_values(source, name)
     kinds = {"unknown" if value is None else _contents(source, value, depth - 1) for value in values}
     if "gradients" in kinds:
@@ -296,7 +296,7 @@ def _contents_of_call(source: Source, func: cst.BaseExpression, args: Sequence[c
 
 
 def _elements(source: Source, iterable: cst.CSTNode, path: Path, depth: int) -> _Contents:
-    """What stands at `path` within each element of an iterable: in `enumerate(grads)`, gradients at (1,)."""
+    """What is at `path` within each element of an iterable: in `enumerate(grads)`, gradients at (1,)."""
     if not depth:
         return "unknown"
     if not path:

@@ -1,4 +1,4 @@
-"""Whether autograd may go through tensors: then their norm must not be taken without a graph."""
+"""Whether autograd may go through tensors: then their norm must not be computed without a graph."""
 
 from __future__ import annotations
 

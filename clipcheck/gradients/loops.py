@@ -20,7 +20,7 @@ class Clause(NamedTuple):
 
 
 class Around(NamedTuple):
-    """The loops around a statement, outermost first, each with the tests under it, and what else stands between."""
+    """The loops around a statement, outermost first, each with the tests under it, and what else lies between."""
 
     clauses: tuple[Clause, ...]
     obstacle: str
@@ -56,7 +56,7 @@ def _obstacle(source: Source, statement: cst.CSTNode) -> str:
         case cst.While():
             return "there is another loop inside"
         case cst.With() if not _is_no_grad(source, statement):
-            return "the loop's body stands in a `with`"
+            return "the loop's body is inside a `with`"
     return ""
 
 
@@ -81,7 +81,7 @@ def _skipped(item: cst.CSTNode) -> cst.BaseExpression | None:
 
 
 def outermost(source: Source, loop: cst.For) -> cst.For:
-    """The loop itself, or a loop around it that does nothing but run it: `for group in …: for p in group["params"]:`."""
+    """The loop itself, or an outer loop that does nothing else: `for group in …: for p in group["params"]:`."""
     child: cst.CSTNode = loop
     best = loop
     for parent in source.ancestors(loop):
@@ -103,14 +103,14 @@ _LEAVING = (cst.Return, cst.Raise, cst.Yield, cst.Await, cst.NamedExpr, cst.Brea
 
 
 def leaves(node: cst.CSTNode) -> bool:
-    """Whether a loop may end, stop or hand out a value here."""
+    """Whether a loop may end, pause or yield a value here."""
     return isinstance(node, _LEAVING) or (isinstance(node, cst.For) and node.asynchronous is not None)
 
 
 def statements_beside(
     source: Source, block: cst.BaseSuite, known: Iterable[cst.CSTNode | None]
 ) -> tuple[cst.CSTNode, ...]:
-    """The statements of a block that do something and are none of the known ones; a block without known ones counts as one."""
+    """The statements of a block that have an effect and are not known; a block without known ones counts as one."""
     return tuple(_beside(source, block, {id(node) for node in known}))
 
 

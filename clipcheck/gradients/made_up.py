@@ -1,4 +1,4 @@
-"""Products of derivatives with random vectors, which are no gradients, whatever they are called."""
+"""Products of derivatives with random vectors, which are not gradients, whatever their names say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recognizes clipping by hand: gradients that a loop multiplies by a limit over their norm."""
+"""Recognizes hand-written clipping: gradients that a loop multiplies by `max_norm` over their norm."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Bound: TypeAlias = Literal["test", "clamp", ""]
 _DEPTH = 6  # how many names and calls are followed
 
 _MAXIMA = frozenset({"max", "maximum"})
-# Functions and methods that may keep a coefficient at one.
+# Functions and methods that may clamp a coefficient to 1.
 _CLAMPS = frozenset("min minimum fmin clamp clip where clamp_max".split())
 _CLAMP_METHODS = frozenset("clamp clamp_ clamp_max clamp_max_ clip minimum min".split())
 _WRAPPERS = frozenset("float tensor as_tensor".split())
@@ -32,7 +32,7 @@ _OTHER_WORDS = frozenset("max clip threshold limit param params weight weights l
 
 
 class Ratio(NamedTuple):
-    """A limit over a norm: `max_norm / (norm + eps)`; `bound` says what keeps it from growing above one."""
+    """`max_norm` over a norm: `max_norm / (norm + eps)`; `bound` says what keeps it from exceeding 1."""
 
     node: cst.BaseExpression
     limit: cst.BaseExpression
@@ -51,7 +51,7 @@ class ManualClip(NamedTuple):
 
 @memo
 def manual_clips(source: Source) -> tuple[ManualClip, ...]:
-    """Every loop that scales gradients by a limit over a norm, one for each loop, in source order."""
+    """Every loop that scales gradients by `max_norm` over a norm, one for each loop, in source order."""
     found: dict[int, ManualClip] = {}
     for kind in (cst.Expr, cst.Assign, cst.AugAssign):
         for statement in source.nodes(kind):
@@ -69,7 +69,7 @@ def _clip(source: Source, statement: cst.BaseSmallStatement, loop: cst.For) -> M
         return None
     what, by, divided = scaled
     if framework(source) != "torch" and not isinstance(statement, cst.Expr):
-        return None  # arrays of numpy's can be multiplied in place, too, but have no `mul_`
+        return None  # numpy arrays can be multiplied in place, too, but have no `mul_`
     ratio = _quotient(source, by) if divided else _ratio(source, by)
     if ratio is None or not _is_global(source, ratio, loop):
         return None
@@ -138,7 +138,7 @@ def _whole(source: Source, target: cst.BaseExpression) -> Gradient | None:
 
 
 def _ratio(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Ratio | None:
-    """A limit over a norm, clamped or not, under any name."""
+    """`max_norm` over a norm, clamped or not, under any name."""
     if not depth:
         return None
     match node:
@@ -155,7 +155,7 @@ def _ratio(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Ratio | No
 
 
 def _named(source: Source, name: cst.Name, depth: int) -> Ratio | None:
-    """The ratio that a name is set to, beside a one where nothing is clipped."""
+    """The ratio that a name is set to, or 1 where nothing is clipped."""
     bindings = reaching(source, name)
     values = [assigned_value(source, binding) if binding.kind == "assign" else None for binding in bindings]
     others = [value for value in values if value is not None and source.code(value) not in ("1", "1.0")]
@@ -169,7 +169,7 @@ def _named(source: Source, name: cst.Name, depth: int) -> Ratio | None:
 
 
 def _called(source: Source, call: cst.Call, depth: int) -> Ratio | None:
-    """A ratio that a method or a function clamps or hands on."""
+    """A ratio that a method or a function clamps or passes on."""
     match call.func:
         case cst.Attribute(value=value, attr=cst.Name(value=method)) if not source.qualified(call.func):
             inner = _ratio(source, value, depth - 1)
@@ -236,7 +236,7 @@ def is_norm(source: Source, node: cst.BaseExpression) -> bool:
 
 
 def _is_computed_norm(source: Source, value: cst.BaseExpression) -> bool:
-    """Whether an expression sums up the gradients' norms, or takes the root of what a loop has added up."""
+    """Whether an expression sums the gradients' norms, or takes the root of what a loop has summed."""
     if total(source, value) is not None:
         return True
     names = [node for node in source.walk(value) if isinstance(node, cst.Name)]
@@ -292,7 +292,7 @@ def _is_global(source: Source, ratio: Ratio, loop: cst.For) -> bool:
 
 
 def _is_tested(source: Source, statement: cst.BaseSmallStatement, ratio: Ratio) -> bool:
-    """Whether the gradients are only scaled under a test of the norm or of the coefficient, or after an early return."""
+    """Whether the gradients are scaled only if a check of the norm or the coefficient passes, or after an early return."""
     spelled = {source.code(ratio.norm), source.code(ratio.node), *_names_of(source, ratio)}
     child: cst.CSTNode = statement
     for above in source.ancestors(statement):

@@ -1,4 +1,4 @@
-"""The functions that compute a norm, and what their arguments ask for."""
+"""The functions that compute a norm, and what their arguments mean."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class NormCall(NamedTuple):
 
 
 def norm_call_of(source: Source, call: cst.Call) -> NormCall | None:
-    """`x.norm(p)`, `torch.norm(x, p)`, `torch.linalg.vector_norm(x)` and their like; None for a norm along a dimension."""
+    """`x.norm(p)`, `torch.norm(x, p)`, `torch.linalg.vector_norm(x)` and similar calls; None for a norm along a dimension."""
     function = source.qualified(call.func)
     match call.func, call.args:
         case _, [cst.Arg(value=tensor, star=""), *args] if function in _VECTOR_NORMS | _LINALG_NORMS:
@@ -53,7 +53,7 @@ class _Asked(NamedTuple):
 
 
 def _asked(source: Source, args: Sequence[cst.Arg]) -> _Asked | None:
-    """What the arguments behind the tensor ask for; None where that is not one number for it: `dim`, `keepdim`."""
+    """What the arguments after the tensor ask for; None where the result is not a single number: `dim`, `keepdim`."""
     order: Exponent | None = TWO
     given, cast = False, ""
     for position, arg in enumerate(args):
@@ -71,6 +71,6 @@ def _asked(source: Source, args: Sequence[cst.Arg]) -> _Asked | None:
 
 
 def order_asked(source: Source, args: Sequence[cst.Arg]) -> Exponent | None:
-    """The norm type that the arguments behind the tensor ask for."""
+    """The norm type that the arguments after the tensor ask for."""
     asked = _asked(source, args)
     return asked and asked.order

@@ -1,4 +1,4 @@
-"""Where a norm comes from: the tensors that it was computed over, if it is nothing else than their norm."""
+"""Where a norm comes from: the tensors that it was computed over, if it is exactly their norm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HANDED_ON = frozenset("item to float detach cpu cuda clone".split())
 
 
 def origins(source: Source, node: cst.BaseExpression, depth: int = _DEPTH) -> list[Series] | None:
-    """What a norm was computed over, in each of its ways; None where it is merged, reduced, or comes from elsewhere."""
+    """What a norm was computed over, one for each binding; None where it is merged, reduced, or comes from elsewhere."""
     if not depth:
         return None
     found = total(source, node)
@@ -49,7 +49,7 @@ def _named(source: Source, name: cst.Name, depth: int) -> list[Series] | None:
 
 
 def _bound(source: Source, binding: Binding, depth: int) -> list[Series] | None:
-    """What one binding adds to a norm; nothing where it is the zero before a loop, or the root behind it."""
+    """What one binding adds to a norm; nothing where it is the zero before a loop, or the root after it."""
     added = _adding(source, binding)
     if added is not None:
         return [added.series]
@@ -77,7 +77,7 @@ def _adding(source: Source, binding: Binding) -> Accumulation | None:
 
 
 def is_over(source: Source, found: Series, loops: tuple[Clause, ...]) -> bool:
-    """Whether a series goes through the same tensors as some loops."""
+    """Whether a series iterates over the same tensors as some loops."""
     one, other = found.clauses, loops
     return bool(one and other) and base(source, one[0].iterable) == base(source, other[0].iterable)
 

@@ -1,4 +1,4 @@
-"""Which classes are optimizers, and whether code is part of one: it works on gradients with a right of its own."""
+"""Which classes are optimizers, and whether code is part of one: optimizers may change gradients in their own way."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def is_optimizer_class(source: Source, node: cst.BaseExpression) -> bool:
 
 
 def is_in_optimizer(source: Source, node: cst.CSTNode) -> bool:
-    """Whether code stands in a class that is an optimizer, by what it derives from."""
+    """Whether code is in a class that is an optimizer, by what it derives from."""
     owner = source.enclosing(node, cst.ClassDef)
     return owner is not None and _derives_from_optimizer(source, owner)
 

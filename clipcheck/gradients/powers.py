@@ -1,4 +1,4 @@
-"""Recognizes the power of one gradient's norm, `‖g‖ₚ ** q`, however it is spelled and over however many names."""
+"""Recognizes the power of one gradient's norm, `‖g‖ₚ ** q`, however it is written and through however many names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clipcheck.python.names import Binding
 from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
 
-# What a norm is read as: a tensor on its device, a Python float, or a number of numpy.
+# What a norm is read as: a tensor on its device, a Python float, or a numpy number.
 NumberKind: TypeAlias = Literal["tensor", "float", "numpy"]
 _DEPTH = 8  # how many names and calls are followed
 
@@ -24,7 +24,7 @@ _DEPTH = 8  # how many names and calls are followed
 class Power(NamedTuple):
     """`‖gradient‖_order ** exponent`; `matrix` where `order` means a matrix norm for two-dimensional gradients.
 
-    `read` is the call by which the host reads it, tensor by tensor: `.item()`, `.cpu()`, `float()`; empty where none does.
+    `read` is the call by which the host reads it, one tensor at a time: `.item()`, `.cpu()`, `float()`; empty where none does.
     """
 
     gradient: Gradient
@@ -49,7 +49,7 @@ class Raised(NamedTuple):
 
 
 class Passed(NamedTuple):
-    """The number that a call takes as it is; the type that it gives it, if any, and the call where it is one to the host."""
+    """The number that a call passes on unchanged; the type that it converts it to, if any, and the call if it reads it to the host."""
 
     value: cst.BaseExpression
     kind: NumberKind | None = None
@@ -109,7 +109,7 @@ def _is_first(node: cst.Subscript) -> bool:
 def _power_of_power(inner: Power, step: Raised) -> Power | None:
     product = inner.exponent.times(step.exponent)
     if product is None or (step.kind == "numpy" and not inner.synced):
-        return None  # numpy takes no tensor of the device: these are arrays
+        return None  # numpy does not take tensors on a device: these are arrays
     kind = step.kind if step.kind != "tensor" else inner.kind
     read = inner.read or ("" if kind == "tensor" else f"{step.function}()")
     return inner._replace(exponent=product._replace(text=step.exponent.text), kind=kind, read=read)
@@ -224,7 +224,7 @@ def _reduced(source: Source, call: cst.Call) -> Power | None:
         case _:
             return None
     if powers is None or framework(source) != "torch":
-        return None  # numpy's arrays have these methods, too
+        return None  # numpy arrays have these methods, too
     found, exponent = powers
     raised_to = ONE if exponent is INFINITY else exponent
     return Power(found, exponent, raised_to, "numpy" if found.host == ".numpy()" else "tensor", read=found.host)
@@ -262,7 +262,7 @@ def _elementwise(source: Source, node: cst.BaseExpression) -> tuple[Gradient, Ex
     absolute = _absolute(source, step.base)
     found = gradient(source, absolute or step.base)
     if found is None or not (absolute or ".abs()" in source.code(step.base) or step.exponent.value == 2):
-        return None  # a sum of signed powers is no power of a norm
+        return None  # a sum of signed powers is not a power of a norm
     return found, step.exponent
 
 
@@ -274,7 +274,7 @@ def _product(source: Source, one: cst.BaseExpression, other: cst.BaseExpression)
 
 
 def _read(source: Source, call: cst.Call, depth: int) -> Power | None:
-    """What hands a norm on, moves it to the host or wraps it."""
+    """What passes a norm on, moves it to the host or wraps it."""
     passed = through(source, call)
     inner = passed and power(source, passed.value, depth - 1)
     if passed is None or inner is None:
@@ -283,7 +283,7 @@ def _read(source: Source, call: cst.Call, depth: int) -> Power | None:
 
 
 def through(source: Source, call: cst.Call) -> Passed | None:
-    """The number that a call takes as it is."""
+    """The number that a call passes on unchanged."""
     match call:
         case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value="item" | "tolist" as method)), args=()):
             return Passed(value, "float", f".{method}()")

@@ -1,4 +1,4 @@
-"""The root that is taken of a sum of powers, somewhere after the loop that added it up."""
+"""The root that is taken of a sum of powers, somewhere after the loop that accumulated it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Root(NamedTuple):
     use: cst.Name
     node: cst.CSTNode  # the expression, or the statement `t **= 0.5`
     kind: NumberKind
-    numpy: str = ""  # how the file calls numpy, where the root is one of its numbers
+    numpy: str = ""  # how the file calls numpy, where the root is a numpy number
 
 
 def root_of(source: Source, use: cst.Name, term: Power) -> Root | None:
@@ -52,14 +52,14 @@ def root_of(source: Source, use: cst.Name, term: Power) -> Root | None:
 
 
 def squared_is_wanted(source: Source, uses: Sequence[cst.Name], term: Power) -> bool:
-    """Whether a sum of powers is computed with as it is: a coefficient, a variance, a share, but no norm."""
+    """Whether a sum of powers is computed with as it is: a coefficient, a variance, a share, but not a norm."""
     if any(root_of(source, use, term) is not None for use in uses):
         return False
     return any(is_operand(source, use) for use in uses)
 
 
 def is_operand(source: Source, node: cst.CSTNode) -> bool:
-    """Whether an expression is an operand of arithmetic, but for a power, which may be a root that is written wrong."""
+    """Whether an expression is an operand of arithmetic other than a power, which may be a misspelled root."""
     match source.parent(node):
         case cst.BinaryOperation(operator=cst.Power(), left=left) if left is node:
             return False

@@ -1,4 +1,4 @@
-"""Recognizes the powers of many gradients' norms, one for each: in a comprehension, a list, a stack, or what `reduce` goes through."""
+"""Recognizes the powers of many gradients' norms, one for each: in a comprehension, a list, a stack, or what `reduce` iterates over."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _of_each(source: Source, node: cst.GeneratorExp | cst.ListComp, depth: int) 
 
 
 def _with_element(source: Source, node: cst.CSTNode, name: str, found: Series) -> Series | None:
-    """A series, each of whose elements an expression takes by a name and raises to a power, or reads."""
+    """A series whose elements an expression takes by name, each raised to a power or read."""
     match node:
         case cst.Name(value=value) if value == name:
             return found
@@ -109,7 +109,7 @@ def _to_power(found: Series, exponent: Exponent) -> Series | None:
 
 
 def _called(source: Source, call: cst.Call, depth: int) -> Series | None:
-    """The powers that a call hands on, or takes of what it is given."""
+    """The powers that a call passes on, or computes of its arguments."""
     function = source.qualified(call.func)
     match call.args:
         case [cst.Arg(value=inner, keyword=None, star=""), *rest]:
@@ -140,7 +140,7 @@ def _as_array(found: Series | None, array: Literal["torch", "numpy"]) -> Series 
 
 
 def _read(found: Series | None, function: str) -> Series | None:
-    """A series whose elements a function reads one by one, unless they are numbers of the host already."""
+    """A series whose elements a function reads one by one, unless they are Python numbers already."""
     if found is None:
         return None
     return found._replace(term=found.term._replace(kind="tensor", read=found.term.read or f"{function}()"))
@@ -236,7 +236,7 @@ def _joined(source: Source, parts: cst.BaseExpression) -> Series | None:
 
 
 def folded(source: Source, call: cst.Call) -> tuple[Series, str] | None:
-    """What `functools.reduce` goes through, and whether it adds or keeps the largest ("add", "max")."""
+    """What `functools.reduce` iterates over, and whether it adds or keeps the largest ("add", "max")."""
     match call.args:
         case [cst.Arg(value=function), cst.Arg(value=iterable), *start] if not any(
             not is_zero(source, arg.value) for arg in start
@@ -260,7 +260,7 @@ def folded(source: Source, call: cst.Call) -> tuple[Series, str] | None:
 
 
 def _step_of(source: Source, function: cst.FunctionDef, iterable: cst.BaseExpression) -> tuple[Series, str] | None:
-    """One step of a reduction that a function of its own makes: its terms cannot be moved from there."""
+    """One step of a reduction that a separate function makes: its terms cannot be moved out of it."""
     match function.params.params:
         case [cst.Param(name=total), cst.Param(name=one)]:
             returned = [n.value for n in source.walk(function) if isinstance(n, cst.Return) and n.value is not None]
@@ -270,7 +270,7 @@ def _step_of(source: Source, function: cst.FunctionDef, iterable: cst.BaseExpres
 
 
 def _uncertain(found: Series) -> Series:
-    """A series whose terms are computed in a function of their own."""
+    """A series whose terms are computed in a separate function."""
     term = found.term
     return found._replace(term=term._replace(gradient=term.gradient._replace(certain=False)))
 
@@ -292,7 +292,7 @@ def _step(
 def _ways(
     source: Source, node: cst.BaseExpression, total: str, tests: tuple[Condition, ...] = ()
 ) -> Iterator[tuple[cst.BaseExpression, str, tuple[Condition, ...]] | None]:
-    """What an expression adds to the total, and how, in each of its ways: None for nothing, no `how` for something else."""
+    """What an expression adds to the total, and how, one for each way to compute it: None for nothing, no `how` for something else."""
     match node:
         case cst.Name(value=name) if name == total:
             yield None

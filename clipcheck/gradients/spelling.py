@@ -1,4 +1,4 @@
-"""The parameters or gradients that a recognized norm goes through, as code."""
+"""The parameters or gradients that a recognized norm iterates over, as code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def carried(source: Source, found: Series) -> Series | Refused:
         tests = tuple(one for condition in clause.conditions for one in _split(source, condition))
         for test in tests:
             if any(isinstance(node, (cst.NamedExpr, cst.Await, cst.Yield)) for node in source.walk(test.test)):
-                return Refused("the test in the loop has a side effect")
+                return Refused("the condition in the loop has a side effect")
         kept.append(clause._replace(conditions=tests))
     inside = {binding.name for binding in found.term.gradient.via}
     for clause in kept:
@@ -40,7 +40,7 @@ def carried(source: Source, found: Series) -> Series | Refused:
                 continue
             for node in source.walk(test.test):
                 if isinstance(node, cst.Name) and node.value in inside:
-                    return Refused(f"the test in the loop needs `{node.value}`")
+                    return Refused(f"the condition in the loop depends on `{node.value}`")
     return found._replace(clauses=tuple(kept))
 
 
@@ -60,7 +60,7 @@ def _split(source: Source, condition: Condition) -> Iterator[Condition]:
 
 
 def is_none_test(source: Source, term: Power, condition: Condition) -> bool:
-    """Whether a test does no more than to leave out a missing gradient."""
+    """Whether a test only skips missing gradients."""
     match condition.test:
         case cst.Comparison(
             left=left,
@@ -104,12 +104,12 @@ def parameters_pieces(source: Source, found: Series) -> tuple[str, ...]:
 
 
 def parameters_code(source: Source, found: Series) -> str:
-    """The parameters whose gradients a series goes through, as code."""
+    """The parameters whose gradients a series iterates over, as code."""
     return joined(parameters_pieces(source, found))
 
 
 def parameters_of(source: Source, found: Series) -> tuple[str, ...]:
-    """The spellings, without whitespace, of the parameters whose gradients a series goes through."""
+    """The spellings, without whitespace, of the parameters whose gradients a series iterates over."""
     owner = found.term.gradient.owner
     scoped = carried(source, found)
     if isinstance(scoped, Refused):
@@ -156,7 +156,7 @@ def _argument(
 
 
 def _without_names(source: Source, clause: Clause, element: str) -> str:
-    """`model.parameters()` for `model.named_parameters()` whose names play no part."""
+    """`model.parameters()` for `model.named_parameters()` whose names are not used."""
     match clause.target, clause.iterable:
         case (
             cst.Tuple(elements=[_, cst.Element(value=cst.Name(value=second))]),

@@ -1,8 +1,8 @@
 """Recognizes the norm of many gradients in one expression: `(Σ ‖g‖ₚ ** q) ** r`, the norm of stacked norms or of joined gradients.
 
 `clipcheck.gradients.powers` reads one term, `clipcheck.gradients.series` many, `clipcheck.gradients.accumulations` the sum
-that a loop's statements make. What the code is called, how it is spelled and over how many statements it is spread makes
-no difference.
+that a loop's statements make. Names, spelling and the number of statements make no
+difference.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Total(NamedTuple):
     outer: Exponent
     kind: NumberKind
     form: Form = "sum"
-    numpy: str = ""  # how the file calls numpy, where the value is one of its numbers
+    numpy: str = ""  # how the file calls numpy, where the value is a numpy number
     cast: str = ""
 
     @property
@@ -56,11 +56,11 @@ class Total(NamedTuple):
 
     @property
     def is_total(self) -> bool:
-        """Whether it comes to a norm of all tensors, or to its power: not to the sum of their norms."""
+        """Whether the result is a norm of all tensors, or a power of it: not the sum of their norms."""
         return self.form in ("cat", "mean", "max") or not self.term.exponent.is_one
 
 
-# --- one number of them ----------------------------------------------------------------------------------------------
+# --- one number from many ----------------------------------------------------------------------------------------------
 
 
 def total(source: Source, node: cst.CSTNode, depth: int = DEPTH) -> Total | None:
@@ -71,7 +71,7 @@ def total(source: Source, node: cst.CSTNode, depth: int = DEPTH) -> Total | None
 
 
 def _at_once(source: Source, node: cst.BaseExpression) -> Total | None:
-    """What one operation makes of many."""
+    """What one operation computes from many."""
     match node:
         case cst.Call(func=func) if _last(source, func) in _CALLS:
             return _summed(source, node) or _multiplied(source, node) or _norm_of_many(source, node)
@@ -82,7 +82,7 @@ _CALLS = frozenset("sum fsum max amax mean reduce dot vdot norm vector_norm".spl
 
 
 def _around(source: Source, node: cst.BaseExpression, depth: int) -> Total | None:
-    """A power or a root of a total, or a call that hands it on."""
+    """A power or a root of a total, or a call that passes it on."""
     step = raised(source, node)
     if step is not None:
         inner = total(source, step.base, depth - 1)
@@ -109,7 +109,7 @@ def _module(source: Source, call: cst.CSTNode) -> str:
 
 
 def _summed(source: Source, node: cst.Call) -> Total | None:
-    """A sum of powers in Python, numpy or torch, without a start value other than zero; or the largest of infinity norms."""
+    """A sum of powers in Python, numpy or torch, with no start value other than zero; or the largest of infinity norms."""
     match node:
         case cst.Call(func=func, args=[cst.Arg(value=inner, keyword=None, star=""), *rest]) if source.qualified(func):
             function = source.qualified(func) or ""
@@ -245,7 +245,7 @@ def _largest(source: Source, found: Total) -> Total:
 
 
 def _last(source: Source, func: cst.BaseExpression) -> str:
-    """What a function is called where it comes from."""
+    """The name of a function where it is defined."""
     match func:
         case cst.Name(value=name):
             return (source.qualified(func) or name).rpartition(".")[2]

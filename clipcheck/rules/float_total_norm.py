@@ -1,13 +1,24 @@
 """
 ## What it does
-Finds `clip_grads_with_norm_` that is given a Python number, such as the `.item()` of a norm.
+Finds `clip_grads_with_norm_` called with a Python number, such as the `.item()` of a norm.
 
 ## Why is this bad?
-torch's function divides by a tensor and clamps the result: a Python float raises a TypeError in the first step, and
-`.item()` waits for the device.
+torch's function divides by the total norm and clamps the result, which only works for a tensor: a Python float raises a
+TypeError in the first step, and `.item()` synchronizes with the device.
+
+## How to fix by hand
+Pass the tensor, and call `.item()` only where the number is logged:
+
+```python
+total_norm = get_total_norm(gradients)
+clip_grads_with_norm_(parameters, max_norm, total_norm)
+```
 
 ## Fix safety
-Safe: drops `.item()` where the number has no other use; the call raised before.
+Safe: removes `.item()` if the number is not used elsewhere; the call raised before.
+
+## When to suppress it
+In a test of that TypeError. `clipcheck.runtime.clip_grads_with_norm_` is not reported.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grads_with_norm_.html
@@ -25,7 +36,7 @@ from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.clips import torch_calls
 from clipcheck.training.parameters import single
 
-MESSAGE = "raises in the first step: the total norm has to be a tensor, this is a Python number"
+MESSAGE = "raises in the first step: `total_norm` must be a tensor, not a Python number"
 BY_HAND = "pass the tensor that `get_total_norm` returns"
 
 
@@ -44,7 +55,7 @@ def _is_torch(source: Source, call: cst.Call) -> bool:
 
 
 def _number(source: Source, given: cst.BaseExpression) -> cst.Call | None:
-    """The call that makes a number of a tensor."""
+    """The call that turns a tensor into a number."""
     match given:
         case cst.Call(func=cst.Attribute(attr=cst.Name("item")), args=()):
             return given

@@ -1,18 +1,34 @@
 """
 ## What it does
-Finds clipping by norm that is written out: a factor `max_norm / norm`, held at one by a test, `min` or `clamp`, and a loop
-that multiplies every gradient by it.
+Finds hand-written norm clipping: a coefficient `max_norm / norm`, kept at 1 or below by an `if`, `min` or `clamp`, and a
+loop that multiplies every gradient by it.
 
 ## Why is this bad?
-`clip_grad_norm_(parameters, max_norm)` does the same in one call, without a kernel per parameter and, where the code tests
-`if factor < 1`, without waiting for the device. It also handles gradients on several devices, sharded ones and `None`.
-Where the norm is merged of several, reduced over processes, handed in, or covers other tensors than are scaled,
-`clip_grads_with_norm_(parameters, max_norm, total_norm)` is the half that scales by a norm that is known.
+`clip_grad_norm_(parameters, max_norm)` does the same in one call, without one kernel per parameter and, where the code
+checks `if coefficient < 1`, without synchronizing. It also handles gradients on several devices, sharded gradients and
+parameters without a gradient.
+
+If the norm is merged from several norms, reduced over processes, passed in as an argument, or covers other tensors than
+those that are scaled, `clip_grads_with_norm_(parameters, max_norm, total_norm)` is the half that scales by a given norm.
+
+## Why is this rule opt-in?
+The hand-written loop is often right, only slower. Replacing it is a matter of taste and speed.
+
+## How to fix by hand
+Replace the norm, the coefficient and the loop with one call, which returns the total norm before clipping:
+
+```python
+total_norm = clip_grad_norm_(model.parameters(), max_norm)
+```
 
 ## Fix safety
-Unsafe: `clip_grad_norm_` adds 1e-6 to the norm, so the factor differs in the seventh digit from code that adds something
-else. The fix is offered where the norm is computed right before, of the same parameters, and nothing else happens. None is
-offered where the norm comes from somewhere else, is reduced over processes, or belongs to other tensors.
+Unsafe: `clip_grad_norm_` adds 1e-6 to the norm, so the coefficient differs in the seventh digit from code that adds
+something else. The fix is offered if the norm of the same parameters is computed right before the loop and nothing else
+happens in between. No automatic fix is offered if the norm comes from somewhere else, is reduced over processes, or is
+that of other tensors.
+
+## When to suppress it
+If the loop scales in its own way on purpose, for example with another epsilon to reproduce a paper.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html
@@ -30,17 +46,17 @@ from clipcheck.gradients.spelling import Refused
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 
-MESSAGE = "clipping by norm written out by hand: one `clip_grad_norm_` call does it"
-BY_HAND = "no fix here: {why}; call `clip_grad_norm_(parameters, max_norm)`, which returns the norm"
-GIVEN = "gradients scaled by hand to a norm from elsewhere: `clip_grads_with_norm_` does it in one call"
-WITH_NORM = "keep the norm, and scale with `clip_grads_with_norm_(parameters, max_norm, total_norm)`"
+MESSAGE = "hand-written norm clipping: one `clip_grad_norm_` call does the same"
+BY_HAND = "no automatic fix: {why}; call `clip_grad_norm_(parameters, max_norm)`, which returns the norm"
+GIVEN = "hand-written scaling by a given norm: one `clip_grads_with_norm_` call does the same"
+WITH_NORM = "keep the norm and scale with `clip_grads_with_norm_(parameters, max_norm, total_norm)`"
 
 
 def check(source: Source) -> Iterator[Hit]:
     for clip in manual_clips(source):
         if not clip.ratio.bound:
             continue
-        related = ((clip.statement, "the gradients are multiplied here"),)
+        related = ((clip.statement, "the gradients are scaled here"),)
         outcome = rewrite_clip(source, clip)
         if not isinstance(outcome, Refused):
             yield Hit(clip.ratio.node, MESSAGE, outcome, "", related)

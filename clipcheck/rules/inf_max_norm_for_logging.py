@@ -1,13 +1,27 @@
 """
 ## What it does
-Finds `clip_grad_norm_` with an infinite limit, called to learn the norm.
+Finds `clip_grad_norm_` with an infinite `max_norm`, called only to get the total norm.
 
 ## Why is this bad?
-The gradients are written (multiplied by 1.0) only to be measured. Where one gradient holds an infinity the factor is
-inf / inf, and every gradient of every parameter becomes NaN.
+Every gradient is written (multiplied by 1.0) only to be measured. If one gradient contains an infinity, the coefficient
+is inf / inf, and every gradient of every parameter becomes NaN.
+
+## Why is this rule opt-in?
+With finite gradients the result is right, and the idiom is common.
+
+## How to fix by hand
+Measure without clipping, with `clipcheck.runtime.grad_norm(parameters)` or with torch 2.6:
+
+```python
+total_norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+```
 
 ## Fix safety
-Unsafe: measures with `get_total_norm`, which needs gradients, not parameters, and leaves them alone.
+Unsafe: `get_total_norm` takes gradients instead of parameters and does not change them, so a gradient with an infinity no
+longer turns the others into NaN.
+
+## When to suppress it
+If the code has to run on torch before 2.6 and nonfinite gradients are handled elsewhere.
 
 ## References
 - Skovorp/feral#16, pytorch/pytorch#37760
@@ -29,8 +43,8 @@ from clipcheck.training.clips import Clip, clips
 from clipcheck.training.one_shot import is_one_shot
 from clipcheck.training.parameters import is_plain
 
-MESSAGE = "writes to every gradient only to measure them, and one infinity makes all of them NaN"
-BY_HAND = "use `get_total_norm([p.grad for p in parameters if p.grad is not None])`"
+MESSAGE = "measures the norm by clipping to infinity: one infinite gradient makes all gradients NaN"
+BY_HAND = "call `get_total_norm([p.grad for p in parameters if p.grad is not None])`"
 
 
 def check(source: Source) -> Iterator[Hit]:

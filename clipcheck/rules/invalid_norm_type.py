@@ -1,13 +1,24 @@
 """
 ## What it does
-Finds norm types that are no number, and a positional `True` or `False` where the norm type stands.
+Finds norm types that are not numbers, and a positional `True` or `False` in the place of `norm_type`.
 
 ## Why is this bad?
-`norm_type="l2"` raises a ValueError in the first step. A third positional `True`, meant for `error_if_nonfinite`, is
-taken for the norm type: the 1-norm, 8.0 where the 2-norm is 5.1.
+`norm_type="l2"` raises a ValueError in the first step. A third positional argument `True`, meant for
+`error_if_nonfinite`, is taken as the norm type: it computes the 1-norm, for example 8.0 where the 2-norm is 5.1, so the
+gradients are clipped harder.
+
+## How to fix by hand
+Pass a number, and pass flags by keyword:
+
+```python
+clip_grad_norm_(model.parameters(), max_norm, error_if_nonfinite=True)
+```
 
 ## Fix safety
-Unsafe for a bool: passes it as `error_if_nonfinite`, so the training changes. No fix for a string.
+Unsafe for a bool: it is passed as `error_if_nonfinite`, so training changes. There is no automatic fix for a string.
+
+## When to suppress it
+Never for a string, which raises. If you do want the 1-norm, write `norm_type=1.0` instead.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html
@@ -34,14 +45,12 @@ def check(source: Source) -> Iterator[Hit]:
                 fix = (
                     None if "norm_type" in call.keywords else Fix(title, Safety.UNSAFE, (replace(source, value, text),))
                 )
-                message = (
-                    f"`{shown}` is taken for the norm type: {'the 1-norm' if shown == 'True' else 'counts nonzeros'}"
-                )
-                yield Hit(call.call, message, fix, "" if fix else "pass a number as the norm type")
+                message = f"`{shown}` is taken as `norm_type`: {'computes the 1-norm' if shown == 'True' else 'counts nonzeros'}"
+                yield Hit(call.call, message, fix, "" if fix else "pass a number as `norm_type`, such as 2.0")
             case cst.SimpleString() as value if not _is_number(str(value.evaluated_value)):
                 shown = source.quoted(value, "this string", 20)
-                message = f"{shown} as the norm type raises a ValueError in the first step"
-                yield Hit(call.call, message, None, "pass 2.0, or `math.inf` for the largest entry")
+                message = f"{shown} as `norm_type` raises a ValueError in the first step: pass a number"
+                yield Hit(call.call, message, None, "pass 2.0, or `math.inf` for the largest element")
 
 
 def _is_number(text: str) -> bool:

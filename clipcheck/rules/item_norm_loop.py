@@ -1,31 +1,46 @@
 """
 ## What it does
-Finds gradient norms that are added up in Python from one `.item()` per parameter: loops, comprehensions inside `sum`,
+Finds gradient norms that are summed in Python from one `.item()` per parameter: loops, comprehensions inside `sum`,
 lists that are summed later; with `norm`, `pow(2).sum()`, `float()` or `math.pow`, with or without the root. Other calls
 that copy each tensor to the host count as well: `.cpu()`, `.numpy()`, `torch.tensor([…])` of the norms.
 
 ## Why is this bad?
-Every `.item()` waits for the device: a model of 150 tensors stops 150 times for one number. Where gradients are
-sharded (FSDP2, tensor parallelism) the sum is that of this rank's shards, which is not the norm of the gradient.
+Every `.item()` synchronizes with the device: a model with 150 tensors synchronizes 150 times to get one number. With
+sharded gradients (FSDP2, tensor parallelism), the sum covers only the shards of this rank, so it is not the norm of the
+gradient.
 
 One call computes the norm with one synchronization: `clipcheck.runtime.grad_norm(parameters)`, or
-`get_total_norm(gradients)` where the tensors are gradients already.
+`get_total_norm(gradients)` if the tensors are gradients already.
+
+## How to fix by hand
+Replace the loop, the zero before it and the root after it with one call, and read the result once:
+
+```python
+total_norm = grad_norm(model.parameters()).item()
+```
+
+If you clip as well, no extra call is needed: `clip_grad_norm_` returns the total norm before clipping.
 
 ## Fix safety
 Safe: the whole loop becomes one call that gives the same number as a Python float. Parameters without a gradient are
-skipped (code without a test for `None` raised there), other tests go along as a comprehension. `grad_norm` adds
-in float64, so casts such as `.float()` are not needed; other casts leave no fix. The zero before the loop, the root after it,
-imports and variables that nothing else uses go with the loop. A squared value stays squared, an accumulator that held something before is added to. Where the accumulator
-started as the integer `0` and there is no gradient at all, the result is `0.0` instead of `0`. A norm type that is a
-variable is passed on; at infinity the loop computed nonsense and the call computes the largest element.
+skipped (code that does not check for `None` raised there); other conditions move into a comprehension. `grad_norm` sums
+in float64, so casts such as `.float()` are not needed; with other casts no fix is offered. The zero before the loop, the
+root after it, and imports and variables that nothing else uses are removed with the loop. A squared value stays squared,
+and an accumulator that starts from another value is added to. If the accumulator started as the integer `0` and there is
+no gradient at all, the result is `0.0` instead of `0`. A norm type in a variable is passed on; for an infinite one the
+loop's result was meaningless, and the call computes the largest element.
 
-Unsafe where the code fails today (`torch.sqrt` of a Python float), in files that use FSDP2 or DTensor, where the value changes from the rank's to the whole and the call is a
-collective, and with `--target torch`, whose `get_total_norm` needs torch 2.6, rejects sparse gradients and overflows
-in float16.
+Unsafe where the code fails today (`torch.sqrt` of a Python float), in files that use FSDP2 or DTensor, where the value
+changes from the norm of this rank's shards to the total norm and the call is a collective, and with `--target torch`,
+whose `get_total_norm` needs torch 2.6, rejects sparse gradients and overflows in float16.
 
-No fix is offered where the loop does more than add up (it clamps, stores, logs the norm of each tensor), where its
-variables are used later, where the sum is reduced over processes, and where the result is a tensor of the CPU, an array's
-number or the largest of the values.
+No automatic fix is offered if the loop has side effects (it clamps, stores, or logs the norm of each tensor), if its
+variables are used later, if the sum is reduced over processes, or if the result is a CPU tensor, a numpy number or the
+largest of the values.
+
+## When to suppress it
+For models on the CPU with few parameters, where an `.item()` costs next to nothing, or in code that runs once, such as a
+test that compares against a hand-written norm.
 
 ## References
 - pytorch/pytorch#60691, pytorch/pytorch#61042
@@ -50,10 +65,10 @@ from clipcheck.gradients.totals import Total, totals
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit
 
-MESSAGE = "gradient norm built with one `{read}` per parameter: one device sync per tensor"
+MESSAGE = "one `{read}` per parameter synchronizes every time: compute the gradient norm in one call"
 TITLE = "Compute the norm in one call"
-BY_HAND = "no fix here: {why}; take the norm with one `grad_norm(parameters)` beside the loop"
-AT_ONCE = "no fix here: {why}; read them all at once: `torch.stack(torch._foreach_norm(gradients)).tolist()`"
+BY_HAND = "no automatic fix: {why}; compute the norm with one `grad_norm(parameters)` outside the loop"
+AT_ONCE = "no automatic fix: {why}; read them all at once: `torch.stack(torch._foreach_norm(gradients)).tolist()`"
 
 
 def check(source: Source) -> Iterator[Hit]:
@@ -67,7 +82,7 @@ def check(source: Source) -> Iterator[Hit]:
         elif id(one.statement) in lists:
             yield _hit(one.statement, one.term, _of_total(source, lists[id(one.statement)]))
         elif one.is_total:
-            yield _hit(one.statement, one.term, Refused("the single values are kept"))
+            yield _hit(one.statement, one.term, Refused("the individual norms are kept"))
     for found in sums:
         if found.series.loop is None and not (found.series.joined and uses_beside(source, found.series, found.node)):
             yield _hit(found.series.joined or found.node, found.term, _of_total(source, found))
@@ -92,13 +107,13 @@ def _of_total(source: Source, found: Total) -> Fix | Refused:
 
 
 def _refused(term: Power) -> Refused | None:
-    """Why the number could be another one, or of another type, after a fix."""
+    """Why a fix could change the number or its type."""
     if term.order.value == math.inf and term.exponent.is_one:
-        return Refused("where a gradient is NaN, `max` keeps another number than a norm")
+        return Refused("where a gradient is NaN, `max` gives a different number than a norm")
     if term.read == ".data[0]":
         return Refused("`.data[0]` of a number raises an IndexError in current versions of torch")
     if term.kind == "tensor":
-        return Refused("the sum is a tensor of the CPU")
+        return Refused("the sum is a CPU tensor")
     if term.gradient.local:
         return Refused("the tensors are this rank's shards")
     return None

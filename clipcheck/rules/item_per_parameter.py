@@ -1,15 +1,28 @@
 """
 ## What it does
-Finds norms of single gradients that are read to the host one by one, in a loop or a comprehension, to be kept or logged
-as they are.
+Finds norms of single gradients that are read to the host one at a time, in a loop or a comprehension, to be stored or
+logged.
 
 ## Why is this bad?
-Every `.item()`, `float()` or `.cpu().numpy()` waits for the device: as many stops as there are parameters. The single
-values are wanted, so no sum may replace them, but they can be read at once: take all norms with
-`torch._foreach_norm(gradients)` (or a list of `.norm()`), stack them and call `.tolist()` once.
+Every `.item()`, `float()` or `.cpu().numpy()` synchronizes with the device, once per parameter. Since each value is
+wanted, a total norm cannot replace them, but all of them can be read at once.
+
+## Why is this rule opt-in?
+Code that logs the norm of each layer usually does so once in a while, where the cost does not matter.
+
+## How to fix by hand
+Compute all norms on the device, stack them, and synchronize once with `.tolist()`:
+
+```python
+named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+norms = torch.stack(torch._foreach_norm([grad for _, grad in named])).tolist()
+```
 
 ## Fix safety
-There is no fix: how the values are stored decides what the code becomes.
+There is no automatic fix: the new code depends on how the values are stored.
+
+## When to suppress it
+If the code runs rarely, or if the model is on the CPU, where reading a value does not synchronize.
 
 ## References
 - pytorch/pytorch#31474
@@ -26,7 +39,7 @@ from clipcheck.gradients.series import clauses as clauses_of
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 
-MESSAGE = "one device sync for each parameter's norm; stack the norms and read them once"
+MESSAGE = "synchronizes once per parameter to read its norm: stack the norms and read them once"
 BY_HAND = "read them all at once: `torch.stack(torch._foreach_norm(gradients)).tolist()`"
 
 _REPEATED = (cst.For, cst.ListComp, cst.GeneratorExp, cst.DictComp, cst.SetComp)
@@ -64,7 +77,7 @@ def _repeats(source: Source, call: cst.Call, found: Power) -> bool:
 
 
 def _is_used_up(source: Source, call: cst.Call) -> bool:
-    """Whether the value goes into a sum of squares, or only into a test."""
+    """Whether the value goes into a sum of squares, or is only compared."""
     for above in source.ancestors(call):
         match above:
             case cst.Arg() | cst.Attribute():

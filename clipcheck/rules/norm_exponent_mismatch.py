@@ -1,15 +1,29 @@
 """
 ## What it does
-Finds gradient norms whose exponents do not belong together: `x ** 1 / 2`, which is half of `x`; a 1-norm that is squared
-and summed; a sum of squares that is returned or logged as a norm, without the root.
+Finds gradient norms whose exponents are inconsistent: `x ** 1 / 2`, which is half of `x`; a 1-norm that is squared and
+summed; a sum of squares that is returned or logged as a norm, without the root.
 
 ## Why is this bad?
-The p-norm of many tensors is the p-th root of the sum of the p-th powers of their p-norms. Anything else is a number that
-looks like a norm and is compared with norms: `** 1 / 2` halves the sum of squares, and a sum of squares is the square.
+The p-norm of many tensors is the p-th root of the sum of the p-th powers of their p-norms. Anything else gives a number
+that looks like a norm and is compared with norms but is not one: `** 1 / 2` halves the sum of squares, and a sum of
+squares is the squared norm.
+
+## How to fix by hand
+Use one `norm_type` for the norm of each tensor, for the exponent and for the root:
+
+```python
+total_norm = sum(p.grad.norm(norm_type) ** norm_type for p in parameters) ** (1 / norm_type)
+```
+
+Or call `grad_norm(parameters, norm_type)`, which does all of it.
 
 ## Fix safety
 Unsafe: the number changes, which is the point. `x ** 1 / 2` becomes `x ** (1 / 2)`, and a sum of squares that is only
-returned gets its root. Where order and exponent disagree there is no fix: one of them is wrong, and only you know which.
+returned gets its root. If the norm type and the exponent disagree there is no automatic fix: one of them is wrong, and
+only you know which.
+
+## When to suppress it
+If the value is meant as it is, for example a squared norm under a name that has to stay.
 
 ## References
 - https://docs.python.org/3/reference/expressions.html#operator-precedence
@@ -31,9 +45,9 @@ from clipcheck.python.reaching import contains, reached
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Role, Safety
 
-HALVED = "`{base} ** 1 / {root}` divides by {root}: `**` binds tighter than `/`"
-MIXED = "the {order}-norm of each gradient is raised to {exponent}: the sum is no norm's power"
-ROOTLESS = "`{name}` is a sum of squares, returned or logged as a norm without the root"
+HALVED = "`{base} ** 1 / {root}` divides by {root} instead of taking the root"
+MIXED = "sums {order}-norms to the power of {exponent}, which gives no norm: use one number for both"
+ROOTLESS = "`{name}` is a sum of squares, but is returned or logged as a norm: take the root"
 
 
 def check(source: Source) -> Iterator[Hit]:
@@ -42,7 +56,7 @@ def check(source: Source) -> Iterator[Hit]:
     for one in sums:
         if _disagree(one.term):
             message = MIXED.format(order=_shown(one.term.order), exponent=_shown(one.term.exponent))
-            advice = "make the exponent the norm type, and take the root that belongs to it"
+            advice = "use the norm type as the exponent, and take the matching root of the sum"
             yield Hit(one.statement, message, help=advice)
         elif one.how == "add" and not one.term.exponent.is_one:
             yield from _rootless(source, one)
@@ -71,7 +85,7 @@ def _halved(source: Source, sums: tuple[Accumulation, ...]) -> Iterator[Hit]:
                 if source.code(base) in names or total(source, base) is not None:
                     text = f"({source.code(one)} / {source.code(root)})"
                     edit = replace(source, node, f"{source.code(base)} ** {text}")
-                    fix = Fix("Put the root into parentheses", Safety.UNSAFE, (edit,))
+                    fix = Fix("Put the exponent in parentheses", Safety.UNSAFE, (edit,))
                     yield Hit(node, HALVED.format(base=source.code(base), root=source.code(root)), fix)
 
 
@@ -95,11 +109,13 @@ def _rootless(source: Source, one: Accumulation) -> Iterator[Hit]:
         root = "0.5" if one.term.order.value == 2 else f"(1.0 / {_shown(one.term.order)})"
         edit = insert_after(source, left[0], f" ** {root}")
         fix = Fix("Take the root", Safety.UNSAFE, (edit,), roles=((name, Role.TOTAL),))
-    yield Hit(left[0], ROOTLESS.format(name=name), fix, "take the root, or name it what it is: the squared norm")
+    yield Hit(
+        left[0], ROOTLESS.format(name=name), fix, "take the root, or rename it to say that it is the squared norm"
+    )
 
 
 def _is_computed_with(source: Source, use: cst.Name) -> bool:
-    """Whether more arithmetic follows: a root that is not seen, a mean, a ratio."""
+    """Whether more arithmetic follows: a root that is not recognized, a mean, a ratio."""
     for above in source.ancestors(use):
         match above:
             case cst.BinaryOperation() | cst.AugAssign() | cst.Comparison():

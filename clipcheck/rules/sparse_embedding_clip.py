@@ -1,13 +1,25 @@
 """
 ## What it does
-Finds clips in a program whose model has `nn.Embedding(..., sparse=True)`.
+Finds clipping calls for a model that contains `nn.Embedding(..., sparse=True)`.
 
 ## Why is this bad?
-The gradient of such an embedding is a sparse tensor. `clip_grad_norm_` and `clip_grad_value_` raise NotImplementedError
-for it since torch 2.0.
+The gradient of such an embedding is a sparse tensor. Since torch 2.0, `clip_grad_norm_` and `clip_grad_value_` raise
+NotImplementedError for it in the first step.
+
+## How to fix by hand
+Call `clipcheck.runtime.clip_grad_norm_`, which handles sparse gradients, exclude the embedding's parameters from
+clipping, or drop `sparse=True`:
+
+```python
+dense = [p for name, p in model.named_parameters() if not name.startswith("embedding.")]
+clip_grad_norm_(dense, max_norm)
+```
 
 ## Fix safety
-No fix: leave the embedding's parameters out of the clip, or use a dense gradient.
+There is no automatic fix: each of these changes what is trained or how.
+
+## When to suppress it
+If the embedding is frozen, or its gradient is made dense before clipping.
 
 ## References
 - pytorch/tutorials#2245, pytorch/pytorch#4829
@@ -25,14 +37,14 @@ from clipcheck.training.classes import is_module_class
 from clipcheck.training.clips import clips
 from clipcheck.training.parameters import assigned
 
-BY_HAND = "leave its parameters out of the clip, or drop `sparse=True`"
+BY_HAND = "call `clipcheck.runtime.clip_grad_norm_`, exclude its parameters, or drop `sparse=True`"
 
 
 def check(source: Source) -> Iterator[Hit]:
     sparse = [call for call in source.nodes(cst.Call) if _is_sparse(source, call)]
     for clip in clips(source) if sparse else ():
         if not (source.qualified(clip.call.func) or "").startswith("torch."):
-            continue  # the runtime measures sparse gradients
+            continue  # the runtime handles sparse gradients
         match clip.parameters:
             case cst.Call(func=cst.Attribute(value=model, attr=cst.Name("parameters"))):
                 for embedding in sparse:

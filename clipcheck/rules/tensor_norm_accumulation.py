@@ -1,19 +1,33 @@
 """
 ## What it does
-Finds gradient norms that are put together on the device, tensor by tensor, without `.item()`: loops that add
-`p.grad.norm() ** 2`, the norm of stacked norms, the norm of all gradients joined into one vector.
+Finds gradient norms that are accumulated on the device, one tensor at a time, without `.item()`: loops that add
+`p.grad.norm() ** 2`, the norm of stacked norms, the norm of all gradients concatenated into one vector.
 
 ## Why is this bad?
-Every tensor costs its own kernels, and a sum of tensors runs in the gradients' dtype: 3,000 gradients of norm 1 in
-bfloat16 add up to 16 instead of 54.8. Joining gradients copies all of them. One call to
-`clipcheck.runtime.grad_norm(parameters)` or `get_total_norm(gradients)` adds in float32 at least and stays on the device.
+Every tensor launches its own kernels, and a sum of tensors runs in the dtype of the gradients: in bfloat16, the norm of
+3,000 gradients with norm 1 comes out as 16 instead of 54.8. Concatenating gradients copies all of them. One call to
+`clipcheck.runtime.grad_norm(parameters)` or `get_total_norm(gradients)` sums in float32 or higher precision and stays on
+the device.
+
+## Why is this rule opt-in?
+With float32 gradients and a small model the result is right and the cost is small.
+
+## How to fix by hand
+Replace the loop, or the stack and its norm, with one call. The result stays a tensor on the device:
+
+```python
+total_norm = grad_norm(model.parameters())
+```
 
 ## Fix safety
-Unsafe: the dtype in which the sum runs changes, and with it the last digits. What was a tensor stays a tensor, what was
-a float stays a float. A cast of each gradient becomes a cast of the norm, without copies of all gradients. Silent where
-autograd goes through the norm (`create_graph=True`), where the accumulator is reduced over processes, where the sum of
-squares goes into a formula as it is, and inside optimizers. No fix is offered where the stacked norms or the joined vector
-have another use.
+Unsafe: the dtype of the sum changes, and with it the last digits. A tensor stays a tensor, and a float stays a float. A
+cast of each gradient becomes a cast of the norm, without copies of all gradients. Nothing is reported if autograd goes
+through the norm (`create_graph=True`), if the accumulator is reduced over processes, if a formula uses the sum of
+squares as it is, or inside optimizers. No automatic fix is offered if the stacked norms or the concatenated vector are
+used elsewhere.
+
+## When to suppress it
+If the loop has to match another implementation bit for bit, or has to compile into one graph with the code around it.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.utils.get_total_norm.html
@@ -37,9 +51,9 @@ from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 
 MESSAGE = "gradient norm accumulated one tensor at a time: many kernels, and a sum in the gradients' dtype"
-CAST = "gradient norm accumulated one tensor at a time: many kernels where one call does"
+CAST = "gradient norm accumulated one tensor at a time: many kernels where one call would do"
 TITLE = "Compute the norm in one call"
-BY_HAND = "no fix here: {why}; `grad_norm(parameters)` computes it in one call"
+BY_HAND = "no automatic fix: {why}; `grad_norm(parameters)` computes it in one call"
 
 
 def check(source: Source) -> Iterator[Hit]:
@@ -83,7 +97,7 @@ def _later(source: Source, one: Accumulation) -> list[cst.Name]:
 
 
 def _is_accumulated(source: Source, found: Total) -> bool:
-    """Whether an expression is a norm that the device adds up tensor by tensor, and that nothing else needs so."""
+    """Whether an expression is a norm that is accumulated on the device one tensor at a time, and that nothing else needs this way."""
     if not found.is_total or found.term.synced or found.term.gradient.local:
         return False
     if found.form in ("max", "mean") or found.series.array == "fused":

@@ -3,12 +3,23 @@
 Finds imports from `torch._six`, a private module that was removed in torch 2.0, and uses such as `torch._six.inf`.
 
 ## Why is this bad?
-The import raises `ModuleNotFoundError`, so the whole file cannot be imported; a use without it raises `AttributeError`. It is mostly found beside functions that
-compute a gradient norm, for the constant `inf`.
+The import raises `ModuleNotFoundError`, so the whole file cannot be imported; a use without the import raises
+`AttributeError`. Most often, functions that compute a gradient norm use it for the constant `inf`.
+
+## How to fix by hand
+Import `inf` from `math`, and use the standard library for the other names: `collections.abc` for `container_abcs`, `str`
+for `string_classes`, `int` for `int_classes`.
+
+```python
+from math import inf
+```
 
 ## Fix safety
-Safe for `inf`: the same float, from `math` or as `torch.inf`. The other names (`container_abcs`, `string_classes`, `int_classes`) are
-reported without a fix: `collections.abc`, `str` and `int` stand for them.
+Safe for `inf`: it is the same float, from `math` or as `torch.inf`. The other names are reported without an automatic
+fix.
+
+## When to suppress it
+In code that only ever runs on torch 1.x. Imports inside a `try` or a version check are not reported.
 
 ## References
 - facebookresearch/mae#172, NVIDIA/Megatron-LM#534, VITA-Group/SLaK#18, facebookresearch/fairscale#1106
@@ -32,7 +43,7 @@ MESSAGE = "`torch._six` was removed in torch 2.0: this import raises ModuleNotFo
 USE = "`torch._six` was removed in torch 2.0: this raises AttributeError"
 TITLE = "Use `torch.inf`"
 IMPORT = "Import `inf` from `math`"
-BY_HAND = "use `math.inf`, `collections.abc`, `str` and `int` in place of its names"
+BY_HAND = "use `math.inf`, `collections.abc`, `str` and `int` instead of its names"
 _VERSION = re.compile(r"version|\btorch_?(\d|major|minor)|hasattr|find_spec", re.IGNORECASE)
 
 
@@ -100,7 +111,7 @@ def _fix(source: Source, node: cst.ImportFrom) -> Fix | None:
 
 
 def _is_guarded(source: Source, node: cst.CSTNode) -> bool:
-    """Whether another way is taken where the module is missing: a `try` around it, or a test of the version."""
+    """Whether the code handles a missing module: it is inside a `try` or a version check."""
     inner = node
     for above in source.ancestors(node):
         match above:

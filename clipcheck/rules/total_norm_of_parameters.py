@@ -1,15 +1,25 @@
 """
 ## What it does
-Finds `get_total_norm(model.parameters())` where the norm of the gradient is meant.
+Finds `get_total_norm(model.parameters())` where the norm of the gradients is meant.
 
 ## Why is this bad?
-`get_total_norm` takes the norm of the tensors that it is given. Given parameters it returns the norm of the weights, without
-a warning: a number that moves slowly, looks plausible in a log and says nothing about the gradient. Used for
-`clip_grads_with_norm_` it clips by the wrong amount.
+`get_total_norm` computes the norm of the tensors it is given. Given parameters, it returns the norm of the weights without
+a warning: a number that changes slowly, looks plausible in a log and tells nothing about the gradients. If it is passed
+to `clip_grads_with_norm_`, the gradients are clipped by the wrong amount.
+
+## How to fix by hand
+Pass the gradients, or call `clipcheck.runtime.grad_norm`, which takes parameters:
+
+```python
+total_norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+```
 
 ## Fix safety
-Unsafe: the number changes, which is the point. The parameters become their gradients, those that have one. No fix is
-offered where the name of the result does not say that a gradient is meant.
+Unsafe: the number changes, which is the point. The parameters are replaced by the gradients of those that have one. No
+automatic fix is offered if the name of the result does not say that a gradient is meant.
+
+## When to suppress it
+If you want the norm of the weights; a result with `param` or `weight` in its name is not reported.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.utils.get_total_norm.html
@@ -30,9 +40,9 @@ from clipcheck.python.words import words
 from clipcheck.rule import Edit, Fix, Hit, Role, Safety
 from clipcheck.training.clips import torch_calls
 
-MESSAGE = "`get_total_norm` of parameters is the norm of the weights, not of the gradient"
+MESSAGE = "`get_total_norm` of parameters is the norm of the weights: pass the gradients"
 BY_HAND = (
-    "pass `[p.grad for p in parameters if p.grad is not None]`, or name the result `param_norm` if weights are meant"
+    "pass `[p.grad for p in parameters if p.grad is not None]`, or name the result `param_norm` if you mean the weights"
 )
 
 _WEIGHTS = frozenset("param params parameter parameters weight weights model theta w".split())
@@ -46,7 +56,7 @@ def check(source: Source) -> Iterator[Hit]:
             continue
         named = _names_of_result(source, call.call)
         if named & _GRADIENT or _clips_with(source, call.call):
-            fix = Fix("Take the norm of the gradients", Safety.UNSAFE, (_gradients_of(source, tensors),), (), ())
+            fix = Fix("Compute the norm of the gradients", Safety.UNSAFE, (_gradients_of(source, tensors),), (), ())
             yield Hit(call.call, MESSAGE, fix._replace(roles=((source.code(tensors), Role.PARAMETERS),)))
         elif not named & _WEIGHTS:
             yield Hit(call.call, MESSAGE, help=BY_HAND)
@@ -122,7 +132,7 @@ def _names_of_result(source: Source, call: cst.Call) -> set[str]:
 
 
 def _clips_with(source: Source, call: cst.Call) -> bool:
-    """Whether the norm is what gradients are then clipped by."""
+    """Whether the gradients are then clipped with this norm."""
     match source.parent(call):
         case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=name))]):
             return any(

@@ -1,13 +1,20 @@
 """
 ## What it does
-Finds keywords that torch's clipping functions do not have: `clip_grad_norm_(..., clip_value=1.0)`,
-`clip_grad_value_(..., max_norm=1.0)`.
+Finds keywords that torch's clipping functions do not have, such as `clip_grad_norm_(..., clip_value=1.0)` or
+`clip_grad_value_(..., max_norm=1.0)`, and calls with too many arguments.
 
 ## Why is this bad?
-The call raises a TypeError when the first step is taken.
+The call raises a TypeError, but not before the first step.
+
+## How to fix by hand
+Decide which of the two you want: `clip_grad_norm_(parameters, max_norm)` bounds the norm of all gradients together,
+`clip_grad_value_(parameters, clip_value)` bounds each element of each gradient.
 
 ## Fix safety
-No fix: whether the norm or each value is to be bounded cannot be known.
+There is no automatic fix: only you know whether to bound the norm or each element.
+
+## When to suppress it
+If a newer torch has the argument and clipcheck does not know it yet; please report that.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_value_.html
@@ -19,21 +26,17 @@ from collections.abc import Iterator
 
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.training.clips import KEYWORDS, torch_calls
+from clipcheck.training.clips import KEYWORDS, SIGNATURES, torch_calls
 
 
 def check(source: Source) -> Iterator[Hit]:
     for call in torch_calls(source):
         if (source.qualified(call.call.func) or "").startswith("clipcheck."):
-            continue  # the runtime's functions have more
-        allowed = KEYWORDS[call.function]
-        for keyword in sorted(call.keywords - allowed):
+            continue  # the runtime's functions have more arguments
+        by_hand = f"call `{call.function}({', '.join(SIGNATURES[call.function])})`"
+        for keyword in sorted(call.keywords - KEYWORDS[call.function]):
             message = f"raises in the first step: `{call.function}` has no argument `{keyword}`"
-            yield Hit(call.call, message[:100], None, f"its arguments are {', '.join(sorted(allowed))}")
+            yield Hit(call.call, message[:100], None, by_hand)
         if call.surplus:
-            yield Hit(
-                call.call,
-                f"raises in the first step: `{call.function}` is given too many arguments",
-                None,
-                "see its page",
-            )
+            message = f"raises in the first step: too many arguments for `{call.function}`"
+            yield Hit(call.call, message, None, by_hand)

@@ -1,14 +1,28 @@
 """
 ## What it does
-Finds torch's clips that are given `model.parameters` without its call, `named_parameters()`, `param_groups` or one of
-them, a list around `model.parameters()`, a module or an optimizer, and those without a limit.
+Finds torch's clipping functions called with `model.parameters` without the parentheses, `named_parameters()`,
+`param_groups` or one of its groups, a list around `model.parameters()`, a module or an optimizer, and calls without
+`max_norm` or `clip_value`.
 
 ## Why is this bad?
-All of these raise a TypeError or an AttributeError, but only when the first step is taken, which may be after a long
-set-up, or only where clipping is switched on.
+All of these raise a TypeError or an AttributeError, but not before the first step, which may be after a long setup, or
+only when clipping is enabled.
+
+## How to fix by hand
+Pass an iterable of parameters, and a number:
+
+```python
+clip_grad_norm_(model.parameters(), max_norm)
+clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], max_norm)
+```
 
 ## Fix safety
-Safe: the call raised before. No fix where the limit is missing, or where a list is used elsewhere as well.
+Safe: the call raised before. No automatic fix is offered if `max_norm` or `clip_value` is missing, or if a list is used
+elsewhere as well.
+
+## When to suppress it
+If the object is iterable in a way that clipcheck cannot see, such as a class with a property named `parameters` that is
+defined in another file.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html
@@ -33,8 +47,8 @@ from clipcheck.training.modules import is_module, is_optimizer
 from clipcheck.training.parameters import attribute_bindings
 
 TITLE = "Pass the parameters"
-BY_HAND = "pass the parameters themselves, in one flat list"
-LIMIT_BY_HAND = "pass the limit: `clip_grad_norm_(parameters, max_norm)`"
+BY_HAND = "pass the parameters themselves in one flat list"
+MISSING_BY_HAND = "pass `{missing}`: `{function}({arguments})`"
 _REQUIRED = {
     "clip_grad_norm_": ("parameters", "max_norm"),
     "clip_grad_value_": ("parameters", "clip_value"),
@@ -59,11 +73,13 @@ def check(source: Source) -> Iterator[Hit]:
             yield Hit(clip.call, f"raises in the first step: {found.fault}", fix, "" if fix else BY_HAND)
         missing = _missing(clip)
         if missing:
-            yield Hit(clip.call, f"raises in the first step: `{missing}` is missing", None, LIMIT_BY_HAND)
+            arguments = ", ".join(_REQUIRED[clip.function])
+            by_hand = MISSING_BY_HAND.format(missing=missing, function=clip.function, arguments=arguments)
+            yield Hit(clip.call, f"raises in the first step: `{missing}` is missing", None, by_hand)
 
 
 def _missing(clip: Clip) -> str:
-    """The first argument that a call lacks, "" where it lacks none or is written in short: `clip_grad_norm_(...)`."""
+    """The first argument that a call lacks, "" where it lacks none or is abbreviated: `clip_grad_norm_(...)`."""
     short = not clip.call.args or any(isinstance(arg.value, cst.Ellipsis) for arg in clip.call.args)
     if short or clip.unknown or clip.keywords - KEYWORDS[clip.function]:
         return ""
@@ -78,9 +94,11 @@ def _wrong(source: Source, node: cst.BaseExpression) -> Wrong | None:
                 return Wrong(f"{shown} is not called", (insert_after(source, node, "()"),))
         case cst.Call(func=cst.Attribute(attr=cst.Name("named_parameters") as name)):
             edit = replace(source, name, "parameters")
-            return Wrong("`named_parameters()` gives pairs of name and parameter", (edit,))
+            return Wrong("`named_parameters()` yields (name, parameter) pairs", (edit,))
         case cst.Attribute(value=owner, attr=cst.Name("param_groups")):
-            return Wrong("`param_groups` are dictionaries", (replace(source, node, _all_groups(source, owner)),))
+            return Wrong(
+                "`param_groups` is a list of dictionaries", (replace(source, node, _all_groups(source, owner)),)
+            )
         case cst.List(elements=elements) | cst.Tuple(elements=elements):
             return _nested(source, node, elements)
         case cst.Subscript() | cst.Name() if _is_group(source, node):
@@ -97,9 +115,9 @@ def _wrong(source: Source, node: cst.BaseExpression) -> Wrong | None:
 
 def _wrong_name(source: Source, node: cst.Name | cst.Attribute) -> Wrong | None:
     if is_optimizer(source, node):
-        return Wrong("it is given the optimizer", (replace(source, node, _all_groups(source, node)),))
+        return Wrong("the optimizer is passed, not its parameters", (replace(source, node, _all_groups(source, node)),))
     if is_module(source, node):
-        return Wrong("it is given the module, not its parameters", (insert_after(source, node, ".parameters()"),))
+        return Wrong("the module is passed, not its parameters", (insert_after(source, node, ".parameters()"),))
     binding = only_assignment(source, node) if isinstance(node, cst.Name) else None
     match binding.value if binding is not None else None:
         case (cst.List(elements=elements) | cst.Tuple(elements=elements)) as held:
@@ -122,13 +140,13 @@ def _nested(
 ) -> Wrong | None:
     """What is wrong with a list that holds all of a module's parameters as one element.
 
-    A list that may be gone through `again` stays one: an iterator would be empty by then.
+    A list that may be iterated over `again` stays a list: an iterator would be exhausted by then.
     """
     inside = [e.value for e in elements if not isinstance(e, cst.StarredElement) and _gives_parameters(e.value)]
     if not inside:
         return None
     shown = source.quoted(inside[0], "an iterator", 24)
-    fault = f"the list holds {shown} itself, not the parameters in it"
+    fault = f"the list contains {shown} itself, not its parameters"
     if len(elements) == 1 and isinstance(holder, cst.List) and not again:
         return Wrong(fault, (replace(source, holder, source.code(inside[0])),))
     return Wrong(fault, tuple(insert_before(source, node, "*") for node in inside))
@@ -178,7 +196,7 @@ def _goes_through_groups(iterable: cst.BaseExpression | None) -> bool:
 
 
 def _may_be_a_list(source: Source, node: cst.Attribute) -> bool:
-    """Whether some object here has a list called `parameters`: a class sets it, or other code goes through it."""
+    """Whether some object here has a list called `parameters`: a class sets it, or other code iterates over it."""
     if attribute_bindings(source, node):
         return True
     own = source.spelled(node)
@@ -198,7 +216,7 @@ def _may_be_a_list(source: Source, node: cst.Attribute) -> bool:
 
 
 def _is_own(source: Source, owner: cst.BaseExpression) -> bool:
-    """Whether it is an attribute of a class that is not known to be a module, and may have it from a base."""
+    """Whether the attribute may come from a base class: its class is not known to be a module."""
     match owner:
         case cst.Name("self"):
             holder = source.enclosing(owner, cst.ClassDef)

@@ -11,15 +11,15 @@ from clipcheck.python.names import last_name
 from clipcheck.python.source import Source, memo
 from clipcheck.training.parameters import assigned
 
-_SIGNATURES = {
+SIGNATURES = {
     "clip_grad_norm_": ("parameters", "max_norm", "norm_type", "error_if_nonfinite", "foreach"),
     "clip_grad_value_": ("parameters", "clip_value", "foreach"),
     "clip_grads_with_norm_": ("parameters", "max_norm", "total_norm", "foreach"),
     "get_total_norm": ("tensors", "norm_type", "error_if_nonfinite", "foreach"),
 }
-KEYWORDS = {name: frozenset(arguments) for name, arguments in _SIGNATURES.items()}
+KEYWORDS = {name: frozenset(arguments) for name, arguments in SIGNATURES.items()}
 _FUNCTIONS = {
-    f"{package}.{name}": name for package in ("torch.nn.utils", "clipcheck.runtime") for name in _SIGNATURES
+    f"{package}.{name}": name for package in ("torch.nn.utils", "clipcheck.runtime") for name in SIGNATURES
 } | {"torch.nn.utils.clip_grad_norm": "clip_grad_norm_"}
 
 
@@ -92,7 +92,7 @@ def _partials(source: Source) -> dict[str, cst.Call]:
 
 def bound(call: cst.Call, function: str, before: Sequence[cst.Arg] = ()) -> Clip:
     """The arguments of `call` by the names that `function` gives them, those of a partial `before` them."""
-    names = _SIGNATURES[function]
+    names = SIGNATURES[function]
     arguments: dict[str, cst.BaseExpression] = {}
     keywords: set[str] = set()
     position, surplus, unknown = 0, 0, False
