@@ -464,7 +464,7 @@ def test_a_clip_by_hand_becomes_one_call(clip: str) -> None:
     ("clip", "why"),
     [
         (CLIPS[0].replace("ps:\n        p.grad[:]", "qs:\n        p.grad[:]"), "clip_grads_with_norm_"),
-        (CLIPS[0].replace("norm > theta", "norm > 2 * theta"), "another one"),
+        (CLIPS[0].replace("norm > theta", "norm > 2 * theta"), "does not compare the norm"),
         (CLIPS[1].replace("    for p", "    count += 1\n    for p"), "something else"),
         (CLIPS[2] + "\nprint(coef)", "used later"),
     ],

@@ -65,7 +65,7 @@ from clipcheck.gradients.totals import Total, totals
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit
 
-MESSAGE = "one `{read}` per parameter synchronizes every time: compute the gradient norm in one call"
+MESSAGE = "`{read}` synchronizes once per parameter: compute the gradient norm in one call"
 TITLE = "Compute the norm in one call"
 BY_HAND = "no automatic fix: {why}; compute the norm with one `grad_norm(parameters)` outside the loop"
 AT_ONCE = "no automatic fix: {why}; read them all at once: `torch.stack(torch._foreach_norm(gradients)).tolist()`"
