@@ -319,8 +319,11 @@ def test_found(code: str, text: str, line: int) -> None:
     [
         ("clip_grad_norm_(ps, float('nan'))", "makes every gradient NaN"),
         ("clip_grad_norm_(ps, -1)", "flips the sign of every gradient"),
-        ("clip_grad_value_(ps, -1)", "`-1` as `clip_value` sets every gradient to it"),
-        ("clip_grad_norm_(ps, limit or 0.0)", "`limit or 0.0` as `max_norm` can be 0, which sets every gradient to zero"),
+        ("clip_grad_value_(ps, -1)", "`-1` as `clip_value` sets every gradient to this value"),
+        (
+            "clip_grad_norm_(ps, limit or 0.0)",
+            "`limit or 0.0` as `max_norm` can be 0, which sets every gradient to zero",
+        ),
         ("if limit >= 0:\n    clip_grad_norm_(ps, limit)", "the check on line 5 lets 0 through"),
         ("clip_grad_norm_(ps, 'none')", "raises a ValueError"),
         ("clip_grad_norm_(ps, '5')", "pass a number"),
@@ -330,6 +333,19 @@ def test_found(code: str, text: str, line: int) -> None:
 def test_the_message_says_what_the_value_does(text: str, said: str) -> None:
     report = check_file("x.py", (IMPORTS + text).encode(), Settings(codes=frozenset({"CLIP201"})))
     assert [said in finding.message for finding in report.findings] == [True]
+
+
+@pytest.mark.parametrize("function", ["clip_grad_norm_", "clip_grad_value_"])
+@pytest.mark.parametrize(
+    "value", ["0", "-1", "-math.inf", "float('nan')", "True", "False", "None", "'5'", "'none'", "x or 0"]
+)
+def test_a_message_with_a_long_name_is_short_as_well(function: str, value: str) -> None:
+    name = "largest_norm_of_it"
+    text = f"{name} = {value}\n{function}(ps, {name})\n"
+    report = check_file("x.py", (IMPORTS + text).encode(), Settings(codes=frozenset({"CLIP201"})))
+    (finding,) = report.findings
+    assert f"`{name}` as `{'clip_value' if 'value' in function else 'max_norm'}`" in finding.message
+    assert len(finding.message) <= 100
 
 
 FIXED = {

@@ -45,7 +45,7 @@ def check(source: Source) -> Iterator[Hit]:
                 fix = (
                     None if "norm_type" in call.keywords else Fix(title, Safety.UNSAFE, (replace(source, value, text),))
                 )
-                message = f"`{shown}` is taken as `norm_type`: {'computes the 1-norm' if shown == 'True' else 'counts nonzeros'}"
+                message = f"`{shown}` is taken as `norm_type`, so this {'computes the 1-norm' if shown == 'True' else 'counts nonzeros'}"
                 yield Hit(call.call, message, fix, "" if fix else "pass a number as `norm_type`, such as 2.0")
             case cst.SimpleString() as value if not _is_number(str(value.evaluated_value)):
                 shown = source.quoted(value, "this string", 20)

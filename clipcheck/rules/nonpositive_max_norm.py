@@ -60,7 +60,7 @@ def check(source: Source) -> Iterator[Hit]:
 
 
 def _fault(source: Source, clip: Clip, limit: cst.BaseExpression) -> str:
-    shown = f"{source.quoted(limit, 'this value', 20)} as `{_argument(clip)}`"
+    shown = f"{source.quoted(limit, 'this value', 18)} as `{_argument(clip)}`"
     faults = (_told(clip, shown, constant) for constant in constants(source, limit))
     return next(filter(None, faults), "")
 
@@ -77,7 +77,7 @@ def _told(clip: Clip, shown: str, constant: Constant) -> str:
     if value is True:
         return f"{shown} means 1.0: pass a number, a bool does not switch clipping on"
     if value is False:
-        return f"{shown} means 0 and sets every gradient to zero; it does not disable clipping"
+        return f"{shown} means 0 and sets every gradient to zero"
     if isinstance(value, str):
         return _told_of_string(shown, value)
     effect = _effect(clip, value)
@@ -97,7 +97,9 @@ def _effect(clip: Clip, value: float) -> str:
         return ""
     if value == 0:
         return "sets every gradient to zero"
-    return "sets every gradient to it" if _argument(clip) == "clip_value" else "flips the sign of every gradient"
+    return (
+        "sets every gradient to this value" if _argument(clip) == "clip_value" else "flips the sign of every gradient"
+    )
 
 
 def _told_of_string(shown: str, text: Value) -> str:
@@ -105,7 +107,7 @@ def _told_of_string(shown: str, text: Value) -> str:
         float(str(text))
     except ValueError:
         return f"{shown} is not a number and raises a ValueError in the first step"
-    return f"{shown} is a string, which torch does not promise to convert: pass a number"
+    return f"{shown} is a string, which torch may not convert: pass a number"
 
 
 def _lets_zero_through(source: Source, clip: Clip, limit: cst.BaseExpression) -> Guard | None:

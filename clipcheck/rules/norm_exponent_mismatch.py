@@ -46,7 +46,7 @@ from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Role, Safety
 
 HALVED = "`{base} ** 1 / {root}` divides by {root} instead of taking the root"
-MIXED = "sums {order}-norms to the power of {exponent}, which gives no norm: use one number for both"
+MIXED = "sums {order}-norms raised to the power of {exponent}, which is not a norm: use one number for both"
 ROOTLESS = "`{name}` is a sum of squares, but is returned or logged as a norm: take the root"
 
 
