@@ -57,7 +57,7 @@ def loop(statement: str, start: str = "0.0", end: str = "total ** 0.5") -> str:
 def test_a_sum_of_values_that_are_read_one_by_one(statement: str, read: str) -> None:
     (finding,) = (one for one in found(loop(statement)) if one.code == "CLIP001")
     assert finding.place.line == HEAD.count("\n") + 4
-    assert f"one `{read}` per parameter" in finding.message
+    assert finding.message.startswith(f"`{read}` synchronizes once per parameter")
 
 
 def test_a_largest_value_under_a_test_of_its_own() -> None:

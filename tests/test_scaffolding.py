@@ -75,7 +75,7 @@ def test_a_norm_without_its_root_is_left_to_the_rule_that_says_so() -> None:
     body = "total_norm = 0.0\nfor p in ps:\n    total_norm += p.grad.norm().item() ** 2\nlog(total_norm)"
     after, findings = check(body, "CLIP001", fix=True)
     assert after == body
-    assert "no root of it is taken" in findings[0].help
+    assert "no root is taken of its sum" in findings[0].help
     rooted = body.replace("log(total_norm)", "return total_norm ** 1 / 2")
     assert fixed(rooted, "CLIP001", "CLIP006") == "return grad_norm(ps).item()"
 
