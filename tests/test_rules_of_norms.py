@@ -1,4 +1,4 @@
-"""The rules about norms that are written out by hand: sums that are no norm, and norms that are measured twice."""
+"""The rules about hand-written norms: sums that are not norms, and norms that are measured twice."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def names_settled(source: Source, statement: Statement, start: int, stop: int) -
 
 
 def stands_alone(source: Source, statement: cst.CSTNode) -> bool:
-    """Whether a statement shares its lines with no other, so that they can be moved."""
+    """Whether a statement shares its lines with no other, so that these can be moved."""
     match statement:
         case cst.SimpleStatementLine(body=[_]) | cst.BaseCompoundStatement():
             return isinstance(source.parent(statement), (cst.IndentedBlock, cst.Module))

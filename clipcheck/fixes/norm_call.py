@@ -97,7 +97,7 @@ def _cast_of_result(casts: str, over_parameters: bool, kind: NumberKind) -> str 
 
 
 def roles(source: Source, found: Series, order: Exponent) -> tuple[tuple[str, Role], ...]:
-    """What the user's own expressions in a norm stand for."""
+    """The roles of the user's own expressions in a norm."""
     first = found.clauses[0].iterable
     named: list[tuple[str, Role]] = []
     match first:

@@ -91,7 +91,7 @@ def _uses(source: Source) -> tuple[list[int], list[tuple[Scope, str]]]:
 
 
 def _is_variable(source: Source, bindings: Sequence[Binding]) -> bool:
-    """Whether a function assigns a name of its own, and nothing else: a parameter or a loop's target may be unused."""
+    """Whether a name is assigned in a function, and bound in no other way: a parameter or a loop's target may be unused."""
     return all(
         binding.kind == "assign"
         and binding.value is not None

@@ -235,7 +235,7 @@ def _spelled(source: Source, condition: Condition) -> tuple[str, bool]:
 
 
 def _is_default(source: Source, binding: Binding) -> bool:
-    """Whether a helper is set to the zero that stands in for a missing norm."""
+    """Whether a helper is set to the zero that replaces a missing norm."""
     value = assigned_value(source, binding)
     return value is not None and is_zero(source, value)
 

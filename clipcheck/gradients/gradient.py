@@ -1,4 +1,4 @@
-"""What is a gradient: the `.grad` of something, whatever is bound from one, and tensors that are called gradients.
+"""What is a gradient: the `.grad` of something, whatever is bound from one, and tensors that are named gradients.
 
 Two questions are asked of an expression. `gradient` says whether its value is a gradient, up to dtype, shape and device.
 `is_in_place` says whether changing it in place changes the gradient of a parameter: `p.grad.detach()` shares the
@@ -156,7 +156,7 @@ def _is_cpu(source: Source, node: cst.BaseExpression) -> bool:
 
 
 def _named(source: Source, name: cst.Name, depth: int) -> Gradient | None:
-    """A name is a gradient if one of its bindings is; zeros that stand in for a missing one do not count."""
+    """A name is a gradient if one of its bindings is; zeros that replace a missing one do not count."""
     found: list[Gradient] = []
     certain = True
     for binding in reaching(source, name):

@@ -126,7 +126,7 @@ def _conditional(source: Source, node: cst.IfExp, depth: int) -> Power | None:
 
 
 def _named(source: Source, name: cst.Name, depth: int) -> Power | None:
-    """The power that a name stands for; zeros that stand in for a missing gradient do not count."""
+    """The power that a name holds; zeros that replace a missing gradient do not count."""
     found: list[Power] = []
     via: list[Binding] = []
     zeros: list[Binding] = []

@@ -17,7 +17,7 @@ clip_grad_value_(model.parameters(), clip_value)
 There is no automatic fix: only you know what is meant.
 
 ## When to suppress it
-In a wrapper that passes the result on and whose callers ignore it.
+If the code expects None, for example in a test of the return value.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_value_.html

@@ -27,7 +27,7 @@ squares as it is, or inside optimizers. No automatic fix is offered if the stack
 used elsewhere.
 
 ## When to suppress it
-If the loop has to match another implementation bit for bit, or has to compile into one graph with the code around it.
+If the result has to match another implementation bit for bit, or in code that runs once, such as a test.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.utils.get_total_norm.html
