@@ -190,6 +190,7 @@ SILENT = {
         "SB\nU\nif x:\n    UP\n    continue\nSS\nUP",
         "SB\nU\nif x:\n    break\nSS\nUP",
         "SB\nU\nfor y in x:\n    if y:\n        continue\nSS\nUP",
+        "if amp:\n    U\nif amp:\n    SS\n    UP\nif x:\n    continue",
         "SB\nU\nSS",
     ],
     # frameworks
@@ -332,6 +333,9 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
     "CLIP308": [
         ("SB\nU\nif x:\n    continue\nSS\nUP", None),
         ("SB\nU\nC\nif x:\n    Z\n    continue\nSS\nUP", None),
+        ("if amp:\n    U\nif log:\n    UP\nif x:\n    continue\nSS\nUP", None),
+        ("if amp:\n    U\nif amp and log:\n    UP\nif x:\n    continue\nSS\nUP", None),
+        ("if amp:\n    U\nif i % 4 == 0:\n    UP\nif x:\n    continue\nSS\nUP", None),
     ],
     "CLIP403": [
         ("accelerator.backward(loss)\nC\nS", "accelerator.backward(loss)\naccelerator.clip_grad_norm_(model.parameters(), 1.0)\nS"),

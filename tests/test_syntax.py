@@ -48,6 +48,34 @@ def test_a_fault_is_placed_and_the_lines_behind_it_are_read(bad: str, line: int)
     ]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{% if cookiecutter.tensors == "torch" -%}',
+        "{%- for layer in layers %}",
+        "    model = {{cookiecutter.model_name}}Model(config)",
+        "    model = {{ name | lower }}.from_config(config)",
+    ],
+)
+def test_a_template_is_no_broken_program_and_its_code_is_read(line: str) -> None:
+    assert [f.code for f in look(f"import torch\n{CALL}\n\n\n{line}\nx = = 1\n").findings] == ["CLIP002"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x = {{1}} y",
+        "f'{{y}} {' + (",
+        "x = f'{{y}}' + = z",
+        "# {{y}}\nx = = 1",
+        "x = 5 {% 3",
+        "x = '{% if y %}'\nz = = 1",
+    ],
+)
+def test_braces_do_not_make_a_template(line: str) -> None:
+    assert "invalid-syntax" in [f.code for f in look(f"import torch\n{line}\n{CALL}\n").findings]
+
+
 def test_a_text_without_sense_is_one_finding() -> None:
     report = look("torch.nn.utils.clip_grad_norm ((( ]]] \n" * 200)
     assert [f.code for f in report.findings] == ["invalid-syntax"]

@@ -66,7 +66,7 @@ def examine(
         return Examined((_not_analyzed(path, document, index, too_much),))
     try:
         source, faults = syntax.parse(document.programs[index], settings.target, before)
-        broken = tuple(_fault(path, document, index, fault) for fault in faults if _is_told(document, index, fault))
+        broken = tuple(_fault(path, document, index, fault) for fault in _told(document, index, faults))
         if source is None:
             return Examined(broken)
         source.locate = lambda offset: document.place(index, offset, offset)
@@ -262,15 +262,24 @@ def _unused(view: _View, directive: Directive, name: Naming | None) -> Finding:
 # --- findings of no rule ----------------------------------------------------------------------------------------------
 
 
-def _is_told(document: Document, index: int, fault: Fault) -> bool:
-    """Whether to report what is not Python.
+def _told(document: Document, index: int, faults: Sequence[Fault]) -> Sequence[Fault]:
+    """What is not Python, and is to be reported.
 
     Fragments of a document are often abridged (`for x, y in …:`), and nobody runs them; cells of a notebook hold blanks to
-    fill in and prose, which concern us only if they contain gradient-clipping code.
+    fill in and prose, which concern us only if they contain gradient-clipping code. A template makes programs, and is none.
     """
-    if document.fragments:
-        return False
-    return not document.cells or speaks_of_clipping(document.programs[index].written[fault.start : fault.end])
+    text = document.programs[index].written
+    if document.fragments or any(_is_of_template(text, fault) for fault in faults):
+        return ()
+    return [fault for fault in faults if not document.cells or speaks_of_clipping(text[fault.start : fault.end])]
+
+
+# A statement of Jinja's, `{% if layers %}`, or a value outside of strings: `class {{ cookiecutter.name }}Model:`.
+_OF_TEMPLATE = re.compile(r"\s*\{%-? *[a-z][^\n]*%\}|[^\n'\"#{]*\{\{-? *[a-z_][\w.]* *(\|[^\n]*)?\}\}", re.IGNORECASE)
+
+
+def _is_of_template(text: str, fault: Fault) -> bool:
+    return not fault.is_python and _OF_TEMPLATE.match(text, text.rfind("\n", 0, fault.at) + 1) is not None
 
 
 def _fault(path: str, document: Document, index: int, fault: Fault) -> Finding:

@@ -3,6 +3,7 @@
 Finds gradient norms that are summed in Python from one `.item()` per parameter: loops, comprehensions inside `sum`,
 lists that are summed later; with `norm`, `pow(2).sum()`, `float()` or `math.pow`, with or without the root. Other calls
 that copy each tensor to the host count as well: `.cpu()`, `.numpy()`, `torch.tensor([…])` of the norms.
+A sum that nothing but assertions read, as in a test of a model, is left alone: no training waits for it.
 
 ## Why is this bad?
 Every `.item()` synchronizes with the device: a model with 150 tensors synchronizes 150 times to get one number. With
@@ -84,8 +85,38 @@ def check(source: Source) -> Iterator[Hit]:
         elif one.is_total:
             yield _hit(one.statement, one.term, Refused("the individual norms are kept"))
     for found in sums:
-        if found.series.loop is None and not (found.series.joined and uses_beside(source, found.series, found.node)):
+        if found.series.loop is not None or _is_only_asserted(source, found.node):
+            continue
+        if not (found.series.joined and uses_beside(source, found.series, found.node)):
             yield _hit(found.series.joined or found.node, found.term, _of_total(source, found))
+
+
+def _is_only_asserted(source: Source, node: cst.BaseExpression) -> bool:
+    """Whether nothing but assertions reads a norm: code that checks the training, and whose time is nobody's."""
+    if _is_in_assertion(source, node):
+        return True
+    match source.parent(node):
+        case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=name) as target)], value=value) if (
+            value is node
+        ):
+            uses = source.names.uses(source.scope(target), name)
+            return bool(uses) and all(_is_in_assertion(source, use) for use in uses)
+    return False
+
+
+def _is_in_assertion(source: Source, node: cst.CSTNode) -> bool:
+    """Whether a node stands in an `assert`, or in a call of a function of that name: `self.assertGreater(norm, 0)`."""
+    for above in source.ancestors(node):
+        match above:
+            case cst.Assert():
+                return True
+            case cst.Call(func=cst.Name(value=name) | cst.Attribute(attr=cst.Name(value=name))) if name.startswith(
+                "assert"
+            ):
+                return True
+            case cst.BaseStatement():
+                return False
+    return False
 
 
 def _hit(node: cst.CSTNode, term: Power, outcome: Fix | Refused) -> Hit:

@@ -36,6 +36,7 @@ from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source, memo
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.clips import torch_calls
+from clipcheck.training.guards import conditions
 
 MESSAGE = "`{name}` of a tensor on a GPU raises a TypeError: read the number first"
 TITLE = "Read the number first"
@@ -58,6 +59,8 @@ def check(source: Source) -> Iterator[Hit]:
             continue
         for arg in call.args:
             if arg.keyword is None and not arg.star and _is_tensor(source, arg.value):
+                if _is_number_here(source, call, arg.value):
+                    continue
                 message = MESSAGE.format(name=source.code(call.func))
                 text = f"{source.outer_code(arg.value)}.item()"
                 fix = Fix(TITLE, Safety.UNSAFE, (replace(source, arg.value, text),)) if _is_plain(arg.value) else None
@@ -107,6 +110,47 @@ def _is_made(source: Source, binding: Binding, depth: int) -> bool | None:
 
 def _adds_tensors(one: Accumulation) -> bool:
     return one.how != "append" and one.is_total and one.term.kind == "tensor" and not one.term.synced
+
+
+def _is_number_here(source: Source, call: cst.Call, value: cst.BaseExpression) -> bool:
+    """Whether a test around the call, or one that leaves before it, says that the norm is no tensor: `isinstance(norm, float)`."""
+    named = frozenset(
+        source.spelled(node) for node in source.walk(value) if isinstance(node, (cst.Name, cst.Attribute))
+    )
+    tests = [(branch.test, outcome) for branch, outcome in conditions(source, call)]
+    inner: cst.CSTNode = call
+    for above in source.ancestors(call):
+        match above:
+            case cst.IfExp() if inner is not above.test:
+                tests.append((above.test, inner is above.body))
+            case cst.BooleanOperation() if inner is above.right:
+                tests.append((above.left, isinstance(above.operator, cst.And)))
+            case cst.BaseStatement():
+                break
+        inner = above
+    return any(_says_number(source, test, outcome, named) for test, outcome in tests)
+
+
+def _says_number(source: Source, test: cst.BaseExpression, outcome: bool, named: frozenset[str]) -> bool:
+    match test:
+        case cst.UnaryOperation(operator=cst.Not(), expression=inner):
+            return _says_number(source, inner, not outcome, named)
+        case cst.BooleanOperation(left=left, operator=operator, right=right):
+            return isinstance(operator, cst.And) == outcome and any(
+                _says_number(source, side, outcome, named) for side in (left, right)
+            )
+        case cst.Call(args=[cst.Arg(value=asked), *kinds]) if source.spelled(asked) in named:
+            match source.qualified(test.func):
+                case "torch.is_tensor":
+                    return not outcome
+                case "builtins.isinstance":
+                    return any(_names_tensor(source, kind) for kind in kinds) != outcome
+    return False
+
+
+def _names_tensor(source: Source, kinds: cst.CSTNode) -> bool:
+    named = (node for node in source.walk(kinds) if isinstance(node, (cst.Name, cst.Attribute)))
+    return any((source.qualified(node) or "").startswith("torch.") for node in named)
 
 
 def _is_on_cpu(source: Source, node: cst.BaseExpression) -> bool:
