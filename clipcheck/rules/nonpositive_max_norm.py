@@ -47,7 +47,7 @@ _NEGATIVE = (-0.5, -2.0)  # what a check of the sign rejects, and a check for a 
 
 def check(source: Source) -> Iterator[Hit]:
     for clip in clips(source):
-        if clip.limit is None or expects_error(source, clip.call):
+        if clip.limit is None or expects_error(source, clip.call) or _is_for_type_checkers(source, clip):
             continue
         fault = _fault(source, clip, clip.limit)
         guard = None if fault else _lets_zero_through(source, clip, clip.limit)
@@ -57,6 +57,18 @@ def check(source: Source) -> Iterator[Hit]:
         if fault:
             related = () if guard is None else ((guard.test, "0 passes this check"),)
             yield Hit(clip.call, fault, None, BY_HAND, related)
+
+
+def _is_for_type_checkers(source: Source, clip: Clip) -> bool:
+    """Whether the parameters are a name that is declared, `p: torch.Tensor`, and never has a value: such code is not run."""
+    function = source.enclosing(clip.call, cst.FunctionDef)
+    if function is None or clip.parameters is None:
+        return False
+    unbound = {n.value for n in source.walk(clip.parameters) if isinstance(n, cst.Name) and not source.bindings(n)}
+    return any(
+        isinstance(node, cst.AnnAssign) and isinstance(node.target, cst.Name) and node.target.value in unbound
+        for node in source.walk(function)
+    )
 
 
 def _fault(source: Source, clip: Clip, limit: cst.BaseExpression) -> str:
