@@ -230,9 +230,9 @@ FOUND = {
     "CLIP201": [
         ("clip_grad_norm_(ps, 0)", 1),
         ("clip_grad_norm_(ps, 0.0)", 1),
-        ("def f(ps):\n    q: int\n    clip_grad_norm_(ps, 0)", 1),
-        ("def f():\n    ps: list\n    ps = g()\n    clip_grad_norm_(ps, 0)", 1),
-        ("def f():\n    clip_grad_norm_(ps, 0)\ndef g():\n    ps: list", 1),
+        ("def f(ps):\n    q: int\n    clip_grad_norm_(ps, 0)", 3),
+        ("def f():\n    ps: list\n    ps = g()\n    clip_grad_norm_(ps, 0)", 4),
+        ("def f():\n    clip_grad_norm_(ps, 0)\ndef g():\n    ps: list", 2),
         ("clip_grad_norm_(ps, -1)", 1),
         ("clip_grad_norm_(ps, max_norm=-1.0)", 1),
         ("clip_grad_norm_(ps, -math.inf)", 1),
