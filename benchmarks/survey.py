@@ -6,8 +6,9 @@ FOLDER holds one checkout per repository, named `owner+name`. Their commits are 
 (`owner/name`, commit) for checkouts without `.git`. Every finding becomes a line of a table on stdout: repository,
 commit, path, line, code, verdict, reason. The verdicts come from benchmarks/survey.tsv, which has the same columns and
 is written by hand, by reading the code: right, noise (true, but a maintainer would shrug), wrong, or unsure. A verdict is
-for a code on a line of a path at a commit; nothing is carried over to another commit. The summary goes to stderr; exit
-status 1 if a finding has no verdict yet.
+for a code on a line of a path at a commit; nothing is carried over to another commit. A reason that starts with "no longer
+reported" tells of a finding that led to a change of its rule. The summary goes to stderr; exit status 1 if a finding has no
+verdict yet.
 """
 
 from __future__ import annotations

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "survey.py"
+PAGE = (Path(__file__).parent.parent / "docs" / "found.md").read_text(encoding="utf-8")
+SILENT = "no longer reported: "
 CLIP = "from torch.nn.utils import clip_grad_norm\nclip_grad_norm(ps, 1)\n"
 HEAD = "repository\tcommit\tpath\tline\tcode\tverdict\treason\n"
 
@@ -76,3 +80,63 @@ def test_wrong_findings_lower_the_share_and_noise_does_not(survey: ModuleType) -
 
 def test_the_committed_verdicts_are_read(survey: ModuleType) -> None:
     assert all(row.reason for row in survey.judged(survey.JUDGED).values() if row.verdict != "right")
+
+
+# --- the page on it ---------------------------------------------------------------------------------------------------
+
+
+def cell(text: str) -> Counter[str]:
+    """`7 noise, 1 wrong` as counts."""
+    return Counter({word: int(number) for number, word in re.findall(r"(\d+) (\w+)", text)})
+
+
+def test_the_page_has_the_counts_of_the_table_by_rule(survey: ModuleType) -> None:
+    rows = survey.judged(survey.JUDGED).values()
+    shown = {}
+    for line in re.findall(r"^\| (?:\[?CLIP|invalid|all).*$", PAGE, re.MULTILINE):
+        rule, right, noise, gone = (part.strip() for part in line.strip("|").split("|"))
+        shown[rule.split("]")[0].lstrip("[")] = (int(right or 0), int(noise or 0), cell(gone))
+    expected = {}
+    for code in {row.code for row in rows} | {"all"}:
+        of_code = [row for row in rows if code in (row.code, "all")]
+        left = Counter(row.verdict for row in of_code if not row.reason.startswith(SILENT))
+        gone = Counter(row.verdict for row in of_code if row.reason.startswith(SILENT))
+        assert set(left) <= {"right", "noise"}
+        expected[code] = (left["right"], left["noise"], gone)
+    assert shown == expected
+
+
+def test_the_page_says_what_the_first_run_and_the_last_gave(survey: ModuleType) -> None:
+    rows = survey.judged(survey.JUDGED).values()
+    first = Counter(row.verdict for row in rows)
+    last = Counter(row.verdict for row in rows if not row.reason.startswith(SILENT))
+    text = " ".join(PAGE.split())
+    counts = ", ".join(f"{first[verdict]} {verdict}" for verdict in survey.VERDICTS)
+    assert f"{len(rows)} findings in {len({row.repository for row in rows})} repositories: {counts}." in text
+    silent, left = len(rows) - last.total(), last.total()
+    assert f"{silent} findings are no longer reported, and {left} are left" in text
+    assert f"are left: {last['right']} right, {last['noise']} noise, {last['wrong']} wrong." in text
+    assert f"rely on, {len(rows) - first['wrong']} of {len(rows)}," in text
+
+
+def test_the_page_says_what_was_found_in_repositories_that_were_not_known(survey: ModuleType) -> None:
+    text = " ".join(PAGE.split())
+    named = re.search(
+        r"first examples: (.*?)\. (\d+) of the (\d+) .*? Of the other (\d+), (\d+) are right and (\d+) noise", text
+    )
+    assert named is not None
+    left = [row for row in survey.judged(survey.JUDGED).values() if not row.reason.startswith(SILENT)]
+    known = set(named[1].split(", "))
+    assert known <= {row.repository for row in left}
+    others = Counter(row.verdict for row in left if row.repository not in known)
+    counts = (len(left) - others.total(), len(left), others.total(), others["right"], others["noise"])
+    assert tuple(int(number) for number in named.groups()[1:]) == counts
+
+
+def test_the_ten_findings_of_the_page_are_right_and_at_their_commit(survey: ModuleType) -> None:
+    address = r"^(CLIP\d+), \[[^\]]+\]\(https://github\.com/([^/]+/[^/]+)/blob/(\w+)/(\S+)#L(\d+)\)$"
+    told = re.findall(address, PAGE, re.MULTILINE)
+    rows = survey.judged(survey.JUDGED)
+    places = [(repository, commit, path, int(line), code) for code, repository, commit, path, line in told]
+    assert len(set(places)) == 10
+    assert [rows[place].verdict for place in places] == ["right"] * 10
