@@ -113,6 +113,7 @@ def test_the_all_reduce_goes_first(body: str, after: str | None) -> None:
 # --- ranks that return while others wait --------------------------------------------------------------------------------
 
 LIST = "grads = [p.grad for p in ps if p.grad is not None]\n"
+OF_NET = "grads = [p.grad for p in net.parameters() if p.grad is not None]\n"
 WAIT = "\ntotal = sum(grads)\ndist.all_reduce(total)\nreturn total"
 
 
@@ -142,6 +143,13 @@ def function(body: str, before: str = "") -> str:
         "total = None\nfor p in ps:\n    if p.grad is not None:\n        total = 1\nif total is None:\n    return\ndist.all_reduce(x)",
         LIST + "if not grads:\n    return 0.0\nreturn sum(grads).full_tensor()",
         LIST + "if not grads:\n    return 0.0\ndist.all_gather_object(found, len(grads))",
+        OF_NET + "if not grads:\n    return" + WAIT,
+        "net(many).backward()\n" + LIST + "if not grads:\n    return" + WAIT,
+        "loss = net(many)\nif many:\n    loss.backward()\n" + OF_NET + "if not grads:\n    return" + WAIT,
+        "loss = net(many)\nloss.backward()\nnet.zero_grad()\n" + OF_NET + "if not grads:\n    return" + WAIT,
+        "net(many).backward()\n" + OF_NET.replace("net.", "net.experts.") + "if not grads:\n    return" + WAIT,
+        "loss.backward()\nnet(many)\n" + OF_NET + "if not grads:\n    return" + WAIT,
+        "loss = net(many)\n" + OF_NET + "if not grads:\n    return" + WAIT + "\nloss.backward()",
         LIST + "if not grads:\n    return 0.0\nif many:\n    dist.all_reduce(grads[0])",
     ],
 )  # fmt: skip
@@ -177,6 +185,8 @@ def test_a_collective_in_a_function_of_the_file() -> None:
         LIST + "if many:\n    if not grads:\n        return 0.0\n    return 1.0" + WAIT,
         LIST + "def g(x):\n    dist.all_reduce(x)\nif not grads:\n    return 0.0\nreturn g",
         "if not ps:\n    return" + WAIT,
+        "loss = net(many)\nnet.zero_grad()\nloss.backward()\n" + OF_NET + "if not grads:\n    return" + WAIT,
+        "loss = net(many)\nif many:\n    loss.backward()\n    " + OF_NET + "    if not grads:\n        return" + WAIT,
         "xs = [p for p in ps if p.requires_grad]\nif not xs:\n    return" + WAIT,
         "for p in ps:\n    if p.grad is None:\n        continue\n    dist.all_reduce(p.grad)",
         "total = None\nfor p in ps:\n    total = p.sum()\nif total is None:\n    return\ndist.all_reduce(p.grad)",

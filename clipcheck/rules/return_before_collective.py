@@ -68,6 +68,8 @@ def check(source: Source) -> Iterator[Hit]:
         branch, outcome = next(branches(source, leave), (None, False))
         if branch is None or not _lacks_gradients(source, branch.test, outcome):
             continue
+        if _has_just_made_them(source, leave):
+            continue
         awaited = _awaited(source, leave, branch)
         if awaited is not None:
             where = source.where(awaited)
@@ -118,6 +120,42 @@ def _leads_to_one(source: Source, call: cst.Call) -> bool:
         if any(home(source, node) is called.function and _is_collective(source, node) for node in inside):
             return True
     return False
+
+
+# --- gradients that are there on every rank ---------------------------------------------------------------------------
+
+
+def _has_just_made_them(source: Source, leave: cst.Return) -> bool:
+    """Whether the same function has run the models whose gradients it asks for, and then `backward()`.
+
+    It raises where no parameter of a model gets a gradient, so that some are there on each rank.
+    """
+    function, at = home(source, leave), source.rank(leave)
+    calls = [call for call in source.nodes(cst.Call) if source.rank(call) < at and home(source, call) is function]
+    made = [call for call in calls if _method(call) in ("backward", "zero_grad") and _comes_before(source, call, leave)]
+    if not made or _method(made[-1]) != "backward":
+        return False
+    asked = {model for call in calls if (model := _asked_for_parameters(source, call))}
+    run = {source.spelled(call.func) for call in calls if source.rank(call) < source.rank(made[-1])}
+    return bool(asked) and asked <= run
+
+
+def _asked_for_parameters(source: Source, call: cst.Call) -> str:
+    """`model` of `model.parameters()`."""
+    match call.func:
+        case cst.Attribute(value=model, attr=cst.Name("parameters" | "named_parameters")):
+            return source.spelled(model)
+    return ""
+
+
+def _method(call: cst.Call) -> str:
+    return call.func.attr.value if isinstance(call.func, cst.Attribute) else ""
+
+
+def _comes_before(source: Source, call: cst.Call, leave: cst.Return) -> bool:
+    """Whether no test decides that a call is left out on the way to an early return."""
+    around = {(id(branch), outcome) for branch, outcome in branches(source, leave)}
+    return all((id(branch), outcome) in around for branch, outcome in branches(source, call))
 
 
 # --- gradients that are not there -------------------------------------------------------------------------------------
