@@ -386,3 +386,22 @@ def test_a_benchmark_of_norms_over_random_gradients_is_one_of_gradients() -> Non
         "    for grad in gradients:\n        total += grad.norm(2).item() ** 2\n    total = total ** 0.5\n"
     )
     assert len(lines(text, "CLIP001")) == 1
+
+
+@pytest.mark.parametrize(
+    ("reads", "expected"),
+    [
+        ("assert total > 0", []),
+        ("self.assertLess(total, 1.0)\n    assert total", []),
+        ("assert_close(total, 1.0)", []),
+        ("assert total > 0\n    log(total)", [2]),
+        ("log(total)", [2]),
+        ("self.log('norm', total)", [2]),
+        ("return total", [2]),
+        ("is_asserted = total > 0", [2]),
+        ("assert self.scale", [2]),
+    ],
+)
+def test_a_norm_that_only_assertions_read_is_left_alone(reads: str, expected: list[int]) -> None:
+    text = f"def f(self, ps):\n    total = sum(p.grad.norm().item() ** 2 for p in ps) ** 0.5\n    {reads}\n"
+    assert lines(text) == expected
