@@ -279,7 +279,7 @@ _OF_TEMPLATE = re.compile(r"\s*\{%-? *[a-z][^\n]*%\}|[^\n'\"#{]*\{\{-? *[a-z_][\
 
 
 def _is_of_template(text: str, fault: Fault) -> bool:
-    return not fault.is_python and _OF_TEMPLATE.match(text, text.rfind("\n", 0, fault.at) + 1) is not None
+    return _OF_TEMPLATE.match(text, text.rfind("\n", 0, fault.at) + 1) is not None
 
 
 def _fault(path: str, document: Document, index: int, fault: Fault) -> Finding:
