@@ -1,14 +1,27 @@
 """
 ## What it does
-Finds torch's own clip after `accelerator.backward(loss)`.
+Finds torch's `clip_grad_norm_` or `clip_grad_value_` after `accelerator.backward(loss)`.
 
 ## Why is this bad?
 Under fp16 the gradients are still multiplied by the loss scale, so they are clipped to almost nothing; under FSDP the
-norm is that of this rank's shards; DeepSpeed clips by itself and ignores it; on TPU the gradients are not reduced yet.
-`accelerator.clip_grad_norm_` knows all of these.
+norm is that of this rank's shards; DeepSpeed ignores the call and clips itself; on TPU the gradients are not reduced
+yet. `accelerator.clip_grad_norm_` handles all of these.
+
+## How to fix by hand
+Call the accelerator's method; under gradient accumulation, only where gradients are synchronized:
+
+```python
+accelerator.backward(loss)
+if accelerator.sync_gradients:
+    accelerator.clip_grad_norm_(model.parameters(), max_norm)
+optimizer.step()
+```
 
 ## Fix safety
-Unsafe: calls the method of the accelerator with the same arguments, so the training changes wherever the clip was wrong.
+Unsafe: calls the accelerator's method with the same arguments, so training changes wherever the clip was wrong.
+
+## When to suppress it
+Where the program only ever runs in bf16 or float32, without FSDP, DeepSpeed or TPUs.
 
 ## References
 - https://huggingface.co/docs/accelerate/package_reference/accelerator

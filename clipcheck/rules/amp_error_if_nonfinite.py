@@ -3,11 +3,17 @@
 Finds `error_if_nonfinite=True` in a clip of gradients that a `GradScaler` has unscaled.
 
 ## Why is this bad?
-With a loss scale an overflow is normal: the scaler finds the infinity, skips the step and lowers the scale. The clip
-raises a RuntimeError first and ends the training.
+With a loss scale, overflows are normal: the scaler finds the infinity, skips the step and lowers the scale. With
+`error_if_nonfinite=True` the clip raises a RuntimeError first, which ends the training.
+
+## How to fix by hand
+Drop `error_if_nonfinite=True`. To notice persistent overflows, log `scaler.get_scale()`: it keeps falling.
 
 ## Fix safety
-Unsafe: drops the argument, so that the scaler can skip the step.
+Unsafe: removes the argument, so that the scaler skips the step instead.
+
+## When to suppress it
+Where the RuntimeError is caught and answered with `scaler.update()`, or training should end at the first overflow.
 
 ## References
 - pytorch/pytorch#53843, pytorch/pytorch#55169

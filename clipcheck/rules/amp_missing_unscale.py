@@ -1,17 +1,32 @@
 """
 ## What it does
 Finds clips of gradients that a `GradScaler` has scaled and that nothing has unscaled yet: `unscale_` is missing, or
-comes after the clip. The scaled `backward()` may run in another function, if nothing in the file unscales. In a
-LightningModule with manual optimization and a Trainer of 16-mixed precision, `self.clip_gradients` as well:
-`manual_backward` scales, and only the optimizer's step unscales.
+comes after the clip. The scaled `backward()` may run in another function, if nothing in the file unscales. It also finds
+`self.clip_gradients` in a LightningModule with manual optimization and a Trainer with 16-mixed precision, where
+`manual_backward` scales and only the optimizer's step unscales.
 
 ## Why is this bad?
 The gradients are multiplied by the loss scale, 65536 at first. Clipped to a norm of 1.0 and then divided by the scale,
-they reach the optimizer with a norm of 1/65536: training all but stops, or goes on only where the optimizer hides it.
+they reach the optimizer with a norm of 1/65536: training almost stops, unless the optimizer (such as Adam) normalizes
+its updates and hides it.
+
+## How to fix by hand
+Unscale between `backward()` and the clip; `scaler.step` then does not unscale again:
+
+```python
+scaler.scale(loss).backward()
+scaler.unscale_(optimizer)
+torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+scaler.step(optimizer)
+scaler.update()
+```
 
 ## Fix safety
-Unsafe: inserts `scaler.unscale_(optimizer)` above the clip, with the optimizer that `scaler.step` names. Training
-changes, which is the point.
+Unsafe: inserts `scaler.unscale_(optimizer)` above the clip, with the optimizer that `scaler.step` is given, so that
+training changes.
+
+## When to suppress it
+Where the gradients are unscaled in a way that the file does not show, or the scaler is always disabled.
 
 ## References
 - https://pytorch.org/docs/stable/notes/amp_examples.html#gradient-clipping

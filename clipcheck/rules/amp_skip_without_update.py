@@ -3,11 +3,18 @@
 Finds a `continue` between `scaler.unscale_(optimizer)` and `scaler.update()`.
 
 ## Why is this bad?
-The scaler remembers that the optimizer was unscaled until `update()` is called. The next iteration's `unscale_` raises
+Until `update()` is called, the scaler remembers that the optimizer was unscaled. The next iteration's `unscale_` raises
 `RuntimeError: unscale_() has already been called on this optimizer since the last update()`.
 
+## How to fix by hand
+Call `scaler.update()` before the `continue` as well. Where the test is for infinite or NaN gradients, drop it:
+`scaler.step(optimizer)` skips such steps by itself.
+
 ## Fix safety
-No fix: call `scaler.update()` on the way out as well, or let the scaler skip the step.
+No automatic fix: the code may have to clear the gradients or count the skipped step as well.
+
+## When to suppress it
+Where `update()` is called in a way that the file does not show.
 
 ## References
 - Haian-Jin/LVSM#19, pytorch/pytorch#185915

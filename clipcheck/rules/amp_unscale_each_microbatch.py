@@ -1,15 +1,31 @@
 """
 ## What it does
-Finds `scaler.unscale_(optimizer)` for every micro-batch although `scaler.step(optimizer)` runs once in several, and a second
-one for the same step, such as before each of two clips.
+Finds `scaler.unscale_(optimizer)` in every micro-batch although `scaler.step(optimizer)` runs only once for several of
+them, and a second call for the same step, such as one before each of two clips.
 
 ## Why is this bad?
-`unscale_` may run once for each optimizer between two steps: the second call raises `RuntimeError: unscale_() has
-already been called on this optimizer since the last update()`. Where a step resets it, gradients that are unscaled and
-gradients that are not are added up.
+`unscale_` may run once per optimizer between two calls of `update()`: the second one raises `RuntimeError: unscale_() has
+already been called on this optimizer since the last update()`. Where `update()` runs in between, unscaled gradients
+and scaled gradients are added together.
+
+## How to fix by hand
+Unscale once, right before the clip and the step:
+
+```python
+scaler.scale(loss / accumulation_steps).backward()
+if (i + 1) % accumulation_steps == 0:
+    scaler.unscale_(optimizer)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+```
 
 ## Fix safety
-Unsafe: moves `unscale_`, with the clip that follows it, under the accumulation guard. No fix for a second one.
+Unsafe: moves `unscale_`, and the clip after it, under the accumulation guard. No automatic fix for a second call.
+
+## When to suppress it
+Where `update()` runs between the two calls in code that the file does not show.
 
 ## References
 - microsoft/Swin-Transformer#311, pytorch/pytorch#36601, huggingface/accelerate#641

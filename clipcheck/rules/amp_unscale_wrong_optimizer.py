@@ -4,11 +4,23 @@ Finds clips of parameters whose own optimizer has not been unscaled, while anoth
 then a clip of the generator's parameters.
 
 ## Why is this bad?
-`unscale_` divides the gradients of the parameters that the named optimizer holds, and no others. The clip sees gradients
-that are still multiplied by the loss scale.
+`unscale_` divides the gradients of the parameters of the optimizer that it is given, and no others. The clip gets
+gradients that are still multiplied by the loss scale, and clips them to almost nothing.
+
+## How to fix by hand
+Unscale the optimizer whose parameters are clipped:
+
+```python
+scaler.unscale_(opt_g)
+torch.nn.utils.clip_grad_norm_(generator.parameters(), max_norm)
+scaler.step(opt_g)
+```
 
 ## Fix safety
-No fix: name the optimizer that holds the clipped parameters.
+No automatic fix: which optimizer has the clipped parameters is often decided elsewhere.
+
+## When to suppress it
+Where the optimizer that is unscaled does have these parameters, although names suggest otherwise.
 
 ## References
 - https://pytorch.org/docs/stable/notes/amp_examples.html#working-with-multiple-models-losses-and-optimizers

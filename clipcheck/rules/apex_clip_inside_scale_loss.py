@@ -1,13 +1,26 @@
 """
 ## What it does
-Finds clips inside of apex's `with amp.scale_loss(loss, optimizer) as scaled_loss:`.
+Finds clips inside apex's `with amp.scale_loss(loss, optimizer) as scaled_loss:`.
 
 ## Why is this bad?
-The gradients are unscaled where the block ends. Inside of it they are multiplied by the loss scale, so they are clipped
+The gradients are unscaled at the end of the block. Inside it they are multiplied by the loss scale, so they are clipped
 to almost nothing.
 
+## How to fix by hand
+Clip after the block, before the step:
+
+```python
+with amp.scale_loss(loss, optimizer) as scaled_loss:
+    scaled_loss.backward()
+torch.nn.utils.clip_grad_norm_(amp.master_params(optimizer), max_norm)
+optimizer.step()
+```
+
 ## Fix safety
-Unsafe: moves the clip behind the block, so the training changes.
+Unsafe: moves the clip after the block, so that training changes.
+
+## When to suppress it
+Where `amp` is always initialized with `loss_scale=1.0`.
 
 ## References
 - https://nvidia.github.io/apex/advanced.html#gradient-clipping

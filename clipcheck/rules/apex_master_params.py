@@ -1,13 +1,19 @@
 """
 ## What it does
-Finds clips of `model.parameters()` after apex's `amp.scale_loss`, where the optimizer may hold master copies.
+Finds clips of `model.parameters()` after apex's `amp.scale_loss`, where the optimizer may have FP32 master weights.
 
 ## Why is this bad?
-At `opt_level="O2"` the optimizer steps copies of the weights in float32, with gradients of their own. A clip of the
-model's parameters bounds gradients that nobody uses.
+At `opt_level="O2"` the optimizer updates FP32 master weights, which have their own gradients. A clip of the model's
+parameters changes gradients that the step does not use.
+
+## How to fix by hand
+Clip `amp.master_params(optimizer)`, as apex's documentation does; at O0 and O1 these are the model's own parameters.
 
 ## Fix safety
 Unsafe: clips `amp.master_params(optimizer)`, which are the model's own parameters at O0 and O1.
+
+## When to suppress it
+Where the program only ever runs at O0 or O1.
 
 ## References
 - https://nvidia.github.io/apex/advanced.html#gradient-clipping

@@ -1,15 +1,28 @@
 """
 ## What it does
-Finds clips that run after `optimizer.step()` has used the gradients, with no `backward()` in between and no step of
-that optimizer to follow before the gradients are cleared.
+Finds clips that run after `optimizer.step()` has used the gradients, with no `backward()` in between and no other step
+of that optimizer before the gradients are cleared.
 
 ## Why is this bad?
-The optimizer has taken its step with the gradients as they were; what is clipped then is thrown away by the next
-`zero_grad()`. Training runs without any clipping, and no error says so.
+The optimizer has already used the unclipped gradients, and the clipped ones are discarded by the next `zero_grad()`.
+Training runs without any clipping, and no error says so.
+
+## How to fix by hand
+Move the clip between `backward()` and the step:
+
+```python
+loss.backward()
+torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+optimizer.step()
+optimizer.zero_grad()
+```
 
 ## Fix safety
-Unsafe: moves the clip above the step, so the training changes, which is the point. With a `GradScaler` the gradients
-are unscaled there first, and an `unscale_` that came with the clip after the step moves with it.
+Unsafe: moves the clip above the step, so that the steps are clipped and training changes. With a `GradScaler` the fix
+unscales the gradients first; an `unscale_` that was after the step, next to the clip, moves with it.
+
+## When to suppress it
+Where another optimizer, which the file does not show, steps with these gradients later.
 
 ## References
 - awslabs/graphstorm#1366, jongwook/onsets-and-frames#24, VGraphRNN/VGRNN#4, APPFL/APPFL#198

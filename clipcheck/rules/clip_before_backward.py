@@ -1,13 +1,20 @@
 """
 ## What it does
-Finds clips that run before the `backward()` whose gradients they should bound.
+Finds clips that run before the `backward()` whose gradients they are meant to clip.
 
 ## Why is this bad?
-Before `backward()` there are no gradients (after `zero_grad()` they are None, and the clip sees nothing) or only those
-of the step before. The gradients that the optimizer then uses are never clipped.
+Before `backward()` there are no gradients (after `zero_grad()` they are None, and the clip does nothing) or only those
+of the previous step. The gradients that the optimizer then uses are never clipped.
+
+## How to fix by hand
+Move the clip below `loss.backward()`, right before `optimizer.step()`.
 
 ## Fix safety
-Unsafe: moves the clip below `backward()`, so the training changes, which is the point.
+Unsafe: moves the clip below `backward()`, so that the new gradients are clipped and training changes.
+
+## When to suppress it
+Where gradients that were left from an earlier `backward()`, which the file does not show, are clipped on purpose before
+new ones are added.
 
 ## References
 - Cranial-XIX/FAMO#4, yandex-research/tabm#20

@@ -1,22 +1,22 @@
 """
 ## What it does
-Finds a clip of gradients that are all-reduced by hand afterwards and before the step, in the same function or in one of
-the file that is called there.
+Finds a clip of gradients that are all-reduced by hand after it and before the step, in the same function or in one that
+it calls.
 
 ## Why is this bad?
 Each rank clips its own gradients by its own norm, and what the step uses is the mean (or the sum) of the results. Ranks
-with large gradients count less in it, so its direction is not that of the gradient of the whole batch; a sum may be as
-long as `world_size * max_norm`; and the norm that the clip returns is that of one rank. Some mean it: the rule cannot
-tell, but it is seldom what a limit for the whole batch is for.
+with large gradients count less in it, so its direction is not that of the gradient of the whole batch; the norm of a sum
+may be up to `world_size * max_norm`; and the clip returns the norm of one rank. The rule cannot tell whether this is
+intended, but it seldom is.
 
 ## How to fix by hand
 All-reduce the gradients first, then clip: all ranks then compute the same norm and take the same step.
 
 ## Fix safety
-Unsafe: training changes, which is the point. The fix moves the all-reduce above the clip where both stand in one block.
+Unsafe: training changes. The fix moves the all-reduce above the clip where both are in the same block.
 
 ## When to suppress it
-Where each rank's gradients are to be bounded on their own, for instance against one bad batch on one rank.
+Where each rank's gradients should be clipped on their own, for instance against one bad batch on one rank.
 
 ## References
 - NVIDIA/Megatron-LM#1998, mindspore-lab/mindcv#603, opendilab/LightZero

@@ -1,15 +1,29 @@
 """
 ## What it does
-Finds clips that run for every micro-batch although the optimizer steps once in several: the step stands under an
-accumulation guard such as `if (i + 1) % accumulation_steps == 0:`, the clip does not.
+Finds clips that run for every micro-batch although the optimizer steps only once for several of them: the step is under
+an accumulation guard such as `if (i + 1) % accumulation_steps == 0:`, the clip is not.
 
 ## Why is this bad?
-Each clip bounds the sum of the gradients so far, not the gradient of the whole batch: micro-batches that came first are
-scaled down again and again, so the direction is wrong. For two micro-batches of equal size the direction becomes
+Each clip scales the sum of the gradients so far, not the gradient of the whole batch: the first micro-batches are
+scaled down repeatedly, so the direction is wrong. For two micro-batches of equal size the direction becomes
 (0.05, 1.00) instead of (0.71, 0.71).
 
+## How to fix by hand
+Clip once, right before the step:
+
+```python
+loss.backward()
+if (i + 1) % accumulation_steps == 0:
+    torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+```
+
 ## Fix safety
-Unsafe: moves the clip, with the `unscale_` that belongs to it, under the guard and above the step. Training changes.
+Unsafe: moves the clip, and its `unscale_`, under the guard and above the step, so that training changes.
+
+## When to suppress it
+Where each micro-batch is to be clipped on its own, as in differentially private training.
 
 ## References
 - huggingface/transformers#986, #1563 (fixed in #1580), facebookresearch/lingua#59, huggingface/diffusers#721

@@ -1,14 +1,14 @@
 """
 ## What it does
-Finds a clip in one of two branches that both step the same optimizer, most often the one with a `GradScaler`; the other branch
-steps without any limit.
+Finds a clip in one of two branches that both step the same optimizer, most often the one with a `GradScaler`; the other
+branch steps without clipping.
 
 ## Why is this bad?
-Whether gradients are limited depends on a setting that has nothing to do with it: without mixed precision, on a CPU or on
-another GPU, the same training runs without clipping, and its results cannot be compared.
+Whether gradients are clipped depends on an unrelated setting: without mixed precision, on a CPU or on another GPU, the
+same training runs without clipping, and its results cannot be compared.
 
 ## How to fix by hand
-Clip in both branches, or once, before they part:
+Clip in both branches, or once, before they split:
 
 ```python
 if scaler is not None:
@@ -22,10 +22,10 @@ else:
 ```
 
 ## Fix safety
-No fix: whether the other branch is to be limited, and by how much, cannot be known.
+No automatic fix: the code does not say whether the other branch should be clipped, and by which `max_norm`.
 
 ## When to suppress it
-Where the limit is there for half precision only, on purpose.
+Where gradients are clipped in half precision only, on purpose.
 
 ## References
 - labmlai/annotated_deep_learning_paper_implementations

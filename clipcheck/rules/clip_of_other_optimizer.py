@@ -1,20 +1,20 @@
 """
 ## What it does
-Finds clips of parameters that no step uses afterwards, right before the step of another optimizer whose own parameters are
-not clipped: the line was copied from the actor to the critic, or from the generator to the discriminator.
+Finds clips of parameters that no later step updates, right before the step of another optimizer whose own parameters are
+not clipped: a line copied from the actor to the critic, or from the generator to the discriminator.
 
 ## Why is this bad?
-The optimizer that steps next uses gradients of any size: for one of the two networks there is no limit at all. The other one's
+The optimizer that steps next uses unclipped gradients: one of the two networks trains without clipping. The other one's
 gradients are clipped a second time, after their step, and then cleared.
 
 ## How to fix by hand
 Pass the parameters of the optimizer that steps next.
 
 ## Fix safety
-Unsafe: passes the parameters that the optimizer was made of, so that the limit applies to its steps, which is the point.
+Unsafe: passes the parameters that the optimizer was created with, so that its steps are clipped and training changes.
 
 ## When to suppress it
-Where the limit is meant for one of the networks only: then the second clip can go.
+Where only one of the networks should be clipped; deleting the second clip is better, since it does nothing.
 
 ## References
 - google-deepmind/open_spiel#827

@@ -1,14 +1,29 @@
 """
 ## What it does
-Finds clips outside of the closure that `optimizer.step(closure)` calls, where the closure runs `backward()` and does
-not clip.
+Finds clips outside the closure that `optimizer.step(closure)` calls, where the closure runs `backward()` and does not
+clip.
 
 ## Why is this bad?
-The optimizer calls the closure, which computes the gradients anew, as often as it likes. What was clipped outside is
-overwritten: with LBFGS the optimizer sees a gradient of norm 206.0 where 1.0 was asked for.
+The optimizer calls the closure, once or many times, and each call computes the gradients again. The clipped ones are
+overwritten: with LBFGS the optimizer gets a gradient of norm 206.0 where `max_norm` is 1.0.
+
+## How to fix by hand
+Clip inside the closure, after `backward()`:
+
+```python
+def closure():
+    optimizer.zero_grad()
+    loss = loss_of(model, batch)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    return loss
+```
 
 ## Fix safety
-No fix: clip inside of the closure, behind `backward()`.
+No automatic fix: the closure may be defined anywhere, and be used by other steps.
+
+## When to suppress it
+Where the optimizer does not call its closure, or the closure does not compute gradients for these parameters.
 
 ## References
 - https://pytorch.org/docs/stable/optim.html#optimizer-step-closure

@@ -1,13 +1,19 @@
 """
 ## What it does
-Finds a clip that is called once, before the loop that trains, where no `backward()` has run yet.
+Finds a clip that is called once, before the training loop, when no `backward()` has run yet.
 
 ## Why is this bad?
-`clip_grad_norm_` is no setting that is switched on: it scales the gradients that exist when it is called. During set-up
-there are none, so the call does nothing, and the loop below trains without clipping.
+`clip_grad_norm_` does not turn clipping on: it scales the gradients that exist when it is called. Before the loop there
+are none, so the call does nothing, and the loop trains without clipping.
+
+## How to fix by hand
+Call it in the loop, between `backward()` and `optimizer.step()`, with the `max_norm` that you want.
 
 ## Fix safety
-No fix: the clip belongs between `backward()` and the step, and its limit (often 0 in such calls) has to be chosen.
+No automatic fix: the call moves into the loop, and its `max_norm` (often 0 in such calls) has to be chosen.
+
+## When to suppress it
+Where gradients are loaded or set before the loop by code that the file does not show.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html

@@ -3,11 +3,21 @@
 Finds torch's clip between `engine.backward(loss)` and `engine.step()` of a DeepSpeed engine.
 
 ## Why is this bad?
-The engine keeps gradients in buffers and partitions of its own, and unscales them in `step()`. A clip of `.grad` sees
-none of them, or only a part, and what it does is ignored.
+The engine keeps gradients in its own buffers and partitions, and unscales them in `step()`. A clip of `.grad` reaches
+none of them, or only a part, and its effect is ignored.
+
+## How to fix by hand
+Delete the call, and set the limit in the DeepSpeed configuration; `engine.get_global_grad_norm()` returns the norm:
+
+```json
+{"gradient_clipping": 1.0}
+```
 
 ## Fix safety
-No fix: set `"gradient_clipping"` in the DeepSpeed configuration.
+No automatic fix: the configuration is often in another file.
+
+## When to suppress it
+Where the gradients belong to a model that DeepSpeed does not train.
 
 ## References
 - https://www.deepspeed.ai/docs/config-json/#gradient-clipping

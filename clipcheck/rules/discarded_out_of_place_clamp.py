@@ -1,14 +1,20 @@
 """
 ## What it does
-Finds gradients that are clamped, scaled or cleaned by a function that returns a new tensor, where that tensor is
-thrown away: `p.grad.clamp(-1, 1)` as a statement.
+Finds gradients that are clamped, scaled or cleaned by a method that returns a new tensor, where that tensor is
+discarded: `p.grad.clamp(-1, 1)` as a statement.
 
 ## Why is this bad?
-`clamp`, `mul`, `nan_to_num` and their like leave the tensor that they are called on alone. The gradient stays as it
-is, and the optimizer uses it unclipped.
+`clamp`, `mul`, `nan_to_num` and similar methods do not change the tensor that they are called on. The gradient stays
+as it is, and the optimizer uses it unclipped.
+
+## How to fix by hand
+Use the in-place method, `p.grad.clamp_(-1, 1)`, or assign the result: `p.grad = p.grad.clamp(-1, 1)`.
 
 ## Fix safety
-Unsafe: adds the underscore, so that the gradient is changed in place, which is the point.
+Unsafe: adds the underscore, so that the gradient is changed in place and training changes.
+
+## When to suppress it
+Where the call is made only for its time or its errors, as in a benchmark.
 
 ## References
 - pytorch/tutorials#30, pytorch/pytorch#4829

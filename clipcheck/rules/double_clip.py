@@ -1,14 +1,19 @@
 """
 ## What it does
-Finds a clip that comes right after another one of the same kind over the same parameters, with the same or a larger
-limit.
+Finds a clip right after another one of the same kind for the same parameters, with the same or a larger limit.
 
 ## Why is this bad?
-The second call cannot change anything: the gradients are within the limit already. Most often a line was copied, and
-another list of parameters, or another limit, is meant.
+The second call cannot change anything: the gradients are already within the limit. Most often a line was copied, and
+other parameters, or another limit, were intended.
+
+## How to fix by hand
+Delete one of the two calls, or pass the parameters or the limit that the second one was intended for.
 
 ## Fix safety
-No fix: which of the two is meant cannot be known.
+No automatic fix: the code does not say what the second call was intended for.
+
+## When to suppress it
+Where the parameters are changed between the two calls in a way that the code does not show.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html

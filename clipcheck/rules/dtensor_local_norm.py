@@ -1,15 +1,21 @@
 """
 ## What it does
-Finds the norm of sharded parameters, as torch's clip returns it under `fully_shard`, given a format: in an f-string, by
+Finds the norm that torch's clip returns under `fully_shard` formatted with a format specifier: in an f-string, by
 `"{:.2f}".format(norm)`, or by `format(norm, ".2f")`.
 
 ## Why is this bad?
-The norm is a DTensor. A format such as `f"{norm:.2f}"` raises a TypeError: unsupported format string. (A loop over
-`p.grad.norm().item()` under `fully_shard`, which gives this rank's part only, is reported as CLIP001. `"%.2f" % norm`
-reads the number and works.)
+The norm is a DTensor. Formatting it, as in `f"{norm:.2f}"`, raises a TypeError: unsupported format string. (A loop over
+`p.grad.norm().item()` under `fully_shard`, which gives only this rank's part, is reported as CLIP001. `"%.2f" % norm`
+converts it to a number and works.)
+
+## How to fix by hand
+Convert the norm on all ranks, before a test of the rank: `norm = norm.full_tensor().item()`.
 
 ## Fix safety
-Unsafe: reads the number with `.item()`, a collective in older versions of torch, which all ranks have to reach.
+Unsafe: reads the value with `.item()`, which in older versions of torch is a collective that all ranks have to call.
+
+## When to suppress it
+Where the value is already a plain tensor or a number, because the function that returns it converts it.
 
 ## References
 - pytorch/pytorch#126457, radixark/miles_diffusion#35, baidu-baige/LoongForge#152

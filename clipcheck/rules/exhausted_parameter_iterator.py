@@ -1,15 +1,22 @@
 """
 ## What it does
 Finds clips that are given a one-shot iterator (`model.parameters()`, `filter(...)`, `chain(...)`, a generator
-expression) with nothing left in it: the optimizer, an earlier loop or the iteration before has used it up. The clip may be a
-call, a hand-written loop, or a function of the file that goes through its argument twice: once for the norm, then to clip.
+expression) with nothing left in it: the optimizer, an earlier loop or the previous iteration has used it up. The clip
+may be a call, a hand-written loop, or a function in this file that iterates over its argument twice: once for the norm
+and once to clip.
 
 ## Why is this bad?
-The clip sees no parameters at all: it clips nothing and returns 0.0. torch warns for generators since 2.8, and stays
-silent for `filter`, `map` and `chain`; `clip_grad_value_` raises an error that does not speak of the cause.
+The clip gets no parameters at all: it clips nothing and returns 0.0. Since 2.8 torch warns about generators, but not
+about `filter`, `map` and `chain`; `clip_grad_value_` raises an error that does not name the cause.
+
+## How to fix by hand
+Keep the parameters in a list, `params = list(model.parameters())`, or call `model.parameters()` again for each use.
 
 ## Fix safety
-Unsafe: makes a list where the iterator is made, so that clipping starts and training changes, which is the point.
+Unsafe: makes a list where the iterator is created, so that gradients are clipped and training changes.
+
+## When to suppress it
+Where the object can be iterated more than once although its constructor looks like that of an iterator.
 
 ## References
 - pytorch/pytorch#148259, pytorch/pytorch#151529, PixArt-alpha/PixArt-alpha#160, pytorch/torchtitan#1258

@@ -1,13 +1,20 @@
 """
 ## What it does
-Finds torch's own clip after `fabric.backward(loss)`.
+Finds torch's `clip_grad_norm_` or `clip_grad_value_` after `fabric.backward(loss)`.
 
 ## Why is this bad?
-Under fp16 the gradients are still multiplied by the loss scale, and under FSDP or DeepSpeed they are shards.
-`fabric.clip_gradients` unscales them and asks the strategy for the right norm.
+Under fp16 the gradients are still multiplied by the loss scale, so they are clipped to almost nothing; under FSDP or
+DeepSpeed they are shards. `fabric.clip_gradients` unscales them and computes the norm across ranks.
+
+## How to fix by hand
+Call Fabric's method: `fabric.clip_gradients(model, optimizer, max_norm=max_norm)`.
 
 ## Fix safety
-Unsafe: calls Fabric's method with the model and the optimizer of the next step.
+Unsafe: calls Fabric's method with the model and the optimizer of the next step, so training changes wherever the clip
+was wrong.
+
+## When to suppress it
+Where the program only ever runs in bf16 or float32, without FSDP or DeepSpeed.
 
 ## References
 - https://lightning.ai/docs/fabric/stable/api/fabric_methods.html#clip-gradients

@@ -3,12 +3,18 @@
 Finds torch's `clip_grad_norm_` on the parameters of a model that was wrapped by FSDP1 (`FullyShardedDataParallel`).
 
 ## Why is this bad?
-Each rank holds a shard of every gradient, so each rank computes a norm of its own, smaller than the true one, and
-scales its shards by a factor of its own. The model's method `clip_grad_norm_` computes the norm across ranks.
+Each rank has a shard of every gradient, so each rank computes a different norm, smaller than the total norm, and scales
+its shards by a different coefficient. The model's method `clip_grad_norm_` computes the norm across ranks.
+
+## How to fix by hand
+Call the wrapped model's own method, on all ranks: `model.clip_grad_norm_(max_norm)`.
 
 ## Fix safety
-Unsafe: calls the model's method, a collective that every rank has to reach. FSDP2 (`fully_shard`) is not concerned:
-torch's function is right there.
+Unsafe: calls the model's method, a collective that all ranks have to call. FSDP2 (`fully_shard`) is not affected:
+torch's function is correct there.
+
+## When to suppress it
+Where `NO_SHARD` is the only sharding strategy: each rank then has whole gradients.
 
 ## References
 - https://pytorch.org/docs/stable/fsdp.html#torch.distributed.fsdp.FullyShardedDataParallel.clip_grad_norm_

@@ -1,15 +1,26 @@
 """
 ## What it does
-Finds torch's in-place clips that are given gradients, `.data` tensors or the values of a `state_dict` in place of
-parameters, also through a function of the file.
+Finds torch's in-place clips that are given gradients, `.data` tensors or the values of a `state_dict` instead of
+parameters, also through a function in this file.
 
 ## Why is this bad?
 The function reads `.grad` of each tensor that it is given. A gradient has no gradient of its own, so nothing is
 clipped, the result is 0.0, and neither an error nor a warning says so.
 
+## How to fix by hand
+Pass the parameters: `clip_grad_norm_(model.parameters(), max_norm)`. Scale the results of `torch.autograd.grad` yourself:
+
+```python
+coefficient = (max_norm / (torch.nn.utils.get_total_norm(grads) + 1e-6)).clamp(max=1.0)
+grads = [grad * coefficient for grad in grads]
+```
+
 ## Fix safety
-Unsafe: passes the parameters themselves, so that clipping starts. No fix for the results of `torch.autograd.grad`,
-which belong to no parameter: scale them by `max_norm / get_total_norm(grads)` where that is below 1.
+Unsafe: passes the parameters themselves, so that gradients are clipped and training changes. No automatic fix for the
+results of `torch.autograd.grad`, which do not belong to a parameter.
+
+## When to suppress it
+Where the tensors have a `.grad` of their own that is set elsewhere, as for FP32 master weights.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html

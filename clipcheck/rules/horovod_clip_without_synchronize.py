@@ -1,13 +1,27 @@
 """
 ## What it does
-Finds a clip in front of the step of Horovod's `DistributedOptimizer` without `optimizer.synchronize()`.
+Finds a clip before the step of Horovod's `DistributedOptimizer` without `optimizer.synchronize()`.
 
 ## Why is this bad?
-Horovod averages the gradients in the background and waits for them in `step()`. A clip before that works on gradients
-that are this worker's own, or are being written at that moment.
+Horovod averages the gradients in the background and waits for the result in `step()`. A clip before that changes this
+worker's own gradients, or gradients that are being overwritten at that moment.
+
+## How to fix by hand
+Synchronize before the clip:
+
+```python
+loss.backward()
+optimizer.synchronize()
+torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+with optimizer.skip_synchronize():
+    optimizer.step()
+```
 
 ## Fix safety
-Unsafe: waits before the clip, and steps without waiting again.
+Unsafe: synchronizes before the clip, and steps without synchronizing again, so that training changes.
+
+## When to suppress it
+Where the gradients are synchronized in a way that the file does not show, or only one worker runs.
 
 ## References
 - https://horovod.readthedocs.io/en/stable/api.html#module-horovod.torch

@@ -1,20 +1,20 @@
 """
 ## What it does
-Finds clips in a hook of a LightningModule or of a Callback that Lightning calls at another time: `on_train_batch_end` and
-its like, which run after the optimizer's step; `optimizer_step` before the closure that runs backward; and
-`on_after_backward` where a Trainer of 16-mixed precision still scales the gradients.
+Finds clips in a hook of a LightningModule or a Callback that Lightning calls at the wrong time: `on_train_batch_end` and
+similar hooks, which run after the optimizer's step; `optimizer_step` before the closure that runs backward; and
+`on_after_backward` with a Trainer with 16-mixed precision, where the gradients are still scaled.
 
 ## Why is this bad?
-After the step the gradients have been used, and before the closure they are those of the step before, or None: nothing is
-ever clipped. Gradients that are still multiplied by the loss scale (65536 at first) are clipped to a norm of
-`max_norm / 65536` by the time they are used.
+After the step the gradients have already been used, and before the closure they are those of the previous step, or None:
+no step is ever clipped. Gradients that are still multiplied by the loss scale (65536 at first) have a norm of
+`max_norm / 65536` when they are used.
 
 ## How to fix by hand
 Pass `gradient_clip_val` to the `Trainer`. For a clip of your own override `configure_gradient_clipping`, or clip in
 `on_before_optimizer_step(self, optimizer)`: Lightning calls both after backward and unscaling, before the step.
 
 ## Fix safety
-No fix: the clip belongs into another method.
+No automatic fix: the clip belongs in another method.
 
 ## When to suppress it
 Where the hook runs backward in a way that the file does not show, or where another callback steps the optimizer later.

@@ -1,13 +1,21 @@
 """
 ## What it does
-Finds clips in the `training_step` of a LightningModule that leaves optimization to Lightning.
+Finds clips in the `training_step` of a LightningModule with automatic optimization.
 
 ## Why is this bad?
-With automatic optimization Lightning calls `training_step` first, and runs `backward()` and the step on the loss that it
-returns. A clip in `training_step` sees the gradients of the step before, or none; the new ones are never clipped.
+With automatic optimization Lightning calls `training_step` first, and then runs `backward()` and the step with the loss
+that it returns. A clip in `training_step` gets the gradients of the previous step, or none; the new ones are never
+clipped.
+
+## How to fix by hand
+Delete the call, and pass `gradient_clip_val=max_norm` to the `Trainer`. For a clip of your own, override
+`configure_gradient_clipping`, which Lightning calls after `backward()` and unscaling.
 
 ## Fix safety
-No fix: pass `gradient_clip_val` to the `Trainer`, or override `configure_gradient_clipping`.
+No automatic fix: the `Trainer` is often created in another file.
+
+## When to suppress it
+Where `training_step` runs `backward()` on other parameters in a way that the file does not show.
 
 ## References
 - https://lightning.ai/docs/pytorch/stable/advanced/training_tricks.html#gradient-clipping

@@ -3,10 +3,24 @@
 Finds `Trainer(gradient_clip_val=...)` in a file whose LightningModule sets `automatic_optimization = False`.
 
 ## Why is this bad?
-Lightning raises a MisconfigurationException when training starts: with manual optimization it does not clip.
+Under manual optimization Lightning does not clip: it raises a MisconfigurationException when training starts.
+
+## How to fix by hand
+Remove the argument from the `Trainer` and clip in `training_step`:
+
+```python
+self.manual_backward(loss)
+self.clip_gradients(optimizer, gradient_clip_val=max_norm, gradient_clip_algorithm="norm")
+optimizer.step()
+```
+
+Under 16-mixed precision see also CLIP301: only the optimizer's step unscales.
 
 ## Fix safety
-No fix: call `self.clip_gradients(optimizer, gradient_clip_val=...)` in `training_step`.
+No automatic fix: where to clip depends on how `training_step` runs `backward()` and its steps.
+
+## When to suppress it
+Where the `Trainer` trains another LightningModule, with automatic optimization.
 
 ## References
 - https://lightning.ai/docs/pytorch/stable/common/optimization.html

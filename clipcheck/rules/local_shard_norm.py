@@ -1,24 +1,25 @@
 """
 ## What it does
 Finds the norm of this rank's shards, `p.grad.to_local()`, used as the norm of the whole gradient: gradients are scaled by
-it, or it is returned or logged, and nothing adds the ranks together.
+it, or it is returned or logged, and nothing reduces it across ranks.
 
 ## Why is this bad?
-Each rank gets another number, and all are too small: with two ranks, 5.74 and 6.79 where the norm is 8.89. Ranks then
-scale their shards by different coefficients, so that the step goes in another direction than the gradient, and the norm
-after clipping is above the limit.
+Each rank gets a different value, and all are too small: with two ranks, 5.74 and 6.79 where the total norm is 8.89. The
+ranks then scale their shards by different coefficients, so that the direction changes, and the total norm after clipping
+is above `max_norm`.
 
 ## How to fix by hand
-Add the squares of all ranks before the root: `dist.all_reduce(total ** 2)` over the mesh of the shards. Or leave it to
-`clipcheck.runtime.clip_grad_norm_(parameters, max_norm)`, or torch's, which take sharded gradients as they are; the DTensor
-that torch returns becomes the number with `norm.full_tensor()`.
+All-reduce the sum of squares over the ranks of the shards before the square root. Or call
+`clipcheck.runtime.clip_grad_norm_(parameters, max_norm)` or torch's, which take sharded gradients directly; torch's
+returns a DTensor, whose value is `norm.full_tensor()`.
 
 ## Fix safety
-No fix: whether other ranks hold the same parameters, or others (pipeline stages, experts), is not in the code.
+No automatic fix: the code does not say whether the ranks share parameters or have different ones (pipeline stages,
+experts).
 
 ## When to suppress it
-Where each rank's own norm is wanted, for instance to see which rank holds the outlier. A name that says `local`, `shard`
-or `rank` keeps the rule silent.
+Where each rank's own norm is wanted, for instance to find the rank with an outlier. A norm whose name says `local`,
+`shard` or `rank` is not reported.
 
 ## References
 - hao-ai-lab/FastVideo (training/training_utils.py)

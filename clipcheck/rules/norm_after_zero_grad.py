@@ -3,19 +3,19 @@
 Finds a gradient norm that is measured after `zero_grad()`, before the next backward.
 
 ## Why is this bad?
-`zero_grad()` has cleared what is to be measured: the norm is 0 in every step. Since torch 2.0 the gradients are None by
+`zero_grad()` has cleared the gradients: the norm is 0 in every step. Since torch 2.0 the gradients are None by
 default, so code that skips missing gradients logs a zero, and code that does not raises an AttributeError.
 
 ## How to fix by hand
-Measure between `loss.backward()` and `optimizer.zero_grad()`: before the clip for the norm of the gradient as it is, or
-take what `clip_grad_norm_` returns, which is that norm.
+Measure between `loss.backward()` and `optimizer.zero_grad()`, before the clip, or use the norm that `clip_grad_norm_`
+returns, which is the norm before clipping.
 
 ## Fix safety
-Unsafe: moves `zero_grad()` below the norm, where both are statements of one block. The number changes, which is the point;
-the steps are the same.
+Unsafe: moves `zero_grad()` below the norm, where both are statements of the same block. The measured norm changes; the
+steps stay the same.
 
 ## When to suppress it
-Where the code checks that the gradients are gone. Assertions, comparisons with zero and tests are left alone anyway.
+Where the code checks that the gradients are cleared. Assertions, comparisons with zero and tests are not reported.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.optim.Optimizer.zero_grad.html

@@ -4,20 +4,20 @@ Finds a gradient norm that is measured after `clip_grad_norm_` has clipped the s
 returned as if it were the norm of the gradient.
 
 ## Why is this bad?
-The number can never be above `max_norm`: a plot of it is flat just where the training explodes, which is what the norm
-is logged for. `clip_grad_norm_` has computed the norm before clipping, and its result is thrown away.
+The value never exceeds `max_norm`: a plot is flat exactly where gradients explode, which is what the norm is logged for.
+`clip_grad_norm_` has computed the norm before clipping, and its result is unused.
 
 ## How to fix by hand
-Take what the clip returns: `norm = clip_grad_norm_(parameters, max_norm)`, and delete the second computation. Where both
-numbers are wanted, give the second one a name that says so, such as `clipped_norm`.
+Use the result of the clip, `norm = clip_grad_norm_(parameters, max_norm)`, and delete the second computation. Where both
+norms are wanted, give the second one a name that says so, such as `clipped_norm`.
 
 ## Fix safety
-Unsafe: the number changes, which is the point; the steps are the same, and one pass over the gradients is saved. Offered
-where the clip is a statement of its own in the same block, and one assignment computes the norm.
+Unsafe: the logged norm changes; the steps stay the same, and one pass over the gradients is saved. Offered where the
+clip is a statement of its own in the same block, and a single assignment computes the norm.
 
 ## When to suppress it
-Where the norm after clipping is what you want to see. A name, key or comment that says so (`clipped`, `after`, `post`)
-keeps the rule silent, as does a norm that is measured before the clip as well.
+Where the norm after clipping is wanted. It is not reported where a name, key or comment says so (`clipped`, `after`,
+`post`), or where the norm is also measured before the clip.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html

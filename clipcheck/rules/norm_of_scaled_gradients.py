@@ -5,17 +5,17 @@ Finds a gradient norm that is measured while a loss scaler still multiplies the 
 the file sets `mixed_precision="fp16"`.
 
 ## Why is this bad?
-The number is that of the gradient times the scale, 65536 at first, and jumps by a factor of two whenever the scaler
-changes its mind. A plot of it shows the scaler, not the training, and whatever compares it with a limit (a test for
-exploding gradients, a clip that is written out) acts on the wrong number.
+The result is the norm times the loss scale, 65536 at first, and jumps by a factor of two whenever the scaler adjusts
+the scale. A plot shows the scaler, not the training, and whatever compares the norm with a limit (a test for exploding
+gradients, a hand-written clip) uses the wrong number.
 
 ## How to fix by hand
-Call `scaler.unscale_(optimizer)` once before the norm is taken. `scaler.step(optimizer)` sees that the gradients are
-unscaled and does not divide again. Where the gradients have to stay scaled, divide the norm: `norm / scaler.get_scale()`.
+Call `scaler.unscale_(optimizer)` once before the norm is computed. `scaler.step(optimizer)` then does not unscale the
+gradients again. Where the gradients have to stay scaled, divide the norm: `norm / scaler.get_scale()`.
 
 ## Fix safety
-Unsafe: the number changes, which is the point; the steps are the same. The fix puts `unscale_` above the norm where the
-next step is one of the same scaler and nothing unscales in between.
+Unsafe: the measured norm changes; the steps stay the same. The fix inserts `unscale_` above the norm where the next step
+is one of the same scaler and nothing unscales in between.
 
 ## When to suppress it
 Where the norm of the scaled gradients is what you want to see, for instance to choose a scale.

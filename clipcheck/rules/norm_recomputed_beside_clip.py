@@ -4,11 +4,17 @@ Finds a gradient norm that is computed right before `clip_grad_norm_` clips the 
 
 ## Why is this bad?
 `clip_grad_norm_` computes this norm anyway and returns it, as it was before clipping. The second computation reads all
-gradients once more, and, where it is a loop with `.item()`, waits for the device once per parameter.
+gradients once more, and a loop with `.item()` also synchronizes with the device once per parameter.
+
+## How to fix by hand
+Use the result of the clip, `norm = clip_grad_norm_(parameters, max_norm)`, and delete the other computation.
 
 ## Fix safety
-Unsafe: the norm becomes what `clip_grad_norm_` returns, computed in another order, and is bound after the clip instead of
-before it. A norm that is taken after the clip is left alone: it measures the clipped gradient.
+Unsafe: the norm becomes what `clip_grad_norm_` returns, which is rounded differently, and is assigned after the clip
+instead of before it. A norm that is computed after the clip is not reported: it is that of the clipped gradients.
+
+## When to suppress it
+Where the two norms differ on purpose, for instance because one is computed in float64.
 
 ## References
 - pytorch/pytorch#1032

@@ -1,19 +1,19 @@
 """
 ## What it does
 Finds code that measures the norm of the gradients where it should clip them: a call of a function that only measures,
-whose result is dropped, between backward and step; and a function that says it clips, by its name or its docstring, and
+whose result is unused, between backward and step; and a function that says it clips, by its name or its docstring, and
 changes no gradient.
 
 ## Why is this bad?
-Nothing is clipped. The training runs without the limit that its author believes in, and no error says so. Such functions
-are copies of torch's in which the second half, the loop that scales, was lost.
+Nothing is clipped. Training runs without the clipping that its author expects, and no error says so. Many such functions
+are copies of torch's without its second half, the loop that scales.
 
 ## How to fix by hand
 Call `torch.nn.utils.clip_grad_norm_(parameters, max_norm)`: it returns the same norm, and clips. Where only the norm is
-wanted, log it, and let the function's name and docstring say that it measures.
+wanted, log it, and make the function's name and docstring say that it measures.
 
 ## Fix safety
-No fix: which limit was meant is not written anywhere.
+No automatic fix: the code does not say which `max_norm` was intended.
 
 ## When to suppress it
 Where a norm is computed for its side effects, such as a hook or a profiler that watches the kernels.

@@ -1,18 +1,18 @@
 """
 ## What it does
-Finds a function of numpy, such as `np.isnan` or `np.sqrt`, that is given the norm of gradients while it still is a tensor.
+Finds a numpy function, such as `np.isnan` or `np.sqrt`, that is given a gradient norm which is still a tensor.
 
 ## Why is this bad?
-numpy copies what it is given to an array, which a tensor on a GPU does not allow: `TypeError: can't convert cuda:0 device
-type tensor to numpy`. So does a bfloat16 tensor on the CPU, and a DTensor raises everywhere. The code works in a test on
-a laptop, and stops the training.
+numpy converts its argument to an array, which fails for a tensor on a GPU: `TypeError: can't convert cuda:0 device type
+tensor to numpy`. It also fails for a bfloat16 tensor on the CPU, and for any DTensor. The code works in a test on a
+laptop, and crashes the training.
 
 ## How to fix by hand
-Read the number first: `np.isnan(norm.item())`. Or use what takes a tensor: `torch.isnan(norm)`, `norm.sqrt()`, and
-`math.isnan(norm)`, which waits for the device as `.item()` does.
+Call `.item()` first: `np.isnan(norm.item())`. Or use a function that takes a tensor: `torch.isnan(norm)`, `norm.sqrt()`,
+or `math.isnan(norm)`, which synchronizes with the device as `.item()` does.
 
 ## Fix safety
-Unsafe: the result is one of numpy's numbers, where it was a tensor in code that runs on the CPU.
+Unsafe: on the CPU, where the code works, the result changes from a tensor to a numpy scalar.
 
 ## When to suppress it
 Where gradients never leave the CPU and are float32 or float64.

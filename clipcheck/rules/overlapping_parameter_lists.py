@@ -3,11 +3,17 @@
 Finds clips that are given some parameters twice: `list(m.parameters()) + list(m.head.parameters())`.
 
 ## Why is this bad?
-A parameter that is listed twice counts twice in the norm and is scaled twice: for a gradient of norm 5.0 the call
-reports 7.07 and leaves 0.1 where the limit was 1.0.
+A parameter that is listed twice counts twice in the total norm and is scaled twice: for a gradient of norm 5.0 the call
+returns 7.07 and leaves a norm of 0.1, although `max_norm` is 1.0.
+
+## How to fix by hand
+List each parameter once: the outer module's `parameters()` already contain those of its submodules.
 
 ## Fix safety
-Unsafe: drops the list that the other one holds already, so the training changes.
+Unsafe: removes the list that the other one already contains, so that training changes.
+
+## When to suppress it
+Where the two modules do not share parameters, for instance because the attribute is replaced after construction.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.parameters

@@ -1,14 +1,25 @@
 """
 ## What it does
-Finds a loop that clips each parameter group, or each part of a model, by its own norm with one and the same limit, also
-through a function of the file.
+Finds a loop that clips each parameter group, or each part of a model, by its own norm with the same `max_norm`, also
+through a function in this file.
 
 ## Why is this bad?
-Each group is bounded by itself, so the norm of the whole gradient may reach `sqrt(k) * max_norm`, and groups with large
-gradients are slowed down against the others. Where separate clipping is meant, this is right: the rule is opt-in.
+Each group is clipped on its own, so the total norm of `k` groups may reach `sqrt(k) * max_norm`, and groups with large
+gradients learn more slowly than the others. Where separate clipping is intended, this is correct: the rule is opt-in.
+
+## How to fix by hand
+Clip the parameters of all groups in one call:
+
+```python
+params = [p for group in optimizer.param_groups for p in group["params"]]
+torch.nn.utils.clip_grad_norm_(params, max_norm)
+```
 
 ## Fix safety
-Unsafe: clips the parameters of all groups in one call.
+Unsafe: clips the parameters of all groups in one call, so that training changes.
+
+## When to suppress it
+Where separate clipping is intended, for instance of an encoder and a decoder that train at different speeds.
 
 ## References
 - huggingface/transformers#614, pytorch/torchtitan#649, nvidia-cosmos/cosmos-rl#120

@@ -1,18 +1,24 @@
 """
 ## What it does
-Finds `clip_grad_norm_` called for one parameter after the other: in a loop, or in a hook that runs as soon as the
-gradient of one parameter is there (`register_post_accumulate_grad_hook`). Finds as well the loop over `modules()`, which
-gives the whole model first: its first turn clips everything, and no later turn changes anything.
+Finds `clip_grad_norm_` called for one parameter at a time: in a loop, or in a hook that runs as soon as the gradient of
+one parameter is ready (`register_post_accumulate_grad_hook`). It also finds a loop over `modules()`, which yields the
+whole model first: the first iteration clips everything, and the later ones change nothing.
 
 ## Why is this bad?
-Each tensor is bounded by itself: the norm of the whole gradient may be as large as `sqrt(n) * max_norm`, and because
-large gradients are scaled and small ones are not, its direction changes. One call over all parameters scales them by
-one factor, and is faster.
+Each tensor is clipped on its own: the total norm of `n` parameters may be as large as `sqrt(n) * max_norm`, and because
+large gradients are scaled and small ones are not, the direction changes. One call for all parameters scales them by the
+same coefficient, and is faster.
+
+## How to fix by hand
+Replace the loop by one call, `clip_grad_norm_(model.parameters(), max_norm)`. Inside a hook the total norm is not known
+yet: clip after `backward()` instead.
 
 ## Fix safety
-Unsafe: a loop that does nothing else becomes one call, so the training changes; over `modules()` it does not. In a
-hook the total norm is not known yet: clip after backward, or bound each parameter on purpose. Optimizers that clip each parameter in
-their own `step` (the BERT Adam and its heirs) are left alone.
+Unsafe: a loop that does nothing else becomes one call, so training changes; over `modules()` it does not. No automatic
+fix in a hook. Optimizers that clip each parameter in their own `step` (BertAdam and its derivatives) are not reported.
+
+## When to suppress it
+Where a limit per parameter is intended, for instance because the step runs inside the hook.
 
 ## References
 - huggingface/transformers#581, huggingface/transformers#614, clab/dynet#1374

@@ -3,11 +3,23 @@
 Finds `.item()`, `float()` or a comparison on the norm that a clip returns, in every step of a loop.
 
 ## Why is this bad?
-The norm is computed on the device. Reading it makes the program wait until the device has caught up, once a step; the
-next step's kernels are launched late.
+The norm is computed on the device. Reading it synchronizes with the device in every step: the host waits until all
+queued kernels are done, and launches the next ones late.
+
+## How to fix by hand
+Keep the tensor, and read it only where it is logged:
+
+```python
+norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+if step % log_every == 0:
+    log(norm.item())
+```
 
 ## Fix safety
-No fix: read the norm only where it is logged, or once in many steps.
+No automatic fix: how often the value is needed cannot be seen in the code.
+
+## When to suppress it
+Where training runs on the CPU, or another line synchronizes in every step anyway, such as `loss.item()`.
 
 ## References
 - kohya-ss/musubi-tuner#988, pytorch/pytorch#60691

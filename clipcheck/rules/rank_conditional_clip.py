@@ -1,13 +1,25 @@
 """
 ## What it does
-Finds clips of sharded parameters under a test that only one rank passes: `if rank == 0:`.
+Finds clips of sharded parameters in a branch that only one rank takes: `if rank == 0:`.
 
 ## Why is this bad?
-With FSDP or DTensor the norm is computed by all ranks together. Where one rank calls the clip and the others do not, it
-waits for them until the process group times out.
+With FSDP or DTensor, all ranks compute the norm together. If one rank calls the clip and the others do not, it waits for
+them until the process group times out.
+
+## How to fix by hand
+Call the clip on all ranks, and test the rank only to log the norm:
+
+```python
+norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+if rank == 0:
+    log(norm)
+```
 
 ## Fix safety
-No fix: call the clip on all ranks, and test the rank only to log its result.
+No automatic fix: other statements in the branch may be meant for one rank only.
+
+## When to suppress it
+Where the other ranks call the same collective in another branch.
 
 ## References
 - https://pytorch.org/docs/stable/distributed.fsdp.fully_shard.html

@@ -1,15 +1,15 @@
 """
 ## What it does
-Finds a function that returns early where a rank has no gradients (`if not grads: return 0.0`), and after that calls a
+Finds a function that returns early where a rank has no gradients (`if not grads: return 0.0`), and otherwise calls a
 collective such as `all_reduce`, in which the other ranks wait for it.
 
 ## Why is this bad?
 A collective returns once all ranks have called it. With parameters that are sharded, frozen or used on some ranks only,
 one rank can have no gradients while the others have some: it returns, they wait, and training hangs until the process
-group times out, in a step that nobody expects.
+group times out, at a step that nobody can predict.
 
 ## How to fix by hand
-Take part with a zero instead of returning:
+Contribute a zero instead of returning:
 
 ```python
 total = torch.zeros((), device=device)
@@ -21,7 +21,7 @@ dist.all_reduce(total)
 Or decide together: all-reduce the number of gradients first, and return where it is 0 on all ranks.
 
 ## Fix safety
-No fix: what a rank without gradients is to contribute depends on the collective.
+No automatic fix: what a rank without gradients has to contribute depends on the collective.
 
 ## When to suppress it
 Where every rank is known to have the same gradients, as with plain data parallelism without unused parameters.

@@ -1,14 +1,21 @@
 """
 ## What it does
-Finds the result of `clip_grad_norm_` under a name, or logged under a key, that says it is the norm after clipping, and
-assertions that it is within the limit.
+Finds the result of `clip_grad_norm_` with a name, or logged under a key, that says it is the norm after clipping, and
+assertions that it is at most `max_norm`.
 
 ## Why is this bad?
-The function returns the norm **before** clipping. A plot of it shows spikes far above the limit, and an assertion fails,
+The function returns the norm **before** clipping. A plot shows spikes far above `max_norm`, and an assertion fails,
 although clipping works; or clipping seems to work when it does not.
 
+## How to fix by hand
+Rename the variable or key (`grad_norm`), or use `min(norm, max_norm)`, which is the norm after clipping. An assertion
+that clipping works has to measure the gradients again, with `get_total_norm`.
+
 ## Fix safety
-No fix: rename it, or take `min(norm, max_norm)`, which is the norm after clipping.
+No automatic fix: the code does not say which of the two norms is wanted, and other code may use the name.
+
+## When to suppress it
+Where the called function of that name is not torch's, and returns the norm after clipping.
 
 ## References
 - verl-project/verl#2282, hiyouga/LlamaFactory#3996, ray-project/ray#4965, radixark/miles#2132, pytorch/torchtitan#1500

@@ -1,13 +1,20 @@
 """
 ## What it does
-Finds the result of a clip assigned to something that is no norm: `loss =`, `grads =`, `params =`, `p.grad =`.
+Finds the result of a clip assigned to something that is not a norm: `loss =`, `grads =`, `params =`, `p.grad =`.
 
 ## Why is this bad?
-`clip_grad_norm_` works in place and returns a norm. What stood under the name is lost: the loss that is logged is a
-norm, the list of parameters is a number, and `p.grad` raises or is broken.
+`clip_grad_norm_` works in place and returns the norm before clipping. The old value is lost: the logged loss is a norm,
+the list of parameters is a single number, and assigning `p.grad` raises an error or corrupts the gradient.
+
+## How to fix by hand
+Call it without assigning the result, or assign the result to a name for the norm: `grad_norm = clip_grad_norm_(…)`.
 
 ## Fix safety
-Unsafe: drops the target where it is a plain name, which keeps its value. No fix for attributes.
+Unsafe: removes the assignment where its target is a plain name, which then keeps its value. No automatic fix for
+attributes.
+
+## When to suppress it
+Where the name is only unusual: `grads` is used as a norm everywhere.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html

@@ -1,16 +1,16 @@
 """
 ## What it does
-Finds clips of gradients whose optimizer steps inside of `backward()` already: in a hook that
+Finds clips of gradients whose optimizer already steps during `backward()`: in a hook that
 `register_post_accumulate_grad_hook` registers for each parameter, or by `_apply_optimizer_in_backward`.
 
 ## Why is this bad?
-When `backward()` is done, every parameter has been stepped and its gradient is cleared. The clip finds no gradients: it clips
-nothing, returns 0.0, and neither an error nor a warning says so. The limit has never applied to any step.
+When `backward()` returns, every parameter has been updated and its gradient is cleared. The clip finds no gradients: it
+clips nothing, returns 0.0, and neither an error nor a warning says so. No step is ever clipped.
 
 ## How to fix by hand
-The norm of all gradients cannot be known before the last of them is there, so a step inside of `backward()` and a clip by
-the total norm exclude each other. Step after `backward()` and the clip, or limit each gradient on its own, in the hook, right
-before its step:
+The total norm is not known before the last gradient is computed, so a step during `backward()` cannot be combined with a
+clip by the total norm. Step after `backward()` and the clip, or clip each gradient on its own in the hook, right before
+its step:
 
 ```python
 def hook(p):
@@ -20,7 +20,7 @@ def hook(p):
 ```
 
 ## Fix safety
-No fix: which of the two is wanted, the memory that the hooks save or the limit, cannot be known.
+No automatic fix: the code does not say which is more important, the memory that the hooks save or the clipping.
 
 ## When to suppress it
 Where the hooks are registered in one configuration and the clip is for the others, if the code does not show that.

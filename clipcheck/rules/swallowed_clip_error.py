@@ -1,15 +1,14 @@
 """
 ## What it does
-Finds a clip in a `try` whose `except Exception` (or bare `except`, or `contextlib.suppress(Exception)`) does nothing but
-pass or log, while the step that follows is taken all the same.
+Finds a clip in a `try` whose `except Exception` (or bare `except`, or `contextlib.suppress(Exception)`) only passes or
+logs, while the step that follows runs anyway.
 
 ## Why is this bad?
-Whatever goes wrong in the clip turns clipping off without a word: a misspelled setting (`config.max_nrom`), a wrong
-argument, a gradient that a backend cannot handle. Training goes on with unclipped gradients, in every step, and nobody
-learns of it.
+Any error in the clip silently turns clipping off: a misspelled setting (`config.max_nrom`), a wrong argument, a gradient
+that a backend cannot handle. Training continues with unclipped gradients in every step, and nobody notices.
 
 ## How to fix by hand
-Take the clip out of the `try`. If one error is expected, catch that one, and skip the step in its handler:
+Move the clip out of the `try`. If an error is expected, catch only that one, and skip the step in its handler:
 
 ```python
 try:
@@ -20,10 +19,10 @@ except RuntimeError:
 ```
 
 ## Fix safety
-No fix: which error was meant cannot be known.
+No automatic fix: the code does not say which error was expected.
 
 ## When to suppress it
-Where clipping is a courtesy that training does without, and the log is read.
+Where training also works without clipping, and somebody reads the log.
 
 ## References
 - https://docs.python.org/3/tutorial/errors.html#handling-exceptions

@@ -3,11 +3,23 @@
 Finds a clip followed by `xm.optimizer_step(optimizer)` of torch_xla.
 
 ## Why is this bad?
-`xm.optimizer_step` sums the gradients over all replicas and then steps. The clip in front of it bounds each replica's
-own gradients; their sum may be as long as there are replicas.
+`xm.optimizer_step` sums the gradients over all replicas and then steps. A clip before it clips each replica's own
+gradients; with `n` replicas, the norm of their sum may be up to `n * max_norm`.
+
+## How to fix by hand
+Reduce the gradients before the clip:
+
+```python
+xm.reduce_gradients(optimizer)
+torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+optimizer.step()
+```
 
 ## Fix safety
-Unsafe: reduces the gradients first, clips, and calls the optimizer's own step.
+Unsafe: reduces the gradients first, clips, and calls the optimizer's own step, so that training changes.
+
+## When to suppress it
+Where a limit per replica is intended, or the program runs on a single replica.
 
 ## References
 - pytorch/xla#1708, pytorch/xla#1709, huggingface/transformers#20116

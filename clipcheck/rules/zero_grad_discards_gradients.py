@@ -1,17 +1,31 @@
 """
 ## What it does
-Finds `zero_grad()` between `backward()` and the step that should use the gradients, of the optimizer or of the module whose
-parameters it steps; and `zero_grad()` for every micro-batch where the step comes once in several.
+Finds `zero_grad()`, of the optimizer or of its module, between `backward()` and the step that should use the gradients;
+and `zero_grad()` in every micro-batch where the step runs only once for several of them.
 
 ## Why is this bad?
-The gradients that `backward()` has just computed are thrown away: the optimizer steps without any (only its weight
-decay and momentum move the parameters), so nothing is learned. Cleared for every micro-batch, all but the last one's are
-thrown away, and where the loss is divided by their number, the step is as many times too small.
+The gradients that `backward()` has just computed are discarded: the optimizer steps without any (only weight decay and
+momentum change the parameters), so nothing is learned. Cleared in every micro-batch, all gradients but the last one's
+are discarded, and where the loss is divided by the number of micro-batches, the step is too small by that number.
 
-Gradients that are cleared on a condition, such as a norm that is not finite, are cleared on purpose: nothing is reported.
+Gradients that are cleared on a condition, such as a norm that is not finite, are cleared on purpose and not reported.
+
+## How to fix by hand
+Clear the gradients before `backward()`, or after the step. Under gradient accumulation, clear them right after the step,
+under the same condition:
+
+```python
+if (i + 1) % accumulation_steps == 0:
+    optimizer.step()
+    optimizer.zero_grad()
+```
 
 ## Fix safety
-Unsafe: moves `zero_grad()` above `backward()`, so that training starts, which is the point. No fix under accumulation.
+Unsafe: moves `zero_grad()` above `backward()`, so that the model is trained at all. No automatic fix under gradient
+accumulation.
+
+## When to suppress it
+Where the cleared gradients are meant to be lost, for instance those of a warm-up pass.
 
 ## References
 - lucidrains/byol-pytorch#93, cloneofsimo/lora#263
