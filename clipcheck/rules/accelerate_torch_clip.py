@@ -45,7 +45,7 @@ from clipcheck.training.flows import Event, flows
 from clipcheck.training.guards import branches
 from clipcheck.training.parameters import assigned
 
-BY_HAND = "call the accelerator's method of that name"
+BY_HAND = "call `accelerator.clip_grad_norm_` or `accelerator.clip_grad_value_`"
 _SHARDED = re.compile(r"FSDP|FullyShardedDataParallel|deepspeed", re.IGNORECASE)
 
 
@@ -57,10 +57,10 @@ def check(source: Source) -> Iterator[Hit]:
         for event in flow.of(EventKind.CLIP):
             clip = own.get(event.node) if isinstance(event.node, cst.Call) else None
             if any(other.wrapper and other.at is event.at for other in flow.of(EventKind.CLIP)):
-                continue  # a function that knows both ways
+                continue  # a function that handles both cases
             backward = _accelerated(source, event) if clip is not None else None
             if clip is not None and backward is not None:
-                message = f"torch's clip after `accelerator.backward` on {source.where(backward.at)}: fp16 and FSDP clip wrongly"
+                message = "clips wrongly under fp16, FSDP or DeepSpeed: call the accelerator's method instead"
                 fix = None if event.is_called or backward.is_called else _fix(source, clip, backward)
                 yield Hit(
                     event.at, message, fix, "" if fix else BY_HAND, ((backward.at, "the gradients are computed here"),)

@@ -33,7 +33,7 @@ from clipcheck.training.acts import EventKind
 from clipcheck.training.clips import Clip, clips
 from clipcheck.training.flows import Event, flows
 
-MESSAGE = "raises on every overflow, which the scaler would answer by skipping the step"
+MESSAGE = "ends training at the first overflow: drop `error_if_nonfinite`, and the scaler skips such steps"
 
 
 def check(source: Source) -> Iterator[Hit]:
@@ -44,7 +44,7 @@ def check(source: Source) -> Iterator[Hit]:
             unscale = _unscaled(event) if clip is not None and not event.is_called else None
             if clip is not None and unscale is not None and source.enclosing(clip.call, cst.Try) is None:
                 fix = _fix(source, clip)
-                related = ((unscale.at, "an infinity stays one when it is unscaled"),)
+                related = ((unscale.at, "unscaled infinities stay infinite"),)
                 yield Hit(clip.call, MESSAGE, fix, "" if fix else "drop `error_if_nonfinite`", related)
 
 
@@ -68,5 +68,5 @@ def _fix(source: Source, clip: Clip) -> Fix | None:
                 start = source.outer_span(before.value)[1]
             if "#" in source.text[start:end]:
                 return None
-            return Fix("Leave overflows to the scaler", Safety.UNSAFE, (Edit(start, end, ""),))
+            return Fix("Drop `error_if_nonfinite`", Safety.UNSAFE, (Edit(start, end, ""),))
     return None

@@ -1,8 +1,8 @@
 """
 ## What it does
 Finds clips of gradients that a `GradScaler` has scaled and that nothing has unscaled yet: `unscale_` is missing, or
-comes after the clip. The scaled `backward()` may run in another function, if nothing in the file unscales. It also finds
-`self.clip_gradients` in a LightningModule with manual optimization and a Trainer with 16-mixed precision, where
+comes after the clip. The scaled `backward()` may run in another function, if nothing in the file unscales. It also
+finds `self.clip_gradients` in a LightningModule with manual optimization and a Trainer with 16-mixed precision, where
 `manual_backward` scales and only the optimizer's step unscales.
 
 ## Why is this bad?
@@ -60,12 +60,12 @@ _BEFORE = (
     *(EventKind.STEP, EventKind.UPDATE, EventKind.ZERO_GRAD),
 )
 BY_HAND = "call `scaler.unscale_(optimizer)` before the clip"
-LIGHTNING = "clips gradients that are still scaled: under 16-mixed precision Lightning unscales in `step()`"
+LIGHTNING = "clips scaled gradients: under 16-mixed precision Lightning unscales them in `step()`"
 LIGHTNING_BY_HAND = "clip in `on_before_optimizer_step`, which runs after unscaling, or train in bf16-mixed precision"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    found: dict[cst.CSTNode, Hit] = {}  # what several callers lead to is one fault
+    found: dict[cst.CSTNode, Hit] = {}  # what several callers lead to is one finding
     for flow in flows(source, EventKind.CLIP):
         for clip in flow.of(EventKind.CLIP):
             backward = _scaled(source, clip)
@@ -106,8 +106,7 @@ def _scaled_elsewhere(source: Source, clip: Event) -> Act | None:
 
 
 def _hit_elsewhere(source: Source, clip: Event, backward: Act) -> Hit:
-    scaler = source.quoted(backward.scaler, "the scaler", 20)
-    message = f"clips gradients that {scaler} still scales: nothing in this file unscales them"
+    message = f"clips scaled gradients: nothing in this file calls `{_unscale(source, backward)}`"
     fix = _fix(source, clip, None)
     related = ((backward.node, "the gradients are scaled here"),)
     return Hit(clip.node, message, fix, "" if fix else BY_HAND, related)
@@ -131,7 +130,7 @@ def _scaled(source: Source, clip: Event) -> Event | None:
 
 
 def _accounts_for_scale(source: Source, clip: Event) -> bool:
-    """Whether the limit is multiplied by the scale."""
+    """Whether `max_norm` is multiplied by the scale."""
     limit = bound(clip.node, "clip_grad_norm_").limit if isinstance(clip.node, cst.Call) else None
     seen = "" if limit is None else source.code(limit)
     match assigned(source, limit) if limit is not None else None:
@@ -141,7 +140,7 @@ def _accounts_for_scale(source: Source, clip: Event) -> bool:
 
 
 def _in_lightning(source: Source) -> Iterator[Hit]:
-    """Clips under manual optimization, where a Trainer of 16-mixed precision scales the loss: only its step unscales."""
+    """Clips under manual optimization, where a Trainer with 16-mixed precision scales the loss: only its step unscales."""
     trainer = scaling_trainer(source)
     if trainer is None:
         return
@@ -169,12 +168,17 @@ def _clips_scaled(event: Event) -> bool:
     return bool(earlier) and all(isinstance(n, cst.Call) and last_name(n.func) == "manual_backward" for n in backward)
 
 
+def _unscale(source: Source, backward: Event | Act) -> str:
+    """The call that is missing, for a message."""
+    scaler = source.quoted(backward.scaler, "`scaler`", 20).strip("`")
+    return f"{scaler}.unscale_(optimizer)"
+
+
 def _hit(source: Source, clip: Event, backward: Event) -> Hit:
-    scaler = source.quoted(backward.scaler, "the scaler", 20)
-    message = f"clips gradients that {scaler} still scales (by 65536 at first): nothing has unscaled them"
+    message = f"clips scaled gradients: call `{_unscale(source, backward)}` first"
     late = _late_unscale(source, clip)
     if late is not None:
-        message = f"clips gradients that {scaler} still scales: `unscale_` comes later, on {source.where(late.at)}"
+        message = f"clips scaled gradients: `unscale_` comes later, on {source.where(late.at)}"
     fix = None if clip.is_called or backward.is_called else _fix(source, clip, late)
     related = [(backward.at, "the gradients are scaled here")]
     node = clip.node if _never_unscales(source) else clip.at
@@ -209,7 +213,7 @@ def _fix(source: Source, clip: Event, late: Event | None) -> Fix | None:
     step = scaled[0]
     assert step.subject is not None and step.scaler is not None
     line = f"{source.outer_code(step.scaler)}.unscale_({source.code(step.subject)})"
-    # where only some ways are scaled, unscale_ has to stand under the same test
+    # where only some ways are scaled, `unscale_` has to be under the same test
     if not step.facts <= clip.facts:
         return None
     return Fix(TITLE, Safety.UNSAFE, (insert_line_before(source, statement, line),))

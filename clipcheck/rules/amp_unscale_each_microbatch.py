@@ -4,8 +4,8 @@ Finds `scaler.unscale_(optimizer)` in every micro-batch although `scaler.step(op
 them, and a second call for the same step, such as one before each of two clips.
 
 ## Why is this bad?
-`unscale_` may run once per optimizer between two calls of `update()`: the second one raises `RuntimeError: unscale_() has
-already been called on this optimizer since the last update()`. Where `update()` runs in between, unscaled gradients
+`unscale_` may run once per optimizer between two calls of `update()`: the second one raises `RuntimeError: unscale_()
+has already been called on this optimizer since the last update()`. Where `update()` runs in between, unscaled gradients
 and scaled gradients are added together.
 
 ## How to fix by hand
@@ -51,7 +51,7 @@ BY_HAND_ONCE = "unscale once, before the first clip"
 
 
 def check(source: Source) -> Iterator[Hit]:
-    found: dict[cst.CSTNode, Hit] = {}  # what several callers lead to is one fault
+    found: dict[cst.CSTNode, Hit] = {}  # what several callers lead to is one finding
     for flow in flows(source, EventKind.UNSCALE):
         for unscale in flow.of(EventKind.UNSCALE):
             for hit in (_each_microbatch(source, flow, unscale), _twice(source, unscale)):
@@ -66,16 +66,16 @@ def _each_microbatch(source: Source, flow: Flow, unscale: Event) -> Hit | None:
         return None
     inside = unscale.at is step.at  # of one function that is called
     node, used = (unscale.node, step.node) if inside else (unscale.at, step.at)
-    message = f"unscales every micro-batch, but the step on {source.where(used)} comes once in several"
+    message = f"unscales every micro-batch, but the step on {source.where(used)} runs once for several"
     fix = into_guard(source, flow, unscale, step)
-    return Hit(node, message, fix, "" if fix else BY_HAND, ((used, "the step is here"),))
+    return Hit(node, message, fix, "" if fix else BY_HAND, ((used, "the step runs here"),))
 
 
 def _twice(source: Source, unscale: Event) -> Hit | None:
     again = _again(source, unscale)
     if again is None:
         return None
-    message = f"raises an error: {source.where(unscale.at)} has unscaled for the same step already"
+    message = f"raises a RuntimeError: {source.where(unscale.at)} has already unscaled for this step"
     return Hit(again.at, message, None, BY_HAND_ONCE, ((unscale.at, "unscaled here"),))
 
 

@@ -37,7 +37,7 @@ from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, Flow, flows
 from clipcheck.training.parameters import named_alike, surely_belong
 
-BY_HAND = "unscale the optimizer that holds these parameters"
+BY_HAND = "unscale the optimizer of these parameters"
 
 
 def check(source: Source) -> Iterator[Hit]:
@@ -46,7 +46,7 @@ def check(source: Source) -> Iterator[Hit]:
             found = [] if clip.wrapper else _unscales(clip)
             if found and all(_is_of_others(source, flow, clip, unscale) for unscale in found):
                 where = source.where(found[0].at)
-                message = f"clips gradients that are still scaled: {where} unscales another optimizer's"
+                message = f"clips scaled gradients: {where} unscales those of another optimizer"
                 yield Hit(clip.at, message, None, BY_HAND, ((found[0].at, "another optimizer is unscaled here"),))
 
 
@@ -69,7 +69,7 @@ def _unscales(clip: Event) -> list[Event]:
 def _is_of_others(source: Source, flow: Flow, clip: Event, unscale: Event) -> bool:
     """Whether an unscaled optimizer does not hold the clipped parameters.
 
-    What the optimizers were made of tells; else their names, where those of the parameters are like another optimizer's.
+    The parameters that the optimizers were created with decide; else their names, where they match another optimizer's.
     """
     if unscale.subject is None or clip.subject is None:
         return False

@@ -38,7 +38,7 @@ from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.clips import clips
 
-BY_HAND = "clip behind the block"
+BY_HAND = "clip after the block"
 
 
 def check(source: Source) -> Iterator[Hit]:
@@ -46,7 +46,7 @@ def check(source: Source) -> Iterator[Hit]:
         block = _scale_loss(source, clip.call)
         if block is not None:
             where = source.where(block)
-            message = f"clips gradients that are still scaled: they are unscaled where the block of {where} ends"
+            message = f"clips scaled gradients: they are unscaled at the end of the block on {where}"
             fix = _fix(source, clip.call, block)
             related = ((block.items[0].item, "the gradients are scaled in this block"),)
             yield Hit(clip.call, message, fix, "" if fix else BY_HAND, related)
@@ -72,4 +72,4 @@ def _fix(source: Source, call: cst.Call, block: cst.With) -> Fix | None:
         return None
     # the block ends with the clip's own lines: both edits become one
     (start, stop, _), (_, _, text) = edits
-    return Fix("Clip behind the block", Safety.UNSAFE, (edits[0]._replace(start=start, end=stop, text=text),))
+    return Fix("Clip after the block", Safety.UNSAFE, (edits[0]._replace(start=start, end=stop, text=text),))

@@ -34,7 +34,7 @@ from clipcheck.training.acts import EventKind
 from clipcheck.training.clips import clips
 from clipcheck.training.flows import Event, flows
 
-# O0 and O1 step the model's own parameters, and O1 is what nearly all programs choose.
+# O0 and O1 update the model's own parameters, and nearly all programs choose O1.
 _MASTER_COPIES = re.compile(r"""["']O2["']""")
 
 
@@ -50,8 +50,8 @@ def check(source: Source) -> Iterator[Hit]:
                 case cst.Call(func=cst.Attribute(attr=cst.Name("parameters"))) as given if scaled is not None:
                     amp, optimizer = scaled
                     text = f"{source.outer_code(amp)}.master_params({source.code(optimizer)})"
-                    fix = Fix("Clip the master parameters", Safety.UNSAFE, (replace(source, given, text),))
-                    message = "clips the model's gradients: at O2 the optimizer steps master copies with their own"
+                    fix = Fix("Clip the master weights", Safety.UNSAFE, (replace(source, given, text),))
+                    message = "has no effect at O2: the step updates FP32 master weights, which are not clipped here"
                     yield Hit(event.at, message, fix)
 
 

@@ -60,13 +60,13 @@ def check(source: Source) -> Iterator[Hit]:
 
 
 def _used_by(source: Source, flow: Flow, clip: Event) -> Event | None:
-    """The step that used the gradients before `clip`, where that is so on every way."""
+    """The step that used the gradients before `clip`, on every path."""
     earlier = clip.first_before(EventKind.BACKWARD, EventKind.STEP, EventKind.EDIT, EventKind.UNKNOWN)
     steps = [event for event in earlier if event.kind is EventKind.STEP]
     if not steps or any(event.kind is not EventKind.START for event in earlier if event not in steps):
         return None
     if len(steps) < len(earlier) and not all(_in_inner_loop(source, step, clip) for step in steps):
-        return None  # on some way nothing has stepped yet
+        return None  # on some path nothing has stepped yet
     later = clip.first_after(EventKind.BACKWARD, EventKind.STEP, EventKind.ZERO_GRAD, EventKind.UNKNOWN)
     if any(event.kind in (EventKind.STEP, EventKind.UNKNOWN) for event in later) or not flow.of(EventKind.BACKWARD):
         return None
@@ -79,14 +79,14 @@ def _used_by(source: Source, flow: Flow, clip: Event) -> Event | None:
 
 
 def _in_inner_loop(source: Source, step: Event, clip: Event) -> bool:
-    """Whether a step is in a loop that ends before the clip: where the loop runs not once, there is nothing to clip."""
+    """Whether a step is in a loop that ends before the clip: where the loop does not run, there is nothing to clip."""
     outer = loops_around(source, clip)
     inner = loops_around(source, step)
     return len(inner) > len(outer) and inner[len(inner) - len(outer) :] == outer
 
 
 def _measures(source: Source, clip: Event) -> bool:
-    """Whether the limit is infinite: the norm is wanted, nothing is to be clipped."""
+    """Whether `max_norm` is infinite: only the norm is wanted."""
     return isinstance(clip.node, cst.Call) and number(source, bound(clip.node, "clip_grad_norm_").limit) == math.inf
 
 
@@ -96,7 +96,7 @@ def _hit(source: Source, flow: Flow, clip: Event, step: Event) -> Hit:
         e.kind for e in clip.first_after(EventKind.BACKWARD)
     }
     outcome = "has no effect" if zeroed else "comes too late"
-    message = f"clipping {outcome}: {name} on {source.where(step.at)} has used the gradients"
+    message = f"clipping {outcome}: {name} on {source.where(step.at)} has already used the gradients"
     fix = None if clip.is_called or step.is_called else _fix(source, clip, step)
     return Hit(clip.at, message, fix, "" if fix else BY_HAND, ((step.at, "the gradients are used here"),))
 

@@ -46,7 +46,7 @@ def check(source: Source) -> Iterator[Hit]:
 
 
 def _too_late(source: Source, clip: Event) -> Event | None:
-    """The first backward behind `clip`, where nothing before it leaves gradients to be clipped."""
+    """The first backward after `clip`, where nothing before the clip leaves gradients to clip."""
     later = clip.first_after(EventKind.BACKWARD, EventKind.STEP, EventKind.UNKNOWN, EventKind.EDIT)
     if not later or any(event.kind is not EventKind.BACKWARD for event in later):
         return None
@@ -59,8 +59,8 @@ def _too_late(source: Source, clip: Event) -> Event | None:
     if backward.at is clip.at or loops(source, backward.at) != loops(source, clip.at):
         return None  # in another loop: not of the same step
     if backward.is_called and _is_step(backward.at):
-        return None  # inside of a closure: a fault of its own
-    # a clip behind a step is too late, not too early, unless the step belongs to the iteration before
+        return None  # inside a closure: CLIP109
+    # a clip after a step is too late, not too early, unless the step belongs to the previous iteration
     if any(e.kind is EventKind.STEP and source.rank(e.at) < source.rank(clip.at) for e in earlier):
         return None
     return backward
@@ -91,6 +91,6 @@ def _fix(source: Source, clip: Event, backward: Event) -> Fix | None:
 
 
 def _follows_at_once(source: Source, backward: Event) -> bool:
-    """Whether it is this backward's gradients that the next step uses: not those of a second one behind it."""
+    """Whether it is this backward's gradients that the next step uses: not those of a second one after it."""
     later = backward.first_after(EventKind.BACKWARD, EventKind.STEP, EventKind.UNKNOWN)
     return all(event.kind in (EventKind.STEP, EventKind.END) for event in later)

@@ -5,9 +5,9 @@ it calls.
 
 ## Why is this bad?
 Each rank clips its own gradients by its own norm, and what the step uses is the mean (or the sum) of the results. Ranks
-with large gradients count less in it, so its direction is not that of the gradient of the whole batch; the norm of a sum
-may be up to `world_size * max_norm`; and the clip returns the norm of one rank. The rule cannot tell whether this is
-intended, but it seldom is.
+with large gradients count less in it, so its direction is not that of the gradient of the whole batch; the norm of a
+sum may be up to `world_size * max_norm`; and the clip returns the norm of one rank. The rule cannot tell whether this
+is intended, but it seldom is.
 
 ## How to fix by hand
 All-reduce the gradients first, then clip: all ranks then compute the same norm and take the same step.
@@ -40,7 +40,7 @@ from clipcheck.training.parameters import owners
 from clipcheck.training.summaries import home, is_reduction, reductions
 
 TITLE = "All-reduce the gradients before the clip"
-BY_HAND = "all-reduce the gradients first, then clip, unless each rank's limit is meant"
+BY_HAND = "all-reduce the gradients first, then clip, unless a limit per rank is intended"
 
 
 def check(source: Source) -> Iterator[Hit]:
@@ -50,9 +50,9 @@ def check(source: Source) -> Iterator[Hit]:
             after = _reduced_after(source, clip, places)
             if after is not None:
                 where = source.where(after)
-                message = f"clips each rank's own gradients: {where} all-reduces them, and large ones count less"
+                message = f"clips each rank's own gradients before the all-reduce on {where}: the direction changes"
                 fix = None if clip.is_called else _fix(source, clip, after)
-                related = ((after, "the gradients of all ranks meet here"),)
+                related = ((after, "the gradients are all-reduced here"),)
                 yield Hit(clip.at, message, fix, "" if fix else BY_HAND, related)
 
 

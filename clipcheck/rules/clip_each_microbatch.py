@@ -53,7 +53,7 @@ _PER_SAMPLE = re.compile(r"\bopacus\b|per_sample|grad_sample")
 def check(source: Source) -> Iterator[Hit]:
     if _PER_SAMPLE.search(source.text):
         return  # clipping each sample's gradient is the algorithm
-    found: dict[cst.CSTNode, Hit] = {}  # what several callers lead to is one fault
+    found: dict[cst.CSTNode, Hit] = {}  # what several callers lead to is one finding
     for flow in flows(source, EventKind.CLIP):
         for clip in flow.of(EventKind.CLIP):
             hit = _clip(source, flow, clip)
@@ -73,7 +73,7 @@ def _clip(source: Source, flow: Flow, clip: Event) -> Hit | None:
         return _hit(source, clip, message, (used, "the gradients are used here"), fix)
     step = step_elsewhere(source, flow, clip)
     if step is not None:
-        message = f"clips a part of the sum that the step on {source.where(step.at)} uses"
+        message = f"clips a partial sum of the gradients that the step on {source.where(step.at)} uses"
         return _hit(source, clip, message, (step.at, "the gradients are used here"))
     return _in_region(source, clip)
 
@@ -94,16 +94,16 @@ def _place(source: Source, clip: Event) -> cst.CSTNode:
 
 
 def _in_region(source: Source, clip: Event) -> Hit | None:
-    """A clip in a block that says itself that it adds up: `accumulate()`, or `no_sync()`."""
+    """A clip in a block that accumulates gradients: `accumulate()`, or `no_sync()`."""
     region = _region(source, clip, "accumulate")
     if region is not None and not may_be_guarded(source, clip):
-        message = f"clips every micro-batch: `accumulate()` on {source.where(region)} adds up several"
+        message = f"clips every micro-batch: `accumulate()` on {source.where(region)} accumulates several"
         help = "clip under `if accelerator.sync_gradients:`"
         return _hit(source, clip, message, (region, "accumulates here"), help=help)
     region = _region(source, clip, "no_sync")
     if region is not None and leads_to_backward(clip):
-        message = f"clips every micro-batch: `no_sync()` on {source.where(region)} adds up several on each rank"
-        return _hit(source, clip, message, (region, "gradients are not averaged in here"))
+        message = f"clips every micro-batch: `no_sync()` on {source.where(region)} accumulates several"
+        return _hit(source, clip, message, (region, "gradients are not averaged in this block"))
     return None
 
 

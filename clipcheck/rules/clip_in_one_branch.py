@@ -44,7 +44,7 @@ from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, Flow, flows
 from clipcheck.training.guards import conditions, exclusive
 
-BY_HAND = "clip in both branches, or once, before they part"
+BY_HAND = "clip in both branches, or once, before they split"
 _BEFORE = (EventKind.CLIP, EventKind.BACKWARD, EventKind.STEP, EventKind.EDIT, EventKind.UNKNOWN)
 
 
@@ -54,8 +54,8 @@ def check(source: Source) -> Iterator[Hit]:
             other = None if clip.is_called else _unlimited(source, flow, clip)
             if other is not None:
                 name = source.quoted(other.at, "the step")
-                message = f"only this branch clips: {name} on {source.where(other.at)} steps without the limit"
-                yield Hit(clip.node, message, None, BY_HAND, ((other.at, "steps without the limit"),))
+                message = f"only this branch clips: {name} on {source.where(other.at)} steps without clipping"
+                yield Hit(clip.node, message, None, BY_HAND, ((other.at, "steps without clipping"),))
 
 
 def _unlimited(source: Source, flow: Flow, clip: Event) -> Event | None:
@@ -74,9 +74,9 @@ def _unlimited(source: Source, flow: Flow, clip: Event) -> Event | None:
 
 
 def _are_alternatives(source: Source, clip: Event, mine: Event, other: Event) -> bool:
-    """Whether two steps are two ways to do the same: one with a scaler, or each after a backward of its own.
+    """Whether two steps are two ways to do the same: one with a scaler, or each after its own backward.
 
-    They part at a test that is not about the limit.
+    They split at a test that is not about the limit.
     """
     apart = exclusive(source, other.node, mine.node) or exclusive(source, mine.node, other.node)
     if not apart or not (exclusive(source, other.node, clip.node) or exclusive(source, clip.node, other.node)):

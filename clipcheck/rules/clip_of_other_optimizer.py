@@ -1,7 +1,7 @@
 """
 ## What it does
-Finds clips of parameters that no later step updates, right before the step of another optimizer whose own parameters are
-not clipped: a line copied from the actor to the critic, or from the generator to the discriminator.
+Finds clips of parameters that no later step updates, right before the step of another optimizer whose own parameters
+are not clipped: a line copied from the actor to the critic, or from the generator to the discriminator.
 
 ## Why is this bad?
 The optimizer that steps next uses unclipped gradients: one of the two networks trains without clipping. The other one's
@@ -34,7 +34,7 @@ from clipcheck.training.flows import Event, Flow, flows
 from clipcheck.training.ownership import is_for
 from clipcheck.training.parameters import assigned
 
-TITLE = "Clip the parameters that are stepped"
+TITLE = "Clip the parameters that the next step updates"
 BY_HAND = "pass the parameters of the optimizer that steps next"
 _USES = (EventKind.STEP, EventKind.BACKWARD, EventKind.ZERO_GRAD, EventKind.UNKNOWN)
 
@@ -47,7 +47,7 @@ def check(source: Source) -> Iterator[Hit]:
             if step is not None and clip.at not in seen:
                 seen.add(clip.at)
                 name = source.quoted(step.at, "the step", 24)
-                message = f"clips other parameters than {name} on {source.where(step.at)} steps: those are not clipped"
+                message = f"clips another optimizer's parameters: {name} on {source.where(step.at)} steps unclipped"
                 fix = _fix(source, clip, step)
                 yield Hit(clip.at, message, fix, "" if fix else BY_HAND, ((step.at, "the step is here"),))
 

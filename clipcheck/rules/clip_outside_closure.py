@@ -40,7 +40,7 @@ from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, Flow, flows
 
-BY_HAND = "clip inside of the closure, behind `backward()`"
+BY_HAND = "clip inside the closure, after `backward()`"
 
 
 def check(source: Source) -> Iterator[Hit]:
@@ -49,13 +49,13 @@ def check(source: Source) -> Iterator[Hit]:
             step = _recomputing_step(source, flow, clip)
             if step is not None:
                 message = (
-                    f"clips outside of the closure: the step on {source.where(step.at)} computes the gradients anew"
+                    f"has no effect: the closure called by the step on {source.where(step.at)} recomputes the gradients"
                 )
                 yield Hit(clip.at, message, None, BY_HAND, ((step.at, "the closure is called here"),))
 
 
 def _recomputing_step(source: Source, flow: Flow, clip: Event) -> Event | None:
-    """The `step(closure)` behind `clip` whose closure runs backward and has no clip of its own."""
+    """The `step(closure)` after `clip` whose closure runs backward and has no clip of its own."""
     later = clip.first_after(EventKind.STEP, EventKind.UNKNOWN, EventKind.BACKWARD)
     inside = {event.at for event in flow.of(EventKind.BACKWARD) if event.is_called}
     for event in later:

@@ -37,7 +37,7 @@ def check(source: Source) -> Iterator[Hit]:
         for clip in flow.of(EventKind.CLIP):
             backward = _in_later_loop(source, clip)
             if backward is not None:
-                message = f"clips nothing: no gradients yet, `backward()` runs in a loop on {source.where(backward.at)}"
+                message = f"clips nothing: there are no gradients before `backward()` on {source.where(backward.at)}"
                 yield Hit(clip.at, message, None, BY_HAND, ((backward.at, "the gradients are computed here"),))
 
 

@@ -49,7 +49,7 @@ def check(source: Source) -> Iterator[Hit]:
             earlier = clip.first_before(EventKind.BACKWARD, EventKind.STEP)
             if earlier and not clip.wrapper and all(_runs_engine(source, event) for event in earlier):
                 where = source.where(earlier[0].at)
-                message = f"has no effect: the DeepSpeed engine of {where} keeps gradients of its own"
+                message = f"has no effect: the DeepSpeed engine on {where} keeps its own gradients"
                 yield Hit(clip.at, message, None, BY_HAND, ((earlier[0].at, "the engine runs backward"),))
 
 

@@ -53,7 +53,7 @@ def check(source: Source) -> Iterator[Hit]:
 
 
 def _hit(source: Source, call: cst.Call, name: cst.Name) -> Hit:
-    message = f"`{name.value}` returns a new tensor that is thrown away: the gradient is not changed"
+    message = f"the gradient is not changed: `{name.value}` returns a new tensor, which is discarded"
     return Hit(
         call,
         message,

@@ -31,14 +31,14 @@ from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 from clipcheck.training.clips import Clip, clips
 
-BY_HAND = "drop one of the two, or pass the parameters that are meant"
+BY_HAND = "delete one of the two, or pass the intended parameters"
 
 
 def check(source: Source) -> Iterator[Hit]:
     for clip in clips(source):
         first = _right_before(source, clip)
         if first is not None and _is_idle(source, first, clip):
-            message = f"changes nothing: {source.where(first.call)} has clipped the same parameters already"
+            message = f"changes nothing: {source.where(first.call)} has already clipped the same parameters"
             yield Hit(clip.call, message, None, BY_HAND, ((first.call, "clipped here"),))
 
 

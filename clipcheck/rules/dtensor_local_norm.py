@@ -35,7 +35,7 @@ from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.clips import torch_calls
 
-MESSAGE = "raises a TypeError: under `fully_shard` the norm is a DTensor, which takes no format"
+MESSAGE = "raises a TypeError: under `fully_shard` the norm is a DTensor, which cannot be formatted"
 _FULLY_SHARD = re.compile(r"\bfully_shard\s*\(")
 
 
@@ -45,13 +45,13 @@ def check(source: Source) -> Iterator[Hit]:
     for value in _formatted(source):
         norm = _norm(source, value)
         if norm is not None:
-            fix = Fix("Read the number", Safety.UNSAFE, (insert_after(source, value, ".item()"),))
+            fix = Fix("Read the value with `.item()`", Safety.UNSAFE, (insert_after(source, value, ".item()"),))
             related = () if norm is value else ((norm, "the norm is computed here"),)
             yield Hit(value, MESSAGE, fix, "", related)
 
 
 def _formatted(source: Source) -> Iterator[cst.BaseExpression]:
-    """The expressions that a format says how to write."""
+    """The expressions with a format specifier."""
     for node in source.nodes(cst.FormattedStringExpression):
         if node.format_spec and node.conversion is None:
             yield node.expression
@@ -65,7 +65,7 @@ def _formatted(source: Source) -> Iterator[cst.BaseExpression]:
 
 
 def _by_method(text: str, call: cst.Call) -> Iterator[cst.BaseExpression]:
-    """The arguments of `text.format(…)` whose field says how to write them."""
+    """The arguments of `text.format(…)` whose field has a format specifier."""
     if any(arg.star for arg in call.args):
         return
     given: dict[str, cst.BaseExpression] = {

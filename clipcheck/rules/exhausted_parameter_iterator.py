@@ -64,7 +64,7 @@ def _clipped(source: Source) -> Iterator[tuple[cst.CSTNode, cst.BaseExpression]]
 
 
 def _handed_over(source: Source, call: cst.Call, called: Callee) -> Iterator[Hit]:
-    """Calls of functions that clip what they are given, where that is used up already, or by the function itself."""
+    """Calls of functions that clip their argument, where it is already used up, or the function itself uses it up."""
     for name, value in called.given.items():
         if not any(clips_by(source, reading.drain) for reading in readings(source, called.function, name)):
             continue
@@ -75,7 +75,7 @@ def _handed_over(source: Source, call: cst.Call, called: Callee) -> Iterator[Hit
         made = iterator_made(source, value)
         first = None if made is None else starved(source, called.function, name)
         if made is not None and first is not None:
-            message = "clips nothing: the function goes through its argument twice, an iterator gives its items once"
+            message = "clips nothing: the function iterates over its argument twice, which empties an iterator"
             related = ((first.drain, "used up here"), (first.use, "and nothing is left here"))
             yield Hit(call, message, _fix(source, made), "", related)
 
@@ -102,4 +102,4 @@ def _fix(source: Source, made: cst.BaseExpression) -> Fix:
         edits = (Edit(start, start + 1, "["), Edit(end - 1, end, "]"))
     else:
         edits = (Edit(start, start, "list("), Edit(end, end, ")"))
-    return Fix("Make a list, which can be used again and again", Safety.UNSAFE, edits)
+    return Fix("Convert the iterator to a list", Safety.UNSAFE, edits)

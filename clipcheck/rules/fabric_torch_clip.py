@@ -46,11 +46,11 @@ def check(source: Source) -> Iterator[Hit]:
             earlier = event.first_before(EventKind.BACKWARD, EventKind.STEP)
             if clip is None or not earlier or event.is_called or not all(map(_by_fabric, earlier)):
                 continue
-            message = (
-                f"torch's clip after `fabric.backward` on {source.where(earlier[0].at)}: fp16 and FSDP clip wrongly"
-            )
+            message = "clips wrongly under fp16, FSDP or DeepSpeed: call `fabric.clip_gradients` instead"
             fix = None if earlier[0].is_called else _fix(source, clip, event, earlier[0])
-            yield Hit(event.at, message, fix, "" if fix else BY_HAND, ((earlier[0].at, "computed here"),))
+            yield Hit(
+                event.at, message, fix, "" if fix else BY_HAND, ((earlier[0].at, "the gradients are computed here"),)
+            )
 
 
 def _by_fabric(event: Event) -> bool:

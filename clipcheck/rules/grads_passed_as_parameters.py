@@ -8,7 +8,8 @@ The function reads `.grad` of each tensor that it is given. A gradient has no gr
 clipped, the result is 0.0, and neither an error nor a warning says so.
 
 ## How to fix by hand
-Pass the parameters: `clip_grad_norm_(model.parameters(), max_norm)`. Scale the results of `torch.autograd.grad` yourself:
+Pass the parameters: `clip_grad_norm_(model.parameters(), max_norm)`. Scale the results of `torch.autograd.grad`
+yourself:
 
 ```python
 coefficient = (max_norm / (torch.nn.utils.get_total_norm(grads) + 1e-6)).clamp(max=1.0)
@@ -40,9 +41,9 @@ from clipcheck.training.calls import Callee, callee
 from clipcheck.training.clips import Clip, clips
 from clipcheck.training.readings import is_clipped_by_torch
 
-TITLE = "Pass the parameters"
+TITLE = "Pass the parameters instead"
 BY_HAND = "pass the parameters themselves"
-BY_HAND_GRADS = "scale them by `max_norm / get_total_norm(grads)` where that is below 1"
+BY_HAND_GRADS = "scale them by `max_norm / get_total_norm(grads)` where that is less than 1"
 
 
 def check(source: Source) -> Iterator[Hit]:
@@ -61,7 +62,7 @@ def _handed_over(source: Source, call: cst.Call, called: Callee) -> Iterator[Hit
         if is_clipped_by_torch(source, called.function, name):
             what, made = _instead_of_parameters(source, value)
             if what:
-                message = f"clips nothing: the function is given {what}, and its clip reads `.grad` of each"
+                message = f"clips nothing: the function gets {what} instead of parameters"
                 by_hand = BY_HAND_GRADS if "autograd" in what else BY_HAND
                 yield Hit(call, message, None, by_hand, ((made, "they are made here"),) if made is not value else ())
 
@@ -69,7 +70,7 @@ def _handed_over(source: Source, call: cst.Call, called: Callee) -> Iterator[Hit
 def _clip(source: Source, clip: Clip, given: cst.BaseExpression) -> Iterator[Hit]:
     what, made = _instead_of_parameters(source, given)
     if what:
-        message = f"clips nothing and returns 0.0: it is given {what}, and reads `.grad` of each"
+        message = f"clips nothing and returns 0.0: it gets {what} instead of parameters"
         fix = _fix(source, given, made)
         by_hand = BY_HAND_GRADS if "autograd" in what else BY_HAND
         related = ((made, "they are made here"),) if made is not given else ()
@@ -77,7 +78,7 @@ def _clip(source: Source, clip: Clip, given: cst.BaseExpression) -> Iterator[Hit
 
 
 def _instead_of_parameters(source: Source, node: cst.BaseExpression) -> tuple[str, cst.BaseExpression]:
-    """What is passed in place of parameters, and the expression that makes it; empty where that is not certain."""
+    """What is passed instead of parameters, and the expression that makes it; empty where that is not certain."""
     match node:
         case cst.ListComp(elt=elt) | cst.GeneratorExp(elt=elt) if _is_gradient(source, elt):
             return "gradients", node
@@ -114,7 +115,7 @@ def _owner(source: Source, node: cst.BaseExpression) -> cst.BaseExpression | Non
 
 
 def _variable(source: Source, name: cst.Name) -> tuple[str, cst.BaseExpression]:
-    """What a name stands for, where all that it is bound to are tensors in place of parameters."""
+    """What a name stands for, where all that it is bound to are tensors instead of parameters."""
     bindings = source.bindings(name)
     values = [binding.value for binding in bindings if binding.value is not None]
     kinds = {binding.kind for binding in bindings}
@@ -155,7 +156,7 @@ def _appended(source: Source, name: cst.Name) -> tuple[str, cst.BaseExpression]:
 
 
 def _has_gradients(source: Source, name: cst.Name) -> bool:
-    """Whether the program gives the tensors a `.grad` of their own, as for master copies in float32."""
+    """Whether the program gives the tensors a `.grad` of their own, as for FP32 master weights."""
     for use in source.names.uses(source.scope(name).owner(name.value), name.value):
         match source.parent(use):
             case cst.Attribute(attr=cst.Name("grad" | "requires_grad" | "requires_grad_")):
@@ -188,7 +189,7 @@ def _serves_the_clip_alone(source: Source, given: cst.Name, made: cst.BaseExpres
 
 
 def _of_gradients(source: Source, gradients: Sequence[cst.BaseExpression]) -> tuple[Edit, ...]:
-    """Parameters in the place of their gradients; nothing where one belongs to none."""
+    """The parameters of these gradients; nothing where one does not belong to a parameter."""
     pairs = [(node, _owner(source, node)) for node in gradients]
     edits = tuple(replace(source, node, source.code(owner)) for node, owner in pairs if owner is not None)
     return edits if len(edits) == len(pairs) else ()

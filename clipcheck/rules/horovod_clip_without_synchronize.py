@@ -52,9 +52,7 @@ def check(source: Source) -> Iterator[Hit]:
         for clip in flow.of(EventKind.CLIP):
             later = clip.first_after(EventKind.STEP, EventKind.BACKWARD, EventKind.UNKNOWN)
             if later and all(_is_distributed(source, event) for event in later) and not clip.is_called:
-                message = (
-                    f"clips before the gradients are averaged, which the step on {source.where(later[0].at)} waits for"
-                )
+                message = f"clips before the gradients are averaged: Horovod waits for them in the step on {source.where(later[0].at)}"
                 fix = _fix(source, clip, later[0])
                 yield Hit(clip.at, message, fix, "" if fix else BY_HAND, ((later[0].at, "averaged here"),))
 
@@ -83,4 +81,4 @@ def _fix(source: Source, clip: Event, step: Event) -> Fix | None:
         insert_line_before(source, statement, f"{optimizer}.synchronize()"),
         replace(source, target.body[0], lines + source.code(target.body[0])),
     )
-    return Fix("Wait for the gradients before the clip", Safety.UNSAFE, edits)
+    return Fix("Synchronize before the clip", Safety.UNSAFE, edits)

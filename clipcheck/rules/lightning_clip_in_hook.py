@@ -1,12 +1,12 @@
 """
 ## What it does
-Finds clips in a hook of a LightningModule or a Callback that Lightning calls at the wrong time: `on_train_batch_end` and
-similar hooks, which run after the optimizer's step; `optimizer_step` before the closure that runs backward; and
+Finds clips in a hook of a LightningModule or a Callback that Lightning calls at the wrong time: `on_train_batch_end`
+and similar hooks, which run after the optimizer's step; `optimizer_step` before the closure that runs backward; and
 `on_after_backward` with a Trainer with 16-mixed precision, where the gradients are still scaled.
 
 ## Why is this bad?
-After the step the gradients have already been used, and before the closure they are those of the previous step, or None:
-no step is ever clipped. Gradients that are still multiplied by the loss scale (65536 at first) have a norm of
+After the step the gradients have already been used, and before the closure they are those of the previous step, or
+None: no step is ever clipped. Gradients that are still multiplied by the loss scale (65536 at first) have a norm of
 `max_norm / 65536` when they are used.
 
 ## How to fix by hand
@@ -65,16 +65,16 @@ def _fault(source: Source, owner: cst.ClassDef, hook: str, clip: Event) -> str:
     earlier = {event.kind for event in clip.first_before(*_EARLIER)}
     untouched = earlier == {EventKind.START}
     if hook in _AFTER_STEP and untouched and not (hook == "on_before_zero_grad" and manual_at(source, owner)):
-        return f"has no effect: when Lightning calls `{hook}`, the step has used the gradients"
+        return f"has no effect: Lightning calls `{hook}` after the step"
     if hook == "optimizer_step" and untouched:
-        return "clips the gradients of the step before: the closure, which runs backward, comes later"
+        return "clips the previous step's gradients: the closure, which runs backward, is called later"
     if hook == "optimizer_step" and earlier == {EventKind.STEP}:
-        return "has no effect: the step above has used the gradients"
+        return "has no effect: the step above has already used the gradients"
     if hook == "on_after_backward" and untouched and scaling_trainer(source) is not None:
-        return "clips gradients that are still scaled: Lightning unscales after `on_after_backward`"
+        return "clips scaled gradients: Lightning unscales them after `on_after_backward`"
     return ""
 
 
 def _measures(source: Source, clip: Event) -> bool:
-    """Whether the limit is infinite: the norm is wanted, nothing is to be clipped."""
+    """Whether `max_norm` is infinite: only the norm is wanted."""
     return isinstance(clip.node, cst.Call) and number(source, bound(clip.node, "clip_grad_norm_").limit) == math.inf

@@ -34,7 +34,7 @@ from clipcheck.training.acts import EventKind
 from clipcheck.training.classes import is_lightning_module
 from clipcheck.training.flows import flows
 
-MESSAGE = "clips before backward: Lightning runs `backward()` after `training_step` has returned"
+MESSAGE = "clips before backward: Lightning runs `backward()` after `training_step` returns"
 BY_HAND = "use `Trainer(gradient_clip_val=…)` or override `configure_gradient_clipping`"
 
 

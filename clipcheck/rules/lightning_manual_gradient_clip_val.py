@@ -38,7 +38,7 @@ from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 from clipcheck.training.lightning import lightning_modules, manual_at
 
-MESSAGE = "raises when training starts: with manual optimization Lightning does not clip"
+MESSAGE = "raises an error when training starts: Lightning does not clip under manual optimization"
 BY_HAND = "call `self.clip_gradients(optimizer, gradient_clip_val=…)` in `training_step`"
 
 

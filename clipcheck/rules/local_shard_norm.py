@@ -1,12 +1,12 @@
 """
 ## What it does
-Finds the norm of this rank's shards, `p.grad.to_local()`, used as the norm of the whole gradient: gradients are scaled by
-it, or it is returned or logged, and nothing reduces it across ranks.
+Finds the norm of this rank's shards, `p.grad.to_local()`, used as the norm of the whole gradient: gradients are scaled
+by it, or it is returned or logged, and nothing reduces it across ranks.
 
 ## Why is this bad?
 Each rank gets a different value, and all are too small: with two ranks, 5.74 and 6.79 where the total norm is 8.89. The
-ranks then scale their shards by different coefficients, so that the direction changes, and the total norm after clipping
-is above `max_norm`.
+ranks then scale their shards by different coefficients, so that the direction changes, and the total norm after
+clipping is above `max_norm`.
 
 ## How to fix by hand
 All-reduce the sum of squares over the ranks of the shards before the square root. Or call
@@ -42,8 +42,8 @@ from clipcheck.python.words import words
 from clipcheck.rule import Hit
 from clipcheck.training.measures import Measure, measures, uses_of, values
 
-MESSAGE = "norm of this rank's shards, with no all-reduce: each rank has another, and all are too small"
-BY_HAND = "all-reduce the sum of squares before the root, or call `clipcheck.runtime.clip_grad_norm_`, which does"
+MESSAGE = "norm of this rank's shards without an all-reduce: too small, and different on each rank"
+BY_HAND = "all-reduce the sum of squares before the square root, or call `clipcheck.runtime.clip_grad_norm_`"
 
 _MERGES = re.compile(r"reduce|gather|full_tensor|redistribute|from_local|broadcast|sync|psum", re.IGNORECASE)
 _OWN = frozenset("local rank ranks shard shards sharded partial mine per own device".split())

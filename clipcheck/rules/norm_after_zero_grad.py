@@ -38,8 +38,8 @@ from clipcheck.training.measuring import measuring
 from clipcheck.training.parameters import belong
 
 MESSAGE = "norm of gradients that `zero_grad()` has cleared: it is always 0"
-TITLE = "Clear the gradients after the norm is taken"
-BY_HAND = "measure between `backward()` and `zero_grad()`, or take what `clip_grad_norm_` returns"
+TITLE = "Clear the gradients after the norm is computed"
+BY_HAND = "measure between `backward()` and `zero_grad()`, or use what `clip_grad_norm_` returns"
 _ENDS = (
     *(EventKind.BACKWARD, EventKind.ZERO_GRAD, EventKind.EDIT, EventKind.UNKNOWN),
     *(EventKind.STEP, EventKind.CLIP, EventKind.UNSCALE),
@@ -103,7 +103,7 @@ def _is_checked(source: Source, value: cst.CSTNode) -> bool:
 
 
 def _fix(source: Source, node: cst.CSTNode, cleared: Event) -> Fix | None:
-    """`zero_grad()` behind the norm, where both are statements of one block."""
+    """`zero_grad()` after the norm, where both are statements of one block."""
     measuring = source.statement(node)
     clearing = source.statement(cleared.at)
     block, here = source.siblings(measuring)

@@ -4,12 +4,12 @@ Finds a gradient norm that is measured after `clip_grad_norm_` has clipped the s
 returned as if it were the norm of the gradient.
 
 ## Why is this bad?
-The value never exceeds `max_norm`: a plot is flat exactly where gradients explode, which is what the norm is logged for.
-`clip_grad_norm_` has computed the norm before clipping, and its result is unused.
+The value never exceeds `max_norm`: a plot is flat exactly where gradients explode, which is what the norm is logged
+for. `clip_grad_norm_` has computed the norm before clipping, and its result is unused.
 
 ## How to fix by hand
-Use the result of the clip, `norm = clip_grad_norm_(parameters, max_norm)`, and delete the second computation. Where both
-norms are wanted, give the second one a name that says so, such as `clipped_norm`.
+Use the result of the clip, `norm = clip_grad_norm_(parameters, max_norm)`, and delete the second computation. Where
+both norms are wanted, give the second one a name that says so, such as `clipped_norm`.
 
 ## Fix safety
 Unsafe: the logged norm changes; the steps stay the same, and one pass over the gradients is saved. Offered where the
@@ -45,9 +45,9 @@ from clipcheck.training.measures import is_dropped, measures, shown, values
 from clipcheck.training.measuring import measuring
 from clipcheck.training.norm_places import order_of
 
-MESSAGE = "norm of gradients that are clipped already: it never shows more than `max_norm`"
-TITLE = "Take the norm that the clip returns"
-BY_HAND = "log what `clip_grad_norm_` returns, or give this number a name that says `clipped`"
+MESSAGE = "norm of already clipped gradients: it never exceeds `max_norm`"
+TITLE = "Use the norm that the clip returns"
+BY_HAND = "log what `clip_grad_norm_` returns, or rename this norm so that it says `clipped`"
 _ENDS = (
     *(EventKind.CLIP, EventKind.BACKWARD, EventKind.UNSCALE),
     *(EventKind.EDIT, EventKind.ZERO_GRAD, EventKind.UNKNOWN),
@@ -142,7 +142,7 @@ def _is_compared(source: Source, value: cst.CSTNode) -> bool:
 
 
 def _said(source: Source, value: cst.CSTNode) -> Iterator[str]:
-    """The names, keys and texts in the statement that a value stands in, outside of what computes it."""
+    """The names, keys and strings in the statement that a value stands in, outside of what computes it."""
     below: cst.CSTNode = value
     if isinstance(value, cst.Name):
         yield value.value

@@ -1,8 +1,8 @@
 """
 ## What it does
 Finds a gradient norm that is measured while a loss scaler still multiplies the gradients: after
-`scaler.scale(loss).backward()`, with no `scaler.unscale_(optimizer)` before it; or after `accelerator.backward(loss)` where
-the file sets `mixed_precision="fp16"`.
+`scaler.scale(loss).backward()`, with no `scaler.unscale_(optimizer)` before it; or after `accelerator.backward(loss)`
+where the file sets `mixed_precision="fp16"`.
 
 ## Why is this bad?
 The result is the norm times the loss scale, 65536 at first, and jumps by a factor of two whenever the scaler adjusts
@@ -14,8 +14,8 @@ Call `scaler.unscale_(optimizer)` once before the norm is computed. `scaler.step
 gradients again. Where the gradients have to stay scaled, divide the norm: `norm / scaler.get_scale()`.
 
 ## Fix safety
-Unsafe: the measured norm changes; the steps stay the same. The fix inserts `unscale_` above the norm where the next step
-is one of the same scaler and nothing unscales in between.
+Unsafe: the measured norm changes; the steps stay the same. The fix inserts `unscale_` above the norm where the next
+step is one of the same scaler and nothing unscales in between.
 
 ## When to suppress it
 Where the norm of the scaled gradients is what you want to see, for instance to choose a scale.
@@ -43,8 +43,8 @@ from clipcheck.training.microbatches import guarded_step
 from clipcheck.training.scalers import is_off
 
 TITLE = "Unscale the gradients before the norm"
-BY_HAND = "call `scaler.unscale_(optimizer)` before the norm is taken, or divide it by `scaler.get_scale()`"
-BY_ACCELERATE = "call `accelerator.unscale_gradients()` before the norm is taken"
+BY_HAND = "call `scaler.unscale_(optimizer)` before the norm is computed, or divide it by `scaler.get_scale()`"
+BY_ACCELERATE = "call `accelerator.unscale_gradients()` before the norm is computed"
 _ENDS = (
     *(EventKind.BACKWARD, EventKind.UNSCALE, EventKind.CLIP, EventKind.EDIT),
     *(EventKind.STEP, EventKind.UPDATE, EventKind.ZERO_GRAD, EventKind.UNKNOWN),
@@ -64,9 +64,9 @@ def check(source: Source) -> Iterator[Hit]:
 
 
 def _scaled(source: Source, event: Event) -> Event | None:
-    """The scaled backward before the norm, if that is what comes first on all ways there."""
+    """The scaled backward before the norm, if that is what comes first on all paths there."""
     if measures(source)[event.node].gradients == "computed":
-        return None  # of another loss, which no scaler has seen
+        return None  # of another loss, which is not scaled
     earlier = event.first_before(*_ENDS)
     if not earlier or any(not _is_scaled(source, one) for one in earlier) or earlier[0].at is event.at:
         return None
@@ -93,7 +93,7 @@ def _is_in_float16(source: Source) -> bool:
 
 
 def _is_compensated(source: Source, node: cst.CSTNode) -> bool:
-    """Whether the scale is taken out of the norm, or does not matter, as in a test for infinity."""
+    """Whether the norm is divided by the scale, or does not matter, as in a test for infinity."""
     home = source.function(node) or source.module
     if any(isinstance(inner, cst.Name) and inner.value in ("get_scale", "_scale") for inner in source.walk(home)):
         return True
@@ -108,7 +108,7 @@ def _is_tested(source: Source, value: cst.CSTNode) -> bool:
 def _hit(source: Source, event: Event, node: cst.CSTNode, backward: Event) -> Hit:
     by_hand = BY_HAND if backward.scaler is not None else BY_ACCELERATE
     scaler = source.quoted(backward.scaler, "the scaler", 20)
-    message = f"norm of gradients that {scaler} still scales: 65536 times too large at first"
+    message = f"norm of gradients still scaled by {scaler}: 65536 times too large at first"
     fix = _fix(source, event, node)
     related = ((backward.at, "the gradients are scaled here"),)
     return Hit(node, message, fix, "" if fix else by_hand, related)

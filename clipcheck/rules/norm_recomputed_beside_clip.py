@@ -36,9 +36,9 @@ from clipcheck.training.clips import Clip, clips
 from clipcheck.training.norm_places import Norm, measured, order_of, plain
 
 MESSAGE = "`clip_grad_norm_` already returns this norm: it is computed twice"
-BY_HAND = "no fix here: {why}; use the value that `clip_grad_norm_` returns"
+BY_HAND = "no automatic fix: {why}; use the value that `clip_grad_norm_` returns"
 
-# Calls behind which a gradient is another one than before.
+# Calls after which a gradient is another one than before.
 _CHANGES = frozenset(
     "backward step zero_grad unscale_ unscale_gradients mul_ div_ clamp_ add_ copy_ zero_ fill_ clip_grad_value_ "
     "clip_grad_norm_ clip_grads_with_norm_ all_reduce synchronize reduce_gradients".split()
@@ -109,17 +109,17 @@ def _fix(source: Source, norm: Norm, clip: Clip, siblings: list[Statement], here
         ) if value is norm.value and call is clip.call:
             pass
         case _:
-            return "one of the two is more than a statement of its own"
+            return "the norm or the clip is part of a larger statement"
     start, end = source.span(line)[1], source.span(clipping)[1]
     uses = source.names.uses(source.scope(name).owner(name.value), name.value)
     if any(start <= source.span(use)[0] < end for use in uses):
         return f"`{name.value}` is used before the clip"
     if comments_of(source, line):
-        return "a comment stands in the way"
+        return "it would remove a comment"
     text = f"{name.value} = {source.code(clip.call)}{'.item()' if norm.item else ''}"
     named = [(source.code(clip.parameters), Role.PARAMETERS)] if clip.parameters is not None else []
     named += [(source.code(clip.limit), Role.MAX_NORM)] if clip.limit is not None else []
     first, stop = lines_of(source, clipping)
     before, behind = source.text[first : source.span(clip.call)[0]], source.text[source.span(clip.call)[1] : stop]
     edits = (delete_lines(source, line), Edit(first, stop, f"{before}{text}{behind}"))
-    return Fix("Take the norm that `clip_grad_norm_` returns", Safety.UNSAFE, edits, roles=tuple(named))
+    return Fix("Use the norm that `clip_grad_norm_` returns", Safety.UNSAFE, edits, roles=tuple(named))

@@ -5,8 +5,8 @@ whose result is unused, between backward and step; and a function that says it c
 changes no gradient.
 
 ## Why is this bad?
-Nothing is clipped. Training runs without the clipping that its author expects, and no error says so. Many such functions
-are copies of torch's without its second half, the loop that scales.
+Nothing is clipped. Training runs without the clipping that its author expects, and no error says so. Many such
+functions are copies of torch's without its second half, the loop that scales.
 
 ## How to fix by hand
 Call `torch.nn.utils.clip_grad_norm_(parameters, max_norm)`: it returns the same norm, and clips. Where only the norm is
@@ -44,12 +44,10 @@ from clipcheck.training.flows import Event, flow
 from clipcheck.training.measures import is_dropped, measures, shown
 from clipcheck.training.measuring import measuring
 
-DROPPED = "{name} only measures the norm, and its result is dropped: the step is not clipped"
+DROPPED = "{name} only measures the norm, and its result is unused: the gradients are not clipped"
 BY_HAND = "call `clip_grad_norm_(parameters, max_norm)`, which returns the norm and clips"
-PROMISED = "says that it clips, and changes no gradient: whoever calls it trains without clipping"
-BY_HAND_TOO = (
-    "scale the gradients here or call `clip_grad_norm_`; if only the norm is wanted, let name and docstring say so"
-)
+PROMISED = "claims to clip but changes no gradient: its callers train without clipping"
+BY_HAND_TOO = "scale the gradients here or call `clip_grad_norm_`; if only the norm is wanted, rename the function"
 
 _BEFORE = (
     *(EventKind.BACKWARD, EventKind.CLIP, EventKind.EDIT, EventKind.STEP),
@@ -66,7 +64,7 @@ def check(source: Source) -> Iterator[Hit]:
             yield Hit(function.name, PROMISED, help=BY_HAND_TOO)
 
 
-# --- a result that is dropped ----------------------------------------------------------------------------------------
+# --- a result that is unused -----------------------------------------------------------------------------------------
 
 
 def _dropped(source: Source) -> Iterator[Hit]:

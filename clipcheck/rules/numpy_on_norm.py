@@ -8,8 +8,8 @@ tensor to numpy`. It also fails for a bfloat16 tensor on the CPU, and for any DT
 laptop, and crashes the training.
 
 ## How to fix by hand
-Call `.item()` first: `np.isnan(norm.item())`. Or use a function that takes a tensor: `torch.isnan(norm)`, `norm.sqrt()`,
-or `math.isnan(norm)`, which synchronizes with the device as `.item()` does.
+Call `.item()` first: `np.isnan(norm.item())`. Or use a function that takes a tensor: `torch.isnan(norm)`,
+`norm.sqrt()`, or `math.isnan(norm)`, which synchronizes with the device as `.item()` does.
 
 ## Fix safety
 Unsafe: on the CPU, where the code works, the result changes from a tensor to a numpy scalar.
@@ -38,11 +38,11 @@ from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.clips import torch_calls
 from clipcheck.training.guards import conditions
 
-MESSAGE = "`{name}` of a tensor on a GPU raises a TypeError: read the number first"
-TITLE = "Read the number first"
-BY_HAND = "call `.item()` on the norm, or use what takes a tensor: `torch.isnan`, `torch.sqrt`, `math.isnan`"
+MESSAGE = "`{name}` raises a TypeError for a tensor on a GPU: call `.item()` first"
+TITLE = "Call `.item()` on the norm first"
+BY_HAND = "call `.item()` on the norm, or use a function that takes a tensor: `torch.isnan`, `torch.sqrt`, `math.isnan`"
 
-# Those that make an array of what they are given; `np.round` and the like call the method of that name.
+# Those that convert their argument to an array; `np.round` and the like call the method of that name.
 _FUNCTIONS = frozenset(
     "isnan isinf isfinite sqrt square log log2 log10 log1p exp abs absolute fabs power float_power cbrt sign maximum "
     "minimum add multiply divide isclose asarray array".split()

@@ -40,7 +40,7 @@ def check(source: Source) -> Iterator[Hit]:
         for index, (part, owner) in enumerate(parts):
             outer = next((o for i, (_, o) in enumerate(parts) if i != index and _holds(o, owner, i < index)), None)
             if outer is not None:
-                message = f"counts the parameters of `{owner}` twice: `{outer}` holds them already"
+                message = f"counts the parameters of `{owner}` twice: `{outer}` already contains them"
                 fix = _fix(source, clip.parameters, part)
                 yield Hit(clip.call, message[:100], fix, "" if fix else BY_HAND)
                 break
@@ -51,7 +51,7 @@ def _holds(outer: str, inner: str, first: bool) -> bool:
 
 
 def _parts(source: Source, node: cst.BaseExpression) -> Iterator[tuple[cst.BaseExpression, str]]:
-    """The lists that are put together, each with the one module whose parameters it holds."""
+    """The lists that are concatenated, each with the one module whose parameters it holds."""
     match node:
         case cst.BinaryOperation(operator=cst.Add(), left=left, right=right):
             yield from _parts(source, left)

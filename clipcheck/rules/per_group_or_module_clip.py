@@ -51,8 +51,8 @@ from clipcheck.training.split_clips import (
     whole_of,
 )
 
-MESSAGE = "clips each group by its own norm: together they may exceed the limit"
-BY_HAND = "clip the parameters of all of them in one call"
+MESSAGE = "clips each group by its own norm: the total norm may exceed `max_norm`"
+BY_HAND = "clip the parameters of all groups in one call"
 _OF_STEPS = frozenset({"step", "backward", "zero_grad", "optimizer_step"})
 
 
@@ -80,7 +80,7 @@ def _split(source: Source, clip: Clip) -> Split | None:
     loop = loop_of_part(source, part, clip.call)
     if loop is None or not has_one_limit(source, clip, loop) or not _is_group(source, part, loop):
         return None
-    all_first = begins_with_all(source, part, loop) and not is_guarded_in(source, clip.call, loop)  # a fault of its own
+    all_first = begins_with_all(source, part, loop) and not is_guarded_in(source, clip.call, loop)  # CLIP110
     return None if _steps(source, loop) or all_first else Split(clip.call, part, loop)
 
 
@@ -167,4 +167,4 @@ def _fix(source: Source, clip: Clip, split: Split) -> Fix | None:
     start, end = source.span(clip.call)
     at, to = source.outer_span(clip.parameters)
     text = source.text[start:at] + every + source.text[to:end]
-    return Fix("Clip all groups together", Safety.UNSAFE, (replace(source, loop, text),))
+    return Fix("Clip all groups in one call", Safety.UNSAFE, (replace(source, loop, text),))

@@ -49,12 +49,12 @@ from clipcheck.training.split_clips import (
 )
 from clipcheck.training.summaries import home, hooks
 
-TITLE = "Clip all parameters together"
-MESSAGE = "clips each parameter by its own norm: bounds no total, and turns the gradient's direction"
-BY_HAND = "clip all parameters together, outside of the loop"
-IN_HOOK = "clips each parameter by its own norm, as soon as its gradient is there: bounds no total norm"
-HOOK_BY_HAND = "clip all parameters together after backward: inside of a hook no total norm is known"
-WHOLE_FIRST = "the first turn clips the whole model: the later clips cost time and change nothing"
+TITLE = "Clip all parameters in one call"
+MESSAGE = "clips each parameter by its own norm: the total norm is not bounded, and the direction changes"
+BY_HAND = "clip all parameters in one call, outside the loop"
+IN_HOOK = "clips each parameter by its own norm, in its backward hook: the total norm is not bounded"
+HOOK_BY_HAND = "clip all parameters in one call after backward: inside a hook the total norm is not known yet"
+WHOLE_FIRST = "the first iteration clips the whole model: the later ones take time and change nothing"
 _SINGLE = {"p", "param", "parameter", "w", "weight", "tensor"}
 
 

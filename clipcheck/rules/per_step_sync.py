@@ -37,7 +37,7 @@ from clipcheck.training.clips import clips
 from clipcheck.training.counting import guard_of
 from clipcheck.training.guards import branches, loops
 
-MESSAGE = "waits for the device in every step to read the norm"
+MESSAGE = "reading the norm synchronizes with the device in every step"
 BY_HAND = "keep the tensor, and read it only where it is logged"
 
 

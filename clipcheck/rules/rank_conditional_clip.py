@@ -3,8 +3,8 @@
 Finds clips of sharded parameters in a branch that only one rank takes: `if rank == 0:`.
 
 ## Why is this bad?
-With FSDP or DTensor, all ranks compute the norm together. If one rank calls the clip and the others do not, it waits for
-them until the process group times out.
+With FSDP or DTensor, all ranks compute the norm together. If one rank calls the clip and the others do not, it waits
+for them until the process group times out.
 
 ## How to fix by hand
 Call the clip on all ranks, and test the rank only to log the norm:
@@ -51,8 +51,10 @@ def check(source: Source) -> Iterator[Hit]:
         for branch, outcome in branches(source, call):
             test = source.code(branch.test)
             if outcome and _ONE_RANK.search(test) and " or " not in test and not test.startswith("not "):
-                message = f"hangs: all ranks compute the norm together, and only one passes the test on {source.where(branch)}"
-                yield Hit(call, message, None, BY_HAND, ((branch.test, "one rank passes this"),))
+                message = (
+                    f"training hangs: all ranks must clip, but only one rank takes the branch on {source.where(branch)}"
+                )
+                yield Hit(call, message, None, BY_HAND, ((branch.test, "only one rank takes this branch"),))
                 break
 
 

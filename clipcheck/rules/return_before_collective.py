@@ -48,7 +48,7 @@ from clipcheck.training.calls import callees
 from clipcheck.training.guards import branches, exclusive
 from clipcheck.training.summaries import home
 
-BY_HAND = "take part in the collective with a zero instead of returning"
+BY_HAND = "contribute a zero to the collective instead of returning"
 _COLLECTIVES = frozenset(
     "all_reduce all_reduce_coalesced allreduce all_reduce_ allreduce_ all_gather all_gather_into_tensor all_gather_object "
     "reduce_scatter_tensor".split()

@@ -36,6 +36,7 @@ from clipcheck.rule import Hit
 from clipcheck.training.clips import bound, clips
 
 BY_HAND = "rename it, or use `min(norm, max_norm)`, the norm after clipping"
+BY_HAND_ASSERTED = "drop the assertion, or measure the norm again after the clip"
 
 
 def check(source: Source) -> Iterator[Hit]:
@@ -47,7 +48,7 @@ def check(source: Source) -> Iterator[Hit]:
             name = source.quoted(target, "the result")
             yield Hit(
                 target,
-                f"{name} is the norm before clipping: that is what the clip returns",
+                f"{name} is the norm before clipping, which is what the clip returns",
                 None,
                 BY_HAND,
                 ((call, "clipped here"),),
@@ -159,9 +160,9 @@ def _uses(source: Source, target: cst.Name, call: cst.Call) -> Iterator[Hit]:
         elif limit is not None and _asserted_below(source, use, limit):
             yield Hit(
                 use,
-                "asserts a limit on the norm before clipping: it fails where clipping works",
+                "the assertion fails whenever clipping is needed: the clip returns the norm before clipping",
                 None,
-                BY_HAND,
+                BY_HAND_ASSERTED,
                 ((call, "clipped here"),),
             )
 

@@ -32,7 +32,7 @@ from clipcheck.python.words import words
 from clipcheck.rule import Edit, Fix, Hit, Safety
 from clipcheck.training.clips import clips
 
-BY_HAND = "call it without assigning the result"
+BY_HAND = "call the clip without assigning its result"
 _NO_NORM = {"loss", "losses", "grads", "gradients", "params", "parameters", "model", "optimizer"}
 _NORMS = {"norm", "norms", "gnorm", "total", "clip", "clipped", "value", "size", "magnitude"}
 
@@ -43,7 +43,7 @@ def check(source: Source) -> Iterator[Hit]:
             case cst.Assign(targets=[cst.AssignTarget(target=target)]) as assign if _is_no_norm(target):
                 name = source.quoted(target, "the target")
                 fix = _fix(source, assign, target)
-                message = f"{name} becomes a norm: the clip works in place and returns the norm before it"
+                message = f"{name} becomes a norm: the clip works in place, so do not assign its result"
                 yield Hit(assign, message, fix, "" if fix else BY_HAND)
 
 
@@ -62,4 +62,4 @@ def _fix(source: Source, assign: cst.Assign, target: cst.BaseExpression) -> Fix 
     if not any(source.rank(b.node) < source.rank(target) for b in bindings):
         return None
     start, end = source.span(assign)[0], source.span(assign.value)[0]
-    return Fix("Keep the name as it is", Safety.UNSAFE, (Edit(start, end, ""),))
+    return Fix("Drop the assignment", Safety.UNSAFE, (Edit(start, end, ""),))

@@ -8,9 +8,9 @@ When `backward()` returns, every parameter has been updated and its gradient is 
 clips nothing, returns 0.0, and neither an error nor a warning says so. No step is ever clipped.
 
 ## How to fix by hand
-The total norm is not known before the last gradient is computed, so a step during `backward()` cannot be combined with a
-clip by the total norm. Step after `backward()` and the clip, or clip each gradient on its own in the hook, right before
-its step:
+The total norm is not known before the last gradient is computed, so a step during `backward()` cannot be combined with
+a clip by the total norm. Step after `backward()` and the clip, or clip each gradient on its own in the hook, right
+before its step:
 
 ```python
 def hook(p):
@@ -47,7 +47,7 @@ from clipcheck.training.guards import loops
 from clipcheck.training.parameters import owners
 from clipcheck.training.summaries import deeds, home, hooks
 
-BY_HAND = "step after the clip, or limit each gradient in the hook before it steps"
+BY_HAND = "step after the clip, or clip each gradient in the hook before its step"
 _STEPS_IN_BACKWARD = frozenset({"_apply_optimizer_in_backward", "apply_optimizer_in_backward"})
 
 
@@ -69,11 +69,9 @@ def check(source: Source) -> Iterator[Hit]:
             stepping = next((one for one in found if _comes_too_late(source, clip, one)), None)
             if stepping is not None and clip.node not in seen:
                 seen.add(clip.node)
-                message = (
-                    f"clips nothing: {source.where(stepping.call)} makes the optimizer step inside of `backward()`"
-                )
+                message = f"clips nothing: {source.where(stepping.call)} makes the optimizer step during `backward()`"
                 yield Hit(
-                    clip.node, message, None, BY_HAND, ((stepping.call, "made to step during `backward()` here"),)
+                    clip.node, message, None, BY_HAND, ((stepping.call, "set up here to step during `backward()`"),)
                 )
 
 

@@ -4,8 +4,8 @@ Finds a clip in a `try` whose `except Exception` (or bare `except`, or `contextl
 logs, while the step that follows runs anyway.
 
 ## Why is this bad?
-Any error in the clip silently turns clipping off: a misspelled setting (`config.max_nrom`), a wrong argument, a gradient
-that a backend cannot handle. Training continues with unclipped gradients in every step, and nobody notices.
+Any error in the clip silently turns clipping off: a misspelled setting (`config.max_nrom`), a wrong argument, a
+gradient that a backend cannot handle. Training continues with unclipped gradients in every step, and nobody notices.
 
 ## How to fix by hand
 Move the clip out of the `try`. If an error is expected, catch only that one, and skip the step in its handler:
@@ -49,7 +49,7 @@ from clipcheck.training.guards import expects_error
 
 Guarded: TypeAlias = "cst.Try | cst.With"
 
-BY_HAND = "let the error through, or catch the one that you expect and skip the step"
+BY_HAND = "let the error propagate, or catch only the expected one and skip the step"
 _ANY_ERROR = frozenset({"builtins.Exception", "builtins.BaseException"})
 _LOGS = frozenset(
     "print log logger logging warn warning warnings info debug error exception critical traceback".split()
@@ -66,16 +66,16 @@ def check(source: Source) -> Iterator[Hit]:
 
 def _hit(source: Source, call: cst.Call, guarded: Guarded) -> Hit:
     step = _step_after(source, guarded)
-    message = "a failed clip goes unnoticed: training goes on with unclipped gradients"
+    message = "a failed clip goes unnoticed: training continues with unclipped gradients"
     related: list[tuple[cst.CSTNode, str]] = [(guarded, "every error is swallowed here")]
     if step is not None:
-        message = f"a failed clip goes unnoticed: the step on {source.where(step)} takes the gradients unclipped"
-        related.append((step, "the step is taken all the same"))
+        message = f"a failed clip goes unnoticed: the step on {source.where(step)} uses unclipped gradients"
+        related.append((step, "the step runs anyway"))
     return Hit(call, message, None, BY_HAND, tuple(related))
 
 
 def _measures(source: Source, call: cst.Call) -> bool:
-    """Whether the limit is infinite: the norm is wanted, nothing is to be clipped."""
+    """Whether `max_norm` is infinite: only the norm is wanted."""
     return number(source, bound(call, "clip_grad_norm_").limit) == math.inf
 
 
@@ -145,7 +145,7 @@ def _is_idle(source: Source, guarded: cst.Try, statement: cst.CSTNode) -> bool:
 
 
 def _is_log(source: Source, func: cst.BaseExpression) -> bool:
-    """Whether a call only tells somebody: `print`, `warnings.warn`, `self.logger.exception`, `tqdm.write`."""
+    """Whether a call only prints or logs: `print`, `warnings.warn`, `self.logger.exception`, `tqdm.write`."""
     said = {word for word in words(source.code(func)) if word.isalpha()}
     return bool(said & _LOGS) or last_name(func) == "write"
 

@@ -38,7 +38,7 @@ from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, flows
 
-BY_HAND = "call `xm.reduce_gradients(optimizer)` before the clip, and `optimizer.step()` behind it"
+BY_HAND = "call `xm.reduce_gradients(optimizer)` before the clip, and `optimizer.step()` after it"
 
 
 def check(source: Source) -> Iterator[Hit]:

@@ -11,8 +11,8 @@ are discarded, and where the loss is divided by the number of micro-batches, the
 Gradients that are cleared on a condition, such as a norm that is not finite, are cleared on purpose and not reported.
 
 ## How to fix by hand
-Clear the gradients before `backward()`, or after the step. Under gradient accumulation, clear them right after the step,
-under the same condition:
+Clear the gradients before `backward()`, or after the step. Under gradient accumulation, clear them right after the
+step, under the same condition:
 
 ```python
 if (i + 1) % accumulation_steps == 0:
@@ -47,10 +47,10 @@ from clipcheck.training.microbatches import comes_once_in_several
 from clipcheck.training.parameters import is_all_of
 
 BY_HAND = "clear the gradients before `backward()`, or after the step"
-BY_HAND_ACCUMULATED = "clear the gradients right after the step, inside the same test"
+BY_HAND_ACCUMULATED = "clear the gradients right after the step, under the same condition"
 
 
-_CLIPS = re.compile("clip_grad|scaler")  # elsewhere it is nothing that a linter of gradient clipping has to say
+_CLIPS = re.compile("clip_grad|scaler")  # other code is no concern of a linter for gradient clipping
 
 
 def check(source: Source) -> Iterator[Hit]:
@@ -67,7 +67,7 @@ def check(source: Source) -> Iterator[Hit]:
             step = _step_of_several(source, zero)
             if step is not None:
                 message = (
-                    f"throws earlier micro-batches away: the step on {source.where(step.at)} gets the last one only"
+                    f"discards the earlier micro-batches: the step on {source.where(step.at)} uses only the last one"
                 )
                 yield Hit(zero.at, message, None, BY_HAND_ACCUMULATED, ((step.at, "the sum is used here"),))
 
@@ -77,14 +77,14 @@ def _stepped(source: Source, flow: Flow) -> set[str]:
 
 
 def _hit(source: Source, zero: Event, backward: Event, step: Event) -> Hit:
-    message = f"throws the gradients of {source.where(backward.at)} away before the step on {source.where(step.at)}"
+    message = f"discards the gradients of {source.where(backward.at)} before the step on {source.where(step.at)}"
     fix = None if zero.is_called or backward.is_called else _fix(source, zero, backward)
-    related = ((backward.at, "the gradients are computed here"), (step.at, "and are missed here"))
+    related = ((backward.at, "the gradients are computed here"), (step.at, "and would be used here"))
     return Hit(zero.at, message, fix, "" if fix else BY_HAND, related)
 
 
 def _discarded(source: Source, zero: Event) -> tuple[Event, Event] | None:
-    """The backward whose gradients `zero` clears on every way, and the step of the same optimizer that needs them."""
+    """The backward whose gradients `zero` clears on every path, and the step of the same optimizer that needs them."""
     kinds = (EventKind.BACKWARD, EventKind.STEP, EventKind.UNKNOWN, EventKind.EDIT)
     earlier, later = zero.first_before(*kinds), zero.first_after(*kinds)
     if any(event.kind is not EventKind.BACKWARD for event in earlier) or any(
@@ -100,7 +100,7 @@ def _discarded(source: Source, zero: Event) -> tuple[Event, Event] | None:
 
 
 def _is_cleared(source: Source, zero: Event, step: Event) -> bool:
-    """Whether `zero` clears all that a step uses: its optimizer's gradients, or those of the module that it was given."""
+    """Whether `zero` clears all that a step uses: its optimizer's gradients, or those of the module that it was created with."""
     if zero.subject is None or step.subject is None:
         return False
     if source.spelled(step.subject) == source.spelled(zero.subject):
@@ -109,7 +109,7 @@ def _is_cleared(source: Source, zero: Event, step: Event) -> bool:
 
 
 def _is_on_purpose(source: Source, zero: Event, backward: Event, step: Event) -> bool:
-    """Whether something that the training has found out decides to clear the gradients: a norm that is not finite, say."""
+    """Whether a value that training has computed decides to clear the gradients, such as a norm that is not finite."""
     if any(is_conditional(source, place) for place in zero.places):
         return True
     with_backward = {(test.branch, test.outcome) for test in tests_around(source, backward)}
@@ -139,7 +139,7 @@ def _step_of_several(source: Source, zero: Event) -> Event | None:
 
 def _fix(source: Source, zero: Event, backward: Event) -> Fix | None:
     if set(tests_around(source, zero)) != set(tests_around(source, backward)):
-        return None  # before each `backward()`, it would throw away what the others have added
+        return None  # before each `backward()`, it would discard what the others have added
     pair = carrier(source, zero.node, backward.node)
     if pair is None or not names_settled(source, pair[0], source.span(pair[1])[0], source.span(pair[0])[0]):
         return None
