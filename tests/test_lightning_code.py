@@ -102,15 +102,15 @@ def said(hook: str, body: str = CLIP, base: str = "L.LightningModule", trainer: 
 @pytest.mark.parametrize(
     ("hook", "body", "word"),
     [
-        (BATCH_END, CLIP, "the step has used the gradients"),
-        (BATCH_END, "if self.clips:\n            " + CLIP, "the step has used"),
-        ("on_train_batch_start(self, batch, i)", CLIP, "the step has used"),
-        ("on_train_epoch_end(self)", CLIP, "the step has used"),
-        ("on_before_zero_grad(self, optimizer)", CLIP, "the step has used"),
-        (STEP, CLIP + "\n        optimizer.step(closure=optimizer_closure)", "comes later"),
-        (STEP, CLIP + "\n        super().optimizer_step(epoch, i, optimizer, optimizer_closure)", "comes later"),
-        (STEP, "optimizer.step(closure=optimizer_closure)\n        " + CLIP, "the step above has used"),
-        ("on_after_backward(self)", CLIP, "still scaled"),
+        (BATCH_END, CLIP, "after the step"),
+        (BATCH_END, "if self.clips:\n            " + CLIP, "after the step"),
+        ("on_train_batch_start(self, batch, i)", CLIP, "after the step"),
+        ("on_train_epoch_end(self)", CLIP, "after the step"),
+        ("on_before_zero_grad(self, optimizer)", CLIP, "after the step"),
+        (STEP, CLIP + "\n        optimizer.step(closure=optimizer_closure)", "is called later"),
+        (STEP, CLIP + "\n        super().optimizer_step(epoch, i, optimizer, optimizer_closure)", "is called later"),
+        (STEP, "optimizer.step(closure=optimizer_closure)\n        " + CLIP, "the step above has already used"),
+        ("on_after_backward(self)", CLIP, "clips scaled gradients"),
     ],
 )
 def test_a_clip_that_lightning_runs_at_the_wrong_time(hook: str, body: str, word: str) -> None:

@@ -83,7 +83,7 @@ def test_a_clip_whose_error_is_heard_or_expected(body: str) -> None:
 
 def test_a_clip_whose_step_is_elsewhere() -> None:
     (message,) = found(f"try:\n    {CLIP}\nexcept Exception:\n    pass")
-    assert message == "a failed clip goes unnoticed: training goes on with unclipped gradients"
+    assert message == "a failed clip goes unnoticed: training continues with unclipped gradients"
 
 
 def test_what_happens_to_the_training() -> None:

@@ -245,7 +245,7 @@ def test_a_wrong_fix_is_refuted(kind: Kind, name: str) -> None:
 def test_nothing_to_mend_is_no_fix(kind: Kind) -> None:
     after = PAIRS[kind][1]
     found = outcome(kind, after, after)
-    assert found.holds is False and "nothing to mend" in found.reason
+    assert found.holds is False and "nothing to fix" in found.reason
 
 
 def test_a_rename_must_agree_to_the_last_bit() -> None:

@@ -32,14 +32,14 @@ _NEXT_STRING = re.compile(r"""["']\s+(?:\\\r?\n\s*)?[A-Za-z]{0,2}["']""")
 
 
 class Excess(NamedTuple):
-    """What a text has too much of, and the offset where that is."""
+    """What a source has too much of, and the offset where that is."""
 
     at: int
     message: str
 
 
 def excess(text: str) -> Excess | None:
-    """Why a text is not to be parsed, None where it may be."""
+    """Why a source is not parsed, None where it can be."""
     match tree_of(text):
         case NoTree.LARGE:
             return Excess(0, f"too large to be analyzed: {len(text):,} characters, the limit is {MAX_CHARACTERS:,}")
@@ -93,7 +93,7 @@ def _levels_in_one(node: ast.AST, text: str, starts: list[int]) -> int:
 
 
 def _excess_unparsed(text: str) -> Excess | None:
-    """As `excess`, for a text that Python rejects: by its brackets and by the length of its lines."""
+    """As `excess`, for a source that Python rejects: by its brackets and by the length of its lines."""
     depth = 0
     for bracket in _BRACKET.finditer(text):
         depth = depth + 1 if bracket.group() in "([{" else max(depth - 1, 0)

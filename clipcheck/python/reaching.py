@@ -29,7 +29,7 @@ class _Effect(NamedTuple):
 
     @property
     def jumps(self) -> bool:
-        """Whether control never comes to its end."""
+        """Whether control never reaches its end."""
         return self.replaces and not self.bindings
 
 

@@ -29,7 +29,7 @@ class Source:
     """A program text, parsed once.
 
     Raises `libcst.ParserSyntaxError` where the text is none that LibCST reads. `exact` is False where LibCST loses text (a lone
-    carriage return, a comment behind a whitespace-only last line): findings still hold, edits would not.
+    carriage return, a comment after a whitespace-only last line): findings still hold, edits would not.
     """
 
     # An offset's place in the file, where the text is not the file itself but a notebook's cells in a row.

@@ -1,4 +1,4 @@
-"""Parse a program; where it is not Python, say where and why, and read on behind the fault."""
+"""Parse a program; where it is not Python, say where and why, and read on after the error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clipcheck.python import unread
 from clipcheck.python.source import Source
 from clipcheck.rule import Target
 
-# Lines that may be passed over in one stretch: a file of Python 2 has a `print` on many.
+# Lines that may be skipped at once: a file of Python 2 has a `print` on many.
 MAX_FAULTS = 50
 # Changed lines that are taken for what is being typed, though fewer might do: two edits far apart span many.
 FEW = 3
@@ -182,7 +182,7 @@ def _masking(text: str) -> Iterator[str]:
         line = _LINE.match(text, start)
         assert line is not None
         if not line.group().strip():
-            return  # what is wrong with a blank line, no line's change can mend
+            return  # what is wrong at a blank line, changing a line cannot fix
         code = " " * len(line["code"]) if start in seen else _placeholder(line["code"])
         text = text[:start] + line["indent"] + code + text[line.end() :]
         seen.add(start)
@@ -215,12 +215,12 @@ def _opens(code: str) -> bool:
 
 
 def is_python(text: str) -> bool:
-    """Whether this interpreter reads a text; LibCST reads some that no interpreter does."""
+    """Whether this interpreter reads a source; LibCST reads some that no interpreter does."""
     return _interpreters_word(text) is None
 
 
 def _fault(text: str, error: cst.ParserSyntaxError) -> tuple[int, str]:
-    """Where and why a text is not Python: in the interpreter's words, which people know, else in the parser's."""
+    """Where and why a source is not Python: in the interpreter's words, which people know, else in the parser's."""
     line, column, message = _interpreters_word(text) or _parsers_word(error)
     return _offset(text, line, column), message
 

@@ -1,4 +1,4 @@
-"""Python that LibCST does not read: its parser's crashes as errors like others, and a text without what it stumbles over."""
+"""Python that LibCST does not read: its parser's crashes as errors like others, and a source without what it fails on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONE_BACKSLASH = re.compile(r"(?m)(?<![^\r\n])([ \t\f]*)\\(?=\r\n|\n|\r)")
 
 
 def parse_module(text: str) -> cst.Module:
-    """The tree of a text. Raises `libcst.ParserSyntaxError` where LibCST reads none.
+    """The tree of a source. Raises `libcst.ParserSyntaxError` where LibCST reads none.
 
     It fails in other ways as well, for instance with an AttributeError on a line end between `async` and `for`.
     """
@@ -40,7 +40,7 @@ def is_read(text: str) -> bool:
 
 
 def spared(text: str) -> str | None:
-    """A text that the interpreter reads, without what LibCST does not; of the same length, None where that fails.
+    """A source that the interpreter reads, without what LibCST does not read; of the same length, None where that fails.
 
     What is left out are the innermost statements that LibCST does not read by themselves.
     """

@@ -25,7 +25,7 @@ TINY = 384  # elements that the host adds up sooner than torch
 FEW = 1_024  # norms of rows that the host adds up sooner than torch
 SAMPLE = 32  # norms of rows that are looked at
 MEASURED = 16  # rows whose error is measured
-KEPT = 64  # vectors of norms that are not put together yet
+KEPT = 64  # vectors of norms that are not concatenated yet
 WIDE = frozenset({torch.float64})
 
 _vector_norm = torch.linalg.vector_norm

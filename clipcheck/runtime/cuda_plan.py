@@ -71,7 +71,7 @@ class Plan:
     parts: list[Part]  # by section
     programs: int  # of the sums of all parts
     sections: int
-    ends: Tensor  # int32: the first partial of each section, and one behind the last
+    ends: Tensor  # int32: the first partial of each section, and one past the last
     is_complex: bool
     dtype: torch.dtype  # of the norm
     compiled: dict[Key, Any]  # the kernels that this plan has launched

@@ -1,4 +1,4 @@
-"""Whether the machine has cores to spare: threads that share a core wait for each other, for milliseconds each time."""
+"""Whether the machine has free cores: threads that share a core wait for each other, for milliseconds each time."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def scale_(grads: list[Tensor], norm: Norm, max_norm: float, skips: bool = False
 def _zeroed_if_nonfinite_(grads: list[Tensor], norm: Norm) -> Norm:
     """Zeroes gradients whose norm is not finite; returns the norm then: 0.
 
-    What a device computed stays there: each gradient is filled behind a mask, whether there is something to fill or not.
+    What a device computed stays there: each gradient is filled under a mask, whether there is something to fill or not.
     """
     if not isinstance(norm, Tensor) or (norm.device.type == "cpu" and not _observed()):
         if is_finite(norm):
@@ -158,7 +158,7 @@ def as_tensor(norm: Norm, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def is_finite(norm: Norm) -> bool:
-    """Whether the norm is neither NaN nor infinite; waits for the device."""
+    """Whether the norm is neither NaN nor infinite; synchronizes with the device."""
     return math.isfinite(norm)
 
 

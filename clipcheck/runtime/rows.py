@@ -1,7 +1,7 @@
 """Gradients on the CPU as rows of a few hundred elements, whose norms torch's vectorized kernels take.
 
 torch runs an operation on one thread if it has fewer than GRAIN elements, else on all. Where cores are busy, threads
-wait for each other, for milliseconds. So what is put together here stays below that, and the rest can be split.
+wait for each other, for milliseconds. So what is grouped here stays below that, and the rest can be split.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def _bound(source: Source, bindings: Sequence[Binding], depth: int) -> _Found | 
 
 
 def _method_of(source: Source, owner: cst.BaseExpression, method: str) -> _Found | None:
-    """The function behind `owner.method`, by what `owner` is."""
+    """The function that `owner.method` is, by what `owner` is."""
     around = source.enclosing(owner, cst.ClassDef)
     match owner:
         case cst.Name("self" | "cls") if around is not None:

@@ -103,7 +103,7 @@ def bound(call: cst.Call, function: str, before: Sequence[cst.Arg] = ()) -> Clip
             keywords.add(arg.keyword.value)
             arguments[arg.keyword.value] = arg.value
         elif unknown:
-            continue  # behind *args: its position is not known
+            continue  # after *args: its position is not known
         elif position < len(names):
             arguments[names[position]] = arg.value
             position += 1

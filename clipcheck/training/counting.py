@@ -280,7 +280,7 @@ class _Look(NamedTuple):
         return False
 
     def _attribute_is_set(self, bindings: list[tuple[cst.Attribute, cst.BaseExpression | None]]) -> bool:
-        """Whether an attribute is assigned anew outside of the constructor."""
+        """Whether an attribute is assigned again outside the constructor."""
         around = [self.source.function(place) for place, value in bindings if value is not None]
         return any(method is not None and method.name.value not in _CONSTRUCTORS for method in around)
 

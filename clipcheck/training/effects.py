@@ -19,7 +19,7 @@ _QUIET = frozenset(
 
 
 def only_computes(source: Source, function: cst.FunctionDef | cst.Lambda, depth: int = _DEPTH) -> bool:
-    """Whether a run of a function leaves nothing behind: it stores, prints, raises and changes nothing that others see."""
+    """Whether a function has no side effects: it stores, prints, raises and changes nothing that others see."""
     return not any(_is_effect(source, node, depth) for node in source.walk(function.body))
 
 

@@ -129,7 +129,7 @@ def flow(source: Source, function: Function) -> Flow:
 # --- from code to events --------------------------------------------------------------------------------------------
 #
 # One walk over the statements. `ends` are the events that can come last before a statement; each function below links
-# the statement's events behind them and gives the events that can come last up to the statement's end.
+# the statement's events after them and gives the events that can come last up to the statement's end.
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def conditions(source: Source, node: cst.CSTNode) -> Iterator[tuple[cst.If, bool
 
 
 def _left_before(body: Sequence[cst.CSTNode], until: cst.CSTNode) -> Iterator[tuple[cst.If, bool]]:
-    """The `if` statements of a block, before one of its statements, of which a branch never comes to its end."""
+    """The `if` statements of a block, before one of its statements, of which a branch never reaches its end."""
     for statement in body:
         if statement is until:
             return

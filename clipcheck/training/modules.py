@@ -78,7 +78,7 @@ def _is_class_of_modules(source: Source, func: cst.BaseExpression) -> bool:
 
 
 def _is_used_as_module(source: Source, name: cst.Name) -> bool:
-    """Whether a method that only modules have is called on the same value, wherever `name` is come to."""
+    """Whether a method that only modules have is called on the same value, wherever `name` is reached."""
     if "opt" in name.value.lower():
         return False
     values = reaching(source, name)

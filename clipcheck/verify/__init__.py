@@ -1,1 +1,1 @@
-"""The proof: the only part of clipcheck that executes code, and that in a process of its own, within limits."""
+"""The verification: the only part of clipcheck that executes code, in a separate process and within limits."""

@@ -1,4 +1,4 @@
-"""What is to be verified: a fix on a text, and both texts as sources."""
+"""What is to be verified: a fix on a document, and both versions as sources."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _parsed = lru_cache(maxsize=1)(Source)  # the fixes of a file are on the same te
 
 
 class Change:
-    """A fix whose edits are on a text. Both sides are parsed when they are first asked for."""
+    """A fix whose edits are on a document. Both sides are parsed when they are first asked for."""
 
     def __init__(self, text: str, fix: Fix, target: Target = "clipcheck") -> None:
         self.text, self.fix, self._target = text, fix, target

@@ -65,7 +65,7 @@ def compare(
     if ours <= limit < off:
         return Note(_loss(before, reference) or f"an error of {off:.2g}", changed)
     if case.norm_type == math.inf and not _is_largest(case, before):
-        return Note("a result that is no norm", changed)
+        return Note("a result that is not a norm", changed)
     raise Failed(f"differs by {_ratio(apart)}", *_first_difference(before, after, limit))
 
 
@@ -186,7 +186,7 @@ def excused(case: Case, before: Seen, after: Seen) -> str:
         finite = all(bool(distance.wide(g).isfinite().all()) for g in given if g is not None)
         same = _apart(before._replace(gradients=[], parameters=[]), after._replace(gradients=[], parameters=[])) == 0
         return "" if finite or not same else "gradients that all become NaN"
-    return "a result that is no norm" if _is_norm(case, after) and not _is_norm(case, before) else ""
+    return "a result that is not a norm" if _is_norm(case, after) and not _is_norm(case, before) else ""
 
 
 def _unchanged(given: list[Tensor | None], seen: Seen) -> bool:

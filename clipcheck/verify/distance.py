@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clipcheck.verify.harness import Trace
 
-# A tensor much smaller than its neighbours is measured against a thousandth of them all: what rounding leaves of a
+# A tensor much smaller than its neighbors is measured against a thousandth of them all: what rounding leaves of a
 # gradient that cancels to nothing is noise, not a difference.
 _FLOOR = 1e-3
 

@@ -54,7 +54,7 @@ class Setting(NamedTuple):
 class Trace:
     """What one run did: the gradients at each step by optimizer, the recorded values, the final parameters.
 
-    `early` counts the values recorded before the first step, while two runs still hold the same parameters; `raised` is the exception that ended it, None where it came to its end.
+    `early` counts the values recorded before the first step, while two runs still hold the same parameters; `raised` is the exception that ended it, None where it ended normally.
     """
 
     steps: list[tuple[int, list[Tensor | None]]] = field(default_factory=list)
@@ -132,7 +132,7 @@ def run(train: Callable[..., object], setting: Setting) -> Trace:
         start = time.perf_counter()
         try:
             trace.records += flat(train(**arguments))
-        except Exception as error:  # whatever the program raises is what we came to see
+        except Exception as error:  # whatever the program raises is a result
             trace.raised = error
         finally:
             trace.seconds = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""What a module's imports come to: with everything, without torch, and without clipcheck.
+"""What a module's imports result in: with everything, without torch, and without clipcheck.
 
 No module is loaded for it. torch and clipcheck are those that the worker holds already, or are said to be missing; every
 other module is an empty stand-in.
@@ -79,7 +79,7 @@ def _importer(missing: Sequence[str]) -> Callable[..., object]:
 def _broken(before: _Loaded, after: _Loaded, missing: Sequence[str]) -> str:
     """What goes wrong after the fix that went right before it, "" for nothing.
 
-    A module that needs torch may come to need clipcheck, too; one that does without torch has to do without clipcheck.
+    A module that needs torch may need clipcheck, too; one that does without torch has to do without clipcheck.
     """
     if before.raised:
         return ""

@@ -17,7 +17,7 @@ _INSTALLED = ("site-packages", "dist-packages")
 
 
 def path() -> list[str]:
-    """The folders, in the order of `sys.path`; behind them that of torch, where it is installed elsewhere."""
+    """The folders, in the order of `sys.path`; after them that of torch, where it is installed elsewhere."""
     scripts_first = not (sys.flags.isolated or getattr(sys.flags, "safe_path", False))
     entries = [entry for entry in sys.path[scripts_first:] if entry and os.path.isdir(entry)]
     installed = [entry for entry in entries if os.path.basename(os.path.normpath(entry)) in _INSTALLED]

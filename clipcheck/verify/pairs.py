@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 def find(codes: Iterable[str] = tuple(RULES)) -> list[Pair]:
-    """All examples that have a fix, those for `--target torch` behind the others of their rule."""
+    """All examples that have a fix, those for `--target torch` after the others of their rule."""
     return [pair for code in codes for after in ("after", "after_torch") for pair in _pairs(code, after)]
 
 

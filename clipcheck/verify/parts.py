@@ -23,7 +23,7 @@ _LENT = (ast.FunctionDef, ast.AsyncFunctionDef)
 _APART = (*_LENT, ast.ClassDef, ast.Import, ast.ImportFrom)
 LIMIT_LETTERS_MOST = 200
 _KINDS = {EventKind.BACKWARD: "backward", EventKind.STEP: "step", EventKind.ZERO_GRAD: "zero_grad"}
-# A text may be used in two ways, as `model` in `f(model)` and `model.parameters()`: the first of these wins.
+# An expression may be used in two ways, as `model` in `f(model)` and `model.parameters()`: the first of these wins.
 _ORDER = (
     "model",
     "optimizer",
@@ -40,7 +40,7 @@ _ORDER = (
 
 
 class Program:
-    """A text as Python's own syntax, with what clipcheck knows of its calls."""
+    """An expression as Python's own syntax, with what clipcheck knows of its calls."""
 
     def __init__(self, source: Source) -> None:
         self.source = source

@@ -1,4 +1,4 @@
-"""Which stretches of a text a fix is about: the statements or expressions that hold its edits, before and after them."""
+"""Which parts of a document a fix is about: the statements or expressions that hold its edits, before and after them."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def _grouped(source: Source, statements: list[cst.CSTNode], edits: Sequence[Edit
 
 
 def _lines(source: Source, statements: Sequence[cst.CSTNode]) -> tuple[int, int]:
-    """From the start of the first line to behind the end of the last."""
+    """From the start of the first line to just after the end of the last."""
     start, end = source.span(statements[0])[0], source.span(statements[-1])[1]
     last = source.line_at(max(start, end - 1))
     stop = source.line_starts[last] if last < len(source.line_starts) else len(source.text)

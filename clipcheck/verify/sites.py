@@ -70,7 +70,7 @@ class Prover:
             ValueError,
             RecursionError,
             MemoryError,
-        ) as error:  # a text that Python cannot read or write
+        ) as error:  # a file that Python cannot read or write
             return Verdict("not verified", reason=f"it cannot be taken apart ({type(error).__name__})")
         return together([self._try(experiment) for experiment in experiments])
 

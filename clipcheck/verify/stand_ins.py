@@ -105,7 +105,7 @@ class World:
             parameter.grad = scaled if parameter.grad is None else parameter.grad + scaled
 
     def cleared(self) -> None:
-        """Gradients are to be cleared once a step has used them; before that they are lost."""
+        """Gradients are to be cleared after a step has used them; before that they are lost."""
         if self._stepped:
             self.wanted = self._zeros()
         else:

@@ -208,7 +208,7 @@ def _bounded(old: Program, new: Program) -> Outcome:
         raise Refuted("before raised under every setting")
     for optimizer, missed in broken.items():
         if not missed:
-            raise Refuted(f"before keeps the limit as well ({optimizer}): there was nothing to mend")
+            raise Refuted(f"before keeps the limit as well ({optimizer}): there was nothing to fix")
     return Outcome(True, difference=worst)
 
 
@@ -264,7 +264,7 @@ def _finite(old: Program, new: Program) -> Outcome:
             if not _all_finite(other):
                 raise Refuted(f"after: a NaN or an infinity reaches a step or the parameters ({setting.title})")
             if one.raised is None and _all_finite(one):
-                raise Refuted(f"before stays finite as well ({setting.title}): there was nothing to mend")
+                raise Refuted(f"before stays finite as well ({setting.title}): there was nothing to fix")
     return Outcome(True)
 
 
@@ -286,7 +286,7 @@ def _raises(old: Program, new: Program) -> Outcome:
         if one.raised is not None:
             raised[f"before raised {_name(one.raised)}"] = None
     if not raised:
-        raise Refuted("before does not raise either: there was nothing to mend")
+        raise Refuted("before does not raise either: there was nothing to fix")
     if "max_norm" in inspect.signature(new).parameters:
         for setting in _excessive():
             if setting.dtype is torch.float32:

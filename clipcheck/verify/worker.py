@@ -1,6 +1,6 @@
 """The process that experiments run in, seen from outside: started without anything of the user's, watched, and killed.
 
-The parent sends a request as a line of JSON and reads lines back, as `serve` writes them. Silence for longer than the
+The parent sends a request as a line of JSON and reads lines back, as `serve` writes them. No output for longer than the
 limit, nonsense, or the end of the process, is an answer too.
 """
 
@@ -151,7 +151,7 @@ class Worker:
         match hello:
             case {"ready": True}:
                 if sys.platform != "win32":
-                    self._leave_folder()  # a folder that is gone takes no file, and is not left behind
+                    self._leave_folder()  # a folder that is gone takes no file, and is left
                 return process
             case {"missing": missing}:
                 self.stop()
