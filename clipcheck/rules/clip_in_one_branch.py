@@ -54,8 +54,8 @@ def check(source: Source) -> Iterator[Hit]:
             other = None if clip.is_called else _unlimited(source, flow, clip)
             if other is not None:
                 name = source.quoted(other.at, "the step")
-                message = f"only this branch clips: {name} on {source.where(other.at)} steps without clipping"
-                yield Hit(clip.node, message, None, BY_HAND, ((other.at, "steps without clipping"),))
+                message = f"only this branch clips: {name} on {source.where(other.at)} is not clipped"
+                yield Hit(clip.node, message, None, BY_HAND, ((other.at, "not clipped here"),))
 
 
 def _unlimited(source: Source, flow: Flow, clip: Event) -> Event | None:

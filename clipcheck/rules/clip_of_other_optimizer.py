@@ -47,7 +47,7 @@ def check(source: Source) -> Iterator[Hit]:
             if step is not None and clip.at not in seen:
                 seen.add(clip.at)
                 name = source.quoted(step.at, "the step", 24)
-                message = f"clips another optimizer's parameters: {name} on {source.where(step.at)} steps unclipped"
+                message = f"clips another optimizer's parameters: {name} on {source.where(step.at)} is not clipped"
                 fix = _fix(source, clip, step)
                 yield Hit(clip.at, message, fix, "" if fix else BY_HAND, ((step.at, "the step is here"),))
 

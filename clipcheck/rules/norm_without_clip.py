@@ -44,7 +44,7 @@ from clipcheck.training.flows import Event, flow
 from clipcheck.training.measures import is_dropped, measures, shown
 from clipcheck.training.measuring import measuring
 
-DROPPED = "{name} only measures the norm, and its result is unused: the gradients are not clipped"
+DROPPED = "{name} only measures the norm: its result is unused, and nothing is clipped"
 BY_HAND = "call `clip_grad_norm_(parameters, max_norm)`, which returns the norm and clips"
 PROMISED = "claims to clip but changes no gradient: its callers train without clipping"
 BY_HAND_TOO = "scale the gradients here or call `clip_grad_norm_`; if only the norm is wanted, rename the function"

@@ -40,7 +40,8 @@ def check(source: Source) -> Iterator[Hit]:
         for index, (part, owner) in enumerate(parts):
             outer = next((o for i, (_, o) in enumerate(parts) if i != index and _holds(o, owner, i < index)), None)
             if outer is not None:
-                message = f"counts the parameters of `{owner}` twice: `{outer}` already contains them"
+                reason = f": `{outer}` already contains them" if outer != owner else ""
+                message = f"counts and scales the parameters of `{owner}` twice{reason}"
                 fix = _fix(source, clip.parameters, part)
                 yield Hit(clip.call, message[:100], fix, "" if fix else BY_HAND)
                 break
