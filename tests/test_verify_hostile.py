@@ -299,7 +299,7 @@ def test_nonsense_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
         boot = f"print('{{\"ready\": true}}'); input(); print({line!r}, flush=True); input()"
         monkeypatch.setattr(worker, "_BOOT", boot)
         with Worker("sites") as one:
-            assert one.ask({}) == Lost("the start", "answered nonsense", harmless=True)
+            assert one.ask({}) == Lost("the start", "sent an invalid answer", harmless=True)
 
 
 def test_a_process_that_hangs_at_the_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

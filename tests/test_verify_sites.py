@@ -293,7 +293,7 @@ def test_nothing_but_norms_and_clips_is_run(name: str, side: str) -> None:
 
 def test_an_unknown_name_is_a_reason(prove: Prover) -> None:
     found = verdict(prove, LOOP.replace("if p.grad is not None", "if p in skipped"), RIGHT_LOOP)
-    assert found == Verdict("not verified", reason="what `skipped` stands for is not known")
+    assert found == Verdict("not verified", reason="`skipped` cannot be resolved")
 
 
 def test_a_role_without_a_stand_in_is_a_reason() -> None:
@@ -378,7 +378,7 @@ def test_only_what_is_proved_is_written(project: Path) -> None:
     done = clipcheck("--fix", "--verify", "--select", "CLIP001", "train.py", cwd=project)
     assert done.returncode == 1, done.stderr
     assert "CLIP001 verified on" in done.stdout
-    assert "verify: not verified: what `skipped` stands for is not known" in done.stdout
+    assert "verify: not verified: `skipped` cannot be resolved" in done.stdout
     written = (project / "train.py").read_text(encoding="utf-8")
     assert "total_norm = grad_norm(model.parameters()).item()" in written
     assert written.endswith(UNPROVABLE)

@@ -113,7 +113,7 @@ def _hit_elsewhere(source: Source, clip: Event, backward: Act) -> Hit:
 
 
 def _scaled(source: Source, clip: Event) -> Event | None:
-    """The scaled backward before `clip`, where nothing on any way between them may have unscaled the gradients."""
+    """The scaled backward before `clip`, where nothing on any path between them may have unscaled the gradients."""
     if clip.wrapper:
         return None  # accelerate and Fabric unscale by themselves
     earlier = clip.first_before(*_BEFORE)
@@ -213,7 +213,7 @@ def _fix(source: Source, clip: Event, late: Event | None) -> Fix | None:
     step = scaled[0]
     assert step.subject is not None and step.scaler is not None
     line = f"{source.outer_code(step.scaler)}.unscale_({source.code(step.subject)})"
-    # where only some ways are scaled, `unscale_` has to be under the same test
+    # where only some paths are scaled, `unscale_` has to be under the same test
     if not step.facts <= clip.facts:
         return None
     return Fix(TITLE, Safety.UNSAFE, (insert_line_before(source, statement, line),))

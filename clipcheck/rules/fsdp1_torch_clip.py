@@ -75,7 +75,7 @@ def _wrapped_by_fsdp(source: Source, model: cst.BaseExpression, depth: int = 3) 
 
 
 def _wrapping(source: Source, made: cst.Call, place: cst.CSTNode, depth: int) -> cst.Call | None:
-    """The `FSDP(…)` that a call is, or that the function which it calls returns, on every way that leads to `place`."""
+    """The `FSDP(…)` that a call is, or that the function which it calls returns, on every path that leads to `place`."""
     if any(True for _ in branches(source, made)) and not _same_branch(source, made, place):
         return None
     if (source.qualified(made.func) or "").endswith(".FullyShardedDataParallel"):

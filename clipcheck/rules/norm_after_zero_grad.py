@@ -59,7 +59,7 @@ def check(source: Source) -> Iterator[Hit]:
 
 
 def _cleared(source: Source, flow: Flow, event: Event) -> Event | None:
-    """The `zero_grad()` of the same gradients that comes first on all ways back from the norm."""
+    """The `zero_grad()` of the same gradients that comes first on all paths back from the norm."""
     if measures(source)[event.node].gradients != "read":
         return None  # a list keeps the tensors that it was made of
     earlier = event.first_before(*_ENDS)

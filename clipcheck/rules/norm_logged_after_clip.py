@@ -70,9 +70,9 @@ def check(source: Source) -> Iterator[Hit]:
 
 
 def _clip_before(source: Source, flow: Flow, event: Event, limits: dict[cst.CSTNode, Clip]) -> Event | None:
-    """The clip of the same gradients that comes first on the ways back, if it throws the norm away and nothing else has it.
+    """The clip of the same gradients that comes first on the paths back, if it discards the norm and nothing else has it.
 
-    Other ways lead around a clip that a setting turns off.
+    Other paths lead around a clip that a setting turns off.
     """
     earlier = event.first_before(*_ENDS)
     found = [one for one in earlier if one.kind is EventKind.CLIP]

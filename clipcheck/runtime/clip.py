@@ -1,4 +1,4 @@
-"""Gradient clipping that is faster and more accurate than torch's, and right however the gradients are sharded.
+"""Gradient clipping that is faster and more accurate than torch's, and correct however the gradients are sharded.
 
 `clip_grad_norm_`, `get_total_norm` and `clip_grads_with_norm_` take the place of the functions of the same names in
 `torch.nn.utils`: same arguments, same results or more accurate ones. Differences from torch: `docs/runtime.md`.

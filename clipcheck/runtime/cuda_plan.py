@@ -42,8 +42,8 @@ class Part(NamedTuple):
     dtype: tl.dtype
     section: int
     chunks: int
-    tensor_of: Tensor  # int32, one a chunk: the index of its gradient
-    start_of: Tensor  # int64, one a chunk: its first element
+    tensor_of: Tensor  # int32, one per chunk: the index of its gradient
+    start_of: Tensor  # int64, one per chunk: its first element
     sum_programs: int  # 0 of what is scaled but not summed
     scale_programs: int
 
@@ -66,8 +66,8 @@ class Plan:
     of_each: tuple[int, list[int]] | None  # how many sections there are, and which each gradient is in
     device: torch.device
     count: int  # of gradients
-    bytes: Tensor  # int64, one a gradient; on the CPU
-    sizes: Tensor  # int64, one a gradient: its elements
+    bytes: Tensor  # int64, one per gradient; on the CPU
+    sizes: Tensor  # int64, one per gradient: its elements
     parts: list[Part]  # by section
     programs: int  # of the sums of all parts
     sections: int

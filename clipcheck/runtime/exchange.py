@@ -1,4 +1,4 @@
-"""The sums and norms of sections of gradients, joined over processes: one small all-reduce a process group.
+"""The sums and norms of sections of gradients, joined over processes: one small all-reduce per process group.
 
 For the norms of order 1, 2 and inf each rank sends sums of powers, or the largest element. The powers of other orders
 could leave the range of float64, so a second all-reduce finds the largest norm first, by which all are divided.

@@ -11,6 +11,6 @@ from torch import Tensor
 class Sections(NamedTuple):
     """Which section each of a list of gradients is in, and what happens to the sums before a norm is taken of them."""
 
-    of: list[int]  # one a gradient; one that counts on another rank is in a section beyond the last
+    of: list[int]  # one per gradient; one that counts on another rank is in a section beyond the last
     number: int
     join: Callable[[Tensor], Tensor]  # from the sums of all sections, 1-D and float64, to sums over all processes

@@ -1,7 +1,7 @@
 """The total norm and the clip of gradients that are spread over processes: DTensors, pipeline stages, experts.
 
 Each rank adds up what it holds, separately for each distinct set of process groups that the elements are spread over.
-Then there is one small all-reduce a process group. Which, and in what order, comes from the parameters, never from the
+Then there is one small all-reduce per process group. Which, and in what order, comes from the parameters, never from the
 gradients: a rank where a gradient is None takes part in the same collectives.
 
 What is replicated counts once; a gradient that is still a partial sum is reduced first.

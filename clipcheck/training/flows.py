@@ -2,7 +2,7 @@
 
 A function becomes a graph of events: every event knows which events can come right before and right after it, through
 branches, loops (the end of an iteration leads to the next one), `continue`, `break`, `return` and the local functions
-that are called. Rules then ask what comes first on every way from a clip, forwards or backwards. What may be anything is
+that are called. Rules then ask what comes first on every path from a clip, forwards or backwards. What may be anything is
 an event of its own kind, UNKNOWN: a rule that meets one stays silent.
 """
 
@@ -64,11 +64,11 @@ class Event:
         return self.frame is not None
 
     def first_before(self, *kinds: EventKind) -> list[Event]:
-        """The first event of these kinds on every way that leads here; START where a way meets none."""
+        """The first event of these kinds on every path that leads here; START where a path meets none."""
         return list(_first(self, lambda event: event.before, lambda event: event.kind in kinds))
 
     def first_after(self, *kinds: EventKind) -> list[Event]:
-        """The first event of these kinds on every way from here; END where a way meets none."""
+        """The first event of these kinds on every path from here; END where a path meets none."""
         return self.next_where(lambda event: event.kind in kinds)
 
     def next_where(self, wanted: Callable[[Event], bool]) -> list[Event]:
@@ -87,7 +87,7 @@ def _first(event: Event, neighbors: Callable[[Event], list[Event]], wanted: Call
             continue
         seen.add(other)
         if _contradict(event, other):
-            continue  # no run takes this way
+            continue  # no run takes this path
         if wanted(other) or other.kind in (EventKind.START, EventKind.END):
             yield other
         else:
@@ -173,7 +173,7 @@ def _block(body: Sequence[cst.CSTNode], ends: list[Event], here: _Here) -> list[
     for statement in body:
         if not ends:
             break  # after a return, a continue or a break
-        # ways that meet again are one: without this, n branches in a row would be 2 ** n ways
+        # paths that meet again are one: without this, n branches in a row would be 2 ** n paths
         ends = list(dict.fromkeys(_statement(statement, ends, here)))
     return ends
 

@@ -62,7 +62,7 @@ def spent(source: Source, use: cst.BaseExpression) -> Spent | None:
 def _spent_before(
     source: Source, use: cst.Name | cst.Attribute, making: _Making, earlier: Iterable[cst.BaseExpression]
 ) -> Spent | None:
-    """The first of the earlier uses of the iterator that takes everything, on a way that leads to `use`."""
+    """The first of the earlier uses of the iterator that takes everything, on a path that leads to `use`."""
     for other in earlier:
         drain = drain_of(source, other)
         if drain is not None and not contains(source, drain, use) and not exclusive(source, other, use):

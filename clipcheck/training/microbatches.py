@@ -14,7 +14,7 @@ _ENDS = (EventKind.STEP, EventKind.BACKWARD, EventKind.UNKNOWN)
 def guarded_step(source: Source, event: Event) -> Event | None:
     """The step that uses what `event` did to each of several micro-batches, None where they go one to one.
 
-    All steps that can follow stand under a test that counts steps, `event` does not, and where the test fails another
+    All steps that can follow are under a test that counts steps, `event` does not, and where the test fails another
     backward adds to the same gradients.
     """
     found = _guarded_step(source, event, EventKind.ZERO_GRAD)
@@ -49,7 +49,7 @@ def loops_around(source: Source, event: Event) -> list[Loop]:
 
 
 def _steps_after(event: Event, loop: Loop | None, forgets: EventKind) -> list[Event]:
-    """The steps that can follow, if each other way from here leads to the next backward, or out of the function."""
+    """The steps that can follow, if each other path from here leads to the next backward, or out of the function."""
     later = event.first_after(*_ENDS, forgets)
     rest = {other.kind for other in later} - {EventKind.STEP}
     # the micro-batch after this one comes from the loop around, or else from the next call

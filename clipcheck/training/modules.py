@@ -25,7 +25,7 @@ _OF_MODULES = frozenset({"parameters", "named_parameters", "state_dict", "zero_g
 
 
 def is_module(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> bool:
-    """Whether an expression is a module: made by a class of torch.nn or of this file, or used as one on every way to here."""
+    """Whether an expression is a module: made by a class of torch.nn or of this file, or used as one on every path to here."""
     if not depth:
         return False
     match node:

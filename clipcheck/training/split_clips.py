@@ -125,7 +125,7 @@ def gives_modules(loop: Loop) -> bool:
 
 
 def begins_with_all(source: Source, part: cst.BaseExpression, loop: Loop) -> bool:
-    """Whether the first turn of a loop clips the parameters of a whole model, of which the other turns clip parts."""
+    """Whether the first iteration of a loop clips the parameters of a whole model, of which the other iterations clip parts."""
     match part:
         case cst.Call(func=cst.Attribute(value=cst.Name() as name, attr=cst.Name("parameters")), args=[]):
             return gives_modules(loop) and is_bound_by(source, name, loop)

@@ -185,10 +185,10 @@ def _check_kind(node: ast.AST) -> None:
         case ast.comprehension(is_async=1):
             raise NotProvable("it is asynchronous")
         case ast.For(orelse=[_, *_]):
-            raise NotProvable("it holds a `for` with an `else`")
+            raise NotProvable("it contains a `for` with an `else`")
     if not isinstance(node, _NODES):
         kind = "statement" if isinstance(node, ast.stmt) else "expression"
-        raise NotProvable(f"it holds a `{type(node).__name__.lower()}` {kind}")
+        raise NotProvable(f"it contains a `{type(node).__name__.lower()}` {kind}")
 
 
 def _check_name(place: _Place, names: Names) -> None:
@@ -247,7 +247,7 @@ def _check_call(place: _Place, names: Names) -> None:
         ) if name in names.own and attr in CONTEXTS:
             return
         case ast.withitem():
-            raise NotProvable("it holds a `with` block")
+            raise NotProvable("it contains a `with` block")
 
 
 def _check_keywords(keywords: list[ast.keyword], taken: frozenset[str], function: str) -> None:
@@ -261,11 +261,11 @@ def _check_constant(place: _Place) -> None:
         case ast.Constant(value=str() as value):
             compared = isinstance(place.parent, ast.Compare) and len(value) <= 100
             if not compared and (value not in STRINGS or isinstance(place.parent, ast.BinOp)):
-                raise NotProvable("it holds a string")
+                raise NotProvable("it contains a string")
         case ast.Constant(value=bytes() | complex()):
-            raise NotProvable("it holds bytes or a complex number")
+            raise NotProvable("it contains bytes or a complex number")
         case ast.Constant(value=int() as value) if value > INTEGER_MOST:
-            raise NotProvable("it holds a large number")
+            raise NotProvable("it contains a large number")
 
 
 def _check_size(place: _Place, names: Names) -> None:
@@ -275,7 +275,7 @@ def _check_size(place: _Place, names: Names) -> None:
             if not any(_is_small(side) or _called(side, names) == "builtins.len" for side in (left, right)):
                 raise NotProvable("it repeats a list")
         case ast.BinOp(op=ast.Pow(), right=right) if _is_large_power(right):
-            raise NotProvable("it holds a large power")
+            raise NotProvable("it contains a large power")
         case ast.Call(args=args) if _called(place.node, names) in _SIZED:
             elements = 1
             for node in (inner for arg in args for inner in ast.walk(arg)):
@@ -289,9 +289,9 @@ def _check_lambda(place: _Place, names: Names) -> None:
     match place.node:
         case ast.Lambda(args=ast.arguments(posonlyargs=[], vararg=None, kwonlyargs=[], kwarg=None, defaults=[])):
             if not _is_handed_on(place, names):
-                raise NotProvable("it holds a `lambda` expression")
+                raise NotProvable("it contains a `lambda` expression")
         case ast.Lambda():
-            raise NotProvable("it holds a `lambda` with more than plain parameters")
+            raise NotProvable("it contains a `lambda` with more than plain parameters")
 
 
 # --- where a node stands, and what it is ----------------------------------------------------------------------------

@@ -24,7 +24,7 @@ class Unknown(NotProvable):
     """`text` stands for something that the harness does not know."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(f"what `{text[:60]}` stands for is not known")
+        super().__init__(f"`{text[:60]}` cannot be resolved")
 
 
 class Known(ast.NodeTransformer):

@@ -23,7 +23,7 @@ class UnknownName(NotProvable):
     """A name that stands for nothing the harness knows."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"what `{name}` stands for is not known")
+        super().__init__(f"`{name}` cannot be resolved")
 
 
 class Experiment(NamedTuple):
@@ -86,7 +86,7 @@ def _experiment(change: Change, found: Sequence[Piece], told: Sequence[tuple[str
     before = Body(change.old, [(piece.before, piece.whole) for piece in found], places)
     after = Body(change.new, [(piece.after, piece.whole) for piece in found], places)
     if overwritten := (before.stored | after.stored) & {text for text, _ in told}:
-        raise NotProvable(f"`{min(overwritten)}` is assigned on the way")
+        raise NotProvable(f"`{min(overwritten)}` is assigned in between")
     seeds = tuple(sorted(before.seeds | after.seeds))
     unknown = (before.unknown | after.unknown) - set(seeds)
     if unknown:

@@ -57,7 +57,7 @@ def rehearse(experiment: dict[str, Any], at: Callable[[str], None]) -> Answer:
             shown = before.fault or "the right steps"
             return Answer(count, (), setting.title, after.fault, shown, after.fault)
     if not better and right < count:
-        return Answer(count, (), "every case", "the steps are not right after the fix either")
+        return Answer(count, (), "every case", "the steps are wrong after the fix as well")
     return Answer(count, tuple(f"{fault} {listed(list(titles), count)}" for fault, titles in better.items()))
 
 

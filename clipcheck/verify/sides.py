@@ -79,7 +79,7 @@ def flattened(source: Source, nodes: list[ast.stmt], spans: Sequence[tuple[int, 
     bound = {node.arg for root in nodes for node in ast.walk(root) if isinstance(node, ast.arg)}
     origins = {name: path for name in loaded - bound if (path := origin(source, name, spans) or builtin(name))}
     if unknown := loaded - bound - set(origins):
-        raise NotProvable(f"what `{min(unknown)}` stands for is not known")
+        raise NotProvable(f"`{min(unknown)}` cannot be resolved")
     flat = _Flat(origins)
     return function([cast("ast.stmt", flat.visit(node)) for node in nodes], (), flat.names, own)
 

@@ -71,7 +71,7 @@ class Prover:
             RecursionError,
             MemoryError,
         ) as error:  # a file that Python cannot read or write
-            return Verdict("not verified", reason=f"it cannot be taken apart ({type(error).__name__})")
+            return Verdict("not verified", reason=f"it cannot be analyzed ({type(error).__name__})")
         return together([self._try(experiment) for experiment in experiments])
 
     def _try(self, experiment: Trial) -> Verdict:
@@ -89,7 +89,7 @@ class Prover:
                 return Verdict("refuted" if refuted else "not verified", reason=f"{at}: it {how}")
             case [int(), [*exceptions], str(), str(), str(), str()] as answer if _are_strings(exceptions):
                 return verdict(Answer(*answer))
-        return Verdict("not verified", reason="the worker answered nonsense")
+        return Verdict("not verified", reason="the worker sent an invalid answer")
 
 
 def _imports(change: Change) -> list[Imports]:

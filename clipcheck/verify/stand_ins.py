@@ -263,14 +263,14 @@ class Wrapper:
 
 
 class Apex:
-    """NVIDIA's apex.amp at O2: the optimizer steps master copies, which get their gradients when `scale_loss` ends."""
+    """NVIDIA's apex.amp at O2: the optimizer updates FP32 master weights, which get their gradients when `scale_loss` ends."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._masters = [nn.Parameter(parameter.detach().clone()) for parameter in world.parameters]
 
     def initialize(self, optimizer: Optimizer) -> None:
-        """The optimizer's parameters become master copies."""
+        """The optimizer's parameters become FP32 master weights."""
         optimizer.takes(self._masters)
 
     @contextmanager

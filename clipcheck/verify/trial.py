@@ -208,7 +208,7 @@ def _bounded(old: Program, new: Program) -> Outcome:
         raise Refuted("before raised under every setting")
     for optimizer, missed in broken.items():
         if not missed:
-            raise Refuted(f"before keeps the limit as well ({optimizer}): there was nothing to fix")
+            raise Refuted(f"before stays within max_norm as well ({optimizer}): there was nothing to fix")
     return Outcome(True, difference=worst)
 
 
@@ -226,10 +226,10 @@ def _missed(trace: Trace, setting: Setting, order: float = 2.0) -> str:
         return "no optimizer step"
     over = max(single) / setting.max_norm
     if not over <= 1 + slack:
-        return f"a gradient of norm {max(single):.4g} reaches a step, the limit is {setting.max_norm:g}"
+        return f"a gradient of norm {max(single):.4g} reaches a step, max_norm is {setting.max_norm:g}"
     reached = max(*single, *_joint(trace, order)) / setting.max_norm
     if not reached >= 1 - slack:
-        return f"all gradients end below {reached:.2g} of the limit, though they were over it"
+        return f"all gradients end below {reached:.2g} of max_norm, although they were above it"
     return ""
 
 

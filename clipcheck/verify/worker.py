@@ -106,7 +106,7 @@ class Worker:
                         return Lost(at, self._ended())
                     case _:
                         self.stop()
-                        return Lost(at, "answered nonsense", harmless=True)
+                        return Lost(at, "sent an invalid answer", harmless=True)
         except queue.Empty:
             self.stop()
             limit = self.seconds if time.monotonic() < until else REQUEST_SECONDS
