@@ -60,7 +60,7 @@ ASTRAY = {  # by the reason: what is refused, and its look-alike
     "a `with` block": ("with torch__no_grad() as x:\n    pass", "with torch__no_grad():\n    pass"),
     "a `with`": ("with x.clone():\n    pass", "with torch__no_grad():\n    pass"),
     "a string": ("x.to('cuda')", "x.to('cpu')"),
-    "holds a string": ("'params' % x", "x['params']"),
+    "contains a string": ("'params' % x", "x['params']"),
     "it contains a str": ("f = 'a'", "f = 'a' in x"),
     "it contains a strin": (f"f = {'a' * 101!r} in x", f"f = {'a' * 100!r} in x"),
     "bytes": ("b'a'", "1.0"),
