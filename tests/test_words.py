@@ -38,6 +38,7 @@ ROOMS = (
     "clipcheck/gradients/*.py",
     "clipcheck/python/*.py",
     "clipcheck/report/*.py",
+    "clipcheck/rules/*.py",
     "clipcheck/runtime/*.py",
     "clipcheck/settings/*.py",
     "clipcheck/startup/*.py",
