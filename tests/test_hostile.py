@@ -348,3 +348,13 @@ def test_edits_change_nothing_outside_themselves(text: str, data: st.DataObject)
     edits = [Edit(start, end, "<>") for start, end in pairs]
     kept = [text[a:b] for a, b in zip([0, *[e for _, e in pairs]], [*[s for s, _ in pairs], len(text)], strict=True)]
     assert apply(text, edits) == "<>".join(kept)
+
+
+def test_a_file_that_is_not_given_back_exactly_is_reported_and_no_import_of_it_is_looked_at() -> None:
+    text = (
+        "try:\n    from torch.nn.utils import clip_grad_norm\nexcept ImportError\\\n:\n    clip_grad_norm = None\nimport torch\n"
+        "for p in params:\n    norms.append(p.grad.norm())\ngrad_norm = torch.stack([p.grad.norm() for p in params]).norm()\n"
+    )
+    report = check_file("x.py", text.encode(), Settings(frozenset({"CLIP005"}), fix=True))
+    assert report.errors == ()
+    assert {"CLIP005", NOT_ROUND_TRIPPED} <= {finding.code for finding in report.findings}

@@ -136,7 +136,7 @@ def _found(view: _View, rule: Rule, hit: Hit) -> _Found:
 
 def _adjusted(view: _View, code: str, fix: Fix | None) -> Fix | None:
     """The fix as far as it can be made here, with the safety that the settings give it."""
-    if fix is None:
+    if fix is None or not view.source.exact:  # then its places are not to be relied on
         return None
     edits = without_unused(view.source, fix.all_edits, _keeps_imports(view.path, view.document))
     if not all(_may_edit(view, edit) for edit in edits):

@@ -113,7 +113,7 @@ def _adds_tensors(one: Accumulation) -> bool:
 
 
 def _is_number_here(source: Source, call: cst.Call, value: cst.BaseExpression) -> bool:
-    """Whether a test around the call, or one that leaves before it, says that the norm is no tensor: `isinstance(norm, float)`."""
+    """Whether a test around the call, or one that leaves before it, says that the norm is not a tensor: `isinstance(norm, float)`."""
     named = frozenset(
         source.spelled(node) for node in source.walk(value) if isinstance(node, (cst.Name, cst.Attribute))
     )
