@@ -149,7 +149,10 @@ def children(process: int) -> list[int]:
 
 
 SLOW = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.path.insert(0, {str(PROJECT / "tests")!r})
 from clipcheck.engine.workers import Workers
 from test_workers import double
