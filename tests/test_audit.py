@@ -155,7 +155,7 @@ def test_errors_of_torch_come_through() -> None:
 
 
 def test_only_python_functions_can_be_tapped() -> None:
-    with pytest.raises(TypeError, match="is no Python function"):
+    with pytest.raises(TypeError, match="is not a Python function"):
         tap(len, lambda original, *args: original(*args))
 
 

@@ -1,4 +1,4 @@
-"""Fixed code is clean code: ruff has nothing to say about it that it did not say before.
+"""Fixed code is clean code: ruff reports nothing that it did not report before.
 
 Import blocks in order, no import left without a use, blank lines where PEP 8 has them, no white space at the end of a line.
 """

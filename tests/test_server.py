@@ -658,7 +658,7 @@ FIXED_LIST = MARKDOWN.replace(
 FIXED_LIST = FIXED_LIST.replace(
     "return torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)", "return clip_grad_norm_(model.parameters(), 1.0)"
 )
-MENDED = FIXED_LIST.replace(
+FIXED_MARKDOWN = FIXED_LIST.replace(
     "> import torch\n>\n> torch.nn.utils.clip_grad_norm(",
     "> import torch\n> from clipcheck.runtime import clip_grad_norm_\n>\n> clip_grad_norm_(",
 )
@@ -683,7 +683,7 @@ def test_python_in_markdown_is_checked_and_fixed() -> None:
             )
             assert await client.actions(uri, 2, only=["quickfix"]) == []
             (everything,) = await client.actions(uri, 0, only=["source.fixAll"])
-            assert applied(MARKDOWN, everything.edit, uri) == MENDED
+            assert applied(MARKDOWN, everything.edit, uri) == FIXED_MARKDOWN
             assert "deprecated-clip-grad-norm" in await client.hover(uri, 25, 4)
             client.change(uri, 2, typed(11, 13, "#"))
             assert [one.range.start.line for one in await client.until(uri, 2)] == [25]

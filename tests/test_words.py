@@ -29,6 +29,7 @@ ROOMS = (
     "editors/vscode/*.md",
     "editors/vscode/*.js*",
     "clipcheck/*.py",
+    "clipcheck/audit/*.py",
     "clipcheck/bench/*.py",
     "clipcheck/cli/*.py",
     "clipcheck/documents/*.py",

@@ -41,7 +41,7 @@ class Clip(NamedTuple):
     error: str
     seconds: float
     reads: int | None  # how often the host read a value of the device, where that was counted
-    parts: int = 1  # over how many ranks what the norm is of is spread; 0 where they cannot be put together
+    parts: int = 1  # over how many ranks what the norm is of is spread; 0 where they cannot be combined
 
 
 class Zero(NamedTuple):

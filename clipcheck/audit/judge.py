@@ -12,7 +12,7 @@ from clipcheck.audit.sites import Site
 
 How: TypeAlias = Literal["clipped", "partly", "unclipped", "by hand", "by itself", "no gradients"]
 
-# What the message of a fault says; a text without a code is a note, and so are the codes of NOTES.
+# What the message of a fault says; a message without a code is a note, and so are the codes of NOTES.
 MESSAGES = {
     "CLIP101": "clips gradients that the step has used already",
     "CLIP102": "clips before backward: there are no new gradients yet",
@@ -28,7 +28,7 @@ MESSAGES = {
     "CLIP115": "clips after backward, which stepped and freed the gradients itself",
     "CLIP117": "clips parameters that this optimizer does not step, and whose gradients no step used",
     "CLIP201": "has a limit that is not positive: gradients become zero or change their sign",
-    "CLIP301": "clips gradients that a GradScaler still scales",
+    "CLIP301": "clips scaled gradients: call `scaler.unscale_(optimizer)` first",
     "CLIP303": "unscales again in the same accumulation: the scaler raises",
     "CLIP304": "raises on gradients that the GradScaler would have skipped",
     "CLIP305": "clips gradients that are still scaled: another optimizer's were unscaled",
@@ -176,7 +176,7 @@ _IN_ANY_CASE |= {"CLIP308", "CLIP405", "CLIP505"}
 
 
 def _changed_by_hand(window: Window, step: Step) -> bool:
-    """Whether something wrote to gradients after the last event: clipping that is written out, most likely."""
+    """Whether something wrote to gradients after the last event: hand-written clipping, most likely."""
     if not window.events:
         return False
     last = window.events[-1]

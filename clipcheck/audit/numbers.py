@@ -1,4 +1,4 @@
-"""Numbers in the place of tensors, once the training is over: reading them waits for the device."""
+"""Numbers in the place of tensors, once the training is over: reading them synchronizes with the device."""
 
 from __future__ import annotations
 

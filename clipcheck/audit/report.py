@@ -105,7 +105,7 @@ def _text(report: Report) -> list[str]:
     log = report.log
     lines = [f"clipcheck audit: watched {_count(log.steps, 'step')} in {log.seconds:.1f} s"]
     if not log.steps:
-        lines += ["no optimizer was seen to step: there is nothing to say about clipping"]
+        lines += ["no optimizer was seen to step: nothing can be said about clipping"]
     for part in report.parts:
         lines += ["", *_of_part(part)]
     if report.others or report.ranks:

@@ -19,10 +19,10 @@ _NAME = "__clipcheck_observer_{}__"
 def tap(function: Any, observer: Observer) -> Callable[[], None]:
     """Lets `observer` run in the place of a Python function, and returns what undoes that.
 
-    Raises a `TypeError` for what is no Python function, such as one that is written in C.
+    Raises a `TypeError` for what is not a Python function, such as one that is written in C.
     """
     if not isinstance(function, FunctionType):
-        raise TypeError(f"`{function!r}` is no Python function")
+        raise TypeError(f"`{function!r}` is not a Python function")
     code = function.__code__
     original = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
     original.__kwdefaults__ = function.__kwdefaults__
