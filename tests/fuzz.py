@@ -74,7 +74,7 @@ def _outcome(file: File, settings: Settings) -> Outcome:
 
 
 def _loss(name: str, data: bytes, fixed: bytes, before: list[str], after: list[str]) -> tuple[str, str]:
-    """A comment that is gone, doubled or behind which something else stands, or a changed line that no fix concerns."""
+    """A comment that is gone, doubled or followed by something else, or a changed line that no fix concerns."""
     was, now = (Counter(_comments(texts)) for texts in (before, after))
     for kind, differ in (("lost comment", was - now), ("new comment", now - was)):
         if differ:

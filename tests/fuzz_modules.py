@@ -229,7 +229,7 @@ def _gap(rng: random.Random, numbers: Iterator[int], depth: int) -> str:
 
 
 def _ending(rng: random.Random, numbers: Iterator[int], often: float, header: bool) -> str:
-    """What may stand behind a logical line, and lines of comments and blanks below it."""
+    """What may follow a logical line, and lines of comments and blanks below it."""
     end = ""
     if rng.random() < often:
         end = rng.choice(["  ", "\t", f"  {_comment(rng, numbers)}", f" {_comment(rng, numbers)} \t"])

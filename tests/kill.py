@@ -32,7 +32,7 @@ ARGUMENTS = ["check", "--fix", "--isolated", "--no-cache", "--select", "CLIP002"
 
 
 class Deadly:
-    """A module or file whose calls are counted; at the chosen one, the process is killed, before it or behind it."""
+    """A module or file whose calls are counted; at the chosen one, the process is killed, before or after it."""
 
     left = 0
     behind = False

@@ -1,7 +1,7 @@
-"""`make mutate`: spoils every rule's fix in every way we can think of, and counts how many the proof refutes.
+"""`make mutate`: spoils every rule's fix in every way we can think of, and counts how many the verification refutes.
 
-Each mutant is the text after a fix with one change in a line that the fix has touched. One that passes the proof is
-shown: either the proof is blind to it, or it is no fault.
+Each mutant is the text after a fix with one change in a line that the fix has touched. One that passes the verification is
+shown: either the verification is blind to it, or it is no fault.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _mutant(pair: Pair, tree: ast.Module, index: int, what: str, new: ast.AST) -
 
 
 def _moved(pair: Pair, tree: ast.Module, block: ast.AST, at: int) -> Iterator[Pair]:
-    """A statement dropped, and the one behind it run first."""
+    """A statement dropped, and the one after it run first."""
     index = list(ast.walk(tree)).index(block)
     for what in ("dropped", "late"):
         root = copy.deepcopy(tree)

@@ -152,7 +152,7 @@ def check(
 
 
 def distributed(grad: torch.Tensor, mesh: object, placements: list[object]) -> torch.Tensor:
-    """A parameter on the mesh whose gradient, put together, is `grad`."""
+    """A parameter on the mesh whose gradient, combined, is `grad`."""
 
     param = torch.nn.Parameter(distribute_tensor(torch.zeros_like(grad), mesh, placements))
     param.grad = distribute_tensor(grad.clone(), mesh, placements)

@@ -82,7 +82,7 @@ def test_a_clip_before_the_gradients_are_reduced(tmp_path: Path) -> None:
     assert "not at the last one" not in report
 
 
-def test_the_norms_of_shards_are_put_together(tmp_path: Path) -> None:
+def test_the_norms_of_shards_are_combined(tmp_path: Path) -> None:
     body = "norms.append(clip(model.parameters(), 1.0).full_tensor().item())"
     end = "rank or open('norms.txt', 'w').write(' '.join(f'{norm:.4g}' for norm in sorted(norms)))"
     report = report_of(tmp_path, body, FSDP2, end, code=0)

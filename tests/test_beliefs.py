@@ -33,7 +33,7 @@ def test_clip_grad_norm_is_a_deprecated_alias_that_clips_in_place() -> None:
 
 
 def test_the_root_is_not_what_costs_digits() -> None:
-    """`pow(2).sum()` is more exact on the CPU, with the root put back too: torch sums squares and norms differently."""
+    """`pow(2).sum()` is more accurate on the CPU, with the root put back too: torch sums squares and norms differently."""
     generator = torch.Generator().manual_seed(0)
     errors = beliefs.errors_of_the_norm([torch.randn(1000, 1000, generator=generator) for _ in range(10)])
     assert errors["squares"] < errors["norm"]

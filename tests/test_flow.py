@@ -252,7 +252,7 @@ def test_what_a_clip_acts_upon(call: str, subject: str | None) -> None:
 @pytest.mark.parametrize(
     "word", "backward step optimize train unscale closure fit learn backprop clip accumulate".split()
 )
-def test_a_function_that_is_given_the_optimizer_and_speaks_of_training_may_do_anything(word: str) -> None:
+def test_a_function_that_is_given_the_optimizer_and_is_named_after_training_may_do_anything(word: str) -> None:
     for call in (f"{word}_all(optimizer)", f"helper.{word}_it(model)"):
         found = flow_of(program(f"def f(model, optimizer, helper):\n    {call}\n")).events
         assert [event.kind for event in found] == [EventKind.UNKNOWN], call

@@ -1,6 +1,6 @@
 """Thousands of ways to write the same gradient norm: each is found, rewritten, and gives the same number as before.
 
-The programs are put together from the parts that public code is made of (iterable, guard, receiver, norm, square,
+The programs are assembled from the parts that public code is made of (iterable, guard, receiver, norm, square,
 accumulation, root), so that no list of spellings can pass for understanding.
 """
 

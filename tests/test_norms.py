@@ -1,4 +1,4 @@
-"""The recogniser of gradient norms on small programs: what is found, what stays silent, and what a fix makes of it."""
+"""The recognizer of gradient norms on small programs: what is found, what stays silent, and what a fix makes of it."""
 
 from __future__ import annotations
 

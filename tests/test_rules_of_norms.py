@@ -287,7 +287,7 @@ def test_norms_that_the_clip_returns(body: str, after: str | None) -> None:
         "class O(torch.optim.Optimizer):\n    def step(self):\n        norm = sum(p.grad.norm() ** 2 for p in self.ps) ** 0.5",
     ],
 )
-def test_norms_that_are_not_put_together_on_the_device(body: str) -> None:
+def test_norms_that_are_not_accumulated_on_the_device(body: str) -> None:
     assert check(body, "CLIP005").findings == ()
 
 
@@ -301,7 +301,7 @@ def test_norms_that_are_not_put_together_on_the_device(body: str) -> None:
         "g = torch.autograd.grad(loss, ps)\nnorm = sum(x.norm() ** 2 for x in g) ** 0.5",
     ],
 )
-def test_norms_that_are_put_together_on_the_device(body: str) -> None:
+def test_norms_that_are_accumulated_on_the_device(body: str) -> None:
     assert len(check(body, "CLIP005").findings) == 1
 
 

@@ -160,7 +160,7 @@ def test_sixteen_bits_with_and_without_a_kernel_of_torch(
 
 
 def test_small_sets_are_exact() -> None:
-    """`.item()` must not be less exact than the loop of Python floats that it replaces."""
+    """`.item()` must not be less accurate than the loop of Python floats that it replaces."""
     torch.manual_seed(2)
     for count in (1, 5, 6, 63):
         params = params_of([random((64,)) for _ in range(count)])

@@ -93,7 +93,7 @@ def hsdp_and_tensor_parallel(rank: int, size: int) -> None:
     ]
     check(
         params, grads, 1 + inner
-    )  # two meshes, one of two dimensions, and a plain parameter: still one a process group
+    )  # two meshes, one of two dimensions, and a plain parameter: still one per process group
 
 
 def partial_gradients(rank: int, size: int) -> None:

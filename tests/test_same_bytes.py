@@ -51,7 +51,7 @@ def opened(text: str) -> Opened:
 
 
 def applied(text: str, changes: list[tuple[Place, str]]) -> str:
-    """A text after changes in it, as an editor makes them: all places are those of the text before."""
+    """A string after changes in it, as an editor makes them: all places are those of the string before."""
     starts = [0]
     for line in text.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))

@@ -179,7 +179,7 @@ def test_a_test_that_changes_in_the_loop_says_nothing() -> None:
 
 
 @pytest.mark.parametrize("leave", ["return", "raise ValueError", "continue", "break"])
-def test_what_stands_behind_a_way_out_is_not_reached_from_it(leave: str) -> None:
+def test_what_follows_a_way_out_is_not_reached_from_it(leave: str) -> None:
     found = events(
         "for batch in batches:\n"
         "    if batch.bad:\n"
@@ -413,7 +413,7 @@ def test_many_branches_in_a_row_are_cheap() -> None:
                 return norm_clipped_count
             """,
             [],
-            id="names that speak of clipping without being the result",
+            id="names that mention clipping without being the result",
         ),
     ],
 )

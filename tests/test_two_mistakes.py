@@ -1,6 +1,6 @@
 """Two and three mistakes in one place: the fix of one uncovers the other, or stands in its way, and all ends well.
 
-A training loop is put together of a measurement, a clip, an order and a framework; each has a right way, and others that
+A training loop consists of a measurement, a clip, an order and a framework; each has a right way, and others that
 a rule finds. Every mistake of one kind meets every mistake of the other kinds.
 """
 

@@ -1,4 +1,4 @@
-"""The edits of a text: lines put in, taken away and replaced, and the import that makes a function available.
+"""The edits of a program: lines put in, taken away and replaced, and the import that makes a function available.
 
 A program holds `HERE` where the code of a fix is to stand.
 """

@@ -242,7 +242,7 @@ def test_a_wrong_fix_is_refuted(kind: Kind, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bounded", "finite", "raises"])
-def test_nothing_to_mend_is_no_fix(kind: Kind) -> None:
+def test_nothing_to_fix_is_no_fix(kind: Kind) -> None:
     after = PAIRS[kind][1]
     found = outcome(kind, after, after)
     assert found.holds is False and "nothing to fix" in found.reason
@@ -269,7 +269,7 @@ def test_before_that_raises_on_none_alone_is_a_note() -> None:
     assert any("without gradient" in note and "AttributeError" in note for note in found.notes)
 
 
-def test_before_that_always_raises_proves_nothing() -> None:
+def test_before_that_always_raises_verifies_nothing() -> None:
     found = outcome("same", SAME_BEFORE.replace("total ** 0.5", "total ** missing"), SAME_AFTER)
     assert found.holds is False and "before raised under every setting" in found.reason
 

@@ -166,14 +166,14 @@ total = math.sqrt(total)""",
 
 
 @pytest.mark.parametrize("name", SPELLED)
-def test_ordinary_spellings_stay_provable(prove: Prover, name: str) -> None:
+def test_ordinary_spellings_stay_verifiable(prove: Prover, name: str) -> None:
     roles = (*PARAMETERS, ("model", Role.MODEL))
     found = verdict(prove, SPELLED[name], RIGHT_LOOP, roles)
     assert found.kind == "verified", found
 
 
 @pytest.mark.parametrize("shape", RIGHT)
-def test_a_right_fix_is_proved(prove: Prover, shape: str) -> None:
+def test_a_right_fix_is_verified(prove: Prover, shape: str) -> None:
     found = verdict(prove, *RIGHT[shape])
     assert found.kind == "verified", found
     assert found.cases > 25
@@ -373,7 +373,7 @@ def test_verify_shows_a_verdict_on_each_fix(project: Path) -> None:
     assert (project / "train.py").read_text(encoding="utf-8") == TRAIN
 
 
-def test_only_what_is_proved_is_written(project: Path) -> None:
+def test_only_what_is_verified_is_written(project: Path) -> None:
     (project / "train.py").write_text(TRAIN + UNPROVABLE, encoding="utf-8")
     done = clipcheck("--fix", "--verify", "--select", "CLIP001", "train.py", cwd=project)
     assert done.returncode == 1, done.stderr
@@ -411,7 +411,7 @@ def test_a_refuted_fix_is_clipchecks_own_fault(tmp_path: Path) -> None:
     assert any("is refuted: with gradients [3, 4]" in line and "bug in clipcheck" in line for line in report.errors)
 
 
-def test_each_proved_fix_is_lifted_from_the_text_it_is_made_for(prove: Prover) -> None:
+def test_each_verified_fix_is_lifted_from_the_text_it_is_made_for(prove: Prover) -> None:
     data = TRAIN.replace("\n", "\r\n").encode()
     report = check_file("train.py", data, Settings())
     text = read("train.py", data).programs[0].text

@@ -76,7 +76,7 @@ def micro(body: str) -> str:
 # By what a fix does: the program before, after, and the fault that it takes away.
 RIGHT = {
     "a clip before the step": (loop(BACKWARD + STEP + CLIP), loop(BACKWARD + CLIP + STEP), "a step above max_norm with gradients above"),
-    "a clip behind backward": (loop(CLIP + BACKWARD + STEP), loop(BACKWARD + CLIP + STEP), "a step above max_norm"),
+    "a clip after backward": (loop(CLIP + BACKWARD + STEP), loop(BACKWARD + CLIP + STEP), "a step above max_norm"),
     "an unscale": (
         loop(SCALED + CLIP + SCALED_STEP),
         loop(SCALED + UNSCALE + CLIP + SCALED_STEP),
@@ -166,7 +166,7 @@ SABOTAGE = {
 }
 SCALED_SABOTAGE = {
     "no unscale": loop(SCALED + SCALED_STEP + CLIP),
-    "an unscale behind the clip": loop(SCALED + CLIP + UNSCALE + SCALED_STEP),
+    "an unscale after the clip": loop(SCALED + CLIP + UNSCALE + SCALED_STEP),
     "two unscales": loop(SCALED + UNSCALE + UNSCALE + CLIP + SCALED_STEP),
     "no update": loop(SCALED + UNSCALE + CLIP + SCALED_STEP.replace("scaler.update()\n", "")),
     "the optimizer's step": loop(SCALED + CLIP + STEP + "scaler.update()\n"),
