@@ -9,13 +9,16 @@ word or several of which one will do:
 
     step                an identifier: a name, an attribute, a keyword, a part of an import's dotted path
     .grad               an attribute, or a name that is imported from a module
+    float()             a call of this function or method
+    .data[]             an attribute of which an element is taken
     def training_step   a function or class that is defined
     'clip_grad_norm'    a string that is this name, or a dotted path with it
     *scaler*            an identifier with these letters in it
     <gradient>          an identifier that may stand for gradients (`clipcheck.gradients.called`)
-    <gradient norm>     an identifier that may stand for a function that gives the norm of gradients
+    <gradient norm>     a call of what may be a function that gives the norm of gradients, by its name
     <clips>             a function whose name or docstring is about clipping
-    <For>               a node of Python's grammar, as `ast` calls it; <square> is `x * x`, whatever x is
+    <For>               a node of Python's grammar, as `ast` calls it; <square> is `x * x`, whatever x is, <dot> `x.dot(x)`,
+                        <return> a `return` under a test whether something is there
 
 What a check reads in other strings, comments or the spelling of code cannot be asked for: an import or an escape may hide it.
 """
@@ -28,8 +31,9 @@ from clipcheck.rule import Need, Rule, Severity, Tier
 _GRADIENT = "<gradient>"
 _NORM = (".norm", ".vector_norm", ".sum", ".dot", ".vdot", "abs", ".mean")
 _TENSORS = (".tensor", ".as_tensor", ".Tensor", ".FloatTensor", ".DoubleTensor")
-# What takes a value from the device into Python; `linalg` is numpy's norm.
-_HOST = ("item", "tolist", ".numpy", "float", "math", "linalg", ".cpu", ".to", ".data", *_TENSORS)
+# What takes a value from the device into Python; `linalg` is numpy's norm, `math` takes a root or a power.
+_READS = ("item", "tolist", ".numpy", "float()", "linalg", ".cpu", ".data[]", *_TENSORS)
+_HOST = tuple((*_READS, *called, *moved) for called in (("math",), ("sqrt", "pow")) for moved in ((".to",), ("'cpu'",)))
 _REPEATED = ("<For>", "<AsyncFor>", "<comprehension>", "map", "reduce")
 # What makes another power of a norm, or sums powers: without it, the norm itself is added up.
 _RAISED = (
@@ -57,7 +61,12 @@ _COMBINED = (
     (*_RAISED, *_JOINED, "max", ".amax", ".maximum"),
     (*_RAISED, *_JOINED, "abs", ".norm", ".vector_norm"),
 )
-_WRITTEN_OUT = (_GRADIENT, _NORM, _REPEATED, _SIZED, *_COMBINED)
+# A mean is that of one joined vector, a product that of a vector with itself; of absolute values, only the largest counts.
+_WHOLE = (
+    (".norm", ".vector_norm", ".sum", ".dot", ".vdot", "abs", *_JOINED),
+    (".norm", ".vector_norm", ".sum", "<dot>", ".max", ".amax", ".mean"),
+)
+_WRITTEN_OUT = (_GRADIENT, _NORM, _REPEATED, _SIZED, *_COMBINED, *_WHOLE)
 
 # A call of torch's clips or the runtime's: they are reached through their module, also where that gives all by `import *`.
 _MODULES = ("utils", "runtime")
@@ -114,10 +123,10 @@ def _each(needs: tuple[str | Need, ...]) -> tuple[Need, ...]:
 RULES: dict[str, Rule] = {
     rule.code: rule
     for rule in (
-        _rule("CLIP001", "item-norm-loop", near=(*_WRITTEN_OUT, _HOST)),
+        _rule("CLIP001", "item-norm-loop", near=(*_WRITTEN_OUT, *_HOST)),
         _rule("CLIP004", "linear-norm-sum", near=(_GRADIENT, _NORM, _REPEATED), tier=Tier.OPT_IN),
         _rule("CLIP005", "tensor-norm-accumulation", near=(_GRADIENT, _NORM, _REPEATED), tier=Tier.OPT_IN),
-        _rule("CLIP006", "norm-exponent-mismatch", near=(_GRADIENT, _NORM, _REPEATED, _RAISED)),
+        _rule("CLIP006", "norm-exponent-mismatch", near=(*_WRITTEN_OUT, _RAISED)),
         _rule("CLIP007", "total-norm-of-parameters", "get_total_norm", _MODULES, ("parameters", "named_parameters")),
         # the norm that a gradient is scaled by may be computed in another function
         _rule("CLIP008", "hand-rolled-clip", near=(_GRADIENT, ("<For>", "<AsyncFor>"), "<Div>"), tier=Tier.OPT_IN),
@@ -127,7 +136,7 @@ RULES: dict[str, Rule] = {
             near=(_GRADIENT, ("<For>", "<AsyncFor>"), "<Div>"),
             tier=Tier.OPT_IN,
         ),
-        _rule("CLIP010", "item-per-parameter", near=(_GRADIENT, _NORM, _HOST, _REPEATED), tier=Tier.OPT_IN),
+        _rule("CLIP010", "item-per-parameter", near=(_GRADIENT, _NORM, *_HOST, _REPEATED), tier=Tier.OPT_IN),
         _rule("CLIP011", "torch-clip-grad-norm", ("clip_grad_norm_", "get_total_norm"), "utils", tier=Tier.OPT_IN),
         _rule("CLIP504", "norm-recomputed-beside-clip", *_TORCH_CLIPS),
         _rule("CLIP002", "deprecated-clip-grad-norm", ("clip_grad_norm", "'clip_grad_norm'"), ("utils", "'utils'")),
@@ -238,7 +247,7 @@ RULES: dict[str, Rule] = {
             "CLIP414",
             "return-before-collective",
             (*_REDUCE, *_OTHER_COLLECTIVES),
-            near=(".grad", "<Return>", "<If>"),
+            near=(".grad", "<return>"),
             severity=Severity.ERROR,
         ),
         _rule("CLIP501", "return-value-named-post-clip", *_CLIPS),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import keyword
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from functools import cache
 from itertools import takewhile
 from typing import TypeAlias
@@ -17,17 +17,21 @@ from typing import TypeAlias
 from clipcheck.catalogue import RULES
 from clipcheck.gradients.called import gives_gradient_norm, may_be_gradient
 from clipcheck.python.parts import Function, Words, parts, shares
+from clipcheck.python.stripped import stripped
 from clipcheck.python.words import words as words_of
 from clipcheck.rule import Need
 
 Holds: TypeAlias = "Callable[[str], bool]"  # whether text contains a keyword
 
 _IDENTIFIER = re.compile(rb"[A-Za-z_]\w*")
+_IMPORTED = re.compile(rb"\bimport\b[\s\\]*(?:\([^)]*|(?:[^\\\r\n;]|\\\r?\n?)*)")
 _GRAD = (b"grad", b"Grad", b"GRAD")  # three files in four hold none of them
 _IN_GRADIENT = re.compile(rb"rad|RAD")
 _IN_CLIP = re.compile(rb"lip|LIP")
 _COMMENT = re.compile(rb"#[^\r\n]*")
 _LETTERS, _BLANKS = string.ascii_letters.encode() + b"0123456789_", b" \t"
+_LETTER = frozenset(bytes([letter]) for letter in _LETTERS)
+_SPACE = b" \t\f\r\n\\"
 _REACH = 100  # bytes before and after a name in which its neighbors are looked for
 # Words that may be next to a name in code; Python 2 has two more.
 _KEYWORDS = frozenset(word.encode() for word in (*keyword.kwlist, *keyword.softkwlist, "print", "exec"))
@@ -40,7 +44,14 @@ def wanted(data: bytes, codes: frozenset[str], code: bool = False) -> frozenset[
     """
     if b"\0" in data:  # UTF-16 without its mark, which reads as text, though no parser takes it
         data = data.replace(b"\0", b"")
-    holds = _on_bytes(data, code)
+    if not code:
+        return _held(data, codes, _words_in(data, code))
+    held = _held(data, codes, _letters_in(data))
+    bare = stripped(data) if held else b""
+    return _held(bare, held, _words_in(bare, code))
+
+
+def _held(data: bytes, codes: frozenset[str], holds: Holds) -> frozenset[str]:
     return frozenset(
         rule
         for first, others in _by_first_need(codes, any(word in data for word in _GRAD))
@@ -61,7 +72,7 @@ def concerned(text: str, codes: frozenset[str]) -> frozenset[str]:
     everywhere = around
     others: list[tuple[Function, Holds]] = []
     for function in split.functions:
-        holds = _on_bytes(function.text, code=True)
+        holds = _words_in(function.text, code=True)
         likely = {code for code in held - near if _likely(RULES[code].near, around, holds)}
         if likely:
             words = around | _heard(function.words())
@@ -112,49 +123,88 @@ def _shared_start(need: Need) -> bytes:
 
 def _name(word: str) -> str:
     """The letters that an identifier must hold."""
-    return word.strip("*'").removeprefix(".").removeprefix("def ")
+    return word.strip("*'").removeprefix(".").removeprefix("def ").removesuffix("()").removesuffix("[]")
 
 
-def _on_bytes(data: bytes, code: bool) -> Holds:
-    """Answers whether bytes hold a word, each looked for once: several rules share their words."""
-    identifiers: set[bytes] = set()
+def _letters_in(data: bytes) -> Holds:
+    """Answers whether a word's letters are in bytes, each looked for once: several rules share their words."""
+    clips, gradients = (b"clip", b"Clip"), (b"rad", b"RAD")
+    syntax = {"<clips>": clips, "<gradient>": gradients, "<gradient norm>": gradients}
 
     @cache
     def holds(word: str) -> bool:
-        if word == "<gradient>":
-            return _names(data, _IN_GRADIENT, may_be_gradient, code)
-        if word == "<gradient norm>":
-            return _names(data, _IN_GRADIENT, gives_gradient_norm, code)
-        if word == "<clips>":
-            return b"clip" in data or b"Clip" in data
         if word.startswith("<"):
-            return True  # syntax: the code will tell
-        name = _name(word).encode()
-        if name not in data or word.startswith("*"):
-            return name in data
-        if not identifiers:
-            identifiers.update(_IDENTIFIER.findall(data))
-        return name in identifiers
+            return any(letters in data for letters in syntax.get(word, (b"",)))
+        return _name(word).encode() in data
 
     return holds
+
+
+def _words_in(data: bytes, code: bool) -> Holds:
+    """As `_letters_in`, of whole identifiers, and of what stands beside them if this is code, stripped of the rest."""
+
+    @cache
+    def imported() -> Set[bytes]:
+        return frozenset(_IDENTIFIER.findall(b" ".join(_IMPORTED.findall(data))))
+
+    @cache
+    def holds(word: str) -> bool:
+        name = _name(word).encode()
+        match word[0], word[-1]:
+            case "<", _ if word == "<gradient>":
+                return _names(data, _IN_GRADIENT, may_be_gradient, code)
+            case "<", _ if word == "<gradient norm>":
+                return _names(data, _IN_GRADIENT, gives_gradient_norm, code, called=code)
+            case "<", _:
+                return True  # syntax: the code will tell
+            case "*", _:
+                return name in data
+            case ".", _ if code:
+                dotted = any(_around(data, at, at)[0].rstrip(_SPACE)[-1:] == b"." for at in _places(name, data))
+                return dotted or (name in data and name in imported())
+            case _, ")" if code:
+                return any(_calls(*_around(data, at, at + len(name))) for at in _places(name, data))
+        return any(True for _ in _places(name, data))
+
+    return holds
+
+
+def _places(name: bytes, data: bytes) -> Iterator[int]:
+    """Where the bytes have a name as an identifier of its own."""
+    at = data.find(name)
+    while at >= 0:
+        end = at + len(name)
+        if data[at - 1 : at] not in _LETTER and data[end : end + 1] not in _LETTER:
+            yield at
+        at = data.find(name, end)
+
+
+def _around(data: bytes, start: int, end: int) -> tuple[bytes, bytes]:
+    return data[max(start - _REACH, 0) : start], data[end : end + _REACH]
+
+
+def _calls(left: bytes, right: bytes) -> bool:
+    """Whether a name between these bytes is called, and not defined."""
+    return right.lstrip(_SPACE)[:1] in (b"(", b"") and not left.rstrip(_SPACE).endswith(b"def")
 
 
 def _meets(need: Need, data: bytes, holds: Holds) -> bool:
     return _shared_start(need) in data and any(map(holds, need))
 
 
-def _names(data: bytes, letters: re.Pattern[bytes], accepts: Callable[[str], bool], code: bool) -> bool:
-    """Whether an identifier with these letters, such as one that may stand for gradients, is in the bytes.
+def _names(
+    data: bytes, letters: re.Pattern[bytes], accepts: Callable[[str], bool], code: bool, called: bool = False
+) -> bool:
+    """Whether an identifier with these letters, such as one that may stand for gradients, is in the bytes, and is `called`.
 
     In code, no other word is beside it: `the gradient of` is prose, as of two names with nothing but blanks between them,
     one is a keyword.
     """
     for found in letters.finditer(data):
-        at = found.start()
-        before, after = data[max(at - _REACH, 0) : at], data[at : at + _REACH]
+        before, after = _around(data, found.start(), found.start())
         left, right = before.rstrip(_LETTERS), after.lstrip(_LETTERS)
         name = before[len(left) :] + after[: len(after) - len(right)]
-        if accepts(name.decode()) and not (code and _is_no_code(left, right)):
+        if accepts(name.decode()) and not (code and _is_no_code(left, right)) and (not called or _calls(left, right)):
             return True
     return False
 
@@ -185,10 +235,11 @@ def _is_name(word: bytes) -> bool:
 
 def _heard(words: Words) -> Words:
     """The words of code with those that follow from them."""
-    names = [word for word in words if "rad" in word.lower() and word.isidentifier()]
-    if any(map(may_be_gradient, names)):
+    names = [word for word in words if "rad" in word or "RAD" in word]
+    if any(word.isidentifier() and may_be_gradient(word) for word in names):
         words |= {"<gradient>"}
-    return words | {"<gradient norm>"} if any(map(gives_gradient_norm, names)) else words
+    called = any(word.endswith("()") and gives_gradient_norm(word[:-2]) for word in names)
+    return words | {"<gradient norm>"} if called else words
 
 
 def _met(needs: Sequence[Need], words: Words) -> bool:

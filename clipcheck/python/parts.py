@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from functools import lru_cache
 from typing import Any, NamedTuple
+
+from clipcheck.python.stripped import stripped
 
 Words = frozenset[str]
 # A million characters of code take LibCST some 1.4 GB and 2 s, and Python's own parser 0.3 GB and 1 s.
 MAX_CHARACTERS = 2_000_000
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # What holds no words: besides some nodes, the values that nodes have beside other nodes.
-_SILENT = (ast.Constant, ast.Load, ast.Store, ast.Del, type(None), str, int, bool)
+_SILENT = frozenset({ast.Load, ast.Store, ast.Del, type(None), str, int, bool})
 
 _LONGEST_PATH = 80
 
 
 class Function(NamedTuple):
-    """An outermost function or method: its body, and the lines from its `def` on."""
+    """An outermost function or method: its body, and its lines from `def` on, stripped of what is no code."""
 
     body: Sequence[ast.AST]
     text: bytes
@@ -68,7 +70,9 @@ def parts(text: str) -> Parts | None:
     tree = tree_of(text)
     if isinstance(tree, NoTree):
         return None
-    lines = text.encode(errors="replace").splitlines(keepends=True)  # of bytes, by the line ends that Python knows
+    lines = stripped(text.encode(errors="replace")).splitlines(
+        keepends=True
+    )  # of bytes, by the line ends that Python knows
     outside, found = _words([tree], enter=False)
     functions = (Function(node.body, b"".join(lines[node.lineno - 1 : node.end_lineno])) for node in found)
     return Parts(outside, tuple(functions))
@@ -93,7 +97,8 @@ def _words(roots: Iterable[ast.AST], enter: bool = True) -> tuple[Words, list[as
         if kind is ast.Name:
             words.add(node.id)
         elif kind is ast.Attribute:
-            words |= {node.attr, f".{node.attr}"}
+            words.add(node.attr)
+            words.add(f".{node.attr}")
             pending.append(node.value)
         elif kind is list:
             pending += node
@@ -102,7 +107,9 @@ def _words(roots: Iterable[ast.AST], enter: bool = True) -> tuple[Words, list[as
                 words.update(_in_string(node.value))
         elif kind not in _SILENT:
             words.add(f"<{kind.__name__}>")
-            words.update(_special(node))
+            special = _SPECIAL.get(kind)
+            if special:
+                words.update(special(node))
             values = vars(node)
             if kind in _FUNCTIONS:
                 functions.append(node)
@@ -117,26 +124,90 @@ def _in_string(text: str) -> Iterable[str]:
     return [f"'{part}'" for part in parts] if all(map(str.isidentifier, parts)) else ()
 
 
-def _speaks_of_clipping(name: str, first: ast.stmt) -> bool:
-    """Whether a function's name or its docstring, the first statement, does."""
-    match first:
-        case ast.Expr(value=ast.Constant(value=str(text))):
-            return "clip" in name or "clip" in text.lower()
-    return "clip" in name
+# --- what some nodes say beside their kind ----------------------------------------------------------------------------
 
 
-def _special(node: ast.AST) -> Iterable[str]:
+def _of_call(node: ast.Call) -> Iterable[str]:
+    name = last_name(node.func)
     match node:
-        case ast.keyword(arg=str(name)):
-            return (name,)
-        case ast.alias(name=path) | ast.ImportFrom(module=str(path)):
-            return [*path.split("."), f".{path}"]
-        case ast.FunctionDef(name=name, body=[first, *_]) if _speaks_of_clipping(name, first):
-            return (f"def {name}", "<clips>")
-        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-            return (f"def {name}",)
-        case ast.BinOp(left=left, op=ast.Mult(), right=right) if ast.dump(left) == ast.dump(right):
-            return ("<square>",)
-        case ast.List(elts=[]) | ast.Call(func=ast.Name(id="list"), args=[]):
-            return ("<empty list>",)
-    return ()
+        case (
+            ast.Call(func=ast.Attribute(attr="dot" | "vdot", value=one), args=[other]) | ast.Call(args=[one, other])
+        ) if name in ("dot", "vdot") and _is_same(one, other):
+            return (f"{name}()", "<dot>")
+        case ast.Call(func=ast.Name(id="list"), args=[]):
+            return ("list()", "<empty list>")
+    return (f"{name}()",)
+
+
+def last_name(node: ast.AST) -> str:
+    """The name that a function is called by."""
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+    return ""
+
+
+def _of_function(node: ast.FunctionDef) -> Iterable[str]:
+    match node.body[0]:
+        case ast.Expr(value=ast.Constant(value=str(text))) if "clip" in text.lower():
+            return (f"def {node.name}", "<clips>")
+    return (f"def {node.name}", "<clips>") if "clip" in node.name else (f"def {node.name}",)
+
+
+def _of_product(node: ast.BinOp) -> Iterable[str]:
+    return ("<square>",) if type(node.op) is ast.Mult and _is_same(node.left, node.right) else ()
+
+
+def _is_same(one: ast.AST, other: ast.AST) -> bool:
+    return type(one) is type(other) and ast.dump(one) == ast.dump(other)
+
+
+def _of_subscript(node: ast.Subscript) -> Iterable[str]:
+    return (f".{node.value.attr}[]",) if type(node.value) is ast.Attribute else ()
+
+
+def _of_import(path: str | None) -> Iterable[str]:
+    return [*path.split("."), f".{path}"] if path else ()
+
+
+def _of_test(node: ast.If) -> Iterable[str]:
+    return ("<return>",) if _asks(node.test) and (_returns(node.body) or _returns(node.orelse)) else ()
+
+
+def _returns(statements: Sequence[ast.stmt]) -> bool:
+    """Whether one of these statements is a `return`, or has one that no further test decides on."""
+    return any(type(one) is ast.Return or (type(one) is not ast.If and _holds_return(one)) for one in statements)
+
+
+def _holds_return(statement: ast.stmt) -> bool:
+    blocks = [getattr(statement, name, ()) for name in ("body", "orelse", "finalbody")]
+    handled = [handler.body for handler in getattr(statement, "handlers", ())]
+    cases = [case.body for case in getattr(statement, "cases", ())]
+    return any(map(_returns, [*blocks, *handled, *cases]))
+
+
+def _asks(test: ast.expr) -> bool:
+    """Whether a test asks if something is there: a variable, or what a list would hold."""
+    match test:
+        case ast.BoolOp(values=values):
+            return any(map(_asks, values))
+        case ast.UnaryOp(op=ast.Not(), operand=inner):
+            return _asks(inner)
+        case ast.Compare(left=left):
+            return type(left) is not ast.Attribute
+    return type(test) in (ast.Name, ast.Call)
+
+
+_SPECIAL: dict[type, Callable[[Any], Iterable[str]]] = {
+    ast.Call: _of_call,
+    ast.FunctionDef: _of_function,
+    ast.AsyncFunctionDef: lambda node: (f"def {node.name}",),
+    ast.ClassDef: lambda node: (f"def {node.name}",),
+    ast.BinOp: _of_product,
+    ast.Subscript: _of_subscript,
+    ast.keyword: lambda node: (node.arg,) if node.arg else (),
+    ast.alias: lambda node: _of_import(node.name),
+    ast.ImportFrom: lambda node: _of_import(node.module),
+    ast.List: lambda node: () if node.elts else ("<empty list>",),
+    ast.If: _of_test,
+}
