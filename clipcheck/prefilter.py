@@ -102,14 +102,15 @@ def _is_clip(name: str) -> bool:
 def _by_first_need(codes: frozenset[str], gradients: bool) -> list[tuple[Need, list[tuple[str, tuple[Need, ...]]]]]:
     """The rules with their other needs under the first one, which most files lack: a few searches instead of fifty.
 
-    Without `gradients`, no word holds `grad`: what is left of the needs are three or four words.
+    Without `gradients`, no word holds `grad`: most rules are out, and what is left of a need are three or four words.
     """
     groups: dict[Need, list[tuple[str, tuple[Need, ...]]]] = {}
     for code in sorted(codes):
-        first, *rest = (*RULES[code].near, *RULES[code].needs)
-        possible = tuple(word for word in first if gradients or "grad" not in word)
-        if possible:
-            groups.setdefault(possible, []).append((code, tuple(rest)))
+        needs = [
+            tuple(w for w in need if gradients or "grad" not in w) for need in (*RULES[code].near, *RULES[code].needs)
+        ]
+        if all(needs):
+            groups.setdefault(needs[0], []).append((code, tuple(needs[1:])))
     return list(groups.items())
 
 

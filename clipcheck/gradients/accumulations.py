@@ -264,8 +264,8 @@ def reduced(source: Source, at: cst.CSTNode, target: cst.BaseExpression) -> bool
             case cst.Name(value=name) if source.function(assign) is function and _mentions(source, assign.value, names):
                 names.add(name)
     return any(
-        _REDUCTION.search(source.code(call.func))
-        and source.function(call) is function
+        source.function(call) is function
+        and _REDUCTION.search(source.spelled(call.func))
         and any(_mentions(source, arg.value, names) for arg in call.args)
         for call in source.nodes(cst.Call)
     )

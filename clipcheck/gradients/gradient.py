@@ -112,7 +112,7 @@ def _chosen(source: Source, node: cst.IfExp, depth: int) -> Gradient | None:
     if one is not None and is_zero(source, node.orelse):
         return one._replace(guards=(*one.guards, Condition(node.test, True)))
     other = gradient(source, node.orelse, depth - 1)
-    if one is None or other is None or source.code(one.node) != source.code(other.node):
+    if one is None or other is None or source.spelled(one.node) != source.spelled(other.node):
         return None
     same = one.casts == other.casts and one.host == other.host and one.local == other.local
     return one._replace(

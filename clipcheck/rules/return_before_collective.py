@@ -190,7 +190,7 @@ def _compared(
     source: Source, left: cst.BaseExpression, operator: cst.BaseCompOp, right: cst.BaseExpression
 ) -> Asked | None:
     """`x is None`, `x == []`, `len(x) == 0` and their like."""
-    nothing = source.code(right) in ("None", "[]", "()", "{}")
+    nothing = source.spelled(right) in ("None", "[]", "()", "{}")
     match left:
         case cst.Call(func=cst.Name("len"), args=[cst.Arg(value=inner)]):
             bound = number(source, right)
@@ -233,7 +233,7 @@ def _collects(source: Source, name: cst.Name) -> bool:
 
 
 def _is_empty(source: Source, value: cst.BaseExpression) -> bool:
-    return source.code(value) in ("None", "[]", "list()", "{}", "dict()", "set()")
+    return source.spelled(value) in ("None", "[]", "list()", "{}", "dict()", "set()")
 
 
 def _filled_at(source: Source, name: cst.Name) -> Iterator[cst.CSTNode]:
