@@ -105,6 +105,72 @@ def test_a_norm_by_names_that_are_imported_under_others(text: str) -> None:
     assert codes(text) >= {"CLIP001"}
 
 
+@pytest.mark.parametrize(
+    ("imports", "added"),
+    [
+        ("", "p.\\\n                grad.norm(2).item() ** 2"),
+        ("", "(p.grad  # of the parameter\n                .norm(2) .item ()) ** 2"),
+        ("from torch import (  # noqa (all of it)\n    dot,\n)\n", "dot(p.grad.flatten(), p.grad.flatten()).item()"),
+        ("from torch.linalg import vector_norm as size\n", "size(p.grad).item() ** 2"),
+        ("from math import sqrt\n", "sqrt(p.grad.pow(2).sum()) ** 2"),
+        ("import math\n", "math.pow(p.grad.norm(), 2)"),
+        ("", "float (p.grad.norm()) ** 2"),
+        ("", "p.grad.norm().to('cpu') ** 2"),
+        ("", "p.grad.data.norm().data[0] ** 2"),
+    ],
+)
+def test_words_in_any_shape_that_python_allows(imports: str, added: str) -> None:
+    text = f"{imports}import torch\n\ndef norm(ps):\n    total = 0.0\n    for p in ps:\n        total += {added}\n    return total\n"
+    assert codes(text) >= {"CLIP001"}
+
+
+def test_a_norm_of_one_vector() -> None:
+    joined = "import torch\n\ndef norm(ps):\n    flat = torch.cat([p.grad.cpu().view(-1) for p in ps])\n    return {}\n"
+    for whole in ("(flat ** 2).mean().item()", "flat.dot(flat).item()", "torch.dot(flat, flat).sqrt().item()"):
+        assert codes(joined.format(whole)) >= {"CLIP001"}
+    assert "CLIP001" not in concerned(joined.format("flat.dot(other).item()"), DEFAULT)
+
+
+def test_a_mean_of_what_is_not_joined_is_no_norm() -> None:
+    text = (
+        "import torch\n\ndef f(ps):\n    total = 0.0\n    for p in ps:\n        total += (p.grad ** 2).mean().item()\n"
+    )
+    assert "CLIP001" not in concerned(text, DEFAULT)
+    assert "CLIP001" not in codes(text)
+
+
+RETURNS = """import torch.distributed as dist
+
+def norm(parameters):
+    grads = [p.grad for p in parameters if p.grad is not None]
+    {test}
+        return 0.0
+    total = sum(grad.sum() for grad in grads)
+    dist.all_reduce(total)
+    return total
+"""
+
+
+@pytest.mark.parametrize(
+    "test", ["if not grads:", "if len(grads) == 0:", "if verbose and not grads:", "if not any(grads):"]
+)
+def test_a_return_where_nothing_is_there(test: str) -> None:
+    assert codes(RETURNS.format(test=test)) >= {"CLIP414"}
+
+
+@pytest.mark.parametrize("test", ["if self.grads is None:", "for _ in grads:"])
+def test_other_returns(test: str) -> None:
+    text = RETURNS.format(test=test)
+    assert "CLIP414" not in concerned(text, DEFAULT)
+    assert "CLIP414" not in codes(text)
+
+
+def test_only_a_call_measures() -> None:
+    used = "from clipcheck.runtime import grad_norm\n\ndef f(model, loss, optimizer):\n    loss.backward()\n    {}\n    optimizer.step()\n"
+    assert codes(used.format("grad_norm(model.parameters())")) >= {"CLIP113"}
+    assert "CLIP113" not in concerned(used.format("model.hook = grad_norm"), DEFAULT)
+
+
 def test_gradients_that_the_module_holds() -> None:
     text = """\
 import torch
@@ -150,7 +216,7 @@ def collect(ps):
 def total_norm():
     return torch.stack(norms).norm(2)
 """
-    assert codes(text) >= {"CLIP005"}
+    assert codes(text) >= {"CLIP001"}
 
 
 def test_gradients_that_a_default_binds() -> None:
