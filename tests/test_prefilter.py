@@ -131,7 +131,7 @@ def test_a_norm_of_one_vector() -> None:
     assert "CLIP001" not in concerned(joined.format("flat.dot(other).item()"), DEFAULT)
 
 
-def test_a_mean_of_what_is_not_joined_is_no_norm() -> None:
+def test_a_mean_of_what_is_not_joined_is_not_a_norm() -> None:
     text = (
         "import torch\n\ndef f(ps):\n    total = 0.0\n    for p in ps:\n        total += (p.grad ** 2).mean().item()\n"
     )
