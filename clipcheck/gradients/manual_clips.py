@@ -107,17 +107,18 @@ def _product(
     source: Source, target: cst.BaseExpression, product: cst.BaseExpression
 ) -> tuple[Gradient, cst.BaseExpression, bool] | None:
     """`p.grad = p.grad * by`"""
+    match product:
+        case cst.BinaryOperation(left=left, operator=cst.Divide(), right=right):
+            pairs = [(left, right)]
+        case cst.BinaryOperation(left=left, operator=cst.Multiply(), right=right):
+            pairs = [(left, right), (right, left)]
+        case _:
+            return None
     found = _whole(source, target)
     if found is None:
         return None
-    match product:
-        case cst.BinaryOperation(left=left, operator=cst.Divide(), right=right):
-            return (found, right, True) if _is(source, left, found) else None
-        case cst.BinaryOperation(left=left, operator=cst.Multiply(), right=right):
-            for one, other in ((left, right), (right, left)):
-                if _is(source, one, found):
-                    return found, other, False
-    return None
+    divided = isinstance(product.operator, cst.Divide)
+    return next(((found, by, divided) for one, by in pairs if _is(source, one, found)), None)
 
 
 def _is(source: Source, node: cst.BaseExpression, found: Gradient) -> bool:

@@ -8,7 +8,6 @@ difference.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Literal, NamedTuple, TypeAlias
 
 import libcst as cst
@@ -20,7 +19,7 @@ from clipcheck.gradients.norm_functions import norm_call_of
 from clipcheck.gradients.powers import NumberKind, Power, raised, through
 from clipcheck.gradients.series import DEPTH, flat, folded, series
 from clipcheck.python.literals import is_zero
-from clipcheck.python.source import Source
+from clipcheck.python.source import Source, memo
 
 # Of joined gradients, "mean" is the mean of the squares; of infinity norms, "max" is the largest.
 Form: TypeAlias = Literal["sum", "stack", "cat", "mean", "max"]
@@ -225,12 +224,11 @@ def differentiable(source: Source, found: Series) -> bool:
     return any(has_graph(source, clause.iterable) for clause in found.clauses)
 
 
-def totals(source: Source) -> Iterator[Total]:
+@memo
+def totals(source: Source) -> tuple[Total, ...]:
     """Every norm of many gradients that one expression computes, as the largest expression that still is one."""
-    for node in source.nodes(cst.Call):
-        found = _at_once(source, node)
-        if found is not None:
-            yield _largest(source, found)
+    found = (_at_once(source, node) for node in source.nodes(cst.Call))
+    return tuple(_largest(source, one) for one in found if one is not None)
 
 
 def _largest(source: Source, found: Total) -> Total:

@@ -6,6 +6,7 @@ LibCST's own ScopeProvider answers more and costs three parses; this is one walk
 from __future__ import annotations
 
 import builtins
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 from typing import cast
@@ -62,7 +63,7 @@ class Names:
         self._parents: dict[int, cst.CSTNode] = {}
         self._scope_of: dict[int, Scope] = {}
         self.scopes: dict[cst.CSTNode, Scope] = {}
-        self.by_type: dict[type, list[cst.CSTNode]] = {}
+        self.by_type: defaultdict[type, list[cst.CSTNode]] = defaultdict(list)
         self.module = Scope(module, None)
         self.scopes[module] = self.module
         self._loads: list[tuple[Scope, cst.Name]] = []
@@ -163,11 +164,12 @@ class Names:
     def _walk(self, root: cst.CSTNode, scope: Scope) -> None:
         # An explicit stack: generated files nest deeper than the interpreter's recursion limit.
         stack: list[tuple[cst.CSTNode, Scope]] = [(root, scope)]
+        parents, scope_of, by_type = self._parents, self._scope_of, self.by_type
         while stack:
             node, scope = stack.pop()
             kind = type(node)
-            self._scope_of[id(node)] = scope
-            self.by_type.setdefault(kind, []).append(node)
+            scope_of[id(node)] = scope
+            by_type[kind].append(node)
             if kind is cst.Name:
                 if self._is_load(node):
                     self._loads.append((scope, cast("cst.Name", node)))
@@ -182,12 +184,11 @@ class Names:
             if kind in SCOPED:
                 inner = self.scopes[node] = Scope(node, scope)
             for child in reversed(children(node)):
-                self._parents[id(child)] = node
+                parents[id(child)] = node
                 stack.append((child, scope_of_child(node, child, scope, inner) if kind in _SPLIT else inner))
 
     def _is_load(self, node: cst.CSTNode) -> bool:
-        whole = node
-        parent = self.parent(node)
+        whole, parent = node, self._parents.get(id(node))
         # (a, *b) = …: the names stand inside the target
         while type(parent) in _INSIDE:
             whole, parent = cast("cst.CSTNode", parent), self.parent(cast("cst.CSTNode", parent))
