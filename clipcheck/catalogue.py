@@ -9,7 +9,8 @@ word or several of which one will do:
 
     step                an identifier: a name, an attribute, a keyword, a part of an import's dotted path
     .grad               an attribute, or a name that is imported from a module
-    float()             a call of this function or method
+    float()             a call of this function, alone or as a module's or a variable's
+    clamp();            a call of this function or method that is a statement, or the new value of a variable
     .data[]             an attribute of which an element is taken
     def training_step   a function or class that is defined
     'clip_grad_norm'    a string that is this name, or a dotted path with it
@@ -153,7 +154,9 @@ RULES: dict[str, Rule] = {
             near=(
                 _GRADIENT,
                 ".grad",
-                (".clamp", ".clip", ".clamp_min", ".clamp_max", ".mul", ".div", ".nan_to_num", ".multiply", ".divide"),
+                tuple(
+                    f"{name}();" for name in "clamp clip clamp_min clamp_max mul div nan_to_num multiply divide".split()
+                ),
             ),
         ),
         _rule("CLIP108", "clip-each-microbatch", *_CLIPS),

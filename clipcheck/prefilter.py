@@ -124,7 +124,7 @@ def _shared_start(need: Need) -> bytes:
 
 def _name(word: str) -> str:
     """The letters that an identifier must hold."""
-    return word.strip("*'").removeprefix(".").removeprefix("def ").removesuffix("()").removesuffix("[]")
+    return word.strip("*'").removeprefix(".").removeprefix("def ").rstrip("()[];")
 
 
 def _letters_in(data: bytes) -> Holds:
@@ -163,8 +163,12 @@ def _words_in(data: bytes, code: bool) -> Holds:
             case ".", _ if code:
                 dotted = any(_around(data, at, at)[0].rstrip(_SPACE)[-1:] == b"." for at in _places(name, data))
                 return dotted or (name in data and name in imported())
-            case _, ")" if code:
+            case _, ";" if code:
                 return any(_calls(*_around(data, at, at + len(name))) for at in _places(name, data))
+            case _, ")" if code:
+                around = (_around(data, at, at + len(name)) for at in _places(name, data))
+                called = any(_calls(left, right) or left.rstrip(_SPACE)[-1:] in (b".", b"=") for left, right in around)
+                return called or (name in data and name in imported())
         return any(True for _ in _places(name, data))
 
     return holds

@@ -171,6 +171,28 @@ def test_only_a_call_measures() -> None:
     assert "CLIP113" not in concerned(used.format("model.hook = grad_norm"), DEFAULT)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "p.grad.data.clamp(-1, 1)",
+        "g = p.grad; g = g.clamp(-1, 1)",
+        "t.clamp(p.grad, -1, 1)",
+        "torch. clamp \\\n      (p.grad, -1, 1)",
+    ],
+)
+def test_what_is_discarded(text: str) -> None:
+    assert codes(f"import torch\nimport torch as t\nfor p in ps:\n    {text}\n") >= {"CLIP107"}
+
+
+def test_reads_under_another_name() -> None:
+    read = NORM.replace("square.item()", "number(square)")
+    assert codes("from builtins import float as number\n" + read) >= {"CLIP001"}
+    assert codes("number = float\n" + read) >= {"CLIP001"}
+    kept = "x = p.grad.clamp(-1, 1)\ny = x\n"
+    assert "CLIP107" in wanted(kept.encode(), DEFAULT, code=True)
+    assert "CLIP107" not in concerned("f(p.grad.clamp(-1, 1))\n", DEFAULT)
+
+
 def test_gradients_that_the_module_holds() -> None:
     text = """\
 import torch

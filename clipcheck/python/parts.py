@@ -128,15 +128,18 @@ def _in_string(text: str) -> Iterable[str]:
 
 
 def _of_call(node: ast.Call) -> Iterable[str]:
-    name = last_name(node.func)
     match node:
-        case (
-            ast.Call(func=ast.Attribute(attr="dot" | "vdot", value=one), args=[other]) | ast.Call(args=[one, other])
-        ) if name in ("dot", "vdot") and _is_same(one, other):
-            return (f"{name}()", "<dot>")
         case ast.Call(func=ast.Name(id="list"), args=[]):
             return ("list()", "<empty list>")
-    return (f"{name}()",)
+        case ast.Call(func=ast.Attribute(attr="dot" | "vdot", value=one), args=[other]) if _is_same(one, other):
+            return ("<dot>",)
+        case ast.Call(func=func, args=[one, other]) if last_name(func) in ("dot", "vdot") and _is_same(one, other):
+            return ("<dot>",)
+        case ast.Call(func=ast.Name(id=name)):
+            return (f"{name}()",)
+        case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr=name)) if owner != "self":
+            return (f"{name}()",)
+    return ()
 
 
 def last_name(node: ast.AST) -> str:
@@ -145,6 +148,19 @@ def last_name(node: ast.AST) -> str:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name
     return ""
+
+
+def _of_statement(node: ast.Expr) -> Iterable[str]:
+    return (f"{last_name(node.value.func)}();",) if type(node.value) is ast.Call else ()
+
+
+def _of_assignment(node: ast.Assign) -> Iterable[str]:
+    match node:
+        case ast.Assign(targets=[ast.Name()], value=ast.Call(func=ast.Attribute(value=ast.Name(), attr=name))):
+            return (f"{name}();",)
+        case ast.Assign(value=ast.Attribute() | ast.Name() as function):  # it may be called under another name
+            return (f"{last_name(function)}()",)
+    return ()
 
 
 def _of_function(node: ast.FunctionDef) -> Iterable[str]:
@@ -204,9 +220,11 @@ _SPECIAL: dict[type, Callable[[Any], Iterable[str]]] = {
     ast.AsyncFunctionDef: lambda node: (f"def {node.name}",),
     ast.ClassDef: lambda node: (f"def {node.name}",),
     ast.BinOp: _of_product,
+    ast.Expr: _of_statement,
+    ast.Assign: _of_assignment,
     ast.Subscript: _of_subscript,
     ast.keyword: lambda node: (node.arg,) if node.arg else (),
-    ast.alias: lambda node: _of_import(node.name),
+    ast.alias: lambda node: [*_of_import(node.name), f"{node.name}()"],
     ast.ImportFrom: lambda node: _of_import(node.module),
     ast.List: lambda node: () if node.elts else ("<empty list>",),
     ast.If: _of_test,
