@@ -202,16 +202,20 @@ def _holds_return(statement: ast.stmt) -> bool:
     return any(map(_returns, [*blocks, *handled, *cases]))
 
 
+_COUNTED = frozenset({"len", "any", "all", "bool", "list", "tuple", "set", "filter"})
+_COLLECTIONS = (ast.Name, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
 def _asks(test: ast.expr) -> bool:
     """Whether a test asks if something is there: a variable, or what a list would hold."""
     match test:
         case ast.BoolOp(values=values):
             return any(map(_asks, values))
-        case ast.UnaryOp(op=ast.Not(), operand=inner):
+        case ast.UnaryOp(op=ast.Not(), operand=inner) | ast.Compare(left=inner):
             return _asks(inner)
-        case ast.Compare(left=left):
-            return type(left) is not ast.Attribute
-    return type(test) in (ast.Name, ast.Call)
+        case ast.Call(func=ast.Name(id=name)):
+            return name in _COUNTED
+    return isinstance(test, _COLLECTIONS)
 
 
 _SPECIAL: dict[type, Callable[[Any], Iterable[str]]] = {
