@@ -100,6 +100,8 @@ CALL = "x = grad_norm(ps).item()\n"
         ("from clipcheck.runtime import zero\nimport torch\n", "from clipcheck.runtime import grad_norm, zero\nimport torch\n"),
         ("from clipcheck.runtime import a, zero\n", "from clipcheck.runtime import a, grad_norm, zero\n"),
         ("from clipcheck.runtime import (\n    a,\n)\n", "from clipcheck.runtime import (\n    a,\n    grad_norm,\n)\n"),
+        ("from clipcheck.runtime import \\\n    a\n", "from clipcheck.runtime import \\\n    a, grad_norm\n"),
+        ("from clipcheck.runtime import \\\nzero\n", "from clipcheck.runtime import \\\ngrad_norm, zero\n"),
         ("from clipcheck.runtime import grad_norm_\n", "from clipcheck.runtime import grad_norm, grad_norm_\n"),
         ("from .clipcheck.runtime import zero\n", LINE + "\nfrom .clipcheck.runtime import zero\n"),
     ],

@@ -110,13 +110,15 @@ def _import_from(source: Source, at: cst.CSTNode, package: str, function: str) -
 
 
 def added_to(source: Source, names: Sequence[cst.ImportAlias], function: str) -> Edit:
-    """One more name among those of an import, on its own line where the others are on their own lines."""
+    """One more name among those of an import, on its own line where the others are, as parentheses allow."""
     later = next((name for name in names if source.code(name) > function), None)
     beside = later or names[-1]
     start = source.span(beside)[0]
     line = source.line_starts[source.line_at(start) - 1]
     pad = source.text[line:start]
-    gap = " " if pad.strip() else source.newline + pad
+    statement = source.enclosing(beside, cst.ImportFrom)
+    parenthesized = isinstance(statement, cst.ImportFrom) and statement.lpar is not None
+    gap = source.newline + pad if parenthesized and not pad.strip() else " "
     if later is None:
         end = source.span(beside.asname.name if beside.asname else beside.name)[1]
         return Edit(end, end, f",{gap}{function}")
