@@ -103,6 +103,18 @@ def test_nothing_is_a_gradient_where_another_framework_computes(header: str) -> 
         ("import keras\nimport pytorch_lightning\n", "torch"),
         ("from torch.nn import Linear\n", "torch"),
         ("torch.zeros(1)\n", "torch"),
+        ("nn.Linear(1, 1)\n", "torch"),
+        ("import numpy\nfrom torch.nn.utils import *\n", "torch"),
+        ("import numpy\nfrom jax.numpy import *\n", "another"),
+        ("import numpy\nfrom .layers import *\n", "unknown"),
+        # numpy's arrays have no `norm`, and what else has one may be no gradient
+        ("import numpy\nx = p.grad.data.norm(2)\n", "torch"),
+        ("class Tensor:\n    def zero(self):\n        self.grad = 0\ng.grad.norm()\n", "torch"),
+        ("import numpy\nx = quaternion.norm()\n", "unknown"),
+        ("import numpy\nx = numpy.linalg.norm(p.grad)\n", "unknown"),
+        ("import numpy as np\nx = np.linalg.norm(p.grad.norm)\n", "unknown"),
+        ("import numpy\nx = (p.grad ** 2).sum()\n", "unknown"),
+        ("import keras\nx = p.grad.norm()\n", "another"),
     ],
 )
 def test_the_framework_of_a_file(imports: str, expected: str) -> None:

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 import libcst as cst
 
+from clipcheck.gradients.called import called_gradients
 from clipcheck.python.names import dotted
 from clipcheck.python.source import Source, memo
 
@@ -21,16 +22,30 @@ _OTHERS = frozenset(
 def framework(source: Source) -> Framework:
     """The framework of a file: another one only if it imports that one and not torch; clipcheck's runtime is for torch.
 
-    A file that imports neither computes with torch's tensors if there is nothing else that its gradients could be.
+    A file that imports neither computes with torch's tensors if there is nothing else that its gradients could be, or if
+    it calls what only these have: a fix there imports torch or the runtime, and must not change what the rest is taken for.
     """
-    paths = [b.path for scope in source.names.scopes.values() for bs in scope.bindings.values() for b in bs if b.path]
+    names = source.names
+    paths = [b.path for scope in names.scopes.values() for bs in scope.bindings.values() for b in bs if b.path]
     ours = ("clipcheck", source.package.partition(".")[0])
-    roots = {path.lstrip(".").partition(".")[0] for path in paths}
-    if any("torch" in root or root in ours for root in roots) or source.names.uses(None, "torch"):
+    roots = {path.lstrip(".").partition(".")[0] for path in (*paths, *names.stars)}
+    if any("torch" in root or root in ours for root in roots) or names.uses(None, "torch") or names.uses(None, "nn"):
         return "torch"
     if roots & _OTHERS:
         return "another"
-    return "unknown" if "numpy" in roots or _makes_gradients(source) else "torch"
+    made_otherwise = "numpy" in roots or _makes_gradients(source)
+    return "unknown" if made_otherwise and not _has_norm_method(source) else "torch"
+
+
+def _has_norm_method(source: Source) -> bool:
+    """Whether a gradient's own `norm` is called: numpy's arrays have none."""
+    for call in source.nodes(cst.Call):
+        match call.func:
+            case cst.Attribute(value=receiver, attr=cst.Name("norm")) if source.qualified(call.func) is None:
+                named = (node.value for node in source.walk(receiver) if isinstance(node, cst.Name))
+                if any(map(called_gradients, named)):
+                    return True
+    return False
 
 
 def _makes_gradients(source: Source) -> bool:

@@ -136,7 +136,7 @@ class Names:
 
     def from_star(self, name: str) -> str | None:
         """The origin of a name that `from torch.nn.utils import *` gives; a later star of others may give it as well."""
-        for module in reversed(self._stars):
+        for module in reversed(self.stars):
             if name in _GIVEN_BY_STAR.get(module, ()):
                 return canonical(f"{module}.{name}")
             if module.partition(".")[0] != "torch":
@@ -144,7 +144,7 @@ class Names:
         return None
 
     @cached_property
-    def _stars(self) -> list[str]:
+    def stars(self) -> list[str]:
         """The modules of `from … import *`, in the order of the text."""
         nodes = cast("list[cst.ImportFrom]", self.by_type.get(cst.ImportFrom, []))
         stars = (node for node in nodes if isinstance(node.names, cst.ImportStar))
