@@ -137,6 +137,8 @@ class Hit(NamedTuple):
     """What a rule yields: lives inside one parse, while its nodes do.
 
     `help` says what to do by hand where no fix is offered; `related` are the other places that the message is about.
+    A `masked` one is not reported: another mistake keeps it from happening so far, and it comes up once that is fixed. Only
+    the rule can tell this from what a bad fix causes, such as one that removes the `unscale_` before a clip.
     """
 
     node: CSTNode
@@ -144,6 +146,7 @@ class Hit(NamedTuple):
     fix: Fix | None = None
     help: str = ""
     related: tuple[tuple[CSTNode, str], ...] = ()
+    masked: bool = False
 
 
 class Place(NamedTuple):

@@ -103,6 +103,75 @@ def test_a_fix_that_brings_a_finding_elsewhere_is_not_written(install: Install) 
     assert len(report.errors) == 1
 
 
+def finds_without(word: str, name: str, masked: bool = False) -> Check:
+    """A rule that finds `name` where `word` is not in the text; `masked` says that it finds it as masked where it is."""
+
+    def check(source: Source) -> Iterator[Hit]:
+        if word not in source.text:
+            yield from finds(name)(source)
+        elif masked:
+            yield from (hit._replace(masked=True) for hit in finds(name)(source))
+
+    return check
+
+
+def test_a_fix_that_removes_what_prevented_a_finding_elsewhere_is_not_written(install: Install) -> None:
+    """What `old` kept from happening is the fix's own harm, though the code that is found was there before."""
+    install(finds("old", "new"), finds_without("old", "far"))
+    after, left, report = fixed("f(old)\nfar\n")
+    assert (after, left) == ("f(old)\nfar\n", ["`old` is found"])
+    assert [error.startswith(refusal(4, 3)) for error in report.errors] == [True]
+
+
+def test_a_fix_that_moves_what_prevented_a_finding_elsewhere_is_not_written(install: Install) -> None:
+    def moves(source: Source) -> Iterator[Hit]:
+        """Takes `guard` away from above `far` and puts it below."""
+        for hit in finds("guard")(source):
+            start, end = source.span(hit.node)
+            edits = (Edit(start, end + 1, ""), Edit(len(source.text), len(source.text), "moved\n"))
+            yield hit._replace(fix=Fix("Move it", Safety.SAFE, edits))
+
+    install(moves, finds_without("guard", "far"))
+    after, left, report = fixed("guard\nf()\nfar\ng()\n")
+    assert (after, left) == ("guard\nf()\nfar\ng()\n", ["`guard` is found"])
+    assert [error.startswith(refusal(4, 1)) for error in report.errors] == [True]
+
+
+def test_a_finding_that_its_rule_saw_masked_is_reported_once_the_mask_is_gone(install: Install) -> None:
+    install(finds("old", "new"), finds_without("old", "far", masked=True))
+    after, left, report = fixed("f(old)\nfar\n")
+    assert (after, left, report.errors) == ("f(new)\nfar\n", ["`far` is found"], ())
+
+
+def test_a_masked_finding_is_not_reported_and_suppresses_nothing(install: Install) -> None:
+    install(finds("older", "new"), finds_without("old", "far", masked=True))
+    after, left, report = fixed(f"f(old)\nfar  # clipcheck: ignore[{SECOND}]\n")
+    assert (after, left, report.errors) == ("f(old)\nfar\n", [], ())
+    assert [finding.code for finding in report.fixed] == ["unused-suppression"]
+
+
+def test_what_was_masked_in_one_place_excuses_no_more_than_that(install: Install) -> None:
+    def check(source: Source) -> Iterator[Hit]:
+        yield from finds_without("old", "far", masked=True)(source)
+        yield from finds_without("old", "caused")(source)
+
+    install(finds("old", "new"), check)
+    after, left, report = fixed("f(old)\nfar\ncaused\n")
+    assert (after, left) == ("f(old)\nfar\ncaused\n", ["`old` is found"])
+    assert len(report.errors) == 1
+
+
+def test_what_one_rule_saw_masked_excuses_no_other_rule(install: Install) -> None:
+    def first(source: Source) -> Iterator[Hit]:
+        yield from finds("old", "new")(source)
+        yield from (hit._replace(masked=True) for hit in finds("far")(source))
+
+    install(first, finds_without("old", "far"))
+    after, left, report = fixed("f(old)\nfar\n")
+    assert (after, left) == ("f(old)\nfar\n", ["`old` is found"])
+    assert len(report.errors) == 1
+
+
 def test_a_fix_that_makes_a_rule_crash_is_not_written(install: Install) -> None:
     def crash(source: Source) -> Iterator[Hit]:
         if "new" in source.text:

@@ -19,13 +19,14 @@ MAX_ROUNDS = 10
 
 
 class _Checked(NamedTuple):
-    """One state of a file and its findings; `ran` are the rules that ran, for each of its programs."""
+    """One state of a file and its findings, also those that other mistakes mask; `ran` are the rules that ran on each program."""
 
     document: Document | None
     findings: tuple[Finding, ...]
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     ran: tuple[frozenset[str], ...] = ()
+    masked: tuple[Finding, ...] = ()
 
 
 class _Step(NamedTuple):
@@ -89,6 +90,7 @@ def _check(
     findings: list[Finding] = []
     errors: list[str] = []
     warnings: list[str] = []
+    masked: list[Finding] = []
     ran: list[frozenset[str]] = []
     for index, (program, was) in enumerate(zip(doc.programs, _before(path, before, doc), strict=True)):
         codes = concerned(program.text, settings.codes) if settings.prefilter else settings.codes
@@ -101,8 +103,9 @@ def _check(
             findings += found.findings
             errors += found.errors
             warnings += found.warnings
+            masked += found.masked
     findings.sort(key=lambda finding: finding.order)
-    return _Checked(doc, tuple(findings), tuple(errors), tuple(warnings), tuple(ran))
+    return _Checked(doc, tuple(findings), tuple(errors), tuple(warnings), tuple(ran), tuple(masked))
 
 
 def _before(path: str, before: bytes, now: Document) -> list[str]:
@@ -169,7 +172,7 @@ def _step(path: str, checked: _Checked, pending: Sequence[Finding], settings: Se
     if again.document is None or set(again.errors) - set(checked.errors) or _breaks(document, again.document):
         return None
     old, new = touched.replaced_lines(document, edits), touched.written_lines(document, again.document, edits)
-    if not touched.is_promised(checked.findings, again.findings, taken, old, new):
+    if not touched.is_promised((*checked.findings, *checked.masked), again.findings, taken, old, new):
         return None
     return _Step(after, again, taken, edits)
 

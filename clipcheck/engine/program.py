@@ -36,14 +36,18 @@ from clipcheck.settings.keys import DEFAULT, Settings
 
 
 class Examined(NamedTuple):
+    """`masked` are findings that are not reported, as another mistake keeps them from happening so far."""
+
     findings: tuple[Finding, ...] = ()
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    masked: tuple[Finding, ...] = ()
 
 
 class _Found(NamedTuple):
     finding: Finding
     standing: Standing
+    masked: bool
 
 
 class _View(NamedTuple):
@@ -71,14 +75,16 @@ def examine(
             return Examined(broken)
         source.locate = lambda offset: document.place(index, offset, offset)
         view = _View(path, document, index, source, faults, settings)
-        found, errors = _run_rules(view, codes)
+        everything, errors = _run_rules(view, codes)
     except RecursionError:
         return Examined((_not_analyzed(path, document, index, Excess(0, "nested too deeply to be analyzed")),))
+    found = [item for item in everything if not item.masked]
+    masked = tuple(item.finding for item in everything if item.masked)
     findings, warnings = _suppress(view, found) if settings.suppressions else ([item.finding for item in found], [])
     if found and not source.exact:
         findings = [finding._replace(fix=None, changes=()) for finding in findings]
         findings.append(_not_round_tripped(view))
-    return Examined((*broken, *_tried(view, findings)), tuple(errors), tuple(warnings))
+    return Examined((*broken, *_tried(view, findings)), tuple(errors), tuple(warnings), masked)
 
 
 def _tried(view: _View, findings: Sequence[Finding]) -> Sequence[Finding]:
@@ -131,7 +137,7 @@ def _found(view: _View, rule: Rule, hit: Hit) -> _Found:
         index,
         document.place(index, last, last).line,
     )
-    return _Found(finding, suppressions.standing(source, start, end, logical))
+    return _Found(finding, suppressions.standing(source, start, end, logical), hit.masked)
 
 
 def _adjusted(view: _View, code: str, fix: Fix | None) -> Fix | None:
@@ -230,11 +236,10 @@ def _suppress(view: _View, found: Sequence[_Found]) -> tuple[list[Finding], list
 
 def _unless_suppressed_lines(source: Source, finding: Finding, suppressed: Sequence[_Found]) -> Finding:
     """The finding without its fix if that would edit a line on which a finding is suppressed."""
-    for other, where in suppressed:
-        if finding.fix and any(
-            suppressions.edits_line(source, edit, where.first, where.last) for edit in finding.fix.all_edits
-        ):
-            why = f"no automatic fix: it would edit line {other.place.line}, where a comment suppresses a finding"
+    for other in suppressed:
+        first, last = other.standing.first, other.standing.last
+        if finding.fix and any(suppressions.edits_line(source, edit, first, last) for edit in finding.fix.all_edits):
+            why = f"no automatic fix: it would edit line {other.finding.place.line}, where a comment suppresses a finding"
             return finding._replace(fix=None, changes=(), help=why)
     return finding
 

@@ -27,7 +27,8 @@ def is_promised(
     """Whether the findings that were fixed are gone, and others came at most where code was touched.
 
     `old` and `new` are the lines that the fixes touch, before and after. There, another rule may well find something in
-    what was written, or the same rule in what is around it: that is for the next round. Elsewhere, nothing may come up.
+    what was written, or the same rule in what is around it: that is for the next round. Elsewhere, nothing may come up but
+    what was there `before`, be it masked by a mistake that is fixed: its rule said so when that was still in its place.
     """
     was, now, gone = (
         Counter((finding.code, _touch(finding, lines)) for finding in group)

@@ -23,7 +23,8 @@ scaler.update()
 
 ## Fix safety
 Unsafe: inserts `scaler.unscale_(optimizer)` above the clip, with the optimizer that `scaler.step` is given, so that
-training changes.
+training changes. A second call raises, so there is one line for all clips and norms of the step, above the first of them;
+no automatic fix where it depends on a branch which comes first.
 
 ## When to suppress it
 Where the gradients are unscaled in a way that the file does not show, or the scaler is always disabled.
@@ -36,12 +37,12 @@ Where the gradients are unscaled in a way that the file does not show, or the sc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import libcst as cst
 
 from clipcheck.fixes.move import moved, stands_alone
-from clipcheck.fixes.verbs import insert_line_before
+from clipcheck.fixes.unscale import unscaled_above
 from clipcheck.python.names import last_name
 from clipcheck.python.source import Source, memo
 from clipcheck.rule import Fix, Hit, Safety
@@ -59,6 +60,8 @@ _BEFORE = (
     *(EventKind.BACKWARD, EventKind.UNSCALE, EventKind.EDIT, EventKind.UNKNOWN),
     *(EventKind.STEP, EventKind.UPDATE, EventKind.ZERO_GRAD),
 )
+# A `zero_grad` after the backward discards what would be scaled: it is a mistake of its own, and masks the missing `unscale_`.
+_BEFORE_CLEARED = tuple(kind for kind in _BEFORE if kind is not EventKind.ZERO_GRAD)
 BY_HAND = "call `scaler.unscale_(optimizer)` before the clip"
 LIGHTNING = "clips scaled gradients: under 16-mixed precision Lightning unscales them in `step()`"
 LIGHTNING_BY_HAND = "clip in `on_before_optimizer_step`, which runs after unscaling, or train in bf16-mixed precision"
@@ -66,18 +69,21 @@ LIGHTNING_BY_HAND = "clip in `on_before_optimizer_step`, which runs after unscal
 
 def check(source: Source) -> Iterator[Hit]:
     found: dict[cst.CSTNode, Hit] = {}  # what several callers lead to is one finding
+    masked: dict[cst.CSTNode, Hit] = {}
     for flow in flows(source, EventKind.CLIP):
         for clip in flow.of(EventKind.CLIP):
-            backward = _scaled(source, clip)
-            if backward is not None:
-                hit = _hit(source, clip, backward)
-                found.setdefault(hit.node, hit)
+            for hits, kinds in ((found, _BEFORE), (masked, _BEFORE_CLEARED)):
+                backward = _scaled(source, clip, kinds)
+                if backward is not None:
+                    hit = _hit(source, clip, backward)
+                    hits.setdefault(hit.node, hit)
     for flow in flows(source, EventKind.CLIP) if _never_unscales(source) else ():
         for clip in flow.of(EventKind.CLIP):
             act = _scaled_elsewhere(source, clip)
             if act is not None:
                 found.setdefault(clip.node, _hit_elsewhere(source, clip, act))
     yield from found.values()
+    yield from (hit._replace(masked=True) for node, hit in masked.items() if node not in found)
     yield from _in_lightning(source)
 
 
@@ -112,11 +118,11 @@ def _hit_elsewhere(source: Source, clip: Event, backward: Act) -> Hit:
     return Hit(clip.node, message, fix, "" if fix else BY_HAND, related)
 
 
-def _scaled(source: Source, clip: Event) -> Event | None:
+def _scaled(source: Source, clip: Event, kinds: Sequence[EventKind]) -> Event | None:
     """The scaled backward before `clip`, where nothing on any path between them may have unscaled the gradients."""
     if clip.wrapper:
         return None  # accelerate and Fabric unscale by themselves
-    earlier = clip.first_before(*_BEFORE)
+    earlier = clip.first_before(*kinds)
     if any(event.kind in (EventKind.UNSCALE, EventKind.EDIT, EventKind.UNKNOWN) for event in earlier):
         return None
     scaled = [event for event in earlier if event.kind is EventKind.BACKWARD and event.scaler is not None]
@@ -210,10 +216,5 @@ def _fix(source: Source, clip: Event, late: Event | None) -> Fix | None:
     names = {source.spelled(step.subject) for step in scaled if step.subject is not None}
     if len(names) != 1 or any(step.is_called for step in scaled):
         return None
-    step = scaled[0]
-    assert step.subject is not None and step.scaler is not None
-    line = f"{source.outer_code(step.scaler)}.unscale_({source.code(step.subject)})"
-    # where only some paths are scaled, `unscale_` has to be under the same test
-    if not step.facts <= clip.facts:
-        return None
-    return Fix(TITLE, Safety.UNSAFE, (insert_line_before(source, statement, line),))
+    line = unscaled_above(source, clip, scaled[0])
+    return None if line is None else Fix(TITLE, Safety.UNSAFE, (line,))

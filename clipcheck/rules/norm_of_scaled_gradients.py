@@ -27,20 +27,20 @@ Where the norm of the scaled gradients is what you want to see, for instance to 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import libcst as cst
 
-from clipcheck.fixes.verbs import insert_line_before
+from clipcheck.fixes.unscale import unscaled_above
 from clipcheck.python.names import last_name
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event
-from clipcheck.training.measures import measures, shown, values
+from clipcheck.training.measures import measures, shown
 from clipcheck.training.measuring import measuring
 from clipcheck.training.microbatches import guarded_step
-from clipcheck.training.scalers import is_off
+from clipcheck.training.scalers import is_compensated, is_off
 
 TITLE = "Unscale the gradients before the norm"
 BY_HAND = "call `scaler.unscale_(optimizer)` before the norm is computed, or divide it by `scaler.get_scale()`"
@@ -49,25 +49,29 @@ _ENDS = (
     *(EventKind.BACKWARD, EventKind.UNSCALE, EventKind.CLIP, EventKind.EDIT),
     *(EventKind.STEP, EventKind.UPDATE, EventKind.ZERO_GRAD, EventKind.UNKNOWN),
 )
-_TESTS = frozenset({"isfinite", "isnan", "isinf"})
+# A `zero_grad` after the backward leaves nothing to measure: it is a mistake of its own, and masks that of the scale.
+_ENDS_CLEARED = tuple(kind for kind in _ENDS if kind is not EventKind.ZERO_GRAD)
 
 
 def check(source: Source) -> Iterator[Hit]:
-    seen: set[cst.CSTNode] = set()
+    found: dict[cst.CSTNode, Hit] = {}
+    masked: dict[cst.CSTNode, Hit] = {}
     for flow in measuring(source):
         for event in flow.of(EventKind.MEASURE):
             node = shown(source, event.at, event.node)
-            backward = _scaled(source, event)
-            if backward is not None and node not in seen and not _is_compensated(source, node):
-                seen.add(node)
-                yield _hit(source, event, node, backward)
+            for hits, kinds in ((found, _ENDS), (masked, _ENDS_CLEARED)):
+                backward = _scaled(source, event, kinds)
+                if backward is not None and node not in hits and not is_compensated(source, node):
+                    hits[node] = _hit(source, event, node, backward)
+    yield from found.values()
+    yield from (hit._replace(masked=True) for node, hit in masked.items() if node not in found)
 
 
-def _scaled(source: Source, event: Event) -> Event | None:
+def _scaled(source: Source, event: Event, kinds: Sequence[EventKind]) -> Event | None:
     """The scaled backward before the norm, if that is what comes first on all paths there."""
     if measures(source)[event.node].gradients == "computed":
         return None  # of another loss, which is not scaled
-    earlier = event.first_before(*_ENDS)
+    earlier = event.first_before(*kinds)
     if not earlier or any(not _is_scaled(source, one) for one in earlier) or earlier[0].at is event.at:
         return None
     return earlier[0]
@@ -92,43 +96,27 @@ def _is_in_float16(source: Source) -> bool:
     )
 
 
-def _is_compensated(source: Source, node: cst.CSTNode) -> bool:
-    """Whether the norm is divided by the scale, or does not matter, as in a test for infinity."""
-    home = source.function(node) or source.module
-    if any(isinstance(inner, cst.Name) and inner.value in ("get_scale", "_scale") for inner in source.walk(home)):
-        return True
-    found = values(source, node)
-    return bool(found) and all(_is_tested(source, value) for value in found)
-
-
-def _is_tested(source: Source, value: cst.CSTNode) -> bool:
-    return any(isinstance(above, cst.Call) and last_name(above.func) in _TESTS for above in source.ancestors(value))
-
-
 def _hit(source: Source, event: Event, node: cst.CSTNode, backward: Event) -> Hit:
     by_hand = BY_HAND if backward.scaler is not None else BY_ACCELERATE
     scaler = source.quoted(backward.scaler, "the scaler", 20)
     message = f"norm of gradients still scaled by {scaler}: 65536 times too large at first"
-    fix = _fix(source, event, node)
+    fix = _fix(source, event)
     related = ((backward.at, "the gradients are scaled here"),)
     return Hit(node, message, fix, "" if fix else by_hand, related)
 
 
-def _fix(source: Source, event: Event, node: cst.CSTNode) -> Fix | None:
+def _fix(source: Source, event: Event) -> Fix | None:
     """`unscale_` in a line above, where the next step is the scaler's and nothing unscales before it."""
     if guarded_step(source, event) is not None:
         return None  # under accumulation `unscale_` may run once in several micro-batches
     steps = event.first_after(EventKind.STEP, EventKind.UNSCALE, EventKind.BACKWARD, EventKind.UNKNOWN)
-    names = {
-        (source.spelled(step.scaler), source.spelled(step.subject))
+    scaled = [
+        step
         for step in steps
         if step.kind is EventKind.STEP and step.scaler is not None and step.subject is not None and not step.is_called
-    }
-    if len(names) != 1 or any(step.kind is not EventKind.STEP or not step.facts <= event.facts for step in steps):
+    ]
+    names = {(source.spelled(step.scaler), source.spelled(step.subject)) for step in scaled}
+    if len(names) != 1 or any(step.kind is not EventKind.STEP for step in steps):
         return None
-    ((scaler, optimizer),) = names
-    statement = source.statement(node)
-    if not isinstance(statement, (cst.SimpleStatementLine, cst.For)):
-        return None
-    line = insert_line_before(source, statement, f"{scaler}.unscale_({optimizer})")
-    return Fix(TITLE, Safety.UNSAFE, (line,))
+    line = unscaled_above(source, event, scaled[0])
+    return None if line is None else Fix(TITLE, Safety.UNSAFE, (line,))
