@@ -22,7 +22,19 @@ def asked(program: str) -> tuple[Source, cst.BaseExpression]:
 
 
 @pytest.mark.parametrize(
-    "program", ["x", "'1'", "float(x)", "float('one')", "1 + 1", "not 1", "math.pi", "int('1')", "f(1)"]
+    "program",
+    [
+        "x",
+        "from math import inf\nfrom a import inf\ninf",
+        "'1'",
+        "float(x)",
+        "float('one')",
+        "1 + 1",
+        "not 1",
+        "math.pi",
+        "int('1')",
+        "f(1)",
+    ],
 )
 def test_no_number(program: str) -> None:
     assert number(*asked(program)) is None
@@ -41,6 +53,7 @@ def test_no_number(program: str) -> None:
         ("torch.inf", math.inf),
         ("np.inf", math.inf),
         ("-math.inf", -math.inf),
+        ("from math import inf\nfrom torch._six import inf\ninf", math.inf),
     ],
 )
 def test_a_number(program: str, value: float) -> None:

@@ -451,6 +451,8 @@ def test_clips_that_a_closure_does_not_undo(body: str) -> None:
         closure("Z\nB", "C\noptimizer.step(closure=closure)"),
         closure("B", "closure()\nC\noptimizer.step(closure)"),
         closure("B", "if x:\n    C\noptimizer.step(closure)"),
+        # a clip to infinity in the closure only measures
+        closure('B\ntorch.nn.utils.clip_grad_norm_(model.parameters(), float("inf"))', "C\noptimizer.step(closure)"),
     ],
 )
 def test_clips_outside_of_the_closure_that_computes_the_gradients(body: str) -> None:

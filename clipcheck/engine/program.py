@@ -239,7 +239,9 @@ def _unless_suppressed_lines(source: Source, finding: Finding, suppressed: Seque
     for other in suppressed:
         first, last = other.standing.first, other.standing.last
         if finding.fix and any(suppressions.edits_line(source, edit, first, last) for edit in finding.fix.all_edits):
-            why = f"no automatic fix: it would edit line {other.finding.place.line}, where a comment suppresses a finding"
+            why = (
+                f"no automatic fix: it would edit line {other.finding.place.line}, where a comment suppresses a finding"
+            )
             return finding._replace(fix=None, changes=(), help=why)
     return finding
 

@@ -13,7 +13,9 @@ _CASTS = frozenset("to cuda cpu float double".split())
 
 
 def is_infinity(source: Source, node: cst.CSTNode) -> bool:
-    """Whether a name is `math.inf` or one of its like."""
+    """Whether a name is `math.inf` or one of its like, from whichever of several imports."""
+    if isinstance(node, cst.Name) and len(bindings := source.bindings(node)) > 1:
+        return all(source.names.origin(binding) in _INFINITE for binding in bindings)
     return source.qualified(node) in _INFINITE
 
 

@@ -31,18 +31,16 @@ Where another optimizer, which the file does not show, steps with these gradient
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import libcst as cst
 
 from clipcheck.fixes.move import carrier, moved, names_settled
 from clipcheck.fixes.verbs import indentation
-from clipcheck.python.literals import number
 from clipcheck.python.source import Source, Statement
 from clipcheck.rule import Edit, Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
-from clipcheck.training.clips import bound
+from clipcheck.training.clips import only_measures
 from clipcheck.training.flows import Event, Flow, flows
 from clipcheck.training.microbatches import loops_around
 from clipcheck.training.parameters import belong
@@ -71,7 +69,7 @@ def _used_by(source: Source, flow: Flow, clip: Event) -> Event | None:
     if any(event.kind in (EventKind.STEP, EventKind.UNKNOWN) for event in later) or not flow.of(EventKind.BACKWARD):
         return None
     step = steps[0]
-    if step.at is clip.at or _measures(source, clip):
+    if step.at is clip.at or only_measures(source, clip.node):
         return None
     optimizers = {source.spelled(event.subject) for event in flow.of(EventKind.STEP) if event.subject is not None}
     same = step.subject is not None and belong(source, clip.subject, step.subject)
@@ -83,11 +81,6 @@ def _in_inner_loop(source: Source, step: Event, clip: Event) -> bool:
     outer = loops_around(source, clip)
     inner = loops_around(source, step)
     return len(inner) > len(outer) and inner[len(inner) - len(outer) :] == outer
-
-
-def _measures(source: Source, clip: Event) -> bool:
-    """Whether `max_norm` is infinite: only the norm is wanted."""
-    return isinstance(clip.node, cst.Call) and number(source, bound(clip.node, "clip_grad_norm_").limit) == math.inf
 
 
 def _hit(source: Source, flow: Flow, clip: Event, step: Event) -> Hit:

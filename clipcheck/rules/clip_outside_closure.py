@@ -38,6 +38,7 @@ import libcst as cst
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind
+from clipcheck.training.clips import only_measures
 from clipcheck.training.flows import Event, Flow, flows
 
 BY_HAND = "clip inside the closure, after `backward()`"
@@ -61,7 +62,8 @@ def _recomputing_step(source: Source, flow: Flow, clip: Event) -> Event | None:
     for event in later:
         if event.kind is not EventKind.BACKWARD or event.at not in inside or not _steps_with_closure(event.at):
             return None
-    if not later or any(other.at is later[0].at for other in flow.of(EventKind.CLIP)):
+    clips = (other for other in flow.of(EventKind.CLIP) if not only_measures(source, other.node))
+    if not later or any(other.at is later[0].at for other in clips):
         return None
     return next((step for step in flow.of(EventKind.STEP) if step.at is later[0].at), None)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import libcst as cst
 
+from clipcheck.python.literals import number
 from clipcheck.python.names import last_name
 from clipcheck.python.source import Source, memo
 from clipcheck.training.parameters import assigned
@@ -88,6 +90,11 @@ def _partials(source: Source) -> dict[str, cst.Call]:
             ):
                 found |= {last_name(target.target): made for target in statement.targets}
     return found
+
+
+def only_measures(source: Source, node: cst.CSTNode) -> bool:
+    """Whether a clip's `max_norm` is infinite: only the norm is wanted."""
+    return isinstance(node, cst.Call) and number(source, bound(node, "clip_grad_norm_").limit) == math.inf
 
 
 def bound(call: cst.Call, function: str, before: Sequence[cst.Arg] = ()) -> Clip:
