@@ -61,7 +61,7 @@ def _first_reader(source: Source, event: Event) -> Event | None:
 
 
 def _reads(source: Source, event: Event) -> bool:
-    """Whether an event is a clip, or a norm that nothing divides by the scale, and comes once a step."""
+    """Whether an event is a clip, or a norm that nothing divides by the scale, and comes once per step."""
     if guarded_step(source, event) is not None:
         return False  # of each micro-batch, where nothing can be unscaled yet
     if event.kind is EventKind.MEASURE:
