@@ -38,7 +38,7 @@ IMAGES = "https://raw.githubusercontent.com/clipcheck/clipcheck/main/docs/images
 FAMILIES = {
     "0": ("Norms and names", "How a gradient norm is computed, and which function clips."),
     "1": ("A clip that does nothing, or the wrong thing", "Its place in the training step, and what is passed to it."),
-    "2": ("Arguments", "`max_norm`, norm types and keywords that do not mean what they say."),
+    "2": ("Arguments", "Wrong or misleading `max_norm`, norm types and keywords."),
     "3": ("Mixed precision", "Scaled gradients, and when they are unscaled."),
     "4": ("Frameworks and sharding", "Lightning, Accelerate, DeepSpeed, FSDP."),
     "5": ("The returned norm", "What a clip returns, and how the code uses it."),
@@ -83,7 +83,7 @@ def rules_index() -> str:
         "# Rules\n\nEach page says what the rule finds, why that is bad and what its fix does, and shows its examples "
         "with the results of running them on torch. In a terminal, `clipcheck rule CODE` prints the page.\n\n*Default* "
         "rules run unless they are ignored; *opt-in* rules run where they are selected. A *safe* fix keeps training as it "
-        "is; an *unsafe* one changes it, because the training is what is wrong, and needs `--unsafe-fixes`."
+        "is; an *unsafe* one changes it, because the training itself is wrong, and needs `--unsafe-fixes`."
     ]
     parts += [f"## {title}\n\n{about}\n\n{table(rules)}" for title, about, rules in families_of_rules()]
     return "\n\n".join(parts)

@@ -172,32 +172,6 @@ def test_the_task_for_vs_code_reads_our_lines(tmp_path: Path) -> None:
     assert parts == ["train.py", "3", "1", "CLIP002"]
 
 
-def test_ruff_leaves_our_codes_alone_with_the_setting_of_the_guide(tmp_path: Path) -> None:
-    pytest.importorskip("ruff")
-    (setting,) = [text for text in blocks(PROJECT / "docs/guides/ci.md", "toml") if "external" in text]
-    line = "torch.nn.utils.clip_grad_norm([], 1.0)  # noqa: CLIP002\n"
-    left = {}
-    for case, settings in (("with", setting), ("without", "[tool.ruff.lint]\n")):
-        (tmp_path / case).mkdir()
-        (tmp_path / case / "pyproject.toml").write_text(settings)
-        train = tmp_path / case / "train.py"
-        train.write_text(f"import torch\n\n{line}")
-        command = [
-            sys.executable,
-            "-m",
-            "ruff",
-            "check",
-            "--fix",
-            "--no-cache",
-            "--preview",
-            "--select",
-            "RUF100,RUF102",
-        ]
-        subprocess.run([*command, str(train)], cwd=tmp_path, capture_output=True, check=True)
-        left[case] = line in train.read_text()
-    assert left == {"with": True, "without": False}
-
-
 @pytest.fixture(scope="module")
 def pictures() -> Iterator[ModuleType]:
     sys.path.insert(0, str(PROJECT / "docs"))
