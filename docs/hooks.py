@@ -128,7 +128,7 @@ def examples(rule: Rule, verified: dict[str, dict[str, Any]]) -> Iterator[str]:
     for number, example in enumerate(found, 1):
         if example.after:
             block = f"```diff\n{pages.readable(pages.diff_of(example)).strip(chr(10))}\n```\n\n"
-            block += proof(rule, example, verified)
+            block += verification(rule, example, verified)
         else:
             block = marked(rule, example.before.read_text(encoding="utf-8").strip("\n"))
             block += "\n\nThe marked lines are reported; there is no automatic fix."
@@ -184,12 +184,12 @@ def measured() -> dict[str, dict[str, Any]]:
     return {row["fixture"]: row for row in json.loads(VERIFIED.read_text(encoding="utf-8"))}
 
 
-def proof(rule: Rule, example: fixtures.Example, verified: dict[str, dict[str, Any]]) -> str:
+def verification(rule: Rule, example: fixtures.Example, verified: dict[str, dict[str, Any]]) -> str:
     assert example.after is not None
     row = verified.get(f"{rule.code}/{example.after.stem}")
     if row is None:
         return "Not run for this site."
-    claim = f"Claim: [{row['claim']}](../guides/proof.md#{row['claim']}){meaning(row['claim'])}"
+    claim = f"Claim: [{row['claim']}](../guides/verification.md#{row['claim']}){meaning(row['claim'])}"
     if row["verdict"] != "holds":
         return f"{claim}. {row['verdict'].replace('-', ' ').capitalize()}: {row['reason']}."
     parts = [f"{claim}, holds on torch {torch_version()}, Python {platform.python_version()}"]
@@ -198,13 +198,13 @@ def proof(rule: Rule, example: fixtures.Example, verified: dict[str, dict[str, A
             f"largest relative difference {power(row['difference'])}" if row["difference"] else "bitwise equal"
         )
     if row["nearer"] in ("after", "before"):
-        parts.append(f"nearer to a float64 run: {row['nearer']}")
+        parts.append(f"closer to a float64 run: {row['nearer']}")
     return "; ".join(parts) + "." + "".join(f"\n\n- {note}" for note in row["notes"])
 
 
 def meaning(claim: str) -> str:
     """What a claim says, as the guide puts it; nothing for `same`, whose name says it."""
-    guide = (ROOT / "docs" / "guides" / "proof.md").read_text(encoding="utf-8")
+    guide = (ROOT / "docs" / "guides" / "verification.md").read_text(encoding="utf-8")
     found = re.search(rf"^### {claim}\n\n(.+?)\.\n", guide, re.MULTILINE | re.DOTALL)
     return f" ({found[1][0].lower()}{found[1][1:]})" if found and claim != "same" else ""
 

@@ -22,7 +22,7 @@ def node(*files: str) -> subprocess.CompletedProcess[str]:
     assert NODE is not None
     environment = {**os.environ, "CLIPCHECK": str(Path(sys.executable).with_name("clipcheck"))}
     return subprocess.run(
-        [NODE, "--test", *files], cwd=FOLDER, env=environment, capture_output=True, text=True, timeout=120
+        [NODE, "--test", *files], cwd=FOLDER, env=environment, capture_output=True, text=True, timeout=240
     )
 
 
@@ -39,6 +39,15 @@ def test_the_server_answers_vs_codes_own_protocol() -> None:
     done = node("test/server.test.js")
     assert done.returncode == 0, done.stdout
     assert "pass 4" in done.stdout
+
+
+@pytest.mark.skipif(NODE is None, reason="node is not installed")
+def test_vs_code_itself_shows_findings_fixes_and_pages() -> None:
+    done = node("test/in-vscode.test.js")
+    assert done.returncode == 0, done.stdout
+    if "skipped 1" in done.stdout:
+        pytest.skip("needs code-server, Chromium, and `npm install` in editors/vscode")
+    assert "pass 1" in done.stdout
 
 
 def test_the_manifest_has_the_version_and_addresses_of_the_package() -> None:
