@@ -179,7 +179,7 @@ def _words(codes: Iterable[str]) -> Iterable[str]:
 
 def _program(text: str) -> str:
     if text.endswith(_FILE_ENDINGS) and "\n" not in text:
-        raise ValueError(f"a str is a program text; for the file give pathlib.Path({text!r})")
+        raise ValueError(f"a str is code; for a file pass pathlib.Path({text!r})")
     return text
 
 

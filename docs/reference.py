@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 import json
 import os
@@ -57,8 +58,8 @@ def _code_quoted(text: str) -> str:
 def command_line() -> str:
     parts = [
         "# Command line\n\n`clipcheck PATHS` is short for `clipcheck check PATHS`. `clipcheck help COMMAND` prints what "
-        "this page says of a command. Of an option and its negation (`--fix --no-fix`) the last one wins, and an option "
-        "that takes rules takes their codes, prefixes of codes or names, separated by commas."
+        "this page says about a command. Of an option and its negation (`--fix --no-fix`) the last one wins. Options "
+        "for rules take codes, prefixes of codes or names, separated by commas."
     ]
     for name in ("check", *sorted(set(main.commands) - {"check", "bench"})):
         parts.append(_command(name, main.commands[name]))
@@ -92,8 +93,17 @@ def _table(options: Iterable[click.Option]) -> str:
     rows = []
     for option in options:
         names, about = option.get_help_record(click.Context(main)) or ("", "")
-        rows.append(f"| `{names.replace('|', chr(92) + '|')}` | {about} |")
-    return "\n".join(["| option | |", "| --- | --- |", *rows]) if rows else ""
+        rows.append(f"| {' / '.join(map(_option, names.split(' / ')))} | {about} |")
+    table = "\n".join(["| option | |", "| --- | --- |", *rows])
+    return f'<div class="options" markdown>\n\n{table}\n\n</div>' if rows else ""
+
+
+def _option(text: str) -> str:
+    """`-o, --option VALUE` as names, which are never broken into lines, and a value, which may be after each `|`."""
+    names, value = re.fullmatch(r"((?:-[\w-]+(?:, )?)+)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    value = html.escape(value.strip()).replace("|", "&#124;<wbr>")
+    shown = ", ".join(f"`{name}`" for name in names.split(", "))
+    return f'{shown} <code class="value">{value}</code>' if value else shown
 
 
 # --- environment, comments, exit codes ----------------------------------------------------------------------------------
@@ -116,8 +126,10 @@ VARIABLES = {
 
 def environment() -> str:
     rows = [f"| `{name}` | {about} |" for name, about in VARIABLES.items()]
-    return "# Environment variables\n\nAn option wins over a variable.\n\n" + "\n".join(
-        ["| variable | meaning |", "| --- | --- |", *rows]
+    table = "\n".join(["| variable | meaning |", "| --- | --- |", *rows])
+    return (
+        "# Environment variables\n\nA command-line option takes precedence over a variable.\n\n"
+        f'<div class="options" markdown>\n\n{table}\n\n</div>'
     )
 
 
@@ -142,7 +154,7 @@ SUPPRESSIONS = (
     ("A file", "Anywhere in the file.", f"# clipcheck: file-ignore[CLIP002]\nimport torch\n\n{CALL}\n"),
     (
         "As flake8 and ruff write it",
-        "`# noqa` alone suppresses every rule on its line; with codes, only these. Codes of other tools may stand beside.",
+        "`# noqa` alone suppresses every rule on its line; with codes, only these. Codes of other tools may be on the same line.",
         f"import torch\n\n{CALL}  # noqa: CLIP002\n",
     ),
     (
@@ -181,7 +193,7 @@ EXIT_CODES = {
 
 def exit_codes() -> str:
     rows = [f"| `{code}` | {about} |" for code, about in EXIT_CODES.items()]
-    return "# Exit codes\n\nIf several apply, the largest wins.\n\n" + "\n".join(
+    return "# Exit codes\n\nIf several apply, the highest is used.\n\n" + "\n".join(
         ["| code | meaning |", "| --- | --- |", *rows]
     )
 
@@ -211,7 +223,7 @@ ABOUT = {
     "azure": ("text", "Commands from which Azure Pipelines makes annotations."),
     "gitlab": ("json", "GitLab's code quality report."),
     "rdjson": ("json", "For reviewdog, with fixes as suggestions."),
-    "junit": ("xml", "For anything that reads JUnit's XML."),
+    "junit": ("xml", "For tools that read JUnit's XML."),
     "sarif": ("json", "SARIF 2.1.0, for code scanning on GitHub and other viewers."),
 }
 

@@ -15,7 +15,7 @@ from conftest import PROJECT
 from clipcheck import pages
 from clipcheck.catalogue import RULES
 from clipcheck.examples import clean, examples, root
-from clipcheck.rule import Rule
+from clipcheck.rule import Rule, Tier
 from clipcheck.rules import check_of, page_of
 
 PACKAGE = PROJECT / "clipcheck"
@@ -270,7 +270,8 @@ def test_a_rule_is_whole(rule: Rule) -> None:
     assert callable(check_of(rule))
     headings = re.findall(r"^## (.+)$", page_of(rule), re.MULTILINE)
     assert [heading for heading in HEADINGS if heading in headings] == headings, "unknown or out of order"
-    assert {"What it does", "Why is this bad?", "Fix safety", "References"} <= set(headings)
+    optional = set() if rule.tier is Tier.OPT_IN else {"Why is this rule opt-in?"}
+    assert set(HEADINGS) - set(headings) == optional
     assert next(examples(rule), None), "a rule without an example shows nothing"
     assert clean(rule), "a rule without look-alikes was never tempted"
     assert rule.needs or rule.near, "its check would run on every file"

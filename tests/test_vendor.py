@@ -136,7 +136,7 @@ def test_a_package_of_the_same_name_is_not_written_over(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["my-clip", "class", "a file.py"])
 def test_a_folder_that_is_no_package_is_refused(folder: Path, name: str) -> None:
     done = run("vendor", name)
-    assert done.exit_code == 2 and "no name for a package" in done.stderr
+    assert done.exit_code == 2 and "not a valid name" in done.stderr
     assert not (folder / name).exists()
 
 

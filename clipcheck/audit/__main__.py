@@ -24,16 +24,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="clipcheck audit",
         usage="clipcheck audit [OPTION]... (FILE | -m MODULE) [ARGUMENT]...",
-        description="Run a training, watch what clipping does in its first steps, and report after its end. "
+        description="Run a training script, watch what clipping does in its first steps, and report when it ends. "
         "Exit code: 0 for no faults, 1 for faults, 2 if the program failed or no step was seen.",
         allow_abbrev=False,
     )
-    parser.add_argument("--steps", type=int, default=50, help="watch this many optimizer steps (default: 50)")
+    parser.add_argument("--steps", type=int, default=50, help="how many optimizer steps to watch (default: 50)")
     parser.add_argument("--stop", action="store_true", help="end the program after these steps")
     parser.add_argument("--output-format", choices=["text", "json"], default="text")
     parser.add_argument("--output-file", type=Path, help="write the report there, not to standard output")
     parser.add_argument("--plot", type=Path, help="draw the norms, as .svg or .png; needs matplotlib")
-    parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="run a module")
+    parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="run a module, with its arguments")
     parser.add_argument("program", nargs=argparse.REMAINDER, help="run a file, with its arguments")
     return parser
 

@@ -25,7 +25,7 @@ def bench() -> click.Group:
     return _bench
 
 
-@click.group("bench")
+@click.group("bench", context_settings={"help_option_names": ["-h", "--help"]})
 def _bench() -> None:
     """Measure the runtime on this machine against torch and hand-written loops."""
 
@@ -42,7 +42,7 @@ def _device(_: click.Context, __: click.Parameter, name: str | None) -> torch.de
 
 
 def _device_option(command: Callable[..., None]) -> Callable[..., None]:
-    about = "Where to run: cpu, cuda … [default: cuda if there is]"
+    about = "Where to run: cpu, cuda … [default: cuda if available]"
     return click.option("--device", callback=_device, help=about)(command)
 
 
@@ -59,15 +59,17 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--rounds",
             type=click.IntRange(1),
-            help="Calls of each peer. [default: 61, or 15 from 1 GiB of gradients on]",
+            help="Calls of each function. [default: 61, or 15 for 1 GiB of gradients or more]",
         ),
         click.option("--threads", type=click.IntRange(1), help="Threads of torch on the CPU."),
-        click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the rows."),
+        click.option(
+            "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the results to a file."
+        ),
         click.option(
             "--plot",
             "plot_file",
             type=click.Path(path_type=Path, dir_okay=False),
-            help="Write an .svg or .png, and one with `-dark` in its name.",
+            help="Draw the results as .svg or .png, and again for dark pages, with `-dark` in the name.",
         ),
     ]
     for option in reversed(options):
@@ -75,10 +77,14 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@_bench.command("clip")
+@_bench.command("clip", short_help="Time `clip_grad_norm_`.")
 @_options
-@click.option("--compiled", is_flag=True, help="torch.compile too; its first call takes up to 40 s per workload.")
-@click.option("--sharded", is_flag=True, help="DTensors instead, under torchrun: FSDP2, HSDP and tensor parallelism.")
+@click.option(
+    "--compiled", is_flag=True, help="Time torch.compile as well; its first call takes up to 40 s per workload."
+)
+@click.option(
+    "--sharded", is_flag=True, help="Time sharded gradients, under torchrun: FSDP2, HSDP and tensor parallelism."
+)
 def _clip(
     names: tuple[str, ...],
     device: torch.device,
@@ -89,7 +95,7 @@ def _clip(
     compiled: bool,
     sharded: bool,
 ) -> None:
-    """Time `clip_grad_norm_`, when nothing is clipped and when something is."""
+    """Time `clip_grad_norm_`, both when nothing is clipped and when something is."""
     if sharded:
         if not sharded_bench.is_started():
             raise click.UsageError(
@@ -116,13 +122,13 @@ def _norm(
     _run(run.norm, names, Options(device, rounds), threads, json_file, plot_file)
 
 
-@_bench.command("step")
+@_bench.command("step", short_help="Time whole training steps with different clips.")
 @click.option("--model", "names", multiple=True, type=click.Choice([*TRAININGS]), help="Repeatable. [default: all]")
 @_device_option
 @click.option("--rounds", type=click.IntRange(1), default=31, show_default=True, help="Steps with each clip.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch on the CPU.")
 def _step(names: tuple[str, ...], device: torch.device, rounds: int, threads: int | None) -> None:
-    """Time whole training steps: without a clip, with torch's, with clipcheck's and with a hand-written loop."""
+    """Time whole training steps: without a clip, with torch's, with clipcheck's, and with a hand-written loop."""
     if threads is not None:
         torch.set_num_threads(threads)
     _warn_of_load()
@@ -135,7 +141,7 @@ def _step(names: tuple[str, ...], device: torch.device, rounds: int, threads: in
 @_bench.command("beliefs")
 @_device_option
 def _beliefs(device: torch.device) -> None:
-    """Run what two widely read documents claim about clipping."""
+    """Test what two widely read documents claim about clipping."""
     click.echo(f"{measure.machine(device)['device']}, torch {torch.__version__}")
     for belief in belief_bench.all_beliefs(device):
         click.echo(f"{'true ' if belief.holds else 'FALSE'}  {belief.claim}\n       {belief.seen}")

@@ -162,10 +162,14 @@ def bench(ctx: click.Context, words: tuple[str, ...]) -> None:
     group().main(list(words) or ["--help"], prog_name=f"{ctx.find_root().info_name} bench", standalone_mode=False)
 
 
-@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
+@main.command(
+    short_help="Report what clipping does in a training run.",
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def audit(words: tuple[str, ...]) -> None:
-    """Run a training and report what clipping does in it, as in `clipcheck audit train.py --epochs 1`.
+    """Run a training script and report what clipping does in it, as in `clipcheck audit train.py --epochs 1`.
 
     `clipcheck audit --help` lists the options; it needs torch. Exit code: 0 for no faults, 1 for faults, 2 if the program
     failed or no step was seen.

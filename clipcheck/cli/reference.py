@@ -43,7 +43,7 @@ def _code(word: str) -> str:
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
     if code not in RULES:
-        raise click.UsageError(f"`{word}` is not one rule (`clipcheck rules` lists them)")
+        raise click.UsageError(f"`{word}` is not a single rule (`clipcheck rules` lists them)")
     return code
 
 

@@ -36,7 +36,7 @@ def vendor(folder: str, force: bool) -> str:
     states = compared(folder)
     edited = [name for name, state in states.items() if state == EDITED]
     if edited and not force:
-        raise ConfigError(f"{os.path.join(folder, edited[0])} was changed by hand; --force writes over it")
+        raise ConfigError(f"{os.path.join(folder, edited[0])} was edited by hand; use --force to overwrite it")
     os.makedirs(folder, exist_ok=True)
     wanted = files()
     for name, state in states.items():
@@ -134,7 +134,7 @@ def _installed_license() -> Iterator[str]:
 def _check_name(folder: str) -> None:
     name = os.path.basename(os.path.abspath(folder))
     if not name.isidentifier() or iskeyword(name):
-        raise ConfigError(f"{folder}: `{name}` is no name for a package")
+        raise ConfigError(f"{folder}: `{name}` is not a valid name for a package")
     if os.path.lexists(folder) and not os.path.isdir(folder):
         raise ConfigError(f"{folder}: not a folder")
 

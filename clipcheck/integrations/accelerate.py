@@ -27,7 +27,7 @@ def clip(accelerator: Any, parameters: Any, max_norm: float, norm_type: float = 
     kind = accelerator.distributed_type.value
     if kind in _CLIP_THEMSELVES or (kind == "FSDP" and not getattr(accelerator, "is_fsdp2", False)):
         if options:
-            raise ValueError(f"{', '.join(options)}: {kind} clips by itself, and takes no such option")
+            raise ValueError(f"{', '.join(options)}: {kind} does its own clipping, and takes no such option")
         return accelerator.clip_grad_norm_(parameters, max_norm, norm_type)
     accelerator.unscale_gradients()
     return clip_grad_norm_(parameters, max_norm, norm_type, **options)

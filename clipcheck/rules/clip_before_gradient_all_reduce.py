@@ -40,7 +40,7 @@ from clipcheck.training.parameters import owners
 from clipcheck.training.summaries import home, is_reduction, reductions
 
 TITLE = "All-reduce the gradients before the clip"
-BY_HAND = "all-reduce the gradients first, then clip, unless a limit per rank is intended"
+BY_HAND = "all-reduce the gradients first, then clip, unless each rank is to be clipped on its own"
 
 
 def check(source: Source) -> Iterator[Hit]:

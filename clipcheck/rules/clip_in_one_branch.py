@@ -7,6 +7,9 @@ branch steps without clipping.
 Whether gradients are clipped depends on an unrelated setting: without mixed precision, on a CPU or on another GPU, the
 same training runs without clipping, and its results cannot be compared.
 
+## Why is this rule opt-in?
+Some projects clip in half precision only, on purpose.
+
 ## How to fix by hand
 Clip in both branches, or once, before they split:
 

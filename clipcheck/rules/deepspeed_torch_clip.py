@@ -7,7 +7,7 @@ The engine keeps gradients in its own buffers and partitions, and unscales them 
 none of them, or only a part, and its effect is ignored.
 
 ## How to fix by hand
-Delete the call, and set the limit in the DeepSpeed configuration; `engine.get_global_grad_norm()` returns the norm:
+Delete the call, and set `max_norm` in the DeepSpeed configuration; `engine.get_global_grad_norm()` returns the norm:
 
 ```json
 {"gradient_clipping": 1.0}

@@ -1,13 +1,14 @@
 """
 ## What it does
-Finds a clip right after another one of the same kind for the same parameters, with the same or a larger limit.
+Finds a clip right after another one of the same kind for the same parameters, with the same or a larger `max_norm` or
+`clip_value`.
 
 ## Why is this bad?
-The second call cannot change anything: the gradients are already within the limit. Most often a line was copied, and
-other parameters, or another limit, were intended.
+The second call cannot change anything: the first one has already bounded the gradients. Most often a line was copied,
+and other parameters, or another `max_norm`, were intended.
 
 ## How to fix by hand
-Delete one of the two calls, or pass the parameters or the limit that the second one was intended for.
+Delete one of the two calls, or pass the parameters or the `max_norm` that the second one was intended for.
 
 ## Fix safety
 No automatic fix: the code does not say what the second call was intended for.

@@ -6,6 +6,9 @@ Finds a clip before the step of Horovod's `DistributedOptimizer` without `optimi
 Horovod averages the gradients in the background and waits for the result in `step()`. A clip before that changes this
 worker's own gradients, or gradients that are being overwritten at that moment.
 
+## Why is this rule opt-in?
+Programs often call `synchronize()` in a function of another file, which clipcheck does not read.
+
 ## How to fix by hand
 Synchronize before the clip:
 

@@ -6,8 +6,8 @@ where the file sets `mixed_precision="fp16"`.
 
 ## Why is this bad?
 The result is the norm times the loss scale, 65536 at first, and jumps by a factor of two whenever the scaler adjusts
-the scale. A plot shows the scaler, not the training, and whatever compares the norm with a limit (a test for exploding
-gradients, a hand-written clip) uses the wrong number.
+the scale. A plot shows the scaler, not the training, and code that compares the norm with a threshold (a test for
+exploding gradients, a hand-written clip) uses the wrong number.
 
 ## How to fix by hand
 Call `scaler.unscale_(optimizer)` once before the norm is computed. `scaler.step(optimizer)` then does not unscale the

@@ -5,7 +5,10 @@ through a function in this file.
 
 ## Why is this bad?
 Each group is clipped on its own, so the total norm of `k` groups may reach `sqrt(k) * max_norm`, and groups with large
-gradients learn more slowly than the others. Where separate clipping is intended, this is correct: the rule is opt-in.
+gradients learn more slowly than the others.
+
+## Why is this rule opt-in?
+Clipping each group on its own is often intended, and the code does not say whether it is.
 
 ## How to fix by hand
 Clip the parameters of all groups in one call:

@@ -18,7 +18,7 @@ Unsafe: a loop that does nothing else becomes one call, so training changes; ove
 fix in a hook. Optimizers that clip each parameter in their own `step` (BertAdam and its derivatives) are not reported.
 
 ## When to suppress it
-Where a limit per parameter is intended, for instance because the step runs inside the hook.
+Where each parameter is to be clipped on its own, for instance because the step runs inside the hook.
 
 ## References
 - huggingface/transformers#581, huggingface/transformers#614, clab/dynet#1374

@@ -6,6 +6,9 @@ Finds `.item()`, `float()` or a comparison on the norm that a clip returns, in e
 The norm is computed on the device. Reading it synchronizes with the device in every step: the host waits until all
 queued kernels are done, and launches the next ones late.
 
+## Why is this rule opt-in?
+The cost is small unless steps are short, and many programs read the loss in every step anyway.
+
 ## How to fix by hand
 Keep the tensor, and read it only where it is logged:
 

@@ -43,7 +43,7 @@ SWAPS = tuple(
     Swap(
         name,
         name,
-        f"torch's `{name}` is slower and less accurate than `clipcheck.runtime.{name}`",
+        f"torch's `{name}` is less accurate than `clipcheck.runtime.{name}`",
         f"Use `clipcheck.runtime.{name}`",
     )
     for name in ("clip_grad_norm_", "get_total_norm")

@@ -19,7 +19,7 @@ optimizer.step()
 Unsafe: reduces the gradients first, clips, and calls the optimizer's own step, so that training changes.
 
 ## When to suppress it
-Where a limit per replica is intended, or the program runs on a single replica.
+Where each replica is to be clipped on its own, or the program runs on a single replica.
 
 ## References
 - pytorch/xla#1708, pytorch/xla#1709, huggingface/transformers#20116

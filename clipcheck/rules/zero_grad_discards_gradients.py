@@ -5,8 +5,8 @@ and `zero_grad()` in every micro-batch where the step runs only once for several
 
 ## Why is this bad?
 The gradients that `backward()` has just computed are discarded: the optimizer steps without any (only weight decay and
-momentum change the parameters), so nothing is learned. Cleared in every micro-batch, all gradients but the last one's
-are discarded, and where the loss is divided by the number of micro-batches, the step is too small by that number.
+momentum change the parameters), so nothing is learned. If they are cleared in every micro-batch, only those of the last
+one are used, and where the loss is divided by the number of micro-batches, the step is too small by that factor.
 
 Gradients that are cleared on a condition, such as a norm that is not finite, are cleared on purpose and not reported.
 

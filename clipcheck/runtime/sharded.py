@@ -110,7 +110,7 @@ def _norm(held: _Held, norm_type: float, how: Spread) -> Tensor:
 def _count_not_zero(held: _Held, how: Spread) -> Tensor:
     """The 0-norm as torch defines it for a list: the number of whole gradients that are not all zero."""
     if not how.is_aligned:
-        raise ValueError("the 0-norm counts gradients that every rank lists: it cannot be had with `all_groups`")
+        raise ValueError("the 0-norm counts gradients that every rank lists: it does not work with `all_groups`")
     found = torch.zeros(len(how.section_of), dtype=torch.float64, device=held.device)
     for index, value, section in zip(held.at, held.values, held.sections.of, strict=True):
         if section < how.sections:

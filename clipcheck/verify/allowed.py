@@ -151,11 +151,11 @@ def check_imports(root: ast.AST) -> None:
     for count, place in enumerate(_places(root, root)):
         match place.node:
             case ast.Constant(value=str() | bytes() | float() | complex()):
-                raise NotProvable("its imports hold a value")
+                raise NotProvable("its imports contain a value")
             case ast.Name(id=name, ctx=ast.Load()) if name not in EXCEPTIONS:
                 raise NotProvable(f"its imports use `{name}`")
         if count > NODES_MOST or not isinstance(place.node, _IMPORT_NODES):
-            raise NotProvable("its imports hold more than imports")
+            raise NotProvable("its imports contain more than imports")
         if "__" in str(getattr(place.node, "id", "")) + str(getattr(place.node, "asname", "")):
             raise NotProvable("its imports bind a name of Python's own")
 
@@ -282,7 +282,7 @@ def _check_size(place: _Place, names: Names) -> None:
                 if isinstance(node, ast.Constant) and isinstance(node.value, int):
                     elements *= max(1, node.value)
             if elements > ELEMENTS_MOST:
-                raise NotProvable("it makes something large")
+                raise NotProvable("it creates a large value")
 
 
 def _check_lambda(place: _Place, names: Names) -> None:

@@ -95,7 +95,7 @@ def _kinds(case: Case, before: Seen, after: Seen, unsafe: bool) -> str:
     changed = ""
     for name, old in before.values.items():
         if name not in after.values:
-            raise Failed(f"`{name}` is read later, and after no longer binds it", old, "unbound")
+            raise Failed(f"`{name}` is read later, and the new code does not assign it", old, "unbound")
         new = after.values[name]
         if len(old) != len(new):
             raise Failed(f"`{name}` holds {len(new)} values instead of {len(old)}", old, new)

@@ -103,5 +103,5 @@ def _kept(body: list[ast.stmt]) -> list[ast.stmt]:
 def _exceptions(caught: ast.expr | None) -> ast.expr | None:
     names = caught.elts if isinstance(caught, ast.Tuple) else [caught] if caught else []
     if not all(isinstance(name, ast.Name) and name.id in EXCEPTIONS for name in names):
-        raise NotProvable("its imports are inside an `except` that is not known")
+        raise NotProvable("its imports are inside an unknown `except`")
     return caught

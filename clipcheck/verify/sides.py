@@ -265,7 +265,7 @@ def expression(text: str) -> ast.expr:
                 return value
     except SyntaxError:
         pass
-    raise NotProvable("its expression does not stand alone")
+    raise NotProvable("its expression cannot be run alone")
 
 
 def statements(text: str) -> list[ast.stmt]:
@@ -276,7 +276,7 @@ def statements(text: str) -> list[ast.stmt]:
     except SyntaxError:
         if not any(line.strip() and not line.strip().startswith("#") for line in text.splitlines()):
             return []
-        raise NotProvable("its lines do not stand alone") from None
+        raise NotProvable("its lines cannot be run alone") from None
     return tree.body[0].body if indented and isinstance(tree.body[0], ast.If) else tree.body
 
 

@@ -15,7 +15,9 @@ const CHROMIUM = process.env.CHROMIUM ?? "chromium";
 const HERE = path.join(__dirname, "..");
 const PORT = 20_000 + (process.pid % 10_000);
 
-const missing = [CODE_SERVER, CHROMIUM].filter((program) => spawnSync(program, ["--version"]).error);
+// Asked for its version, code-server writes its settings too.
+const asked = { env: { ...process.env, XDG_CONFIG_HOME: path.join(os.tmpdir(), "clipcheck code-server") } };
+const missing = [CODE_SERVER, CHROMIUM].filter((program) => spawnSync(program, ["--version"], asked).error);
 if (!fs.existsSync(path.join(HERE, "node_modules", "vscode-languageclient"))) missing.push("npm install");
 
 test("VS Code shows findings, fixes and pages", { skip: missing.join(", ") || false, timeout: 180_000 }, async (t) => {
@@ -31,8 +33,8 @@ test("VS Code shows findings, fixes and pages", { skip: missing.join(", ") || fa
   );
 
   const options = ["--auth", "none", "--bind-addr", `127.0.0.1:${PORT}`, "--disable-telemetry", "--disable-update-check"];
-  const folders = ["--config", at("config.yaml"), "--user-data-dir", at("user"), "--extensions-dir", at("extensions")];
-  const environment = { ...process.env, RESULT: at("result.json"), PORT: String(PORT) };
+  const folders = ["--user-data-dir", at("user"), "--extensions-dir", at("extensions")];
+  const environment = { ...process.env, RESULT: at("result.json"), XDG_CONFIG_HOME: at("config") };
   const server = spawn(CODE_SERVER, [...options, ...folders, at("work")], { env: environment, detached: true });
   const address = `http://127.0.0.1:${PORT}/?folder=${encodeURIComponent(at("work"))}`;
   const serving = () => fetch(address).then(() => true, () => false);
