@@ -85,12 +85,12 @@ def check(
     """Returns all findings in files or in a string, sorted by path and place.
 
     `source` is code if it is a `str`, else a path or several paths, of files and folders. `filename` is the name under
-    which code is reported; its ending tells a notebook (`.ipynb`) or Markdown (`.md`) from Python. `select`,
+    which code is reported; its ending says whether it is a notebook (`.ipynb`) or Markdown (`.md`) from Python. `select`,
     `extend_select` and `ignore` are codes, prefixes of codes or names of rules, as on the command line; `target` says
-    which functions fixes call. They win over settings files, which are read as on the command line, unless `isolated`.
+    which functions fixes call. They take precedence over settings files, which are read as on the command line, unless `isolated`.
 
     Raises `MissingPath` for a path that does not exist, `ConfigError` for an unknown rule, and `ValueError` for a
-    string that is one file name. Problems with single files are given as `ClipcheckWarning`.
+    string that is one file name. Problems with single files are reported as `ClipcheckWarning`.
     """
     projects = _projects(select, extend_select, ignore, target, isolated)
     if isinstance(source, str):
@@ -117,9 +117,7 @@ def fix(
     isolated: bool = False,
     filename: str = "<text>",
 ) -> FixResult:
-    """Applies the safe fixes to code, with `unsafe` also the unsafe ones, which change training.
-
-    The other arguments and the errors are those of `check`. A fix whose result fails clipcheck's own check is not
+    """Applies the safe fixes to code, with `unsafe` also the unsafe ones, which change training. The other arguments and the errors are the same as for `check`. A fix whose result fails clipcheck's own check is not
     applied, and a `ClipcheckWarning` says so.
     """
     projects = _projects(select, extend_select, ignore, target, isolated)

@@ -1,7 +1,6 @@
 """Every rule in one table: its code, its name, whether it runs by default, and its keywords.
 
-The checks themselves are the modules of `clipcheck.rules`, found by the rule's name. This table lives apart from them
-because importing a check imports libcst, which costs more than reading a hundred files: `--help`, `rules`, the
+The checks themselves are the modules of `clipcheck.rules`, found by the rule's name. This table is separate from them because importing a check imports libcst, which costs more than reading a hundred files: `--help`, `rules`, the
 selection and every file without keywords need none of it.
 
 A rule's needs are what its check cannot do without, never more: a program that lacks one has no such finding. Each is a
@@ -21,7 +20,7 @@ word or several of which one will do:
     <For>               a node of Python's grammar, as `ast` calls it; <square> is `x * x`, whatever x is, <dot> `x.dot(x)`,
                         <return> a `return` under a test whether something is there
 
-What a check reads in other strings, comments or the spelling of code cannot be asked for: an import or an escape may hide it.
+What a check reads in other strings, comments or the spelling of code cannot be a need: an import or an escape may hide it.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from clipcheck.rule import Need, Rule, Severity, Tier
 _GRADIENT = "<gradient>"
 _NORM = (".norm", ".vector_norm", ".sum", ".dot", ".vdot", "abs", ".mean")
 _TENSORS = (".tensor", ".as_tensor", ".Tensor", ".FloatTensor", ".DoubleTensor")
-# What takes a value from the device into Python; `linalg` is numpy's norm, `math` takes a root or a power.
+# What copies a value from the device to Python; `linalg` is numpy's norm, `math` takes a root or a power.
 _READS = ("item", "tolist", ".numpy", "float()", "linalg", ".cpu", ".data[]", *_TENSORS)
 _HOST = tuple((*_READS, *called, *moved) for called in (("math",), ("sqrt", "pow")) for moved in ((".to",), ("'cpu'",)))
 _REPEATED = ("<For>", "<AsyncFor>", "<comprehension>", "map", "reduce")
@@ -69,16 +68,16 @@ _WHOLE = (
 )
 _WRITTEN_OUT = (_GRADIENT, _NORM, _REPEATED, _SIZED, *_COMBINED, *_WHOLE)
 
-# A call of torch's clips or the runtime's: they are reached through their module, also where that gives all by `import *`.
+# A call of torch's clips or the runtime's: they are reached through their module, even with `import *`.
 _MODULES = ("utils", "runtime")
 _TORCH_CLIPS = (("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "clip_grad_norm"), _MODULES)
 _TOTALS = (("get_total_norm", *_TORCH_CLIPS[0]), _MODULES)
-# As well any call by these names, such as a model's or Fabric's; the deprecated name is an option's more often.
+# Also any call by these names, such as a model's or Fabric's; the deprecated name is an option's more often.
 _CLIPS = (("clip_gradients", *_TORCH_CLIPS[0]), ("clip_grad_norm_", "clip_grad_value_", "clip_gradients", *_MODULES))
 _NORM_CLIPS = (("clip_grad_norm_", "clip_grad_norm"), ("clip_grad_norm_", *_MODULES))
 # A clip, or a loop that measures gradients and one that scales them by a quotient; a clip meets each need of the second.
 _BY_HAND = tuple((*_CLIPS[0], *words) for words in ((".grad",), ("<For>", "<AsyncFor>"), ("<Div>",), _NORM))
-# What makes an iterator that gives its items once.
+# What creates an iterator that yields its items only once.
 _ITERATORS = (
     *("parameters", "named_parameters", "buffers", "filter", "map", "zip", "iter", "reversed", "enumerate", "chain"),
     *("islice", "starmap", "compress", "filterfalse", "takewhile", "<GeneratorExp>"),
@@ -86,7 +85,7 @@ _ITERATORS = (
 # Whatever measures the norm of gradients: it is written out, or computed by a function that says so by its name.
 _BY_NAME = ("get_total_norm", "<gradient norm>")
 _MEASURED = tuple((*((need,) if isinstance(need, str) else need), *_BY_NAME) for need in _WRITTEN_OUT)
-# As well torch's clip, whose result is the norm.
+# Also torch's clip, whose result is the norm.
 _NUMPY_NORM = tuple((*need, *_TORCH_CLIPS[0]) for need in _MEASURED)
 _BACKWARD = ("backward", "manual_backward")
 _LIGHTNING_HOOKS = tuple(
@@ -161,7 +160,7 @@ RULES: dict[str, Rule] = {
         ),
         _rule("CLIP108", "clip-each-microbatch", *_CLIPS),
         _rule("CLIP109", "clip-outside-closure", *_CLIPS, _BACKWARD, "step"),
-        # as well a method's, such as an Accelerator's
+        # also a method, such as an Accelerator's
         _rule("CLIP110", "per-parameter-clip", *_NORM_CLIPS),
         _rule("CLIP111", "per-group-or-module-clip", *_NORM_CLIPS, tier=Tier.OPT_IN),
         _rule("CLIP112", "overlapping-parameter-lists", *_TORCH_CLIPS),

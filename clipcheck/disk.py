@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import suppress
 
-# The flag keeps a named pipe from holding us up until somebody writes to it; Windows has neither.
+# With the flag, opening a named pipe does not block until somebody writes to it; Windows has neither.
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 PREFIX = ".clipcheck-"
 _TEMPORARY = re.compile(r"\.clipcheck-(\d+)-\w+")
@@ -29,7 +29,7 @@ def read(path: str) -> bytes:
         data = os.read(handle, status.st_size + 1)
         if len(data) == status.st_size:
             return data
-        pieces = [data]  # a file that grows, or is larger than one call gives
+        pieces = [data]  # a file that grows, or is larger than one call can read
         while pieces[-1]:
             pieces.append(os.read(handle, 1 << 24))
         return b"".join(pieces)
@@ -40,8 +40,8 @@ def read(path: str) -> bytes:
 def write(path: str, data: bytes, was: bytes) -> None:
     """Replace a file's content in one step: whatever happens, it contains all of `was` or all of `data`.
 
-    Links are followed; owner, mode and extended attributes stay. Of several hard links, this one gets the new content:
-    to write through all of them would mean to empty the file first. Raises Changed, and OSError where the file is
+    Links are followed; owner, mode and extended attributes stay. If the file has several hard links, only this one gets the new content: writing through all of them would mean
+    emptying the file first. Raises Changed, and OSError where the file is
     read-only or its owner could not be kept.
     """
     target = os.path.realpath(path)
@@ -73,7 +73,7 @@ def hard_links(path: str) -> int:
 
 
 def sweep(folder: str, name: str) -> bool:
-    """Remove a file that a killed `write` of ours left in a folder; gives whether it was one."""
+    """Remove a file that a killed `write` of ours left in a folder; returns whether it was one."""
     found = _TEMPORARY.fullmatch(name)
     if found is None:
         return False
@@ -107,7 +107,7 @@ def _take_after(target: str, status: os.stat_result, temporary: str) -> None:
 
 def _in_use(process: int, since: float) -> bool:
     """Whether a temporary file's process may still be writing it."""
-    if sys.platform == "win32":  # where asking for a process would end it
+    if sys.platform == "win32":  # where asking whether a process exists would end it
         return time.time() - since < 3600
     try:
         os.kill(process, 0)

@@ -62,7 +62,7 @@ class Tier(Enum):
 
 
 class Role(str, Enum):
-    """What an expression of the user's stands for in the statements that a fix replaces.
+    """What an expression of the user means in the statements that a fix replaces.
 
     With the roles a finding becomes an experiment: verification puts objects of its own in place of these expressions.
     """
@@ -105,9 +105,9 @@ class Fix(NamedTuple):
         return tuple(sorted({*self.edits, *self.imports}))
 
 
-# Before the cases in which the old code fails and the new code does not.
+# Introduces the cases in which the old code fails and the new code does not.
 BETTER = "the new code is also correct where the original fails"
-# Before what else the new code does in another way.
+# Introduces what else the new code does differently.
 CHANGED = "what else is different"
 
 

@@ -1,8 +1,8 @@
-"""`python -m clipcheck.run train.py …`: runs a program with the runtime in torch's places, its code left as it is.
+"""`python -m clipcheck.run train.py …`: runs a program with the runtime in place of torch's functions, without changing its code.
 
 The program is started as `python train.py …` itself, with two environment variables: `CLIPCHECK_RUNTIME` says what to
 install, and `PYTHONPATH` begins with `clipcheck/startup`, where Python finds what does it. Processes that the program
-starts inherit both: workers of torchrun, of Accelerate, of Lightning, spawned ones. So no rank is left without.
+starts inherit both: workers of torchrun, of Accelerate, of Lightning, spawned ones. So it is installed on every rank.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PROGRAM is a Python file, `-m` and a module, or a command such as torchrun.
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the program; returns its exit code, where the system cannot put it in the place of this process."""
+    """Runs the program; returns its exit code if the system cannot replace this process by it."""
     results, program = _parsed(arguments)
     if program[:1] in (["-h"], ["--help"]):
         print(USAGE, end="")
@@ -53,7 +53,7 @@ def _run(command: list[str], results: str) -> int:
     sys.stdout.flush()
     if (
         sys.platform != "win32"
-    ):  # there the new process would have another number, and the parent would wait for this one
+    ):  # there the new process would have another id, and the parent would wait for this one
         os.execve(command[0], command, environment)
     return subprocess.run(command, env=environment).returncode
 

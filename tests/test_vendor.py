@@ -105,7 +105,7 @@ def test_what_was_changed_by_hand_is_kept(folder: Path) -> None:
     (copy / "rows.py").write_bytes(edited)
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
     refused = run("vendor", "clip_runtime")
-    assert refused.exit_code == 2 and "rows.py was changed by hand" in refused.stderr
+    assert refused.exit_code == 2 and "rows.py was edited by hand" in refused.stderr
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
     forced = run("vendor", "--force", "clip_runtime")
     assert forced.exit_code == 0 and "(2 of " in forced.stdout
@@ -129,7 +129,7 @@ def test_a_package_of_the_same_name_is_not_written_over(folder: Path) -> None:
     (folder / "clip_runtime").mkdir()
     (folder / "clip_runtime" / "__init__.py").write_text("mine = 1\n", encoding="utf-8")
     done = run("vendor", "clip_runtime")
-    assert done.exit_code == 2 and "changed by hand" in done.stderr
+    assert done.exit_code == 2 and "edited by hand" in done.stderr
     assert [path.name for path in (folder / "clip_runtime").iterdir()] == ["__init__.py"]
 
 

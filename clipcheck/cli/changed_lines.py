@@ -39,7 +39,7 @@ class Changes:
 
 
 def changes(revision: str, paths: Sequence[str]) -> Changes:
-    """What differs between `revision` and the files on disk, in the repository that holds the paths. Raises ConfigError."""
+    """What differs between `revision` and the files on disk, in the repository that contains the paths. Raises ConfigError."""
     start = os.path.realpath(next((path for path in paths if os.path.exists(path)), "."))
     folder = start if os.path.isdir(start) else os.path.dirname(start)
     root = os.path.realpath(_git(folder, "rev-parse", "--show-toplevel").strip())

@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 
 def check(options: Options, progress: Progress = lambda done, total: None) -> int:
-    """Do what the options say and give the exit code. Raises ConfigError."""
+    """Do what the options say and return the exit code. Raises ConfigError."""
     if not options.verify:
         return _check(options, progress)
     from clipcheck.verify.sites import Prover
@@ -53,7 +53,7 @@ def verify_paths(options: Options, progress: Progress = lambda done, total: None
 
 
 def verify_examples(select: tuple[str, ...], shape: str, jobs: int, progress: Progress) -> tuple[str, int]:
-    """Run the rules' own examples; gives the table, or JSON, and the exit code. Raises ConfigError."""
+    """Run the rules' own examples; returns the table, or JSON, and the exit code. Raises ConfigError."""
     from clipcheck.catalogue import RULES
     from clipcheck.verify import pairs, table
     from clipcheck.verify.worker import NoTorch
@@ -219,7 +219,7 @@ def _finish(
 
 
 def _exit_code(options: Options, outcome: Outcome) -> int:
-    """2 beats 1 beats 0."""
+    """The highest one: 2 before 1 before 0."""
     if outcome.errors:
         return ABNORMAL
     if options.exit_zero or options.only_verdicts:

@@ -44,7 +44,7 @@ def fail(why: str) -> NoReturn:
 
 
 def alike(word: str, known: Iterable[str]) -> str:
-    """The known word that a mistyped one is most like, "" where none is."""
+    """The known word that is most similar to a mistyped one, "" if none is."""
     from difflib import get_close_matches
 
     return next(iter(get_close_matches(word, list(known), 1, 0.7)), "")

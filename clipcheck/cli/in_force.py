@@ -48,7 +48,7 @@ def reasons(options: Options, projects: Projects, paths: Sequence[str]) -> Itera
         project = used[origin]
         yield f"settings: {origin or 'defaults'} ({_why(options, project)})"
         for key in dict.fromkeys(key for layer in project.layers for key in layer.values):
-            # a key that adds up is set by all layers, another one by the last
+            # keys whose lists are combined are set by all layers, others by the last
             layers = [layer for layer in project.layers if key in layer.values]
             for layer in layers if key.startswith("extend-") or key == "unfixable" else layers[-1:]:
                 yield f"  {key} = {_toml(layer.values[key])} ({layer.origin or 'command line'})"

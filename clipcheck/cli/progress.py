@@ -14,7 +14,7 @@ _BAR = 30  # columns
 
 @contextmanager
 def progress(label: str, show: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """Gives what to call with the steps done and the steps to do; the last step clears the bar."""
+    """Yields a function to call with the number of steps done and of all steps; the last step clears the bar."""
     started = time.monotonic()
     on_terminal = show and sys.stderr is not None and sys.stderr.isatty()
     drawn = 0
@@ -38,7 +38,7 @@ def _bar(label: str, part: float) -> str:
 
 
 def _draw(bar: str, drawn: int) -> int:
-    """Show a line in place of one of `drawn` columns; gives its own columns."""
+    """Show a line in place of one of `drawn` columns; returns its own number of columns."""
     if bar or drawn:
         with suppress(OSError):
             sys.stderr.write("\r" + bar.ljust(drawn) + ("" if bar else "\r"))

@@ -1,7 +1,7 @@
 """The runtime as one package of the user's own: written, renewed, and compared with what this version would write.
 
-Each file says in its first lines which version it is of and the digest of the rest, so that what was changed by hand is
-told apart from what is merely older.
+Each file says in its first lines which version it is of and the digest of the rest, so that a file
+that was edited by hand can be told from one that is merely older.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CURRENT, MISSING, OUTDATED, EDITED, GONE = "current", "missing", "outdated", "ch
 
 
 def vendor(folder: str, force: bool) -> str:
-    """Write the runtime to a folder, or renew what is there; gives what to tell the user.
+    """Write the runtime to a folder, or renew what is there; returns what to tell the user.
 
     Raises ConfigError, with nothing written, where a file was changed by hand and `force` is not set.
     """
@@ -54,7 +54,7 @@ def vendor(folder: str, force: bool) -> str:
 
 
 def differences(folder: str) -> str:
-    """Which files are not what this version writes, a line each; "" where all are."""
+    """Which files are not what this version writes, one per line; "" if all are."""
     if not os.path.isdir(folder):
         raise ConfigError(f"{folder}: no such folder")
     states = compared(folder)
@@ -62,7 +62,7 @@ def differences(folder: str) -> str:
 
 
 def compared(folder: str) -> dict[str, str]:
-    """The state of each file of the package. Files that are not clipcheck's are none of it."""
+    """The state of each file of the package. Files that are not clipcheck's are not part of it."""
     wanted = files()
     states = {name: _state(os.path.join(folder, name), data) for name, data in wanted.items()}
     there = sorted(os.listdir(folder)) if os.path.isdir(folder) else []

@@ -20,7 +20,7 @@ _LINE_MAGIC = re.compile(
     )""",
     re.VERBOSE,
 )
-# `files = !ls` and `timing = %timeit -o f()`: the name is bound, to what nobody knows.
+# `files = !ls` and `timing = %timeit -o f()`: the name is bound, to an unknown value.
 _ASSIGNED_MAGIC = re.compile(r"(?P<lead>[ \t]*[A-Za-z_][\w ,.*()\[\]]*=[ \t]*)[%!][^\r\n]*")
 _TOKEN = re.compile(
     r'''(?P<string>"""(?:[^\\]|\\.)*?(?:"""|\Z)|\'\'\'(?:[^\\]|\\.)*?(?:\'\'\'|\Z)|"(?:[^"\\\r\n]|\\.)*"?|'(?:[^'\\\r\n]|\\.)*'?)

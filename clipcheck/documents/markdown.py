@@ -15,12 +15,12 @@ from clipcheck.documents.sessions import is_session, typed
 from clipcheck.rule import Edit
 
 # ```python, ```py3 title="train.py", ```{python}, ```{.python .input}, ```{code-cell} ipython3
-# A session's name, such as pycon, as well: its prompts are told by what stands in the block.
+# Also the name of a session, such as pycon: the block itself shows whether it has prompts.
 _NAMES = r"(?:pycon\d?|i?python-(?:repl|console)|i?python[\d.]*|pyi?|py3)"
 _PYTHON = re.compile(
     rf"\{{?[ \t]*(?:code-(?:cell|block)[ \t]*\}}[ \t]*)?\.?{_NAMES}(?![\w+-])|\{{code-cell\}}[ \t]*$", re.IGNORECASE
 )
-# A block of no language is taken for Python where it names one of these, and is Python.
+# A block without a language is taken for Python if it contains one of these and is valid Python.
 _TORCH_CLIP = re.compile(r"\b(?:clip_grad_norm_?|clip_grad_value_|clip_grads_with_norm_|get_total_norm)\b")
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)")
 _DIRECTIVE = re.compile(
@@ -32,7 +32,8 @@ _DIRECTIVE = re.compile(
 class _Block(NamedTuple):
     """A code block: its lines of Python with their ends, and what comes before each in the file.
 
-    Of a session, only what was typed is Python, and nothing is edited: its output goes with it.
+    Of a session, only what was typed is
+    Python, and nothing is edited, since its output would no longer match.
     """
 
     line: int
@@ -171,7 +172,7 @@ def _directives(text: str) -> Iterator[_Block]:
         stop = next(
             (i for i in range(index + 1, len(lines)) if lines[i].strip() and _depth(lines[i]) <= depth), len(lines)
         )
-        # options such as `:linenos:` stand right below the directive, the code after a blank line
+        # options such as `:linenos:` are right below the directive, the code after a blank line
         first = next((i for i in range(index + 1, stop) if not lines[i].strip()), stop)
         while first < stop and not lines[first].strip():
             first += 1

@@ -156,7 +156,7 @@ def _members(text: str, at: int) -> Iterator[tuple[str, int]]:
 
 
 def _items(text: str, at: int) -> Iterator[int]:
-    """The offset of each item of the JSON array at `at`; nothing where something else stands there."""
+    """The offset of each item of the JSON array at `at`; nothing if something else is there."""
     if text[at] != "[":
         return
     at = _skip(text, at + 1)
@@ -239,7 +239,7 @@ def _ends_line(text: str) -> bool:
 
 
 def _changed(text: str, program: Program, segment: Segment, cell: _Cell, edits: Sequence[Edit]) -> Iterator[Edit]:
-    """What the edits that fall into one cell change of the JSON: at most its source."""
+    """What the edits in one cell change in the JSON: at most its source."""
     mine = [
         Edit(edit.start - segment.start, edit.end - segment.start, edit.text)
         for edit in edits

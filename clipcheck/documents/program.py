@@ -64,8 +64,8 @@ class Program(NamedTuple):
 class Document:
     """A file's programs, and how to write edits of them back: bytes outside an edit stay as they are.
 
-    `in_file` gives the file's own line and column for a place that counts within a notebook's cell. Of `fragments`
-    nobody expects that each one parses: they are read one by one, if they concern us at all.
+    `in_file` returns the file's own line and column for a place
+    within a notebook's cell. `fragments` need not parse: they are read one by one, and only if they contain clipping code.
     """
 
     programs: tuple[Program, ...]
@@ -75,7 +75,7 @@ class Document:
 
     @property
     def cells(self) -> bool:
-        """Whether places count within cells."""
+        """Whether places are relative to cells."""
         return any(segment.cell is not None for program in self.programs for segment in program.segments)
 
     def segment(self, program: int, start: int, end: int) -> Segment | None:

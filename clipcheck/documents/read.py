@@ -56,7 +56,7 @@ def searchable(path: str, data: bytes) -> bytes:
 
 
 def encode(path: str, text: str) -> bytes:
-    """The bytes that `read` takes for `text` that is not (yet) in a file. Raises Unreadable."""
+    """The bytes to pass to `read` for `text` that is not (yet) in a file. Raises Unreadable."""
     encoding = _declared(path, text.encode("utf-8", "surrogatepass"))
     try:
         return text.encode(encoding)

@@ -16,6 +16,6 @@ def is_session(lines: Sequence[str]) -> bool:
 
 
 def typed(lines: Sequence[str]) -> list[str]:
-    """What was typed on each line of a session, which is an end of the line; nothing on lines of output."""
+    """What was typed on each line of a session, as the end of that line; nothing on lines of output."""
     prompts = [_PROMPT.match(line) for line in lines]
     return ["" if prompt is None else line[prompt.end() :] for line, prompt in zip(lines, prompts, strict=True)]

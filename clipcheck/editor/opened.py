@@ -63,7 +63,7 @@ def opened(workspace: Workspace, uri: str) -> Opened | None:
         return None
     path = path_of(uri, endings[0])
     if text.language_id != "python" and not path.lower().endswith(endings):
-        path += endings[0]  # a README without one: by its ending a file is read as what it is
+        path += endings[0]  # a README without one: the ending of a file decides how it is read
     return Opened(uri, path, text.source, {None: text})
 
 

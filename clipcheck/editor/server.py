@@ -32,7 +32,7 @@ from clipcheck.settings.keys import Settings
 
 # Seconds without a keystroke after which the whole text is checked. Keys of one word come 0.1 to 0.2 s apart.
 DELAY = 0.1
-# Seconds without a keystroke after which dead cycles are collected: in between that would take as long as an answer.
+# Seconds without a keystroke after which dead cycles are collected: during typing that would take as long as an answer.
 IDLE = 2.0
 FIX_ALL = "source.fixAll.clipcheck"
 FIX_ALL_CELLS = "notebook.source.fixAll.clipcheck"
@@ -124,12 +124,12 @@ class Server(LanguageServer):
             self.text_document_publish_diagnostics(lsp.PublishDiagnosticsParams(part, []))
 
     def rest(self) -> None:
-        """Start nothing more: after the shutdown there is nobody to write to."""
+        """Start nothing more: after the shutdown nobody reads what is written."""
         for timer in (*self.waiting.values(), *([self.tidying] if self.tidying else [])):
             timer.cancel()
 
     def report_server_error(self, error: Exception, source: type[PyglsError] | type[JsonRpcException]) -> None:
-        """Report an error to the client, except that it cannot be reached: that would have no end."""
+        """Report an error to the client, unless the error is that the client cannot be reached: that would never end."""
         if source is not JsonRpcInternalError:
             super().report_server_error(error, source)
 
@@ -142,7 +142,7 @@ class Server(LanguageServer):
         return bool(workspace and workspace.workspace_edit and workspace.workspace_edit.document_changes)
 
     def fix_all(self, at: Opened) -> lsp.WorkspaceEdit | None:
-        """Every safe fix at once, or None where there is none."""
+        """Every safe fix at once, or None if there are none."""
         # unsafe ones are asked for one by one
         report = run(at, replace(self.settings(at.path), fix=True, safety=Safety.SAFE))
         self.log(report)

@@ -19,7 +19,7 @@ class Messages(NamedTuple):
     stream: BinaryIO
 
     def readline(self) -> bytes:
-        """The next line, or the header at its end; what is neither a header nor blank means nothing to the reader."""
+        """The next line, or the header at its end; the reader ignores what is neither a header nor blank."""
         line = self.stream.readline()
         header = _HEADER.search(line)
         if header:

@@ -17,7 +17,7 @@ from clipcheck.settings.keys import Settings
 if TYPE_CHECKING:
     from clipcheck.engine.cache import Cache
 
-# A worker pays a quarter of a second to import libcst; fewer files than this are done sooner without one.
+# A worker pays a quarter of a second to import libcst; fewer files than this are checked sooner without one.
 POOL_FROM = 24
 # With this many files to read, the search for keywords is distributed too, this many files at a time.
 SIFT_FROM, CHUNK = 1000, 250

@@ -83,7 +83,7 @@ class Cache:
         return FileReport(task.path, task.data, findings, warnings=warnings, threshold=settings.safety)
 
     def put(self, clean: Iterable[tuple[str, Settings]], reports: Iterable[tuple[Task, FileReport]]) -> None:
-        """Keep the results of this run: files without keywords, and reports. Errors are not kept: they are to be seen again."""
+        """Keep the results of this run: files without keywords, and reports. Errors are not kept: they have to be seen again."""
         entries = [(path, settings, self._trusted(path)) for path, settings in clean]
         reported = [
             (task.path, task.settings, _packed_report(self._trusted(task.path), task, report))
@@ -114,7 +114,7 @@ class Cache:
         return _inner(_inner(self._groups, key), folder).get(name)
 
     def _trusted(self, path: str) -> str:
-        """The state that was taken of a file; "", which no file has, where it may change and keep that state."""
+        """The state that was taken of a file; "", which no file has, if it may change without changing that state."""
         state = self._states[path]
         newest = max((int(number) for number in state.split()[2:]), default=0)
         return state if newest < self._started - GRAIN else ""
@@ -163,7 +163,7 @@ def written_in(folder: str) -> list[str]:
 
 
 def _inner(entries: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """What is kept below a key, nothing where that is broken."""
+    """What is kept under a key, nothing if that is broken."""
     inner = entries.get(key)
     return inner if isinstance(inner, dict) else {}
 
@@ -198,7 +198,7 @@ def _digest(data: bytes) -> str:
 
 
 def remove(folders: Iterable[str]) -> Iterator[str]:
-    """Delete the caches in folders and below them, and give their names. Only folders with our name and our tag are touched."""
+    """Delete the caches in folders and below them, and return their names. Only folders with our name and our tag are touched."""
     import shutil
 
     for top in folders:

@@ -62,7 +62,7 @@ def _checked_and_fixed(path: str, data: bytes, settings: Settings, before: bytes
 
 
 def check_text(path: str, text: str, settings: Settings, before: str = "") -> FileReport:
-    """As `check_file`, for text that is not (yet) in a file, such as an editor's.
+    """Like `check_file`, for text that is not (yet) in a file, such as an editor's.
 
     `before` is the text when it was last valid Python: if it is half typed now, only the lines that changed since then
     are skipped.
@@ -154,7 +154,7 @@ def _round(
             return step, bad
         alone = [(finding, _step(path, checked, [finding], settings)) for finding in pending]
         failed = [finding for finding, step in alone if step is None]
-        if not failed:  # each is good, but not all of them together
+        if not failed:  # each works alone, but not all of them together
             return alone[0][1], bad
         bad += failed
         pending = [finding for finding in pending if finding not in failed]

@@ -32,7 +32,8 @@ class Found(NamedTuple):
 def find(paths: Sequence[str], projects: Projects | None = None) -> Found:
     """The files to check: named ones, and those in named folders and below.
 
-    A named file is taken whatever its ending, and skipped only under `force-exclude`.
+    A named file is checked whatever its ending, and
+    skipped only with `force-exclude`.
     """
     projects = projects or Projects(Layer({}, os.getcwd()), Settings(), isolated=True)
     names: dict[str, None] = {}

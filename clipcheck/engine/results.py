@@ -35,7 +35,7 @@ class FileReport(NamedTuple):
 
     @property
     def now(self) -> bytes:
-        """The bytes that the places of `findings` count in."""
+        """The bytes that the places of `findings` refer to."""
         return self.data if self.fixed_data is None else self.fixed_data
 
 

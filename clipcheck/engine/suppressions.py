@@ -183,7 +183,7 @@ def _codes_from(text: str, at: int) -> Iterator[re.Match[str]]:
 
 
 def _names(words: Iterable[re.Match[str]], first: int, where: str) -> tuple[tuple[Naming, ...], list[str]]:
-    """The rules that some words name, whose offsets count from `first`, and a message for each other word."""
+    """The rules that some words name, whose offsets are relative to `first`, and a message for each other word."""
     names: list[Naming] = []
     wrong: list[str] = []
     for word in words:

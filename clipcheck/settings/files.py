@@ -83,7 +83,7 @@ def _require(layer: Layer) -> None:
     alone = wanted.lstrip()[:1] not in ("=", "<", ">", "!", "~")
     try:
         holds = SpecifierSet(f"=={wanted}" if alone else wanted, prereleases=True).contains(__version__)
-    except (InvalidSpecifier, ValueError):  # the latter for more digits than a number may have
+    except (InvalidSpecifier, ValueError):  # the latter if a number has more digits than Python allows
         message = f"`required-version` must be a version such as `>=0.1`, not {shortened(repr(wanted))}"
         raise layer.fault("required-version", message) from None
     if not holds:
@@ -91,7 +91,7 @@ def _require(layer: Layer) -> None:
 
 
 def _shown(path: str) -> str:
-    """A path as people read it: relative to the current folder where it lies below it."""
+    """A path as people read it: relative to the current folder if it is below it."""
     try:
         relative = os.path.relpath(path)
     except ValueError:  # another drive

@@ -14,19 +14,18 @@ _PLAIN = re.compile(r"[\w-][\w.-]*")
 
 @dataclass(frozen=True)
 class Globs:
-    """Some patterns that count from a folder, and whether they match a path."""
+    """Some patterns, relative to a folder, and whether they match a path."""
 
     patterns: tuple[str, ...]
     folder: str
 
     def match(self, path: str, is_folder: bool = False) -> bool:
-        """Whether a pattern takes the path or a folder on its way."""
+        """Whether a pattern matches the path or a folder that contains it."""
         return self.decides(path, is_folder) is True
 
     def decides(self, path: str, is_folder: bool = False) -> bool | None:
-        """True where the last pattern that fits takes the path, False where it begins with `!`, None for neither.
-
-        A folder that is taken is taken with everything in it.
+        """True if the last pattern that fits matches the path, False if it begins with `!`, None if no pattern fits. A
+        folder that matches does so with everything in it.
         """
         parts = self._parts(path)
         if self._names is not None:
@@ -37,7 +36,7 @@ class Globs:
         return True if any(above) else self._last_word(parts, is_folder)
 
     def decides_entry(self, path: str, is_folder: bool) -> bool | None:
-        """As `decides`, for an entry of a folder that is being walked, and so is not taken itself."""
+        """Like `decides`, for an entry of a folder that is being walked, and so does not match itself."""
         if self._names is not None:
             return True if os.path.basename(path) in self._names else None
         parts = self._parts(path)
@@ -60,7 +59,7 @@ class Globs:
         return [pattern for line in reversed(self.patterns) if (pattern := parse(line)) is not None]
 
     def _parts(self, path: str) -> list[str] | None:
-        """The names on the way from the patterns' folder to the path, None where it does not lie below it."""
+        """The names on the way from the patterns' folder to the path, None if the path is not below it."""
         try:
             relative = os.path.relpath(path, self.folder)
         except ValueError:  # another drive

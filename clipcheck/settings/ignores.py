@@ -11,12 +11,12 @@ from clipcheck.settings.globs import Globs
 class Ignores:
     """What git ignores: every `.gitignore` from the repository's root on, its `info/exclude` and the user's own file.
 
-    Outside of a repository the files from `top` on count: one in the home folder is not meant for what lies there.
+    Outside a repository, the files from `top` on count: one in the home folder is not meant for everything below it.
     """
 
     def __init__(self, top: str) -> None:
         self._of: dict[str, tuple[Globs, ...]] = {}
-        self._absolute: dict[str, str] = {}  # a folder's entries are asked for one by one
+        self._absolute: dict[str, str] = {}  # a folder's entries are looked up one by one
         top = os.path.abspath(top)
         if not _in_repository(top):
             own = _patterns(os.path.join(top, ".gitignore"), top)

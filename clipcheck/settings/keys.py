@@ -50,7 +50,7 @@ class Settings:
 
 
 class Layer(NamedTuple):
-    """The keys that one place sets: a file, or the command line. Paths and patterns count from `folder`."""
+    """The keys that one place sets: a file, or the command line. Paths and patterns are relative to `folder`."""
 
     values: Mapping[str, Any]
     folder: str
@@ -115,7 +115,7 @@ def _fits(kind: str, value: Any) -> bool:
 
 
 def _is_misspelled(target: str) -> bool:
-    """Whether a target is nearly one of clipcheck's, as `Torch` and `pytorch` are."""
+    """Whether a target is similar to one of clipcheck's, as `Torch` and `pytorch` are."""
     return target not in TARGETS and bool(did_you_mean(target.lower(), TARGETS, 0.75))
 
 
@@ -131,7 +131,7 @@ def shortened(text: str) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str], likeness: float = 0.7) -> str:
-    """The end of a message about an unknown word: the known one that is most like it, if any is."""
+    """The end of a message about an unknown word: the most similar known one, if any is similar."""
     from difflib import get_close_matches
 
     near = get_close_matches(word, list(known), 1, likeness)
@@ -146,7 +146,7 @@ def select(
 ) -> frozenset[str]:
     """The codes that run: the longest prefix that names a code wins, `ignored` wins ties. Raises ConfigError.
 
-    Without `chosen`, `base` stays as far as `ignored` does not name it.
+    Without `chosen`, these are the codes in `base` that `ignored` does not name.
     """
     chosen, extra, ignored = ([selector(word) for word in split(words)] for words in (chosen, extra, ignored))
     wanted = set()

@@ -1,6 +1,6 @@
 """One line of a `.gitignore`, and whether it fits a path, in time that grows with the product of their lengths.
 
-What backtracks takes hours for `*a*a*a*a*b`, and files that name such patterns come from strangers. As in git, a line that
+Backtracking would take hours for `*a*a*a*a*b`, and files that name such patterns come from strangers. As in git, a line that
 makes no sense (`!`, a lone backslash, `[z-a]`) fits nothing.
 Format: https://git-scm.com/docs/gitignore#_pattern_format
 """
@@ -33,14 +33,14 @@ _NOTHING = "(?!)"
 
 
 class Pattern(NamedTuple):
-    """A pattern as the names on a path that it asks for; None among them stands for any number of names (`**`)."""
+    """A pattern as the names on a path that it requires; None among them stands for any number of names (`**`)."""
 
     names: tuple[Fits | None, ...]
     negated: bool = False
     folders_only: bool = False
 
     def fits(self, path: Sequence[str], is_folder: bool) -> bool:
-        """Whether the pattern takes exactly this path, given as its names."""
+        """Whether the pattern matches exactly this path, given as its names."""
         if self.folders_only and not is_folder:
             return False
         match self.names:
@@ -71,7 +71,7 @@ class Pattern(NamedTuple):
 
 
 def parse(line: str) -> Pattern | None:
-    """The pattern on a line; None for a comment, an empty line, and what git fits to nothing."""
+    """The pattern on a line; None for a comment, an empty line, and a pattern that git never matches."""
     text = _without_trailing_blanks(line.rstrip("\r\n"))
     if text.startswith("#"):
         return None
@@ -107,7 +107,7 @@ def _name(word: str) -> Fits:
 
 
 def _expression(word: str) -> str:
-    """A regular expression that never backtracks over a `*`: each takes the first place where the rest fits."""
+    """A regular expression that never backtracks over a `*`: each matches up to the first place where the rest fits."""
     pieces = [""]
     at = 0
     while at < len(word):

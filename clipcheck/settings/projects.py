@@ -114,7 +114,7 @@ class Projects:
         return self._of_folder(os.path.abspath(path)) if os.path.isdir(path) else self.of_file(path)
 
     def of_file(self, path: str) -> Project:
-        """As `of`, without asking the disk about each of many files."""
+        """Like `of`, without asking the disk about each of many files."""
         named = os.path.dirname(path)
         known = self._of_named.get(named)
         if known is None:
