@@ -51,9 +51,7 @@ def _run(command: list[str], results: str) -> int:
     path = [str(Path(__file__).with_name("startup")), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "CLIPCHECK_RUNTIME": results, "PYTHONPATH": os.pathsep.join(path)}
     sys.stdout.flush()
-    if (
-        sys.platform != "win32"
-    ):  # there the new process would have another id, and the parent would wait for this one
+    if sys.platform != "win32":  # there the new process would have another id, and the parent would wait for this one
         os.execve(command[0], command, environment)
     return subprocess.run(command, env=environment).returncode
 

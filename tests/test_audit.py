@@ -411,7 +411,12 @@ def test_the_plot(tmp_path: Path, suffix: str) -> None:
     from clipcheck.audit.plot import plot
 
     plot(watched(training), tmp_path / f"norms{suffix}")
-    assert (tmp_path / f"norms{suffix}").stat().st_size > 2000
+    light, dark = ((tmp_path / f"norms{end}{suffix}").read_bytes() for end in ("", "-dark"))
+    assert len(light) > 2000
+    assert light != dark
+    if suffix == ".svg":  # which draws letters as shapes, with the text beside them
+        assert b"<!-- optimizer step -->" in light and b"<!-- norm -->" in light
+        assert b"#ffffff" in light and b"#ffffff" not in dark
 
 
 # --- the command ------------------------------------------------------------------------------------------------

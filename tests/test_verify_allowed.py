@@ -71,7 +71,7 @@ ASTRAY = {  # by the reason: what is refused, and its look-alike
     "it repeats": ("(0.0,) * n", "n * n"),
     "large power": ("10 ** 65", "10 ** 64"),
     "a large power": ("10 ** 10 ** 10", "10 ** n"),
-    "something large": ("torch__zeros(1024, 1025)", "torch__zeros(1024, 1024)"),
+    "a large value": ("torch__zeros(1024, 1025)", "torch__zeros(1024, 1024)"),
     "creates a large value": ("torch__zeros([2048, 1024])", "torch__stack([2048, 1024])"),
     "a `lambda` expression": ("f = lambda x: x", "builtins__filter(lambda x: x, y)"),
     "more than plain parameters": ("builtins__map(lambda x=1: x, y)", "builtins__map(lambda x: x, y)"),

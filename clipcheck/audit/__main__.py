@@ -32,7 +32,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stop", action="store_true", help="end the program after these steps")
     parser.add_argument("--output-format", choices=["text", "json"], default="text")
     parser.add_argument("--output-file", type=Path, help="write the report there, not to standard output")
-    parser.add_argument("--plot", type=Path, help="draw the norms, as .svg or .png; needs matplotlib")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        help="draw the norms as .svg or .png, and again for dark pages, with `-dark` in the name; needs matplotlib",
+    )
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="run a module, with its arguments")
     parser.add_argument("program", nargs=argparse.REMAINDER, help="run a file, with its arguments")
     return parser

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from clipcheck.audit.report import Report
 
+# The color of text and lines, and that of the background.
+_LIGHT, _DARK = ("#20282b", "#ffffff"), ("#d3dde0", "#1e2129")
+
 
 def plot(report: Report, path: Path) -> None:
-    """Writes, for each optimizer, the norm before clipping, what each step used, and the limit; the suffix is the format."""
+    """Writes, for each optimizer, the norm before clipping, what each step used, and `max_norm`; the suffix is the format.
+
+    A second file, with `-dark` in its name, is for dark pages.
+    """
+    from matplotlib import rc_context
+
+    names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    for file, (ink, background) in ((path, _LIGHT), (path.with_stem(f"{path.stem}-dark"), _DARK)):
+        style: Any = dict.fromkeys(names, ink) | dict.fromkeys(("figure.facecolor", "axes.facecolor"), background)
+        with rc_context(style):
+            _draw(report, file)
+
+
+def _draw(report: Report, path: Path) -> None:
     from matplotlib.figure import Figure
 
     parts = [part for part in report.parts if part.norms.before]
@@ -18,15 +35,16 @@ def plot(report: Report, path: Path) -> None:
         axes = figure.add_subplot(len(parts), 1, index + 1)
         norms = part.norms
         steps = range(1, len(norms.before) + 1)
-        axes.plot(steps, norms.before, ".-", color="tab:gray", label="norm of the gradients")
-        axes.plot(steps, norms.after, ".", color="tab:blue", label="what the step used")
+        axes.plot(steps, norms.before, ".-", color="#8c8c8c", label="before clipping")
+        axes.plot(steps, norms.after, ".", color="#3b8fd0", label="used by the step")
         limits = [limit if limit < math.inf else math.nan for limit in norms.limits]
         if any(limit == limit for limit in limits):
-            axes.plot(steps, limits, "--", color="tab:red", label="max_norm")
+            axes.plot(steps, limits, "--", color="#d55e00", label="max_norm")
         positive = [norm for norm in (*norms.before, *norms.after) if 0 < norm < math.inf]
         if positive and max(positive) > 20 * min(positive):
             axes.set_yscale("log")
         axes.set_title(f"{part.optimizer.name}, {sum(part.steps.values())} steps", loc="left")
-        axes.set_xlabel("step")
+        axes.set_xlabel("optimizer step")
+        axes.set_ylabel("norm")
         axes.legend(frameon=False)
     figure.savefig(path)

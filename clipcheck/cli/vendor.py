@@ -24,13 +24,13 @@ _HEADER = re.compile(
 _ABSOLUTE = re.compile(rb"^(?P<start>[ \t]*from )clipcheck\.runtime(?P<rest>\.[\w.]+)?(?= import )", re.MULTILINE)
 
 # How a file of the package compares with what this version writes.
-CURRENT, MISSING, OUTDATED, EDITED, GONE = "current", "missing", "outdated", "changed by hand", "no longer part of it"
+CURRENT, MISSING, OUTDATED, EDITED, GONE = "current", "missing", "outdated", "edited by hand", "no longer part of it"
 
 
 def vendor(folder: str, force: bool) -> str:
     """Write the runtime to a folder, or renew what is there; returns what to tell the user.
 
-    Raises ConfigError, with nothing written, where a file was changed by hand and `force` is not set.
+    Raises ConfigError, with nothing written, where a file was edited by hand and `force` is not set.
     """
     _check_name(folder)
     states = compared(folder)

@@ -59,8 +59,8 @@ class Workers:
 
     def each(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result | Died]]:
         """The items with their results, in the order in which they finish; they are started in the order given.
--->
-# A process whose streams are ours"""
+        -->
+        # A process whose streams are ours"""
         waiting = deque(items)
         done: SimpleQueue[tuple[Item, Result | Died] | BaseException] = SimpleQueue()
 
