@@ -43,8 +43,15 @@ def _draw(report: Report, path: Path) -> None:
         positive = [norm for norm in (*norms.before, *norms.after) if 0 < norm < math.inf]
         if positive and max(positive) > 20 * min(positive):
             axes.set_yscale("log")
+        else:
+            axes.ticklabel_format(useOffset=False)
+        if positive and max(positive) < 1.01 * min(positive):  # else rounding errors fill the whole height
+            axes.set_ylim(0, 1.3 * max(positive))
         axes.set_title(f"{part.optimizer.name}, {sum(part.steps.values())} steps", loc="left")
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("norm")
-        axes.legend(frameon=False)
+    labels = {
+        label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path)
