@@ -1,7 +1,7 @@
 """`make kill`: clipcheck is killed while it fixes files, again and again, and must never leave a damaged one.
 
 Half of the kills come after a random time; the others before or after the n-th call that the write phase makes to the
-system. After each, every file holds the whole old or the whole new text; the next run removes what was left behind; no
+system. After each, every file holds the whole old or the whole new text; the next run removes leftover files; no
 process stays. Usage: kill.py [KILLS] [SEED]
 """
 
@@ -144,7 +144,7 @@ def one_kill(chance: random.Random, typical: float) -> Counter[str]:
             process.wait()
         seen["killed"] += process.returncode == -signal.SIGKILL
         seen["in the write phase"] += 0 < sum(path.read_text() == NEW for path in folder.glob("*.py")) < FILES
-        seen["left behind"] += bool(leftovers(folder))
+        seen["leftover"] += bool(leftovers(folder))
         seen["DAMAGED"] += bool(damaged(folder)) or (folder / "second_name.txt").read_text() != OLD
         seen["ORPHANS"] += not gone_by(folder, 10)
         run(folder, "-m", "clipcheck", *ARGUMENTS, "--jobs", "1").wait()
@@ -178,7 +178,7 @@ def main(kills: int, seed: int) -> int:
                 print(f"\r{done + 1} of {kills}", end="", file=sys.stderr)
     wrong = ("DAMAGED", "ORPHANS", "NOT FIXED", "LEFT FOR EVER")
     print(f"seed {seed}: {kills} runs, {seen['killed']} killed, {seen['in the write phase']} between the first write and the last, "
-          f"{seen['left behind']} with a temporary file left; " + ", ".join(f"{seen[name]} {name.lower()}" for name in wrong))  # fmt: skip
+          f"{seen['leftover']} with a temporary file left; " + ", ".join(f"{seen[name]} {name.lower()}" for name in wrong))  # fmt: skip
     return 1 if any(seen[name] for name in wrong) else 0
 
 

@@ -94,7 +94,7 @@ LABELS_TEXT = r"recall (\d+)/(\d+) = .*; negatives kept silent (\d+)/(\d+) = .*;
 
 
 def test_labelled_sites(shared: Path) -> None:
-    """Recall and silence on hand-labelled public code; the repositories are not part of this project."""
+    """Recall on hand-labeled public code, and what must not be reported there; the repositories are not part of this project."""
     repos = os.environ.get("CLIPCHECK_REPOS")
     if not repos:
         pytest.skip("CLIPCHECK_REPOS does not name a folder of the labelled repositories")

@@ -1,4 +1,4 @@
-"""Every fixture: the findings that stand beside its lines, the fix that stands beside it, and silence where it is due."""
+"""Every fixture: the findings that its lines announce, the fixed version beside it, and no finding where there is none to make."""
 
 from __future__ import annotations
 

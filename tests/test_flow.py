@@ -259,5 +259,5 @@ def test_a_function_that_is_given_the_optimizer_and_is_named_after_training_may_
 
 
 @pytest.mark.parametrize("call", ["log(optimizer)", "helper.show(model)", "save_training_state(optimizer)"])
-def test_a_function_that_speaks_of_nothing_or_is_given_nothing_does_nothing(call: str) -> None:
+def test_a_function_without_gradients_or_arguments_does_nothing(call: str) -> None:
     assert flow_of(program(f"def f(model, optimizer, helper, x):\n    {call}\n")).events == []

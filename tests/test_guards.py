@@ -91,7 +91,7 @@ def test_the_branches_around_a_place(text: str, expected: list[tuple[str, bool]]
         ("if x:\n    if y:\n        one()\n    return\nother()", True),
     ],
 )
-def test_places_of_which_no_run_comes_to_both(text: str, expected: bool) -> None:
+def test_places_that_no_run_reaches_both(text: str, expected: bool) -> None:
     source = Source("def f():\n    for i in n:\n" + textwrap.indent(text, "        "))
     assert exclusive(source, calls(source, "one")[0], calls(source, "other")[0]) is expected
 

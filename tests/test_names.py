@@ -283,7 +283,7 @@ def c2():
 """
 
 
-def test_the_nodes_of_a_text_come_in_its_order() -> None:
+def test_nodes_are_in_the_order_of_the_text() -> None:
     """Python's own tokens say what the order is."""
     tokens = tokenize.generate_tokens(io.StringIO(EVERYTHING).readline)
     words = [t.string for t in tokens if t.type == tokenize.NAME and not keyword.iskeyword(t.string) and t.string != "match" and t.string != "case"]  # fmt: skip

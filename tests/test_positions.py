@@ -64,5 +64,5 @@ def test_the_code_of_an_expression_comes_with_or_without_its_parentheses() -> No
 
 
 @pytest.mark.parametrize("text", ["if x:\n    y\n  # c\n ", "x = 1\n\r\ny = 2\r", "\ufeffx = 1\n"])
-def test_a_text_that_libcst_does_not_give_back_is_not_exact(text: str) -> None:
+def test_what_libcst_does_not_reproduce_is_not_exact(text: str) -> None:
     assert not placed(text, cst.parse_module(text)).exact

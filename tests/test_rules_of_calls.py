@@ -773,7 +773,7 @@ def test_parentheses_that_lack_on_one_line_say_what_a_name_is_on_another() -> No
     [
         ("from torch.  _six import inf\n", "from math import inf\n"),
         ("from torch \\\n  ._six import inf as far\nx = far\n", "from math import inf as far\nx = far\n"),
-        # it goes among the standard library's, behind what has to be first
+        # it goes among the standard library's, after what has to be first
         (
             "from __future__ import annotations\nfrom torch import nn\nfrom torch._six import inf\n",
             "from __future__ import annotations\nfrom math import inf\n\nfrom torch import nn\n",

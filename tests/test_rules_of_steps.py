@@ -35,7 +35,7 @@ def written(text: str) -> str:
 
 
 def program(body: str) -> str:
-    """The body in a training loop; a text that says `def`, `class` or `import` stands for itself."""
+    """The body in a training loop; code with `def`, `class` or `import` is used as it is."""
     if re.search(r"^(def|class|import|from) ", body, re.MULTILINE):
         return HEAD + written(textwrap.dedent(body)) + "\n"
     return HEAD + LOOP + textwrap.indent(written(body), " " * 8) + "\n"

@@ -136,7 +136,7 @@ def test_workers_of_torchrun(tmp_path: Path, outside: bool) -> None:
         with open(f"rank{dist.get_rank()}.txt", "w") as file:
             print(torch.nn.utils.clip_grad_norm_.__module__, abs(norm / want - 1) < 1e-5, file=file)
         dist.destroy_process_group()
-        os._exit(0)  # behind a plain all_reduce, too, gloo aborts one process in a few at its end
+        os._exit(0)  # even after a plain all_reduce, gloo aborts some processes at their end
         """,
     )
     from torch.distributed import fsdp

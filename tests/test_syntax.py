@@ -40,7 +40,7 @@ def test_a_file_of_python_2_is_read_around_its_prints() -> None:
         ("  x = 1", 2),
     ],
 )
-def test_a_fault_is_placed_and_the_lines_behind_it_are_read(bad: str, line: int) -> None:
+def test_a_fault_is_located_and_the_lines_after_it_are_read(bad: str, line: int) -> None:
     report = look(f"import torch\n{bad}\n{CALL}\n")
     assert [(f.code, f.place.line) for f in report.findings] == [
         ("invalid-syntax", line),
@@ -76,7 +76,7 @@ def test_braces_do_not_make_a_template(line: str) -> None:
     assert "invalid-syntax" in [f.code for f in look(f"import torch\n{line}\n{CALL}\n").findings]
 
 
-def test_a_text_without_sense_is_one_finding() -> None:
+def test_nonsense_is_one_finding() -> None:
     report = look("torch.nn.utils.clip_grad_norm ((( ]]] \n" * 200)
     assert [f.code for f in report.findings] == ["invalid-syntax"]
 
@@ -191,7 +191,7 @@ def calls(text: str, before: str) -> list[int]:
         (13, "    return y\n    if x:\n    try:"),
         (9, "\n\ndef new(x):\n    if x\n        y()\n\ndef second(model, xs):"),
         (16, "def third(model"),
-        (2, '"""'),  # what every quote behind it turns around
+        (2, '"""'),  # what changes the meaning of every later quote
         (2, "x = '''"),
         (2, "("),
         (2, "@"),

@@ -1,4 +1,4 @@
-"""What two widely read documents say about clipping, held against torch on this machine."""
+"""What two widely read documents say about clipping, compared with torch on this machine."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def squares_are_faster(device: torch.device) -> Belief:
 
 
 def squares_are_more_exact(device: torch.device) -> Belief:
-    """The root is not what costs digits: with a root taken and squared again the sum of squares is as exact."""
+    """The root is not what costs digits: with a root taken and squared again the sum of squares is as accurate."""
     grads = _gradients(device)
     errors = errors_of_the_norm(grads)
     seen = (

@@ -14,7 +14,7 @@ Norm = Callable[[list[Tensor]], object]
 
 
 def loop_of_norms(grads: list[Tensor]) -> float:
-    """Method 1: one `.item()` a gradient, a root that is squared again."""
+    """Method 1: one `.item()` per gradient, a root that is squared again."""
     total = 0.0
     for grad in grads:
         total += grad.norm(2).item() ** 2
@@ -22,7 +22,7 @@ def loop_of_norms(grads: list[Tensor]) -> float:
 
 
 def loop_of_squares(grads: list[Tensor]) -> float:
-    """Method 2: one `.item()` a gradient, a temporary as large as the gradient."""
+    """Method 2: one `.item()` per gradient, a temporary as large as the gradient."""
     total = 0.0
     for grad in grads:
         total += grad.pow(2).sum().item()

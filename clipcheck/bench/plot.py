@@ -9,12 +9,12 @@ from clipcheck.bench.run import Row
 
 _DARK = {"text": "#d3dde0", "background": "#1e2129", "grid": "#5b676c"}
 _LIGHT = {"text": "#20282b", "background": "#ffffff", "grid": "#b8c2c6"}
-# Told apart without seeing red and green, on both backgrounds (Okabe and Ito).
+# Distinguishable without seeing red and green, on both backgrounds (Okabe and Ito).
 _COLORS = ("#009e73", "#e69f00", "#56b4e9", "#cc79a7", "#d55e00", "#8c8c8c")
 
 
 def draw(machine: dict[str, Any], rows: list[Row], path: Path) -> tuple[Path, Path]:
-    """Writes `path` for light pages and a file of its name with `-dark` for dark ones; gives both paths."""
+    """Writes `path` for light pages and a file of its name with `-dark` for dark ones; returns both paths."""
     dark = path.with_stem(f"{path.stem}-dark")
     for file, colors in ((path, _LIGHT), (dark, _DARK)):
         _draw(machine, rows, file, colors)

@@ -33,7 +33,7 @@ _COPIES = frozenset("clone contiguous cpu cuda abs coalesce resolve_conj reshape
 _CASTS = frozenset("float double half bfloat16 type type_as to".split())
 _METHODS = _VIEWS | _COPIES | _CASTS
 _FLAT = frozenset({"flatten", "ravel"})
-# What gives a process its shard of a sharded tensor.
+# What returns a process's own shard of a sharded tensor.
 _LOCAL = frozenset({"to_local", "_local_tensor"})
 
 
@@ -226,7 +226,7 @@ def _is_singular(name: str) -> bool:
 
 
 def _may_be_gradient(value: cst.BaseExpression | None) -> bool:
-    """A value that is known by its name only: the result of some call, or an element."""
+    """A value of which only the name is known: the result of some call, or an element."""
     return value is None or isinstance(value, (cst.Call, cst.Subscript, cst.Attribute))
 
 

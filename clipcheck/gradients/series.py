@@ -175,7 +175,7 @@ def _fused(source: Source, call: cst.Call, tensors: cst.BaseExpression) -> Serie
 def _assigned(
     source: Source, name: cst.Name, read: Callable[[Binding, cst.BaseExpression], Series | None]
 ) -> Series | None:
-    """What `read` makes of the one value that a name was given; the assignment is remembered as used."""
+    """The result of `read` for the one value that a name was assigned; the assignment is remembered as used."""
     binding = only_assignment(source, name)
     if binding is None or binding.value is None:
         return None

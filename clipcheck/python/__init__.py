@@ -1,1 +1,1 @@
-"""One parsed program text, and what can be asked of it: names, places, which values reach where."""
+"""One parsed program text, and what can be asked about it: names, places, which values reach where."""

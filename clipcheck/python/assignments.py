@@ -1,4 +1,4 @@
-"""What an assignment or a loop gives to one name among its targets."""
+"""What an assignment or a loop assigns to one name among its targets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def assigned_value(source: Source, binding: Binding) -> cst.BaseExpression | Non
 
 
 def assigned_values(source: Source, name: cst.Name) -> list[cst.BaseExpression | None]:
-    """What a name can have been assigned where it is used; None for a binding that is no assignment, or not plain."""
+    """What a name can have been assigned where it is used; None for a binding that is not a plain assignment."""
     return [assigned_value(source, binding) if binding.kind == "assign" else None for binding in reaching(source, name)]
 
 
@@ -61,7 +61,7 @@ def _path(source: Source, name: cst.CSTNode) -> Path:
 
 
 def _element(value: cst.BaseExpression, path: Path) -> cst.BaseExpression | None:
-    """The part of nested tuples or lists that stands where the name stands among the targets."""
+    """The part of nested tuples or lists at the place that the name has among the targets."""
     for index in path:
         match value:
             case cst.Tuple(elements=elements) | cst.List(elements=elements) if index < len(elements):

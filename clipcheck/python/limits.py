@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 # What people write by hand has 30 levels, what programs write 300.
 MAX_DEPTH = 1_200
-# Python itself allows no more brackets in each other.
+# Python itself allows no more nested brackets.
 MAX_BRACKETS = 200
 # Stands on the stack for MAX_DEPTH levels several times over; only what is used is ever taken from the memory.
 STACK_BYTES = 512 * 1024 * 1024
@@ -32,14 +32,14 @@ _NEXT_STRING = re.compile(r"""["']\s+(?:\\\r?\n\s*)?[A-Za-z]{0,2}["']""")
 
 
 class Excess(NamedTuple):
-    """What a source has too much of, and the offset where that is."""
+    """What there is too much of in a source, and its offset."""
 
     at: int
     message: str
 
 
 def excess(text: str) -> Excess | None:
-    """Why a source is not parsed, None where it can be."""
+    """Why a source is not parsed, None if it can be."""
     match tree_of(text):
         case NoTree.LARGE:
             return Excess(0, f"too large to be analyzed: {len(text):,} characters, the limit is {MAX_CHARACTERS:,}")
@@ -81,7 +81,7 @@ def _deep_statement(tree: ast.Module, text: str) -> ast.stmt | None:
 
 
 def _levels_in_one(node: ast.AST, text: str, starts: list[int]) -> int:
-    """The levels that LibCST has for what is one node to Python; they cost it about half of what others do."""
+    """The levels that LibCST has for what is one node in Python's tree; they cost it about half as much as others."""
     match node:
         case ast.BoolOp(values=values):
             return len(values) // 2
@@ -93,7 +93,7 @@ def _levels_in_one(node: ast.AST, text: str, starts: list[int]) -> int:
 
 
 def _excess_unparsed(text: str) -> Excess | None:
-    """As `excess`, for a source that Python rejects: by its brackets and by the length of its lines."""
+    """Like `excess`, for a source that Python rejects: by its brackets and by the length of its lines."""
     depth = 0
     for bracket in _BRACKET.finditer(text):
         depth = depth + 1 if bracket.group() in "([{" else max(depth - 1, 0)
@@ -104,7 +104,7 @@ def _excess_unparsed(text: str) -> Excess | None:
 
 
 class _Call(Generic[T]):
-    """A call in a thread of its own, with what came of it."""
+    """A call in a thread of its own, with its result or error."""
 
     result: T
     error: BaseException | None = None
@@ -121,7 +121,7 @@ class _Call(Generic[T]):
 
 
 def with_room(function: Callable[[], T]) -> T:
-    """What `function` gives, called with a stack that is large enough for MAX_DEPTH levels of nesting.
+    """What `function` returns, called with a stack that is large enough for MAX_DEPTH levels of nesting.
 
     That takes a thread; within it, the room is there already.
     """
@@ -134,7 +134,7 @@ def with_room(function: Callable[[], T]) -> T:
         thread = threading.Thread(target=call.run, daemon=True)
         sys.setrecursionlimit(max(frames, FRAMES))
         thread.start()
-    except (ValueError, RuntimeError):  # the system grants no such stack
+    except (ValueError, RuntimeError):  # the system does not allow such a stack
         sys.setrecursionlimit(frames)
         return function()
     finally:

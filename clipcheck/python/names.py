@@ -11,7 +11,7 @@ import libcst as cst
 BindingKind: TypeAlias = Literal["import", "assign", "augmented", "for", "with", "parameter", "def", "class", "other"]
 
 COMPREHENSIONS = (cst.GeneratorExp, cst.ListComp, cst.SetComp, cst.DictComp)
-# Looked up by exact type before a `match` is entered: most of a program's nodes are of no such kind.
+# Looked up by exact type before a `match` is entered: most of a program's nodes are of other kinds.
 SCOPED = frozenset({cst.FunctionDef, cst.Lambda, cst.ClassDef, *COMPREHENSIONS})
 BINDING = frozenset(
     {
@@ -72,7 +72,7 @@ class Scope:
         home.bindings.setdefault(binding.name, []).append(binding)
 
     def declare(self, node: cst.CSTNode) -> None:
-        """Take note of a `global` or `nonlocal` statement."""
+        """Remember a `global` or `nonlocal` statement."""
         match node:
             case cst.Global(names=names):
                 self.elsewhere |= {item.name.value: self.module for item in names}

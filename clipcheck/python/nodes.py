@@ -9,7 +9,7 @@ from typing import cast
 
 import libcst as cst
 
-# Fields that hold punctuation and whitespace: nothing that a rule asks about lives below them.
+# Fields that hold punctuation and whitespace: nothing that a rule asks about is below them.
 _PUNCTUATION = frozenset(
     "lpar rpar lbracket rbracket leading_lines lines_after_decorators header footer trailing_whitespace comma semicolon "
     "equal colon dot indent star operator_whitespace asynchronous encoding default_indent default_newline "
@@ -40,7 +40,7 @@ def children(node: cst.CSTNode) -> list[cst.CSTNode]:
     for value in values(node):
         type_of = type(value)
         if type_of is tuple or type_of is list:
-            found += cast("Sequence[cst.CSTNode]", value)  # nothing else comes in sequences
+            found += cast("Sequence[cst.CSTNode]", value)  # nothing else is in sequences
         else:
             # `isinstance(value, CSTNode)`, asked once a class: its abstract metaclass makes a walk a third slower
             known = _IS_NODE.get(type_of)
@@ -56,7 +56,7 @@ def _getter(kind: type) -> Callable[[cst.CSTNode], tuple[object, ...]]:
     names = _fields(kind)
     if len(names) > 1:
         return attrgetter(*names)
-    return lambda node: tuple(getattr(node, name) for name in names)  # of one name, attrgetter gives no tuple
+    return lambda node: tuple(getattr(node, name) for name in names)  # for one name, attrgetter returns no tuple
 
 
 def _fields(kind: type) -> tuple[str, ...]:

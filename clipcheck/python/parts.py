@@ -57,7 +57,7 @@ def tree_of(text: str) -> ast.Module | NoTree:
         return NoTree.LARGE
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong with the user's strings is not ours to say
+            warnings.simplefilter("ignore")  # mistakes in the user's strings are not our concern
             return ast.parse(text)
     except (RecursionError, MemoryError):
         return NoTree.DEEP
@@ -66,7 +66,7 @@ def tree_of(text: str) -> ast.Module | NoTree:
 
 
 def parts(text: str) -> Parts | None:
-    """The parts of a program, None where there is no tree of it."""
+    """The parts of a program, None if it cannot be parsed."""
     tree = tree_of(text)
     if isinstance(tree, NoTree):
         return None
@@ -86,7 +86,7 @@ def shares(function: Function, outside: Words) -> bool:
 def _words(roots: Iterable[ast.AST], enter: bool = True) -> tuple[Words, list[ast.FunctionDef | ast.AsyncFunctionDef]]:
     """The words of all that is below `roots`, and the functions there, whose bodies are left out unless `enter`.
 
-    Most nodes are names, attributes and what says nothing; `ast.walk` would take twice the time.
+    Most nodes are names, attributes and others without words; `ast.walk` would take twice the time.
     """
     words: set[str] = set()
     functions: list[ast.FunctionDef | ast.AsyncFunctionDef] = []

@@ -14,7 +14,7 @@ Span: TypeAlias = tuple[int, int]
 
 
 class Placed(NamedTuple):
-    """The start and end offset of each node; `exact` is False where the tree does not give the text back."""
+    """The start and end offset of each node; `exact` is False if the tree does not reproduce the text."""
 
     spans: dict[cst.CSTNode, Span]
     exact: bool

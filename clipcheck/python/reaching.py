@@ -44,7 +44,7 @@ def reaching(source: Source, use: cst.Name) -> list[Binding]:
 
 
 def reaching_at(source: Source, place: cst.CSTNode, name: str) -> list[Binding]:
-    """As `reaching`, for a name that would be read right before the statement `place`."""
+    """Like `reaching`, for a name that would be read right before the statement `place`."""
     owner = source.scope(place).owner(name)
     return _reaching(source, place, owner, name) if owner else []
 
@@ -98,7 +98,7 @@ def _before(source: Source, parent: cst.CSTNode, child: cst.CSTNode, bindings: t
         case cst.For(orelse=orelse) | cst.While(orelse=orelse) if child is orelse:
             return _Effect(_beside(source, orelse, parent, bindings))
         case cst.Try(body=body, finalbody=final) | cst.TryStar(body=body, finalbody=final):
-            # an error may strike anywhere in the body; `finally` follows each of the other parts
+            # an error may occur anywhere in the body; `finally` follows each of the other parts
             return _Effect(_beside(source, child, parent if child is final else body, bindings))
         case cst.With(body=body) | cst.ExceptHandler(body=body) | cst.MatchCase(body=body) if child is body:
             targets = _beside(source, body, parent, bindings)

@@ -83,7 +83,7 @@ class Names:
             above = self._parents.get(id(above))
 
     def rank(self, node: cst.CSTNode) -> int:
-        """The number of a node in the order of the text; it comes before those inside of it."""
+        """The number of a node in the order of the text; a node comes before those inside it."""
         return self._ranks[id(node)]
 
     @cached_property

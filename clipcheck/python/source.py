@@ -1,4 +1,4 @@
-"""One parsed program text and the questions that rules ask it: where a node stands, what a name is, what surrounds it."""
+"""One parsed program text and the questions that rules ask it: where a node is, what a name refers to, what surrounds it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 class Source:
     """A program text, parsed once.
 
-    Raises `libcst.ParserSyntaxError` where the text is none that LibCST reads. `exact` is False where LibCST loses text (a lone
+    Raises `libcst.ParserSyntaxError` if LibCST cannot read the text. `exact` is False where LibCST loses text (a lone
     carriage return, a comment after a whitespace-only last line): findings still hold, edits would not.
     """
 
@@ -44,7 +44,7 @@ class Source:
 
     @cached_property
     def _placed(self) -> Placed:
-        """Worked out when a place is first asked for: most files are done with before that."""
+        """Computed when a place is first asked for: most files need none."""
         return placed(self.text, self.module)
 
     @cached_property
@@ -71,7 +71,7 @@ class Source:
             case cst.Name(value=name):
                 return name
             case cst.BaseExpression() | cst.Arg():
-                # most files are done with before the places of all nodes, which take time, are asked for
+                # most files never need the places of all nodes, which take time
                 written = code(self.module, node)
                 if not _LINE_END.search(written):  # what spans lines is written without their indents
                     return written
@@ -79,7 +79,7 @@ class Source:
         return self.text[start:end]
 
     def outer_code(self, node: cst.BaseExpression) -> str:
-        """As `code`, with the parentheses that the expression has, or needs within another one: a tuple, as in `for p in a, b`."""
+        """Like `code`, with the parentheses that the expression has, or needs within another one: a tuple, as in `for p in a, b`."""
         if isinstance(node, cst.Tuple) and not node.lpar:
             return f"({self.code(node)})"
         written = code(self.module, node, outer=True)
@@ -93,7 +93,7 @@ class Source:
         return "".join((node.value if isinstance(node, cst.Name) else code(self.module, node)).split())
 
     def outer_span(self, node: cst.BaseExpression) -> tuple[int, int]:
-        """As `span`, with the parentheses that belong to the expression."""
+        """Like `span`, with the parentheses that belong to the expression."""
         start, end = self._spans[node]
         if node.lpar:
             start, end = self._spans[node.lpar[0]][0], self._spans[node.rpar[-1]][1]
@@ -112,7 +112,7 @@ class Source:
         return self.line_at(self._spans[node][0])
 
     def quoted(self, node: cst.CSTNode | None, otherwise: str, limit: int = 32) -> str:
-        """The code of a node between backticks for a message; `otherwise` where it is long or spans lines."""
+        """The code of a node between backticks for a message; `otherwise` if it is long or spans lines."""
         code = "" if node is None else self.code(node)
         return f"`{code}`" if code and len(code) <= limit and "\n" not in code and "`" not in code else otherwise
 

@@ -93,7 +93,7 @@ def _readable_parts(program: Program, target: Target, whole: tuple[int, str]) ->
                 at = _shared(piece, left)
             faults.append(Fault(segment.start + at, message, segment.start, segment.end, is_python))
             text = text[: segment.start] + (left or _readable(piece)) + text[segment.end :]
-    if not faults:  # each part is Python, but not all of them together
+    if not faults:  # each part is valid Python, but not all of them together
         faults = [Fault(*whole, 0, len(text))]
     try:
         source = Source(text, target) if text != program.text else None
@@ -199,7 +199,7 @@ def _first_line_fault(text: str) -> int | None:
 
 
 def _placeholder(code: str, opens: bool | None = None) -> str:
-    """A line that opens a block, if not told otherwise when `code` looks as if it did, of the same length.
+    """A line of the same length that opens a block if `code` looks as if it did, unless told otherwise.
 
     What belongs to a statement above it, such as Python 2's `except E, e:`, goes on belonging to it.
     """
@@ -234,7 +234,7 @@ def _interpreters_word(text: str) -> tuple[int, int, str] | None:
     """Line from 1, column from 0 and message; None where this interpreter accepts what the parser does not."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes in strings, not ours to judge
+            warnings.simplefilter("ignore")  # about escapes in strings, which are not our concern
             ast.parse(text)
     except SyntaxError as error:
         return error.lineno or 1, max((error.offset or 1) - 1, 0), error.msg

@@ -49,7 +49,7 @@ def spared(text: str) -> str | None:
         return joined
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes in strings, not ours to judge
+            warnings.simplefilter("ignore")  # about escapes in strings, which are not our concern
             tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None

@@ -57,7 +57,7 @@ def _around(places: Iterable[Place], lines: dict[int, str]) -> list[int]:
 
 
 def _underline(place: Place, line: str, sign: str, paint: Paint, color: str) -> str:
-    """The signs below the part of a place that stands in its first line."""
+    """The signs below the part of a place that is on its first line."""
     end = place.end_column if place.end_line == place.line else len(line) + 1
     lead, marked = line[: place.column - 1], line[place.column - 1 : end - 1]
     return " " * len(_expand(lead)) + paint(sign * max(len(_expand(marked)), 1), "bold", color)

@@ -38,6 +38,6 @@ def _issue(row: Row, seen: Counter[str]) -> dict[str, Any]:
 
 
 def _fingerprint(what: str, seen: Counter[str]) -> str:
-    """The same for the same source in the same file, wherever it is; equal ones differ by their number."""
+    """Equal for the same source in the same file, wherever it is there; repeated ones get a number."""
     seen[what] += 1
     return blake2b(f"{what}\0{seen[what]}".encode(errors="replace"), digest_size=8).hexdigest()

@@ -21,7 +21,7 @@ def lines(outcome: Outcome, view: View) -> str:
 
 
 def as_dict(finding: Finding) -> dict[str, Any]:
-    """A finding as JSON; in a notebook all rows count within the cell."""
+    """A finding as JSON; in a notebook all rows are relative to the cell."""
     place = finding.place
     return {
         "cell": place.cell,

@@ -21,7 +21,7 @@ class Paint:
 
 
 def wanted(choice: str, stream: TextIO | None) -> bool:
-    """Whether to use color: `--color` beats all, then NO_COLOR, then FORCE_COLOR and CLICOLOR_FORCE, then the terminal."""
+    """Whether to use color: `--color` decides first, then NO_COLOR, then FORCE_COLOR and CLICOLOR_FORCE, then the terminal."""
     if choice != "auto":
         return choice == "always"
     if os.environ.get("NO_COLOR"):

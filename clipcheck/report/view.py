@@ -68,7 +68,7 @@ def shown(path: str) -> str:
     except ValueError:  # another drive
         relative = ".."
     name = visible(path if relative.startswith("..") else relative)
-    # a line that starts with two colons is a command to GitHub
+    # a line that starts with two colons is a command for GitHub
     return os.path.join(".", name) if name.lstrip().startswith("::") else name
 
 
@@ -84,7 +84,7 @@ def where(finding: Finding) -> str:
 
 @lru_cache(maxsize=8)
 def opened(path: str, data: bytes) -> Document | None:
-    """The file's document, None where it cannot be read as one."""
+    """The file's document, None if it cannot be read as one."""
     try:
         return read(path, data)
     except (Unreadable, MissingParser):
@@ -99,7 +99,7 @@ def lines(path: str, data: bytes, cell: int | None, program: int) -> dict[int, s
 
 
 def lines_of(row: Row) -> dict[int, str]:
-    """The lines that the finding's place counts in."""
+    """The lines that the finding's place refers to."""
     return lines(row.report.path, row.report.now, row.finding.place.cell, row.finding.program)
 
 

@@ -20,7 +20,7 @@ def visible(text: str) -> str:
 
 
 def visible_lines(text: str) -> str:
-    """As `visible`, for many lines that a terminal shows."""
+    """Like `visible`, for several lines that a terminal shows."""
     return _IN_LINES.sub(_escape, text)
 
 
