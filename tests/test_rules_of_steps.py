@@ -95,7 +95,7 @@ SILENT = {
         "B\np.grad = None\nS",
         "B\nopt_g.zero_grad()\nopt_g.step()\nopt_d.step()",
         # on purpose: something that the training found out decides
-        "B\nC\nif idle:\n    Z\nS",
+        "B\nC\nif other:\n    Z\nS",
         "B\nnorm = C\nif not torch.isfinite(norm):\n    Z\nS",
         "B\nnorm = C\nif not torch.isfinite(norm):\n    Z\n    S",
         "B\nnorm = C\nif torch.isfinite(norm):\n    print(norm)\nelse:\n    Z\nS",

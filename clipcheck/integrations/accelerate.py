@@ -1,4 +1,4 @@
-"""Accelerate: `clip(accelerator, …)` in the place of `accelerator.clip_grad_norm_(…)`; nothing of it is imported here."""
+"""Accelerate: `clip(accelerator, …)` in place of `accelerator.clip_grad_norm_(…)`; Accelerate itself is not imported here."""
 
 from __future__ import annotations
 

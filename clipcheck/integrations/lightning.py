@@ -1,6 +1,6 @@
 """Lightning: a module that clips with the runtime, and keeps the norm for logging.
 
-It works with `lightning` and with `pytorch_lightning`, of which it imports neither.
+It works with `lightning` and with `pytorch_lightning`, and imports neither.
 """
 
 from __future__ import annotations

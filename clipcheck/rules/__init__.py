@@ -22,7 +22,7 @@ def check_of(rule: Rule) -> Check:
 
 
 def page_of(rule: Rule) -> str:
-    """The rule's page: what it does, why that is bad, how safe its fix is, where that is known from."""
+    """The rule's page: what it does, why that is bad, how safe its fix is, and its sources."""
     return inspect.cleandoc(_module(rule).__doc__ or "")
 
 

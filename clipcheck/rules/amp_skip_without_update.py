@@ -51,7 +51,7 @@ def check(source: Source) -> Iterator[Hit]:
 
 
 def _continue(source: Source, flow: Flow, unscale: Event) -> cst.Continue | None:
-    """The first `continue` after the unscale, in the same loop, that comes there without an update."""
+    """The first `continue` after the unscale, in the same loop, that is reached without an update."""
     around = loops(source, unscale.node)
     updates = flow.of(EventKind.UPDATE)
     for node in source.walk(around[0].body) if around else ():
@@ -63,7 +63,7 @@ def _continue(source: Source, flow: Flow, unscale: Event) -> cst.Continue | None
 
 
 def _comes_before(source: Source, update: cst.CSTNode, leave: cst.CSTNode, unscale: Event) -> bool:
-    """Whether whoever comes from the unscale to a `continue` comes through an update."""
+    """Whether every path from the unscale to a `continue` leads through an update."""
     if not source.rank(unscale.node) < source.rank(update) < source.rank(leave):
         return False
     around = {(id(branch), outcome) for branch, outcome in branches(source, leave)}
@@ -79,7 +79,7 @@ def _is_certain(unscale: Event, tests: Told) -> bool:
 
 
 def _is_other_way(source: Source, unscale: Event, leave: cst.CSTNode) -> bool:
-    """Whether the tests around a `continue` come out otherwise than those around the unscale: `if not amp: continue`."""
+    """Whether the tests around a `continue` contradict those around the unscale: `if not amp: continue`."""
     known = facts(source, leave, {}, called=False)
     return exclusive(source, unscale.node, leave) or any(
         (test, not outcome) in known for test, outcome in unscale.facts

@@ -79,7 +79,7 @@ def _unlimited(source: Source, flow: Flow, clip: Event) -> Event | None:
 def _are_alternatives(source: Source, clip: Event, mine: Event, other: Event) -> bool:
     """Whether two steps are two ways to do the same: one with a scaler, or each after its own backward.
 
-    They split at a test that is not about the limit.
+    They split at a test that is not about `max_norm`.
     """
     apart = exclusive(source, other.node, mine.node) or exclusive(source, mine.node, other.node)
     if not apart or not (exclusive(source, other.node, clip.node) or exclusive(source, clip.node, other.node)):

@@ -53,7 +53,7 @@ def check(source: Source) -> Iterator[Hit]:
 
 
 def _of_another(source: Source, flow: Flow, clip: Event) -> Event | None:
-    """The step that comes next, where it is another optimizer's and nothing else comes of the clip."""
+    """The next step, if it is another optimizer's and the clip has no other effect."""
     later = clip.first_after(EventKind.STEP, EventKind.BACKWARD, EventKind.UNKNOWN)
     if len(later) != 1 or later[0].kind is not EventKind.STEP or is_for(source, clip, later[0]) is not False:
         return None
@@ -86,7 +86,7 @@ def _is_clipped(source: Source, clip: Event, step: Event) -> bool:
 
 
 def _fix(source: Source, clip: Event, step: Event) -> Fix | None:
-    """Pass what the optimizer was made of, where that is `net.parameters()` of something that is named alike in both places."""
+    """Pass what the optimizer was created with, if that is `net.parameters()` and `net` has the same name in both places."""
     if clip.is_called or step.is_called or clip.subject is None or step.subject is None:
         return None
     made = assigned(source, step.subject)

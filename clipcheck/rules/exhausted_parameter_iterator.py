@@ -64,7 +64,7 @@ def _clipped(source: Source) -> Iterator[tuple[cst.CSTNode, cst.BaseExpression]]
 
 
 def _handed_over(source: Source, call: cst.Call, called: Callee) -> Iterator[Hit]:
-    """Calls of functions that clip their argument, where it is already used up, or the function itself uses it up."""
+    """Calls of functions that clip their argument, if it is already used up, or if the function itself uses it up."""
     for name, value in called.given.items():
         if not any(clips_by(source, reading.drain) for reading in readings(source, called.function, name)):
             continue

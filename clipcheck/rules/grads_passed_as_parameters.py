@@ -103,7 +103,7 @@ def _instead_of_parameters(source: Source, node: cst.BaseExpression) -> tuple[st
 
 
 def _is_gradient(source: Source, node: cst.BaseExpression) -> bool:
-    """Whether an expression surely is the gradient of a parameter, and not only called so."""
+    """Whether an expression is certain to be the gradient of a parameter, and not only called so."""
     found = gradient(source, node)
     return found is not None and found.owner is not None and found.certain
 
@@ -132,7 +132,7 @@ def _variable(source: Source, name: cst.Name) -> tuple[str, cst.BaseExpression]:
 
 
 def _value(source: Source, name: cst.Name, value: cst.BaseExpression) -> tuple[str, cst.BaseExpression]:
-    """As `_instead_of_parameters`, for what a name is assigned."""
+    """Like `_instead_of_parameters`, for what a name is assigned."""
     if isinstance(value, cst.List) and not value.elements:
         return _appended(source, name)
     if _is_gradient(source, value):

@@ -92,7 +92,7 @@ def check(source: Source) -> Iterator[Hit]:
 
 
 def _is_only_asserted(source: Source, node: cst.BaseExpression) -> bool:
-    """Whether nothing but assertions reads a norm: code that checks the training, and whose time is nobody's."""
+    """Whether nothing but assertions reads a norm: code that checks the training, whose time does not matter."""
     if _is_in_assertion(source, node):
         return True
     match source.parent(node):
@@ -105,7 +105,7 @@ def _is_only_asserted(source: Source, node: cst.BaseExpression) -> bool:
 
 
 def _is_in_assertion(source: Source, node: cst.CSTNode) -> bool:
-    """Whether a node stands in an `assert`, or in a call of a function of that name: `self.assertGreater(norm, 0)`."""
+    """Whether a node is in an `assert`, or in a call of a function of that name: `self.assertGreater(norm, 0)`."""
     for above in source.ancestors(node):
         match above:
             case cst.Assert():

@@ -55,7 +55,7 @@ def check(source: Source) -> Iterator[Hit]:
 
 
 def _is_read_here(source: Source, call: cst.Call) -> bool:
-    """Whether this very call reads the value: not one around it, and not an argument that was read before."""
+    """Whether this call itself reads the value: not one around it, and not an argument that was read before."""
     inner = [node for node in source.walk(call) if isinstance(node, cst.Call) and node is not call]
     return not any((found := power(source, node)) and found.synced for node in inner)
 

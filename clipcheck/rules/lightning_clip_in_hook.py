@@ -61,7 +61,7 @@ def check(source: Source) -> Iterator[Hit]:
 
 
 def _fault(source: Source, owner: cst.ClassDef, hook: str, clip: Event) -> str:
-    """What is wrong with the time at which Lightning calls a hook, "" where nothing is."""
+    """What is wrong with the time at which Lightning calls a hook, "" if nothing is."""
     earlier = {event.kind for event in clip.first_before(*_EARLIER)}
     untouched = earlier == {EventKind.START}
     if hook in _AFTER_STEP and untouched and not (hook == "on_before_zero_grad" and manual_at(source, owner)):

@@ -89,7 +89,7 @@ def _is_merged(source: Source, node: cst.CSTNode) -> bool:
 
 
 def _use(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:
-    """Where the norm first serves as that of the whole; None where a name says that it is this rank's."""
+    """Where the norm is first used as that of all ranks; None if a name says that it is this rank's."""
     found = values(source, node)
     said = {word for value in (node, *found) for name in _names(source, value) for word in words(name)}
     if _OWN & said:
@@ -111,7 +111,7 @@ def _serves(source: Source, value: cst.CSTNode) -> bool:
 
 
 def _names(source: Source, value: cst.CSTNode) -> Iterator[str]:
-    """The names and keys by which a norm goes, and that of the function that computes it."""
+    """The names and keys of a norm, and the name of the function that computes it."""
     function = source.function(value)
     if function is not None:
         yield function.name.value

@@ -107,11 +107,11 @@ def _is_same(source: Source, event: Event, clip: Event) -> bool:
     return base(source, loops[0].iterable) == base(source, clip.subject)
 
 
-# --- what it is taken for --------------------------------------------------------------------------------------------
+# --- what it is used as ----------------------------------------------------------------------------------------------
 
 
 def _is_reported(source: Source, node: cst.CSTNode) -> bool:
-    """Whether the norm is used for something else than a check of the clip, and nowhere said to be that after clipping."""
+    """Whether the norm has a use other than a check of the clip, and no name says that it is the clipped one."""
     function = source.function(node)
     if is_dropped(source, node) or (function is not None and function.name.value.startswith("test")):
         return False

@@ -38,7 +38,7 @@ from clipcheck.training.norm_places import Norm, measured, order_of, plain
 MESSAGE = "`clip_grad_norm_` already returns this norm: it is computed twice"
 BY_HAND = "no automatic fix: {why}; use the value that `clip_grad_norm_` returns"
 
-# Calls after which a gradient is another one than before.
+# Calls that may change a gradient.
 _CHANGES = frozenset(
     "backward step zero_grad unscale_ unscale_gradients mul_ div_ clamp_ add_ copy_ zero_ fill_ clip_grad_value_ "
     "clip_grad_norm_ clip_grads_with_norm_ all_reduce synchronize reduce_gradients".split()

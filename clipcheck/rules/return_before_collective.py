@@ -162,7 +162,7 @@ def _comes_before(source: Source, call: cst.Call, leave: cst.Return) -> bool:
 
 
 def _lacks_gradients(source: Source, test: cst.BaseExpression, outcome: bool) -> bool:
-    """Whether a test comes out so where a rank has no gradients."""
+    """Whether a test has this outcome if a rank has no gradients."""
     match test:
         case cst.BooleanOperation(left=left, right=right):
             return any(_lacks_gradients(source, side, outcome) for side in (left, right))
@@ -189,7 +189,7 @@ def _asked(source: Source, test: cst.BaseExpression) -> Asked | None:
 def _compared(
     source: Source, left: cst.BaseExpression, operator: cst.BaseCompOp, right: cst.BaseExpression
 ) -> Asked | None:
-    """`x is None`, `x == []`, `len(x) == 0` and their like."""
+    """`x is None`, `x == []`, `len(x) == 0` and similar tests."""
     nothing = source.spelled(right) in ("None", "[]", "()", "{}")
     match left:
         case cst.Call(func=cst.Name("len"), args=[cst.Arg(value=inner)]):

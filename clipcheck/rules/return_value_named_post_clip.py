@@ -168,7 +168,7 @@ def _uses(source: Source, target: cst.Name, call: cst.Call) -> Iterator[Hit]:
 
 
 def _says_more(source: Source, value: cst.BaseExpression | None, call: cst.Call) -> bool:
-    """Whether a variable is also given something else than the result of a clip."""
+    """Whether a variable is also assigned something other than the result of a clip."""
     return value is None or not any(node is call for node in source.walk(value))
 
 

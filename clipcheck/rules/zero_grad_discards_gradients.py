@@ -50,7 +50,7 @@ BY_HAND = "clear the gradients before `backward()`, or after the step"
 BY_HAND_ACCUMULATED = "clear the gradients right after the step, under the same condition"
 
 
-_CLIPS = re.compile("clip_grad|scaler")  # other code is no concern of a linter for gradient clipping
+_CLIPS = re.compile("clip_grad|scaler")  # other code is not the concern of a linter for gradient clipping
 
 
 def check(source: Source) -> Iterator[Hit]:
