@@ -83,11 +83,11 @@ OWN_METHODS = _entries("""
     clip_gradients(clip_val error_if_nonfinite max_norm norm_type) master_params scale skip_synchronize scale_loss step
     synchronize unscale_ unscale_gradients update zero_grad
 """)
-# Those of them that a `with` may enter.
+# Those of them that may be used in a `with`.
 CONTEXTS = frozenset(["scale_loss", "skip_synchronize"])
 ATTRIBUTES = frozenset("T data device dtype grad is_sparse ndim param_groups requires_grad shape".split())
 STORED = frozenset(["data", "grad"])
-# Elsewhere than in a comparison, a string is one of these.
+# The only strings that are allowed outside comparisons.
 STRINGS = frozenset(["", "cpu", "fro", "inf", "-inf", "nuc", "params"])
 
 _NODES = (
@@ -113,7 +113,7 @@ class Names(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """A node, the field of its parent that it stands in, the parent, and the parent's parent."""
+    """A node, the field of its parent that it is in, the parent, and the parent's parent."""
 
     node: ast.AST
     field: str

@@ -1,4 +1,4 @@
-"""What a fixture claims of its pair, and how it turned out: plain words and figures, without torch."""
+"""What a fixture claims about its pair, and the result: plain words and figures, without torch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _LINE = re.compile(r"# claim: (?P<kind>same|bounded|finite|raises)(?:, not verif
 
 
 class Claim(NamedTuple):
-    """`same`: both sides train alike, and the new one is at least as near to a float64 run.
+    """`same`: both sides give the same training, and the new one is at least as close to a float64 run.
 
-    `bounded`: the norm of the gradients at a step is `max_norm` where they were longer; the old side misses that.
+    `bounded`: a norm of the gradients above `max_norm` is `max_norm` at the step; on the old side it is not.
     `finite`: no NaN or infinity reaches a step or the parameters; on the old side one does.
-    `raises`: the old side raises, the new one does not, and keeps the limit if it takes one.
-    `obstacle` says why the pair cannot run here, and is empty where it can.
+    `raises`: the old side raises, the new one does not, and clips to `max_norm` if it takes one.
+    `obstacle` says why the pair cannot run here, and is empty if it can.
     """
 
     kind: Kind
@@ -25,13 +25,13 @@ class Claim(NamedTuple):
 
 
 def read(text: str) -> Claim | None:
-    """The claim in the first line of a program, None where it makes none."""
+    """The claim in the first line of a program, None if there is none."""
     found = _LINE.match(text.partition("\n")[0].rstrip("\r"))
     return Claim(cast("Kind", found["kind"]), found["obstacle"] or "") if found else None
 
 
 class Outcome(NamedTuple):
-    """How a claim turned out. `holds` is None where it could not be tried.
+    """The result for a claim. `holds` is None if it could not be tried.
 
     `difference` is the largest relative difference in float32, `speed` the time of the new side divided by that of the
     old one, `notes` are what does not count against the claim but should be known.
@@ -50,7 +50,7 @@ class Outcome(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """How a site turned out: `refuted` is the first case that failed, empty where none did, with both sides' values."""
+    """The result for a site: `refuted` is the first case that failed, with both sides' values, or empty if none did."""
 
     cases: int
     exceptions: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Runs a fixture's `train` on torch with objects of its own making, and notes all that the training did."""
+"""Runs a fixture's `train` on torch with objects of the harness, and records everything that the training did."""
 
 from __future__ import annotations
 
@@ -88,11 +88,11 @@ class _SquaredError(nn.Module):
 
 
 class NotRunnable(Exception):
-    """The program does not keep to the contract of a fixture; the message says where."""
+    """The program breaks the contract of a fixture; the message says where."""
 
 
 class Unavailable(NotRunnable):
-    """The program uses what this torch does not have; the message says what."""
+    """The program uses something that this torch does not have; the message says what."""
 
 
 # Of torch.nn.utils, from torch 2.6 on.

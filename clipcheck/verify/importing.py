@@ -77,7 +77,7 @@ def _importer(missing: Sequence[str]) -> Callable[..., object]:
 
 
 def _broken(before: _Loaded, after: _Loaded, missing: Sequence[str]) -> str:
-    """What goes wrong after the fix that went right before it, "" for nothing.
+    """What fails after the fix that worked before it, "" for nothing.
 
     A module that needs torch may need clipcheck, too; one that does without torch has to do without clipcheck.
     """

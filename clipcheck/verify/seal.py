@@ -33,7 +33,7 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 class Refused(BaseException):
-    """What runs tried what no verification needs. No `except Exception` holds it up; the message names the event."""
+    """The code tried something that no verification needs. `except Exception` does not catch it; the message names the event."""
 
 
 def confine(readable: Sequence[str]) -> None:

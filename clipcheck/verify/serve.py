@@ -92,7 +92,7 @@ def _fixtures() -> tuple[Answers, frozenset[CodeType]]:
 
 
 def _end_in(seconds: float, nowhere: TextIO) -> None:
-    """End the process after so many seconds, whatever it does then and whether or not anyone waits for it."""
+    """End the process after so many seconds, whatever it is doing and whether or not anyone waits for it."""
     faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
 
 

@@ -20,7 +20,7 @@ Trial: TypeAlias = "Experiment | Training | Imports"
 
 
 class Prover:
-    """Gives verdicts on fixes; keeps one worker, and what it has found out, while it is open."""
+    """Returns verdicts on fixes; keeps one worker, and its results, while it is open."""
 
     def __init__(self) -> None:
         self._worker = Worker("sites", SECONDS_A_CASE)
