@@ -142,7 +142,7 @@ def _letters_in(data: bytes) -> Holds:
 
 
 def _words_in(data: bytes, code: bool) -> Holds:
-    """As `_letters_in`, of whole identifiers, and of what stands beside them if this is code, stripped of the rest."""
+    """Like `_letters_in`, for whole identifiers, and for what is next to them if this is code, without the rest."""
 
     @cache
     def imported() -> Set[bytes]:

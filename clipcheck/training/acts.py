@@ -55,7 +55,7 @@ def acts(source: Source) -> dict[cst.CSTNode, Act]:
 
 
 def _act(source: Source, node: cst.CSTNode) -> Act | None:
-    """What `node` does to the training step, None for nothing."""
+    """What `node` does to the training step, None if nothing."""
     match node:
         case cst.Call():
             return _torch_clip(source, node) or _call(source, node)

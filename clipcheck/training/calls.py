@@ -188,7 +188,7 @@ def _first(source: Source, classes: Iterable[cst.ClassDef | None], method: str) 
 
 
 def _lineage(source: Source, owner: cst.ClassDef, depth: int) -> Iterator[cst.ClassDef | None]:
-    """A class and its bases, in the order in which a method is looked for; None for one that is not in the file."""
+    """A class and its bases, in the order in which a method is looked up; None for one that is not in the file."""
     yield owner
     for base in owner.bases:
         above = _class_named(source, base.value)

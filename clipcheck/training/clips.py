@@ -42,7 +42,7 @@ class Clip:
 
     @property
     def limit(self) -> cst.BaseExpression | None:
-        """The largest norm, or the largest value, that is let through."""
+        """The largest norm, or the largest value, that remains."""
         return self.arguments.get("max_norm", self.arguments.get("clip_value"))
 
     @property

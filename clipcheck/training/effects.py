@@ -7,7 +7,7 @@ import libcst as cst
 from clipcheck.python.source import Source
 from clipcheck.training.calls import callee
 
-_DEPTH = 2  # how deep calls of functions of the file are followed
+_DEPTH = 2  # how deeply calls of functions in the file are followed
 _LIBRARIES = ("torch.", "math.", "numpy.", "builtins.", "functools.", "itertools.", "clipcheck.runtime.")
 _LOUD = frozenset("builtins.print builtins.setattr builtins.exec builtins.eval builtins.open builtins.input".split())
 # Methods of tensors, modules and lists that change nothing but a value of the function's own.

@@ -31,7 +31,7 @@ class Event:
     """An act and where it takes place in the function that is asked about.
 
     `frame` is the innermost of the calls that lead to it, `subject` what it acts upon in the words of the outermost caller
-    that names it. `facts` are the tests around it that come out alike all through one iteration, with their outcome.
+    that names it. `facts` are the tests around it whose outcome is the same all through one iteration, and that outcome.
     """
 
     kind: EventKind
@@ -72,7 +72,7 @@ class Event:
         return self.next_where(lambda event: event.kind in kinds)
 
     def next_where(self, wanted: Callable[[Event], bool]) -> list[Event]:
-        """As `first_after`, for events by what they are."""
+        """Like `first_after`, with a test of the events instead of their kinds."""
         return list(_first(self, lambda event: event.after, wanted))
 
 

@@ -1,4 +1,4 @@
-"""What stands around a place in its function: the loops, and the tests that decide whether it runs."""
+"""What surrounds a place in its function: the loops, and the tests that decide whether it runs."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _ends_in_jump(part: cst.CSTNode | None) -> bool:
 
 
 def is_conditional(source: Source, node: cst.CSTNode) -> bool:
-    """Whether something within its statement, or the handling of an error, decides whether `node` runs."""
+    """Whether something in its statement, or the handling of an error, decides whether `node` runs."""
     inner = node
     for above in source.ancestors(node):
         match above:
@@ -99,7 +99,7 @@ def is_conditional(source: Source, node: cst.CSTNode) -> bool:
 
 
 def exclusive(source: Source, one: cst.CSTNode, other: cst.CSTNode) -> bool:
-    """Whether no run comes from `one` to `other`: in different branches of an `if`, or `one`'s branch leaves before it."""
+    """Whether no run leads from `one` to `other`: different branches of an `if`, or `one`'s branch leaves before it."""
     mine = {id(branch): outcome for branch, outcome in branches(source, one)}
     if any(mine.get(id(branch), outcome) != outcome for branch, outcome in branches(source, other)):
         return True
@@ -118,7 +118,7 @@ def _leaves_before(source: Source, one: cst.CSTNode, other: cst.CSTNode) -> bool
 
 
 def expects_error(source: Source, node: cst.CSTNode) -> bool:
-    """Whether a test wants to see `node` fail: `with pytest.raises(…):`."""
+    """Whether a test expects `node` to fail: `with pytest.raises(…):`."""
     return any(
         isinstance(above, cst.With) and any("aises" in source.code(item.item) for item in above.items)
         for above in source.ancestors(node)

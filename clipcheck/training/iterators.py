@@ -1,7 +1,8 @@
-"""One-shot iterators that are used again: `model.parameters()`, `filter`, `map`, `chain` and generators give their items once.
+"""One-shot iterators that are used again: `model.parameters()`, `filter`, `map`, `chain` and generators.
 
-A second loop over one runs zero times, and a function that is given it sees no parameters, without an error. So a clip of
-one clips nothing where an earlier use took everything, or where it is the same iterator in each iteration or each call.
+They yield their items only once: a second loop over one runs zero times, and a function that is given it sees no
+parameters, without an error. So a clip of one clips nothing if an earlier use took everything, or if it is the same
+iterator in each iteration or each call.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def _outcomes(source: Source, test: cst.BaseExpression, outcome: bool) -> Iterat
 
 
 def _is_stable(source: Source, test: cst.BaseExpression) -> bool:
-    """Whether a test comes out alike all through a run: nothing is called, no name in it changes in a loop."""
+    """Whether a test has the same outcome all through a run: nothing is called, no name in it changes in a loop."""
     for node in source.walk(test):
         match node:
             case cst.Call() | cst.Subscript() | cst.BinaryOperation():

@@ -12,7 +12,7 @@ from clipcheck.python.source import Source
 from clipcheck.training.classes import is_lightning_module
 from clipcheck.training.possible_limits import constants
 
-# Mixed precision with float16 has a loss scale; "16-true" and all of bfloat16 have none.
+# Mixed precision with float16 uses a loss scale; "16-true" and all of bfloat16 have none.
 _SCALED = frozenset({"16", "16-mixed", 16.0})
 _SCALING_PLUGINS = frozenset({"MixedPrecision", "MixedPrecisionPlugin", "NativeMixedPrecisionPlugin"})
 

@@ -96,7 +96,7 @@ def _is_used_as_module(source: Source, name: cst.Name) -> bool:
 
 
 def _is_clipped_uncalled(source: Source, method: cst.Attribute) -> bool:
-    """Whether `net.parameters` is given to a clip as it is: the parentheses that it lacks would be those of a module's method."""
+    """Whether `net.parameters` is given to a clip as it is: what lacks the parentheses is a module's method."""
     return method.attr.value == "parameters" and any(clip.parameters is method for clip in clips(source))
 
 

@@ -26,7 +26,7 @@ _ONE_SHOT = {
     "itertools.takewhile",
 }
 _PARAMETERS = {"parameters", "named_parameters", "buffers"}
-# `self.model.parameters.parameters()`: a module's `parameters` is a method, so this is something of the project's own.
+# `self.model.parameters.parameters()`: a module's `parameters` is a method, so this is the project's own object.
 _COLLECTION = {"params", "parameters", "groups", "collection"}
 # Calls that go through the whole of an iterator that they are given.
 _DRAINS = {
@@ -38,7 +38,7 @@ WRAPS = {"filter", "map", "chain", "zip", "enumerate", "iter", "islice"}
 
 
 def is_one_shot(source: Source, node: cst.BaseExpression | None) -> bool:
-    """Whether an expression makes an iterator that gives its items once."""
+    """Whether an expression makes an iterator that yields its items only once."""
     match node:
         case cst.GeneratorExp():
             return True

@@ -8,7 +8,7 @@ from clipcheck.training.parameters import owners, stepped, surely_belong
 
 
 def is_for(source: Source, clip: Event, step: Event) -> bool | None:
-    """Whether a step uses (some of) what a clip clips, by what the optimizer was made of; None where the file does not say."""
+    """Whether a step uses (some of) what a clip clips, by what the optimizer was created with; None if that is unknown."""
     if clip.subject is None or step.subject is None:
         return None
     if clip.frame is None:

@@ -163,7 +163,7 @@ def belong(source: Source, parameters: cst.BaseExpression | None, optimizer: cst
 
 
 def surely_belong(source: Source, parameters: cst.BaseExpression | None, optimizer: cst.BaseExpression) -> bool | None:
-    """As `belong`, by what the optimizer was made of alone, and not by names."""
+    """Like `belong`, but only by what the optimizer was created with, not by names."""
     if parameters is None:
         return None
     mine, theirs = owners(source, parameters), stepped(source, optimizer)

@@ -1,6 +1,6 @@
 """How often a function of the file goes through what a parameter is given, and whether anything is left for its clip.
 
-An iterator such as `model.parameters()` gives its items once: what goes through it a second time sees nothing.
+An iterator such as `model.parameters()` yields its items only once: what goes through it a second time sees nothing.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def is_clipped_by_torch(source: Source, function: Function, parameter: str, dept
 
 @memo
 def makes_iterator(source: Source, node: cst.BaseExpression, depth: int = DEPTH) -> bool:
-    """Whether an expression makes an iterator that gives its items once, also by what a function of the file returns."""
+    """Whether an expression makes an iterator that yields its items only once, also by a function of the file."""
     if is_one_shot(source, node):
         return True
     called = callee(source, node) if isinstance(node, cst.Call) and depth else None

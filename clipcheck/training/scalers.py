@@ -13,7 +13,7 @@ _TESTS = frozenset({"isfinite", "isnan", "isinf"})
 
 
 def is_off(source: Source, scaler: cst.CSTNode) -> bool:
-    """Whether a scaler is made with `enabled=False`, or by something else than torch's class."""
+    """Whether a scaler is made with `enabled=False`, or by something other than torch's class."""
     match assigned(source, scaler):
         case cst.Call(func=func, args=args):
             if last_name(func) not in ("GradScaler", "ShardedGradScaler"):
