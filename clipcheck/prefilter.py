@@ -42,7 +42,7 @@ def wanted(data: bytes, codes: frozenset[str], code: bool = False) -> frozenset[
 
     An identifier is written as it is in every encoding that Python accepts for its programs.
     """
-    if b"\0" in data:  # UTF-16 without its mark, which reads as text, though no parser accepts it
+    if b"\0" in data:  # UTF-16 without its mark, which reads as text, though no parser takes it
         data = data.replace(b"\0", b"")
     if not code:
         return _held(data, codes, _words_in(data, code))
@@ -65,7 +65,7 @@ def concerned(text: str, codes: frozenset[str]) -> frozenset[str]:
     """Those of `codes` whose words are in a program's code, and where the rule says so in one function."""
     held = wanted(text.encode(errors="replace"), codes, code=True)
     split = parts(text) if held else None
-    if split is None:  # not valid Python: code and prose cannot be told apart
+    if split is None:  # not Python as a whole: code and prose cannot be told apart
         return held
     around = _heard(split.outside.union(*(f.words() for f in split.functions if shares(f, split.outside))))
     near = {code for code in held if _met(RULES[code].near, around)}
@@ -86,7 +86,7 @@ def concerned(text: str, codes: frozenset[str]) -> frozenset[str]:
 
 
 def speaks_of_clipping(text: str) -> bool:
-    """Whether code, even if no parser can read it, contains an identifier for gradients or for clipping; prose does not count."""
+    """Whether code, also such as no parser reads, holds an identifier for gradients or for clipping; prose does not count."""
     data = _COMMENT.sub(b"", text.encode(errors="replace"))
     return _names(data, _IN_GRADIENT, may_be_gradient, code=True) or _names(data, _IN_CLIP, _is_clip, code=True)
 
@@ -142,7 +142,7 @@ def _letters_in(data: bytes) -> Holds:
 
 
 def _words_in(data: bytes, code: bool) -> Holds:
-    """Like `_letters_in`, for whole identifiers, and for what is next to them if this is code, without the rest."""
+    """As `_letters_in`, of whole identifiers, and of what stands beside them if this is code, stripped of the rest."""
 
     @cache
     def imported() -> Set[bytes]:
@@ -202,8 +202,8 @@ def _names(
 ) -> bool:
     """Whether an identifier with these letters, such as one that may stand for gradients, is in the bytes, and is `called`.
 
-    In code, no
-    other word is next to it: `the gradient of` is prose, since of two names separated only by blanks, one is a keyword.
+    In code, no other word is beside it: `the gradient of` is prose, as of two names with nothing but blanks between them,
+    one is a keyword.
     """
     for found in letters.finditer(data):
         before, after = _around(data, found.start(), found.start())
@@ -252,5 +252,5 @@ def _met(needs: Sequence[Need], words: Words) -> bool:
 
 
 def _likely(needs: Sequence[Need], around: Words, holds: Holds) -> bool:
-    """Like `_met`, if only the bytes of a function are known, not its words."""
+    """As `_met`, where of a function's words no more is known than what its bytes hold."""
     return all(any(word in around or holds(word) for word in need) for need in needs)

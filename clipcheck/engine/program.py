@@ -142,7 +142,7 @@ def _found(view: _View, rule: Rule, hit: Hit) -> _Found:
 
 def _adjusted(view: _View, code: str, fix: Fix | None) -> Fix | None:
     """The fix as far as it can be made here, with the safety that the settings give it."""
-    if fix is None or not view.source.exact:  # then its places are not reliable
+    if fix is None or not view.source.exact:  # then its places are not to be relied on
         return None
     edits = without_unused(view.source, fix.all_edits, _keeps_imports(view.path, view.document))
     if not all(_may_edit(view, edit) for edit in edits):
@@ -273,7 +273,7 @@ def _told(document: Document, index: int, faults: Sequence[Fault]) -> Sequence[F
     """What is not Python, and is to be reported.
 
     Fragments of a document are often abridged (`for x, y in …:`), and nobody runs them; cells of a notebook hold blanks to
-    fill in and prose, which concern us only if they contain gradient-clipping code. A template is not a program, but makes them.
+    fill in and prose, which concern us only if they contain gradient-clipping code. A template makes programs, and is none.
     """
     text = document.programs[index].written
     if document.fragments or any(_is_of_template(text, fault) for fault in faults):

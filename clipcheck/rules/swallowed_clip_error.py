@@ -151,7 +151,7 @@ def _is_log(source: Source, func: cst.BaseExpression) -> bool:
 
 
 def _is_plain(source: Source, value: cst.BaseExpression) -> bool:
-    """Whether a value only says that there is none: `None`, `0.0`, `float("nan")`."""
+    """Whether a value says no more than that there is none: `None`, `0.0`, `float("nan")`."""
     match value:
         case cst.Name("None"):
             return True

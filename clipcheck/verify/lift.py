@@ -20,7 +20,7 @@ from clipcheck.verify.sides import Body, Placeholders, Side, function, in_float6
 
 
 class UnknownName(NotProvable):
-    """A name whose meaning the harness does not know."""
+    """A name that stands for nothing the harness knows."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"`{name}` cannot be resolved")
@@ -51,7 +51,7 @@ def lift(change: Change) -> list[Experiment]:
 
 
 def lift_more(change: Change) -> list[Experiment]:
-    """Like `lift`, if the code around says what a name is, and the lines above where a value comes from."""
+    """As `lift`, where the code around says what a name is, and the lines above where a value comes from."""
     told = _told(change.old, change.edits)
     try:
         return [_experiment(change, pieces(change.old, change.fix, change.edits), told)]

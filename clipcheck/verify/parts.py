@@ -104,7 +104,7 @@ class Program:
         return "\n".join(ast.unparse(statement) for block in self.region(index) for statement in block)
 
     def spans(self, index: int) -> list[tuple[int, int]]:
-        """Where the statements of a region are."""
+        """Where the statements of a region stand."""
         every = (statement for block in self.region(index) for statement in block)
         return [self.span(statement) for statement in every if not isinstance(statement, _APART)]
 

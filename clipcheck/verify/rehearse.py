@@ -23,7 +23,7 @@ _SIZES = {
 
 
 class _Run(NamedTuple):
-    """A side's steps, and what is wrong with them, as a clause; nothing if every step took what it should."""
+    """A side's steps, and what is wrong with it, as a clause; nothing where every step took what it should."""
 
     steps: list[list[list[float]]]
     batches: int

@@ -53,9 +53,9 @@ def rehearsal(change: Change) -> Training:
     before, after = (_side(program, index, names) for program in (old, new))
     flags = [name for name, role in names.roles.items() if role == "flag"]
     if len(flags) > FLAGS_MOST:
-        raise NotProvable("it depends on too many conditions")
+        raise NotProvable("too many tests decide what happens")
     if not found[1].kinds and not found[1].clip:
-        raise NotProvable("nothing around it has to do with gradients")
+        raise NotProvable("nothing around it concerns the gradients")
     limit = _limit(*found, old.code(index))
     implied = tuple(kind for kind in ("backward", "step") if kind not in found[1].kinds)
     used = {name: role for name, role in names.roles.items() if name in before.code or name in after.code}
@@ -67,13 +67,13 @@ def rehearsal(change: Change) -> Training:
 def _limit(old: Parts, new: Parts, code: str) -> float:
     """What the gradients are clipped to on both sides: a number of the code, or the harness's. Raises NotProvable."""
     if old.clip and (old.clip, old.norm_type) != (new.clip, new.norm_type):
-        raise NotProvable("the new code clips in another way")
+        raise NotProvable("it clips in another way than before")
     if not new.limits:
         return LIMIT
     (limit, *others) = new.limits
     known = new.limits <= old.limits if old.limits else limit in code
     if others or not known:
-        raise NotProvable("the new code clips to another `max_norm`")
+        raise NotProvable("it clips to another limit than before")
     return float(limit) if is_number(limit) else LIMIT
 
 
