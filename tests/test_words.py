@@ -26,7 +26,6 @@ ROOMS = (
     "docs/*.py",
     "editors/vscode/**/*.js*",
     "editors/vscode/*.md",
-    "fixtures/**/*.md",
     "fixtures/**/*.py",
     "tests/*.py",
 )
