@@ -1,4 +1,4 @@
-"""`clipcheck vendor`: the copy stands alone, is renewed, and keeps what was changed by hand; fixes import it."""
+"""`clipcheck vendor`: the copy stands alone, is renewed, and keeps what was edited by hand; fixes import it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_check_says_what_is_not_current(folder: Path) -> None:
     assert set(done.stdout.replace("\\", "/").splitlines()) == {
         "clip_runtime/clip.py: missing",
         "clip_runtime/plain.py: outdated",
-        "clip_runtime/rows.py: changed by hand",
+        "clip_runtime/rows.py: edited by hand",
         "clip_runtime/former.py: no longer part of it",
     }
 
