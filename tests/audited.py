@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from clipcheck.audit.judge import findings, outcomes, strangers
+from clipcheck.audit.report import report
 from clipcheck.audit.watch import Watch
 from clipcheck.verify import harness
 
@@ -154,7 +154,7 @@ def audited(function: Callable[..., Any], path: Path) -> Seen:
         raise Missing(", ".join(unknown))
     arguments = {name: made[name] for name in asked}
     raised = None
-    watch = Watch().begin()
+    watch = Watch(1000).begin()
     try:
         with harness._quiet():
             if "backward" not in source and "grad(" not in source:
@@ -166,10 +166,8 @@ def audited(function: Callable[..., Any], path: Path) -> Seen:
         raised = error
     finally:
         log = watch.end()
-    found, how = strangers(log), []
-    for optimizer in log.optimizers:
-        seen, rest = outcomes(log, optimizer)
-        how += [one.how for one in seen]
-        found += findings(log, optimizer, seen, rest)
+    seen = report(log)
+    found = [*seen.findings, *(one for part in seen.optimizers for one in part.findings)]
+    how = {how for part in seen.optimizers for how in part.steps}
     faults, notes = ({one.code for one in found if one.is_fault is kind} for kind in (True, False))
     return Seen(codes=faults, notes=notes, how=how, raised=raised, troubles=log.troubles)

@@ -31,7 +31,7 @@ def watched(train: Callable[[], Any]) -> audit.Report:
 def only(report: audit.Report) -> Any:
     """The one optimizer that stepped, with nothing that the audit could not do."""
     assert report.log.troubles == ()
-    (part,) = report.parts
+    (part,) = report.optimizers
     return part
 
 
@@ -141,8 +141,8 @@ def test_stable_baselines3_sac_is_not_clipped() -> None:
         algorithm.learn(30)
 
     report = watched(train)
-    assert len(report.parts) == 3
-    assert {how for part in report.parts for how in part.steps} == {"unclipped"}
+    assert len(report.optimizers) == 3
+    assert {how for part in report.optimizers for how in part.steps} == {"unclipped"}
     assert report.exit_code == 0
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import runpy
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from clipcheck.audit import plot, ranks
 from clipcheck.audit.report import Report, as_json, report
@@ -20,7 +21,8 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(message)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _options(arguments: list[str]) -> argparse.Namespace:
+    """Raises a ValueError where they are wrong."""
     parser = _Parser(
         prog="clipcheck audit",
         usage="clipcheck audit [OPTION]... (FILE | -m MODULE) [ARGUMENT]...",
@@ -39,21 +41,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="run a module, with its arguments")
     parser.add_argument("program", nargs=argparse.REMAINDER, help="run a file, with its arguments")
-    return parser
+    options = parser.parse_args(arguments)
+    if not (options.module or options.program):
+        raise ValueError("what to run is missing")
+    if not options.module and not Path(options.program[0]).exists():
+        raise ValueError(f"{options.program[0]}: no such file")
+    if options.steps < 1:
+        raise ValueError("`--steps` must be at least 1")
+    if options.plot and options.plot.suffix not in (".svg", ".png"):
+        raise ValueError("`--plot` must end in .svg or .png")
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("`--plot` needs matplotlib: pip install 'clipcheck[bench]'")
+    return options
 
 
 def main(arguments: list[str]) -> int:
     """Runs the program; returns the exit code."""
     try:
-        options = _parser().parse_args(arguments)
-        program = options.module or options.program
-        _check(options, program)
+        options = _options(arguments)
     except ValueError as error:
         print(f"clipcheck audit: {error}; `clipcheck audit --help` shows how", file=sys.stderr)
         return 2
-    watch = Watch(options.steps, options.stop).begin()
-    if ranks.world() > 1:
-        watch.finished = ranks.leave
+    watch = Watch(options.steps, options.stop, ranks.leave if ranks.world() > 1 else None).begin()
     leave, this = os._exit, os.getpid()
 
     def exit_now(status: int) -> NoReturn:
@@ -63,50 +72,32 @@ def main(arguments: list[str]) -> int:
 
     os._exit = exit_now
     try:
-        code = _run(program, is_module=bool(options.module))
+        code = _run(options)
     finally:
         os._exit = leave
     return _conclude(watch, options, code)
 
 
-def _check(options: argparse.Namespace, program: list[str]) -> None:
-    if not program:
-        raise ValueError("what to run is missing")
-    if not options.module and not Path(program[0]).exists():
-        raise ValueError(f"{program[0]}: no such file")
-    if options.steps < 1:
-        raise ValueError("`--steps` must be at least 1")
-    if options.plot is not None:
-        if options.plot.suffix not in (".svg", ".png"):
-            raise ValueError("`--plot` must end in .svg or .png")
-        try:
-            import matplotlib  # noqa: F401
-        except ImportError:
-            raise ValueError("`--plot` needs matplotlib: pip install 'clipcheck[bench]'") from None
-
-
-def _run(program: list[str], is_module: bool) -> int:
-    """Runs it as `python PROGRAM` would; returns its exit code."""
-    sys.argv = program
-    sys.path[0] = os.getcwd() if is_module else str(Path(program[0]).resolve().parent)
+def _run(options: argparse.Namespace) -> int:
+    """Runs the program as Python would; returns its exit code."""
+    sys.argv = options.module or options.program
     try:
-        if is_module:
-            runpy.run_module(program[0], run_name="__main__", alter_sys=True)
+        if options.module:
+            sys.path[0] = os.getcwd()
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         else:
-            runpy.run_path(program[0], run_name="__main__")
+            sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
+            runpy.run_path(sys.argv[0], run_name="__main__")
     except Enough:
         return 0
     except SystemExit as end:
-        if not isinstance(end.code, int) and end.code is not None:
-            print(end.code, file=sys.stderr)
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, int) or end.code is None:
+            return end.code or 0
+        print(end.code, file=sys.stderr)
+        return 1
     except BaseException as error:
-        trace = error.__traceback__
-        while (
-            trace is not None
-            and trace.tb_next
-            and trace.tb_frame.f_code.co_filename in (__file__, runpy.__file__, "<frozen runpy>")
-        ):
+        trace, ours = error.__traceback__, (__file__, runpy.__file__, "<frozen runpy>")
+        while trace and trace.tb_next and trace.tb_frame.f_code.co_filename in ours:
             trace = trace.tb_next
         traceback.print_exception(type(error), error, trace)
         return 130 if isinstance(error, KeyboardInterrupt) else 1
@@ -115,38 +106,34 @@ def _run(program: list[str], is_module: bool) -> int:
 
 def _conclude(watch: Watch, options: argparse.Namespace, code: int) -> int:
     """Shows the report, on the first rank of a host; returns the exit code."""
-    log = watch.end()
-    failed = f"clipcheck audit: the program ended with exit code {code}" if code else ""
-    found: dict[int, ranks.Summary] = {}
-    unseen: tuple[str, ...] = ()
+    log, found, unseen = watch.end(), {}, []
     if ranks.world() > 1:
         if int(os.environ.get("LOCAL_RANK", "0")):
             return 2 if code else 0  # a launcher ends all ranks when one has another code
         found, unseen = ranks.collect()
         log = ranks.joined(log, found)
+    failed = f"the program ended with exit code {code}" if code else ""
     try:
         seen = report(log, ranks.faults(found), unseen)
         _show(seen, options)
     except OSError as error:
-        failed = f"clipcheck audit: {error.filename}: {error.strerror}"
+        failed = f"{error.filename}: {error.strerror}"
     except Exception as error:
-        failed = f"clipcheck audit: {type(error).__name__}: {error}. This is a bug in clipcheck, please report it"
+        failed = f"{type(error).__name__}: {error}. This is a bug in clipcheck, please report it"
     if failed:
-        print(failed, file=sys.stderr)
+        print(f"clipcheck audit: {failed}", file=sys.stderr)
         return 2
     return seen.exit_code
 
 
 def _show(seen: Report, options: argparse.Namespace) -> None:
     content = as_json(seen) if options.output_format == "json" else str(seen)
-    if options.output_file is not None:
+    if options.output_file:
         options.output_file.write_text(content, encoding="utf-8")
     else:
         sys.stdout.flush()
-        stream: Any = sys.__stdout__
-        stream.write(content)
-        stream.flush()
-    if options.plot is not None:
+        print(content, end="", file=sys.__stdout__, flush=True)
+    if options.plot:
         plot.plot(seen, options.plot)
 
 

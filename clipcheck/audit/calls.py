@@ -2,54 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Iterable, Iterator
+from inspect import Signature
 from types import GeneratorType
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 from torch.nn import Module
 from torch.overrides import TorchFunctionMode
 
-from clipcheck.audit import numbers, sites
+from clipcheck.audit import gradients
+from clipcheck.audit.log import Call
 
 _READING = {"item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__"}
-
-
-class Call(NamedTuple):
-    """What a clipping function is called with."""
-
-    site: sites.Site
-    function: str
-    is_method: bool
-    is_iterator: bool
-    tensors: list[Tensor]
-    limit: Any
-    norm_type: float
-    norm: Any  # where the caller passes it
-
-
-def read(
-    original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Call, tuple[Any, ...], dict[str, Any]]:
-    """Reads a call; with the arguments to pass on, since an iterator can be read once."""
-    module = args[0] if args and isinstance(args[0], Module) else None
-    first = "tensors" if "tensors" in kwargs else "parameters"
-    given = module.parameters() if module else args[0] if args else kwargs.get(first)
-    is_iterator = (
-        module is None and not isinstance(given, Tensor) and isinstance(given, Iterable) and iter(given) is given
-    )
-    items = [given] if isinstance(given, Tensor) else list(given) if isinstance(given, Iterable) else []
-    if is_iterator:
-        again = (item for item in items) if isinstance(given, GeneratorType) else iter(items)
-        args, kwargs = ((again, *args[1:]), kwargs) if args else (args, {**kwargs, first: again})
-    function = original.__name__.lstrip("_")
-    limit, second = (*args[1:3], None, None)[:2]
-    limit = kwargs.get("max_norm", kwargs.get("clip_value", limit)) if function.startswith("clip") else None
-    norm = kwargs.get("total_norm", second) if function == "clip_grads_with_norm_" else None
-    order = kwargs.get("norm_type", second if function == "clip_grad_norm_" and second is not None else 2.0)
-    tensors = [item for item in items if isinstance(item, Tensor)]
-    call = Call(sites.here(), function, module is not None, is_iterator, tensors, limit, numbers.number(order), norm)
-    return call, args, kwargs
 
 
 class Reads(TorchFunctionMode):
@@ -60,3 +26,48 @@ class Reads(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += getattr(function, "__name__", "") in _READING
         return function(*args, **(kwargs or {}))
+
+
+class Once(list[Any]):
+    """What an iterator held: it can be read once, so whoever reads it passes another one on."""
+
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        super().__init__(iterator)
+        self.is_generator = isinstance(iterator, GeneratorType)
+
+
+def read(value: Any) -> Any:
+    return Once(value) if isinstance(value, Iterator) else value
+
+
+def again(value: Any) -> Any:
+    """The value for the function that is called; torch warns of empty generators, so one stays one."""
+    match value:
+        case Once(is_generator=True):
+            return (item for item in value)
+        case Once():
+            return iter(value)
+    return value
+
+
+def called(function: str, signature: Signature, args: Any, kwargs: Any) -> tuple[Call, list[Tensor]]:
+    """What the call is before its outcome, and the tensors that it lists."""
+    try:
+        given = signature.bind(*args, **kwargs).arguments
+    except TypeError:  # which the function raises, too
+        given = {}
+    first = next(iter(given.values()), None)
+    items = first.parameters() if isinstance(first, Module) else [first] if isinstance(first, Tensor) else first
+    tensors = [item for item in items if isinstance(item, Tensor)] if isinstance(items, Iterable) else []
+    limit = given.get("max_norm", given.get("clip_value"))
+    call = Call(
+        function,
+        math.inf if limit is None else float(limit) if isinstance(limit, int) else limit,
+        given.get("norm_type", 2.0),
+        given.get("total_norm"),
+        tuple(map(id, tensors)),
+        is_iterator=isinstance(first, Once),
+        is_fsdp1=not isinstance(first, Module) and any(getattr(tensor, "_fsdp_flattened", False) for tensor in tensors),
+        can_hold=any(map(gradients.could_hold, tensors)),
+    )
+    return call, tensors

@@ -6,13 +6,16 @@ import itertools
 import math
 import statistics
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
+from torch.nn import Parameter
 
 from clipcheck import runtime
-from clipcheck.audit.events import Clip, Log, Optimizer, Skip
-from clipcheck.audit.judge import Outcome, touched
+from clipcheck.audit.findings import of_step
+from clipcheck.audit.log import Log, Optimizer
+from clipcheck.audit.steps import Step, scope
 
 MOST = 2**30  # bytes of gradients that are made up at most, to try the runtime on them
 ROUNDS = 5
@@ -24,7 +27,7 @@ class Norms(NamedTuple):
     before: list[float]
     after: list[float]
     limits: list[float]
-    nonfinite: int  # steps with NaN or infinity, and steps that a GradScaler left out
+    nonfinite: int  # steps with NaN or infinity, and steps that a GradScaler skipped
 
     def at(self, share: float) -> float:
         """The norm that this share of the steps does not exceed: the nearest rank."""
@@ -38,19 +41,21 @@ class Norms(NamedTuple):
         return sum(above) / len(above) if above else 0.0
 
 
-def norms(log: Log, optimizer: Optimizer, outcomes: list[Outcome]) -> Norms:
-    skipped = sum(isinstance(e, Skip) and bool({*e.parameters} & {*optimizer.parameters}) for e in log.events)
+def norms(log: Log, optimizer: Optimizer, steps: list[Step]) -> Norms:
+    skipped = sum(event.kind == "K" and bool(event.about.intersection(optimizer.parameters)) for event in log.events)
     before, after, limits = [], [], []
-    for outcome in outcomes:
-        known = [c for c in outcome.clips if c.norm is not None and not c.scaled and c.function != "clip_grad_value_"]
-        first = {c.listed: c for c in reversed(known)}  # of several of the same parameters
-        if outcome.step.norm is not None:
-            by_clip = sum(clip.norm**2 for clip in first.values()) ** 0.5
-            before.append(max(by_clip, outcome.step.norm) if by_clip == by_clip else by_clip)
-            after.append(outcome.step.norm)
-            limits.append(min((clip.limit for clip in known), default=math.inf))
-    odd = sum(not math.isfinite(norm) for norm in before)
-    return Norms(before, after, limits, odd + skipped)
+    for step in steps:
+        if step.use is None or step.use.norm is None:
+            continue
+        scaled = {id(event) for fault, event in of_step(step, ()) if fault.group == "scaled"}
+        calls = [clip.call for clip, _ in step.clips if clip.call is not None and id(clip) not in scaled]
+        known = [call for call in calls if call.norm is not None and call.function != "clip_grad_value_"]
+        first = {call.listed: call.norm for call in reversed(known)}  # of several of the same parameters
+        by_clips = math.sqrt(sum(norm**2 for norm in first.values()))
+        before.append(max(by_clips, step.use.norm) if by_clips == by_clips else by_clips)
+        after.append(step.use.norm)
+        limits.append(min((call.limit for call in known), default=math.inf))
+    return Norms(before, after, limits, sum(not math.isfinite(norm) for norm in before) + skipped)
 
 
 class Times(NamedTuple):
@@ -61,19 +66,18 @@ class Times(NamedTuple):
     reads: int | None
 
 
-def times(log: Log, optimizer: Optimizer, outcomes: list[Outcome]) -> Times | None:
+def times(steps: list[Step]) -> Times | None:
     """As the host sees it: work that a device does later is in the step, not in the call."""
-    steps = [outcome.step.time for outcome in outcomes if not outcome.step.in_closure]
-    own = set(optimizer.parameters)
-    called = [e for e in log.events if isinstance(e, Clip) and own & (touched(e, e.before) | set(e.listed))]
-    if len(steps) < 2 or not called:
+    begun = [step.use.time for step in steps if step.use is not None and not step.use.in_closure]
+    called = [e.call for step in steps for e in step.events if e.call is not None and scope(e, step)]
+    if len(begun) < 2 or not called:
         return None
-    seconds = statistics.median(e.seconds for e in called) * len(called) / len(steps)
-    reads = [e.reads for e in called if e.reads is not None]
-    return Times(statistics.median(b - a for a, b in itertools.pairwise(steps)), seconds, max(reads, default=None))
+    seconds = statistics.median(call.seconds for call in called) * len(called) / len(begun)
+    reads = [call.reads for call in called if call.reads is not None]
+    return Times(statistics.median(b - a for a, b in itertools.pairwise(begun)), seconds, max(reads, default=None))
 
 
-def tried(optimizer: Optimizer) -> tuple[float, float] | None:
+def tried(optimizer: Optimizer) -> dict[str, float] | None:
     """Median seconds of torch's clip and of the runtime's on made-up gradients of the same shapes, in turn.
 
     None where they would not fit, or are of a kind that cannot be made up.
@@ -81,29 +85,24 @@ def tried(optimizer: Optimizer) -> tuple[float, float] | None:
     sizes = [math.prod(shape) for shape, _, _ in optimizer.shapes]
     if not sizes or sum(sizes) * 8 > MOST:
         return None
+    clips = {"torch": torch.nn.utils.clip_grad_norm_, "clipcheck": runtime.clip_grad_norm_}
     try:
-        parameters = []
-        for shape, dtype, device in optimizer.shapes:
-            parameter = torch.nn.Parameter(torch.empty(shape, dtype=getattr(torch, dtype[6:]), device=device))
+        parameters = [
+            Parameter(torch.empty(shape, dtype=dtype, device=device)) for shape, dtype, device in optimizer.shapes
+        ]
+        for parameter in parameters:
             parameter.grad = torch.ones_like(parameter)
-            parameters.append(parameter)
-        taken: dict[bool, list[float]] = {False: [], True: []}
         runtime.clip_grad_norm_(parameters, 1.0)  # its first call makes a plan
-        for _ in range(ROUNDS):
-            for ours, clip in ((False, torch.nn.utils.clip_grad_norm_), (True, runtime.clip_grad_norm_)):
-                taken[ours].append(_seconds(clip, parameters))
-    except (RuntimeError, AttributeError):
+        rounds = [{name: _seconds(clip, parameters) for name, clip in clips.items()} for _ in range(ROUNDS)]
+    except RuntimeError:
         return None
-    return statistics.median(taken[False]), statistics.median(taken[True])
+    return {name: statistics.median(taken[name] for taken in rounds) for name in clips}
 
 
-def _seconds(clip: object, parameters: list[torch.nn.Parameter]) -> float:
-    assert callable(clip)
-    is_cuda = any(p.is_cuda for p in parameters)
-    if is_cuda:
-        torch.cuda.synchronize()
+def _seconds(clip: Callable[..., Any], parameters: list[Parameter]) -> float:
+    wait: Callable[[], None] = torch.cuda.synchronize if any(p.is_cuda for p in parameters) else lambda: None
+    wait()
     start = time.perf_counter()
     clip(parameters, 1.0)
-    if is_cuda:
-        torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - start

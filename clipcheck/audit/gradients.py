@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from clipcheck.audit.events import Probe, State
 from clipcheck.runtime.gradients import stored
 
-PROBES = 8  # of this many of the smallest gradients of each optimizer the norm is noted at every event
+# By the identity of the parameter: which object its gradient is, and how often that was written to.
+Marks: TypeAlias = dict[int, tuple[int, int]]
+
+PROBES = 8  # of this many of the smallest gradients of each optimizer the norm is noted
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -26,18 +28,19 @@ def parameters(optimizer: Any) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def state(tensors: Iterable[Tensor]) -> State:
+def marks(tensors: Iterable[Tensor]) -> Marks:
     return {id(t): (id(t.grad), local(t.grad)._version) for t in tensors if t.is_leaf and t.grad is not None}
 
 
-def probe(tensors: list[Tensor]) -> Probe:
+def probe(tensors: Iterable[Tensor]) -> dict[int, Tensor]:
+    """Norms of the smallest gradients."""
     small = sorted(tensors, key=Tensor.numel)[:PROBES]
     grads = {id(t): local(t.grad) for t in small if t.grad is not None and not t.grad.is_sparse}
     return dict(zip(grads, torch._foreach_norm([*grads.values()]), strict=True)) if grads else {}
 
 
-def weights(tensors: list[Tensor]) -> tuple[Tensor, ...]:
-    """The norms of the smallest parameters, by which replicas are known."""
+def weights(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Norms of the smallest parameters, by which replicas are known."""
     small = sorted(tensors, key=Tensor.numel)[:PROBES]
     return tuple(torch._foreach_norm([local(t).detach() for t in small])) if small else ()
 
@@ -48,19 +51,20 @@ def parts(tensors: Iterable[Any]) -> int:
     return 1 if mesh is None else int(mesh.size()) if mesh.ndim == 1 else 0
 
 
-def values(grads: Iterable[Tensor]) -> list[Tensor]:
+def values(tensors: Iterable[Tensor]) -> list[Tensor]:
     """The memory of this rank's parts of gradients."""
-    return [stored(local(grad)) for grad in grads]
+    return [stored(local(t.grad)) for t in tensors if t.grad is not None]
 
 
 def could_hold(tensor: Tensor) -> bool:
-    return isinstance(tensor, Parameter) or (tensor.is_leaf and tensor.requires_grad)
+    """Whether a tensor has or could get a gradient."""
+    return isinstance(tensor, Parameter) or (tensor.is_leaf and (tensor.requires_grad or tensor.grad is not None))
 
 
-def share_memory(tensors: list[Tensor], grads: Iterable[Tensor | None]) -> bool:
-    """Whether one of the tensors, parameters aside, is one of the gradients, or a view of one's beginning."""
-    there = {_address(grad) for grad in grads if grad is not None}
-    return any(not isinstance(t, Parameter) and _address(t) in there for t in tensors)
+def holders(tensors: Iterable[Tensor], among: Iterable[Tensor]) -> frozenset[int]:
+    """The parameters whose gradients begin where one of the tensors does."""
+    there = {*map(_address, tensors)}
+    return frozenset(id(p) for p in among if p.grad is not None and _address(p.grad) in there)
 
 
 def _address(tensor: Tensor) -> int:
@@ -70,18 +74,27 @@ def _address(tensor: Tensor) -> int:
         return id(tensor)
 
 
+def numbers(value: Any) -> Any:
+    """The same with floats in the place of tensors, in containers as well; this synchronizes with the device."""
+    match value:
+        case Tensor():
+            return float(local(value.detach()))
+        case dict():
+            return {key: numbers(one) for key, one in value.items()}
+        case tuple() if hasattr(value, "_replace"):
+            return type(value)(*map(numbers, value))
+        case list() | tuple():
+            return type(value)(map(numbers, value))
+    return value
+
+
 def living(kind: type) -> list[Any]:
     """All objects of a class, whatever holds them."""
     return [thing for thing in gc.get_objects() if issubclass(type(thing), kind)]
 
 
-def names(wanted: set[int]) -> dict[int, str]:
-    """The longest name of each parameter among all modules."""
-    found: dict[int, str] = {}
-    for module in living(Module):
-        if "_parameters" not in vars(module):
-            continue
-        for name, parameter in module.named_parameters():
-            if id(parameter) in wanted and len(name) > len(found.get(id(parameter), "")):
-                found[id(parameter)] = name
-    return found
+def names() -> dict[int, str]:
+    """The longest name of each parameter among all modules, by its identity."""
+    modules = [module for module in living(Module) if "_parameters" in vars(module)]
+    named = [(name, id(parameter)) for module in modules for name, parameter in module.named_parameters()]
+    return {parameter: name for name, parameter in sorted(named, key=lambda one: len(one[0]))}

@@ -29,7 +29,7 @@ def plot(report: Report, path: Path) -> None:
 def _draw(report: Report, path: Path) -> None:
     from matplotlib.figure import Figure
 
-    parts = [part for part in report.parts if part.norms.before]
+    parts = [part for part in report.optimizers if part.norms.before]
     figure = Figure(figsize=(8, 3 * max(1, len(parts))), layout="constrained")
     for index, part in enumerate(parts):
         axes = figure.add_subplot(len(parts), 1, index + 1)
@@ -47,7 +47,7 @@ def _draw(report: Report, path: Path) -> None:
             axes.ticklabel_format(useOffset=False)
         if positive and max(positive) < 1.01 * min(positive):  # else rounding errors fill the whole height
             axes.set_ylim(0, 1.3 * max(positive))
-        axes.set_title(f"{part.optimizer.name}, {sum(part.steps.values())} steps", loc="left")
+        axes.set_title(f"{part.optimizer}, {sum(part.steps.values())} steps", loc="left")
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("norm")
     labels = {

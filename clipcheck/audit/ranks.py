@@ -9,15 +9,16 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from clipcheck.audit.events import Clip, Log, Step
+from clipcheck.audit.log import Event, Log
 
 PATIENCE = 30.0  # seconds to wait for the other ranks of this host
 UNLIKE = 1e-3  # a relative difference of norms that rounding does not make
 
-Summary = dict[str, Any]
+Summary: TypeAlias = dict[str, Any]  # what other ranks want to know of one
 
 
 def rank() -> int:
@@ -25,6 +26,7 @@ def rank() -> int:
 
 
 def world() -> int:
+    """The number of ranks on this host."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
 
 
@@ -34,7 +36,7 @@ def _folder() -> Path:
 
 
 def leave(log: Log) -> None:
-    """Writes what the other ranks want to know of this one."""
+    """Writes the summary of this rank."""
     folder = _folder()
     folder.mkdir(mode=0o700, exist_ok=True)
     part = folder / f"{rank()}.part"
@@ -43,98 +45,89 @@ def leave(log: Log) -> None:
 
 
 def summary(log: Log) -> Summary:
-    clips = [e for e in log.events if isinstance(e, Clip) and e.limit < math.inf]
-    weights = [list(e.weights) for e in log.events if isinstance(e, Step) and e.weights]
+    """`clips` as site, limit and norm, which is null for a part of one; `parts`: such norms; `weights` of all steps."""
+    clips = [(event.site, event.call) for event in log.events if event.kind == "C" and event.call]
     return {
-        "clips": [[str(e.site), e.limit, e.norm, e.parts] for e in clips],
-        "parts": [e.norm for e in log.events if isinstance(e, (Clip, Step)) and e.parts != 1],
-        "first": weights[0] if weights else [],
-        "last": weights[-1] if weights else [],
-        "steps": log.steps,
+        "clips": [[str(site), call.limit, call.norm if call.parts == 1 else None] for site, call in clips],
+        "parts": [record.norm for event in log.events if (record := _of_part(event))],
+        "weights": [event.use.weights for event in log.events if event.use and event.use.weights],
     }
 
 
-def collect() -> tuple[dict[int, Summary], tuple[str, ...]]:
+def _of_part(event: Event) -> Any:
+    """What holds the norm of this rank's part of sharded gradients."""
+    record = event.call or event.use
+    return record if record and record.parts != 1 else None
+
+
+def collect() -> tuple[dict[int, Summary], list[str]]:
     """The summaries of the ranks of this host, and what could not be seen of them."""
     folder, end = _folder(), time.monotonic() + PATIENCE
-    missing = set(range(rank(), rank() + world()))
-    found: dict[int, Summary] = {}
-    while missing and time.monotonic() < end:
-        for one in sorted(missing):
-            if (folder / f"{one}.json").exists():
-                found[one] = json.loads((folder / f"{one}.json").read_text(encoding="utf-8"))
-        missing -= set(found)
-        time.sleep(0.05 * bool(missing))
+    paths = {one: folder / f"{one}.json" for one in range(rank(), rank() + world())}
+    while not all(path.exists() for path in paths.values()) and time.monotonic() < end:
+        time.sleep(0.05)
+    found = {one: json.loads(path.read_text(encoding="utf-8")) for one, path in paths.items() if path.exists()}
     shutil.rmtree(folder, ignore_errors=True)
-    unseen = [f"rank {one} has told nothing: it was not audited, or ended before" for one in sorted(missing)]
+    unseen = [f"rank {one} has told nothing: it was not audited, or ended before" for one in paths if one not in found]
     if int(os.environ.get("WORLD_SIZE", "1")) > world():
         unseen.append("the ranks of other hosts are not compared")
-    return found, tuple(unseen)
+    return found, unseen
 
 
 def joined(log: Log, ranks: dict[int, Summary]) -> Log:
-    """The log with norms of whole gradients in the place of those of this rank's parts, where all ranks have told theirs."""
+    """The log with norms of whole gradients in the place of those of this rank's part, where all ranks have told theirs."""
     told = [one["parts"] for one in ranks.values()]
-    if len({len(one) for one in told}) != 1:
+    if len({len(norms) for norms in told}) != 1:
         return log
-    whole = iter([_joined(norms) for norms in zip(*told, strict=True)])
-    events = []
+    whole, events = iter(zip(*told, strict=True)), []
     for event in log.events:
-        if isinstance(event, (Clip, Step)) and event.parts != 1:
-            norm = next(whole)
-            event = event._replace(norm=norm, parts=1) if event.parts == len(told) else event
+        if record := _of_part(event):
+            norms = next(whole)
+            if record.parts == len(told):
+                known = [norm for norm in norms if norm is not None]
+                record = record._replace(norm=math.hypot(*known) if known else None, parts=1)
+            event = event._replace(**{"call" if event.call else "use": record})
         events.append(event)
-    return log._replace(events=tuple(events))
+    return log._replace(events=events)
 
 
-def _joined(norms: tuple[float | None, ...]) -> float | None:
-    known = [norm for norm in norms if norm is not None]
-    return math.hypot(*known) if known else None
-
-
-def faults(ranks: dict[int, Summary]) -> tuple[str, ...]:
-    """What differs between ranks and must not."""
-    said = [*_by_calls(ranks)]
-    first = [one["first"] for one in ranks.values()]
-    are_replicas = len(first) > 1 and bool(first[0]) and all(_alike(first[0], one) for one in first)
-    if are_replicas:
+def faults(ranks: dict[int, Summary]) -> list[str]:
+    """What differs between ranks and must not; only replicas, whose first weights are alike, must have the same norms."""
+    said = _by_calls(ranks)
+    first, *others = [one["weights"] or [[]] for one in ranks.values()] or [[[]]]
+    if others and first[0] and all(_alike(first[0], other[0]) for other in others):
         said += _by_norms(ranks)
-        if not all(_alike(next(iter(ranks.values()))["last"], one["last"]) for one in ranks.values()):
+        if not all(_alike(first[-1], other[-1]) for other in others):
             said.append("the replicas' parameters were alike at the first step and are not at the last one")
-    return tuple(said)
+    return said
 
 
 def _by_calls(ranks: dict[int, Summary]) -> list[str]:
-    counts = {one: Counter(call[0] for call in data["clips"]) for one, data in ranks.items()}
+    counts = {one: Counter(site for site, _, _ in data["clips"]) for one, data in ranks.items()}
     said = []
     for site in sorted({site for count in counts.values() for site in count}):
-        times = {one: count[site] for one, count in counts.items()}
-        if len(set(times.values())) > 1:
-            each = ", ".join(f"{number} times on rank {one}" for one, number in times.items())
+        if len({count[site] for count in counts.values()}) > 1:
+            each = ", ".join(f"{count[site]} times on rank {one}" for one, count in counts.items())
             said.append(f"CLIP406 {site}: clips on some ranks only, {each}")
     return said
 
 
 def _by_norms(ranks: dict[int, Summary]) -> list[str]:
     """Replicas have the same gradients, so the same norm, so the same coefficient."""
-    calls = [[call for call in data["clips"] if call[3] == 1] for data in ranks.values()]
     unlike: Counter[str] = Counter()
     shown: dict[str, str] = {}
-    for together in zip(*calls, strict=False):
-        known = [call for call in together if call[2] is not None]
-        if len({call[0] for call in together}) == 1 and len(known) == len(together) > 1:
-            norms = [call[2] for call in known]
-            if not _alike(norms[:1] * len(norms), norms):
-                site = known[0][0]
-                unlike[site] += 1
-                each = ", ".join(
-                    f"norm {call[2]:.4g} and coefficient {min(1.0, call[1] / (call[2] + 1e-6)):.4g} on rank {one}"
-                    for one, call in zip(ranks, known, strict=True)
-                )
-                shown.setdefault(site, each)
-    return [
-        f"{site}: replicas were clipped unlike in {times} calls: first {shown[site]}" for site, times in unlike.items()
-    ]
+    for calls in zip_longest(*(data["clips"] for data in ranks.values())):
+        if None in calls or len({site for site, _, _ in calls}) > 1 or any(norm is None for _, _, norm in calls):
+            continue
+        site, _, norm = calls[0]
+        if not _alike([norm] * len(calls), [norm for _, _, norm in calls]):
+            unlike[site] += 1
+            each = ", ".join(
+                f"norm {norm:.4g} and coefficient {min(1.0, limit / (norm + 1e-6)):.4g} on rank {one}"
+                for one, (_, limit, norm) in zip(ranks, calls, strict=True)
+            )
+            shown.setdefault(site, each)
+    return [f"{site}: replicas were clipped unlike in {n} calls: first {shown[site]}" for site, n in unlike.items()]
 
 
 def _alike(some: list[float], others: list[float]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import NamedTuple
 import torch
 
 _INSIDE = tuple(
-    str(Path(folder).resolve()) + ("/" if sys.platform != "win32" else "\\")
+    os.path.join(Path(folder).resolve(), "")
     for folder in (Path(torch.__file__).parent, Path(__file__).parent, Path(__file__).parents[1] / "runtime")
 )
-_PACKAGES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_PATHS = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+_PACKAGES = tuple(sorted((os.path.join(path, "") for path in _PATHS), key=len, reverse=True))
 
 
 class Site(NamedTuple):
@@ -26,13 +28,9 @@ class Site(NamedTuple):
 
     def __str__(self) -> str:
         through = f" (through {self.through})" if self.through else ""
-        return f"{shown(self.file)}:{self.line}{through}"
-
-
-def shown(file: str) -> str:
-    """A path relative to the current folder where it is below it."""
-    path = Path(file)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
+        path = Path(self.file)
+        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        return f"{shown}:{self.line}{through}"
 
 
 def here() -> Site:
@@ -41,10 +39,10 @@ def here() -> Site:
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if not code.co_filename.startswith(_INSIDE) and not code.co_filename.startswith("<frozen"):
+        if not code.co_filename.startswith((*_INSIDE, "<frozen")):
             site = Site(code.co_filename, frame.f_lineno, code.co_name)
             if not code.co_filename.startswith(_PACKAGES):
-                return site if direct is None else site._replace(through=_short(direct))
+                return site._replace(through=_short(direct)) if direct else site
             direct = direct or site
         frame = frame.f_back  # type: ignore[assignment]
     return direct or Site("?", 0, "")
@@ -52,7 +50,5 @@ def here() -> Site:
 
 def _short(site: Site) -> str:
     """A line of an installed package, without the folder that it is installed in."""
-    for folder in sorted(_PACKAGES, key=len, reverse=True):
-        if site.file.startswith(folder):
-            return f"{Path(site.file).relative_to(folder).as_posix()}:{site.line}"
-    return f"{site.file}:{site.line}"
+    folder = next(folder for folder in _PACKAGES if site.file.startswith(folder))
+    return f"{site.file.removeprefix(folder).replace(os.sep, '/')}:{site.line}"

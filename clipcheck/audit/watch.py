@@ -6,10 +6,15 @@ not the training.
 
 from __future__ import annotations
 
+import functools
 import gc
+import inspect
+import math
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext, suppress
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,14 +23,16 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from clipcheck import runtime
-from clipcheck.audit import calls, events, gradients, numbers, ranks, sites
-from clipcheck.audit.events import Event, Log
+from clipcheck.audit import calls, gradients, log, ranks, sites
+from clipcheck.audit.log import Event, Kind, Log
+from clipcheck.audit.report import Report, report
 from clipcheck.audit.taps import tap
 from clipcheck.runtime import as_torch
 from clipcheck.runtime.gradients import is_compiling
 
-T = TypeVar("T")
-Call = Callable[..., Any]
+Function: TypeAlias = Callable[..., Any]
+# Looks before a call, is sent how it ended, and looks again.
+Observer: TypeAlias = "Generator[None, Done, None]"
 
 COUNTED = range(2, 5)  # the calls of each place in which reads by the host are counted: counting takes time
 
@@ -34,26 +41,34 @@ class Enough(SystemExit):
     """Ends the program once as many steps were seen as were asked for."""
 
 
-class Watch:
-    """Notes events from `start` to `stop`; after `stop_after` steps it stops by itself, and calls `finished`."""
+class Done(NamedTuple):
+    """How a call ended."""
 
-    def __init__(self, stop_after: int | None = None, ends_program: bool = False) -> None:
-        self.stop_after, self.ends_program = stop_after, ends_program
-        self.finished: Callable[[Log], None] = lambda log: None
+    result: Any
+    error: str  # not the exception, which would keep alive all that its traceback knows
+
+
+class Watch:
+    """Notes events from `begin` to `end`; after so many steps it ends by itself, and calls `finished`."""
+
+    def __init__(self, most: int, stops_program: bool = False, finished: Callable[[Log], None] | None = None) -> None:
+        self.most, self.stops_program, self.finished = most, stops_program, finished
         self.log: Log | None = None
         self.is_on = False
+        self.start = 0.0
         self.events: list[Event] = []
+        self.marks: gradients.Marks = {}  # at the last event
         self.optimizers: dict[int, Optimizer] = {}
         self.made_at: dict[int, sites.Site] = {}
-        self.steps: dict[int, int] = {}
-        self.calls: dict[sites.Site, int] = {}
+        self.steps: Counter[int] = Counter()  # of each optimizer
+        self.calls: Counter[sites.Site] = Counter()  # of clipping functions
+        self.uses: dict[int, log.Use | None] = {}  # of the steps that run now
+        self.stepping: list[int] = []  # the optimizers whose `step` runs now, one for each that is inside another
+        self.backwards = 0  # how many run now, one inside the other
+        self.backward: Kind = "B"
+        self.is_scaled = self.is_clipping = False
         self.undo: list[Callable[[], None]] = []
         self.troubles: list[str] = []
-        self.backwards = self.clips = 0  # of each, how many run now, one inside the other
-        self.stepping: list[int] = []  # the optimizers whose `step` runs now
-        self.scale_called = self.scale_read = False
-        self.scaled: dict[int, events.Mark] = {}  # the parameters whose gradients a GradScaler scales
-        self.start = 0.0
 
     def begin(self) -> Watch:
         gc.collect()
@@ -62,11 +77,12 @@ class Watch:
                 self.optimizers[id(optimizer)] = optimizer
         for function, observer in _places(self):
             try:
-                self.undo.append(tap(function, self._while_on(observer)))
+                self.undo.append(tap(function, self._observed(observer)))
             except TypeError as error:
                 self.troubles.append(str(error))
         self.undo.append(register_optimizer_step_pre_hook(self._before_step).remove)
         self.undo.append(register_optimizer_step_post_hook(self._after_step).remove)
+        self._look()
         self.start, self.is_on = time.perf_counter(), True
         return self
 
@@ -75,247 +91,243 @@ class Watch:
         if self.log is None:
             seconds = time.perf_counter() - self.start
             self._take_out()
-            seen = tuple(map(self._described, self.optimizers.values()))
-            names = gradients.names({p for one in seen for p in one.parameters})
-            read = tuple(map(numbers.read, self.events))
-            self.log = Log(read, seen, names, sum(self.steps.values()), seconds, tuple(dict.fromkeys(self.troubles)))
-            self.finished(self.log)
+            names = gradients.names()
+            seen = [self._described(optimizer, names) for optimizer in self.optimizers.values()]
+            events, troubles = gradients.numbers(self.events), [*dict.fromkeys(self.troubles)]
+            self.log = Log(events, seen, self.steps.total(), seconds, troubles)
+            if self.finished is not None:
+                self.finished(self.log)
             self.optimizers.clear()
         return self.log
+
+    def report(self) -> Report:
+        """What was seen; it ends the watch, if that still runs."""
+        return report(self.end())
 
     def _take_out(self) -> None:
         self.is_on = False
         while self.undo:
             self.undo.pop()()
 
-    def _described(self, optimizer: Optimizer) -> events.Optimizer:
-        own = gradients.parameters(optimizer)
+    def _described(self, optimizer: Optimizer, names: dict[int, str]) -> log.Optimizer:
+        own, name, site = gradients.parameters(optimizer), type(optimizer).__name__, self.made_at.get(id(optimizer))
         options = {k: v for group in (optimizer.defaults, *optimizer.param_groups[:1]) for k, v in group.items()}
-        asks = tuple(f"{k}={v}" for k, v in options.items() if v and ("clip" in k or "grad_norm" in k))
-        kind = type(optimizer).__name__
-        shapes = tuple((tuple(gradients.local(p).shape), str(p.dtype), str(p.device)) for p in own)
-        return events.Optimizer(id(optimizer), kind, self.made_at.get(id(optimizer)), tuple(map(id, own)), shapes, asks)
+        asks = [f"{k}={v}" for k, v in options.items() if v and ("clip" in k or "grad_norm" in k)]
+        shapes = [(tuple(gradients.local(p).shape), p.dtype, p.device) for p in own]
+        return log.Optimizer(id(optimizer), name, site, {id(p): names.get(id(p), "?") for p in own}, shapes, asks)
 
-    def _while_on(self, observer: Call) -> Call:
-        def run(original: Call, *args: Any, **kwargs: Any) -> Any:
-            if is_compiling() or not self.is_on:
+    # --- how it looks ----------------------------------------------------------------------------------------------
+
+    def _observed(self, observer: Callable[..., Observer]) -> Function:
+        def run(original: Function, *args: Any, **kwargs: Any) -> Any:
+            if is_compiling() or not self.is_on or self.is_clipping:
                 return original(*args, **kwargs)
-            return observer(original, *args, **kwargs)
+            args, kwargs = tuple(map(calls.read, args)), {name: calls.read(value) for name, value in kwargs.items()}
+            looking = observer(*args, **kwargs)
+            self._safely(self._catch_up)
+            self._safely(lambda: next(looking))
+            result, error = None, ""
+            try:
+                result = original(*map(calls.again, args), **{k: calls.again(v) for k, v in kwargs.items()})
+                return result
+            except Exception as raised:
+                error = f"{type(raised).__name__}: {raised}"
+                raise
+            finally:
+                self._safely(lambda: looking.send(Done(result, error)))
 
         return run
 
-    def _safely(self, function: Callable[[], T]) -> T | None:
-        """What a function gives that only looks; if it raises, the watch is over and the training goes on."""
+    def _safely(self, look: Callable[[], Any]) -> None:
+        """If what only looks raises, the watch is over and the training goes on."""
         try:
-            return function()
+            if self.is_on:
+                with suppress(StopIteration):
+                    look()
         except Exception as error:
             self.troubles.append(f"the watch ended early: {type(error).__name__}: {error}")
             self._take_out()
-            return None
 
-    def _note(self, make: Callable[[], Event]) -> None:
-        if self.is_on and (event := self._safely(make)) is not None:
-            self.events.append(event)
-
-    def _all(self) -> list[Tensor]:
+    def _parameters(self) -> list[Tensor]:
         return [p for optimizer in self.optimizers.values() for p in gradients.parameters(optimizer)]
 
-    def _state(self, *more: Tensor) -> events.State:
-        return gradients.state([*self._all(), *more])
+    def _look(self) -> frozenset[int]:
+        """The parameters whose gradients were written to, made or removed since it looked last."""
+        marks = gradients.marks(self._parameters())
+        changed = frozenset(p for p in marks.keys() | self.marks.keys() if marks.get(p) != self.marks.get(p))
+        self.marks = marks
+        return changed
 
-    def _probe(self) -> events.Probe:
-        return {k: v for o in self.optimizers.values() for k, v in gradients.probe(gradients.parameters(o)).items()}
+    def _catch_up(self) -> None:
+        """Notes what has happened since the last event: a backward that still runs, or other code."""
+        changed = self._look()
+        gone = changed - self.marks.keys()
+        if gone:
+            self.events.append(Event("Z", gone))
+        if changed != gone:
+            self.events.append(Event(self.backward if self.backwards else "O", changed - gone))
 
-    # --- what the taps and hooks call ----------------------------------------------------------------------------
+    def _note(self, kind: Kind, about: frozenset[int] | None = None, **more: Any) -> None:
+        changed = self._look()
+        if kind in "ABCE":
+            of = self.optimizers.values()
+            more["probe"] = {k: v for one in of for k, v in gradients.probe(gradients.parameters(one)).items()}
+        self.events.append(Event(kind, changed if about is None else about, sites.here(), **more))
 
-    def _add_param_group(self, original: Call, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+    def _with_gradient(self, optimizer: Any) -> frozenset[int]:
+        return frozenset(map(id, gradients.parameters(optimizer))) & self.marks.keys()
+
+    # --- what it looks at ------------------------------------------------------------------------------------------
+
+    def _add_param_group(self, optimizer: Optimizer, *_: Any, **__: Any) -> Observer:
+        yield
         self.optimizers[id(optimizer)] = optimizer
         self.made_at.setdefault(id(optimizer), sites.here())
-        return original(optimizer, *args, **kwargs)
+        self._look()
 
-    def _backward(self, original: Call, *args: Any, **kwargs: Any) -> Any:
-        before = (self._safely(self._state) or {}) if not self.backwards else {}
+    def _backward(self, *_: Any, **__: Any) -> Observer:
+        if not self.backwards:
+            self.backward, self.is_scaled = "A" if self.is_scaled else "B", False
         self.backwards += 1
-        try:
-            return original(*args, **kwargs)
-        finally:
-            self.backwards -= 1
-            if not self.backwards:
-                self._note(lambda: self._after_backward(before))
+        yield
+        self.backwards -= 1
+        if not self.backwards:
+            self._note(self.backward)
 
-    def _after_backward(self, before: events.State) -> events.Backward:
-        state = self._state()
-        changed = frozenset(p for p, mark in state.items() if before.get(p) != mark)
-        if self.scale_called:
-            self.scaled.update((p, state[p]) for p in changed)
-        self.scale_called = self.scale_read = False
-        return events.Backward(changed, state, self._probe(), self.stepping[-1] if self.stepping else 0)
+    def _zero(self, *_: Any, **__: Any) -> Observer:
+        yield
+        self._note("Z")
 
-    def _zero(self, original: Call, *args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
-        self._note(lambda: events.Zero(sites.here(), self._state()))
-        return result
+    def _scale(self, scaler: Any, *_: Any, **__: Any) -> Observer:
+        self.is_scaled |= scaler.is_enabled()
+        yield
 
-    def _scale(self, original: Call, scaler: Any, *args: Any, **kwargs: Any) -> Any:
-        self.scale_called |= scaler.is_enabled()
-        return original(scaler, *args, **kwargs)
+    def _read_scale(self, *_: Any, **__: Any) -> Observer:
+        yield
+        if not sites.here().through:  # frameworks read it to see whether a step was skipped
+            self._note("G")
 
-    def _read_scale(self, original: Call, *args: Any, **kwargs: Any) -> Any:
-        self.scale_read = True
-        return original(*args, **kwargs)
+    def _unscale(self, scaler: Any, optimizer: Any, *_: Any, **__: Any) -> Observer:
+        done = yield
+        if scaler.is_enabled():
+            self._note("X" if done.error else "U", self._with_gradient(optimizer))
 
-    def _unscale(self, original: Call, scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-        error = ""
-        try:
-            result = original(scaler, optimizer, *args, **kwargs)
-        except RuntimeError as raised:
-            error = str(raised)
-            raise
-        finally:
-            if scaler.is_enabled():
-                self._note(lambda: self._after_unscale(optimizer, error))
-        return result
+    def _scaler_step(self, scaler: Any, optimizer: Any, *_: Any, **__: Any) -> Observer:
+        before = self.steps.total()
+        done = yield
+        if scaler.is_enabled() and not done.error and self.steps.total() == before:
+            self._note("K", self._with_gradient(optimizer))
 
-    def _after_unscale(self, optimizer: Any, error: str) -> events.Unscale:
-        own = tuple(map(id, gradients.parameters(optimizer)))
-        for parameter in () if error else own:
-            self.scaled.pop(parameter, None)
-        return events.Unscale(sites.here(), own, self._state(), error)
+    def _all_reduce(self, tensor: Tensor, *_: Any, **__: Any) -> Observer:
+        yield
+        with_gradient = [p for p in self._parameters() if p.grad is not None]
+        about = gradients.holders([tensor], with_gradient)
+        if with_gradient and tensor.numel() >= sum(p.numel() for p in with_gradient):  # all in one buffer
+            about = frozenset(map(id, with_gradient))
+        if about:
+            self._note("R", about)
 
-    def _scaler_step(self, original: Call, scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-        before = dict(self.steps)
-        result = original(scaler, optimizer, *args, **kwargs)
-        if scaler.is_enabled() and self.steps == before:
-            self._note(lambda: events.Skip(tuple(map(id, gradients.parameters(optimizer)))))
-        return result
+    def _clip(self, function: str, signature: inspect.Signature, *args: Any, **kwargs: Any) -> Observer:
+        call, tensors = calls.called(function, signature, args, kwargs)
+        site, measures = sites.here(), not function.startswith("clip") or call.limit == math.inf
+        measured = gradients.holders(tensors, self._parameters()) if measures else frozenset()
+        about = measured.union(call.listed) & self.marks.keys()
+        self.calls[site] += 1
+        is_counted = self.calls[site] in COUNTED
+        self.is_clipping, start = True, time.perf_counter()
+        with calls.Reads() if is_counted else nullcontext() as reads:
+            done = yield
+        self.is_clipping, seconds = False, time.perf_counter() - start
+        norm = call.norm if done.result is None else done.result
+        is_part = any("Partial" in type(one).__name__ for one in getattr(norm, "placements", ()))
+        call = call._replace(
+            norm=norm.detach().clone() if isinstance(norm, Tensor) else norm,  # the program may write to its own
+            error=done.error,
+            seconds=seconds,
+            reads=reads.count if reads else None,
+            inside=self.stepping[-1] if self.stepping else 0,
+            parts=(gradients.parts([norm]) if call.norm_type == 2 else 0) if is_part else 1,
+        )
+        self._note("E" if done.error else "M" if measures else "C", about, call=call)
+
+    # --- steps -----------------------------------------------------------------------------------------------------
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         if is_compiling() or not self.is_on:
             return None
-        key = id(optimizer)
-        if key in self.stepping:  # its class calls the `step` of the one that it derives from
-            self.stepping.append(key)
-            return None
-        self.optimizers[key] = optimizer
-        self.steps[key] = self.steps.get(key, 0) + 1
         closure = kwargs.get("closure") or next((one for one in args[1:] if callable(one)), None)
-        if closure is None:
-            self._note(lambda: self._use(optimizer, in_closure=False))
-        self.stepping.append(key)
-        if closure is None:
+        is_nested = id(optimizer) in self.stepping  # its class calls the `step` of the one that it derives from
+        self._safely(lambda: self._begin_step(optimizer, is_nested, closure is not None))
+        if closure is None or is_nested:
             return None
 
         def noting() -> Any:
             loss = closure()
-            self._note(lambda: self._use(optimizer, in_closure=True))
+            self._safely(self._catch_up)
+            self._safely(lambda: self._note_use(optimizer, self._use(optimizer, in_closure=True)))
             return loss
 
         if "closure" in kwargs:
             return args, {**kwargs, "closure": noting}
         return tuple(noting if one is closure else one for one in args), kwargs
 
-    def _use(self, optimizer: Optimizer, in_closure: bool) -> events.Step:
-        own, key = gradients.parameters(optimizer), id(optimizer)
-        norm = self._norm(gradients.values(p.grad for p in own if p.grad is not None))
-        at, state, now = sites.here(), gradients.state(own), time.perf_counter()
-        probe, weights = self._probe(), gradients.weights(own) if ranks.world() > 1 else ()
-        in_backward = self.backwards > 0
-        parts = gradients.parts(own)
-        return events.Step(
-            at, key, self.steps[key], norm, state, probe, in_backward, in_closure, now, state, parts, weights
-        )
+    def _begin_step(self, optimizer: Optimizer, is_nested: bool, has_closure: bool) -> None:
+        key = id(optimizer)
+        self.optimizers[key] = optimizer
+        self._catch_up()
+        self.stepping.append(key)
+        if not is_nested:
+            self.steps[key] += 1
+            self._note("<", frozenset(map(id, gradients.parameters(optimizer))))
+            self.uses[key] = None if has_closure else self._use(optimizer, in_closure=False)
+        elif self.uses[key] is not None:
+            self.uses[key] = self._use(optimizer, in_closure=False)
 
-    def _norm(self, grads: list[Tensor]) -> Tensor | None:
-        self.clips += 1  # it is a call of our own
+    def _note_use(self, optimizer: Optimizer, use: log.Use) -> None:
+        self._note("p" if self.backwards else "s", self._with_gradient(optimizer), use=use)
+
+    def _use(self, optimizer: Optimizer, in_closure: bool) -> log.Use:
+        own, key, now = gradients.parameters(optimizer), id(optimizer), time.perf_counter()
+        values = gradients.values(own)
+        self.is_clipping = True  # it is a call of our own
         try:
-            return runtime.get_total_norm(grads) if grads else None
+            norm = runtime.get_total_norm(values) if values else None
         finally:
-            self.clips -= 1
+            self.is_clipping = False
+        weights = gradients.weights(own) if ranks.world() > 1 else ()
+        parts, probe, through = gradients.parts(own), gradients.probe(own), sites.here().through
+        return log.Use(key, self.steps[key], now, norm, parts, probe, weights, in_closure, through)
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if is_compiling() or not self.is_on or id(optimizer) not in self.stepping:
+        key = id(optimizer)
+        if is_compiling() or not self.is_on or key not in self.stepping:
             return
-        self.stepping.remove(id(optimizer))
-        if id(optimizer) in self.stepping:
-            return
-        self._safely(lambda: self._end_step(optimizer))
-        if self.stop_after is not None and sum(self.steps.values()) >= self.stop_after and not self.stepping:
+        self.stepping.remove(key)
+        if key not in self.stepping:
+            use = self.uses.pop(key)
+            if use is not None:
+                self._safely(lambda: self._note_use(optimizer, use))
+        if self.steps.total() >= self.most and not self.stepping:
             self._safely(self.end)
-            if self.ends_program:
+            if self.stops_program:
                 raise Enough(0)
 
-    def _end_step(self, optimizer: Optimizer) -> None:
-        for index in range(len(self.events) - 1, -1, -1):
-            event = self.events[index]
-            if isinstance(event, events.Step) and event.optimizer == id(optimizer):
-                self.events[index] = event._replace(after=gradients.state(gradients.parameters(optimizer)))
-                return
 
-    def _clip(self, original: Call, *args: Any, **kwargs: Any) -> Any:
-        if self.clips:
-            return original(*args, **kwargs)
-        call, args, kwargs = calls.read(original, args, kwargs)
-        before = self._safely(lambda: self._before_clip(call)) or {}
-        self.calls[call.site] = count = self.calls.get(call.site, 0) + 1
-        reads, norm, error = calls.Reads(), None, ""
-        self.clips += 1
-        start = time.perf_counter()
-        try:
-            if count in COUNTED:
-                with reads:
-                    norm = original(*args, **kwargs)
-            else:
-                norm = original(*args, **kwargs)
-        except Exception as raised:
-            error = f"{type(raised).__name__}: {raised}"
-            raise
-        finally:
-            self.clips -= 1
-            seconds = time.perf_counter() - start
-            after = {"error": error, "seconds": seconds, "reads": reads.count if count in COUNTED else None}
-            self._note(lambda: self._after_clip(call, norm, {**before, **after}))
-        return norm
-
-    def _before_clip(self, call: calls.Call) -> dict[str, Any]:
-        state = self._state(*call.tensors)
-        scaled = {p for p, mark in self.scaled.items() if state.get(p) == mark and not self.scale_read}
-        return {
-            "before": state,
-            "can_hold": any(map(gradients.could_hold, call.tensors)),
-            "are_gradients": gradients.share_memory(call.tensors, [p.grad for p in self._all()]),
-            "scaled": frozenset(scaled),
-        }
-
-    def _after_clip(self, call: calls.Call, norm: Any, known: dict[str, Any]) -> events.Clip:
-        norm = call.norm if norm is None else norm
-        return events.Clip(
-            call.site,
-            call.function,
-            call.limit,
-            call.norm_type,
-            norm.detach().clone() if isinstance(norm, Tensor) else norm,  # the program may write to its own
-            tuple(map(id, call.tensors)),
-            call.is_iterator,
-            not call.is_method and any(getattr(t, "_fsdp_flattened", False) for t in call.tensors),
-            state=self._state(*call.tensors),
-            probe=self._probe(),
-            within=self.stepping[-1] if self.stepping else 0,
-            **known,
-        )
-
-
-def _places(watch: Watch) -> Iterable[tuple[Any, Call]]:
+def _places(watch: Watch) -> Iterator[tuple[Any, Callable[..., Observer]]]:
     """Every function that is watched, once, and what observes it."""
     from torch.nn.utils import clip_grad
 
     names = ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm")
     theirs = (getattr(clip_grad, prefix + name, None) for name in names for prefix in ("", "_"))
     ours = (getattr(module, name, None) for name in (*names, "grad_norm") for module in (runtime, as_torch))
-    yield from ((function, watch._clip) for function in {*theirs, *ours} - {None})
+    clips: set[Any] = {*theirs, *ours} - {None}
     if torch.distributed.is_available():
         from torch.distributed.fsdp import FullyShardedDataParallel
 
-        yield FullyShardedDataParallel.clip_grad_norm_, watch._clip
+        clips.add(FullyShardedDataParallel.clip_grad_norm_)
+        yield torch.distributed.all_reduce, watch._all_reduce
+    for function in clips:
+        yield function, functools.partial(watch._clip, function.__name__.lstrip("_"), inspect.signature(function))
     yield torch.autograd.backward, watch._backward
     yield Optimizer.add_param_group, watch._add_param_group
     yield Optimizer.zero_grad, watch._zero

@@ -1,0 +1,87 @@
+"""What is seen while a training runs, in its order: plain records, which hold numbers once the training is over."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from clipcheck.audit.sites import Site
+
+Kind: TypeAlias = Literal[
+    "A",  # a backward of a loss that a GradScaler has scaled
+    "B",  # a backward
+    "C",  # a clip
+    "E",  # a clip that raised
+    "G",  # the program reads the factor of its GradScaler
+    "M",  # a norm is measured
+    "O",  # gradients were written to by other code, which is not watched
+    "R",  # an all-reduce of gradients
+    "U",  # an unscaling
+    "X",  # an unscaling that raised
+    "Z",  # gradients are zeroed or removed
+    "K",  # a GradScaler skips a step, since gradients are not finite
+    "<",  # a step begins
+    "s",  # the gradients as a step uses them
+    "p",  # the same, of a step inside a backward
+]
+
+
+class Call(NamedTuple):
+    """A call of a function that clips or measures."""
+
+    function: str
+    limit: float  # infinite where the call only measures
+    norm_type: float
+    norm: Any  # before clipping, where the function tells it
+    listed: tuple[int, ...]  # the identities of all tensors that were passed
+    is_iterator: bool = False
+    is_fsdp1: bool = False  # its parts of parameters, passed to a function that does not know of the others
+    can_hold: bool = True  # whether one of the tensors could ever hold a gradient
+    inside: int = 0  # the optimizer in whose `step` it was made
+    error: str = ""
+    seconds: float = 0.0
+    reads: int | None = None  # how often the host read a value of the device, where that was counted
+    parts: int = 1  # over how many ranks what the norm is of is spread; 0 where they cannot be combined
+
+
+class Use(NamedTuple):
+    """What a step is about to use; with a closure, what each of its calls has left."""
+
+    optimizer: int
+    number: int
+    time: float
+    norm: Any
+    parts: int
+    probe: Any
+    weights: Any  # norms of the smallest parameters, where there are several ranks
+    in_closure: bool
+    through: str  # the library's line that makes the step, empty if the program does so itself
+
+
+class Event(NamedTuple):
+    kind: Kind
+    about: frozenset[int]  # the parameters whose gradients it writes to, or that it was called with
+    site: Site | None = None
+    call: Call | None = None
+    use: Use | None = None
+    probe: Any = None  # norms of the smallest gradients: what is written through `.data` leaves no other mark
+
+
+class Optimizer(NamedTuple):
+    """An optimizer that was seen; `asks` are options of its own that ask for clipping."""
+
+    key: int
+    name: str
+    site: Site | None
+    parameters: dict[int, str]  # their names by their identities
+    shapes: list[tuple[tuple[int, ...], Any, Any]]  # shape, dtype and device of this rank's parts
+    asks: list[str]
+
+
+class Log(NamedTuple):
+    """All that was seen."""
+
+    events: list[Event]
+    optimizers: list[Optimizer]
+    steps: int
+    seconds: float
+    troubles: list[str]  # what the audit itself could not do
