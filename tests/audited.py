@@ -1,4 +1,8 @@
-"""Runs functions of fixtures under the audit, with objects of the harness's making by the names of their parameters."""
+"""Runs the code of fixtures under the audit, with objects of the harness's making by the names of their parameters.
+
+Frameworks that a fixture imports are stand-ins (`standins/`): they do with gradients what the real ones do, in the same order, and
+lie, as far as the audit can see, where the real ones are installed.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,13 @@ import ast
 import gc
 import inspect
 import random
+import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import nn
@@ -20,6 +27,83 @@ from clipcheck.verify import harness
 
 gc.freeze()  # what is there already needs no looking through before each watch
 
+STANDINS = {
+    "accelerate": ("accelerate", "accelerate/accelerator.py"),
+    "lightning": ("lightning", "lightning/pytorch/trainer/trainer.py"),
+    "pytorch_lightning": ("lightning", "pytorch_lightning/trainer/trainer.py"),
+    "fabric": ("fabric", "lightning/fabric/fabric.py"),
+    "deepspeed": ("deepspeed", "deepspeed/runtime/engine.py"),
+    "torch_xla.core.xla_model": ("torch_xla", "torch_xla/core/xla_model.py"),
+    "horovod.torch": ("horovod", "horovod/torch/optimizer.py"),
+    "apex": ("apex", "apex/amp/handle.py"),
+    "mypackage": ("mypackage", "mypackage/__init__.py"),
+}
+
+
+def _installed(name: str) -> ModuleType:
+    """A stand-in, whose code says that it lies where the real one does."""
+    source, place = STANDINS[name]
+    text = (Path(__file__).parent / "standins" / f"{source}.py").read_text(encoding="utf-8")
+    module = ModuleType(name)
+    exec(compile(text, str(Path(sysconfig.get_path("purelib")) / place), "exec"), module.__dict__)
+    return module
+
+
+FRAMEWORKS = {name: _installed(name) for name in STANDINS}
+LIGHTNING = FRAMEWORKS["lightning"]
+
+
+def frameworks() -> Any:
+    """The stand-ins in the place of modules, those that hold them included."""
+    modules: dict[str, ModuleType] = {}
+    for name, module in FRAMEWORKS.items():
+        *above, _ = name.split(".")
+        modules[name] = module
+        for index in range(len(above), 0, -1):
+            holder = modules.setdefault(".".join(above[:index]), ModuleType(".".join(above[:index])))
+            setattr(holder, name.split(".")[index], modules[".".join(name.split(".")[: index + 1])])
+    return mock.patch.dict(sys.modules, modules)
+
+
+class Loss(nn.Module):
+    """The mean squared error, against zero where there are no targets."""
+
+    def forward(self, outputs: torch.Tensor, targets: torch.Tensor | float = 0.0) -> torch.Tensor:
+        return (outputs - targets).square().mean()
+
+
+class Scalar(nn.Linear):
+    """A critic of one number for all samples."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(inputs).square().mean()
+
+
+class Judged(nn.Module):
+    """A loss with a critic of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.critic = Scalar(3, 1)
+
+    def forward(self, outputs: torch.Tensor) -> torch.Tensor:
+        return self.critic(outputs) * 100
+
+
+class Agent(nn.Module):
+    """A model with a loss and an optimizer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 1)
+        self.optimizer = torch.optim.SGD(self.parameters(), lr=0.01)
+        self.loss = self.layer(torch.randn(4, 6)).square().mean() * 100
+
+
+class Config(SimpleNamespace):
+    def get(self, name: str, default: object) -> object:
+        return getattr(self, name, default)
+
 
 class Missing(Exception):
     """A function asks for what is not made here; the message names it."""
@@ -29,62 +113,82 @@ def objects() -> dict[str, Any]:
     """One of everything that fixtures ask for. Gradients are large beside every limit that they clip to."""
     torch.manual_seed(0)
     random.seed(0)
-    trace = harness.Trace()
-    made = harness._objects(harness.Setting(0, "SGD", torch.float32, 0.5), trace)
-    model, optimizer, batches, loss_fn = (made[name] for name in ("model", "optimizer", "batches", "loss_fn"))
-    scaler = made["scaler"]
-    generator, critic = nn.Linear(6, 6), nn.Linear(6, 1)
-    encoder, decoder = nn.Linear(6, 5), nn.Linear(5, 3)
+    made = harness._objects(harness.Setting(0, "SGD", torch.float32, 0.5), harness.Trace())
+    model, optimizer, batches, loss_fn = made["model"], made["optimizer"], made["batches"], Loss()
+    model.encoder, model.decoder, model.tail, model.neck = model.body, model.head, model.head, model.body
+    model.header, model.weight, model.max_norm = model.head, model.body.weight, 0.5
+    generator, critic, encoder, decoder = nn.Linear(6, 6), nn.Linear(6, 1), nn.Linear(6, 5), nn.Linear(5, 3)
+    critic.target = nn.Linear(6, 1)
     for each in (generator, critic, encoder, decoder):
         each.weight.data.mul_(30)
-
-    class Accelerator:
-        """As the real one on a CPU, without a framework: two micro-batches a step."""
-
-        sync_gradients = True
-        count = 0
-
-        def accumulate(self, _: nn.Module) -> Any:
-            self.count += 1
-            self.sync_gradients = self.count % 2 == 0
-            return torch.enable_grad()
-
-        def prepared(self, optimizer: torch.optim.Optimizer) -> Any:
-            """Its `step` and `zero_grad` do something in the second micro-batch only."""
-            return SimpleNamespace(
-                step=lambda: self.sync_gradients and optimizer.step(),
-                zero_grad=lambda: self.sync_gradients and optimizer.zero_grad(),
-            )
-
-        def backward(self, loss: torch.Tensor) -> None:
-            loss.backward()
-
-        def clip_grad_norm_(self, parameters: Any, max_norm: float) -> torch.Tensor:
-            return nn.utils.clip_grad_norm_(parameters, max_norm)
-
-        def unscale_gradients(self) -> None: ...
-
-        def print(self, *_: object) -> None: ...
-
+        each.max_norm = 0.5
+    loss = loss_fn(model(batches[0][0]), batches[0][1]) * 100
+    policy, values, flat = nn.Linear(6, 6), nn.Linear(6, 1), nn.Parameter(torch.ones(3))
+    flat.grad = torch.ones(3)
     return {
         **made,
-        "loss": loss_fn(model(batches[0][0]), batches[0][1]) * 100,
+        "loss_fn": loss_fn,
+        "loss": loss,
+        "losses": [loss],
+        "penalty": sum(p.square().sum() for p in model.parameters()),
+        "policy": policy,
+        "values": values,
+        "policy_loss": policy(batches[0][0]).square().mean() * 100,
+        "value_loss": values(batches[0][0]).square().mean() * 100,
+        "first": loss_fn(model(batches[0][0])) * 100,
+        "second": None,
+        "samples": [inputs for inputs, _ in batches],
+        "kept": [],
+        "flat": flat,
+        "gradient": torch.ones(3),
+        "gradients": [flat],
+        "clip_gradients": SimpleNamespace(clip_grad_norm_=lambda *_: None),
+        "headless": nn.Linear(2, 1),
+        "grads": [flat.grad],
+        "value": torch.ones(()),
+        "scaled": torch.ones(3),
+        "norm_type": 2.0,
+        "group": None,
+        "reduce_over_ranks": lambda total: total,
+        "shard": False,
+        "batch": batches[0][0],
+        "inputs": batches[0][0],
+        "targets": batches[0][1],
+        "params": list(model.parameters()),
+        "defaults": {"lr": 0.01, "max_grad_norm": 0.5},
         "generator": generator,
         "critic": critic,
         "encoder": encoder,
         "decoder": decoder,
+        "embedding": encoder,
+        "dense": decoder,
+        "head": nn.Linear(5, 1),
+        "actor": nn.Linear(6, 6),
+        "other": nn.Linear(6, 6),
+        "net": nn.Linear(6, 6),
+        "small": nn.Linear(2, 1),
+        "models": [encoder, decoder],
+        "module": model.head,
+        "parts": {"body": model.body, "head": model.head},
+        "groups": optimizer.param_groups,
+        "agents": [Agent(), Agent()],
+        "p": model.body.weight,
+        "parameters": list(model.parameters()),
+        "weights": list(model.parameters()),
+        "tensors": list(model.parameters()),
+        "shared_parameters": list(model.parameters()),
+        "g": generator,
+        "d": critic,
         "g_optimizer": torch.optim.SGD(generator.parameters(), lr=0.01),
         "c_optimizer": torch.optim.SGD(critic.parameters(), lr=0.01),
-        "log": lambda *_: None,
-        "every": 2,
-        "log_every": 2,
-        "epochs": 2,
-        "skip_clipping": False,
-        "use_amp": False,
-        "threshold": 1.0,
-        "stash": [],
-        "by_value": True,
+        "d_optimizer": torch.optim.SGD(critic.parameters(), lr=0.01),
+        "actor_optimizer": optimizer,
+        "critic_optimizer": optimizer,
+        "opt_d": torch.optim.SGD(critic.parameters(), lr=0.01),
+        "opt_g": torch.optim.SGD(generator.parameters(), lr=0.01),
         "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 10),
+        "accelerator": FRAMEWORKS["accelerate"].Accelerator(gradient_accumulation_steps=2),
+        "fabric": FRAMEWORKS["fabric"].Fabric(),
         "profiler": SimpleNamespace(step=lambda: None),
         "trainer": SimpleNamespace(
             backward_once_more=lambda module: loss_fn(module(batches[0][0]), batches[0][1]).backward(),
@@ -93,75 +197,118 @@ def objects() -> dict[str, Any]:
         "compute": SimpleNamespace(backward_pass=lambda loss: loss.backward()),
         "warm_up": SimpleNamespace(train=lambda *_: loss_fn(model(batches[0][0]), batches[0][1]).backward()),
         "prepare": lambda scaler, optimizer: scaler.unscale_(optimizer),
-        "accelerator": Accelerator(),
+        "unscale_gradients": lambda optimizer: made["scaler"].unscale_(optimizer),
+        "clip_all": lambda module: nn.utils.clip_grad_norm_(module.parameters(), 0.5),
+        "clip_gradients_of": lambda module: nn.utils.clip_grad_norm_(module.parameters(), 0.5),
+        "scale_all": lambda parameters, factor: [p.grad.mul_(factor) for p in parameters],
+        "lock": SimpleNamespace(release=lambda: None),
+        "state": SimpleNamespace(fail=lambda error: None),
+        "writer": SimpleNamespace(add_scalar=lambda *_: None),
+        "log": lambda *_: None,
+        "limits": {
+            **{name: 0.1 + i for i, (name, _) in enumerate(model.named_parameters())},
+            "body": 1,
+            "head": 2,
+            0: 1,
+        },
+        "args": SimpleNamespace(layer_wise=True, in_backward=True, grad_clipping=1.0, limit=1.0, fp16=True),
+        "config": Config(max_norm=None, by_value=True),
+        "loader": batches,
+        "every": 2,
+        "log_every": 2,
+        "epochs": 2,
+        "steps": 2,
+        "step": 1,
+        "rank": 0,
+        "scale": 65536.0,
+        "total": 100.0,
+        "skip_clipping": False,
+        "use_amp": False,
+        "amp": True,
+        "is_leader": True,
+        "spread": False,
+        "turn": True,
+        "twice": True,
+        "clip": True,
+        "clip_grad": True,
+        "on_tpu": True,
+        "use_deepspeed": False,
+        "engine": None,
+        "threshold": 1.0,
+        "limit": 0.5,
         "factor": 0.1,
-        "limits": {name: 0.1 + index for index, (name, _) in enumerate(model.named_parameters())},
-        "scaler": scaler,
-        "other": nn.Linear(2, 2),
-        "actor": nn.Linear(6, 6),
-        "embedding": encoder,
-        "dense": decoder,
+        "by_value": True,
+        "fused": True,
+        "stash": [],
         "frozen": [],
         "norms": [],
-        "limit": 0.5,
-        "fused": True,
-        "args": SimpleNamespace(layer_wise=True, in_backward=True, grad_clipping=1.0, limit=1.0),
     }
 
 
-def functions(path: Path) -> Iterator[tuple[Callable[..., Any], frozenset[str]]]:
-    """The functions of a fixture on the top level, and the codes that are expected in each or in what it calls."""
+class Play(NamedTuple):
+    """A function or class of a fixture that is run, and the codes that are expected in it or in what it calls."""
+
+    fixture: str  # as `CLIP101/before`
+    name: str
+    thing: Any
+    source: str
+    expected: frozenset[str]
+    namespace: dict[str, Any]
+
+
+def name_of(path: Path) -> str:
+    return f"{path.parent.name[:7]}/{path.stem}"
+
+
+def plays(path: Path) -> Iterator[Play]:
     text = path.read_text(encoding="utf-8")
     module = ModuleType(path.stem)
     module.__dict__["__file__"] = str(path)
-    exec(compile(text, str(path), "exec"), module.__dict__)
+    with frameworks():
+        exec(compile(text, str(path), "exec"), module.__dict__)
+    own = {node.name: node for node in ast.parse(text).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     lines = text.splitlines()
-    tree = ast.parse(text)
-    own = {node.name: node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    used = {n.id for node in own.values() for n in ast.walk(node) if isinstance(n, ast.Name) and n.id != node.name}
     for name, node in own.items():
-        if isinstance(node, ast.FunctionDef):
-            called = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and n.id in own}
-            codes: set[str] = set()
-            for each in {name, *called}:
-                for line in lines[own[each].lineno - 1 : own[each].end_lineno]:
-                    codes |= set(line.partition("# expect:")[2].replace(",", " ").split())
-            yield module.__dict__[name], frozenset(codes)
+        if isinstance(node, ast.ClassDef) and name in used and not _is_lightnings(module.__dict__[name]):
+            continue  # a function runs it
+        named = {name, *(n.id for n in ast.walk(node) if isinstance(n, ast.Name) and n.id in own)}
+        source = "\n".join("\n".join(lines[own[each].lineno - 1 : own[each].end_lineno]) for each in sorted(named))
+        codes = {
+            code for line in source.splitlines() for code in line.partition("# expect:")[2].replace(",", " ").split()
+        }
+        yield Play(name_of(path), name, module.__dict__[name], source, frozenset(codes), module.__dict__)
 
 
 class Seen(SimpleNamespace):
     """`codes` of the faults, `notes` without an exit code, `how` each step came out, `raised`, `troubles`."""
 
 
-def _source(function: Callable[..., Any], path: Path) -> str:
-    """The text of a function and of what it names in its module."""
-    text = path.read_text(encoding="utf-8")
-    own = {node.name: node for node in ast.parse(text).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    named = {n.id for n in ast.walk(own[function.__name__]) if isinstance(n, ast.Name)} | {function.__name__}
-    return "".join(ast.get_source_segment(text, own[name]) or "" for name in named if name in own)
-
-
-def audited(function: Callable[..., Any], path: Path) -> Seen:
-    """Runs a function; one that neither computes gradients nor steps gets gradients before it and a step after it."""
-    asked, source = inspect.signature(function).parameters, _source(function, path)
-    made = objects()
+def audited(play: Play) -> Seen:
+    """Runs it; what neither computes gradients nor steps gets gradients before it and a step after it."""
+    made, asked = objects(), _asked(play.thing)
+    made |= OTHERS.get((play.fixture, play.name), lambda made: {})(made)
     if "critic" in asked and "optimizer" in asked:
         made["critic"] = made["model"]
-    if "accelerator" in asked:
-        made["optimizer"] = made["accelerator"].prepared(made["optimizer"])
-    if "critic" in asked and {"generator", "actor"} & set(asked):
+    if "optimizers" in asked:
+        made["optimizers"] = {p: torch.optim.SGD([p], lr=0.01) for p in made["model"].parameters()}
+    if accelerator := play.namespace.get("accelerator") or ("accelerator" in asked and made["accelerator"]):
+        (made["optimizer"],) = accelerator.prepare(made["optimizer"])
+    if "fabric" in asked and "fabric.backward" in play.source:
+        made["optimizer"] = made["fabric"].setup(made["optimizer"])
+    if "targets" not in play.source and "batches[0]" not in play.source and "batch[0]" not in play.source:
         made["batches"] = [inputs for inputs, _ in made["batches"]]
-    if unknown := [name for name in asked if name not in made]:
-        raise Missing(", ".join(unknown))
-    arguments = {name: made[name] for name in asked}
     raised = None
     watch = Watch(1000).begin()
     try:
-        with harness._quiet():
-            if "backward" not in source and "grad(" not in source:
+        with harness._quiet(), frameworks():
+            if "backward" not in play.source and "grad(" not in play.source and not _is_lightnings(play.thing):
                 made["loss"].backward()
-            function(**arguments)
-            if "step(" not in source and "accelerator" not in asked:
+            _run(play, made)
+            if "step(" not in play.source and "accelerator" not in asked and not _is_lightnings(play.thing):
                 made["optimizer"].step()
+    except Missing:
+        raise
     except BaseException as error:
         raised = error
     finally:
@@ -170,4 +317,103 @@ def audited(function: Callable[..., Any], path: Path) -> Seen:
     found = [*seen.findings, *(one for part in seen.optimizers for one in part.findings)]
     how = {how for part in seen.optimizers for how in part.steps}
     faults, notes = ({one.code for one in found if one.is_fault is kind} for kind in (True, False))
-    return Seen(codes=faults, notes=notes, how=how, raised=raised, troubles=log.troubles)
+    return Seen(codes=faults, notes=notes, how=how, raised=raised, troubles=log.troubles, text=str(seen))
+
+
+def _is_lightnings(thing: Any) -> bool:
+    return isinstance(thing, type) and issubclass(thing, (*_MODULES, LIGHTNING.Callback))
+
+
+_MODULES = tuple(FRAMEWORKS[name].LightningModule for name in ("lightning", "pytorch_lightning"))
+
+
+def _asked(thing: Any) -> list[str]:
+    """The names of parameters without a default."""
+    parameters = inspect.signature(thing).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+
+
+def _called(thing: Any, made: dict[str, Any]) -> Any:
+    asked = _asked(thing)
+    if unknown := [name for name in asked if name not in made]:
+        raise Missing(", ".join(unknown))
+    return thing(**{name: made[name] for name in asked})
+
+
+def _run(play: Play, made: dict[str, Any]) -> None:
+    match play.thing:
+        case type() if _is_lightnings(play.thing):
+            _fit(play, made)
+        case type():
+            _use(play, made)
+        case _:
+            _called(play.thing, made)
+
+
+def _fit(play: Play, made: dict[str, Any]) -> None:
+    """A module, or a callback beside a plain one, in a training by Lightning."""
+    kind, callbacks = play.thing, []
+    if issubclass(kind, LIGHTNING.Callback):
+        kind, callbacks = LIGHTNING.LightningModule, [kind()]
+
+    class Module(kind):  # type: ignore[misc, valid-type]
+        clips = False  # what needs gradients before the first backward, which torch refuses
+
+        def forward(self, inputs: Any) -> Any:
+            return made["model"](inputs[0] if isinstance(inputs, tuple) else inputs)
+
+        def loss(self, batch: Any) -> Any:
+            return self(batch).square().mean() * 100
+
+        if not hasattr(kind, "training_step"):
+
+            def training_step(self, batch: Any, batch_idx: int) -> Any:
+                return self.loss(batch)
+
+    module = _called(Module, {**made, "net": made["model"]})
+    module.model = made["model"]
+    trainer = made.get("lightning") or play.namespace.get("trainer") or LIGHTNING.Trainer()
+    trainer.callbacks = callbacks
+    trainer.fit(module, made["batches"])
+
+
+def _use(play: Play, made: dict[str, Any]) -> None:
+    """An object, whose methods are called in the order in which they stand, those apart that others call."""
+    thing = _called(play.thing, made)
+    if isinstance(thing, nn.Module):
+        thing.model = made["model"]
+    own = {**made, "loss": lambda _: made["loss"], "parameters": made["model"].parameters, "several": True}
+    for name, value in own.items():
+        if not hasattr(type(thing), name) and name not in vars(thing):
+            vars(thing)[name] = value
+    for name, method in vars(play.thing).items():
+        is_called = f"self.{name}" in play.source
+        if inspect.isfunction(method) and not name.startswith("_") and not is_called:
+            own = {"batch": made["batches"][0], "outputs": None, "batch_idx": 0, "epoch": 0, **made}
+            own |= {"pl_module": made["model"], "optimizer_closure": lambda: None}
+            _called(getattr(thing, name), own)
+
+
+def _critic(made: dict[str, Any]) -> dict[str, Any]:
+    critic = Scalar(6, 1)
+    return {"critic": critic, "opt_d": torch.optim.SGD(critic.parameters(), lr=0.01)}
+
+
+# What some ask for under a name that means something else elsewhere, or on a machine with a GPU.
+OTHERS: dict[tuple[str, str], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    ("CLIP102/before_2", "WeightedLoss"): lambda made: {"weights": [1.0]},
+    ("CLIP111/before_2", "clip"): lambda made: {"parts": [made["model"].body, made["model"].head]},
+    ("CLIP113/before_2", "Learner"): lambda made: {"net": made["model"]},
+    ("CLIP114/before_2", "Trainer"): lambda made: {"max_norm": None, "log": SimpleNamespace(error=lambda _: None)},
+    ("CLIP116/before_2", "Trainer"): lambda made: {"scaler": None},
+    ("CLIP301/before_4", "Net"): lambda made: {"lightning": LIGHTNING.Trainer(precision="16-mixed")},
+    ("CLIP301/before_4", "Both"): lambda made: {"lightning": LIGHTNING.Trainer(precision="16-mixed")},
+    ("CLIP111/clean", "own_limit"): lambda made: made["optimizer"].param_groups[0].update(max_norm=0.5) or {},
+    ("CLIP305/clean", "inside_of_a_wrapper"): lambda made: {"loss_fn": Judged()},
+    ("CLIP305/clean", "under_another_name"): lambda made: {"net": Scalar(6, 1)},
+    ("CLIP305/clean", "more_given_later"): lambda made: {"head": Scalar(6, 1)},
+    ("CLIP305/clean", "other_words"): lambda made: _critic(made),
+    ("CLIP505/clean", "clip"): lambda made: {"generator": made["model"].body, "critic": made["model"].head},
+    ("CLIP308/before_2", "train"): lambda made: {"limit": 1e9},
+    ("CLIP403/before_2", "train"): lambda made: {"accelerator": FRAMEWORKS["accelerate"].Accelerator("fp16")},
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from inspect import Signature
+from inspect import GEN_CREATED, Signature, getgeneratorstate
 from types import GeneratorType
 from typing import Any
 
@@ -32,8 +32,9 @@ class Once(list[Any]):
     """What an iterator held: it can be read once, so whoever reads it passes another one on."""
 
     def __init__(self, iterator: Iterator[Any]) -> None:
-        super().__init__(iterator)
         self.is_generator = isinstance(iterator, GeneratorType)
+        self.is_fresh = isinstance(iterator, GeneratorType) and getgeneratorstate(iterator) == GEN_CREATED
+        super().__init__(iterator)
 
 
 def read(value: Any) -> Any:
@@ -66,7 +67,7 @@ def called(function: str, signature: Signature, args: Any, kwargs: Any) -> tuple
         given.get("norm_type", 2.0),
         given.get("total_norm"),
         tuple(map(id, tensors)),
-        is_iterator=isinstance(first, Once),
+        is_spent=isinstance(first, Once) and not first and not first.is_fresh,
         is_fsdp1=not isinstance(first, Module) and any(getattr(tensor, "_fsdp_flattened", False) for tensor in tensors),
         can_hold=any(map(gradients.could_hold, tensors)),
     )

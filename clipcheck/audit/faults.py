@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -15,7 +16,7 @@ class Fault(NamedTuple):
     """A pattern. Of each group the first that holds counts; the group `lost` is about clips that reach no step.
 
     `of` are the kinds of the event in question (`F`: a clip of none of the optimizer's parameters), `story` is a regular
-    expression on what happened around it: the letters of `log.Kind`, `S` for the step before, `!` for the event itself,
+    expression on what happened around it: the letters of `log.Kind`, `S` for the step before (`P` if in a backward), `!` for the event itself,
     `u` for an unscaling of other parameters. A note has no code.
     """
 
@@ -48,14 +49,12 @@ def _stepped_by(library: str) -> Condition:
 
 
 _AFTER = ("on_train_batch_end", "optimizer_step", "on_before_zero_grad")
-_of_lightning = _by("lightning/pytorch/", "pytorch_lightning/")
 
 
 def _in(*functions: str) -> Condition:
-    """Whether a method of this name makes the call, in a training by Lightning."""
-    return lambda event, step: (
-        event.site is not None and event.site.function in functions and _of_lightning(event, step)
-    )
+    """Whether Lightning calls a function of this name, which makes the call."""
+    hook = rf"(lightning/pytorch|pytorch_lightning)/.* ({'|'.join(functions)})"
+    return lambda event, _: event.site is not None and re.fullmatch(hook, event.site.hook) is not None
 
 
 def _finds_nonfinite(event: Event, _: Step) -> bool:
@@ -84,7 +83,7 @@ def _is_fsdp1(event: Event, _: Step) -> bool:
 
 
 def _is_spent(event: Event, _: Step) -> bool:
-    return call(event).is_iterator and not call(event).listed
+    return call(event).is_spent
 
 
 def _cannot_hold(event: Event, _: Step) -> bool:
@@ -101,8 +100,8 @@ def _is_again(event: Event, step: Step) -> bool:
 
 def _in_parts(event: Event, step: Step) -> set[tuple[int, ...]]:
     """What the clips of a line list that reach a step with the same limit."""
-    alike = [call(one) for one, _ in step.clips if one.site == event.site]
-    return {one.listed for one in alike if (one.function, one.limit) == (call(event).function, call(event).limit)}
+    alike = [call(one) for one, _ in step.clips if one.site == event.site and call(one).limit == call(event).limit]
+    return {one.listed for one in alike if one.function != "clip_grad_value_"}
 
 
 def _each_parameter(event: Event, step: Step) -> bool:
@@ -115,7 +114,7 @@ def _several_groups(event: Event, step: Step) -> bool:
     return len(parts) > 1 and call(event).listed in parts
 
 
-_STALE, _EARLY, _OUTSIDE = r"^S[^ABOZ]*!", r"(^|S|Z)[^ABO]*!.*[AB].*[sp]$", r"!.*<.*[AB].*s$"
+_STALE, _EARLY, _OUTSIDE = r"^[SP][^ABOZ]*!", r"(^|S|P|Z)[^ABO]*!.*[AB].*[sp]$", r"!.*<.*[AB].*s$"
 _SCALED, _CHANGED = r"^[^G]*A[^GOUZ]*!", r"![^ABZ]*O[^ABZ]*[sp]$"
 _DEEPSPEED = "clips beside DeepSpeed, whose engine has the gradients and clips by itself"
 OPTIONAL = {"CLIP111", "CLIP505"}  # may be on purpose, and harm nothing
@@ -123,7 +122,7 @@ OPTIONAL = {"CLIP111", "CLIP505"}  # may be on purpose, and harm nothing
 # fmt: off
 FAULTS = (
     Fault("lost", "CLIP404", "C", r"", _by("deepspeed/"), _DEEPSPEED),
-    Fault("lost", "CLIP115", "C", r"!.*p$", _always, "clips after backward, which stepped and freed the gradients itself"),
+    Fault("lost", "CLIP115", "C", r"!.*p$|^P[^ABO]*!", _always, "clips after backward, which stepped and freed the gradients itself"),
     Fault("lost", "CLIP401", "C", _EARLY, _in("training_step"), "clips in `training_step`, which Lightning calls before backward"),
     Fault("lost", "CLIP410", "C", f"{_STALE}|{_OUTSIDE}", _in(*_AFTER), "clips in a hook that Lightning calls after the step or before backward"),
     Fault("lost", "CLIP101", "C", _STALE, _always, "clips gradients that the step has used already"),
@@ -133,8 +132,8 @@ FAULTS = (
     Fault("lost", "CLIP409", "C", _CHANGED, _stepped_by("horovod/"), "clips before Horovod's step reduces the gradients"),
     Fault("lost", "CLIP413", "C", r"!.*R.*[sp]$", _always, "clips before the gradients of all ranks are added up"),
     Fault("lost", "", "C", _CHANGED, _always, "clips, then the gradients are changed by other code before the step"),
-    Fault("lost", "", "C", r"[ABO][^SZ]*!.*Z.*[AB].*[sp]$", _always, "clips gradients that were zeroed before a step used them"),
-    Fault("lost", "", "C", r"[ABO][^SZ]*![^CZ]*[AB][^C]*[sp]$", _always, "clips, then another backward adds to the clipped gradients"),
+    Fault("lost", "", "C", r"[ABO][^SPZ]*!.*Z.*[AB].*[sp]$", _always, "clips gradients that were zeroed before a step used them"),
+    Fault("lost", "", "C", r"[ABO][^SPZ]*![^CZ]*[AB][^C]*[sp]$", _always, "clips, then another backward adds to the clipped gradients"),
     Fault("lost", "CLIP114", "E", r"!.*[sp]$", _fails, "raises, and the step is made without it"),
     Fault("lost", "CLIP117", "F", r"!.*[sp]$", _always, "clips parameters that this optimizer does not step, and whose gradients no step used"),
     Fault("scaled", "CLIP403", "C", _SCALED, _by("accelerate/"), "clips scaled gradients: call `accelerator.clip_grad_norm_` instead"),
@@ -146,8 +145,8 @@ FAULTS = (
     Fault("unscaled", "CLIP303", "X", r"U[^Z]*!", _always, "unscales again in the same accumulation: the scaler raises"),
     Fault("unscaled", "CLIP308", "X", r"U.*!", _always, "unscales again after a step that was skipped without `scaler.update()`: the scaler raises"),
     Fault("raised", "CLIP304", "E", r"U.*!", _finds_nonfinite, "raises on gradients that the GradScaler would have skipped"),
-    Fault("zeroed", "CLIP104", "Z", r"[AB][^SZ]*![^ABO]*[sp]$", _moves_nothing, "zeroes the gradients between backward and the step, which moves nothing"),
-    Fault("added to", "CLIP108", "C", r"[AB][^SZ]*![^Z]*[AB][^Z]*C.*[sp]$", _always, "clips each micro-batch; the next backward adds to what was clipped"),
+    Fault("zeroed", "CLIP104", "Z", r"[AB][^SPZ]*![^ABO]*[sp]$", _moves_nothing, "zeroes the gradients between backward and the step, which moves nothing"),
+    Fault("added to", "CLIP108", "C", r"[AB][^SPZ]*![^Z]*[AB][^Z]*C.*[sp]$", _always, "clips each micro-batch; the next backward adds to what was clipped"),
     Fault("parts", "CLIP110", "C", r"", _each_parameter, "clips each parameter by itself: the norm of all may exceed `max_norm`, and the direction changes"),
     Fault("parts", "CLIP111", "C", r"", _several_groups, "clips several groups one by one: the norm of all may exceed `max_norm`"),
     Fault("listed", "CLIP112", "C", r"", _lists_twice, "lists parameters twice: they are scaled twice"),

@@ -26,7 +26,7 @@ class Finding(NamedTuple):
 
 def of_step(step: Step, used: Collection[int]) -> Iterator[tuple[Fault, Event]]:
     """The faults of a step; `used` are the clips, by identity, that reach a step of any optimizer."""
-    is_clipped = step.how in ("clipped", "by hand")
+    is_clipped = step.how == "clipped"
     has_clips = any(event.kind == "C" and scope(event, step) for event in step.events)
     for event in step.events:
         is_foreign = event.kind == "C" and not scope(event, step)
@@ -55,8 +55,10 @@ def of_optimizer(log: Log, steps: list[Step], used: Collection[int]) -> list[Fin
     early: dict[Site, Fault] = {}  # before the first step: the same line is not after the step before later ones
     for step in steps:
         seen = {(fault, event.site) for fault, event in of_step(step, used) if event.site is not None}
-        if step.is_first:
+        if not step.before:
             early = {site: fault for fault, site in seen if fault.code in ("CLIP102", "CLIP109")}
+        if step.end is None and any(one.how == "clipped" for one in steps):  # another line may clip the next step
+            seen = {(fault, site) for fault, site in seen if fault.group != "lost"}
         counted.update((early.get(site, f) if f.code == "CLIP101" else f, site) for f, site in seen)
     of, found = len(steps) - 1, []
     for (fault, site), times in counted.items():
@@ -68,7 +70,7 @@ def of_optimizer(log: Log, steps: list[Step], used: Collection[int]) -> list[Fin
 def of_strangers(log: Log) -> list[Finding]:
     """Clips of nothing that an optimizer steps."""
     own = {p for optimizer in log.optimizers for p in optimizer.parameters}
-    whole = Step(Optimizer(0, "", None, {}, [], []), True, log.events)
+    whole = Step(Optimizer(0, "", None, {}, [], []), "", log.events)
     clips = [event for event in log.events if event.call is not None and event.kind == "C"]
     strange = [event for event in clips if event.call and own.isdisjoint(event.call.listed)]
     counted = Counter((f, event.site) for event in strange for f in _first_of_each(STRANGERS, "C", event, whole))

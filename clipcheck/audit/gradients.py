@@ -95,6 +95,12 @@ def living(kind: type) -> list[Any]:
 
 def names() -> dict[int, str]:
     """The longest name of each parameter among all modules, by its identity."""
-    modules = [module for module in living(Module) if "_parameters" in vars(module)]
-    named = [(name, id(parameter)) for module in modules for name, parameter in module.named_parameters()]
+    named = [(name, id(p)) for module in living(Module) for name, p in _named(module)]
     return {parameter: name for name, parameter in sorted(named, key=lambda one: len(one[0]))}
+
+
+def _named(module: Module) -> list[tuple[str, Tensor]]:
+    try:
+        return list(module.named_parameters())
+    except Exception:  # of a module whose construction has failed, anything
+        return []

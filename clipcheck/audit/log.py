@@ -33,7 +33,7 @@ class Call(NamedTuple):
     norm_type: float
     norm: Any  # before clipping, where the function tells it
     listed: tuple[int, ...]  # the identities of all tensors that were passed
-    is_iterator: bool = False
+    is_spent: bool = False  # an iterator that was read before
     is_fsdp1: bool = False  # its parts of parameters, passed to a function that does not know of the others
     can_hold: bool = True  # whether one of the tensors could ever hold a gradient
     inside: int = 0  # the optimizer in whose `step` it was made
@@ -46,7 +46,6 @@ class Call(NamedTuple):
 class Use(NamedTuple):
     """What a step is about to use; with a closure, what each of its calls has left."""
 
-    optimizer: int
     number: int
     time: float
     norm: Any
@@ -61,6 +60,7 @@ class Event(NamedTuple):
     kind: Kind
     about: frozenset[int]  # the parameters whose gradients it writes to, or that it was called with
     site: Site | None = None
+    optimizer: int = 0  # the one that steps
     call: Call | None = None
     use: Use | None = None
     probe: Any = None  # norms of the smallest gradients: what is written through `.data` leaves no other mark

@@ -93,7 +93,7 @@ def _part(log: Log, optimizer: Optimizer, seen: list[Step], found: list[Finding]
 
 def _not_seen(log: Log) -> list[str]:
     """What cannot be seen, as far as it concerns this run."""
-    stepped = {event.use.optimizer for event in log.events if event.use is not None}
+    stepped = {event.optimizer for event in log.events}
     with_gradients = {p for event in log.events for p in event.about}
     said = list(log.troubles)
     for one in log.optimizers:

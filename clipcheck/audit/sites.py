@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 import torch
@@ -19,12 +21,16 @@ _PACKAGES = tuple(sorted((os.path.join(path, "") for path in _PATHS), key=len, r
 
 
 class Site(NamedTuple):
-    """A line of the user's code, and the library's line through which it makes the call, empty if it does so itself."""
+    """A line of the user's code, and the library's line through which it makes the call, empty if it does so itself.
+
+    `hook` is the library's line that calls the user's code, and the function that it calls; empty without one.
+    """
 
     file: str
     line: int
     function: str
     through: str = ""
+    hook: str = ""
 
     def __str__(self) -> str:
         through = f" (through {self.through})" if self.through else ""
@@ -35,17 +41,25 @@ class Site(NamedTuple):
 
 def here() -> Site:
     """The innermost line outside of torch and clipcheck, and the innermost outside of all installed packages."""
-    direct: Site | None = None
-    frame = sys._getframe(1)
+    direct = site = None
+    called = ""
+    for frame in _outside():
+        line = Site(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+        is_library = line.file.startswith(_PACKAGES)
+        if site is not None and is_library:
+            return site._replace(hook=f"{_short(line)} {called}")
+        if not is_library:
+            site, called = site or line._replace(through=_short(direct) if direct else ""), line.function
+        direct = direct or line
+    return site or direct or Site("?", 0, "")
+
+
+def _outside() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
-        code = frame.f_code
-        if not code.co_filename.startswith((*_INSIDE, "<frozen")):
-            site = Site(code.co_filename, frame.f_lineno, code.co_name)
-            if not code.co_filename.startswith(_PACKAGES):
-                return site._replace(through=_short(direct)) if direct else site
-            direct = direct or site
-        frame = frame.f_back  # type: ignore[assignment]
-    return direct or Site("?", 0, "")
+        if not frame.f_code.co_filename.startswith((*_INSIDE, "<frozen")):
+            yield frame
+        frame = frame.f_back
 
 
 def _short(site: Site) -> str:

@@ -9,8 +9,8 @@ from clipcheck.audit.log import Event, Log, Optimizer, Use
 
 How: TypeAlias = Literal["clipped", "partly", "unclipped", "by hand", "by itself", "no gradients"]
 
-_WRITES = "ABOZ"  # after these the gradient is another one
-_TOLD = "ABCGORUZ<"  # what a story tells of
+_WRITES = "ABORZ"  # after these the gradient is another one
+_TOLD = "ABCGORUZ"  # what a story tells of
 
 
 class Step(NamedTuple):
@@ -20,7 +20,7 @@ class Step(NamedTuple):
     """
 
     optimizer: Optimizer
-    is_first: bool
+    before: str  # of what kind the step before was: empty, `S` or `P`
     events: list[Event]
     end: Event | None = None
     clips: list[tuple[Event, frozenset[int]]] = []  # noqa: RUF012  # those that reach it, and for which parameters
@@ -66,7 +66,7 @@ def is_own(event: Event, step: Step) -> bool:
 def steps(log: Log, optimizer: Optimizer) -> Iterator[Step]:
     events: list[Event] = []
     reached: dict[int, list[Event]] = {}  # the clips that the present gradient of each parameter has gone through
-    is_first, own = True, optimizer.parameters.keys()
+    before, own = "", optimizer.parameters.keys()
     for event in log.events:
         if event.use is None:
             events.append(event)
@@ -75,12 +75,12 @@ def steps(log: Log, optimizer: Optimizer) -> Iterator[Step]:
             elif event.kind == "C":
                 for parameter in event.about & own:
                     reached.setdefault(parameter, []).append(event)
-        elif event.use.optimizer == optimizer.key:
+        elif event.optimizer == optimizer.key:
             clips = {id(clip): clip for p in event.about for clip in reached.get(p, ())}
             of = [(clip, frozenset(p for p in event.about if clip in reached.get(p, ()))) for clip in clips.values()]
-            yield Step(optimizer, is_first, events, event, of)
-            events, reached, is_first = [], {}, False
-    yield Step(optimizer, is_first, events)
+            yield Step(optimizer, before, events, event, of)
+            events, reached, before = [], {}, event.kind.upper()
+    yield Step(optimizer, before, events)
 
 
 def scope(event: Event, step: Step) -> frozenset[int]:
@@ -90,15 +90,17 @@ def scope(event: Event, step: Step) -> frozenset[int]:
 
 
 def story(event: Event, step: Step) -> str:
-    """The kinds of the events of some parameters as a word, the event in question as `!`, the step before as `S`.
+    """The kinds of the events of some parameters as a word, the event in question as `!`, the step before as a capital.
 
     An unscaling of other parameters is a `u`.
     """
     of = scope(event, step)
-    word = "" if step.is_first else "S"
+    word = step.before
     for other in step.events:
         if other is event:
             word += "!"
+        elif other.kind == "<" and other.optimizer == step.optimizer.key:
+            word += "<"
         elif other.kind in _TOLD and (other.about & of or other.kind == "G"):
             word += other.kind
         elif other.kind == "U":

@@ -219,13 +219,11 @@ class Watch:
             self._note("K", self._with_gradient(optimizer))
 
     def _all_reduce(self, tensor: Tensor, *_: Any, **__: Any) -> Observer:
-        yield
-        with_gradient = [p for p in self._parameters() if p.grad is not None]
-        about = gradients.holders([tensor], with_gradient)
-        if with_gradient and tensor.numel() >= sum(p.numel() for p in with_gradient):  # all in one buffer
-            about = frozenset(map(id, with_gradient))
-        if about:
-            self._note("R", about)
+        done = yield
+        own = [p for p in self._parameters() if p.grad is not None]
+        if own and not done.error:
+            is_buffer = tensor.numel() >= sum(p.numel() for p in own)  # of all of them
+            self._note("R", frozenset(map(id, own)) if is_buffer else gradients.holders([tensor], own))
 
     def _clip(self, function: str, signature: inspect.Signature, *args: Any, **kwargs: Any) -> Observer:
         call, tensors = calls.called(function, signature, args, kwargs)
@@ -278,13 +276,14 @@ class Watch:
         self.stepping.append(key)
         if not is_nested:
             self.steps[key] += 1
-            self._note("<", frozenset(map(id, gradients.parameters(optimizer))))
+            self._note("<", frozenset(), optimizer=key)
             self.uses[key] = None if has_closure else self._use(optimizer, in_closure=False)
         elif self.uses[key] is not None:
             self.uses[key] = self._use(optimizer, in_closure=False)
 
     def _note_use(self, optimizer: Optimizer, use: log.Use) -> None:
-        self._note("p" if self.backwards else "s", self._with_gradient(optimizer), use=use)
+        kind: Kind = "p" if self.backwards else "s"
+        self._note(kind, self._with_gradient(optimizer), optimizer=id(optimizer), use=use)
 
     def _use(self, optimizer: Optimizer, in_closure: bool) -> log.Use:
         own, key, now = gradients.parameters(optimizer), id(optimizer), time.perf_counter()
@@ -296,7 +295,7 @@ class Watch:
             self.is_clipping = False
         weights = gradients.weights(own) if ranks.world() > 1 else ()
         parts, probe, through = gradients.parts(own), gradients.probe(own), sites.here().through
-        return log.Use(key, self.steps[key], now, norm, parts, probe, weights, in_closure, through)
+        return log.Use(self.steps[key], now, norm, parts, probe, weights, in_closure, through)
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         key = id(optimizer)
