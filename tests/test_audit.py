@@ -14,6 +14,7 @@ import textwrap
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,8 +26,8 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn.utils import clip_grad_norm_  # noqa: E402
 
 from clipcheck import audit, runtime  # noqa: E402
-from clipcheck.audit import figures, faults  # noqa: E402
-from clipcheck.audit.log import Optimizer
+from clipcheck.audit import faults, figures  # noqa: E402
+from clipcheck.audit.log import Optimizer  # noqa: E402
 from clipcheck.audit.taps import tap  # noqa: E402
 from clipcheck.catalogue import RULES  # noqa: E402
 
@@ -418,6 +419,169 @@ def test_the_plot(tmp_path: Path, suffix: str) -> None:
     if suffix == ".svg":  # which draws letters as shapes, with the text beside them
         assert b"<!-- optimizer step -->" in light and b"<!-- norm -->" in light
         assert b"#ffffff" in light and b"#ffffff" not in dark
+
+
+# --- stories ----------------------------------------------------------------------------------------------------
+
+
+def scaled(body: Callable[[Any, Any, Any], Any]) -> audit.Report:
+    """A training with a scaler; `body` is what happens between backward and step."""
+
+    def train() -> None:
+        layer = nn.Linear(2, 1)
+        optimizer, scaler = torch.optim.SGD(layer.parameters(), lr=0.1), torch.amp.GradScaler("cpu")
+        for _ in range(3):
+            optimizer.zero_grad()
+            scaler.scale(layer(torch.ones(1, 2)).sum()).backward()
+            body(layer, optimizer, scaler)
+            scaler.step(optimizer)
+            scaler.update()
+
+    return watched(train)
+
+
+def norm_of(layer: nn.Module) -> Tensor:
+    return nn.utils.get_total_norm([p.grad for p in layer.parameters()])
+
+
+@pytest.mark.parametrize(
+    ("body", "codes"),
+    [
+        (lambda layer, optimizer, scaler: clip_grad_norm_(layer.parameters(), 0.1), ["CLIP301"]),
+        (lambda layer, optimizer, scaler: clip_grad_norm_(layer.parameters(), 0.1 * scaler.get_scale()), []),
+        (lambda layer, optimizer, scaler: [p.grad.div_(65536) for p in layer.parameters()], []),
+        (lambda layer, optimizer, scaler: norm_of(layer), ["CLIP309"]),
+        (lambda layer, optimizer, scaler: norm_of(layer) / scaler.get_scale(), []),
+        (lambda layer, optimizer, scaler: (scaler.unscale_(optimizer), norm_of(layer)), []),
+    ],
+)
+def test_scaled_gradients(body: Callable[..., Any], codes: list[str]) -> None:
+    assert [fault.code for fault in scaled(body).faults] == codes
+
+
+@pytest.mark.parametrize(("steps_anyway", "codes"), [(True, ["CLIP114"]), (False, [])])
+def test_a_clip_that_raises_is_a_fault_where_the_step_is_made(steps_anyway: bool, codes: list[str]) -> None:
+    def train() -> None:
+        layer = nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        for limit in (1.0, None, 1.0):
+            optimizer.zero_grad()
+            layer(torch.ones(1, 2)).sum().backward()
+            try:
+                clip_grad_norm_(layer.parameters(), limit)
+            except TypeError:
+                if not steps_anyway:
+                    continue
+            optimizer.step()
+
+    assert [fault.code for fault in watched(train).faults] == codes
+
+
+def test_a_generator_of_nothing_was_not_read_before() -> None:
+    """As of a module whose parameters are all in its parts."""
+
+    def train(parameters: Any) -> None:
+        layer = nn.Sequential(nn.Linear(2, 1))
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        layer(torch.ones(1, 2)).sum().backward()
+        clip_grad_norm_(layer.parameters(), 0.1)
+        clip_grad_norm_(parameters or layer.parameters(recurse=False), 0.1)
+        optimizer.step()
+
+    assert watched(lambda: train(None)).faults == []
+    assert [fault.code for fault in watched(lambda: train(iter(()))).faults] == ["CLIP105"]
+
+
+def test_a_step_that_calls_the_one_that_it_derives_from_is_one_step() -> None:
+    """Its closure runs once, and what it leaves is what the step uses."""
+
+    class Derived(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            return super().step(closure)
+
+    def train() -> None:
+        layer = nn.Linear(2, 1)
+        optimizer = Derived(layer.parameters(), lr=0.1)
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = layer(torch.ones(1, 2)).sum()
+            loss.backward()
+            clip_grad_norm_(layer.parameters(), 0.1)
+            return loss
+
+        for _ in range(3):
+            optimizer.step(closure)
+
+    part = watched(train).optimizers[0]
+    assert (part.steps, len(part.norms.before)) == ({"clipped": 3}, 3)
+
+
+def test_gradients_that_a_step_changes_before_it_uses_them() -> None:
+    class Adds(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            for p in self.param_groups[0]["params"]:
+                p.grad.add_(p)
+            return super().step(closure)
+
+    def train(kind: Any) -> None:
+        layer = nn.Linear(2, 1)
+        optimizer = kind(layer.parameters(), lr=0.1, weight_decay=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            layer(torch.ones(1, 2)).sum().backward()
+            clip_grad_norm_(layer.parameters(), 0.1)
+            optimizer.step()
+
+    assert "the gradients are changed by other code before the step (in 3 of 3" in str(watched(lambda: train(Adds)))
+    assert watched(lambda: train(torch.optim.SGD)).optimizers[0].steps == {"clipped": 3}
+
+
+@pytest.mark.parametrize(("sharding", "codes"), [("FULL_SHARD", ["CLIP405"]), ("NO_SHARD", [])])
+def test_parts_of_fsdp1s_parameters(sharding: str, codes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are made up, since FSDP1 does not train without a GPU."""
+    model = SimpleNamespace(sharding_strategy=SimpleNamespace(name=sharding))
+    monkeypatch.setattr("clipcheck.audit.gradients.living", lambda kind: [model] if "Fully" in kind.__name__ else [])
+
+    def train() -> None:
+        layer = nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        for p in layer.parameters():
+            p._fsdp_flattened = True
+        layer(torch.ones(1, 2)).sum().backward()
+        clip_grad_norm_(layer.parameters(), 0.1)
+        optimizer.step()
+
+    assert [fault.code for fault in watched(train).faults] == codes
+
+
+def test_modules_that_are_half_built_are_left_alone() -> None:
+    class Half(nn.Module):
+        def named_parameters(self, *_: Any, **__: Any) -> Any:
+            raise RecursionError
+
+    kept = Half()
+    assert watched(training).optimizers[0].steps == {"clipped": STEPS}
+    assert kept is not None
+
+
+def test_errors_keep_nothing_alive() -> None:
+    """Whoever catches an error of backward to free memory must be able to."""
+    alive: list[weakref.ref[Any]] = []
+
+    def train() -> None:
+        loss = nn.Linear(2, 2)(torch.ones(1, 2))
+        alive.append(weakref.ref(loss))
+        loss.backward()  # of more than one number
+
+    gc.disable()
+    try:
+        with audit.watching():
+            with pytest.raises(RuntimeError, match="scalar"):
+                train()
+            assert alive[0]() is None
+    finally:
+        gc.enable()
 
 
 # --- the command ------------------------------------------------------------------------------------------------

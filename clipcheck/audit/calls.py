@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from inspect import GEN_CREATED, Signature, getgeneratorstate
 from types import GeneratorType
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.overrides import TorchFunctionMode
@@ -68,7 +70,18 @@ def called(function: str, signature: Signature, args: Any, kwargs: Any) -> tuple
         given.get("total_norm"),
         tuple(map(id, tensors)),
         is_spent=isinstance(first, Once) and not first and not first.is_fresh,
-        is_fsdp1=not isinstance(first, Module) and any(getattr(tensor, "_fsdp_flattened", False) for tensor in tensors),
+        is_fsdp1=not isinstance(first, Module) and _are_shards(tensors),
         can_hold=any(map(gradients.could_hold, tensors)),
     )
     return call, tensors
+
+
+def _are_shards(tensors: list[Tensor]) -> bool:
+    """Whether they are parts of FSDP1's parameters, which are whole in a model that is not sharded."""
+    return any(getattr(tensor, "_fsdp_flattened", False) for tensor in tensors) and _shards_models(*map(id, tensors))
+
+
+@lru_cache(maxsize=1)  # a program clips the same parameters in each step
+def _shards_models(*_: int) -> bool:
+    models = gradients.living(torch.distributed.fsdp.FullyShardedDataParallel)
+    return any(model.sharding_strategy.name != "NO_SHARD" for model in models)

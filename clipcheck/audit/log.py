@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from clipcheck.audit.sites import Site
 
-Kind: TypeAlias = Literal[
-    "A",  # a backward of a loss that a GradScaler has scaled
-    "B",  # a backward
-    "C",  # a clip
-    "E",  # a clip that raised
-    "G",  # the program reads the factor of its GradScaler
-    "M",  # a norm is measured
-    "O",  # gradients were written to by other code, which is not watched
-    "R",  # an all-reduce of gradients
-    "U",  # an unscaling
-    "X",  # an unscaling that raised
-    "Z",  # gradients are zeroed or removed
-    "K",  # a GradScaler skips a step, since gradients are not finite
-    "<",  # a step begins
-    "s",  # the gradients as a step uses them
-    "p",  # the same, of a step inside a backward
-]
+# A    a backward of a loss that a GradScaler has scaled      M    a norm is measured
+# B    a backward                                             O    other code, which is not watched, writes to gradients
+# C    a clip                                                 R    an all-reduce of gradients
+# E    a clip raises                                          U    an unscaling
+# G    the program reads the factor of its GradScaler         X    an unscaling raises
+# K    a GradScaler skips a step, for NaN or infinity         Z    gradients are zeroed or removed
+# <    a step begins                                          s    a step uses gradients (p: within a backward)
+Kind: TypeAlias = str
 
 
 class Call(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -50,11 +51,11 @@ class Step(NamedTuple):
 
     def _is_by_hand(self) -> bool:
         """Whether other code wrote to gradients after the last watched event: hand-written clipping, most likely."""
-        kinds = [event.kind for event in self.events if event.about & self.used]
+        kinds = "".join(event.kind for event in self.events if event.about & self.used)
         probes = [event.probe for event in self.events if event.probe is not None]
         before, after = probes[-1] if probes else {}, self.use.probe if self.use else {}
         changed = any(before[p] != after[p] for p in before if p in after and before[p] == before[p])
-        return changed or "O" in kinds[next((i for i, k in reversed([*enumerate(kinds)]) if k in "ABC"), 0) :]
+        return changed or "O" in re.split("[ABC]", kinds)[-1]
 
 
 def is_own(event: Event, step: Step) -> bool:
@@ -64,22 +65,21 @@ def is_own(event: Event, step: Step) -> bool:
 
 
 def steps(log: Log, optimizer: Optimizer) -> Iterator[Step]:
-    events: list[Event] = []
-    reached: dict[int, list[Event]] = {}  # the clips that the present gradient of each parameter has gone through
-    before, own = "", optimizer.parameters.keys()
+    before, events = "", list[Event]()
+    reached: dict[int, list[int]] = {}  # the clips, as places in `events`, that each present gradient has gone through
     for event in log.events:
         if event.use is None:
-            events.append(event)
             if event.kind in _WRITES:
                 reached = {p: clips for p, clips in reached.items() if p not in event.about}
             elif event.kind == "C":
-                for parameter in event.about & own:
-                    reached.setdefault(parameter, []).append(event)
+                for parameter in event.about & optimizer.parameters.keys():
+                    reached.setdefault(parameter, []).append(len(events))
+            events.append(event)
         elif event.optimizer == optimizer.key:
-            clips = {id(clip): clip for p in event.about for clip in reached.get(p, ())}
-            of = [(clip, frozenset(p for p in event.about if clip in reached.get(p, ()))) for clip in clips.values()]
-            yield Step(optimizer, before, events, event, of)
-            events, reached, before = [], {}, event.kind.upper()
+            places = sorted({place for p in event.about for place in reached.get(p, ())})
+            clips = [(events[i], frozenset(p for p in event.about if i in reached.get(p, ()))) for i in places]
+            yield Step(optimizer, before, events, event, clips)
+            before, events, reached = event.kind.upper(), [], {}
     yield Step(optimizer, before, events)
 
 
