@@ -116,7 +116,8 @@ def objects() -> dict[str, Any]:
     made = harness._objects(harness.Setting(0, "SGD", torch.float32, 0.5), harness.Trace())
     model, optimizer, batches, loss_fn = made["model"], made["optimizer"], made["batches"], Loss()
     model.encoder, model.decoder, model.tail, model.neck = model.body, model.head, model.head, model.body
-    model.header, model.weight, model.max_norm = model.head, model.body.weight, 0.5
+    model.weight, model.max_norm = model.body.weight, 0.5
+    vars(model)["header"] = nn.Linear(2, 1)  # of another model
     generator, critic, encoder, decoder = nn.Linear(6, 6), nn.Linear(6, 1), nn.Linear(6, 5), nn.Linear(5, 3)
     critic.target = nn.Linear(6, 1)
     for each in (generator, critic, encoder, decoder):

@@ -79,6 +79,7 @@ def test_a_clip_before_the_gradients_are_reduced(tmp_path: Path) -> None:
     """Each rank clips its own by another coefficient; the parameters stay alike."""
     report = report_of(tmp_path, "clip(model.parameters(), 1.0); all_reduce()")
     assert "train.py:21: replicas were clipped unlike in 5 calls: first norm " in report
+    assert "CLIP413  train.py:21: clips before the gradients of all ranks are added up (in 5 of 5 steps)" in report
     assert "not at the last one" not in report
 
 
@@ -91,19 +92,19 @@ def test_the_norms_of_shards_are_combined(tmp_path: Path) -> None:
 
 
 def summary(**changes: object) -> ranks.Summary:
-    return {"clips": [["train.py:1", 1.0, 2.0, 1]], "parts": [], "first": [3.0], "last": [4.0], "steps": 1, **changes}
+    return {"clips": [["train.py:1", 1.0, 2.0]], "parts": [], "weights": [[3.0], [4.0]], **changes}
 
 
 def test_pipeline_stages_have_norms_of_their_own() -> None:
     """Their parameters differ from the first step on, so nothing is compared."""
-    stage = summary(first=[5.0], last=[6.0], clips=[["train.py:1", 1.0, 7.0, 1]])
-    assert ranks.faults({0: summary(), 1: stage}) == ()
+    stage = summary(weights=[[5.0], [6.0]], clips=[["train.py:1", 1.0, 7.0]])
+    assert ranks.faults({0: summary(), 1: stage}) == []
 
 
 def test_rounding_is_no_difference() -> None:
-    other = summary(clips=[["train.py:1", 1.0, 2.0001, 1]])
-    assert ranks.faults({0: summary(), 1: other}) == ()
-    assert len(ranks.faults({0: summary(), 1: summary(clips=[["train.py:1", 1.0, 2.01, 1]])})) == 1
+    other = summary(clips=[["train.py:1", 1.0, 2.0001]])
+    assert ranks.faults({0: summary(), 1: other}) == []
+    assert len(ranks.faults({0: summary(), 1: summary(clips=[["train.py:1", 1.0, 2.01]])})) == 1
 
 
 def test_a_rank_that_tells_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +114,7 @@ def test_a_rank_that_tells_nothing_is_named(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("WORLD_SIZE", "2")
     found, unseen = ranks.collect()
     assert found == {}
-    assert unseen == (
+    assert unseen == [
         "rank 0 has told nothing: it was not audited, or ended before",
         "the ranks of other hosts are not compared",
-    )
+    ]

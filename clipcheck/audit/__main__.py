@@ -106,12 +106,11 @@ def _run(options: argparse.Namespace) -> int:
 
 def _conclude(watch: Watch, options: argparse.Namespace, code: int) -> int:
     """Shows the report, on the first rank of a host; returns the exit code."""
-    log, found, unseen = watch.end(), {}, []
-    if ranks.world() > 1:
-        if int(os.environ.get("LOCAL_RANK", "0")):
-            return 2 if code else 0  # a launcher ends all ranks when one has another code
-        found, unseen = ranks.collect()
-        log = ranks.joined(log, found)
+    log = watch.end()
+    if int(os.environ.get("LOCAL_RANK", "0")):
+        return 2 if code else 0  # a launcher ends all ranks when one has another code
+    found, unseen = ranks.collect() if ranks.world() > 1 else ({}, [])
+    log = ranks.joined(log, found)
     failed = f"the program ended with exit code {code}" if code else ""
     try:
         seen = report(log, ranks.faults(found), unseen)
