@@ -6,14 +6,13 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn import Parameter
 
 from clipcheck import runtime
-from clipcheck.audit.findings import of_step
 from clipcheck.audit.log import Log, Optimizer
 from clipcheck.audit.steps import Step, scope
 
@@ -41,13 +40,13 @@ class Norms(NamedTuple):
         return sum(above) / len(above) if above else 0.0
 
 
-def norms(log: Log, optimizer: Optimizer, steps: list[Step]) -> Norms:
+def norms(log: Log, optimizer: Optimizer, steps: list[Step], scaled: Collection[int]) -> Norms:
+    """The norms of all steps; `scaled` are the clips, by identity, whose norms are those of scaled gradients."""
     skipped = sum(event.kind == "K" and bool(event.about.intersection(optimizer.parameters)) for event in log.events)
     before, after, limits = [], [], []
     for step in steps:
         if step.use is None or step.use.norm is None:
             continue
-        scaled = {id(event) for fault, event in of_step(step, ()) if fault.group == "scaled"}
         calls = [clip.call for clip, _ in step.clips if clip.call is not None and id(clip) not in scaled]
         known = [call for call in calls if call.norm is not None and call.function != "clip_grad_value_"]
         first = {call.listed: call.norm for call in reversed(known)}  # of several of the same parameters

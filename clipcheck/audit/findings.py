@@ -25,7 +25,7 @@ class Finding(NamedTuple):
 
 
 def of_step(step: Step, used: Collection[int]) -> Iterator[tuple[Fault, Event]]:
-    """The faults of a step; `used` are the clips, by identity, that reach a step of any optimizer."""
+    """The faults of a step and their events; `used` are the clips, by identity, that reach a step of any optimizer."""
     is_clipped = step.how == "clipped"
     has_clips = any(event.kind == "C" and scope(event, step) for event in step.events)
     for event in step.events:
@@ -48,23 +48,23 @@ def _first_of_each(faults: Collection[Fault], kind: str, event: Event, step: Ste
             yield fault
 
 
-def of_optimizer(log: Log, steps: list[Step], used: Collection[int]) -> list[Finding]:
-    """What is found in all steps, each line once; faults first."""
+def of_optimizer(log: Log, steps: list[Step], found: list[list[tuple[Fault, Event]]]) -> list[Finding]:
+    """What was found in all steps, each line once; faults first."""
     calls = Counter(event.site for event in log.events if event.call is not None)
     counted: Counter[tuple[Fault, Site]] = Counter()
     early: dict[Site, Fault] = {}  # before the first step: the same line is not after the step before later ones
-    for step in steps:
-        seen = {(fault, event.site) for fault, event in of_step(step, used) if event.site is not None}
+    for step, of in zip(steps, found, strict=True):
+        seen = {(fault, event.site) for fault, event in of if event.site is not None}
         if not step.before:
             early = {site: fault for fault, site in seen if fault.code in ("CLIP102", "CLIP109")}
         if step.end is None and any(one.how == "clipped" for one in steps):  # another line may clip the next step
             seen = {(fault, site) for fault, site in seen if fault.group != "lost"}
         counted.update((early.get(site, f) if f.code == "CLIP101" else f, site) for f, site in seen)
-    of, found = len(steps) - 1, []
+    listed, count = [], len(steps) - 1
     for (fault, site), times in counted.items():
-        is_once = fault.code == "CLIP102" and of > 2 and calls[site] == 1
-        found.append(_finding(ONCE if is_once else fault, site, times, of))
-    return sorted(found, key=lambda one: (not one.is_fault, -one.times, one.code))
+        is_once = fault.code == "CLIP102" and count > 2 and calls[site] == 1
+        listed.append(_finding(ONCE if is_once else fault, site, times, count))
+    return sorted(listed, key=lambda one: (not one.is_fault, -one.times, one.code))
 
 
 def of_strangers(log: Log) -> list[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -78,7 +79,10 @@ def numbers(value: Any) -> Any:
     """The same with floats in the place of tensors, in containers as well; this synchronizes with the device."""
     match value:
         case Tensor():
-            return float(local(value.detach()))
+            try:
+                return float(local(value.detach()))
+            except RuntimeError:  # the device has failed, and with it the program
+                return math.nan
         case dict():
             return {key: numbers(one) for key, one in value.items()}
         case tuple() if hasattr(value, "_replace"):

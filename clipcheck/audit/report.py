@@ -63,17 +63,16 @@ class Report(NamedTuple):
 
 def report(log: Log, ranks: Sequence[str] = (), unseen: Sequence[str] = ()) -> Report:
     """The report on what was seen, with what comparing the ranks has shown, and what could not be seen of them."""
-    by_optimizer = {one.key: list(steps(log, one)) for one in log.optimizers}
-    used = {id(clip) for all_steps in by_optimizer.values() for step in all_steps for clip, _ in step.clips}
-    parts = [
-        _part(log, one, by_optimizer[one.key], findings.of_optimizer(log, by_optimizer[one.key], used))
-        for one in log.optimizers
-    ]
+    seen = [(optimizer, list(steps(log, optimizer))) for optimizer in log.optimizers]
+    used = {id(clip) for _, all_steps in seen for step in all_steps for clip, _ in step.clips}
+    parts = [_part(log, optimizer, all_steps, used) for optimizer, all_steps in seen]
     said = [part for part in parts if part.steps or part.findings]
     return Report(log.steps, log.seconds, said, findings.of_strangers(log), [*ranks], [*_not_seen(log), *unseen])
 
 
-def _part(log: Log, optimizer: Optimizer, seen: list[Step], found: list[Finding]) -> Part:
+def _part(log: Log, optimizer: Optimizer, seen: list[Step], used: set[int]) -> Part:
+    found = [list(findings.of_step(step, used)) for step in seen]
+    scaled = {id(event) for of in found for fault, event in of if fault.group == "scaled"}
     clipped = {p for step in seen for _, of in step.clips for p in of}
     never = {p for step in seen for p in step.unclipped} - clipped if clipped else set()
     times = figures.times(seen)
@@ -83,9 +82,9 @@ def _part(log: Log, optimizer: Optimizer, seen: list[Step], found: list[Finding]
         len(optimizer.parameters),
         all(device.type == "cpu" for _, _, device in optimizer.shapes),
         dict(Counter({step.use.number: step.how for step in seen if step.use}.values())),
-        found,
+        findings.of_optimizer(log, seen, found),
         [name for parameter, name in optimizer.parameters.items() if parameter in never],
-        figures.norms(log, optimizer, seen),
+        figures.norms(log, optimizer, seen, scaled),
         times,
         figures.tried(optimizer) if times else None,
     )
