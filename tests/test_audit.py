@@ -156,6 +156,14 @@ def test_errors_of_torch_come_through() -> None:
         clip_grad_norm_(nn.Linear(1, 1).parameters(), None)
 
 
+def test_calls_that_a_function_refuses_come_through_as_they_are() -> None:
+    scaler = torch.amp.GradScaler("cpu")
+    with audit.watching() as watch:
+        with pytest.raises(TypeError, match=r"GradScaler.unscale_\(\) missing 1 required positional argument"):
+            scaler.unscale_()
+        assert watch.is_on
+
+
 def test_only_python_functions_can_be_tapped() -> None:
     with pytest.raises(TypeError, match="is not a Python function"):
         tap(len, lambda original, *args: original(*args))

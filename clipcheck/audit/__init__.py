@@ -20,7 +20,7 @@ __all__ = ["Report", "Watch", "watching"]
 def watching(steps: int = 200) -> Iterator[Watch]:
     """Watches until the end of the block, for so many optimizer steps at most; training stays as it is, bit for bit.
 
-    What is seen of a step takes about 1 KB of memory for each parameter until the end of the block.
+    What is seen of a step takes less than 1 KB of memory for each parameter until the end of the block.
     """
     watch = Watch(steps).begin()
     try:

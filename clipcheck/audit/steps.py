@@ -1,4 +1,4 @@
-"""What became of each step: one pass over the log that knows for every parameter which clips its gradient has gone through."""
+"""What became of each step: a walk through the log that knows for every parameter which clips its gradient has gone through."""
 
 from __future__ import annotations
 

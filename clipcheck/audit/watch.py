@@ -123,7 +123,10 @@ class Watch:
             if is_compiling() or not self.is_on or self.is_clipping:
                 return original(*args, **kwargs)
             args, kwargs = tuple(map(calls.read, args)), {name: calls.read(value) for name, value in kwargs.items()}
-            looking = observer(*args, **kwargs)
+            try:
+                looking = observer(*args, **kwargs)
+            except TypeError:  # a call that the function refuses, too
+                return original(*map(calls.again, args), **{k: calls.again(v) for k, v in kwargs.items()})
             self._safely(self._catch_up)
             self._safely(lambda: next(looking))
             result, error = None, ""
