@@ -260,6 +260,32 @@ def test_a_step_that_the_scaler_leaves_out_is_no_fault() -> None:
     assert (report.optimizers[0].norms.nonfinite, report.exit_code) == (1, 0)
 
 
+@pytest.mark.parametrize(
+    ("zeroes", "note"),
+    [
+        (True, "clips gradients that were zeroed before a step used them (in 3 of 3 steps)"),
+        (False, "clips, then another backward adds to the clipped gradients (in 3 of 3 steps)"),
+    ],
+)
+def test_what_may_be_on_purpose_is_a_note(zeroes: bool, note: str) -> None:
+    def train() -> None:
+        layer = nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        for _ in range(3):
+            layer(torch.ones(1, 2)).sum().backward()
+            clip_grad_norm_(layer.parameters(), 0.1)
+            if zeroes:
+                optimizer.zero_grad()
+            layer(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    report = watched(train)
+    assert f"  note     {Path(__file__)}" in str(report) or "  note     tests" in str(report)
+    assert note in str(report)
+    assert (report.optimizers[0].steps, report.exit_code) == ({"unclipped": 3}, 0)
+
+
 def test_parameters_that_are_never_clipped_are_named() -> None:
     def train() -> None:
         model = nn.ModuleDict({"body": nn.Linear(2, 2), "head": nn.Linear(2, 1)})

@@ -116,12 +116,10 @@ def _several_groups(event: Event, step: Step) -> bool:
 
 _STALE, _EARLY, _OUTSIDE = r"^[SP][^ABOZ]*!", r"(^|S|P|Z)[^ABO]*!.*[AB].*[sp]$", r"!.*<.*[AB].*s$"
 _SCALED, _CHANGED = r"^[^G]*A[^GOUZ]*!", r"![^ABZ]*O[^ABZ]*[sp]$"
-_DEEPSPEED = "clips beside DeepSpeed, whose engine has the gradients and clips by itself"
 OPTIONAL = {"CLIP111", "CLIP505"}  # may be on purpose, and harm nothing
 
 # fmt: off
 FAULTS = (
-    Fault("lost", "CLIP404", "C", r"", _by("deepspeed/"), _DEEPSPEED),
     Fault("lost", "CLIP115", "C", r"!.*p$|^P[^ABO]*!", _always, "clips after backward, which stepped and freed the gradients itself"),
     Fault("lost", "CLIP401", "C", _EARLY, _in("training_step"), "clips in `training_step`, which Lightning calls before backward"),
     Fault("lost", "CLIP410", "C", f"{_STALE}|{_OUTSIDE}", _in(*_AFTER), "clips in a hook that Lightning calls after the step or before backward"),
@@ -157,7 +155,7 @@ FAULTS = (
 ONCE = Fault("lost", "CLIP103", "C", _EARLY, _always, "clips once, before the training: later gradients are not clipped")  # a CLIP102
 # Of a clip of nothing that any optimizer steps; the step holds all events then.
 STRANGERS = (
-    Fault("lost", "CLIP404", "C", r"", _by("deepspeed/"), _DEEPSPEED),
+    Fault("lost", "CLIP404", "C", r"", _by("deepspeed/"), "clips beside DeepSpeed, whose engine has the gradients and clips by itself"),
     Fault("lost", "CLIP105", "C", r"", _is_spent, "gets an iterator that was read before: nothing is clipped"),
     Fault("lost", "CLIP106", "C", r"", _cannot_hold, "gets gradients or other tensors without a `.grad`, not parameters: nothing is clipped"),
     Fault("lost", "", "C", r"", _always, "clips tensors that no optimizer steps that was seen"),

@@ -69,7 +69,8 @@ def of_optimizer(log: Log, steps: list[Step], found: list[list[tuple[Fault, Even
 
 def of_strangers(log: Log) -> list[Finding]:
     """Clips of nothing that an optimizer steps."""
-    own = {p for optimizer in log.optimizers for p in optimizer.parameters}
+    stepped = {event.optimizer for event in log.events if event.use is not None}
+    own = {p for optimizer in log.optimizers if optimizer.key in stepped for p in optimizer.parameters}
     whole = Step(Optimizer(0, "", None, {}, [], []), "", log.events)
     clips = [event for event in log.events if event.call is not None and event.kind == "C"]
     strange = [event for event in clips if event.call and own.isdisjoint(event.call.listed)]
