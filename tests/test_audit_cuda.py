@@ -1,4 +1,4 @@
-"""The audit on a GPU: it never waits for the device inside a step, and changes nothing there."""
+"""The audit on a GPU: it never synchronizes with the device inside a step, and changes nothing there."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def training(clip: object, steps: int = STEPS) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("clip", [clip_grad_norm_, runtime.clip_grad_norm_, nn.utils.clip_grad_value_])
-def test_nothing_waits_for_the_device_while_it_watches(clip: object) -> None:
+def test_no_step_synchronizes_while_it_watches(clip: object) -> None:
     training(clip)  # what is loaded and compiled at first
     with audit.watching() as watch:
         torch.cuda.set_sync_debug_mode("error")
