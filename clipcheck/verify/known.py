@@ -58,6 +58,11 @@ class Known(ast.NodeTransformer):
     def hide(self, texts: Iterable[str]) -> None:
         self.opaque |= frozenset(texts)
 
+    def held_by(self, names: Iterable[str]) -> list[str]:
+        """The texts whose values are in these local names."""
+        wanted = set(names)
+        return [text for text, name in self.local.items() if name in wanted]
+
     # --- names ------------------------------------------------------------------------------------------------------
 
     def stored(self, target: ast.expr) -> ast.expr:
@@ -179,8 +184,13 @@ class Known(ast.NodeTransformer):
         return cast("ast.expr", self.generic_visit(node))
 
     def uses_up(self, node: ast.expr) -> bool:
-        """Whether an expression reads a local value that the harness's are in, which may be an iterator."""
-        return any(ast.unparse(part) in self.held for part in ast.walk(node) if is_chain(part))
+        """Whether an expression reads a local value that the harness's are in, which may be an iterator.
+
+        What is asked for an attribute is none.
+        """
+        owners = {id(part.value) for part in ast.walk(node) if isinstance(part, ast.Attribute)}
+        read = (part for part in ast.walk(node) if is_chain(part) and id(part) not in owners)
+        return any(ast.unparse(part) in self.held for part in read)
 
     def holds(self, stored: Iterable[ast.expr], value: ast.expr) -> None:
         """Note whether what is assigned has something of the harness's in it."""

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Role, Safety
-from clipcheck.verify import allowed
-from clipcheck.verify.allowed import NotProvable, flat_name
+from clipcheck.verify.allowed import NotProvable
 from clipcheck.verify.changes import Change
 from clipcheck.verify.parts import Program, parts
 from clipcheck.verify.pieces import Piece, apart, from_the_top, kept, pieces
@@ -45,7 +44,7 @@ class Experiment(NamedTuple):
 def lift(change: Change) -> list[Experiment]:
     """The experiments that together show what a fix does. Raises NotProvable."""
     if not change.edits:
-        return _imports_alone(change.old, change.new)
+        raise NotProvable("only imports change")
     groups = apart(change.old, change.edits)
     return [_experiment(change, pieces(change.old, change.fix, group)) for group in groups]
 
@@ -100,54 +99,3 @@ def _experiment(change: Change, found: Sequence[Piece], told: Sequence[tuple[str
         raise NotProvable("it leaves nothing to compare")
     unsafe = change.fix.safety is not Safety.SAFE
     return Experiment(old, new, in_float64(old), places.roles, seeds, tuple(sorted(names)), norm=unsafe)
-
-
-# What the functions that an import may exchange are called with: objects of the harness, and what they are.
-_CALLED_WITH = {
-    "clip_grad_norm": "parameters max_norm",
-    "clip_grad_norm_": "parameters max_norm",
-    "clip_grads_with_norm_": "parameters max_norm total",
-    "get_total_norm": "gradients",
-    "inf": "",
-}
-
-
-def _imports_alone(source: Source, changed: Source) -> list[Experiment]:
-    """Only imports change: whatever reads the names then gets the new functions, so those are compared."""
-    found: list[Experiment] = []
-    scopes = zip(source.names.scopes.values(), changed.names.scopes.values(), strict=True)
-    pairs = ((name, b, new.bindings.get(name, [])) for old, new in scopes for name, b in old.bindings.items())
-    for name, bindings, others in pairs:
-        old = {allowed.canonical(source.names.origin(b) or "") for b in bindings}
-        new = {allowed.canonical(changed.names.origin(b) or "") for b in others}
-        if old == new or not new:  # an import that is gone
-            continue
-        called = {path.rpartition(".")[2] for path in old | new}
-        if (
-            len(old) != 1
-            or len(new) != 1
-            or not called <= set(_CALLED_WITH)
-            or len({*map(_CALLED_WITH.get, called)}) > 1
-        ):
-            raise NotProvable(f"the import of `{name}` becomes another one")
-        found.append(_exchanged(min(old), min(new), _CALLED_WITH[min(called)].split()))
-    if not found:
-        raise NotProvable("only imports change, and not those of a clip")
-    return found
-
-
-def _exchanged(old: str, new: str, given: Sequence[str]) -> Experiment:
-    """One function in another's place; what comes out of a constant is known even where the old one is gone."""
-    roles = {f"{role}__own__call": role for role in given}
-    arguments = ", ".join(f"{name}()" for name in roles)
-    sides = [
-        Side(
-            f"def site():\n    return ('value', {flat_name(path)}{f'({arguments})' if given else ''})",
-            {flat_name(path): path},
-        )
-        for path in (old, new)
-    ]
-    return Experiment(sides[0], sides[1], sides[0] if given else _INFINITY, roles, (), (), norm=False)
-
-
-_INFINITY = Side("def site():\n    return ('value', math__inf)", {"math__inf": "math.inf"})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import libcst as cst
 
+from clipcheck.documents.program import apply
 from clipcheck.python.reaching import reached
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix
@@ -28,7 +30,7 @@ def apart(source: Source, edits: Sequence[Edit]) -> list[list[Edit]]:
     """Edits of expressions in different statements show what they do each by itself; others only together."""
     groups: dict[cst.CSTNode, list[Edit]] = {}
     for edit in edits:
-        found = _smallest(source, edit)
+        found = smallest(source, edit)
         if found is None:
             return [list(edits)]
         groups.setdefault(source.statement(found), []).append(edit)
@@ -38,7 +40,7 @@ def apart(source: Source, edits: Sequence[Edit]) -> list[list[Edit]]:
 
 def _is_function(source: Source, edit: Edit) -> bool:
     """Whether an edit only exchanges one function for another."""
-    node = _smallest(source, edit)
+    node = smallest(source, edit)
     return node is not None and source.qualified(node) in allowed.FUNCTIONS
 
 
@@ -49,11 +51,14 @@ def pieces(source: Source, fix: Fix, edits: Sequence[Edit]) -> list[Piece]:
     if single is not None:
         return [Piece(single, shift.stretch(*single), whole=False)]
     statements = _covering(source, edits)
+    after = apply(source.text, fix.all_edits)
     found: list[Piece] = []
     for group in _grouped(source, statements, edits):
         lines = _lines(source, group)
         here = [edit for edit in edits if lines[0] <= edit.start and edit.end <= lines[1]]
-        found += _statement_pieces(source, group, lines, here, shift)
+        parts = list(_expressions(source, group, here, shift))
+        alone = bool(parts) and all(_is_expression(after[slice(*part.after)]) for part in parts)
+        found += parts if alone else [Piece(lines, shift.stretch(*lines), whole=True)]
     return found
 
 
@@ -74,17 +79,23 @@ def is_text(node: cst.CSTNode) -> bool:
     return False
 
 
-def _statement_pieces(
-    source: Source, group: list[cst.CSTNode], lines: tuple[int, int], edits: Sequence[Edit], shift: _Shift
+def _expressions(
+    source: Source, group: list[cst.CSTNode], edits: Sequence[Edit], shift: _Shift
 ) -> Iterator[Piece]:
-    """The group as a whole, or only the edited expressions where the rest of a statement is none of our business."""
-    if len(group) == 1 and edits:
-        expressions = [_one_expression(source, [edit]) for edit in edits]
-        if all(expressions) and not _is_arithmetic(source, group[0]):
-            for span in dict.fromkeys(span for span in expressions if span):
+    """The edited expressions alone, where the rest of a statement is none of our business."""
+    if len(group) == 1 and edits and not _is_arithmetic(source, group[0]):
+        spans = [_one_expression(source, [edit]) for edit in edits]
+        if all(spans):
+            for span in dict.fromkeys(span for span in spans if span):
                 yield Piece(span, shift.stretch(*span), whole=False)
-            return
-    yield Piece(lines, shift.stretch(*lines), whole=True)
+
+
+def _is_expression(text: str) -> bool:
+    try:
+        ast.parse(f"({text}\n)", mode="eval")
+    except SyntaxError:
+        return False
+    return True
 
 
 def _is_arithmetic(source: Source, statement: cst.CSTNode) -> bool:
@@ -100,7 +111,7 @@ def _is_arithmetic(source: Source, statement: cst.CSTNode) -> bool:
 def _one_expression(source: Source, edits: Sequence[Edit]) -> tuple[int, int] | None:
     """The span of the smallest expression that holds all edits; for the function of a call, that of the call."""
     whole = Edit(min(edit.start for edit in edits), max(edit.end for edit in edits), "")
-    node = _smallest(source, whole)
+    node = smallest(source, whole)
     if node is None:
         return None
     above = source.parent(node)
@@ -113,7 +124,7 @@ def _one_expression(source: Source, edits: Sequence[Edit]) -> tuple[int, int] | 
     return source.outer_span(node)
 
 
-def _smallest(source: Source, edit: Edit) -> cst.BaseExpression | None:
+def smallest(source: Source, edit: Edit) -> cst.BaseExpression | None:
     """The smallest expression whose text holds the edit's, an insertion included."""
     start, end = trimmed(source.text, edit)
     best: tuple[int, cst.BaseExpression] | None = None
@@ -213,7 +224,7 @@ def in_import(source: Source, edit: Edit) -> bool:
     return any(
         first <= start and end <= last
         for node in source.nodes(*_EDITED_IMPORTS)
-        for first, last in [source.span(source.statement(node))]
+        for first, last in [_lines(source, [source.statement(node)])]  # with the comment beside it
     )
 
 

@@ -10,6 +10,7 @@ from clipcheck.training.acts import EventKind
 from clipcheck.verify.allowed import NotProvable
 from clipcheck.verify.known import Known, Unknown, call
 from clipcheck.verify.parts import Parts, Program, is_chain
+from clipcheck.verify.seeds import read_before_bound
 
 _ROUNDS = 20
 _RUN_ALL = (EventKind.BACKWARD, EventKind.STEP)
@@ -30,11 +31,19 @@ def reduced(program: Program, index: int, names: Parts) -> Body:
     opaque: frozenset[str] = frozenset()
     for _ in range(_ROUNDS):
         reducer = _Reducer(program, index, names, opaque)
-        first, then = reducer.block(setup), reducer.block(turn)
+        body = Body(*_pruned(reducer.block(setup), reducer.block(turn)))
+        reducer.known.hide(reducer.known.held_by(_unbound(body)))
         if reducer.known.opaque == opaque:
-            return Body(*_pruned(first, then))
+            return body
         opaque = reducer.known.opaque
     raise NotProvable("its names are bound in too many ways")
+
+
+def _unbound(body: Body) -> set[str]:
+    """The local names whose value from before may be read: nothing is known of that."""
+    every = [*body.setup, *body.turn]
+    nodes = [node for root in every for node in ast.walk(root) if isinstance(node, ast.Name)]
+    return set(read_before_bound(every, sure=True)) & {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
 
 
 class _Reducer:

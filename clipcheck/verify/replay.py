@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import pkgutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from statistics import fmean
 from types import CodeType
@@ -33,6 +33,7 @@ def replay(experiment: dict[str, Any], at: Callable[[str], None]) -> Answer:
     better: dict[str, list[str]] = {}
     changed: dict[str, list[str]] = {}
     errors: dict[torch.dtype, list[tuple[float, float]]] = {}
+    raised: dict[str, None] = {}
     count = tried = right = 0
     for case in battery.cases(frozenset(roles.values())):
         at(f"{case.title}, before")
@@ -43,6 +44,7 @@ def replay(experiment: dict[str, Any], at: Callable[[str], None]) -> Answer:
         reference = _run(exact, case.as_float64(), roles, seeds, kept)
         count += 1
         tried += before.raised is None
+        raised |= {type(side.raised).__name__: None for side in (before, after) if side.raised is not None}
         right += is_right(case, reference, after, norm)
         try:
             note = compare(case, before, after, reference, errors, norm)
@@ -60,8 +62,12 @@ def replay(experiment: dict[str, Any], at: Callable[[str], None]) -> Answer:
             why = f"further from float64 in {dtype}".replace("torch.", "")
             return found._replace(refuted="all cases", why=why, before=f"{theirs:.2g}", after=f"{ours:.2g}")
     if not tried and right < count:
-        return found._replace(refuted="every case", why="before raised in all of them, so nothing was compared")
+        return found._replace(refuted="every case", why=f"it raises {_names(raised)} in every case, so nothing was compared")
     return found
+
+
+def _names(errors: Iterable[str]) -> str:
+    return " or ".join(errors)
 
 
 def _sentences(exceptions: dict[str, list[str]], count: int) -> tuple[str, ...]:

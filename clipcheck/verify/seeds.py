@@ -6,8 +6,11 @@ import ast
 from collections.abc import Iterator, Sequence
 
 
-def read_before_bound(statements: Sequence[ast.stmt]) -> Iterator[str]:
-    """The names whose value from before is read, in the order of execution; branches count as taken."""
+def read_before_bound(statements: Sequence[ast.stmt], sure: bool = False) -> Iterator[str]:
+    """The names whose value from before is read, in the order of execution.
+
+    The body of a loop counts as run. So do both branches of a test; with `sure` what only one of them binds is not bound.
+    """
     bound: set[str] = set()
 
     def reads(node: ast.AST | None) -> Iterator[str]:
@@ -38,8 +41,12 @@ def read_before_bound(statements: Sequence[ast.stmt]) -> Iterator[str]:
                     yield from run(body)
                 case ast.If(test=test, body=body, orelse=orelse):
                     yield from reads(test)
+                    start = set(bound)
                     yield from run(body)
+                    one = set(bound)
+                    bound.intersection_update(start)
                     yield from run(orelse)
+                    bound.intersection_update(one) if sure else bound.update(one)
                 case ast.With(body=body):
                     yield from run(body)
                 case _:

@@ -10,6 +10,7 @@ from clipcheck.rule import Fix, Safety, Target, Verdict
 from clipcheck.verify.allowed import NotProvable
 from clipcheck.verify.changes import Change
 from clipcheck.verify.claims import Answer
+from clipcheck.verify.exchange import exchanges
 from clipcheck.verify.import_blocks import Imports, import_blocks
 from clipcheck.verify.lift import Experiment, lift, lift_more
 from clipcheck.verify.training import Training, rehearsal
@@ -44,33 +45,23 @@ class Prover:
 
     def _judged(self, change: Change) -> Verdict:
         """What running the changed statements shows, without what a module imports."""
-        fix = change.fix
-        found = self._tried(change, lift)
-        if found.kind == "verified" or (found.kind == "refuted" and fix.safety is Safety.SAFE):
-            return found
-        trained = self._tried(change, lambda change: [rehearsal(change)])
-        more = trained if trained.kind != "not verified" else self._tried(change, lift_more)
-        if more.kind == "verified":  # what the values showed is still to be said
-            return more._replace(
-                reason="; ".join(filter(None, (more.reason, found.reason * (found.kind == "refuted"))))
-            )
-        if trained.kind == "refuted" and found.kind != "refuted":
-            found = trained
-        if found.kind == "refuted" and fix.safety is not Safety.SAFE:
-            return Verdict("not verified", found.cases, reason=f"an unsafe fix: {found.reason}")
-        return found
+        safe = change.fix.safety is Safety.SAFE
+        shown: list[Verdict] = []
+        for way in _WAYS:
+            found = self._tried(change, way)
+            if found.kind == "verified" and way is _trained and safe and not found.exceptions:
+                found = Verdict("not verified", found.cases, reason="its steps are the same, its values are not compared")
+            shown.append(found)
+            if found.kind == "verified" or (found.kind == "refuted" and safe):
+                break
+        return _judgment(shown, safe)
 
     def _tried(self, change: Change, taken_apart: Callable[[Change], Sequence[Trial]]) -> Verdict:
         try:
             experiments = taken_apart(change)
         except NotProvable as error:
             return Verdict("not verified", reason=str(error))
-        except (
-            SyntaxError,
-            ValueError,
-            RecursionError,
-            MemoryError,
-        ) as error:  # a file that Python cannot read or write
+        except _UNREADABLE as error:
             return Verdict("not verified", reason=f"it cannot be analyzed ({type(error).__name__})")
         return together([self._try(experiment) for experiment in experiments])
 
@@ -90,6 +81,27 @@ class Prover:
             case [int(), [*exceptions], str(), str(), str(), str()] as answer if _are_strings(exceptions):
                 return verdict(Answer(*answer))
         return Verdict("not verified", reason="the worker sent an invalid answer")
+
+
+def _trained(change: Change) -> list[Training]:
+    return [rehearsal(change)]
+
+
+# How a fix may be tried, the nearest to the code first.
+_WAYS: tuple[Callable[[Change], Sequence[Trial]], ...] = (lift, _trained, lift_more, exchanges)
+# What a file raises that Python cannot read or write.
+_UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
+
+
+def _judgment(shown: list[Verdict], safe: bool) -> Verdict:
+    """One verdict from what each way has shown; of a fix that is not verified, that which says most."""
+    last = shown[-1]
+    refuted = next((one for one in shown if one.kind == "refuted"), None)
+    if last.kind == "verified":  # what the values showed is still to be said
+        return last._replace(reason="; ".join(filter(None, (last.reason, refuted.reason if refuted else ""))))
+    if refuted is None:
+        return next((one for one in shown if one.cases), shown[0])
+    return refuted if safe else Verdict("not verified", refuted.cases, reason=f"an unsafe fix: {refuted.reason}")
 
 
 def _imports(change: Change) -> list[Imports]:
