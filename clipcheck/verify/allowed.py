@@ -29,10 +29,10 @@ FUNCTIONS = _entries("""
     builtins.int builtins.len builtins.list builtins.map builtins.max(default key) builtins.min(default key)
     builtins.pow builtins.range builtins.reversed builtins.round(ndigits) builtins.sum(start) builtins.tuple
     builtins.zip(strict)
-    itertools.chain itertools.chain.from_iterable
+    functools.reduce itertools.chain itertools.chain.from_iterable
     math.fsum math.hypot math.isfinite math.isinf math.isnan math.pow math.sqrt
-    numpy.array(dtype) numpy.float32 numpy.float64 numpy.linalg.norm(axis keepdims ord) numpy.max(axis keepdims)
-    numpy.power numpy.sqrt numpy.square numpy.sum(axis dtype keepdims)
+    numpy.array(dtype) numpy.float32 numpy.float64 numpy.isfinite numpy.isinf numpy.isnan
+    numpy.linalg.norm(axis keepdims ord) numpy.max(axis keepdims) numpy.power numpy.sqrt numpy.square numpy.sum(axis dtype keepdims)
     torch.abs torch.as_tensor(device dtype) torch.cat(dim) torch.clamp(max min) torch.clamp_(max min) torch.dot torch.isfinite torch.isinf
     torch.isnan torch.linalg.norm(dim dtype keepdim ord) torch.linalg.vector_norm(dim dtype keepdim ord)
     torch.logical_or torch.max(dim keepdim) torch.mean(dim dtype keepdim) torch.min(dim keepdim) torch.no_grad
@@ -59,7 +59,7 @@ VALUES = frozenset(
     "torch.abs torch.isfinite torch.isinf torch.isnan torch.linalg.norm torch.linalg.vector_norm torch.norm "
     "torch.sqrt torch.square torch.sum".split()
 )
-CALLERS = frozenset(["builtins.filter", "builtins.map"])
+CALLERS = frozenset(["builtins.filter", "builtins.map", "functools.reduce"])
 # Calls whose arguments are sizes.
 _SIZED = frozenset(["builtins.range", "torch.Tensor", "torch.zeros"])
 # The modules on the way to all of them, which may stand for nothing else.
@@ -302,7 +302,7 @@ def _is_called(place: _Place) -> bool:
 
 
 def _is_handed_on(place: _Place, names: Names) -> bool:
-    """Whether a function stands as the first argument of `map` or `filter`, or as the `key` of another."""
+    """Whether a function stands as the first argument of `map`, `filter` or `reduce`, or as the `key` of another."""
     match place.parent:
         case ast.Call(args=[first, *_]) if place.node is first:
             return _called(place.parent, names) in CALLERS

@@ -15,6 +15,8 @@ from clipcheck.verify.distance import Different
 # As for the fixtures: float32's own rounding for one computation, and three roundings of 2^-9 in low precision.
 _TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-9}
 
+_EPSILON = 1e-6  # torch's, in `clip_grad_norm_`
+
 
 class Seen(NamedTuple):
     """What can be seen of one run: values by name, gradients and parameters afterwards, or what it raised."""
@@ -66,7 +68,28 @@ def compare(
         return Note(_loss(before, reference) or f"an error of {off:.2g}", changed)
     if case.norm_type == math.inf and not _is_largest(case, before):
         return Note("a result that is not a norm", changed)
+    if unsafe and case.container == "a generator" and _clips_what_is_left(case, before, after):
+        return Note("gradients that stay above max_norm", changed)
+    if unsafe and (other := _as_torch_clips(case, before, after, limit)):
+        return Note(changed=other)
     raise Failed(f"differs by {_ratio(apart)}", *_first_difference(before, after, limit))
+
+
+def _as_torch_clips(case: Case, before: Seen, after: Seen, limit: float) -> str:
+    """In what torch's clip differs by design from one to `max_norm / norm` under a test of the norm, "" where it does not.
+
+    It multiplies by `max_norm / (norm + 1e-6)`, and by NaN where that is the norm.
+    """
+    norm = _norm([distance.wide(g) for g in case.gradients() if g is not None], case.norm_type)
+    if _apart(_times(before, norm / (norm + _EPSILON)), after) <= limit:
+        if math.isfinite(norm):
+            return "gradients are smaller, since torch adds 1e-6 to the norm,"
+        return "all gradients become NaN"
+    return ""
+
+
+def _times(seen: Seen, factor: float) -> Seen:
+    return seen._replace(gradients=[None if g is None else distance.wide(g) * factor for g in seen.gradients])
 
 
 def _loss(before: Seen, reference: Seen) -> str:
@@ -112,7 +135,10 @@ def _kinds(case: Case, before: Seen, after: Seen, unsafe: bool) -> str:
 
 def _tolerated(case: Case, one: object, other: object, unsafe: bool) -> str:
     """How a value may be of another kind: where no gradient is, a zero of any; a result may leave the graph; and what is
-    computed of gradients in low precision may be in a higher one, with an unsafe fix any. "" for no such difference."""
+    computed of gradients in low precision may be in a higher one. With an unsafe fix any may, and what was a tensor of
+    one element may be the number in it. "" for no such difference."""
+    if unsafe and isinstance(one, Tensor) and one.dim() == 0 and distance.is_scalar(other):
+        return f"is {distance.kind(other)} instead of a tensor"
     if all(g is None for g in case.gradients()) and distance.of_values(one, other) == 0:
         return f"is {one!r} before and {other!r} after"
     if not (isinstance(one, Tensor) and isinstance(other, Tensor)) or one.shape != other.shape:
@@ -158,15 +184,26 @@ def _is_largest(case: Case, seen: Seen) -> bool:
     return any(math.isclose(number, largest, rel_tol=1e-3) for number in _numbers(seen._replace(gradients=[])))
 
 
-def _is_norm(case: Case, seen: Seen) -> bool:
-    """Whether all that a run gives is the norm of the gradients."""
-    given = {id(g): g for g in case.gradients() if g is not None}
-    norms = [torch.linalg.vector_norm(distance.wide(g), case.norm_type) for g in given.values()]
-    norm = float(torch.linalg.vector_norm(torch.stack(norms), case.norm_type)) if norms else 0.0
+def _is_norm(case: Case, seen: Seen, listed: bool = False) -> bool:
+    """Whether all that a run gives is the norm of the gradients. With `listed` one that a clip gives may be too large to
+    hold, and counts what is in its list twice."""
     numbers = _numbers(seen._replace(gradients=[]))
     near = _TOLERANCE[_coarsest(case)]
-    agree = all(n == norm or math.isclose(n, norm, rel_tol=near) or (n != n and norm != norm) for n in numbers)
-    return seen.raised is None and bool(numbers) and agree
+
+    def agree(norm: float) -> bool:
+        return all(n == norm or math.isclose(n, norm, rel_tol=near) or (n != n and norm != norm) for n in numbers)
+
+    every = [g for g in case.gradients() if g is not None]
+    norms = [_norm([distance.wide(g) for g in {id(g): g for g in every}.values()], case.norm_type)]
+    if listed:
+        wide = [distance.wide(g) for g in every]
+        norms += [_norm(wide, case.norm_type), _norm([g.to(case.dtype) for g in wide], case.norm_type)]
+    return seen.raised is None and bool(numbers) and any(map(agree, norms))
+
+
+def _norm(gradients: list[Tensor], norm_type: float = 2.0) -> float:
+    norms = [torch.linalg.vector_norm(gradient, norm_type) for gradient in gradients]
+    return float(torch.linalg.vector_norm(torch.stack(norms), norm_type)) if norms else 0.0
 
 
 def is_right(case: Case, reference: Seen, after: Seen, norm: bool) -> bool:
@@ -177,11 +214,14 @@ def is_right(case: Case, reference: Seen, after: Seen, norm: bool) -> bool:
 
 
 def excused(case: Case, before: Seen, after: Seen) -> str:
-    """What is wrong with the old side of a fix that changes training, where the new one gives the norm and changes no
-    gradient: a clause, empty where that is not so."""
+    """What is wrong with the old side of a fix that changes training, where the new one gives the norm and changes the
+    gradients no more than the old one: a clause, empty where that is not so."""
     given = [None if g is None else g.detach() for g in battery.build(case, {}).gradients]
-    if after.raised is not None or not after.values or not _unchanged(given, after):
+    if after.raised is not None or not after.values:
         return ""
+    if not _unchanged(given, after):
+        same = _apart(before._replace(values={}), after._replace(values={})) == 0
+        return "a norm of gradients that are clipped" if same and _is_norm(case, after, listed=True) else ""
     if not _unchanged(given, before):
         finite = all(bool(distance.wide(g).isfinite().all()) for g in given if g is not None)
         same = _apart(before._replace(gradients=[], parameters=[]), after._replace(gradients=[], parameters=[])) == 0
@@ -190,7 +230,12 @@ def excused(case: Case, before: Seen, after: Seen) -> str:
 
 
 def _unchanged(given: list[Tensor | None], seen: Seen) -> bool:
-    return _apart(Seen({}, given, []), Seen({}, seen.gradients[len(seen.gradients) - len(given) :], [])) == 0
+    return _apart(Seen({}, given, []), _first_of(seen, len(given))) == 0
+
+
+def _first_of(seen: Seen, count: int) -> Seen:
+    """A run's gradients as its parameters hold them."""
+    return Seen({}, seen.gradients[:count], [])
 
 
 def _first_difference(before: Seen, after: Seen, limit: float) -> tuple[str, str]:

@@ -94,7 +94,7 @@ def of_values(one: object, other: object) -> float:
 def same_kind(one: object, other: object) -> None:
     """Raises Different unless `other` is of the same Python type; a tensor also of the same shape, dtype and device."""
     if type(one) is not type(other):
-        raise Different(f"a {_kind(one)} became a {_kind(other)}")
+        raise Different(f"{kind(one)} became {kind(other)}")
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         if one.requires_grad != other.requires_grad:
             raise Different("a tensor is part of the graph on one side only")
@@ -112,9 +112,16 @@ def is_wider(one: Tensor, other: Tensor) -> bool:
     return floats and torch.finfo(one.dtype).eps < torch.finfo(other.dtype).eps
 
 
-def _kind(value: object) -> str:
-    kind = type(value)
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.split('.')[0]}.{kind.__name__}"
+def kind(value: object) -> str:
+    """A value's type as a noun with its article."""
+    of = type(value)
+    name = of.__name__ if of.__module__ == "builtins" else f"{of.__module__.split('.')[0]}.{of.__name__}"
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def is_scalar(value: object) -> bool:
+    """Whether a value is a Python number or one of NumPy's, and no array."""
+    return isinstance(value, (int, float)) or (type(value).__module__ == "numpy" and not getattr(value, "shape", (1,)))
 
 
 def _number(value: object) -> Tensor | None:

@@ -51,8 +51,8 @@ def _exchange(change: Change, edit: Edit) -> Experiment:
     old, new = (
         _call(source, span) for source, span in ((change.old, piece.before), (change.new, piece.after))
     )
-    if old[1] != new[1]:
-        raise NotProvable("it changes more than the function that is called")
+    if old[0] == new[0] or old[1] != new[1]:
+        raise NotProvable("it does not only exchange the function that is called")
     return _compared(old[0], new[0], *_arguments(old[1], old[0], new[0]))
 
 
@@ -115,6 +115,8 @@ def _named(change: Change, node: cst.SimpleString, edit: Edit) -> Experiment:
     old = change.old.text[start:end]
     new = old[: edit.start - start] + edit.text + old[edit.end - start :]
     paths = [_path(change.old, node, text) for text in (old, new)]
+    if paths[0] == paths[1]:
+        raise NotProvable("its string names the same function as before")
     return _compared(paths[0], paths[1], *_ordinary(*paths))
 
 

@@ -210,11 +210,18 @@ class Known(ast.NodeTransformer):
         try:
             return self.made(node)
         except Unknown:
-            text = "test " + ast.unparse(node)
-            number = sum(role == "flag" for role in self.names.roles.values())
-            name = self.names.texts.setdefault(text, f"flag__{number}__call")
-            self.names.roles[name] = "flag"
+            role = "choice" if self._is_settled(node) else "flag"
+            number = sum(known == role for known in self.names.roles.values())
+            name = self.names.texts.setdefault("test " + ast.unparse(node), f"{role}__{number}__call")
+            self.names.roles[name] = role
             return call(name)
+
+    def _is_settled(self, test: ast.expr) -> bool:
+        """Whether a test has the same outcome each time: it reads attributes of `self` that only `__init__` sets."""
+        read = [part for part in ast.walk(test) if isinstance(part, (ast.Call, ast.Name, ast.Attribute))]
+        attributes = {ast.unparse(part) for part in read if isinstance(part, ast.Attribute)}
+        plain = all(isinstance(part, ast.Attribute) or ast.unparse(part) == "self" for part in read)
+        return plain and attributes.isdisjoint(self.program.changing)
 
     def batches(self) -> ast.expr:
         return call("batches__0__call")

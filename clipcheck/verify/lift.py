@@ -14,7 +14,7 @@ from clipcheck.rule import Edit, Role, Safety
 from clipcheck.verify.allowed import NotProvable
 from clipcheck.verify.changes import Change
 from clipcheck.verify.parts import Program, parts
-from clipcheck.verify.pieces import Piece, apart, from_the_top, kept, pieces
+from clipcheck.verify.pieces import Piece, above, apart, kept, pieces
 from clipcheck.verify.sides import Body, Placeholders, Side, function, in_float64
 
 
@@ -23,6 +23,7 @@ class UnknownName(NotProvable):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"`{name}` cannot be resolved")
+        self.name = name
 
 
 class Experiment(NamedTuple):
@@ -50,12 +51,17 @@ def lift(change: Change) -> list[Experiment]:
 
 
 def lift_more(change: Change) -> list[Experiment]:
-    """As `lift`, where the code around says what a name is, and the lines above where a value comes from."""
+    """As `lift`, where the code around says what a name is, or statements above where its value comes from."""
     told = _told(change.old, change.edits)
-    try:
-        return [_experiment(change, pieces(change.old, change.fix, change.edits), told)]
-    except UnknownName:
-        return [_experiment(change, from_the_top(change.old, change.fix, change.edits), told)]
+    found = pieces(change.old, change.fix, change.edits)
+    while True:
+        try:
+            return [_experiment(change, found, told)]
+        except UnknownName as error:
+            made = above(change.old, change.fix, found[0].before[0], error.name)
+            if not set(made) - set(found):
+                raise
+            found = sorted({*made, *found})
 
 
 def _told(source: Source, edits: Sequence[Edit]) -> list[tuple[str, Role]]:

@@ -58,6 +58,21 @@ class Program:
     def clips(self) -> dict[ast.AST, Clip]:
         return {node: clip for clip in torch_calls(self.source) for node in self.nodes(clip.call)}
 
+    @cached_property
+    def changing(self) -> frozenset[str]:
+        """The attributes that are assigned elsewhere than where an object is made, with their owners."""
+        made = {
+            node
+            for function in self.functions
+            if getattr(function, "name", "") == "__init__"
+            for node in ast.walk(function)
+        }
+        return frozenset(
+            ast.unparse(node)
+            for node in ast.walk(self.tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node not in made
+        )
+
     def nodes(self, node: cst.CSTNode | None) -> list[ast.AST]:
         return [] if node is None else self._by_span.get(self.source.span(node), [])
 

@@ -16,6 +16,8 @@ from clipcheck.verify import allowed
 from clipcheck.verify.allowed import NotProvable
 
 _EDITED_IMPORTS = (cst.Import, cst.ImportFrom)
+_LENT = (cst.FunctionDef, cst.ClassDef)
+_STATEMENTS = (cst.SimpleStatementLine, cst.If, cst.For, cst.While, cst.With, cst.Try, cst.FunctionDef, cst.ClassDef)
 
 
 class Piece(NamedTuple):
@@ -62,20 +64,42 @@ def pieces(source: Source, fix: Fix, edits: Sequence[Edit]) -> list[Piece]:
     return found
 
 
-def from_the_top(source: Source, fix: Fix, edits: Sequence[Edit]) -> list[Piece]:
-    """All statements of the edited block down to the last edited one. Raises NotProvable."""
-    statements = _covering(source, edits)
-    block, _ = source.siblings(statements[0])
-    run = [node for node in block if source.span(node)[0] <= source.span(statements[-1])[0] and not is_text(node)]
-    lines = _lines(source, run)
-    return [Piece(lines, _Shift(fix.all_edits).stretch(*lines), whole=True)]
+def above(source: Source, fix: Fix, start: int, name: str) -> list[Piece]:
+    """The statements above an offset, in its function, that give a name its value, be it a list that they add to."""
+    shift = _Shift(fix.all_edits)
+    found: list[Piece] = []
+    for node in _around(source, start):
+        block, index = source.siblings(node)
+        makers = (other for other in block[:index] if _makes(source, other, name))
+        found += (Piece(lines, shift.stretch(*lines), whole=True) for lines in (_lines(source, [n]) for n in makers))
+    return found
 
 
-def is_text(node: cst.CSTNode) -> bool:
-    """Whether a statement is a docstring."""
-    match node:
-        case cst.SimpleStatementLine(body=[cst.Expr(value=cst.SimpleString() | cst.ConcatenatedString())]):
-            return True
+def _around(source: Source, offset: int) -> Iterator[cst.CSTNode]:
+    """The statements of a function that an offset is in, innermost first."""
+    held = [node for node in source.nodes(*_STATEMENTS) if _overlap(_lines(source, [node]), (offset, offset))]
+    inner = max(held, key=lambda node: source.span(node)[0], default=None)
+    while inner is not None and not isinstance(inner, _LENT):
+        yield inner
+        inner = source.enclosing(inner, *_STATEMENTS)
+
+
+def _makes(source: Source, statement: cst.CSTNode, name: str) -> bool:
+    """Whether a statement binds a name, or calls a method of what it is bound to."""
+    if isinstance(statement, _LENT):
+        return False
+    for node in source.walk(statement):
+        match node:
+            case (
+                cst.AssignTarget(target=target)
+                | cst.AnnAssign(target=target)
+                | cst.AugAssign(target=target)
+                | cst.For(target=target)
+            ):
+                if any(isinstance(part, cst.Name) and part.value == name for part in source.walk(target)):
+                    return True
+            case cst.Call(func=cst.Attribute(value=cst.Name(value=owner))) if owner == name:
+                return True
     return False
 
 

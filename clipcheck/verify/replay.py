@@ -144,10 +144,16 @@ def _run(
         values = {"the result": result}
     gradients = [_copy(g) for g in (p.grad for p in objects.parameters)] + [_copy(g) for g in objects.gradients]
     return Seen(
-        {k.replace("value__0", "the value").replace("__", " "): list(flat(v)) for k, v in values.items()},
+        {_shown(name, values): list(flat(value)) for name, value in values.items()},
         gradients,
         [_copy(p) for p in objects.parameters],
     )
+
+
+def _shown(name: str, values: dict[str, Any]) -> str:
+    """What a value is called: that of an edited expression has no name."""
+    alone = sum(other.startswith("value__") for other in values) == 1
+    return "the value" if alone and name.startswith("value__") else name.replace("__", " ")
 
 
 def _copy(tensor: Tensor | None) -> Tensor | None:

@@ -269,12 +269,9 @@ class Apex:
         self._world = world
         self._masters = [nn.Parameter(parameter.detach().clone()) for parameter in world.parameters]
 
-    def initialize(self, optimizer: Optimizer) -> None:
-        """The optimizer's parameters become FP32 master weights."""
-        optimizer.takes(self._masters)
-
     @contextmanager
     def scale_loss(self, loss: Loss, optimizer: Optimizer) -> Iterator[Loss]:
+        optimizer.takes(self._masters)  # which whoever uses apex has had it do
         for master in self._masters:
             master.grad = None
         yield loss.scaled(SCALE)
@@ -301,8 +298,6 @@ def objects(world: World, roles: dict[str, str], groups: int) -> dict[str, Any]:
     wrapper = Wrapper(world)
     apex = Apex(world)
     optimizer = Optimizer(world, wrapper.before_step if kinds & {"accelerator", "fabric"} else lambda: True, groups)
-    if "amp" in kinds:
-        apex.initialize(optimizer)
     made: dict[str, Any] = {
         "model": Model(world),
         "optimizer": optimizer,
@@ -320,7 +315,7 @@ def objects(world: World, roles: dict[str, str], groups: int) -> dict[str, Any]:
     flags = iter(world.setting.flags)
     names: dict[str, Any] = {}
     for name, role in roles.items():
-        if role == "flag":
+        if role in ("flag", "choice"):
             names[name] = _flag(world, next(flags))
         elif role == "parameters":
             names[name if name.endswith("call") else f"{name}__call"] = _handed(world)

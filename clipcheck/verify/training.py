@@ -53,14 +53,13 @@ def rehearsal(change: Change) -> Training:
     before, after = (_side(program, index, names) for program in (old, new))
     if before == after:
         raise NotProvable("what it changes is no part of the training step")
-    flags = [name for name, role in names.roles.items() if role == "flag"]
-    if len(flags) > FLAGS_MOST:
+    used = {name: role for name, role in names.roles.items() if name in before.code or name in after.code}
+    if sum(role in ("flag", "choice") for role in used.values()) > FLAGS_MOST:
         raise NotProvable("too many tests decide what happens")
     if not found[1].kinds and not found[1].clip:
         raise NotProvable("nothing around it concerns the gradients")
     limit = _limit(*found, old.code(index))
     implied = tuple(kind for kind in ("backward", "step") if kind not in found[1].kinds)
-    used = {name: role for name, role in names.roles.items() if name in before.code or name in after.code}
     clears = "zero_grad" in found[0].kinds
     groups = 1 if ".param_groups[0]" in after.code else 2  # whoever reads the first one has no other
     return Training(before, after, used, found[1].clip, found[1].norm_type, limit, clears, groups, implied)
