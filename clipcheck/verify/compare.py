@@ -92,6 +92,14 @@ def _times(seen: Seen, factor: float) -> Seen:
     return seen._replace(gradients=[None if g is None else distance.wide(g) * factor for g in seen.gradients])
 
 
+def _clips_what_is_left(case: Case, before: Seen, after: Seen) -> bool:
+    """Whether the new side clips, by the harness's limit, gradients that the old one has read but not changed."""
+    given = [None if g is None else g.detach() for g in battery.build(case, {}).gradients]
+    norm = _norm([distance.wide(g) for g in given if g is not None], case.norm_type)
+    clipped = _times(Seen({}, given, []), min(1.0, case.ratio * norm / (norm + _EPSILON)))
+    return _unchanged(given, before) and _apart(clipped, _first_of(after, len(given))) <= _TOLERANCE[_coarsest(case)]
+
+
 def _loss(before: Seen, reference: Seen) -> str:
     """How a run lost what one in float64 keeps: by overflow or underflow, the empty string for neither."""
     numbers, exact = _numbers(before), _numbers(reference)
