@@ -79,9 +79,9 @@ METHODS = _entries("""
 """)
 # Methods of the harness's own objects, called on its own names: an optimizer, a scaler, what wraps them.
 OWN_METHODS = _entries("""
-    backward clip_grad_norm_(max_norm norm_type parameters) clip_grad_value_(clip_value parameters)
-    clip_gradients(clip_val error_if_nonfinite max_norm norm_type) master_params scale skip_synchronize scale_loss step
-    synchronize unscale_ unscale_gradients update zero_grad
+    all_average all_reduce backward clip_grad_norm_(max_norm norm_type parameters) clip_grad_value_(clip_value parameters)
+    clip_gradients(clip_val error_if_nonfinite max_norm norm_type) get_world_size master_params optimizer_step
+    reduce_gradients scale skip_synchronize scale_loss step synchronize unscale_ unscale_gradients update zero_grad
 """)
 # Those of them that may be used in a `with`.
 CONTEXTS = frozenset(["scale_loss", "skip_synchronize"])

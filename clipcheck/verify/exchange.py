@@ -21,7 +21,10 @@ from clipcheck.verify.lift import Experiment
 from clipcheck.verify.pieces import pieces, smallest
 from clipcheck.verify.sides import Side, expression, origin, path_of
 
-_NAMES = {"clip_grad_norm": SIGNATURES["clip_grad_norm_"], "grad_norm": ("parameters", *SIGNATURES["get_total_norm"][1:])}
+_NAMES = {
+    "clip_grad_norm": SIGNATURES["clip_grad_norm_"],
+    "grad_norm": ("parameters", *SIGNATURES["get_total_norm"][1:]),
+}
 _PARAMETERS: Mapping[str, Sequence[str]] = {**SIGNATURES, **_NAMES}
 _ROLES = {
     "parameters": Role.PARAMETERS,
@@ -48,9 +51,7 @@ def _exchange(change: Change, edit: Edit) -> Experiment:
     if isinstance(node, cst.SimpleString):
         return _named(change, node, edit)
     (piece,) = pieces(change.old, change.fix, [edit])
-    old, new = (
-        _call(source, span) for source, span in ((change.old, piece.before), (change.new, piece.after))
-    )
+    old, new = (_call(source, span) for source, span in ((change.old, piece.before), (change.new, piece.after)))
     if old[0] == new[0] or old[1] != new[1]:
         raise NotProvable("it does not only exchange the function that is called")
     return _compared(old[0], new[0], *_arguments(old[1], old[0], new[0]))

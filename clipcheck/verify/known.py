@@ -9,7 +9,9 @@ from typing import cast
 
 from clipcheck.training.acts import Act, EventKind
 from clipcheck.verify.allowed import ATTRIBUTES, CONSTANTS, FUNCTIONS, METHODS, OWN_METHODS, NotProvable
-from clipcheck.verify.parts import Parts, Program, is_chain, last_part
+from clipcheck.verify.called import as_called, copied
+from clipcheck.verify.parts import Parts, clip_of, is_chain, last_part
+from clipcheck.verify.program import Program
 from clipcheck.verify.sides import origin, path_of
 
 _ATTRIBUTES = {*ATTRIBUTES, *METHODS, *OWN_METHODS}
@@ -48,7 +50,7 @@ class Known(ast.NodeTransformer):
         """The expression in the harness's names."""
         before = set(self._bound)
         try:
-            return cast("ast.expr", self.visit(_copy(node)))
+            return cast("ast.expr", self.visit(copied(node)))
         finally:
             self._bound = before
 
@@ -100,10 +102,12 @@ class Known(ast.NodeTransformer):
     # --- expressions ------------------------------------------------------------------------------------------------
 
     def visit(self, node: ast.AST) -> ast.AST:
-        act = self.program.acts.get(_original(node))
+        act = self.program.act(node)
+        if isinstance(node, ast.Call) and (kind := self.program.collective(node)):
+            return self._collective(node, kind)
         if act is not None and isinstance(node, ast.Call):
             return self._act(node, act)
-        if isinstance(node, ast.Call) and _original(node) in self.program.clips:
+        if isinstance(node, ast.Call) and self.program.clip(node) is not None:
             return self._clip(node)
         if isinstance(node, ast.expr) and isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
             text = ast.unparse(node)
@@ -148,7 +152,7 @@ class Known(ast.NodeTransformer):
         match act.kind:
             case EventKind.BACKWARD:
                 return self._backward(node, act)
-            case EventKind.CLIP if _original(node) in self.program.clips:
+            case EventKind.CLIP if self.program.clip(node) is not None:
                 return self._clip(node)
             case EventKind.STEP if act.wrapper or len(node.args) > (act.scaler is not None) or node.keywords:
                 raise NotProvable(f"there is no stand-in for `{ast.unparse(node)[:60]}`")
@@ -156,11 +160,21 @@ class Known(ast.NodeTransformer):
                 pass
             case EventKind.UNKNOWN:
                 raise Unknown(ast.unparse(node.func))
-            case EventKind.CLIP if act.wrapper not in ("accelerator", "fabric"):
+            case EventKind.CLIP if not clip_of(self.program, node, act):
                 raise NotProvable(f"there is no stand-in for `{ast.unparse(node.func)}`")
             case EventKind.ZERO_GRAD if act.subject is not None:
                 node.args, node.keywords = [], []
         return self.generic_visit(node)
+
+    def _collective(self, node: ast.Call, kind: str) -> ast.expr:
+        """A call of all ranks, as one of the harness's group."""
+        given = {last_part(value) for value in (*node.args[1:], *(keyword.value for keyword in node.keywords))}
+        if kind == "all_reduce":
+            if not given <= {"SUM", "AVG"}:
+                raise NotProvable(f"there is no stand-in for `{ast.unparse(node)[:60]}`")
+            kind = "all_average" if "AVG" in given else kind
+        arguments = [cast("ast.expr", self.visit(arg)) for arg in node.args[:1]]
+        return call(ast.Attribute(self._place("group"), kind, ast.Load()), *arguments)
 
     def _backward(self, node: ast.Call, act: Act) -> ast.expr:
         loss: ast.expr = call("loss__0__call")
@@ -172,7 +186,7 @@ class Known(ast.NodeTransformer):
                     raise NotProvable(f"there is no stand-in for `{ast.unparse(node.func)}`")
                 return call(ast.Attribute(self.made(receiver), "backward", ast.Load()), loss)
         if act.scaler is not None:
-            scaler = ast.Name(self.names.texts[self.program.text(act.scaler)], ast.Load())
+            scaler = ast.Name(self.names.texts[as_called(node, self.program.text(act.scaler))], ast.Load())
             loss = call(ast.Attribute(scaler, "scale", ast.Load()), loss)
         return call(ast.Attribute(loss, "backward", ast.Load()))
 
@@ -205,8 +219,8 @@ class Known(ast.NodeTransformer):
         """A test that is known, or one whose outcome the harness chooses; a number that others are divided by is 2."""
         for part in ast.walk(node):
             match part:
-                case ast.BinOp(op=ast.Mod(), right=right) if is_chain(right) and ast.unparse(right) not in self.local:
-                    self.names.texts.setdefault(ast.unparse(right), self._place("count").id)
+                case ast.BinOp(op=ast.Mod(), right=right):
+                    self.counts(right)
         try:
             return self.made(node)
         except Unknown:
@@ -215,6 +229,11 @@ class Known(ast.NodeTransformer):
             name = self.names.texts.setdefault("test " + ast.unparse(node), f"{role}__{number}__call")
             self.names.roles[name] = role
             return call(name)
+
+    def counts(self, node: ast.expr) -> None:
+        """Note that others are divided by a value, so that it is a number, if nothing more is known of it."""
+        if is_chain(node) and ast.unparse(node) not in self.local:
+            self.names.texts.setdefault(ast.unparse(node), self._place("count").id)
 
     def _is_settled(self, test: ast.expr) -> bool:
         """Whether a test has the same outcome each time: it reads attributes of `self` that only `__init__` sets."""
@@ -266,28 +285,6 @@ class Known(ast.NodeTransformer):
             case ast.Call(func=ast.Attribute(value=owner, attr="skip_synchronize"), args=[]):
                 return ast.withitem(self.made(item.context_expr), None)
         return None
-
-
-def _original(node: ast.AST) -> ast.AST:
-    """The node of the program that a copied one is of."""
-    return getattr(node, "_original", node)
-
-
-def _copy(node: ast.AST) -> ast.AST:
-    """A copy that may be changed, whose nodes know what they are copies of."""
-    copied = type(node)(**{field: _copied(value) for field, value in ast.iter_fields(node)})
-    ast.copy_location(copied, node)
-    copied._original = _original(node)  # type: ignore[attr-defined]
-    return copied
-
-
-def _copied(value: object) -> object:
-    match value:
-        case ast.AST():
-            return _copy(value)
-        case list():
-            return [_copied(item) for item in value]
-    return value
 
 
 def base(node: ast.AST) -> str:

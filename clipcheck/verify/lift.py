@@ -13,8 +13,9 @@ from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Role, Safety
 from clipcheck.verify.allowed import NotProvable
 from clipcheck.verify.changes import Change
-from clipcheck.verify.parts import Program, parts
+from clipcheck.verify.parts import parts
 from clipcheck.verify.pieces import Piece, above, apart, kept, pieces
+from clipcheck.verify.program import Program
 from clipcheck.verify.sides import Body, Placeholders, Side, function, in_float64
 
 

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterator
 from typing import NamedTuple
 
-import libcst as cst
-
-from clipcheck.python.source import Source
-from clipcheck.rule import Edit
-from clipcheck.training.acts import Act, EventKind, acts
-from clipcheck.training.clips import Clip, torch_calls
+from clipcheck.training.acts import Act, EventKind
+from clipcheck.training.clips import Clip
 from clipcheck.training.parameters import is_optimizer
 from clipcheck.verify.allowed import NotProvable
-from clipcheck.verify.pieces import trimmed
+from clipcheck.verify.called import as_called
+from clipcheck.verify.program import Program
 
-_LENT = (ast.FunctionDef, ast.AsyncFunctionDef)
-# Statements of a module that are no part of what it does.
-_APART = (*_LENT, ast.ClassDef, ast.Import, ast.ImportFrom)
 LIMIT_LETTERS_MOST = 200
 _KINDS = {EventKind.BACKWARD: "backward", EventKind.STEP: "step", EventKind.ZERO_GRAD: "zero_grad"}
 # An expression may be used in two ways, as `model` in `f(model)` and `model.parameters()`: the first of these wins.
 _ORDER = (
+    "fsdp",
+    "horovod",
     "model",
     "optimizer",
     "scaler",
@@ -37,110 +32,6 @@ _ORDER = (
     "norm_type",
     "switch",
 )
-
-
-class Program:
-    """An expression as Python's own syntax, with what clipcheck knows of its calls."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.tree = ast.parse(source.text)
-        nodes = [node for node in ast.walk(self.tree) if isinstance(node, _LENT)]
-        self.functions: list[ast.AST] = [self.tree, *sorted(nodes, key=self.span)]
-
-    @cached_property
-    def acts(self) -> dict[ast.AST, Act]:
-        """The calls and assignments that concern the gradients."""
-        found = acts(self.source)
-        return {node: act for cst_node, act in found.items() for node in self.nodes(cst_node)}
-
-    @cached_property
-    def clips(self) -> dict[ast.AST, Clip]:
-        return {node: clip for clip in torch_calls(self.source) for node in self.nodes(clip.call)}
-
-    @cached_property
-    def changing(self) -> frozenset[str]:
-        """The attributes that are assigned elsewhere than where an object is made, with their owners."""
-        made = {
-            node
-            for function in self.functions
-            if getattr(function, "name", "") == "__init__"
-            for node in ast.walk(function)
-        }
-        return frozenset(
-            ast.unparse(node)
-            for node in ast.walk(self.tree)
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node not in made
-        )
-
-    def nodes(self, node: cst.CSTNode | None) -> list[ast.AST]:
-        return [] if node is None else self._by_span.get(self.source.span(node), [])
-
-    def text(self, node: cst.CSTNode | None) -> str:
-        """An expression of LibCST's as `ast.unparse` writes it, "" for none."""
-        return next((ast.unparse(found) for found in self.nodes(node) if isinstance(found, ast.expr)), "")
-
-    def span(self, node: ast.AST) -> tuple[int, int]:
-        if isinstance(node, ast.Module):
-            return 0, len(self.source.text)
-        assert isinstance(node, (ast.expr, ast.stmt))
-        assert node.end_lineno is not None and node.end_col_offset is not None
-        return self._offset(node.lineno, node.col_offset), self._offset(node.end_lineno, node.end_col_offset)
-
-    def around(self, edits: Sequence[Edit]) -> int:
-        """The number of the innermost function that holds all edits, 0 for the module itself."""
-        source = self.source
-        spans = [trimmed(source.text, edit) for edit in edits]
-        held = []
-        for index, (start, end) in enumerate(map(self.span, self.functions)):
-            line = source.line_at(max(start, end - 1))  # with the comment at its end
-            stop = source.line_starts[line] if line < len(source.line_starts) else len(source.text)
-            if all(start <= first and last <= stop for first, last in spans):
-                held.append((stop - start, index))
-        return min(held)[1]
-
-    def region(self, index: int) -> tuple[list[ast.stmt], list[ast.stmt]]:
-        """What a function does at first and in each turn: where it only prepares, the turns are of another method."""
-        function = self.functions[index]
-        assert isinstance(function, (ast.Module, *_LENT))
-        if self._acts_in(function):
-            return [], function.body
-        others = [
-            method
-            for owner in ast.walk(self.tree)
-            if isinstance(owner, ast.ClassDef) and function in owner.body
-            for method in owner.body
-            if isinstance(method, _LENT) and self._acts_in(method)
-        ]
-        return (function.body, others[0].body) if len(others) == 1 else ([], function.body)
-
-    def code(self, index: int) -> str:
-        """The text of a region, as `ast.unparse` writes it."""
-        return "\n".join(ast.unparse(statement) for block in self.region(index) for statement in block)
-
-    def spans(self, index: int) -> list[tuple[int, int]]:
-        """Where the statements of a region stand."""
-        every = (statement for block in self.region(index) for statement in block)
-        return [self.span(statement) for statement in every if not isinstance(statement, _APART)]
-
-    def _acts_in(self, root: ast.AST) -> bool:
-        return any(node in self.acts for node in ast.walk(root))
-
-    @cached_property
-    def _by_span(self) -> dict[tuple[int, int], list[ast.AST]]:
-        found: dict[tuple[int, int], list[ast.AST]] = {}
-        for node in ast.walk(self.tree):
-            if isinstance(node, (ast.Call, ast.Assign, ast.AugAssign, ast.Attribute, ast.Name, ast.expr)):
-                found.setdefault(self.span(node), []).append(node)
-        return found
-
-    def _offset(self, line: int, column: int) -> int:
-        """The offset in code points of a place that counts bytes of UTF-8."""
-        start = self.source.line_starts[line - 1]
-        head = self.source.text[start : start + column]
-        if head.isascii():
-            return start + column
-        return start + len(self.source.text[start:].encode()[:column].decode(errors="ignore"))
 
 
 class Parts(NamedTuple):
@@ -174,16 +65,17 @@ def parts(program: Program, index: int) -> Parts:
     said: dict[str, str] = {}
     kinds: set[str] = set()
     for node in region:
-        act = program.acts.get(node)
+        act = program.act(node)
         known = act is not None and act.kind not in (EventKind.UNKNOWN, EventKind.MEASURE)
         pairs = list(_of_act(program, node, act)) if act is not None and known else list(_of_call(program, node))
-        for text, role in pairs:
+        for text, role in ((as_called(node, text), role) for text, role in pairs):
+            role = program.wrapped.get(text, role) if role in ("model", "optimizer") else role
             if text and (text not in said or _ORDER.index(role) < _ORDER.index(said[text])):
                 said[text] = role
         if act and act.kind in _KINDS:
             kinds.add(_KINDS[act.kind])
     clip, norm_type = _way_to_clip(program, region)
-    if sum(role == "optimizer" for role in said.values()) > 1:
+    if sum(role in ("optimizer", "horovod") for role in said.values()) > 1:
         raise NotProvable("it trains with several optimizers")
     limits = frozenset(limit for node in region for limit in _limits(program, node))
     return _named(said)._replace(kinds=frozenset(kinds), clip=clip, norm_type=norm_type, limits=limits)
@@ -207,10 +99,10 @@ def _of_act(program: Program, node: ast.AST, act: Act) -> Iterator[tuple[str, st
             yield subject, "optimizer"
         case EventKind.ZERO_GRAD if act.subject is not None:
             yield subject, "optimizer" if is_optimizer(program.source, act.subject) else "model"
-        case EventKind.CLIP if node in program.clips:
-            yield from _of_clip(program, program.clips[node])
+        case EventKind.CLIP if (clip := program.clip(node)) is not None:
+            yield from _of_clip(program, clip)
         case EventKind.CLIP if isinstance(node, ast.Call):
-            yield from _of_wrapped_clip(node, act.wrapper)
+            yield from _of_wrapped_clip(node, clip_of(program, node, act))
         case EventKind.EDIT:
             yield from _of_call(program, node)
     if act.scaler is not None:
@@ -237,9 +129,21 @@ def _of_clip(program: Program, clip: Clip) -> Iterator[tuple[str, str]]:
             yield ast.unparse(whole), "parameters"
 
 
+# Which argument of a wrapper's clip is the limit.
+_LIMIT_AT = {"accelerator": 1, "fsdp": 0}
+
+
+def clip_of(program: Program, node: ast.Call, act: Act) -> str:
+    """Whose method a clip is that is none of torch's functions, "" for what has no stand-in."""
+    match node.func:
+        case ast.Attribute(value=owner) if program.wrapped.get(ast.unparse(owner)) == "fsdp":
+            return "fsdp"
+    return act.wrapper if act.wrapper in ("accelerator", "fabric") else ""
+
+
 def _of_wrapped_clip(node: ast.Call, wrapper: str) -> Iterator[tuple[str, str]]:
     named = {keyword.arg: keyword.value for keyword in node.keywords}
-    given = named.get("max_norm") or (node.args[1] if wrapper == "accelerator" and len(node.args) > 1 else None)
+    given = named.get("max_norm") or next(iter(node.args[_LIMIT_AT.get(wrapper, len(node.args)) :]), None)
     if given is not None and not is_number(ast.unparse(given)):
         yield ast.unparse(given), "max_norm"
     if wrapper == "fabric":
@@ -249,8 +153,8 @@ def _of_wrapped_clip(node: ast.Call, wrapper: str) -> Iterator[tuple[str, str]]:
 def _of_call(program: Program, node: ast.AST) -> Iterator[tuple[str, str]]:
     """What an ordinary call tells."""
     match node:
-        case ast.Call() if node in program.clips:
-            yield from _of_clip(program, program.clips[node])
+        case ast.Call() if (clip := program.clip(node)) is not None:
+            yield from _of_clip(program, clip)
         case ast.Call(func=ast.Attribute(value=owner, attr="parameters" | "named_parameters" | "modules")) if is_chain(
             owner
         ):
@@ -269,7 +173,7 @@ def _of_call(program: Program, node: ast.AST) -> Iterator[tuple[str, str]]:
 
 def _limits(program: Program, node: ast.AST) -> Iterator[str]:
     """The texts of the limits that a call clips to, without signs."""
-    clip, act = program.clips.get(node), program.acts.get(node)
+    clip, act = program.clip(node), program.act(node)
     match node:
         case ast.Call() if clip is not None:
             if clip.limit is not None and not is_infinite(program.nodes(clip.limit)):
@@ -279,7 +183,8 @@ def _limits(program: Program, node: ast.AST) -> Iterator[str]:
             yield from (ast.unparse(arg.operand if isinstance(arg, ast.UnaryOp) else arg) for arg in bounds)
         case ast.Call(args=args, keywords=keywords) if act is not None and act.kind is EventKind.CLIP:
             named = [keyword.value for keyword in keywords if keyword.arg in ("max_norm", "clip_val", "clip_value")]
-            yield from (ast.unparse(limit) for limit in named or args[1:2])
+            at = _LIMIT_AT.get(clip_of(program, node, act), 1)
+            yield from (ast.unparse(limit) for limit in named or args[at : at + 1])
 
 
 def _may_be_limit(text: str) -> bool:
@@ -303,12 +208,17 @@ def _way_to_clip(program: Program, region: set[ast.AST]) -> tuple[str, float]:
     """How a side clips, and by which norm: what its calls say in so many words. Raises NotProvable."""
     ways: set[tuple[str, float]] = set()
     for node in region:
-        clip, act = program.clips.get(node), program.acts.get(node)
+        clip, act = program.clip(node), program.act(node)
         if clip is not None and clip.function != "get_total_norm":
             if not is_infinite(program.nodes(clip.limit)):
                 way = "value" if clip.function == "clip_grad_value_" else "norm"
                 ways.add((way, _norm_type(program, clip)))
-        elif act is not None and act.kind is EventKind.CLIP and act.wrapper in ("accelerator", "fabric"):
+        elif (
+            act is not None
+            and act.kind is EventKind.CLIP
+            and isinstance(node, ast.Call)
+            and clip_of(program, node, act)
+        ):
             ways.add(("norm", 2.0))
         elif isinstance(node, ast.Call) and last_part(node.func) == "clamp_":
             ways.add(("value", 2.0))

@@ -103,9 +103,7 @@ def _makes(source: Source, statement: cst.CSTNode, name: str) -> bool:
     return False
 
 
-def _expressions(
-    source: Source, group: list[cst.CSTNode], edits: Sequence[Edit], shift: _Shift
-) -> Iterator[Piece]:
+def _expressions(source: Source, group: list[cst.CSTNode], edits: Sequence[Edit], shift: _Shift) -> Iterator[Piece]:
     """The edited expressions alone, where the rest of a statement is none of our business."""
     if len(group) == 1 and edits and not _is_arithmetic(source, group[0]):
         spans = [_one_expression(source, [edit]) for edit in edits]

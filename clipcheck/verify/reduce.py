@@ -9,7 +9,8 @@ from typing import NamedTuple
 from clipcheck.training.acts import EventKind
 from clipcheck.verify.allowed import NotProvable
 from clipcheck.verify.known import Known, Unknown, call
-from clipcheck.verify.parts import Parts, Program, is_chain
+from clipcheck.verify.parts import Parts, is_chain
+from clipcheck.verify.program import Program
 from clipcheck.verify.seeds import read_before_bound
 
 _ROUNDS = 20
@@ -66,6 +67,8 @@ class _Reducer:
             case ast.AnnAssign(target=target, value=ast.expr() as value):
                 return self._assign(ast.Assign([target], value, lineno=1), [target], value)
             case ast.AugAssign(target=target, op=op, value=value):
+                if isinstance(op, ast.Div) and self.program.act(node):
+                    self.known.counts(value)
                 return self._add(target, op, value)
             case ast.If(test=test, body=body, orelse=orelse):
                 return self._if(test, self.block(body), self.block(orelse))
@@ -98,7 +101,7 @@ class _Reducer:
             return [ast.Expr(self.known.made(value))]
         except Unknown as error:
             kept = [ast.Expr(self.known.made(part)) for part in self._telling(value)]
-            if not kept and self.program.acts.get(value) is not None and self._concerns([value]):
+            if not kept and self.program.act(value) is not None and self._concerns([value]):
                 raise NotProvable(str(error)) from None
             return list(kept)
 
@@ -116,15 +119,17 @@ class _Reducer:
                     found.append(child)
                 except Unknown as error:
                     inner = self._telling(child)
-                    if self.program.acts.get(child) is not None and self._concerns([child]) and not inner:
+                    if self.program.act(child) is not None and self._concerns([child]) and not inner:
                         raise NotProvable(str(error)) from None
                     found += inner
         return found
 
     def _concerns(self, nodes: Iterable[ast.AST], kinds: tuple[EventKind, ...] = ()) -> bool:
         """Whether something in these nodes acts upon the gradients, as far as is known."""
-        found = (self.program.acts.get(node) for root in nodes for node in ast.walk(root))
-        return any(act and act.kind in (kinds or _CHANGES) for act in found)
+        every = [node for root in nodes for node in ast.walk(root)]
+        found = (self.program.act(node) for node in every)
+        together = not kinds and any(self.program.collective(node) not in ("", "get_world_size") for node in every)
+        return together or any(act and act.kind in (kinds or _CHANGES) for act in found)
 
     def _assign(self, node: ast.stmt, targets: list[ast.expr], value: ast.expr) -> list[ast.stmt]:
         texts = [ast.unparse(part) for target in targets for part in _single(target)]
@@ -135,7 +140,7 @@ class _Reducer:
             made = self.known.made(value)
             stored = [self.known.stored(target) for target in targets]
         except Unknown as error:
-            if self.program.acts.get(node):
+            if self.program.act(node):
                 raise NotProvable(str(error)) from None
             self.known.hide(texts)
             return self._expression(value) if self._concerns([value]) or self.known.uses_up(value) else []

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import torch
 
 from clipcheck.verify.claims import Answer
+from clipcheck.verify.objects import objects
+from clipcheck.verify.ranks import OutOfStep, together
 from clipcheck.verify.replay import compiled_site, listed
-from clipcheck.verify.stand_ins import BATCHES, TURNS, Aim, Optimizer, Setting, World, objects
+from clipcheck.verify.stand_ins import BATCHES, TURNS, Aim, Optimizer, Setting, World
 
 _TOLERANCE = 1e-3  # torch's epsilon of 1e-6 in the smallest gradients tried, and roundings of float32
 _SIZES = {
@@ -41,6 +43,9 @@ def rehearse(experiment: dict[str, Any], at: Callable[[str], None]) -> Answer:
     """
     roles: dict[str, str] = experiment["roles"]
     old, new = (compiled_site(experiment[side]) for side in ("before", "after"))
+    experiment = experiment | {"sums": False}
+    if experiment["ranks"] > 1:
+        experiment["sums"] = _adds_up(old, experiment)
     better: dict[str, dict[str, None]] = {}
     count = right = 0
     for setting in _settings(roles):
@@ -63,6 +68,12 @@ def rehearse(experiment: dict[str, Any], at: Callable[[str], None]) -> Answer:
     return Answer(count, tuple(f"{fault} {listed(list(titles), count)}" for fault, titles in better.items()))
 
 
+def _adds_up(old: Callable[[dict[str, Any]], Callable[..., Any]], experiment: dict[str, Any]) -> bool:
+    """Whether ranks use the sum of their gradients and not the mean: what the old side does where it clips nothing."""
+    below = next(setting for setting in _settings(experiment["roles"]) if setting.title == "gradients below max_norm")
+    return not _run(old, below, experiment | {"sums": True}).fault
+
+
 def _settings(roles: dict[str, str]) -> Iterator[Setting]:
     kinds = list(roles.values())
     flags = product(*(_OUTCOMES[kind] for kind in kinds if kind in _OUTCOMES))
@@ -78,23 +89,38 @@ def _settings(roles: dict[str, str]) -> Iterator[Setting]:
 
 
 def _run(program: Callable[[dict[str, Any]], Callable[..., Any]], setting: Setting, experiment: dict[str, Any]) -> _Run:
-    aim = Aim(*(experiment[key] for key in ("clip", "norm_type", "limit", "clears")))
-    world = World(setting, aim)
-    names = objects(world, experiment["roles"], experiment["groups"])
-    names |= {
-        "loss__0__call": world.loss,
-        "batches__0__call": lambda: list(range(BATCHES)),
-        "turns__own__call": lambda: _turns(world, experiment["implied"], _backward(world, experiment["roles"], names)),
-    }
+    roles, count = experiment["roles"], experiment["ranks"]
+    aim = Aim(*(experiment[key] for key in ("clip", "norm_type", "limit", "clears", "sums")))
+    sharded = "fsdp" in roles.values()
+    worlds = [World(setting, aim, rank, count, sharded) for rank in range(count)]
+    sites = [program(_names(world, experiment)) for world in worlds]
     raised = ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program(names)()
+            runs = [site() for site in sites]
+            if count > 1:
+                together(runs)
+    except OutOfStep:
+        raised = "ranks that wait for one another forever"
     except Exception as error:  # what a side raises is part of what it does
         raised = type(error).__name__
-    steps = [[[] if g is None else g.flatten().tolist() for g in step.taken] for step in world.steps]
-    return _Run(steps, world.batches, raised or _fault(world), bool(raised))
+    steps = [
+        [[] if g is None else g.flatten().tolist() for g in step.taken] for world in worlds for step in world.steps
+    ]
+    fault = raised or next(filter(None, map(_fault, worlds)), "")
+    return _Run(steps, sum(world.batches for world in worlds), fault, bool(raised))
+
+
+def _names(world: World, experiment: dict[str, Any]) -> dict[str, Any]:
+    """What stands in the names of a side."""
+    names = objects(world, experiment["roles"], experiment["groups"])
+    own = {
+        "loss__0__call": world.loss,
+        "batches__0__call": lambda: list(range(BATCHES)),
+        "turns__own__call": lambda: _turns(world, experiment["implied"], _backward(world, experiment["roles"], names)),
+    }
+    return names | own
 
 
 def _backward(world: World, roles: dict[str, str], names: dict[str, Any]) -> Callable[[], None]:

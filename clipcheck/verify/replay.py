@@ -62,7 +62,9 @@ def replay(experiment: dict[str, Any], at: Callable[[str], None]) -> Answer:
             why = f"further from float64 in {dtype}".replace("torch.", "")
             return found._replace(refuted="all cases", why=why, before=f"{theirs:.2g}", after=f"{ours:.2g}")
     if not tried and right < count:
-        return found._replace(refuted="every case", why=f"it raises {_names(raised)} in every case, so nothing was compared")
+        return found._replace(
+            refuted="every case", why=f"it raises {_names(raised)} in every case, so nothing was compared"
+        )
     return found
 
 

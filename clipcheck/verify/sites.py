@@ -50,7 +50,9 @@ class Prover:
         for way in _WAYS:
             found = self._tried(change, way)
             if found.kind == "verified" and way is _trained and safe and not found.exceptions:
-                found = Verdict("not verified", found.cases, reason="its steps are the same, its values are not compared")
+                found = Verdict(
+                    "not verified", found.cases, reason="its steps are the same, its values are not compared"
+                )
             shown.append(found)
             if found.kind == "verified" or (found.kind == "refuted" and safe):
                 break

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +37,14 @@ class Setting(NamedTuple):
 
 
 class Aim(NamedTuple):
-    """What the gradients of a step should be: clipped by norm, by value or not at all, and new ones for each step."""
+    """What the gradients of a step should be: clipped by norm, by value or not at all, and new ones for each step; of
+    several ranks the mean, or with `sums` the sum."""
 
     clip: str
     norm_type: float
     limit: float
     clears: bool
+    sums: bool = False
 
     def clipped(self, gradients: list[Tensor]) -> list[Tensor]:
         if self.clip == "value":
@@ -62,12 +64,18 @@ class Step(NamedTuple):
 
 
 class World:
-    """The parameters, their gradients as they should be, and the steps so far."""
+    """The parameters, their gradients as they should be, and the steps so far.
 
-    def __init__(self, setting: Setting, aim: Aim) -> None:
+    With several ranks each has batches of its own, and all should take the step of their mean gradient, or of the sum.
+    With `sharded` each holds a part of every parameter, and of that gradient.
+    """
+
+    def __init__(self, setting: Setting, aim: Aim, rank: int = 0, ranks: int = 1, sharded: bool = False) -> None:
         self.setting = setting
         self.aim = aim
-        self.parameters = [nn.Parameter(torch.ones(shape)) for shape in _SHAPES]
+        self.ranks = ranks
+        self._rank, self._sharded = rank, sharded
+        self.parameters = [nn.Parameter(self._own(torch.ones(shape))) for shape in _SHAPES]
         self.wanted = self._zeros()
         self.steps: list[Step] = []
         self.batches = 0
@@ -81,11 +89,14 @@ class World:
     def loss(self) -> Loss:
         return Loss(self)
 
-    def gradients(self) -> list[Tensor]:
-        """Those of the next batch."""
-        generator = torch.Generator().manual_seed(self.batches)
-        size = self.setting.sizes[self.batches % len(self.setting.sizes)]
-        self.batches += 1
+    def _own(self, whole: Tensor) -> Tensor:
+        """What this rank holds of a tensor."""
+        return whole.flatten().tensor_split(self.ranks)[self._rank].clone() if self._sharded else whole
+
+    def _gradients(self, rank: int) -> list[Tensor]:
+        """Those of a rank's next batch."""
+        generator = torch.Generator().manual_seed(self.batches + 1000 * rank)
+        size = self.setting.sizes[(self.batches + rank) % len(self.setting.sizes)]
         drawn = [torch.randn(shape, generator=generator) for shape in _SHAPES]
         if self.setting.idle:
             drawn[1] = torch.zeros(_SHAPES[1])
@@ -93,15 +104,19 @@ class World:
         return [g * (size * self.aim.limit / norm) for g in drawn]
 
     def backward(self, factor: float) -> None:
-        gradients = self.gradients()
+        every = [self._gradients(rank) for rank in range(self.ranks)]
+        self.batches += 1
+        total = [torch.stack(parts).sum(0) for parts in zip(*every, strict=True)]
+        mean = [gradient / self.ranks for gradient in total]
+        gradients = mean if self._sharded else every[self._rank]
         if self._stepped and self.aim.clears:
             self.wanted = self._zeros()
         self._stepped = False
         for index, (parameter, gradient) in enumerate(zip(self.parameters, gradients, strict=True)):
             if self.setting.idle and index == 1:
                 continue  # a parameter that the loss does not depend on
-            self.wanted[index] += gradient.double()
-            scaled = gradient * factor
+            self.wanted[index] += (total if self.aim.sums else mean)[index].double()
+            scaled = self._own(gradient) * factor
             parameter.grad = scaled if parameter.grad is None else parameter.grad + scaled
 
     def cleared(self) -> None:
@@ -113,7 +128,8 @@ class World:
 
     def step(self, parameters: Sequence[nn.Parameter]) -> None:
         wanted = self.aim.clipped(self.wanted)
-        self.steps.append(Step([None if p.grad is None else p.grad.clone() for p in parameters], wanted))
+        taken = [None if p.grad is None else p.grad.clone() for p in parameters]
+        self.steps.append(Step(taken, list(map(self._own, wanted))))
         self.wanted = [gradient.clone() for gradient in wanted]
         self._stepped = True
 
@@ -290,45 +306,3 @@ def _divide(parameters: Sequence[nn.Parameter], scale: float) -> bool:
             overflow = overflow or not bool(parameter.grad.isfinite().all())
             parameter.grad = parameter.grad / scale
     return overflow
-
-
-def objects(world: World, roles: dict[str, str], groups: int) -> dict[str, Any]:
-    """What stands in the names of a side, by their roles; an optimizer has so many groups of parameters."""
-    kinds = set(roles.values())
-    wrapper = Wrapper(world)
-    apex = Apex(world)
-    optimizer = Optimizer(world, wrapper.before_step if kinds & {"accelerator", "fabric"} else lambda: True, groups)
-    made: dict[str, Any] = {
-        "model": Model(world),
-        "optimizer": optimizer,
-        "scaler": Scaler(world),
-        "accelerator": wrapper,
-        "fabric": wrapper,
-        "amp": apex,
-        "max_norm": world.aim.limit,
-        "max_value": world.aim.limit,
-        "count": 2,
-        "norm_type": 2.0,
-        "switch": False,
-        "method": Model(world).parameters,
-    }
-    flags = iter(world.setting.flags)
-    names: dict[str, Any] = {}
-    for name, role in roles.items():
-        if role in ("flag", "choice"):
-            names[name] = _flag(world, next(flags))
-        elif role == "parameters":
-            names[name if name.endswith("call") else f"{name}__call"] = _handed(world)
-        else:
-            names[name] = made[role]
-    return names
-
-
-def _flag(world: World, outcome: str) -> Callable[[], bool]:
-    return lambda: outcome == "always" or (outcome == "every second time" and world.batches % 2 == 0)
-
-
-def _handed(world: World) -> Callable[[], Any]:
-    if world.setting.handed == "generator":
-        return lambda: (parameter for parameter in world.parameters)
-    return lambda: list(world.parameters)

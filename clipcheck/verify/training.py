@@ -13,11 +13,15 @@ from typing import NamedTuple
 from clipcheck.verify.allowed import NotProvable
 from clipcheck.verify.changes import Change
 from clipcheck.verify.known import OWN
-from clipcheck.verify.parts import Parts, Program, is_number, parts
+from clipcheck.verify.parts import Parts, is_number, parts
+from clipcheck.verify.program import Program
 from clipcheck.verify.reduce import reduced
 from clipcheck.verify.sides import Side, flattened
+from clipcheck.verify.turns import in_turns
 
 FLAGS_MOST = 3
+# What only a training of several ranks has.
+_SHARED = frozenset(["fsdp", "group", "horovod"])
 LIMIT = 0.5
 
 
@@ -26,7 +30,7 @@ class Training(NamedTuple):
 
     `clip` is how it is to be clipped, to which `limit`: by `norm` or by `value`, or not at all. Where the new side holds
     no `backward()` or no step, the harness does that in each turn, before and after it. `clears` says whether the
-    gradients of one step are to be gone in the next.
+    gradients of one step are to be gone in the next, `ranks` how many processes train together.
     """
 
     before: Side
@@ -38,6 +42,7 @@ class Training(NamedTuple):
     clears: bool
     groups: int
     implied: tuple[str, ...]
+    ranks: int
 
 
 def rehearsal(change: Change) -> Training:
@@ -62,7 +67,10 @@ def rehearsal(change: Change) -> Training:
     implied = tuple(kind for kind in ("backward", "step") if kind not in found[1].kinds)
     clears = "zero_grad" in found[0].kinds
     groups = 1 if ".param_groups[0]" in after.code else 2  # whoever reads the first one has no other
-    return Training(before, after, used, found[1].clip, found[1].norm_type, limit, clears, groups, implied)
+    ranks = 2 if _SHARED & set(used.values()) else 1
+    if ranks > 1:
+        before, after = (in_turns(side, used) for side in (before, after))
+    return Training(before, after, used, found[1].clip, found[1].norm_type, limit, clears, groups, implied, ranks)
 
 
 def _limit(old: Parts, new: Parts, code: str) -> float:

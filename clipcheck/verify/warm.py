@@ -80,6 +80,7 @@ def _training() -> dict[str, Any]:
         "clears": True,
         "groups": 2,
         "implied": (),
+        "ranks": 1,
     }
 
 

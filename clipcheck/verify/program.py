@@ -1,0 +1,199 @@
+"""A program as Python's own syntax, with what clipcheck knows of its calls: which function is concerned, and what it runs."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from functools import cached_property
+from typing import cast
+
+import libcst as cst
+
+from clipcheck.python.source import Source
+from clipcheck.rule import Edit
+from clipcheck.training.acts import Act, acts
+from clipcheck.training.calls import callee
+from clipcheck.training.clips import Clip, torch_calls
+from clipcheck.verify.called import Called, inlined, original, substituted
+from clipcheck.verify.collectives import collectives, wrapped
+from clipcheck.verify.pieces import trimmed
+
+_LENT = (ast.FunctionDef, ast.AsyncFunctionDef)
+# Statements of a module that are no part of what it does.
+_APART = (*_LENT, ast.ClassDef, ast.Import, ast.ImportFrom)
+
+
+class Program:
+    """An expression as Python's own syntax, with what clipcheck knows of its calls."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.tree = ast.parse(source.text)
+        nodes = [node for node in ast.walk(self.tree) if isinstance(node, _LENT)]
+        self.functions: list[ast.AST] = [self.tree, *sorted(nodes, key=self.span)]
+
+    def act(self, node: ast.AST) -> Act | None:
+        """What a call or an assignment does to the gradients, None for nothing."""
+        return self._acts.get(original(node))
+
+    def clip(self, node: ast.AST) -> Clip | None:
+        """The call of a clip or a norm of torch's that a node is."""
+        return self._clips.get(original(node))
+
+    def collective(self, node: ast.AST) -> str:
+        """Which call of all ranks a node is, "" for none."""
+        return self._collectives.get(original(node), "")
+
+    @cached_property
+    def wrapped(self) -> dict[str, str]:
+        """The expressions that hold a model or an optimizer of several ranks, with the role that each has."""
+        return {self.text(node): role for node, role in wrapped(self.source)}
+
+    @cached_property
+    def _acts(self) -> dict[ast.AST, Act]:
+        return {node: act for cst_node, act in acts(self.source).items() for node in self.nodes(cst_node)}
+
+    @cached_property
+    def _clips(self) -> dict[ast.AST, Clip]:
+        return {node: clip for clip in torch_calls(self.source) for node in self.nodes(clip.call)}
+
+    @cached_property
+    def _collectives(self) -> dict[ast.AST, str]:
+        return {node: kind for call, kind in collectives(self.source) for node in self.nodes(call)}
+
+    @cached_property
+    def changing(self) -> frozenset[str]:
+        """The attributes that are assigned elsewhere than where an object is made, with their owners."""
+        made = {
+            node
+            for function in self.functions
+            if getattr(function, "name", "") == "__init__"
+            for node in ast.walk(function)
+        }
+        return frozenset(
+            ast.unparse(node)
+            for node in ast.walk(self.tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node not in made
+        )
+
+    def nodes(self, node: cst.CSTNode | None) -> list[ast.AST]:
+        return [] if node is None else self._by_span.get(self.source.span(node), [])
+
+    def text(self, node: cst.CSTNode | None) -> str:
+        """An expression of LibCST's as `ast.unparse` writes it, "" for none."""
+        return next((ast.unparse(found) for found in self.nodes(node) if isinstance(found, ast.expr)), "")
+
+    def span(self, node: ast.AST) -> tuple[int, int]:
+        if isinstance(node, ast.Module):
+            return 0, len(self.source.text)
+        assert isinstance(node, (ast.expr, ast.stmt))
+        assert node.end_lineno is not None and node.end_col_offset is not None
+        return self._offset(node.lineno, node.col_offset), self._offset(node.end_lineno, node.end_col_offset)
+
+    def around(self, edits: Sequence[Edit]) -> int:
+        """The number of the innermost function that holds all edits, 0 for the module itself."""
+        source = self.source
+        spans = [trimmed(source.text, edit) for edit in edits]
+        held = []
+        for index, (start, end) in enumerate(map(self.span, self.functions)):
+            line = source.line_at(max(start, end - 1))  # with the comment at its end
+            stop = source.line_starts[line] if line < len(source.line_starts) else len(source.text)
+            if all(start <= first and last <= stop for first, last in spans):
+                held.append((stop - start, index))
+        return min(held)[1]
+
+    def region(self, index: int) -> tuple[list[ast.stmt], list[ast.stmt]]:
+        """What a function does at first and in each turn, with the bodies of the functions of the file that it calls.
+
+        Where it only prepares, the turns are of another method.
+        """
+        setup, turn = self._region(index)
+        return inlined(setup, self._called), inlined(turn, self._called)
+
+    def _region(self, index: int) -> tuple[list[ast.stmt], list[ast.stmt]]:
+        function = self.functions[index]
+        assert isinstance(function, (ast.Module, *_LENT))
+        if self._acts_in(function):
+            return [], function.body
+        others = [
+            method
+            for owner in ast.walk(self.tree)
+            if isinstance(owner, ast.ClassDef) and function in owner.body
+            for method in owner.body
+            if isinstance(method, _LENT) and self._acts_in(method)
+        ]
+        return (function.body, others[0].body) if len(others) == 1 else ([], function.body)
+
+    def _called(self, call: ast.Call) -> Called | None:
+        """The function of the file that a call runs, where that concerns the gradients and returns at its end alone."""
+        node = self._calls.get(original(call))
+        found = None if node is None else callee(self.source, node)
+        if found is None or found.owner is not None or isinstance(found.function, cst.Lambda):
+            return None
+        function = self._function(found.function)
+        arguments = function.args
+        if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or not self._is_part(function):
+            return None
+        given = {name: self.nodes(value)[0] for name, value in found.given.items() if self.nodes(value)}
+        names = [argument.arg for argument in arguments.args]
+        first = ["self"] if names[:1] == ["self"] else []
+        defaults = dict(zip(names[len(names) - len(arguments.defaults) :], arguments.defaults, strict=True))
+        given = {name: substituted(value, getattr(call, "_given", {})) for name, value in given.items()}
+        every = {**defaults, **given}
+        if set(names) - set(first) != set(every) or not all(isinstance(value, ast.expr) for value in every.values()):
+            return None
+        return Called(function.body, cast("dict[str, ast.expr]", every))
+
+    def _function(self, node: cst.FunctionDef) -> ast.FunctionDef | ast.AsyncFunctionDef:
+        start = self.source.span(node.body.body[0])[0]
+        return next(
+            function
+            for function in self.functions
+            if isinstance(function, _LENT) and self.span(function.body[0])[0] == start
+        )
+
+    def _is_part(self, function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+        inner = [node for statement in function.body for node in ast.walk(statement)]
+        last = function.body[-1]
+        if any(isinstance(node, (*_LENT, ast.Lambda, ast.Yield, ast.YieldFrom, ast.Await)) for node in inner):
+            return False
+        if any(isinstance(node, ast.Return) and node is not last for node in inner):
+            return False
+        return any(node in self._acts or node in self._collectives for node in inner)
+
+    @cached_property
+    def _calls(self) -> dict[ast.AST, cst.Call]:
+        return {
+            found: call
+            for call in self.source.nodes(cst.Call)
+            for found in self.nodes(call)
+            if isinstance(found, ast.Call)
+        }
+
+    def code(self, index: int) -> str:
+        """The text of a region, as `ast.unparse` writes it."""
+        return "\n".join(ast.unparse(statement) for block in self.region(index) for statement in block)
+
+    def spans(self, index: int) -> list[tuple[int, int]]:
+        """Where the statements of a region stand."""
+        every = (statement for block in self.region(index) for statement in block)
+        return [self.span(statement) for statement in every if not isinstance(statement, _APART)]
+
+    def _acts_in(self, root: ast.AST) -> bool:
+        return any(node in self._acts for node in ast.walk(root))
+
+    @cached_property
+    def _by_span(self) -> dict[tuple[int, int], list[ast.AST]]:
+        found: dict[tuple[int, int], list[ast.AST]] = {}
+        for node in ast.walk(self.tree):
+            if isinstance(node, (ast.Call, ast.Assign, ast.AugAssign, ast.Attribute, ast.Name, ast.expr)):
+                found.setdefault(self.span(node), []).append(node)
+        return found
+
+    def _offset(self, line: int, column: int) -> int:
+        """The offset in code points of a place that counts bytes of UTF-8."""
+        start = self.source.line_starts[line - 1]
+        head = self.source.text[start : start + column]
+        if head.isascii():
+            return start + column
+        return start + len(self.source.text[start:].encode()[:column].decode(errors="ignore"))
