@@ -12,7 +12,7 @@ from clipcheck.verify.allowed import ATTRIBUTES, CONSTANTS, FUNCTIONS, METHODS, 
 from clipcheck.verify.called import as_called, copied
 from clipcheck.verify.parts import Parts, clip_of, is_chain, last_part
 from clipcheck.verify.program import Program
-from clipcheck.verify.sides import origin, path_of
+from clipcheck.verify.sides import is_device, origin, path_of
 
 _ATTRIBUTES = {*ATTRIBUTES, *METHODS, *OWN_METHODS}
 _COMPREHENSIONS = (ast.ListComp, ast.GeneratorExp, ast.SetComp, ast.DictComp)
@@ -115,6 +115,8 @@ class Known(ast.NodeTransformer):
             if name is not None and text not in self.local and base(node) not in self._bound:
                 return self._harness(name)
         match node:
+            case ast.keyword(arg="device", value=given) if is_device(given):
+                return ast.keyword("device", ast.Constant("cpu"))
             case ast.Name(id=name) if name not in self._bound and name not in self.names.roles and name not in OWN:
                 return self._name(node)
             case ast.Attribute() if is_chain(node) and ast.unparse(node) in self.local:

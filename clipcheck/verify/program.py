@@ -175,9 +175,10 @@ class Program:
         return "\n".join(ast.unparse(statement) for block in self.region(index) for statement in block)
 
     def spans(self, index: int) -> list[tuple[int, int]]:
-        """Where the statements of a region stand."""
-        every = (statement for block in self.region(index) for statement in block)
-        return [self.span(statement) for statement in every if not isinstance(statement, _APART)]
+        """Where the statements of a region stand, those of the functions that it calls among them."""
+        every = (statement for block in self.region(index) for statement in block if not isinstance(statement, _APART))
+        inner = (node for statement in every for node in ast.walk(statement) if isinstance(node, ast.stmt))
+        return list(dict.fromkeys(map(self.span, inner)))
 
     def _acts_in(self, root: ast.AST) -> bool:
         return any(node in self._acts for node in ast.walk(root))

@@ -115,10 +115,10 @@ class Placeholders(ast.NodeTransformer):
 
     def visit(self, node: ast.AST) -> ast.AST:
         match node:
-            case ast.Call(func=ast.Attribute(attr="to"), args=[ast.Name(id=name) | ast.Attribute(attr=name)]) if (
-                name.endswith("device")
-            ):
+            case ast.Call(func=ast.Attribute(attr="to"), args=[given]) if is_device(given):
                 node = ast.Call(node.func, [ast.Constant("cpu")], node.keywords)
+            case ast.keyword(arg="device", value=given) if is_device(given):
+                return ast.keyword("device", ast.Constant("cpu"))
             case ast.AnnAssign(target=target, value=value):  # what annotates a local value is never evaluated
                 node = ast.Assign([target], value, lineno=1) if value else ast.Pass()
         if isinstance(node, ast.expr) and isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
@@ -130,6 +130,14 @@ class Placeholders(ast.NodeTransformer):
             case ast.Name(id=name) | ast.arg(arg=name) if "__" in name and name not in self.roles:
                 raise NotProvable(f"it uses `{name}`")
         return self.generic_visit(node)
+
+
+def is_device(node: ast.expr) -> bool:
+    """Whether an expression is a device by its name: the harness has one."""
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name.endswith("device")
+    return False
 
 
 class Body:

@@ -37,14 +37,17 @@ class Setting(NamedTuple):
 
 
 class Aim(NamedTuple):
-    """What the gradients of a step should be: clipped by norm, by value or not at all, and new ones for each step; of
-    several ranks the mean, or with `sums` the sum."""
+    """What the gradients of a step should be: clipped by norm, by value or not at all, and new ones for each step.
+
+    Of several ranks it is the mean, or with `sums` the sum. With `drops` what is cleared before a step is no part of it.
+    """
 
     clip: str
     norm_type: float
     limit: float
     clears: bool
     sums: bool = False
+    drops: bool = False
 
     def clipped(self, gradients: list[Tensor]) -> list[Tensor]:
         if self.clip == "value":
@@ -79,6 +82,7 @@ class World:
         self.wanted = self._zeros()
         self.steps: list[Step] = []
         self.batches = 0
+        self.cleared_after: list[int] = []  # how many batches there were
         self.lost = False
         self.skips = 0
         self._stepped = True
@@ -121,7 +125,8 @@ class World:
 
     def cleared(self) -> None:
         """Gradients are to be cleared after a step has used them; before that they are lost."""
-        if self._stepped:
+        self.cleared_after.append(self.batches)
+        if self._stepped or self.aim.drops:
             self.wanted = self._zeros()
         else:
             self.lost = True

@@ -23,7 +23,9 @@ def in_turns(side: Side, roles: Mapping[str, str]) -> Side:
     for node in ast.walk(tree):
         if isinstance(node, _INNER) and any(_waits(inner, roles) for inner in ast.walk(node)):
             raise NotProvable("its ranks wait for one another inside an expression")
-    return Side(ast.unparse(ast.fix_missing_locations(_Waiting(roles).visit(tree))), side.names)
+    (site,) = _Waiting(roles).visit(tree).body
+    site.body.append(ast.Expr(ast.Yield(None)))  # after the return: a side that never waits is a generator, too
+    return Side(ast.unparse(ast.fix_missing_locations(tree)), side.names)
 
 
 class _Waiting(ast.NodeTransformer):
