@@ -14,7 +14,7 @@ from clipcheck.rule import Edit, Role, Safety
 from clipcheck.verify.allowed import NotProvable
 from clipcheck.verify.changes import Change
 from clipcheck.verify.parts import parts
-from clipcheck.verify.pieces import Piece, above, apart, kept, pieces
+from clipcheck.verify.pieces import Piece, above, apart, kept, pieces, whole
 from clipcheck.verify.program import Program
 from clipcheck.verify.sides import Body, Placeholders, Side, function, in_float64
 
@@ -54,10 +54,17 @@ def lift(change: Change) -> list[Experiment]:
 def lift_more(change: Change) -> list[Experiment]:
     """As `lift`, where the code around says what a name is, or statements above where its value comes from."""
     told = _told(change.old, change.edits)
-    found = pieces(change.old, change.fix, change.edits)
+    try:
+        return [_traced(change, pieces(change.old, change.fix, change.edits), told)]
+    except UnknownName:
+        return [_traced(change, whole(change.old, change.fix, change.edits), told)]
+
+
+def _traced(change: Change, found: list[Piece], told: Sequence[tuple[str, Role]]) -> Experiment:
+    """The experiment of some pieces with the statements above that give their names the values."""
     while True:
         try:
-            return [_experiment(change, found, told)]
+            return _experiment(change, found, told)
         except UnknownName as error:
             made = above(change.old, change.fix, found[0].before[0], error.name)
             if not set(made) - set(found):

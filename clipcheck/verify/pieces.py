@@ -64,6 +64,12 @@ def pieces(source: Source, fix: Fix, edits: Sequence[Edit]) -> list[Piece]:
     return found
 
 
+def whole(source: Source, fix: Fix, edits: Sequence[Edit]) -> list[Piece]:
+    """The statements that these edits are in, down to the last. Raises NotProvable."""
+    lines = _lines(source, _covering(source, edits))
+    return [Piece(lines, _Shift(fix.all_edits).stretch(*lines), whole=True)]
+
+
 def above(source: Source, fix: Fix, start: int, name: str) -> list[Piece]:
     """The statements above an offset, in its function, that give a name its value, be it a list that they add to."""
     shift = _Shift(fix.all_edits)
