@@ -71,6 +71,11 @@ SITES: dict[str, list[str]] = {
         "import os :: list(filter(os.mkdir, [TRACE]))",
         "import builtins :: list(map(builtins.open, [TRACE], ['w']))",
         "import os :: sorted([TRACE], key=os.mkdir)",
+        "import builtins, functools :: functools.reduce(builtins.exec, [CODE, {}])",
+        "import functools :: functools.reduce(lambda make, name: make(name), [torch.os.mkdir, TRACE])",
+        "import functools, os :: functools.reduce(os.mkdir, [TRACE], 511)",
+        "from functools import reduce :: reduce(eval, [CODE], {})",
+        "import functools :: functools.partial(torch.os.mkdir, TRACE)()",
     ],
     "attributes of allowed modules": [
         "max([TRACE], key=torch.os.mkdir)",

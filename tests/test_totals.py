@@ -296,3 +296,13 @@ def test_a_loop_with_side_effects_besides_scaling_says_so() -> None:
     (finding,) = report.findings
     assert finding.fix is None
     assert "the loop has side effects besides scaling" in finding.help
+
+
+def test_the_dtype_that_a_norm_is_asked_for_stays() -> None:
+    norms = "torch.stack([p.grad.norm() for p in ps if p.grad is not None])"
+    for asked, kept in ((", dtype=torch.float64", ".to(torch.float64)"), ("", "")):
+        assert fixed(f"def f(ps):\n    return torch.linalg.vector_norm({norms}{asked})") == (
+            f"def f(ps):\n    return grad_norm(ps){kept}"
+        )
+    number = f"def f(ps):\n    return torch.linalg.vector_norm({norms}, dtype=torch.float64).item()"
+    assert fixed(number) == "def f(ps):\n    return grad_norm(ps).item()"

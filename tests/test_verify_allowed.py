@@ -20,7 +20,7 @@ from clipcheck.verify.allowed import (
 
 NAMES = Names(
     {flat_name(path): path for path in (*FUNCTIONS, *CONSTANTS)},
-    frozenset(["parameters__0__call", "max_norm__0__name", "optimizer__0__name", "amp__0__name"]),
+    frozenset(["parameters__0__call", "max_norm__0__name", "optimizer__0__name", "amp__0__name", "group__own__name"]),
 )
 ASTRAY = {  # by the reason: what is refused, and its look-alike
     "statement": ("import os", "pass"),
@@ -29,6 +29,11 @@ ASTRAY = {  # by the reason: what is refused, and its look-alike
     "`for` with an `else`": ("for x in y:\n    pass\nelse:\n    pass", "for x in y:\n    pass"),
     "`torch.norm` as a value": ("f = torch__norm", "f = torch__norm(x)"),
     "`torch.zeros` as a value": ("builtins__map(torch__zeros, x)", "builtins__map(torch__norm, x)"),
+    "`torch.stack` as a value": ("functools__reduce(torch__stack, x)", "functools__reduce(torch__norm, x)"),
+    "`functools.reduce` as a value": ("builtins__map(functools__reduce, x)", "functools__reduce(lambda a, b: a + b, x)"),
+    "`.all_reduce` is not part": ("x.all_reduce(y)", "group__own__name.all_reduce(y)"),
+    "`.optimizer_step` is not part": ("x.optimizer_step(y)", "group__own__name.optimizer_step(y)"),
+    "`op` to `.all_reduce`": ("group__own__name.all_reduce(x, op=y)", "group__own__name.get_world_size()"),
     "`builtins.float` as a value": ("builtins__list(builtins__float)", "builtins__max(x, key=builtins__float)"),
     "`builtins.abs` as a value": ("builtins__map(x, builtins__abs)", "builtins__map(builtins__abs, x)"),
     "a function as a value": ("f = parameters__0__call", "f = parameters__0__call()"),

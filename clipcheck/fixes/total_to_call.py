@@ -31,6 +31,8 @@ def rewrite_total(source: Source, found: Total, title: str, limit: Safety = Safe
     call = norm_call(source, found.node, found.series, found.term.order, found.kind)
     if isinstance(call, Refused):
         return call
+    if found.cast and found.kind == "tensor":  # a number is computed in float64 anyway
+        call = call._replace(cast=found.cast)
     if not degree.is_one and not degree.equals(found.term.order):
         return Refused("the root does not match the norm type")
     prepared = _prepared(source, found)

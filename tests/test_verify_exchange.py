@@ -1,0 +1,135 @@
+"""One function in another's place, in a call, a string or an import: the two are compared, and a wrong one is refuted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from clipcheck.rule import Edit, Fix, Safety, Verdict
+from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.changes import Change
+from clipcheck.verify.exchange import exchanges
+from clipcheck.verify.sites import Prover
+
+pytest.importorskip("torch", reason="needs the extra clipcheck[torch]")
+
+HEAD = "import torch\nfrom unittest import mock\nfrom clipcheck import runtime\nfrom torch.nn import utils\n\n\n"
+
+
+@pytest.fixture(scope="module")
+def prove() -> Iterator[Prover]:
+    with Prover() as prover:
+        yield prover
+
+
+def change(code: str, new: str, safety: Safety = Safety.SAFE) -> Change:
+    """The fix that puts `new` in the place of what is between `«` and `»` in a program."""
+    text = HEAD + code
+    start, end = text.index("«"), text.index("»") - 1
+    text = text.replace("«", "").replace("»", "")
+    return Change(text, Fix("Change", safety, (Edit(start, end, new),)))
+
+
+def tried(prove: Prover, code: str, new: str, safety: Safety = Safety.SAFE) -> Verdict:
+    asked = change(code, new, safety)
+    return prove(asked.text, asked.fix)
+
+
+CALLS = {
+    "a limit that is a string": "«utils.clip_grad_norm_»(model.parameters(), 'none')\n",
+    "no limit": "«utils.clip_grad_norm_»(model.parameters(), max_norm=None)\n",
+    "a norm type that is a string": "«utils.clip_grad_norm_»(model.parameters(), 1.0, norm_type='l2')\n",
+    "what a dictionary holds": "norm = «utils.clip_grad_norm_»(trained(), config['clip'], 2.0, foreach=fast)\n",
+    "a name of unknown origin": "«utils.clip_grad_norm_»(every, args.clip, error_if_nonfinite=strict)\n",
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_arguments_that_stay_as_they_are_may_be_any(prove: Prover, name: str) -> None:
+    found = tried(prove, CALLS[name], "runtime.clip_grad_norm_")
+    assert found.kind == "verified" and found.cases >= 30, found
+
+
+# Functions that take the same arguments and do something else, or not the same arguments.
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("other", ["utils.clip_grad_value_", "runtime.grad_norm", "utils.get_total_norm", "torch.norm"])
+def test_another_function_is_not_verified(prove: Prover, name: str, other: str) -> None:
+    assert tried(prove, CALLS[name], other).kind != "verified"
+
+
+def test_a_function_that_does_something_else_is_refuted(prove: Prover) -> None:
+    """Both take parameters and a number, so both run: the one clips by norm, the other by value."""
+    code = "«utils.clip_grad_norm_»(trained(), config['clip'])\n"
+    asked = change(code, "utils.clip_grad_value_")
+    (experiment,) = exchanges(change(code, "runtime.clip_grad_norm_"))
+    value = "torch.nn.utils.clip_grad_value_"
+    after = experiment.after._replace(
+        code=experiment.after.code.replace("clipcheck__runtime__clip_grad_norm_", "torch__nn__utils__clip_grad_value_"),
+        names={"torch__nn__utils__clip_grad_value_": value},
+    )
+    assert prove._try(experiment._replace(after=after)).kind == "refuted"
+    with pytest.raises(NotProvable):
+        exchanges(asked)
+
+
+MORE = {
+    "nothing": ("«utils.clip_grad_norm_»(model.parameters(), limit)\n", "utils.clip_grad_norm_"),
+    "an argument": ("«utils.clip_grad_norm_(trained(), limit)»\n", "runtime.clip_grad_norm_(trained(), 2 * limit)"),
+    "what is handed over": ("«utils.clip_grad_norm_(trained(), limit)»\n", "runtime.clip_grad_norm_(others(), limit)"),
+    "a method": ("«model.clip_grad_norm_»(limit)\n", "runtime.clip_grad_norm_"),
+    "a function that is not listed": ("«torch.save»(model, limit)\n", "runtime.clip_grad_norm_"),
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_what_changes_more_than_the_function_is_no_exchange(name: str) -> None:
+    with pytest.raises(NotProvable):
+        exchanges(change(*MORE[name]))
+
+
+RAISES = {
+    "a keyword that neither has": ("«utils.clip_grad_norm_»(model.parameters(), clip_value=1.0)\n", "`clip_value`"),
+    "too many arguments": ("«utils.clip_grad_norm_»(m.parameters(), 1.0, 2.0, True, True, 1)\n", "so many arguments"),
+    "no limit": ("«utils.clip_grad_norm_»(model.parameters())\n", "no `max_norm`"),
+}
+
+
+@pytest.mark.parametrize("name", RAISES)
+def test_a_call_that_raises_says_so(name: str) -> None:
+    code, reason = RAISES[name]
+    with pytest.raises(NotProvable, match="the call raises TypeError") as caught:
+        exchanges(change(code, "runtime.clip_grad_norm_"))
+    assert reason in str(caught.value)
+
+
+# --- strings and imports --------------------------------------------------------------------------------------------
+
+STRINGS = {
+    "a path": "with mock.patch('torch.nn.utils.«clip_grad_norm»') as clip:\n    train()\n",
+    "an attribute": "clip = getattr(torch.nn.utils, '«clip_grad_norm»')\n",
+    "an attribute that is replaced": "mock.patch.object(utils, '«clip_grad_norm»')\n",
+}
+
+
+@pytest.mark.parametrize("name", STRINGS)
+def test_a_name_in_a_string_is_that_of_the_same_function(prove: Prover, name: str) -> None:
+    found = tried(prove, STRINGS[name], "clip_grad_norm_")
+    assert found.kind == "verified" and found.cases >= 30, found
+
+
+@pytest.mark.parametrize("name", STRINGS)
+@pytest.mark.parametrize("other", ["clip_grad_value_", "get_total_norm", "clip_grad", "clip_grad_norm", "rnn"])
+def test_a_name_in_a_string_of_another_function_is_not_verified(prove: Prover, name: str, other: str) -> None:
+    assert tried(prove, STRINGS[name], other).kind != "verified"
+
+
+def test_a_string_that_names_no_function_is_not_tried() -> None:
+    with pytest.raises(NotProvable, match="names no clip"):
+        exchanges(change("print('«clip_grad_norm»')\n", "clip_grad_norm_"))
+
+
+def test_an_infinity_is_the_same_wherever_it_comes_from(prove: Prover) -> None:
+    code = "«from torch._six import inf  # where it was\n»\nprint(inf)\n"
+    assert tried(prove, code, "from math import inf\n").kind == "verified"
+    assert tried(prove, code, "from math import pi as inf\n").kind != "verified"
