@@ -30,7 +30,10 @@ ASTRAY = {  # by the reason: what is refused, and its look-alike
     "`torch.norm` as a value": ("f = torch__norm", "f = torch__norm(x)"),
     "`torch.zeros` as a value": ("builtins__map(torch__zeros, x)", "builtins__map(torch__norm, x)"),
     "`torch.stack` as a value": ("functools__reduce(torch__stack, x)", "functools__reduce(torch__norm, x)"),
-    "`functools.reduce` as a value": ("builtins__map(functools__reduce, x)", "functools__reduce(lambda a, b: a + b, x)"),
+    "`functools.reduce` as a value": (
+        "builtins__map(functools__reduce, x)",
+        "functools__reduce(lambda a, b: a + b, x)",
+    ),
     "`.all_reduce` is not part": ("x.all_reduce(y)", "group__own__name.all_reduce(y)"),
     "`.optimizer_step` is not part": ("x.optimizer_step(y)", "group__own__name.optimizer_step(y)"),
     "`op` to `.all_reduce`": ("group__own__name.all_reduce(x, op=y)", "group__own__name.get_world_size()"),

@@ -104,7 +104,9 @@ WRONG = {
     ("a sum", "the mean for the sum"): loop(REDUCE + CLIP + STEP),
     ("a function of the file", "never called"): loop(CLIP + STEP),
     ("a function of the file", "twice"): loop(HELPER + HELPER + CLIP + STEP),
-    ("Horovod", "no synchronization"): loop(CLIP + "with optimizer.skip_synchronize():\n    optimizer.step()\n", HOROVOD),
+    ("Horovod", "no synchronization"): loop(
+        CLIP + "with optimizer.skip_synchronize():\n    optimizer.step()\n", HOROVOD
+    ),
     ("Horovod", "synchronized after the clip"): loop(CLIP + SKIP.format(""), HOROVOD),
     ("Horovod", "the clip dropped"): loop(SKIP.format(""), HOROVOD),
     ("XLA", "nothing reduced"): loop(CLIP + STEP),

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import cast
 
 import libcst as cst
 
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit
 from clipcheck.training.acts import Act, acts
-from clipcheck.training.calls import callee
+from clipcheck.training.calls import Callee, callee
 from clipcheck.training.clips import Clip, torch_calls
 from clipcheck.verify.called import Called, inlined, original, substituted
 from clipcheck.verify.collectives import collectives, wrapped
@@ -31,6 +30,7 @@ class Program:
         self.tree = ast.parse(source.text)
         nodes = [node for node in ast.walk(self.tree) if isinstance(node, _LENT)]
         self.functions: list[ast.AST] = [self.tree, *sorted(nodes, key=self.span)]
+        self._regions: dict[int, tuple[list[ast.stmt], list[ast.stmt]]] = {}
 
     def act(self, node: ast.AST) -> Act | None:
         """What a call or an assignment does to the gradients, None for nothing."""
@@ -103,14 +103,14 @@ class Program:
         return min(held)[1]
 
     def region(self, index: int) -> tuple[list[ast.stmt], list[ast.stmt]]:
-        """What a function does at first and in each turn, with the bodies of the functions of the file that it calls.
+        """What a function does at first and in each turn, with the bodies of the functions of the file that it calls."""
+        if index not in self._regions:
+            setup, turn = self._own(index)
+            self._regions[index] = inlined(setup, self._called), inlined(turn, self._called)
+        return self._regions[index]
 
-        Where it only prepares, the turns are of another method.
-        """
-        setup, turn = self._region(index)
-        return inlined(setup, self._called), inlined(turn, self._called)
-
-    def _region(self, index: int) -> tuple[list[ast.stmt], list[ast.stmt]]:
+    def _own(self, index: int) -> tuple[list[ast.stmt], list[ast.stmt]]:
+        """What stands in a function itself: where it only prepares, the turns are of another method."""
         function = self.functions[index]
         assert isinstance(function, (ast.Module, *_LENT))
         if self._acts_in(function):
@@ -131,18 +131,22 @@ class Program:
         if found is None or found.owner is not None or isinstance(found.function, cst.Lambda):
             return None
         function = self._function(found.function)
-        arguments = function.args
-        if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or not self._is_part(function):
-            return None
-        given = {name: self.nodes(value)[0] for name, value in found.given.items() if self.nodes(value)}
+        given = self._given(found, function.args, getattr(call, "_given", {}))
+        return Called(function.body, given) if given is not None and self._is_part(function) else None
+
+    def _given(
+        self, found: Callee, arguments: ast.arguments, around: Mapping[str, ast.expr]
+    ) -> dict[str, ast.expr] | None:
+        """What a function's parameters are given, in the words of the code around; None where that is not plain."""
         names = [argument.arg for argument in arguments.args]
-        first = ["self"] if names[:1] == ["self"] else []
-        defaults = dict(zip(names[len(names) - len(arguments.defaults) :], arguments.defaults, strict=True))
-        given = {name: substituted(value, getattr(call, "_given", {})) for name, value in given.items()}
-        every = {**defaults, **given}
-        if set(names) - set(first) != set(every) or not all(isinstance(value, ast.expr) for value in every.values()):
-            return None
-        return Called(function.body, cast("dict[str, ast.expr]", every))
+        last = names[len(names) - len(arguments.defaults) :]
+        given = dict(zip(last, arguments.defaults, strict=True))
+        for name, node in found.given.items():
+            match self.nodes(node):
+                case [ast.expr() as value, *_]:
+                    given[name] = substituted(value, around)
+        plain = not (arguments.vararg or arguments.kwarg or arguments.kwonlyargs)
+        return given if plain and set(given) == set(names) - {"self"} else None
 
     def _function(self, node: cst.FunctionDef) -> ast.FunctionDef | ast.AsyncFunctionDef:
         start = self.source.span(node.body.body[0])[0]

@@ -13,34 +13,22 @@ def read_before_bound(statements: Sequence[ast.stmt], sure: bool = False) -> Ite
     """
     bound: set[str] = set()
 
-    def reads(node: ast.AST | None) -> Iterator[str]:
-        if node is None:
-            return
-        inner = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-        for name in ast.walk(node):
-            if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Load) and name.id not in bound | inner:
-                yield name.id
-
-    def binds(target: ast.AST) -> None:
-        bound.update(n.id for n in ast.walk(target) if isinstance(n, ast.Name))
-
     def run(block: Sequence[ast.stmt]) -> Iterator[str]:
         for statement in block:
             match statement:
                 case ast.Assign(targets=targets, value=value):
-                    yield from reads(value)
-                    for target in targets:
-                        binds(target)
+                    yield from _read(value, bound)
+                    bound.update(name for target in targets for name in _names(target))
                 case ast.AugAssign(target=ast.Name(id=name), value=value):
-                    yield from reads(value)
+                    yield from _read(value, bound)
                     if name not in bound:
                         yield name
                 case ast.For(target=target, iter=iterable, body=body):
-                    yield from reads(iterable)
-                    binds(target)
+                    yield from _read(iterable, bound)
+                    bound.update(_names(target))
                     yield from run(body)
                 case ast.If(test=test, body=body, orelse=orelse):
-                    yield from reads(test)
+                    yield from _read(test, bound)
                     start = set(bound)
                     yield from run(body)
                     one = set(bound)
@@ -50,6 +38,17 @@ def read_before_bound(statements: Sequence[ast.stmt], sure: bool = False) -> Ite
                 case ast.With(body=body):
                     yield from run(body)
                 case _:
-                    yield from reads(statement)
+                    yield from _read(statement, bound)
 
     yield from run(statements)
+
+
+def _read(node: ast.AST, bound: set[str]) -> Iterator[str]:
+    inner = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    for name in ast.walk(node):
+        if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Load) and name.id not in bound | inner:
+            yield name.id
+
+
+def _names(target: ast.AST) -> set[str]:
+    return {node.id for node in ast.walk(target) if isinstance(node, ast.Name)}
