@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -31,9 +32,8 @@ def average(network, world):
 
 
 def clip_all(weights, limit):
+    print(sum(weight.numel() for weight in weights))
     clip_grad_norm_(weights, limit)
-    for weight in weights:
-        weight.grad.mul_(1.0)
 
 
 """
@@ -95,7 +95,7 @@ def test_a_right_fix_is_verified_by_the_steps_of_all_ranks(prove: Prover, name: 
 WRONG = {
     ("an all-reduce", "none at all"): loop(CLIP + STEP),
     ("an all-reduce", "the clip dropped"): loop(REDUCE + STEP),
-    ("an all-reduce", "twice"): loop(REDUCE + REDUCE + CLIP + STEP),
+    ("a sum", "twice"): loop(SUM + SUM + CLIP + STEP),
     ("an all-reduce", "the sum for the mean"): loop(SUM + CLIP + STEP),
     ("an all-reduce", "after the step"): loop(CLIP + STEP + REDUCE),
     ("an all-reduce", "another limit"): loop(REDUCE + CLIP.replace("max_norm", "2 * max_norm") + STEP),
@@ -103,7 +103,7 @@ WRONG = {
     ("an all-reduce", "as before"): loop(CLIP + REDUCE + STEP + "print(several)\n"),
     ("a sum", "the mean for the sum"): loop(REDUCE + CLIP + STEP),
     ("a function of the file", "never called"): loop(CLIP + STEP),
-    ("a function of the file", "twice"): loop(HELPER + HELPER + CLIP + STEP),
+    ("a function of the file", "of other parameters"): loop(HELPER.replace("model", "optimizer") + CLIP + STEP),
     ("Horovod", "no synchronization"): loop(
         CLIP + "with optimizer.skip_synchronize():\n    optimizer.step()\n", HOROVOD
     ),
@@ -121,7 +121,9 @@ WRONG = {
 def test_what_is_no_fix_is_not_verified(prove: Prover, fix: str, name: str) -> None:
     found = tried(prove, RIGHT[fix][0], WRONG[fix, name])
     assert found.kind == "not verified", found
-    assert found.cases or "limit" in found.reason or "no part" in found.reason or "another way" in found.reason, found
+    if not found.cases:
+        with pytest.raises(NotProvable, match="in another way|to another limit|no part of"):
+            rehearsal(change(RIGHT[fix][0], WRONG[fix, name]))
 
 
 def test_ranks_that_do_not_wait_for_one_another_are_a_fault(prove: Prover) -> None:
@@ -150,14 +152,14 @@ def test_other_reductions_are_not_tried(given: str) -> None:
 
 def test_the_body_of_a_function_of_the_file_is_run_with_what_it_is_given() -> None:
     found = rehearsal(change(loop(HELPER + STEP + CLIP), loop(HELPER + CLIP + STEP)))
-    lines = [line.strip() for line in found.after.code.splitlines()]
-    assert "yield group__own__name.all_reduce(p_31_8.grad.data)" in lines
-    assert "p_31_8.grad.data /= count__own__name" in lines
-    assert "for p_31_8 in model__0__name.parameters():" in lines
+    lines = [re.sub(r"p_[0-9]+_[0-9]+", "p", line).strip() for line in found.after.code.splitlines()]
+    assert "yield group__own__name.all_reduce(p.grad.data)" in lines
+    assert "p.grad.data /= count__own__name" in lines
+    assert "for p in model__0__name.parameters():" in lines
 
 
 def test_an_iterator_that_a_function_uses_up(prove: Prover) -> None:
-    """The clip of the helper empties the generator; a list it can read twice."""
+    """Counting empties the generator before the clip; a list can be read twice."""
     given = "clip_all({}, max_norm)\n"
     before, after = (loop(given.format(way) + STEP) for way in ("model.parameters()", "list(model.parameters())"))
     found = tried(prove, before, after)

@@ -127,7 +127,7 @@ def _path(source: Source, node: cst.SimpleString, literal: str) -> str:
     except (SyntaxError, ValueError):
         text = ""
     if "." not in text:
-        match source.parent(source.parent(node)):
+        match source.enclosing(node, cst.Call):
             case cst.Call(args=[cst.Arg(value=module), *_]):
                 text = f"{source.qualified(module)}.{text}"
     path = allowed.canonical(text)

@@ -209,7 +209,9 @@ class Known(ast.NodeTransformer):
         return any(ast.unparse(part) in self.held for part in read)
 
     def holds(self, stored: Iterable[ast.expr], value: ast.expr) -> None:
-        """Note whether what is assigned has something of the harness's in it."""
+        """Note whether what is assigned has something of the harness's in it, and may be an iterator."""
+        if self.program.clip(value) is not None:
+            return
         read = {part.id for part in ast.walk(value) if isinstance(part, ast.Name)}
         if any(name in self.held or name in OWN or name in self.names.roles for name in read):
             names = {part.id for target in stored for part in ast.walk(target) if isinstance(part, ast.Name)}

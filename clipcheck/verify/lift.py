@@ -62,11 +62,12 @@ def lift_more(change: Change) -> list[Experiment]:
 
 def _traced(change: Change, found: list[Piece], told: Sequence[tuple[str, Role]]) -> Experiment:
     """The experiment of some pieces with the statements above that give their names the values."""
+    start = found[0].before[0]
     while True:
         try:
             return _experiment(change, found, told)
         except UnknownName as error:
-            made = above(change.old, change.fix, found[0].before[0], error.name)
+            made = above(change.old, change.fix, start, error.name)
             if not set(made) - set(found):
                 raise
             found = sorted({*made, *found})

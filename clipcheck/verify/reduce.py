@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from clipcheck.training.acts import EventKind
-from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.allowed import OWN_METHODS, NotProvable
 from clipcheck.verify.known import Known, Unknown, call
 from clipcheck.verify.parts import Parts, is_chain
 from clipcheck.verify.program import Program
@@ -32,7 +32,7 @@ def reduced(program: Program, index: int, names: Parts) -> Body:
     opaque: frozenset[str] = frozenset()
     for _ in range(_ROUNDS):
         reducer = _Reducer(program, index, names, opaque)
-        body = Body(*_pruned(reducer.block(setup), reducer.block(turn)))
+        body = Body(*_Pruner(reducer.known).pruned(reducer.block(setup), reducer.block(turn)))
         reducer.known.hide(reducer.known.held_by(_unbound(body)))
         if reducer.known.opaque == opaque:
             return body
@@ -210,44 +210,70 @@ def _single(target: ast.expr) -> list[ast.expr]:
     return [target]
 
 
-# --- what nothing reads ---------------------------------------------------------------------------------------------
+# --- what changes nothing -------------------------------------------------------------------------------------------
 
 
-def _pruned(*blocks: list[ast.stmt]) -> list[list[ast.stmt]]:
-    """Without the assignments that nothing reads, and without what is empty then."""
-    kept = list(blocks)
-    while True:
-        every = [node for block in kept for statement in block for node in ast.walk(statement)]
-        read = {node.id for node in every if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-        fewer = [_without(block, read) for block in kept]
-        if list(map(_text, fewer)) == list(map(_text, kept)):
-            return fewer
-        kept = fewer
+class _Pruner:
+    """Leaves of blocks what acts upon the gradients, and what that reads: where a value only leaves, it is not compared."""
 
+    def __init__(self, known: Known) -> None:
+        self._known = known
+        self._read: set[str] = set()
 
-def _without(block: list[ast.stmt], read: set[str]) -> list[ast.stmt]:
-    found: list[ast.stmt] = []
-    for node in block:
+    def pruned(self, *blocks: list[ast.stmt]) -> list[list[ast.stmt]]:
+        while True:
+            kept = [self._block(block) for block in blocks]
+            every = [node for block in kept for statement in block for node in ast.walk(statement)]
+            read = {node.id for node in every if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+            if read <= self._read:
+                return kept
+            self._read |= read
+
+    def _block(self, block: list[ast.stmt]) -> list[ast.stmt]:
+        return [kept for node in block for kept in self._statement(node)]
+
+    def _statement(self, node: ast.stmt) -> list[ast.stmt]:
         match node:
-            case ast.Assign(targets=[ast.Name(id=name)], value=value) if name not in read:
-                if any(isinstance(part, ast.Call) for part in ast.walk(value)):
-                    found.append(ast.Expr(value))
-            case ast.AugAssign(target=ast.Name(id=name)) if name not in read:
-                continue
+            case ast.Expr(value=value):
+                return self._effects(value)
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AugAssign(target=ast.Name(id=name), value=value)
+            ) if name not in self._read:
+                return self._effects(value)
             case ast.If(test=test, body=body, orelse=orelse):
-                body, orelse = _without(body, read), _without(orelse, read)
+                body, orelse = self._block(body), self._block(orelse)
                 if [part for part in (*body, *orelse) if not isinstance(part, ast.Pass)]:
-                    found.append(ast.If(test, body or [ast.Pass()], orelse))
+                    return [ast.If(test, body or [ast.Pass()], orelse)]
+                return self._effects(test)
             case ast.For(target=target, iter=iterable, body=body):
-                body = _without(body, read)
-                if body:
-                    found.append(ast.For(target, iterable, body, [], lineno=1))
+                body = self._block(body)
+                if body or self._known.uses_up(iterable):
+                    return [ast.For(target, iterable, body or [ast.Pass()], [], lineno=1)]
+                return []
             case ast.With(items=items, body=body):
-                found.append(ast.With(items, _without(body, read) or [ast.Pass()], lineno=1))
-            case _:
-                found.append(node)
-    return found
+                return [ast.With(items, self._block(body) or [ast.Pass()], lineno=1)]
+            case ast.Pass():
+                return []
+        return [node]
 
+    def _effects(self, value: ast.AST) -> list[ast.stmt]:
+        """The outermost calls in an expression that act, or the expression as a whole where it uses up an iterator."""
+        if isinstance(value, ast.expr) and (self._known.uses_up(value) or self._acts(value)):
+            return [ast.Expr(value)]
+        if isinstance(value, (ast.ListComp, ast.GeneratorExp)):  # what it binds is known inside of it alone
+            parts = (part for part in ast.walk(value) if isinstance(part, ast.expr))
+            return [ast.Expr(value)] if any(map(self._acts, parts)) else []
+        return [kept for child in ast.iter_child_nodes(value) for kept in self._effects(child)]
 
-def _text(block: list[ast.stmt]) -> str:
-    return ast.unparse(ast.fix_missing_locations(ast.Module(block, [])))
+    def _acts(self, node: ast.expr) -> bool:
+        """Whether a call acts upon the gradients, by what it is or as a method of the harness's, or fills a list."""
+        act, clip = self._known.program.act(node), self._known.program.clip(node)
+        if (act is not None and act.kind in _CHANGES) or (clip is not None and clip.function != "get_total_norm"):
+            return True
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="append")):
+                return name in self._read
+            case ast.Call(func=ast.Attribute(value=owner, attr=attr)):
+                return attr in OWN_METHODS and "__" in ast.unparse(owner)
+        return False
