@@ -40,7 +40,7 @@ CALLS = {
     "a limit that is a string": "«utils.clip_grad_norm_»(model.parameters(), 'none')\n",
     "no limit": "«utils.clip_grad_norm_»(model.parameters(), max_norm=None)\n",
     "a norm type that is a string": "«utils.clip_grad_norm_»(model.parameters(), 1.0, norm_type='l2')\n",
-    "what a dictionary holds": "norm = «utils.clip_grad_norm_»(trained(), config['clip'], 2.0, foreach=fast)\n",
+    "what a dictionary holds": "norm = «utils.clip_grad_norm_»(self.trained, config['clip'], 2.0, foreach=fast)\n",
     "a name of unknown origin": "«utils.clip_grad_norm_»(every, args.clip, error_if_nonfinite=strict)\n",
 }
 
@@ -60,7 +60,7 @@ def test_another_function_is_not_verified(prove: Prover, name: str, other: str) 
 
 def test_a_function_that_does_something_else_is_refuted(prove: Prover) -> None:
     """Both take parameters and a number, so both run: the one clips by norm, the other by value."""
-    code = "«utils.clip_grad_norm_»(trained(), config['clip'])\n"
+    code = "«utils.clip_grad_norm_»(self.trained, config['clip'])\n"
     asked = change(code, "utils.clip_grad_value_")
     (experiment,) = exchanges(change(code, "runtime.clip_grad_norm_"))
     value = "torch.nn.utils.clip_grad_value_"
@@ -75,9 +75,25 @@ def test_a_function_that_does_something_else_is_refuted(prove: Prover) -> None:
 
 MORE = {
     "nothing": ("«utils.clip_grad_norm_»(model.parameters(), limit)\n", "utils.clip_grad_norm_"),
-    "an argument": ("«utils.clip_grad_norm_(trained(), limit)»\n", "runtime.clip_grad_norm_(trained(), 2 * limit)"),
-    "what is handed over": ("«utils.clip_grad_norm_(trained(), limit)»\n", "runtime.clip_grad_norm_(others(), limit)"),
+    "an argument": (
+        "«utils.clip_grad_norm_(self.trained, limit)»\n",
+        "runtime.clip_grad_norm_(self.trained, 2 * limit)",
+    ),
+    "what is handed over": (
+        "«utils.clip_grad_norm_(self.trained, limit)»\n",
+        "runtime.clip_grad_norm_(self.others, limit)",
+    ),
     "a method": ("«model.clip_grad_norm_»(limit)\n", "runtime.clip_grad_norm_"),
+    "an argument that calls something": (
+        "«utils.clip_grad_norm_»(self.trained, limits.pop())\n",
+        "runtime.clip_grad_norm_",
+    ),
+    "an argument that is a function": (
+        "«utils.clip_grad_norm_»(self.trained, (lambda: 1.0))\n",
+        "runtime.clip_grad_norm_",
+    ),
+    "an argument of Python's own": ("«utils.clip_grad_norm_»(self.trained, a.__dict__)\n", "runtime.clip_grad_norm_"),
+    "arguments in a list": ("«utils.clip_grad_norm_»(*given)\n", "runtime.clip_grad_norm_"),
     "a function that is not listed": ("«torch.save»(model, limit)\n", "runtime.clip_grad_norm_"),
 }
 

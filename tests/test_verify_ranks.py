@@ -122,7 +122,7 @@ def test_what_is_no_fix_is_not_verified(prove: Prover, fix: str, name: str) -> N
     found = tried(prove, RIGHT[fix][0], WRONG[fix, name])
     assert found.kind == "not verified", found
     if not found.cases:
-        with pytest.raises(NotProvable, match="in another way|to another limit|no part of"):
+        with pytest.raises(NotProvable, match=r"in another way|to another limit|no part of"):
             rehearsal(change(RIGHT[fix][0], WRONG[fix, name]))
 
 

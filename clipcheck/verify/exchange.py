@@ -84,12 +84,31 @@ def _arguments(text: str, *paths: str) -> tuple[list[str], dict[str, str]]:
         for path in paths:
             if name not in _PARAMETERS[_last(path)]:
                 raise _raises(path, f"`{name}`")
+        if not _is_plain(value):  # what else it does may matter more than what it gives
+            raise NotProvable(f"`{ast.unparse(value)[:60]}` cannot be resolved")
         made = _value(name, value, roles)
         given.append(made if index < len(call.args) else f"{name}={made}")
     for name in _NEEDED:
         if name in names and name not in dict(pairs):
             raise NotProvable(f"the call raises TypeError, before the fix and after it: it has no `{name}`")
     return given, roles
+
+
+_PLAIN = (
+    *(ast.Name, ast.Attribute, ast.Subscript, ast.Constant, ast.BoolOp, ast.IfExp, ast.Compare, ast.UnaryOp),
+    *(ast.expr_context, ast.boolop, ast.cmpop, ast.unaryop),
+)
+_READS = frozenset(["float", "get", "parameters"])
+
+
+def _is_plain(value: ast.AST) -> bool:
+    """Whether an expression only reads a value, by names, attributes and keys."""
+    match value:
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), keywords=[]):
+            return name in _READS and all(map(_is_plain, ast.iter_child_nodes(value)))
+        case ast.Name(id=name) | ast.Attribute(attr=name) if "__" in name:
+            return False
+    return isinstance(value, _PLAIN) and all(map(_is_plain, ast.iter_child_nodes(value)))
 
 
 def _raises(path: str, what: str) -> NotProvable:

@@ -234,6 +234,8 @@ class _Pruner:
 
     def _statement(self, node: ast.stmt) -> list[ast.stmt]:
         match node:
+            case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Attribute(attr="grad")))):
+                return [node]  # which has no effect, but raises where there is no gradient
             case ast.Expr(value=value):
                 return self._effects(value)
             case (
@@ -275,5 +277,5 @@ class _Pruner:
             case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="append")):
                 return name in self._read
             case ast.Call(func=ast.Attribute(value=owner, attr=attr)):
-                return attr in OWN_METHODS and "__" in ast.unparse(owner)
+                return attr == "backward" or (attr in OWN_METHODS and "__" in ast.unparse(owner))
         return False
