@@ -262,6 +262,45 @@ class Trainer:
     assert "torch__nn__utils__clip_grad_norm_(local_0, max_norm__0__name)" in found.before.code
 
 
+DROPS = "optimizer.zero_grad()\n"
+DROPPED = (
+    micro(DROPS + SCALED_MICRO + UNSCALE + CLIP + SCALED_EVERY.format("")),
+    micro(DROPS + SCALED_MICRO + SCALED_EVERY.format(UNSCALE + "    " + CLIP + "    ")),
+)
+NOT_DROPPED = {
+    "nothing unscaled": micro(DROPS + SCALED_MICRO + SCALED_EVERY.format(CLIP + "    ")),
+    "unscaled after the clip": micro(DROPS + SCALED_MICRO + SCALED_EVERY.format(CLIP + "    " + UNSCALE + "    ")),
+    "no clip": micro(DROPS + SCALED_MICRO + SCALED_EVERY.format(UNSCALE + "    ")),
+    "cleared after backward": micro(SCALED_MICRO + DROPS + SCALED_EVERY.format(UNSCALE + "    " + CLIP + "    ")),
+}
+
+
+def test_gradients_that_both_sides_drop_are_no_fault_of_the_fix(prove: Prover) -> None:
+    found = tried(prove, *DROPPED)
+    assert found.kind == "verified" and found.exceptions == ("RuntimeError in every case",), found
+
+
+@pytest.mark.parametrize("name", NOT_DROPPED)
+def test_a_fix_that_drops_others_or_does_not_fix_is_not_verified(prove: Prover, name: str) -> None:
+    assert tried(prove, DROPPED[0], NOT_DROPPED[name]).kind == "not verified"
+
+
+def test_a_test_of_what_only_init_sets_has_one_outcome() -> None:
+    text = "class T:\n    def __init__(self, on):\n        self.on = on\n{}\n    def step(self, model, optimizer, loss, max_norm):\n"
+    body = BACKWARD.replace("loss = loss_fn(model(inputs), targets)\n", "") + "if self.on:\n    {}\n"
+    moved = (STEP + body.format(CLIP.strip()), body.format(CLIP.strip()) + STEP)
+    for more, role in (("", "choice"), ("\n    def stop(self):\n        self.on = False\n", "flag")):
+        sides = ("".join(f"        {line}\n" for line in side.splitlines()) for side in moved)
+        found = reduced(*(text.format(more) + side for side in sides))
+        assert list(found.roles.values()).count(role) == 1, found.roles
+
+
+def test_a_name_that_may_not_be_bound_is_not_known() -> None:
+    head = "if start is None:\n    start = 0\n"
+    found = reduced(loop(BACKWARD + STEP + CLIP, head), loop(BACKWARD + CLIP + STEP, head))
+    assert "start" not in found.after.code
+
+
 UNKNOWN = {
     "a closure": loop(BACKWARD + "optimizer.step(closure)\n" + CLIP),
     "several optimizers": loop(BACKWARD + STEP + "other_optimizer.step()\n" + CLIP),

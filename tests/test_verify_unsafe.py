@@ -160,7 +160,7 @@ log(total)"""
 @pytest.mark.parametrize("safety", [Safety.SAFE, Safety.UNSAFE])
 def test_right_steps_are_no_proof_of_a_value_that_is_left_out(prove: Prover, safety: Safety) -> None:
     found = tried(prove, STEP, "0.0", safety, roles=())
-    assert found.kind == "not verified", found
+    assert found.kind != "verified", found
 
 
 def test_right_steps_are_no_proof_of_the_result_of_a_clip(prove: Prover) -> None:

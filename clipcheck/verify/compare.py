@@ -192,21 +192,35 @@ def _is_largest(case: Case, seen: Seen) -> bool:
     return any(math.isclose(number, largest, rel_tol=1e-3) for number in _numbers(seen._replace(gradients=[])))
 
 
-def _is_norm(case: Case, seen: Seen, listed: bool = False) -> bool:
-    """Whether all that a run gives is the norm of the gradients. With `listed` one that a clip gives may be too large to
-    hold, and counts what is in its list twice."""
+def _is_norm(case: Case, seen: Seen) -> bool:
+    """Whether all that a run gives is the norm of the gradients, each counted once."""
+    once = {id(g): distance.wide(g) for g in case.gradients() if g is not None}
+    return _gives(case, seen, [_norm([*once.values()], case.norm_type)])
+
+
+def _is_norm_of_list(case: Case, seen: Seen, gradients: list[Tensor | None]) -> bool:
+    """Whether all that a run gives is the norm that a clip gives of a list: one that may be too large for its dtype."""
+    wide = [distance.wide(g) for g in gradients if g is not None]
+    return _gives(case, seen, [_norm(wide, case.norm_type), _norm([g.to(case.dtype) for g in wide], case.norm_type)])
+
+
+def _gives(case: Case, seen: Seen, norms: list[float]) -> bool:
+    """Whether all numbers of a run are one of these."""
     numbers = _numbers(seen._replace(gradients=[]))
     near = _TOLERANCE[_coarsest(case)]
 
     def agree(norm: float) -> bool:
         return all(n == norm or math.isclose(n, norm, rel_tol=near) or (n != n and norm != norm) for n in numbers)
 
-    every = [g for g in case.gradients() if g is not None]
-    norms = [_norm([distance.wide(g) for g in {id(g): g for g in every}.values()], case.norm_type)]
-    if listed:
-        wide = [distance.wide(g) for g in every]
-        norms += [_norm(wide, case.norm_type), _norm([g.to(case.dtype) for g in wide], case.norm_type)]
     return seen.raised is None and bool(numbers) and any(map(agree, norms))
+
+
+def _as_listed(case: Case, seen: Seen) -> list[Tensor | None]:
+    """A run's gradients, one that is listed twice twice."""
+    every = case.gradients()
+    keys = [-1 - index if g is None else id(g) for index, g in enumerate(every)]
+    places = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+    return [seen.gradients[places[key]] for key in keys]
 
 
 def _norm(gradients: list[Tensor], norm_type: float = 2.0) -> float:
@@ -229,7 +243,10 @@ def excused(case: Case, before: Seen, after: Seen) -> str:
         return ""
     if not _unchanged(given, after):
         same = _apart(before._replace(values={}), after._replace(values={})) == 0
-        return "a norm of gradients that are clipped" if same and _is_norm(case, after, listed=True) else ""
+        late = same and _is_norm_of_list(case, before, _as_listed(case, before))
+        return (
+            "a norm of gradients that are clipped" if late and _is_norm_of_list(case, after, case.gradients()) else ""
+        )
     if not _unchanged(given, before):
         finite = all(bool(distance.wide(g).isfinite().all()) for g in given if g is not None)
         same = _apart(before._replace(gradients=[], parameters=[]), after._replace(gradients=[], parameters=[])) == 0
