@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -161,8 +160,7 @@ def _object(
         case "model":
             value: Any = _model(parameters)
         case "optimizer":
-            half = len(parameters) // 2
-            value = SimpleNamespace(param_groups=[{"params": parameters[:half]}, {"params": parameters[half:]}])
+            value = _Optimizer(parameters)
         case _ if role in values:
             value = values[role]
         case _:
@@ -188,6 +186,18 @@ class _Model(nn.Module):
             block = nn.Module()
             block.register_parameter("bias" if index % 2 else "weight", parameter)
             self.add_module(f"layer{index}", block)
+
+
+class _Optimizer:
+    """Two groups of parameters, whose gradients it clears."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        half = len(parameters) // 2
+        self.param_groups = [{"params": parameters[:half]}, {"params": parameters[half:]}]
+
+    def zero_grad(self) -> None:
+        for parameter in (parameter for group in self.param_groups for parameter in group["params"]):
+            parameter.grad = None
 
 
 def _model(parameters: list[nn.Parameter]) -> _Model:

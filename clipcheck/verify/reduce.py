@@ -234,7 +234,7 @@ class _Pruner:
 
     def _statement(self, node: ast.stmt) -> list[ast.stmt]:
         match node:
-            case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Attribute(attr="grad")))):
+            case ast.Expr(value=value) if any(getattr(part, "attr", "") == "grad" for part in ast.walk(value)):
                 return [node]  # which has no effect, but raises where there is no gradient
             case ast.Expr(value=value):
                 return self._effects(value)
