@@ -41,6 +41,7 @@ CALLS = {
     "no limit": "«utils.clip_grad_norm_»(model.parameters(), max_norm=None)\n",
     "a norm type that is a string": "«utils.clip_grad_norm_»(model.parameters(), 1.0, norm_type='l2')\n",
     "what a dictionary holds": "norm = «utils.clip_grad_norm_»(self.trained, config['clip'], 2.0, foreach=fast)\n",
+    "an infinity": "«utils.clip_grad_norm_»(every, args['clip'], torch.inf)\n",
     "a name of unknown origin": "«utils.clip_grad_norm_»(every, args.clip, error_if_nonfinite=strict)\n",
 }
 
@@ -93,6 +94,10 @@ MORE = {
         "runtime.clip_grad_norm_",
     ),
     "an argument of Python's own": ("«utils.clip_grad_norm_»(self.trained, a.__dict__)\n", "runtime.clip_grad_norm_"),
+    "what a module holds": (
+        "«utils.clip_grad_norm_»(self.trained, torch.os.environ['x'])\n",
+        "runtime.clip_grad_norm_",
+    ),
     "arguments in a list": ("«utils.clip_grad_norm_»(*given)\n", "runtime.clip_grad_norm_"),
     "a function that is not listed": ("«torch.save»(model, limit)\n", "runtime.clip_grad_norm_"),
 }

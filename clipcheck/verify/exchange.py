@@ -18,7 +18,7 @@ from clipcheck.verify import allowed
 from clipcheck.verify.allowed import NotProvable, flat_name
 from clipcheck.verify.changes import Change
 from clipcheck.verify.lift import Experiment
-from clipcheck.verify.pieces import pieces, smallest
+from clipcheck.verify.pieces import inside, pieces, smallest
 from clipcheck.verify.sides import Side, expression, origin, path_of
 
 _NAMES = {
@@ -64,6 +64,7 @@ def _call(source: Source, span: tuple[int, int]) -> tuple[str, str]:
             names = {node.id for node in ast.walk(func) if isinstance(node, ast.Name)}
             path = path_of(func, {name: origin(source, name, [span]) or "" for name in names})
             if path in allowed.FUNCTIONS and _last(path) in _PARAMETERS:
+                _check_arguments(source, span, call)
                 return path, ast.unparse(ast.Call(ast.Name("f", ast.Load()), call.args, call.keywords))
     raise NotProvable("it is no call of a clip or a norm")
 
@@ -84,8 +85,6 @@ def _arguments(text: str, *paths: str) -> tuple[list[str], dict[str, str]]:
         for path in paths:
             if name not in _PARAMETERS[_last(path)]:
                 raise _raises(path, f"`{name}`")
-        if not _is_plain(value):  # what else it does may matter more than what it gives
-            raise NotProvable(f"`{ast.unparse(value)[:60]}` cannot be resolved")
         made = _value(name, value, roles)
         given.append(made if index < len(call.args) else f"{name}={made}")
     for name in _NEEDED:
@@ -99,6 +98,17 @@ _PLAIN = (
     *(ast.expr_context, ast.boolop, ast.cmpop, ast.unaryop),
 )
 _READS = frozenset(["float", "get", "parameters"])
+
+
+def _check_arguments(source: Source, span: tuple[int, int], call: ast.Call) -> None:
+    """Raises NotProvable where an argument does more than read a variable: that may matter more than what it gives."""
+    for value in (*call.args, *(keyword.value for keyword in call.keywords)):
+        names = {node.id for node in ast.walk(value) if isinstance(node, ast.Name)} - _READS
+        constant = path_of(value, {name: origin(source, name, [span]) or "" for name in names}) in allowed.CONSTANTS
+        found = (node for node in source.nodes(cst.Name) if node.value in names and inside(source.span(node), [span]))
+        imported = not constant and any(source.qualified(node) is not None for node in found)
+        if imported or not (_is_plain(value) or isinstance(value, ast.Starred)):
+            raise NotProvable(f"`{ast.unparse(value)[:60]}` cannot be resolved")
 
 
 def _is_plain(value: ast.AST) -> bool:
