@@ -15,7 +15,7 @@ from itertools import takewhile
 from typing import TypeAlias
 
 from clipcheck.catalogue import RULES
-from clipcheck.gradients.called import gives_gradient_norm, may_be_gradient
+from clipcheck.gradients.called import GRADIENT_WORDS, gives_gradient_norm, may_be_gradient
 from clipcheck.python.parts import Function, Words, parts, shares
 from clipcheck.python.stripped import stripped
 from clipcheck.python.words import words as words_of
@@ -86,13 +86,32 @@ def concerned(text: str, codes: frozenset[str]) -> frozenset[str]:
 
 
 def speaks_of_clipping(text: str) -> bool:
-    """Whether code, also such as no parser reads, holds an identifier for gradients or for clipping; prose does not count."""
+    """Whether code, also such as no parser reads, clips or measures gradients, or scales them; prose does not count.
+
+    A name for a gradient is not enough: that of a gradient penalty is none of a parameter, and TensorFlow has its `GradientTape`.
+    """
     data = _COMMENT.sub(b"", text.encode(errors="replace"))
-    return _names(data, _IN_GRADIENT, may_be_gradient, code=True) or _names(data, _IN_CLIP, _is_clip, code=True)
+    return (
+        _OF_PARAMETER.search(data) is not None
+        or _names(data, _IN_GRADIENT, _handles_gradients, code=True)
+        or _names(data, _IN_CLIP, _is_clip, code=True)
+    )
+
+
+# `p.grad`, but no call of `torch.autograd.grad`
+_OF_PARAMETER = re.compile(rb"\w[\])]?\.grad\b(?!\s*\()")
+
+
+def _handles_gradients(name: str) -> bool:
+    """`max_grad_norm`, `GradScaler`, `clip_gradients` and similar names."""
+    found = set(words_of(name))
+    return bool(found & GRADIENT_WORDS and found & {"norm", "norms", "scaler", "clip", "clipping"})
 
 
 def _is_clip(name: str) -> bool:
-    return any(word.startswith("clip") for word in words_of(name))
+    """`clip_norm`, `max_norm_clip`: what else is clipped (`clip_range`, `np.clip`) is no gradient."""
+    found = words_of(name)
+    return any(word.startswith("clip") for word in found) and not {"norm", "grad"}.isdisjoint(found)
 
 
 # --- the bytes --------------------------------------------------------------------------------------------------------

@@ -188,7 +188,7 @@ def test_the_old_format_with_worksheets_is_read() -> None:
 
 
 def test_a_cell_that_is_not_python_is_reported_and_hides_no_other() -> None:
-    data = notebook(code("import torch"), code("for x i (grads):\n    pass"), code(OLD))
+    data = notebook(code("import torch"), code("for x i (p.grad):\n    pass"), code(OLD))
     assert [(f.code, f.place.cell, f.place.line) for f in run(data).findings] == [
         ("invalid-syntax", 2, 1),
         ("CLIP002", 3, 1),
@@ -205,6 +205,11 @@ def test_a_cell_that_is_not_python_is_reported_and_hides_no_other() -> None:
         "net = Net(  # clip_grad_norm_ comes later",
         'print "the grad norm is", x',
         "x = torch.flip(",
+        "with tf.GradientTape() as tape:\n    <YOUR CODE>",
+        "der_by_x = <YOUR CODE: student.compute_grad_over_x()>",
+        "def get_action(self, noise=0.2, clip_eta=0.5):\n    <YOUR CODE>",
+        "grads = torch.autograd.grad (outputs, inputs)\nx = = 1",
+        "assert qvalues.requires_grad\n<YOUR CODE>",
     ],
 )
 def test_a_blank_to_fill_in_or_prose_is_no_fault(broken: str) -> None:
@@ -219,7 +224,9 @@ def test_a_blank_to_fill_in_or_prose_is_no_fault(broken: str) -> None:
         "torch.nn.utils.clip_grad_norm_(net.parameters(), )(",
         "for p i net.parameters():\n    p.grad.zero_()",
         "clip_norm = ",
-        "(grads, ",
+        "(ps[0].grad, ",
+        "max_grad_norm = 10\nevery = <>",
+        "scaler = GradScaler(",
         "def clip_gradients(net, theta)\n    pass",
     ],
 )

@@ -48,6 +48,13 @@ def test_a_fault_is_located_and_the_lines_after_it_are_read(bad: str, line: int)
     ]
 
 
+def test_a_broken_file_without_clipping_is_not_reported() -> None:
+    penalty = "gradients = autograd.grad(d, x)[0]\nloss = ((gradients.norm(2, dim=1) - 1) ** 2).mean()\n"
+    for text, told in ((penalty, 0), (f"{penalty}{CALL}\n", 1), (f"{penalty}p.grad.zero_()\n", 1)):
+        report = check_file("x.py", f"import torch\nprint netG\n{text}".encode(), Settings())
+        assert [f.code for f in report.findings].count("invalid-syntax") == told
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -134,7 +141,7 @@ def test_statements_beside_one_that_is_not_read_are_read() -> None:
 
 
 def test_only_the_cell_that_is_not_read_is_left_alone() -> None:
-    cells = [{"cell_type": "code", "source": f"{part}\n"} for part in ("import torch", "(grads): int = 1", CALL)]
+    cells = [{"cell_type": "code", "source": f"{part}\n"} for part in ("import torch", "(p.grad): int = 1", CALL)]
     report = check_file(
         "x.ipynb", json.dumps({"cells": cells}).encode(), Settings(frozenset({"CLIP002"}), "torch", True)
     )

@@ -273,12 +273,15 @@ def _told(document: Document, index: int, faults: Sequence[Fault]) -> Sequence[F
     """What is not Python, and is to be reported.
 
     Fragments of a document are often abridged (`for x, y in …:`), and nobody runs them; cells of a notebook hold blanks to
-    fill in and prose, which concern us only if they contain gradient-clipping code. A template makes programs, and is none.
+    fill in and prose. What is broken concerns us only if it contains gradient-clipping code: for a file, anywhere, since
+    what a fault hides is not known. A template makes programs, and is none.
     """
     text = document.programs[index].written
-    if document.fragments or any(_is_of_template(text, fault) for fault in faults):
+    if not faults or document.fragments or any(_is_of_template(text, fault) for fault in faults):
         return ()
-    return [fault for fault in faults if not document.cells or speaks_of_clipping(text[fault.start : fault.end])]
+    if document.cells:
+        return [fault for fault in faults if speaks_of_clipping(text[fault.start : fault.end])]
+    return faults if speaks_of_clipping(text) else ()
 
 
 # A statement of Jinja's, `{% if layers %}`, or a value outside of strings: `class {{ cookiecutter.name }}Model:`.

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from clipcheck.python.words import words
 
-_GRADIENT_WORDS = frozenset({"grad", "grads", "gradient", "gradients"})
+GRADIENT_WORDS = frozenset({"grad", "grads", "gradient", "gradients"})
 # Words that turn "grad_…" or "…_grads" into something other than gradients.
 _OTHER_WORDS = frozenset(
     "norm norms sample samples sq square squared squares mask masks name names count counts fn func hook hooks scale "
@@ -21,7 +21,7 @@ _OTHER_WORDS = frozenset(
 def called_gradients(name: str) -> bool:
     """Whether an identifier is the name of one or several gradients."""
     parts = set(words(name))
-    return bool(parts & _GRADIENT_WORDS) and not parts & _OTHER_WORDS
+    return bool(parts & GRADIENT_WORDS) and not parts & _OTHER_WORDS
 
 
 def gives_gradient(name: str) -> bool:
@@ -41,7 +41,7 @@ _NO_MEASURE = frozenset(
 def gives_gradient_norm(name: str) -> bool:
     """`get_grad_norm(model)` and similar names."""
     parts = set(words(name))
-    return bool(parts & {"norm", "norms"}) and bool(parts & _GRADIENT_WORDS) and not parts & _NO_MEASURE
+    return bool(parts & {"norm", "norms"}) and bool(parts & GRADIENT_WORDS) and not parts & _NO_MEASURE
 
 
 def may_be_gradient(name: str) -> bool:
