@@ -405,3 +405,22 @@ def test_a_benchmark_of_norms_over_random_gradients_is_one_of_gradients() -> Non
 def test_a_norm_that_only_assertions_read_is_left_alone(reads: str, expected: list[int]) -> None:
     text = f"def f(self, ps):\n    total = sum(p.grad.norm().item() ** 2 for p in ps) ** 0.5\n    {reads}\n"
     assert lines(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "end", "expected"),
+    [
+        ("test_norms", "", "assert total > 0", []),
+        ("test_norms", "", "self.assertGreater(total, 0)", []),
+        ("test_norms", "import pytest\n", "print(total)", []),
+        ("test_norms", "from unittest import TestCase\n", "print(total)", []),
+        ("test_model", "", "print(total)", [4]),  # an evaluation
+        ("contest_norms", "import pytest\n", "assert total > 0", [4]),
+        ("norms", "import pytest\n", "assert total > 0", [4]),  # tests and trainings may call it
+    ],
+)
+def test_a_function_that_a_test_runner_runs_once_is_left_alone(
+    name: str, head: str, end: str, expected: list[int]
+) -> None:
+    text = f"def {name}(self, ps):\n    total = 0.0\n    for p in ps:\n        total += p.grad.norm().item() ** 2\n    {end}\n"
+    assert lines(text, head=HEAD + head) == expected

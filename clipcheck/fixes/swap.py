@@ -50,10 +50,12 @@ def _in_code(source: Source, swap: Swap) -> Iterator[Hit]:
     for scope in source.names.scopes.values():
         for bindings in scope.bindings.values():
             for binding in bindings:
-                if binding.kind == "import" and binding.path and source.names.origin(binding) == swap.origin:
+                is_old = binding.kind == "import" and binding.path and source.names.origin(binding) == swap.origin
+                if is_old and not _is_for_old_torch(source, binding.node, swap):
                     yield from _imported(source, scope, binding, len(bindings) == 1, swap)
     for node in source.nodes(cst.Attribute):
-        if node.attr.value == swap.old and source.qualified(node) == swap.origin and not _is_target(source, node):
+        is_old = node.attr.value == swap.old and source.qualified(node) == swap.origin
+        if is_old and not _is_target(source, node) and not _is_for_old_torch(source, node, swap):
             yield _attribute(source, node, swap)
     for name in source.names.uses(None, swap.old):  # by `from torch.nn.utils import *`
         if source.qualified(name) == swap.origin:
@@ -313,6 +315,21 @@ def _guard(source: Source, node: cst.CSTNode, swap: Swap) -> str:
                 break
         inner = above
     return ""
+
+
+def _is_for_old_torch(source: Source, node: cst.CSTNode, swap: Swap) -> bool:
+    """Whether a check of the version chooses between the old name and the new one: the old one is what an old torch needs."""
+    inner = node
+    for above in source.ancestors(node) if swap.old != swap.new else ():
+        match above:
+            case cst.If(test=test, body=body, orelse=other) | cst.IfExp(test=test, body=body, orelse=other) if (
+                inner is not test and _VERSION.search(source.code(test))
+            ):
+                beside = other if inner is body else body
+                if beside is not None and _mentions_new(source, beside, swap):
+                    return True
+        inner = above
+    return False
 
 
 def _mentions_new(source: Source, part: cst.CSTNode, swap: Swap) -> bool:

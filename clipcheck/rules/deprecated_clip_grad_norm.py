@@ -1,7 +1,8 @@
 """
 ## What it does
 Finds every way to reach `torch.nn.utils.clip_grad_norm`, the old name of `clip_grad_norm_`: calls, imports under any
-alias, and references without a call.
+alias, and references without a call. A branch for old versions of torch, whose other branch has the new name, is left
+alone.
 
 ## Why is this bad?
 Since torch 0.4 the name is a one-line alias that warns (`FutureWarning` since 2.4) and calls `clip_grad_norm_`. Many

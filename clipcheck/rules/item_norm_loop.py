@@ -3,7 +3,8 @@
 Finds gradient norms that are summed in Python from one `.item()` per parameter: loops, comprehensions inside `sum`,
 lists that are summed later; with `norm`, `pow(2).sum()`, `float()` or `math.pow`, with or without the root. Other calls
 that copy each tensor to the host count as well: `.cpu()`, `.numpy()`, `torch.tensor([…])` of the norms.
-A sum that nothing but assertions read, as in a test of a model, is left alone: no training waits for it.
+Tests of a model are left alone, since no training waits for them: functions `test_…` with assertions or in a module of
+pytest or unittest, and sums that nothing but assertions read.
 
 ## Why is this bad?
 Every `.item()` synchronizes with the device: a model with 150 tensors synchronizes 150 times to get one number. With
@@ -41,7 +42,7 @@ largest of the values.
 
 ## When to suppress it
 For models on the CPU with few parameters, where an `.item()` costs next to nothing, or in code that runs once, such as a
-test that compares against a hand-written norm.
+helper of tests that compares against a hand-written norm.
 
 ## References
 - pytorch/pytorch#60691, pytorch/pytorch#61042
@@ -76,7 +77,7 @@ def check(source: Source) -> Iterator[Hit]:
     sums = [found for found in totals(source) if found.term.synced and found.is_total]
     lists = {id(found.series.loop.statement): found for found in sums if found.series.loop is not None}
     for one in accumulations(source):
-        if not one.term.synced:
+        if not one.term.synced or _is_in_test(source, one.statement):
             continue
         if one.how != "append" and one.is_total:
             yield _hit(one.statement, one.term, _of_loop(source, one))
@@ -85,10 +86,33 @@ def check(source: Source) -> Iterator[Hit]:
         elif one.is_total:
             yield _hit(one.statement, one.term, Refused("the individual norms are kept"))
     for found in sums:
-        if found.series.loop is not None or _is_only_asserted(source, found.node):
+        if found.series.loop is not None or _is_only_asserted(source, found.node) or _is_in_test(source, found.node):
             continue
         if not (found.series.joined and uses_beside(source, found.series, found.node)):
             yield _hit(found.series.joined or found.node, found.term, _of_total(source, found))
+
+
+def _is_in_test(source: Source, node: cst.CSTNode) -> bool:
+    """Whether a node is in a function that a test runner runs, once."""
+    for above in source.ancestors(node):
+        match above:
+            case cst.FunctionDef(name=cst.Name(value=name)) if name.startswith("test_"):
+                return _is_of_tests(source) or any(_asserts(part) for part in source.walk(above))
+    return False
+
+
+def _is_of_tests(source: Source) -> bool:
+    bound = source.names.module.bindings.values()
+    return any(b.path.partition(".")[0] in ("pytest", "unittest") for bindings in bound for b in bindings)
+
+
+def _asserts(node: cst.CSTNode) -> bool:
+    match node:
+        case cst.Assert():
+            return True
+        case cst.Call(func=cst.Name(value=name) | cst.Attribute(attr=cst.Name(value=name))):
+            return name.startswith("assert")
+    return False
 
 
 def _is_only_asserted(source: Source, node: cst.BaseExpression) -> bool:
@@ -107,15 +131,10 @@ def _is_only_asserted(source: Source, node: cst.BaseExpression) -> bool:
 def _is_in_assertion(source: Source, node: cst.CSTNode) -> bool:
     """Whether a node is in an `assert`, or in a call of a function of that name: `self.assertGreater(norm, 0)`."""
     for above in source.ancestors(node):
-        match above:
-            case cst.Assert():
-                return True
-            case cst.Call(func=cst.Name(value=name) | cst.Attribute(attr=cst.Name(value=name))) if name.startswith(
-                "assert"
-            ):
-                return True
-            case cst.BaseStatement():
-                return False
+        if _asserts(above):
+            return True
+        if isinstance(above, cst.BaseStatement):
+            return False
     return False
 
 
