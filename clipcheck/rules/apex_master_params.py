@@ -10,7 +10,8 @@ parameters changes gradients that the step does not use.
 Clip `amp.master_params(optimizer)`, as apex's documentation does; at O0 and O1 these are the model's own parameters.
 
 ## Fix safety
-Unsafe: clips `amp.master_params(optimizer)`, which are the model's own parameters at O0 and O1.
+Unsafe: clips `amp.master_params(optimizer)`, which are the model's own parameters at O0 and O1. No automatic fix is offered
+if the loss is scaled in one branch only, and the clip follows both: without apex there are no such parameters.
 
 ## When to suppress it
 Where the program only ever runs at O0 or O1.
@@ -28,12 +29,15 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.fixes.verbs import replace
+from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
 from clipcheck.training.clips import clips
 from clipcheck.training.flows import Event, flows
+from clipcheck.training.guards import branches
 
+BY_HAND = "no automatic fix: the loss is scaled in one branch only; clip `{text}` where it is"
 # O0 and O1 update the model's own parameters, and nearly all programs choose O1.
 _MASTER_COPIES = re.compile(r"""["']O2["']""")
 
@@ -50,9 +54,17 @@ def check(source: Source) -> Iterator[Hit]:
                 case cst.Call(func=cst.Attribute(attr=cst.Name("parameters"))) as given if scaled is not None:
                     amp, optimizer = scaled
                     text = f"{source.outer_code(amp)}.master_params({source.code(optimizer)})"
-                    fix = Fix("Clip the master weights", Safety.UNSAFE, (replace(source, given, text),))
                     message = "has no effect at O2: the step updates FP32 master weights, which are not clipped here"
+                    if _is_in_another_branch(source, amp, event.node):
+                        yield Hit(event.at, message, help=BY_HAND.format(text=text))
+                        continue
+                    fix = Fix("Clip the master weights", Safety.UNSAFE, (replace(source, given, text),))
                     yield Hit(event.at, message, fix)
+
+
+def _is_in_another_branch(source: Source, amp: cst.CSTNode, clip: cst.CSTNode) -> bool:
+    """Whether a test decides that `amp` is used, and not whether the clip runs."""
+    return any(not contains(source, branch, clip) for branch, _ in branches(source, amp))
 
 
 def _scaled(source: Source, clip: Event) -> tuple[cst.BaseExpression, cst.BaseExpression] | None:
