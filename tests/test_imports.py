@@ -95,6 +95,12 @@ CALL = "x = grad_norm(ps).item()\n"
         ('"""Docs."""\n', '"""Docs."""\n\n' + LINE + "\n"),
         ('"""Docs."""\n"""More."""\n', '"""Docs."""\n\n' + LINE + '\n"""More."""\n'),
         ("setup()\n", LINE + "\nsetup()\n"),
+        # a comment stays with the statement that it is about, unless it is about the file
+        ("# after the backward pass:\nsetup()\n", LINE + "\n# after the backward pass:\nsetup()\n"),
+        ("# train.py\nsetup()\n", "# train.py\n" + LINE + "\nsetup()\n"),
+        ("#!/usr/bin/env python\nsetup()\n", "#!/usr/bin/env python\n" + LINE + "\nsetup()\n"),
+        ("# Copyright Me\nsetup()\n", "# Copyright Me\n" + LINE + "\nsetup()\n"),
+        ("# about the file\n\nsetup()\n", "# about the file\n\n" + LINE + "\nsetup()\n"),
         # an import that the new name joins, in its order
         ("from clipcheck.runtime import clip_grad_norm_\nimport torch\n", "from clipcheck.runtime import clip_grad_norm_, grad_norm\nimport torch\n"),
         ("from clipcheck.runtime import zero\nimport torch\n", "from clipcheck.runtime import grad_norm, zero\nimport torch\n"),
@@ -251,3 +257,32 @@ def test_where_the_package_is_taken_as_well_the_name_is_a_longer_one() -> None:
 )  # fmt: skip
 def test_torchs_function_by_the_name_that_is_there(before: str, after: str) -> None:
     assert fixed(before, target="torch") == after
+
+
+# --- another import in the place of one ---------------------------------------------------------------------------------
+
+
+SIX = "from torch._six import inf\n"
+MATH = "from math import inf\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (SIX, MATH),
+        ("import torch\n" + SIX + "import torch.nn as nn\n", "import torch\n" + MATH + "import torch.nn as nn\n"),
+        ("import torch\n" + SIX, MATH + "\nimport torch\n"),
+        # among those of the standard library, in their order
+        ("import os\nfrom pathlib import Path\n\nimport torch\n" + SIX, "import os\n" + MATH + "from pathlib import Path\n\nimport torch\n"),
+        ("import os\nfrom pathlib import Path\nfrom timm import x\n\nimport torch\n" + SIX, "import os\n" + MATH + "from pathlib import Path\nfrom timm import x\n\nimport torch\n"),
+        # after the last of them where they are in none
+        ("import sys\nimport os\nimport numpy\nimport torch\n" + SIX + "import torch.nn as nn\n", "import sys\nimport os\n" + MATH + "import numpy\nimport torch\nimport torch.nn as nn\n"),
+        ("import torch\n" + SIX + "import sys\nimport os\n", "import torch\n" + MATH + "import sys\nimport os\n"),
+        ("from __future__ import annotations\nimport torch\n" + SIX + "import b\nimport a\n", "from __future__ import annotations\nimport torch\n" + MATH + "import b\nimport a\n"),
+        # with its own comment
+        ("import sys\nimport os\nimport torch\n" + SIX.replace("\n", "  # for norms\n"), "import sys\nimport os\n" + MATH.replace("\n", "  # for norms\n") + "import torch\n"),
+    ],
+)  # fmt: skip
+def test_where_an_import_of_the_standard_library_goes(before: str, after: str) -> None:
+    result = api.fix(before + "print(inf)\n", select=["CLIP003"], isolated=True)
+    assert result.text == after + "print(inf)\n"

@@ -71,6 +71,54 @@ def test_what_prepares_a_norm_goes_with_the_loop(before: str, after: str) -> Non
     assert fixed(before) == after
 
 
+SLOT = "for p in ps:\n    norms[key] += p.grad.norm().item() ** 2"
+POWER = "sum(p.grad.norm().item() ** 2 for p in ps)"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        # an element or an attribute
+        (f"norms[key] = 0\n{SLOT}\nnorms[key] = norms[key] ** 0.5", "norms[key] = grad_norm(ps).item()"),
+        (f"norms[key] = 0.0\n{SLOT}\nnorms[key] **= 0.5", "norms[key] = grad_norm(ps).item()"),
+        (f"norms[key] = 0\nps = list(gs)\n{SLOT}\nnorms[key] = math.sqrt(norms[key])", "ps = list(gs)\nnorms[key] = grad_norm(ps).item()"),
+        (f"norms[key] = 0\n{SLOT}\nnorms[key] = np.sqrt(norms[key])", "norms[key] = np.float64(grad_norm(ps).item())"),
+        # not where something reads it, or another element, before the root is taken
+        *(
+            (f"{zero}\n{SLOT}\n{end}", f"{zero}\nnorms[key] += grad_norm(ps).item() ** 2\n{end}")
+            for zero, end in (
+                ("norms[key] = 0", "log(norms)\nnorms[key] = norms[key] ** 0.5"),
+                ("norms[key] = 0", "norms[other] = norms[key] ** 0.5"),
+                ("norms[key] = 0", "norms[key] = norms[other] ** 0.5"),
+                ("norms[key] = 0", "norms[key] = norms[key] ** 0.5 + 1"),
+                ("norms[key] = 0", "norms[key] = norms[key] ** 0.25"),
+                ("norms[key] = 0\nkey = 1", "norms[key] = norms[key] ** 0.5"),
+                ("norms[key] = 0\nps = norms.ps", "norms[key] = norms[key] ** 0.5"),
+                ("norms[key] = 0\nlog()", "norms[key] = norms[key] ** 0.5"),
+                ("norms[key] = 1", "norms[key] = norms[key] ** 0.5"),
+                ("norms[other] = 0", "norms[key] = norms[key] ** 0.5"),
+            )
+        ),
+        # one expression, of which the root is taken later
+        (f"total = {POWER}\nreturn total ** 0.5", "return grad_norm(ps).item()"),
+        (f"total = {POWER}\ntotal = total ** 0.5\nreturn total", "total = grad_norm(ps).item()\nreturn total"),
+        (f"total = {POWER}\ntotal **= 0.5\nreturn total", "total = grad_norm(ps).item()\nreturn total"),
+        (f"total = {POWER}\nnorm = np.sqrt(total)\nreturn norm", "norm = np.float64(grad_norm(ps).item())\nreturn norm"),
+        (f"total = {POWER}\nlog(total ** 0.5)\nreturn total ** 0.5", "total = grad_norm(ps).item()\nlog(total)\nreturn total"),
+        (f"sq_sum = {POWER}\nlog(math.sqrt(sq_sum))", "norm = grad_norm(ps).item()\nlog(norm)"),
+        (f"total = {POWER}  # squared\nreturn total ** 0.5", "total = grad_norm(ps).item()  # squared\nreturn total"),
+        ("total = sum(p.grad.norm() ** 2 for p in ps)\nreturn total.sqrt().item()", "return grad_norm(ps).item()"),
+        # not where the power is wanted as well, or may be another value
+        (f"total = {POWER}\nlog(total)\nreturn total ** 0.5", "total = grad_norm(ps).item() ** 2\nlog(total)\nreturn total ** 0.5"),
+        (f"total = {POWER}\nreturn total ** 0.25", "total = grad_norm(ps).item() ** 2\nreturn total ** 0.25"),
+        (f"total = 1.0\nif limit:\n    total = {POWER}\nreturn total ** 0.5", "total = 1.0\nif limit:\n    total = grad_norm(ps).item() ** 2\nreturn total ** 0.5"),
+        (f"total = {POWER}\nif limit:\n    total = total ** 0.5\nreturn total", "total = grad_norm(ps).item() ** 2\nif limit:\n    total = total ** 0.5\nreturn total"),
+    ],
+)  # fmt: skip
+def test_roots_that_are_taken_elsewhere_go(before: str, after: str) -> None:
+    assert fixed(before, "CLIP001", "CLIP005") == after
+
+
 def test_a_norm_without_its_root_is_left_to_the_rule_that_says_so() -> None:
     body = "total_norm = 0.0\nfor p in ps:\n    total_norm += p.grad.norm().item() ** 2\nlog(total_norm)"
     after, findings = check(body, "CLIP001", fix=True)

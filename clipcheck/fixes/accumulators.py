@@ -157,22 +157,22 @@ def _rooted(source: Source, one: Accumulation, seed: Seed, roots: Sequence[Root]
             return whole
     if any(_is_written_back(source, one, root, seed.name) for root in roots):
         return None
-    name = _name_of_norm(source, one, seed.name)
+    name = name_of_norm(source, seed.name)
     target = target.replace(seed.name, name, 1)
-    edits = tuple(Edit(*_span(source, root.node), _as_kind(name, seed.kind, root)) for root in roots)
+    edits = tuple(Edit(*span_of(source, root.node), as_kind(name, seed.kind, root)) for root in roots)
     return Ending(target, seed.kind, edits=edits)
 
 
 def _only_root(source: Source, one: Accumulation, seed: Seed, root: Root, target: str, stays: bool) -> Ending | None:
     """The root as the statement that takes it: written back, returned, or assigned to another name."""
     statement = source.statement(root.node)
-    begins = _beginning(source, statement, root, seed.name)
+    begins = beginning(source, statement, root, seed.name)
     beside = source.parent(statement) is source.parent(one.loop)
     if not begins or not beside:
         return None
     if begins == f"{seed.name} = ":
         return Ending(target, root.kind, root.numpy, gone=(statement,))
-    if _follows(source, one.loop, statement) and not stays:
+    if follows(source, one.loop, statement) and not stays:
         return Ending(begins, root.kind, root.numpy, joined=statement)
     name = begins.removesuffix(" = ").partition(":")[0]
     if begins != "return " and _is_free_between(source, one.loop, statement, name):
@@ -188,11 +188,11 @@ def _is_free_between(source: Source, loop: cst.For, statement: Statement, name: 
 
 def _is_written_back(source: Source, one: Accumulation, root: Root, name: str) -> bool:
     statement = source.statement(root.node)
-    again = _beginning(source, statement, root, name) == f"{name} = "
+    again = beginning(source, statement, root, name) == f"{name} = "
     return isinstance(root.node, cst.AugAssign) or (again and source.parent(statement) is source.parent(one.loop))
 
 
-def _beginning(source: Source, statement: Statement, root: Root, name: str) -> str:
+def beginning(source: Source, statement: Statement, root: Root, name: str) -> str:
     """How a statement begins that does nothing but take the root: `total = `, `return `; empty for another one."""
     if not isinstance(statement, cst.SimpleStatementLine) or len(statement.body) != 1:
         return ""
@@ -208,12 +208,13 @@ def _beginning(source: Source, statement: Statement, root: Root, name: str) -> s
     return ""
 
 
-def _follows(source: Source, loop: cst.For, statement: Statement) -> bool:
-    siblings, index = source.siblings(loop)
+def follows(source: Source, one: Statement, statement: Statement) -> bool:
+    """Whether a statement is the next one."""
+    siblings, index = source.siblings(one)
     return index + 1 < len(siblings) and siblings[index + 1] is statement
 
 
-def _name_of_norm(source: Source, one: Accumulation, name: str) -> str:
+def name_of_norm(source: Source, name: str) -> str:
     """The accumulator's own name, or another one where that says that it holds squares."""
     parts = words(name)
     if not any(part.startswith("sq") or part.endswith("sq") for part in parts):
@@ -221,11 +222,11 @@ def _name_of_norm(source: Source, one: Accumulation, name: str) -> str:
     return next((other for other in _NAMES if not source.is_taken(other)), name)
 
 
-def _span(source: Source, node: cst.CSTNode) -> tuple[int, int]:
+def span_of(source: Source, node: cst.CSTNode) -> tuple[int, int]:
     return with_parentheses(source, node) if isinstance(node, cst.BaseExpression) else source.span(node)
 
 
-def _as_kind(name: str, kind: NumberKind, root: Root) -> str:
+def as_kind(name: str, kind: NumberKind, root: Root) -> str:
     if root.kind == "numpy":
         return f"{root.numpy}.float64({name})"
     return f"{name}.item()" if root.kind == "float" and kind == "tensor" else name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import cast
 
@@ -89,29 +90,38 @@ def put_in(source: Source, lines: Sequence[Line], text: str) -> Edit:
 def in_the_place_of(source: Source, statement: Line, text: str) -> tuple[Edit, ...]:
     """Another import instead of the only one on a line, with the comment after it: there, or where the order puts it."""
     old = statement.body[0]
-    others = [line for line in block_of(source, statement) if line is not statement]
+    edit = _elsewhere(source, statement, text)
     start, stop = lines_of(source, statement)
-    if others and _top_of(source, statement) == start and place_among(others, text) is not None:
-        apart = (
-            is_of_standard_library(parsed(text))
-            and not all(map(is_standard, others))
-            and statement in source.module.body
-        )
-        edit = _before_packages(source, statement, text) if apart else put_in(source, others, text)
-        if edit.start not in (start, stop):
-            rest = source.text[source.span(old)[1] : stop].rstrip()
-            ends = edit.text.partition(text)
-            return Edit(start, stop, ""), edit._replace(text=f"{ends[0]}{text}{rest}{ends[2]}")
-    return (Edit(*source.span(old), text),)
+    if edit is None or edit.start in (start, stop) or _top_of(source, statement) != start:
+        return (Edit(*source.span(old), text),)
+    rest = source.text[source.span(old)[1] : stop].rstrip()
+    ends = edit.text.partition(text)
+    return Edit(start, stop, ""), edit._replace(text=f"{ends[0]}{text}{rest}{ends[2]}")
 
 
-def _before_packages(source: Source, statement: Line, text: str) -> Edit:
-    """A line of the standard library in a separate block above `statement`'s, or in the one that is there already."""
+def _elsewhere(source: Source, statement: Line, text: str) -> Edit | None:
+    """The line where the order of the imports around `statement` puts it; None where they are in no order."""
+    others = [line for line in block_of(source, statement) if line is not statement]
+    sorted_ = bool(others) and place_among(others, text) is not None
+    if is_of_standard_library(parsed(text)) and statement in source.module.body and not all(map(is_standard, others)):
+        return _with_standard(source, statement, text, alone=sorted_)
+    return put_in(source, others, text) if sorted_ else None
+
+
+def _with_standard(source: Source, statement: Line, text: str, alone: bool) -> Edit | None:
+    """A line of the standard library: in the block of such lines above, after the last one there, or as a block of its own."""
     run = next(run for run in _top_level(source) if any(line is statement for line in run))
     blocks = split(source, run)
     standard = [lines for lines in blocks if all(map(is_standard, lines)) and not is_from_future(lines[0])]
-    if standard:
+    if standard and alone:
         return put_in(source, standard[-1], text)
+    above = [line for line in run[: run.index(statement)] if is_standard(line) and not is_from_future(line)]
+    if above:
+        block = [line for line in block_of(source, above[-1]) if line is not statement]
+        in_order = place_among(block, text) is not None
+        return put_in(source, block, text) if in_order else insert_line_after(source, above[-1], text)
+    if not alone:
+        return None
     first = next(line for lines in blocks for line in lines if not is_from_future(line))
     start = _top_of(source, first)
     return Edit(start, start, text + source.newline * 2)
@@ -240,9 +250,26 @@ def _on_top(source: Source, text: str) -> Edit:
         case _:
             return Edit(0, 0, text + newline)
     start = _top_of(source, first)
+    if _is_about(source, first):
+        return Edit(0, 0, text + newline * 2)
     blank = newline if before and start == before else ""
     lines = 2 if isinstance(first, (cst.FunctionDef, cst.ClassDef)) else 1
     return Edit(start, start, blank + text + newline * (lines + 1))
+
+
+def _is_about(source: Source, first: cst.CSTNode) -> bool:
+    """Whether the comments at the top of a file or a fence are about its first statement, which they touch, and not about the file."""
+    start = source.span(first)[0]
+    above = source.text[:start]
+    return (
+        isinstance(first, Line)
+        and _LINE_OF_FILE.match(above) is None
+        and above.startswith("#")
+        and with_comments(source, first)[0] == 0
+    )
+
+
+_LINE_OF_FILE = re.compile(r"#!|#.*(coding[:=]|copyright|licen[sc]e)|# *\S+\.\w+\s*$", re.IGNORECASE | re.MULTILINE)
 
 
 def _is_docstring(statement: cst.CSTNode) -> bool:

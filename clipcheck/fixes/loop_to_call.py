@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import libcst as cst
 
-from clipcheck.fixes.accumulators import Ending, Seed, ending_of, owned_seed
+from clipcheck.fixes.accumulators import Ending, ending_of, owned_seed
 from clipcheck.fixes.norm_call import Call, norm_call, safety, typed, width
+from clipcheck.fixes.slots import slot_of
 from clipcheck.fixes.split_loop import split_off
 from clipcheck.fixes.verbs import (
     comment_lines,
@@ -45,8 +46,11 @@ def rewrite_loop(source: Source, one: Accumulation, title: str, limit: Safety = 
     ending = ending_of(source, one, seed, stays=bool(extras)) if seed else None
     if isinstance(ending, str):
         return Refused(ending)
+    slot = None if extras else slot_of(source, one)
     if seed and ending:
-        edits = _as_whole(source, one, call, seed, ending, removed)
+        edits = _as_whole(source, one, call, source.statement(seed.binding.node), ending, removed)
+    elif slot:
+        edits = _as_whole(source, one, call, *slot)
     else:
         edits = _as_power(source, one, call, removed)
     return Fix(title, min(limit, safety(source)), tuple(edits), call.imports, call.roles)
@@ -64,7 +68,8 @@ def rewrite_linear(source: Source, one: Accumulation, title: str) -> Fix | Refus
     seed = owned_seed(source, one)
     if seed is None or seed.flat:
         return Refused("the accumulator does not start at zero")
-    edits = _as_whole(source, squared, call, seed, Ending(f"{seed.name} = ", seed.kind))
+    start = source.statement(seed.binding.node)
+    edits = _as_whole(source, squared, call, start, Ending(f"{seed.name} = ", seed.kind))
     return Fix(title, Safety.UNSAFE, tuple(edits), call.imports, call.roles)
 
 
@@ -170,10 +175,10 @@ def _leaked(source: Source, one: Accumulation) -> str:
 
 
 def _as_whole(
-    source: Source, one: Accumulation, call: Call, seed: Seed, ending: Ending, removed: Sequence[Statement] = ()
+    source: Source, one: Accumulation, call: Call, zero: Statement, ending: Ending, removed: Sequence[Statement] = ()
 ) -> list[Edit]:
     """The loop becomes the norm, or the power of it that the code needs; what only prepares it is removed, as are the roots."""
-    gone = [source.statement(seed.binding.node), *ending.gone]
+    gone = [zero, *ending.gone]
     line = _fitted(source, one.loop, call, lambda norm: ending.target + _valued(norm, one, ending))
     if ending.joined is not None:
         start, end = lines_of(source, one.loop)[0], source.span(ending.joined)[1]

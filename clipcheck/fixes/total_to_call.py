@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import libcst as cst
 
+from clipcheck.fixes.later_roots import norm_instead
 from clipcheck.fixes.loop_to_call import unmovable
 from clipcheck.fixes.norm_call import Call, norm_call, safety, typed, width
 from clipcheck.fixes.verbs import comments_of, comments_within, delete_lines, indentation, with_parentheses
-from clipcheck.gradients.exponents import Exponent
+from clipcheck.gradients.exponents import ONE, Exponent
 from clipcheck.gradients.powers import raised
 from clipcheck.gradients.spelling import Refused
 from clipcheck.gradients.totals import Total, total
@@ -38,11 +39,15 @@ def rewrite_total(source: Source, found: Total, title: str, limit: Safety = Safe
     prepared = _prepared(source, found)
     if isinstance(prepared, Refused):
         return prepared
-    start, end = with_parentheses(source, found.node)
     if comments_within(source, *source.span(found.node)):
         return Refused("it would remove a comment inside the expression")
+    norm = None if degree.is_one else norm_instead(source, found)
+    if norm is not None:
+        degree, found = ONE, found._replace(node=norm.node, kind=norm.kind, numpy=norm.numpy)
+    start, end = with_parentheses(source, found.node)
     text = _fitted(source, found, degree, call, (start, end))
-    edits = (*(delete_lines(source, statement) for statement in prepared), Edit(start, end, text))
+    gone = (delete_lines(source, statement) for statement in prepared)
+    edits = (*gone, Edit(start, end, text), *(norm.edits if norm else ()))
     return Fix(title, min(limit, safety(source)), edits, call.imports, call.roles)
 
 

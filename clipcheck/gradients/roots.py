@@ -16,13 +16,13 @@ from clipcheck.python.words import words
 class Root(NamedTuple):
     """The root of an accumulator, taken at one of its uses."""
 
-    use: cst.Name
+    use: cst.BaseExpression
     node: cst.CSTNode  # the expression, or the statement `t **= 0.5`
     kind: NumberKind
     numpy: str = ""  # how the file calls numpy, where the root is a numpy number
 
 
-def root_of(source: Source, use: cst.Name, term: Power) -> Root | None:
+def root_of(source: Source, use: cst.BaseExpression, term: Power) -> Root | None:
     """The root, matching the power that `term` adds up, that is taken of an accumulator where it is used."""
     match source.parent(use):
         case cst.AugAssign(target=target, operator=cst.PowerAssign(), value=value) as statement if target is use:
