@@ -270,7 +270,7 @@ MATH = "from math import inf\n"
     ("before", "after"),
     [
         (SIX, MATH),
-        ("import torch\n" + SIX + "import torch.nn as nn\n", "import torch\n" + MATH + "import torch.nn as nn\n"),
+        ("import torch\n" + SIX + "import torch.nn as nn\n", MATH + "\nimport torch\nimport torch.nn as nn\n"),
         ("import torch\n" + SIX, MATH + "\nimport torch\n"),
         # among those of the standard library, in their order
         ("import os\nfrom pathlib import Path\n\nimport torch\n" + SIX, "import os\n" + MATH + "from pathlib import Path\n\nimport torch\n"),
