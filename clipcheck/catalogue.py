@@ -93,6 +93,12 @@ _LIGHTNING_HOOKS = tuple(
 )
 # What all ranks of a process group call together; the first ones all-reduce.
 _REDUCE = ("all_reduce", "all_reduce_coalesced", "allreduce", "all_reduce_", "allreduce_")
+# Functions that do so with the gradients, wherever they are defined.
+_REDUCERS = tuple(
+    f"{verb}_{what}"
+    for verb in ("sync", "synchronize", "average", "reduce", "allreduce", "all_reduce")
+    for what in ("grads", "gradients")
+)
 _OTHER_COLLECTIVES = (
     "all_gather",
     "all_gather_into_tensor",
@@ -244,7 +250,7 @@ RULES: dict[str, Rule] = {
         ),
         _rule("CLIP411", "fabric-torch-clip", *_TORCH_CLIPS, "fabric", "backward"),
         _rule("CLIP412", "local-shard-norm", ("to_local", "_local_tensor"), near=_MEASURED, severity=Severity.ERROR),
-        _rule("CLIP413", "clip-before-gradient-all-reduce", *_CLIPS, _REDUCE),
+        _rule("CLIP413", "clip-before-gradient-all-reduce", *_CLIPS, (*_REDUCE, *_REDUCERS)),
         _rule(
             "CLIP414",
             "return-before-collective",

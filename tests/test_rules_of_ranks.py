@@ -51,6 +51,10 @@ def step(body: str, helper: str = HELPER) -> str:
         "loss.backward()\nCLIP\naverage(net)",  # the caller steps
         "loss.backward()\nCLIP\ndist.all_reduce_coalesced([p.grad for p in net.parameters()])\nopt.step()",
         "loss.backward()\nCLIP\ngrads = [p.grad for p in net.parameters()]\ndist.all_reduce_coalesced(grads)\nopt.step()",
+        # functions from elsewhere, by their names
+        "loss.backward()\nCLIP\nif many:\n    self.sync_gradients(net)\nopt.step()",
+        "loss.backward()\nCLIP\naverage_gradients(net)\nopt.step()",
+        "loss.backward()\nCLIP\ncomm.allreduce_grads(net.parameters())\nopt.step()",
     ],
 )
 def test_a_clip_of_one_ranks_gradients(body: str) -> None:
@@ -67,6 +71,11 @@ def test_gradients_in_one_piece() -> None:
 @pytest.mark.parametrize(
     "body",
     [
+        "loss.backward()\nself.sync_gradients(net)\nCLIP\nopt.step()",
+        "loss.backward()\nCLIP\nopt.step()\nself.sync_gradients(net)",
+        "loss.backward()\nCLIP\nself.sync_gradients()\nopt.step()",  # of what, is not said
+        "loss.backward()\nCLIP\nself.log_gradients(net)\nopt.step()",
+        "loss.backward()\nif accelerator.sync_gradients:\n    CLIP\nopt.step()",
         "loss.backward()\nREDUCE\nCLIP\nopt.step()",
         "loss.backward()\naverage(net)\nCLIP\nopt.step()",
         "loss.backward()\naverage(net)\nCLIP\naverage(net)\nopt.step()",

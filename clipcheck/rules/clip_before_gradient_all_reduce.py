@@ -1,7 +1,7 @@
 """
 ## What it does
 Finds a clip of gradients that are all-reduced by hand after it and before the step, in the same function or in one that
-it calls.
+it calls. A function from elsewhere counts if it is called so: `average_gradients(model)`, `self.sync_gradients(model)`.
 
 ## Why is this bad?
 Each rank clips its own gradients by its own norm, and what the step uses is the mean (or the sum) of the results. Ranks
@@ -37,7 +37,7 @@ from clipcheck.training.calls import callees
 from clipcheck.training.flows import Event, flows
 from clipcheck.training.guards import exclusive
 from clipcheck.training.parameters import owners
-from clipcheck.training.summaries import home, is_reduction, reductions
+from clipcheck.training.summaries import home, is_called_reduction, is_reduction, reductions
 
 TITLE = "All-reduce the gradients before the clip"
 BY_HAND = "all-reduce the gradients first, then clip, unless each rank is to be clipped on its own"
@@ -63,7 +63,9 @@ def _reductions(source: Source) -> tuple[cst.Call, ...]:
 
 
 def _reduces(source: Source, call: cst.Call) -> bool:
-    return is_reduction(source, call) or any(reductions(source, called.function) for called in callees(source, call))
+    called = list(callees(source, call))
+    by_name = not called and is_called_reduction(call)
+    return by_name or is_reduction(source, call) or any(reductions(source, one.function) for one in called)
 
 
 def _reduced_after(source: Source, clip: Event, places: list[cst.Call]) -> cst.Call | None:

@@ -68,13 +68,17 @@ def check(source: Source) -> Iterator[Hit]:
 
 
 def _scaled(source: Source, event: Event, kinds: Sequence[EventKind]) -> Event | None:
-    """The scaled backward before the norm, if that is what comes first on all paths there."""
+    """The scaled backward before the norm, if nothing but a backward comes first on any path there.
+
+    One that is not scaled, in the branch without a scaler, does not make the norm right in the other one.
+    """
     if measures(source)[event.node].gradients == "computed":
         return None  # of another loss, which is not scaled
     earlier = event.first_before(*kinds)
-    if not earlier or any(not _is_scaled(source, one) for one in earlier) or earlier[0].at is event.at:
+    scaled = [one for one in earlier if _is_scaled(source, one)]
+    if not scaled or any(one.kind is not EventKind.BACKWARD for one in earlier) or scaled[0].at is event.at:
         return None
-    return earlier[0]
+    return scaled[0]
 
 
 def _is_scaled(source: Source, event: Event) -> bool:

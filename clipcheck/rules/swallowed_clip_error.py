@@ -151,9 +151,9 @@ def _is_log(source: Source, func: cst.BaseExpression) -> bool:
 
 
 def _is_plain(source: Source, value: cst.BaseExpression) -> bool:
-    """Whether a value says no more than that there is none: `None`, `0.0`, `float("nan")`."""
+    """Whether a value says no more than that there is none, or that it failed: `None`, `0.0`, `float("nan")`, `True`."""
     match value:
-        case cst.Name("None"):
+        case cst.Name("None" | "True" | "False"):
             return True
         case cst.Call(func=func, args=[cst.Arg(value=inner)]) if source.qualified(func) in ("torch.tensor",):
             return number(source, inner) is not None
@@ -161,17 +161,24 @@ def _is_plain(source: Source, value: cst.BaseExpression) -> bool:
 
 
 def _is_tested(source: Source, guarded: cst.Try, target: cst.BaseExpression) -> bool:
-    """Whether a test asks for what a handler has assigned: it may well skip the step."""
+    """Whether a test asks for what a handler has assigned: it may well skip the step, unless only the clip is under it."""
     spelled = source.spelled(target)
     home = source.function(guarded)
-    kinds: tuple[type[cst.If | cst.IfExp | cst.While], ...] = (cst.If, cst.IfExp, cst.While)
-    tests = (node.test for kind in kinds for node in source.nodes(kind) if source.function(node) is home)
+    steps = [node for node, act in acts(source).items() if act.kind in (EventKind.STEP, EventKind.UNKNOWN)]
+    asking = (node for node in source.nodes(cst.If, cst.IfExp, cst.While) if source.function(node) is home)
+    tests = (node.test for node in asking if not _only_clips(source, node, guarded, steps))
     return not isinstance(target, (cst.Name, cst.Attribute)) or any(
         isinstance(node, (cst.Name, cst.Attribute)) and source.spelled(node) == spelled
         for test in tests
         if source.function(test) is home
         for node in source.walk(test)
     )
+
+
+def _only_clips(source: Source, test: cst.CSTNode, guarded: Guarded, steps: Sequence[cst.CSTNode]) -> bool:
+    """Whether a test decides on the clip, and on no step."""
+    outside = isinstance(test, cst.If) and test.orelse is None and contains(source, test.body, guarded)
+    return outside and not any(contains(source, test, step) for step in steps)
 
 
 def _steps_inside(source: Source, guarded: Guarded, call: cst.Call) -> bool:

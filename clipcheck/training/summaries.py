@@ -33,6 +33,11 @@ MOST = 500  # acts of one function; a program that has more is not one that a pe
 
 _JOINS = frozenset({"cat", "concat", "flatten_dense_tensors", "_flatten_dense_tensors"})
 _REDUCE = frozenset({"all_reduce", "all_reduce_coalesced", "allreduce", "all_reduce_", "allreduce_"})
+_REDUCERS = frozenset(
+    f"{verb}_{what}"
+    for verb in ("sync", "synchronize", "average", "reduce", "allreduce", "all_reduce")
+    for what in ("grads", "gradients")
+)
 _HOOKS: dict[str, Literal["computed", "accumulated"]] = {
     "register_hook": "computed",
     "register_post_accumulate_grad_hook": "accumulated",
@@ -169,6 +174,11 @@ def is_reduction(source: Source, call: cst.Call) -> bool:
         return False
     tensor = call.args[0].value
     return is_in_place(tensor) or gradient(source, tensor) is not None or _joins_gradients(source, tensor)
+
+
+def is_called_reduction(call: cst.Call) -> bool:
+    """Whether the name of a function says that it all-reduces gradients: `average_gradients(model)`."""
+    return last_name(call.func) in _REDUCERS and bool(call.args)
 
 
 def _joins_gradients(source: Source, tensor: cst.BaseExpression) -> bool:
