@@ -51,10 +51,9 @@ def step(body: str, helper: str = HELPER) -> str:
         "loss.backward()\nCLIP\naverage(net)",  # the caller steps
         "loss.backward()\nCLIP\ndist.all_reduce_coalesced([p.grad for p in net.parameters()])\nopt.step()",
         "loss.backward()\nCLIP\ngrads = [p.grad for p in net.parameters()]\ndist.all_reduce_coalesced(grads)\nopt.step()",
-        # functions from elsewhere, by their names
+        # an inherited method, by its name
         "loss.backward()\nCLIP\nif many:\n    self.sync_gradients(net)\nopt.step()",
-        "loss.backward()\nCLIP\naverage_gradients(net)\nopt.step()",
-        "loss.backward()\nCLIP\ncomm.allreduce_grads(net.parameters())\nopt.step()",
+        "loss.backward()\nCLIP\nself.allreduce_grads(net.parameters())\nopt.step()",
     ],
 )
 def test_a_clip_of_one_ranks_gradients(body: str) -> None:
@@ -75,6 +74,7 @@ def test_gradients_in_one_piece() -> None:
         "loss.backward()\nCLIP\nopt.step()\nself.sync_gradients(net)",
         "loss.backward()\nCLIP\nself.sync_gradients()\nopt.step()",  # of what, is not said
         "loss.backward()\nCLIP\nself.log_gradients(net)\nopt.step()",
+        "loss.backward()\nCLIP\naverage_gradients(net)\nopt.step()",  # whatever was given
         "loss.backward()\nif accelerator.sync_gradients:\n    CLIP\nopt.step()",
         "loss.backward()\nREDUCE\nCLIP\nopt.step()",
         "loss.backward()\naverage(net)\nCLIP\nopt.step()",

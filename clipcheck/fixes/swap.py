@@ -291,7 +291,7 @@ def _hides(source: Source, node: cst.CSTNode, swap: Swap) -> str:
     return ""
 
 
-_VERSION = re.compile(r"version|\btorch_?\d|hasattr|getattr|\b_?is_?(old|legacy)", re.IGNORECASE)
+_VERSION = re.compile(r"version|\btorch_?(\d|major|minor)|hasattr|getattr|\b_?is_?(old|legacy)", re.IGNORECASE)
 
 
 def _guard(source: Source, node: cst.CSTNode, swap: Swap) -> str:

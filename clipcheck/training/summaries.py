@@ -177,8 +177,11 @@ def is_reduction(source: Source, call: cst.Call) -> bool:
 
 
 def is_called_reduction(call: cst.Call) -> bool:
-    """Whether the name of a function says that it all-reduces gradients: `average_gradients(model)`."""
-    return last_name(call.func) in _REDUCERS and bool(call.args)
+    """Whether the name of an object's own method says that it all-reduces gradients: `self.sync_gradients(model)`."""
+    match call.func:
+        case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=name)):
+            return name in _REDUCERS and bool(call.args)
+    return False
 
 
 def _joins_gradients(source: Source, tensor: cst.BaseExpression) -> bool:
