@@ -7,7 +7,8 @@ FOLDER holds one checkout per repository, named `owner+name`. Their commits are 
 commit, path, line, code, verdict, reason. The verdicts come from benchmarks/survey.tsv, which has the same columns and
 is written by hand, by reading the code: right, noise (true, but a maintainer would shrug), wrong, or unsure. A verdict is
 for a code on a line of a path at a commit; nothing is carried over to another commit. A reason that starts with "no longer
-reported" tells of a finding that led to a change of its rule. The summary goes to stderr; exit status 1 if a finding has no
+reported" tells of a finding that led to a change of its rule, "first reported later" of one that such a change brought. The
+summary goes to stderr; exit status 1 if a finding has no
 verdict yet.
 """
 

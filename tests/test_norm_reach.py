@@ -414,13 +414,22 @@ def test_a_norm_that_only_assertions_read_is_left_alone(reads: str, expected: li
         ("test_norms", "", "self.assertGreater(total, 0)", []),
         ("test_norms", "import pytest\n", "print(total)", []),
         ("test_norms", "from unittest import TestCase\n", "print(total)", []),
+        ("test_norms", "import pytest\n", "print(total ** 0.5)", [4]),  # a norm, and no check
+        ("test_norms", "", "assert total ** 0.5 < 1", [4]),
         ("test_model", "", "print(total)", [4]),  # an evaluation
         ("contest_norms", "import pytest\n", "assert total > 0", [4]),
         ("norms", "import pytest\n", "assert total > 0", [4]),  # tests and trainings may call it
     ],
 )
-def test_a_function_that_a_test_runner_runs_once_is_left_alone(
-    name: str, head: str, end: str, expected: list[int]
-) -> None:
+def test_a_check_in_a_test_is_left_alone(name: str, head: str, end: str, expected: list[int]) -> None:
     text = f"def {name}(self, ps):\n    total = 0.0\n    for p in ps:\n        total += p.grad.norm().item() ** 2\n    {end}\n"
     assert lines(text, head=HEAD + head) == expected
+
+
+def test_a_largest_element_in_a_test_is_left_alone() -> None:
+    body = "    top = 0.0\n    for p in ps:\n        top = max(top, p.grad.abs().max().item())\n    assert top < 1\n"
+    assert lines(f"def test_f(ps):\n{body}") == []
+    assert lines(f"def f(ps):\n{body}") == [4]
+    whole = "    norm = sum(p.grad.norm().item() ** 2 for p in ps){root}\n    print(norm)\n"
+    assert lines("import pytest\ndef test_f(ps):\n" + whole.format(root="")) == []
+    assert lines("import pytest\ndef test_f(ps):\n" + whole.format(root=" ** 0.5")) == [3]

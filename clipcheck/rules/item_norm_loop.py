@@ -3,8 +3,8 @@
 Finds gradient norms that are summed in Python from one `.item()` per parameter: loops, comprehensions inside `sum`,
 lists that are summed later; with `norm`, `pow(2).sum()`, `float()` or `math.pow`, with or without the root. Other calls
 that copy each tensor to the host count as well: `.cpu()`, `.numpy()`, `torch.tensor([…])` of the norms.
-Tests of a model are left alone, since no training waits for them: functions `test_…` with assertions or in a module of
-pytest or unittest, and sums that nothing but assertions read.
+Tests of a model are left alone where they only check gradients, since no training waits for them: a sum that nothing but
+assertions read, or, in a function `test_…` of pytest or unittest, a largest element or a sum of which no root is taken.
 
 ## Why is this bad?
 Every `.item()` synchronizes with the device: a model with 150 tensors synchronizes 150 times to get one number. With
@@ -61,6 +61,7 @@ from clipcheck.fixes.split_loop import EACH
 from clipcheck.fixes.total_to_call import rewrite_total
 from clipcheck.gradients.accumulations import Accumulation, accumulations
 from clipcheck.gradients.powers import Power
+from clipcheck.gradients.roots import root_of
 from clipcheck.gradients.series import uses_beside
 from clipcheck.gradients.spelling import Refused
 from clipcheck.gradients.totals import Total, totals
@@ -77,7 +78,7 @@ def check(source: Source) -> Iterator[Hit]:
     sums = [found for found in totals(source) if found.term.synced and found.is_total]
     lists = {id(found.series.loop.statement): found for found in sums if found.series.loop is not None}
     for one in accumulations(source):
-        if not one.term.synced or _is_in_test(source, one.statement):
+        if not one.term.synced or _is_check(source, one):
             continue
         if one.how != "append" and one.is_total:
             yield _hit(one.statement, one.term, _of_loop(source, one))
@@ -86,10 +87,27 @@ def check(source: Source) -> Iterator[Hit]:
         elif one.is_total:
             yield _hit(one.statement, one.term, Refused("the individual norms are kept"))
     for found in sums:
-        if found.series.loop is not None or _is_only_asserted(source, found.node) or _is_in_test(source, found.node):
+        if found.series.loop is not None or _is_only_asserted(source, found.node) or _is_checked(source, found):
             continue
         if not (found.series.joined and uses_beside(source, found.series, found.node)):
             yield _hit(found.series.joined or found.node, found.term, _of_total(source, found))
+
+
+def _is_check(source: Source, one: Accumulation) -> bool:
+    """Whether a test accumulates no norm, but a number that says whether the gradients are as they should be."""
+    if not _is_in_test(source, one.statement):
+        return False
+    match one.target:
+        case cst.Name(value=name) if one.how != "max":
+            uses = source.names.uses(source.scope(one.target).owner(name), name)
+            return all(root_of(source, use, one.term) is None for use in uses)
+    return one.how == "max"
+
+
+def _is_checked(source: Source, found: Total) -> bool:
+    """As `_is_check`, for what one expression computes."""
+    whole = found.degree is not None and found.degree.is_one and found.form != "max"
+    return not whole and _is_in_test(source, found.node)
 
 
 def _is_in_test(source: Source, node: cst.CSTNode) -> bool:
