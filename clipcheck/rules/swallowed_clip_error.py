@@ -165,7 +165,8 @@ def _is_tested(source: Source, guarded: cst.Try, target: cst.BaseExpression) -> 
     spelled = source.spelled(target)
     home = source.function(guarded)
     steps = [node for node, act in acts(source).items() if act.kind in (EventKind.STEP, EventKind.UNKNOWN)]
-    asking = (node for node in source.nodes(cst.If, cst.IfExp, cst.While) if source.function(node) is home)
+    kinds: tuple[type[cst.If | cst.IfExp | cst.While], ...] = (cst.If, cst.IfExp, cst.While)
+    asking = (node for kind in kinds for node in source.nodes(kind) if source.function(node) is home)
     tests = (node.test for node in asking if not _only_clips(source, node, guarded, steps))
     return not isinstance(target, (cst.Name, cst.Attribute)) or any(
         isinstance(node, (cst.Name, cst.Attribute)) and source.spelled(node) == spelled
