@@ -90,7 +90,7 @@ def speaks_of_clipping(text: str) -> bool:
 
     A name for a gradient is not enough: that of a gradient penalty is none of a parameter, and TensorFlow has its `GradientTape`.
     """
-    data = _COMMENT.sub(b"", text.encode(errors="replace"))
+    data = _COMMENT.sub(b"", text.encode(errors="replace").replace(b"\0", b""))
     return (
         _OF_PARAMETER.search(data) is not None
         or _names(data, _IN_GRADIENT, _handles_gradients, code=True)
