@@ -105,14 +105,9 @@ def test_nothing_is_taken_for_what_was_there_before() -> None:
     assert runtime.clip_grad_norm_(params_of([sparse]), 99.0).item() == pytest.approx(math.sqrt(8))
 
 
-class Refuses:
-    """A compiled kernel of a Triton that takes other arguments."""
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Refuses:
-        return self
-
-    def __call__(self, *arguments: object) -> None:
-        raise TypeError("function takes exactly 27 arguments")
+def refuses(varying: tuple[object, ...]) -> None:
+    """The launch of a Triton that takes other arguments."""
+    raise TypeError("function takes exactly 27 arguments")
 
 
 @needs_gpu
@@ -132,9 +127,9 @@ def test_later_calls_are_launched_as_the_first() -> None:
         runtime.clip_grads_with_norm_(params_of(grads), 4.0, known)
         for grad, old in zip(grads, before, strict=True):
             torch.testing.assert_close(grad, (old.double() * min(1.0, 4.0 / (known.item() + 1e-6))).to(grad.dtype))
-    plan = cuda_plan._plans[0]
-    assert any(plan.compiled.values()) == cuda.TAKES_CONSTANTS
-    plan.compiled.update(dict.fromkeys(plan.compiled, Refuses()))
+    (feed,) = cuda_plan._plans[0].feeds.values()
+    assert bool(feed.launches) == cuda.TAKES_CONSTANTS
+    feed.launches.update(dict.fromkeys(feed.launches, refuses))
     for _ in range(2):
         check(grads, 0.25)
 

@@ -97,10 +97,7 @@ def _clip(
 ) -> None:
     """Time `clip_grad_norm_`, both when nothing is clipped and when something is."""
     if sharded:
-        if not sharded_bench.is_started():
-            raise click.UsageError(
-                "`--sharded` runs under torchrun: torchrun --nproc-per-node 2 -m clipcheck bench clip --sharded"
-            )
+        _needs_torchrun("clip")
         with sharded_bench.processes(device) as own:
             names, how = names or workloads.SHARDED, Options(own, rounds)
             _run(sharded_bench.clip, names, how, threads, json_file, plot_file, is_quiet=not sharded_bench.is_first())
@@ -127,15 +124,21 @@ def _norm(
 @_device_option
 @click.option("--rounds", type=click.IntRange(1), default=31, show_default=True, help="Steps with each clip.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch on the CPU.")
-def _step(names: tuple[str, ...], device: torch.device, rounds: int, threads: int | None) -> None:
+@click.option("--sharded", is_flag=True, help="Under torchrun: models sharded by FSDP2 (torch 2.6).")
+def _step(names: tuple[str, ...], device: torch.device, rounds: int, threads: int | None, sharded: bool) -> None:
     """Time whole training steps: without a clip, with torch's, with clipcheck's, and with a hand-written loop."""
     if threads is not None:
         torch.set_num_threads(threads)
-    _warn_of_load()
-    click.echo(_told(measure.machine(device)))
-    click.echo(steps.HEADER)
-    for name in names or TRAININGS:
-        click.echo("\n".join(map(steps.line, steps.steps(name, device, rounds))))
+    if sharded:
+        _needs_torchrun("step")
+    with sharded_bench.processes(device) if sharded else contextlib.nullcontext(device) as own:
+        tell = click.echo if sharded_bench.is_first() else _silently
+        if sharded_bench.is_first():
+            _warn_of_load()
+        tell(_told(measure.machine(own) | sharded_bench.machine()))
+        tell(steps.HEADER)
+        for name in names or TRAININGS:
+            tell("\n".join(map(steps.line, steps.steps(name, own, rounds, sharded))))
 
 
 @_bench.command("beliefs")
@@ -181,6 +184,17 @@ def _run(
         json_file.write_text(report.as_json(machine, rows), encoding="utf-8")
     if plot_file is not None:
         click.echo("wrote " + " and ".join(map(str, plot.draw(machine, rows, plot_file))))
+
+
+def _needs_torchrun(command: str) -> None:
+    if not sharded_bench.is_started():
+        raise click.UsageError(
+            f"`--sharded` runs under torchrun: torchrun --nproc-per-node 2 -m clipcheck bench {command} --sharded"
+        )
+
+
+def _silently(_: str) -> None:
+    """What a process says that is not the first."""
 
 
 def _warn_of_load() -> None:

@@ -78,6 +78,18 @@ def agreed(loads: list[Workload]) -> list[Workload]:
     return chosen[0]
 
 
+def start_together() -> None:
+    """Waits for the other processes, and for what they have given to their devices."""
+    dist.barrier()
+
+
+def of_the_slowest(timing: measure.Timing, device: torch.device) -> measure.Timing:
+    """Returns the wall times of the process that took longest in each round."""
+    every = torch.tensor(timing.walls, dtype=torch.float64, device=device)
+    dist.all_reduce(every, dist.ReduceOp.MAX)
+    return measure.Timing(every.tolist(), timing.device)
+
+
 def machine() -> dict[str, Any]:
     """Returns what a figure of several processes must be read with, too."""
     return {"processes": dist.get_world_size(), "backend": dist.get_backend()} if _is_joined() else {}
@@ -104,7 +116,7 @@ def clip(load: Workload, options: Options, bytes_a_second: float) -> Iterator[Ro
             calls = {name: _bound(peers.CLIPS[name], params, max_norm) for name in PEERS}
             errors: dict[str, float | None] = {name: _error(call, norm, reset) for name, call in calls.items()}
             timings = measure.interleaved(calls, device, reset, rounds_of(load, options))
-            slowest = {name: measure.Timing(_slowest(t.walls, device), t.device) for name, t in timings.items()}
+            slowest = {name: of_the_slowest(timing, device) for name, timing in timings.items()}
             floor = 1e3 * passes * own_bytes / bytes_a_second
             yield from rows_of(f"{load.name}, {layout.name}", case, slowest, errors, floor)
 
@@ -115,7 +127,7 @@ def _reset(grads: list[Tensor], originals: list[Tensor]) -> measure.Call:
     def reset() -> None:
         for grad, original in zip(grads, originals, strict=False):
             grad.copy_(original)
-        dist.barrier()
+        start_together()
 
     return reset
 
@@ -164,12 +176,6 @@ def _exact_norm(params: list[Any]) -> float:
     squares = torch.tensor(total, dtype=torch.float64, device=params[0].device)
     dist.all_reduce(squares)
     return math.sqrt(squares.item())
-
-
-def _slowest(walls: list[float], device: torch.device) -> list[float]:
-    every = torch.tensor(walls, dtype=torch.float64, device=device)
-    dist.all_reduce(every, dist.ReduceOp.MAX)
-    return every.tolist()
 
 
 def _error(call: measure.Call, exact: float, reset: measure.Call) -> float:

@@ -1,8 +1,9 @@
 """The total norm of gradients on the CPU, read once, to 1e-7 or better.
 
-A full reduction in torch sums millions of float32 squares into eight accumulators (error 1e-5 to 1e-2). Here torch takes
-the norms of rows, and they are combined in float64. The rounding errors of rows (up to 3e-7 each) cancel, unless values
-repeat, as in a constant gradient, or few rows dominate: then the errors of a few rows are measured and taken off.
+A full reduction in torch sums millions of float32 squares into eight accumulators (error 1e-5 to 1e-2). Here small
+gradients are copied together and computed in float64; of others torch takes the norms of rows, which are combined in
+float64. The rounding errors of rows (up to 3e-7 each) cancel, unless values repeat, as in a constant gradient, or few rows
+dominate: then the errors of a few rows are measured and taken off.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -18,16 +19,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from clipcheck.runtime import plain, rows
 from clipcheck.runtime.load import GRAIN, is_serial_better
-from clipcheck.runtime.rows import Piece
 
-EXACT = 4_096  # elements: below all in float64; from here on MKL's dot product uses all threads
-TINY = 384  # elements that the host adds up sooner than torch
+TINY = 192  # elements that the host adds up sooner than torch
 FEW = 1_024  # norms of rows that the host adds up sooner than torch
 SAMPLE = 32  # norms of rows that are looked at
+ELEMENTS = 16  # of one row that are looked at
 MEASURED = 16  # rows whose error is measured
-KEPT = 64  # vectors of norms that are not concatenated yet
 WIDE = frozenset({torch.float64})
 
+_CPU = torch.device("cpu")
 _vector_norm = torch.linalg.vector_norm
 
 
@@ -55,7 +55,7 @@ def scale_(groups: list[list[Tensor]], coefficient: float) -> None:
 
 def scalar(value: float, dtype: torch.dtype) -> Tensor:
     """Returns a 0-dim tensor on the CPU, by the fastest of the ways to make one."""
-    return torch.scalar_tensor(value, dtype=dtype, device="cpu")
+    return torch.scalar_tensor(value, dtype=dtype, device=_CPU)
 
 
 def _parts(grad: Tensor) -> tuple[Tensor, ...]:
@@ -112,9 +112,10 @@ def _group_norm(grads: list[Tensor], norm_type: float) -> float:
     if norm_type != 2:
         return _by_powers(grads, sizes, norm_type)
     elements = sum(sizes)
-    norm = _exact_norm(grads, elements) if elements < EXACT else _norm_by_rows(grads, sizes)
-    wide = elements < EXACT or grads[0].dtype in WIDE
-    return norm if _in_range(norm, elements, wide) else careful_norm(grads, 2)
+    are_small = max(sizes) < rows.alone(grads[0].dtype)
+    norm = _exact_norm(grads, elements) if are_small else _norm_by_rows(grads, sizes)
+    is_wide = are_small or grads[0].dtype in WIDE
+    return norm if _in_range(norm, elements, is_wide) else careful_norm(grads, 2)
 
 
 def _in_range(norm: float, elements: int, wide: bool) -> bool:
@@ -126,11 +127,12 @@ def _in_range(norm: float, elements: int, wide: bool) -> bool:
 
 
 def _exact_norm(grads: list[Tensor], elements: int) -> float:
-    vector = rows.joined(grads)
+    """The norm in float64."""
     if elements <= TINY:
-        return math.hypot(*vector.tolist())
-    wide = vector.double()
-    return math.sqrt(torch.dot(wide, wide))
+        return math.hypot(*rows.joined(grads).tolist())
+    runs = rows.together(grads) if elements >= GRAIN else (grads,)
+    norms = [float(_vector_norm(rows.joined(run).double())) for run in runs]
+    return norms[0] if len(norms) == 1 else math.hypot(*norms)
 
 
 def _by_powers(grads: list[Tensor], sizes: list[int], norm_type: float) -> float:
@@ -148,91 +150,117 @@ def _parts_of(grads: list[Tensor], sizes: list[int]) -> Iterator[Tensor]:
 
 
 def _norm_by_rows(grads: list[Tensor], sizes: list[int]) -> float:
-    if max(sizes) < GRAIN:
-        return _norm_of_pieces(lambda: rows.pieces(grads, sizes))
-    is_narrow, has_kernel = grads[0].dtype in rows.SIXTEEN, rows.has_squares(grads[0].dtype)
-    if is_serial_better() or (is_narrow and not has_kernel):
-        return _norm_of_pieces(lambda: rows.split(rows.pieces(grads, sizes)))
-    if not is_narrow:
-        return _norm_of_pieces(lambda: rows.pieces(grads, sizes))
-    large: list[Tensor] = []
-    small: list[Piece] = []
-    for piece in rows.pieces(grads, sizes):
-        if isinstance(piece, list) or piece.numel() < GRAIN or not piece.is_contiguous():
-            small.append(piece)
-        else:
-            large.append(piece.view(-1))
-    sums = [sums for vector in large for sums in rows.squares(vector)]
-    of_large = math.sqrt(torch.cat(sums).double().sum()) if sums else 0.0
-    return math.hypot(of_large, _norm_of_pieces(lambda: rows.split(small))) if small else of_large
+    matrices, small = rows.parted(grads, sizes)
+    norms = [_exact_norm(small, sum(map(Tensor.numel, small)))] if small else []
+    if max(sizes) >= GRAIN:
+        matrices, norm = _divided(matrices)
+        norms.append(norm)
+    if matrices:
+        norms.append(_norm_of_rows(matrices))
+    return math.hypot(*norms)
 
 
-def _norm_of_pieces(pieces: Callable[[], Iterable[Piece]]) -> float:
-    """The norm of pieces, which are asked for again if their errors have to be measured: to keep them costs more."""
-    norms, counts = _norms_of_rows(pieces())
-    count = len(norms)
+def _divided(matrices: list[Tensor]) -> tuple[list[Tensor], float]:
+    """Returns matrices for `_norm_of_rows`, on one thread each where all would wait, and the norm of what it need not see."""
+    if is_serial_better():
+        return list(rows.split(matrices)), 0.0
+    dtype = matrices[0].dtype if matrices else None
+    if dtype not in rows.SIXTEEN:
+        return matrices, 0.0
+    large = [matrix for matrix in matrices if matrix.numel() >= rows.SQUARED]
+    matrices = [matrix for matrix in matrices if matrix.numel() < rows.SQUARED]
+    kernel = [matrix for matrix in large if matrix.is_contiguous() and rows.has_squares(matrix.dtype)]
+    others = [matrix for matrix in large if not (matrix.is_contiguous() and rows.has_squares(matrix.dtype))]
+    sums = [sums for matrix in kernel for sums in rows.squares(matrix.view(-1))]
+    norm = math.sqrt(_sum(sums)) if sums else 0.0
+    return [*matrices, *rows.split(others)], norm  # a copy of all of a large one in float32 would take memory
+
+
+def _norm_of_rows(matrices: list[Tensor]) -> float:
+    """The norm of real matrices of one dtype from the norms of their rows."""
+    dtype = torch.float32 if matrices[0].dtype in rows.SIXTEEN else None
+    vectors = [_vector_norm(matrix, 2, 1, dtype=dtype) for matrix in matrices]
+    count = sum(map(len, vectors))
+    step = -(-count // SAMPLE)
+    norms = list(map(rows.joined, rows.together(vectors))) if count >= GRAIN else [rows.joined(vectors)]
     if count <= FEW:
-        values = norms.tolist()
-        norm = math.hypot(*values)
-        sample = values[:: -(-count // SAMPLE)]
+        values = norms[0].tolist()
+        norm, sample = math.hypot(*values), values[::step]
     else:
-        parts = torch.split(norms, GRAIN - 1) if count >= GRAIN else (norms,)
-        norm = math.hypot(*[float(_vector_norm(part.double())) for part in parts])
-        sample = norms[:: -(-count // SAMPLE)].tolist()
-    if norms.dtype in WIDE or not 0 < norm < math.inf or _errors_cancel(sample, norm, count):
+        norm, sample = math.sqrt(_sum(norms, square=True)), rows.joined(list(_every(norms, step))).tolist()
+    if vectors[0].dtype in WIDE or not 0 < norm < math.inf:
         return norm
-    if count <= FEW and len(counts) <= MEASURED:  # all takes less time than some
-        return math.hypot(*[float(_vector_norm(rows.matrix(piece).double())) for piece in pieces()])
-    return norm * _correction([*pieces()], counts, norms)
+    largest = max(sample)
+    is_seen = _is_seen(sample, norm, count)
+    if is_seen and not _repeats(sample) and not _repeats(_of_long_row(matrices, step * sample.index(largest))):
+        return norm
+    if is_seen and 4 * largest < math.hypot(*sample):
+        return norm * _even_correction(matrices, step, sample)
+    return norm * _correction(matrices, vectors)
 
 
-def _norms_of_rows(pieces: Iterable[Piece]) -> tuple[Tensor, list[int]]:
-    """Returns the norms of the rows of all pieces, and how many rows each has.
-
-    Few vectors are kept at a time: between copies of gradients they would keep the memory of each from being used again.
-    """
-    done: list[Tensor] = []
-    vectors: list[Tensor] = []
-    counts: list[int] = []
-    for piece in pieces:
-        vector = _vector_norm(rows.matrix(piece), 2, 1)
-        vectors.append(vector)
-        counts.append(len(vector))
-        if len(vectors) == KEPT:
-            done.append(torch.cat(vectors))
-            vectors = []
-    done += vectors
-    return torch.cat(done) if len(done) > 1 else done[0], counts
+def _sum(vectors: list[Tensor], square: bool = False) -> float:
+    """The sum of float32 numbers, or of their squares, in float64, on one thread: MKL's dot product would take all."""
+    parts = (part for each in vectors for part in (torch.split(each, GRAIN - 1) if len(each) >= GRAIN else (each,)))
+    wide = map(Tensor.double, parts)
+    return math.fsum(float(_vector_norm(part)) ** 2 if square else float(part.sum()) for part in wide)
 
 
-def _errors_cancel(sample: list[float], norm: float, count: int) -> bool:
-    """Whether many rows are different and none dominates, as far as a sample of so many rows' norms tells.
+def _every(tensors: list[Tensor], step: int) -> Iterator[Tensor]:
+    """Yields every so many rows of tensors, counted over all."""
+    start = 0
+    for tensor in tensors:
+        if start < len(tensor):
+            yield tensor[start::step]
+        start = (start - len(tensor)) % step
 
-    The sample must have its share of the norm: else others, that are not in it, dominate.
-    """
-    if len(set(sample)) < len(sample) - sample.count(0.0) - 1:  # zeros are added without an error
-        return False
+
+def _is_seen(sample: list[float], norm: float, count: int) -> bool:
+    """Whether a sample of so many rows' norms shows what they are like: no row dominates, in it or outside of it."""
     share = math.hypot(*sample) * math.sqrt(count / len(sample))
     return 0.7 * norm < share < 1.4 * norm and 3 * max(sample) < norm
 
 
-def _correction(pieces: list[Piece], counts: list[int], norms: Tensor) -> float:
+def _repeats(values: list[float]) -> bool:
+    """Whether values are equal that are not zero: zeros are added without an error."""
+    return len(set(values)) < len(values) - values.count(0.0) - 1
+
+
+def _of_long_row(matrices: list[Tensor], row: int) -> list[float]:
+    """The magnitudes of the first elements of a row, counted over all matrices, if any are long.
+
+    The rounding errors of a long row of few different values exceed 1e-7 even where such rows differ.
+    """
+    if not any(matrix.size(1) > rows.SHORT_ROWS for matrix in matrices):
+        return []
+    for matrix in matrices:
+        if row < len(matrix):
+            return list(map(abs, matrix[row, :ELEMENTS].tolist()))
+        row -= len(matrix)
+    return []
+
+
+def _even_correction(matrices: list[Tensor], step: int, sample: list[float]) -> float:
+    """Returns what the norm is to be multiplied by: 1 and the error of the rows whose norms are in the sample."""
+    chosen = rows.joined(list(_every(matrices, step)))
+    return float(_vector_norm(chosen.double())) / math.hypot(*sample)
+
+
+def _correction(matrices: list[Tensor], vectors: list[Tensor]) -> float:
     """Returns what the norm is to be multiplied by: 1 and the mean error of rows that are drawn in proportion to squares.
 
     Drawn so, the mean is that of all rows, whatever dominates; the same error in all rows is found whole, and one in
     half of them up to a fifth.
     """
-    reached = torch.cat([part.double().square_() for part in torch.split(norms, GRAIN - 1)]).cumsum(0)
-    places = torch.arange(0.5, MEASURED, dtype=torch.float64, device="cpu") * (reached[-1] / MEASURED)
-    drawn = torch.searchsorted(reached, places).clamp_(max=len(reached) - 1).tolist()
-    ends = list(itertools.accumulate(counts))
-    matrices: dict[int, Tensor] = {}
-    chosen: list[Tensor] = []
-    for row in drawn:
-        at = bisect_right(ends, row)
-        if at not in matrices:
-            matrices[at] = rows.matrix(pieces[at])
-        chosen.append(matrices[at][row - ends[at] + counts[at]])
-    exact = pad_sequence(chosen, batch_first=True).double().square_().sum(1)
-    measured = norms[torch.tensor(drawn, device="cpu")].double().square_()
+    ends = list(itertools.accumulate(map(len, vectors)))
+    reached = torch.empty(ends[-1], dtype=torch.float64, device=_CPU)
+    parts = [part for vector in vectors for part in torch.split(vector, GRAIN - 1)]
+    for part, into in zip(parts, torch.split(reached, list(map(len, parts))), strict=True):
+        into.copy_(part).square_()
+    reached = reached.cumsum(0)
+    levels = torch.arange(0.5, MEASURED, dtype=torch.float64, device=_CPU) * (reached[-1] / MEASURED)
+    drawn = torch.searchsorted(reached, levels).clamp_(max=len(reached) - 1).tolist()
+    places = [(at := bisect_right(ends, row), row - ends[at]) for row in drawn]  # a matrix, a row from its end
+    exact = pad_sequence([matrices[at][row] for at, row in places], batch_first=True).double().square_().sum(1)
+    measured = torch.stack([vectors[at][row] for at, row in places]).double().square_()
     return math.sqrt(float((exact / measured).mean()))

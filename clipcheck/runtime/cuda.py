@@ -111,23 +111,22 @@ def _sum(plan: Plan, feed: Feed, norm_type: float) -> None:
     """Launches the first kernel for each part that counts."""
     first, order = 0, _order(norm_type)
     for index, part in enumerate(plan.parts):
-        if part.sum_programs:
-            _launch(
-                plan, ("sum", index, order, None, 0), sum_kernel, part.sum_programs, SUM_WARPS,
-                feed.table, plan.sizes, part.tensor_of, part.start_of, feed.partials, part.chunks, first,
-                DTYPE=part.dtype, ORDER=order, CHUNK=CHUNK, BLOCK=BLOCK,
-            )  # fmt: skip
-            first += part.sum_programs
+        key = ("sum", index, order, None, 0)
+        if part.sum_programs and not _launched_again(feed, key):
+            fixed = feed.table, plan.sizes, part.tensor_of, part.start_of, feed.partials, part.chunks, first
+            constants = {"DTYPE": part.dtype, "ORDER": order, "CHUNK": CHUNK, "BLOCK": BLOCK}
+            _launch(feed, key, sum_kernel, part.sum_programs, SUM_WARPS, fixed, (), constants)
+        first += part.sum_programs
 
 
 def _joined(plan: Plan, feed: Feed, norm_type: float) -> Tensor:
     """Launches the kernel that adds up the partials of each section; returns the sums, of the inf norm the largest."""
     sums = torch.empty(plan.sections, dtype=torch.float64, device=plan.device)
     order, lanes = _order(norm_type), _power_of_2(plan.programs)
-    _launch(
-        plan, ("join", 0, order, None, lanes), join_kernel, plan.sections, SCALE_WARPS,
-        feed.partials, plan.ends, sums, ORDER=order, PARTIALS=lanes,
-    )  # fmt: skip
+    key = ("join", 0, order, None, lanes)
+    if not _launched_again(feed, key, sums):
+        constants = {"ORDER": order, "PARTIALS": lanes}
+        _launch(feed, key, join_kernel, plan.sections, SCALE_WARPS, (feed.partials, plan.ends), (sums,), constants)
     return sums
 
 
@@ -135,12 +134,14 @@ def _sum_and_finish(plan: Plan, feed: Feed, norm_type: float, norm: Tensor) -> N
     """Launches the kernel of which the last program writes the norm."""
     first, order, lanes = 0, _order(norm_type), _power_of_2(plan.programs)
     for index, part in enumerate(plan.parts):
-        _launch(
-            plan, ("norm", index, order, norm.dtype, lanes), norm_kernel, part.sum_programs, SUM_WARPS,
-            feed.table, plan.sizes, part.tensor_of, part.start_of, feed.partials, part.chunks, first,
-            plan.programs, feed.arrived, norm,
-            DTYPE=part.dtype, ORDER=order, PARTIALS=lanes, CHUNK=CHUNK, BLOCK=BLOCK,
-        )  # fmt: skip
+        key = ("norm", index, order, norm.dtype, lanes)
+        if not _launched_again(feed, key, norm):
+            fixed = (
+                *(feed.table, plan.sizes, part.tensor_of, part.start_of, feed.partials),
+                *(part.chunks, first, plan.programs, feed.arrived),
+            )
+            constants = {"DTYPE": part.dtype, "ORDER": order, "PARTIALS": lanes, "CHUNK": CHUNK, "BLOCK": BLOCK}
+            _launch(feed, key, norm_kernel, part.sum_programs, SUM_WARPS, fixed, (norm,), constants)
         first += part.sum_programs
 
 
@@ -160,36 +161,68 @@ def _scale(
     order, count = _order(norm_type), partials.numel()
     lanes = _power_of_2(count)
     is_aligned = partials is feed.partials or partials.data_ptr() % 16 == 0
+    name = "finish" if not scales else "skip" if skips else "scale"
     for index, part in enumerate(plan.parts if scales else plan.parts[:1]):
-        key = ("skip" if skips else "scale", index, order, None if norm is None else norm.dtype, lanes)
-        _launch(
-            plan, key if is_aligned else None, scale_kernel,
-            part.scale_programs if scales else 1, SCALE_WARPS,
-            feed.table, plan.sizes, part.tensor_of, part.start_of, partials,
-            partials if norm is None else norm, high, rest, part.chunks if scales else 0, count,
-            DTYPE=part.dtype, ORDER=order, PARTIALS=lanes, WRITES_NORM=norm is not None, SKIPS=skips,
-            CHUNK=CHUNK, BLOCK=BLOCK,
-        )  # fmt: skip
+        key = (name, index, order, None if norm is None else norm.dtype, lanes) if is_aligned else None
+        varying = partials, partials if norm is None else norm, high, rest, count
+        if not _launched_again(feed, key, *varying):
+            fixed = feed.table, plan.sizes, part.tensor_of, part.start_of, part.chunks if scales else 0
+            constants = {
+                "DTYPE": part.dtype,
+                "ORDER": order,
+                "PARTIALS": lanes,
+                "WRITES_NORM": norm is not None,
+                "SKIPS": skips,
+                "CHUNK": CHUNK,
+                "BLOCK": BLOCK,
+            }
+            programs = part.scale_programs if scales else 1
+            _launch(feed, key, scale_kernel, programs, SCALE_WARPS, fixed, varying, constants)
         norm = None
 
 
-def _launch(
-    plan: Plan, key: Key | None, kernel: Any, programs: int, warps: int, *arguments: object, **constants: object
-) -> None:
-    """Launches a kernel: the first time of a key through Triton, which compiles it, then the compiled one directly.
+def _launched_again(feed: Feed, key: Key | None, *varying: object) -> bool:
+    """Launches what was launched under a key before, with other last arguments; False if nothing was.
 
-    That takes 15 instead of 27 µs of the host, since Triton does not ask again what the key says: dtypes, alignment,
-    constants.
+    It calls the compiled kernel directly: Triton would ask again what the key says, dtypes, alignment and constants, and
+    the driver where each table is.
     """
-    if key and (compiled := plan.compiled.get(key)):
-        try:
-            compiled[programs, 1, 1](*arguments, *constants.values())
-            return
-        except TypeError:  # raised before the launch: a Triton to come may take other arguments
-            plan.compiled[key] = None
-    launched = kernel[programs,](*arguments, **constants, num_warps=warps)
-    if key and TAKES_CONSTANTS:
-        plan.compiled.setdefault(key, launched)
+    if key is None or (launch := feed.launches.get(key)) is None:
+        return False
+    try:
+        launch(varying)
+    except TypeError:  # raised before the launch: a Triton to come may take other arguments
+        feed.launches[key] = _refuse
+        return False
+    return True
+
+
+def _launch(
+    feed: Feed,
+    key: Key | None,
+    kernel: Any,
+    programs: int,
+    warps: int,
+    fixed: tuple[object, ...],
+    varying: tuple[object, ...],
+    constants: dict[str, object],
+) -> None:
+    """Launches a kernel through Triton, which compiles it, and keeps what is needed to launch it again."""
+    compiled = kernel[programs,](*fixed, *varying, **constants, num_warps=warps)
+    if key is None or key in feed.launches or not TAKES_CONSTANTS or compiled is None:
+        return
+    try:
+        run = compiled.run
+        start = programs, 1, 1, feed.stream, compiled.function, compiled.packed_metadata, None, None, None
+    except AttributeError:
+        return
+    known = *start, *(each.data_ptr() if isinstance(each, Tensor) else each for each in fixed)
+    last = tuple(constants.values())
+    feed.launches[key] = lambda varying: run(*known, *varying, *last)
+
+
+def _refuse(varying: tuple[object, ...]) -> None:
+    raise TypeError
 
 
 def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 import triton.language as tl
@@ -32,7 +32,7 @@ _REAL = {
 
 _data_ptr = torch._C.TensorBase.data_ptr
 
-# Which kernel, which part, order of the norm, dtype of the norm that it writes, lanes: with the plan, what it is compiled for.
+# Which kernel, which part, order of the norm, dtype of the norm that it writes, lanes: with the feed, what it is compiled for.
 Key: TypeAlias = tuple[str, int, int, torch.dtype | None, int]
 
 
@@ -56,6 +56,8 @@ class Feed:
     table: Tensor  # the same on the device
     partials: Tensor  # float64, one per program of the sum
     arrived: Tensor  # int32, 0 between launches: the programs of the norm that are done
+    stream: int  # the address of the stream
+    launches: dict[Key, Callable[..., None]]  # what has been launched with it, to be launched again
 
 
 @dataclass(eq=False)
@@ -74,7 +76,6 @@ class Plan:
     ends: Tensor  # int32: the first partial of each section, and one past the last
     is_complex: bool
     dtype: torch.dtype  # of the norm
-    compiled: dict[Key, Any]  # the kernels that this plan has launched
     ready: torch.cuda.Event  # the tables above are written
     feeds: dict[int, Feed]  # by stream
     spare: tuple[Tensor, Tensor] | None  # pinned memory and a zero for a graph capture, which can make neither
@@ -111,9 +112,9 @@ def feed_for(plan: Plan, grads: list[Tensor]) -> Feed | None:
     None if two gradients overlap, since their chunks would race, or if a graph capture finds nothing to capture with.
     """
     addresses = list(map(_data_ptr, grads))
-    if torch.cuda.is_current_stream_capturing():
-        return _captured_feed(plan, addresses)
     stream = torch._C._cuda_getCurrentRawStream(plan.device.index)
+    if torch.cuda.is_current_stream_capturing():
+        return _captured_feed(plan, addresses, stream)
     feed = plan.feeds.get(stream)
     if feed is not None and feed.addresses == addresses and plan.spare is not None:
         return feed
@@ -125,7 +126,8 @@ def feed_for(plan: Plan, grads: list[Tensor]) -> Feed | None:
             plan.spare = torch.empty_like(host, pin_memory=True), _zero(plan)
         if feed is None:
             _wait_for_tables(plan)
-            feed = plan.feeds[stream] = Feed(addresses, _sent(host, plan.device), _partials(plan), _zero(plan))
+            table = _sent(host, plan.device)
+            feed = plan.feeds[stream] = Feed(addresses, table, _partials(plan), _zero(plan), stream, {})
         elif feed.addresses != addresses:
             # torch's host allocator reuses pinned memory only after the copy has read it.
             feed.table.copy_(host.pin_memory(), non_blocking=True)
@@ -188,7 +190,6 @@ def _new_plan(grads: list[Tensor], looks_alike: Callable[..., bool], sections: S
         is_complex=any(grad.is_complex() for grad in grads),
         dtype=torch.float64 if tl.float64 in kinds else torch.float32,
         ready=torch.cuda.Event(),  # type: ignore[no-untyped-call]
-        compiled={},
         feeds={},
         spare=None,
     )
@@ -211,13 +212,14 @@ def _new_part(
     return Part(kind, section, chunks, *tables, programs[0] if is_summed else 0, programs[1])
 
 
-def _captured_feed(plan: Plan, addresses: list[int]) -> Feed | None:
+def _captured_feed(plan: Plan, addresses: list[int], stream: int) -> Feed | None:
     """Returns a feed that belongs to the graph being captured: each replay sends the addresses of the capture."""
     host = torch.tensor(addresses, dtype=torch.int64, device="cpu")
     if plan.spare is None or _overlap(plan, host):
         return None
     (pinned, arrived), plan.spare = plan.spare, None
-    feed = Feed(addresses, pinned.copy_(host).to(plan.device, non_blocking=True), _partials(plan), arrived)
+    table = pinned.copy_(host).to(plan.device, non_blocking=True)
+    feed = Feed(addresses, table, _partials(plan), arrived, stream, {})
     _captured.append((plan, pinned, feed))
     return feed
 

@@ -34,8 +34,10 @@ def is_dtensor(tensor: object) -> bool:
 
 def any_dtensor(tensors: list[Tensor]) -> bool:
     """Whether one of them is a DTensor."""
+    if no_subclass(tensors):  # first: torch.compile of torch 2.2 cannot ask for the class
+        return False
     dtensor = dtensor_class()
-    return not no_subclass(tensors) and any(isinstance(tensor, dtensor) for tensor in tensors)
+    return any(isinstance(tensor, dtensor) for tensor in tensors)
 
 
 def layouts(tensors: Iterable[Any], plain: Callable[[Any], Any]) -> list[Any]:

@@ -118,7 +118,7 @@ def norm_kernel(
 
 @triton.jit(do_not_specialize=["chunks", "count"])
 def scale_kernel(
-    addresses, sizes, tensor_of, start_of, partials, norm_out, max_norm, max_norm_rest, chunks, count,
+    addresses, sizes, tensor_of, start_of, chunks, partials, norm_out, max_norm, max_norm_rest, count,
     DTYPE: tl.constexpr, ORDER: tl.constexpr, PARTIALS: tl.constexpr, WRITES_NORM: tl.constexpr,
     SKIPS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip

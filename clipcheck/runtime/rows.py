@@ -17,11 +17,11 @@ from torch import Tensor
 
 from clipcheck.runtime.load import GRAIN
 
-JOINED = 12_288  # gradients of fewer elements are copied together: a call for each would cost more
-ALONE = 6_144  # elements: those of a matrix that has rows already
-LENGTHS = (*range(160, 79, -8), *range(200, 160, -8))  # elements a row: shorter ones cost more, longer ones err more
-LENGTH = 128  # where no length leaves no rest
-LONGEST = 200
+ALONE, ALONE_OF_16 = 6_144, 16_384  # gradients of fewer elements (of 16 bits) are copied together: a call costs more
+LONGEST, SHORT_ROWS = 256, 104  # elements a row: shorter ones cost more, longer ones err more
+SHORTEST = 64  # elements: rows that a matrix has already
+MANY = 65_536  # elements of all gradients: from here on rows are long
+SQUARED = 262_144  # elements: 16-bit gradients of more are squared by the kernel of `squares`
 LONG, SHORT = 256, 32  # elements a row of bfloat16, of float16: there sums of squares are rounded from the fifth on
 ROWS = 524_288  # rows of a matrix for the 16-bit kernel: 2 MB of sums
 SIXTEEN = frozenset({torch.float16, torch.bfloat16})
@@ -32,28 +32,43 @@ Piece: TypeAlias = Tensor | list[Tensor]
 
 def pieces(grads: list[Tensor], sizes: list[int]) -> Iterator[Piece]:
     """Yields every element of gradients of one dtype once; `sizes` are their numbers of elements, none is 0."""
-    if max(sizes) < ALONE:
-        yield from _together(grads, sizes)
-        return
+    matrices, small = parted(grads, sizes)
+    yield from matrices
+    yield from together(small)
+
+
+def parted(grads: list[Tensor], sizes: list[int]) -> tuple[list[Tensor], list[Tensor]]:
+    """Returns large gradients as matrices of rows, and the rest: small gradients, and what is left of others."""
+    matrices: list[Tensor] = []
     small: list[Tensor] = []
+    longest, least = longest_row(sizes), alone(grads[0].dtype)
     for grad, size in zip(grads, sizes, strict=True):
-        if size < JOINED and (size < ALONE or grad.dim() == 1):
+        if size < least:
             small.append(grad)
-        elif grad.dim() == 2 and 64 <= grad.size(1) <= LONGEST and grad.stride(1) == 1:
-            yield grad
+        elif grad.dim() == 2 and SHORTEST <= grad.size(1) <= longest and grad.stride(1) == 1:
+            matrices.append(grad)
         elif (view := grad if grad.is_contiguous() else _in_memory(grad)) is None:
-            if grad.dim() == 2 and grad.stride(1) == 1 and grad.size(1) > LONGEST and grad.size(0) >= LENGTH:
-                yield from torch.split(grad, LENGTH, 1)  # columns of a matrix that is a part of a larger one
+            if grad.dim() == 2 and grad.stride(1) == 1 and grad.size(1) > longest and grad.size(0) >= LONGEST:
+                matrices += torch.split(grad, longest, 1)  # columns of a matrix that is a part of a larger one
             else:
                 small += _parts(grad)
-        elif rest := size % (across := length(size)):
+        elif rest := size % (across := length(size, longest)):
             flat = view.view(-1)
-            yield flat[:-rest].view(-1, across)
+            matrices.append(flat[:-rest].view(-1, across))
             small.append(flat[-rest:])
         else:
-            yield view.view(-1, across)
-    if small:
-        yield from _together(small, [grad.numel() for grad in small])
+            matrices.append(view.view(-1, across))
+    return matrices, small
+
+
+def together(grads: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Yields small gradients in runs of fewer than GRAIN elements."""
+    ends = list(accumulate(map(Tensor.numel, grads)))
+    start, passed = 0, 0
+    while start < len(grads):
+        end = max(start + 1, bisect_right(ends, passed + GRAIN - 1))
+        yield grads[start:end]
+        start, passed = end, ends[end - 1]
 
 
 def split(pieces: Iterable[Piece]) -> Iterator[Piece]:
@@ -73,20 +88,20 @@ def joined(grads: list[Tensor]) -> Tensor:
     return vector
 
 
-def matrix(piece: Piece) -> Tensor:
-    """Returns the elements of a piece as rows, and perhaps some zeros: 16-bit ones in float32, others as they are."""
-    if isinstance(piece, list):
-        count = sum(map(Tensor.numel, piece))
-        if rest := -count % length(count):
-            piece = [*piece, _zeros(piece[0].dtype)[:rest]]
-        piece = joined(piece).view(-1, length(count + rest))
-    return piece.float() if piece.dtype in SIXTEEN else piece
+def alone(dtype: torch.dtype) -> int:
+    """Returns how many elements a gradient has, at least, that is no small one."""
+    return ALONE_OF_16 if dtype in SIXTEEN else ALONE
+
+
+def longest_row(sizes: list[int]) -> int:
+    """Returns up to how long rows are: the errors of short ones need no correction unless the rows are alike."""
+    return LONGEST if sum(sizes) >= MANY else SHORT_ROWS
 
 
 @functools.lru_cache(maxsize=4096)
-def length(count: int) -> int:
-    """Returns the length of the rows that so many elements are viewed as."""
-    return next((each for each in LENGTHS if count % each == 0), LENGTH)
+def length(count: int, longest: int) -> int:
+    """Returns the length of the rows that so many elements are viewed as, best one that leaves no rest."""
+    return next((each for each in range(longest, 79, -8) if count % each == 0), longest)
 
 
 def squares(vector: Tensor) -> Iterator[Tensor]:
@@ -127,19 +142,6 @@ def has_squares(dtype: torch.dtype) -> bool:
     return sums.dtype == torch.float32 and sums.item() == whole.square().sum().item()
 
 
-def _together(grads: list[Tensor], sizes: list[int]) -> Iterator[list[Tensor]]:
-    """Yields gradients in runs of fewer than GRAIN elements, with room for zeros that fill the last row."""
-    ends = list(accumulate(sizes))
-    if ends[-1] < GRAIN - LONGEST:
-        yield grads
-        return
-    start, passed = 0, 0
-    while start < len(grads):
-        end = max(start + 1, bisect_right(ends, passed + GRAIN - LONGEST))
-        yield grads[start:end]
-        start, passed = end, ends[end - 1]
-
-
 def _in_memory(grad: Tensor) -> Tensor | None:
     """Returns a contiguous view with the elements in the order of the memory: of a transposed or channels_last one.
 
@@ -151,7 +153,7 @@ def _in_memory(grad: Tensor) -> Tensor | None:
 
 def _parts(grad: Tensor) -> Iterator[Tensor]:
     """Yields parts of fewer than GRAIN elements."""
-    limit = GRAIN - LONGEST
+    limit = GRAIN - 1
     if grad.numel() <= limit:
         yield grad
         return
@@ -166,9 +168,3 @@ def _standard() -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):
         mean = torch.zeros((1, 1), device="cpu", dtype=torch.float32)
         return mean, torch.ones_like(mean)
-
-
-@functools.cache
-def _zeros(dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.zeros(LONGEST, device="cpu", dtype=dtype)

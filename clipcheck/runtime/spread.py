@@ -119,7 +119,9 @@ def _planned(tensors: list[Tensor], asked: Asked) -> Spread:
 def refuse_fsdp1(tensors: list[Tensor]) -> None:
     if "torch.distributed.fsdp" not in sys.modules or not (dist.is_available() and dist.is_initialized()):
         return
-    flattened = (getattr(t, "_fsdp_flattened", False) or getattr(t, "_is_flat_param", False) for t in tensors)
+    dtensor = dtensors.dtensor_class()  # parts of flat parameters are none
+    plain = (t for t in tensors if not isinstance(t, dtensor))
+    flattened = (getattr(t, "_fsdp_flattened", False) or getattr(t, "_is_flat_param", False) for t in plain)
     if any(flattened) and not _called_by_fsdp1():
         raise RuntimeError(
             "parameters of FullyShardedDataParallel (FSDP1) are parts of flat ones: call `model.clip_grad_norm_()` on "
