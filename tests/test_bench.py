@@ -63,3 +63,15 @@ def test_a_step_with_each_clip() -> None:
     assert found[0].added == 0
     assert min(step.wall_ms for step in found) > 0
     assert [line.endswith("%") for line in map(steps.line, found)] == [False, True, True, True]
+
+
+@pytest.mark.skipif(sys.platform == "win32" or not dist.is_available(), reason="torch has no process groups here")
+def test_steps_of_a_sharded_model_in_two_processes() -> None:
+    if not hasattr(pytest.importorskip("torch.distributed.fsdp"), "fully_shard"):
+        pytest.skip("public FSDP2 came with torch 2.6")
+    words = ("step", "--sharded", "--device", "cpu", "--model", "ppo-policy", "--rounds", "1")
+    done = bench(*words, launcher=("-m", "torch.distributed.run", "--nproc-per-node", "2"))
+    assert done.returncode == 0, done.stderr
+    assert "processes 2" in done.stdout
+    assert done.stdout.count("ppo-policy") == 3  # without a clip, torch's, ours; told by one process
+    assert "loop" not in done.stdout

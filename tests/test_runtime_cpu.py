@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,50 @@ def test_repeats_among_others_keep_seven_digits(value: float) -> None:
         assert abs(runtime.grad_norm(params_of(grads)).item() / reference.total_norm(grads) - 1) < 1e-7
 
 
+def of_few_values(size: int, count: int, spread: float) -> torch.Tensor:
+    """So many values and signs at random, one of which holds most of the norm if the spread is large."""
+    values = torch.exp(spread * torch.randn(count))
+    return values[torch.randint(count, (size,))] * (torch.randint(2, (size,)) * 2 - 1)
+
+
+ADVERSARIAL = {
+    "few values": lambda size: of_few_values(size, 3, 2.0),
+    "some values": lambda size: of_few_values(size, 8, 2.0),
+    "rows that are constant": lambda size: torch.randn(size // 100 + 1).repeat_interleave(100)[:size],
+    "a block that dominates": lambda size: torch.cat(
+        [torch.full((size // 50,), 133.0), torch.randn(size - size // 50)]
+    ),
+    "a constant end": lambda size: torch.cat([torch.randn(size - size // 5), torch.full((size // 5,), 1.3)]),
+    "heavy tails": lambda size: torch.randn(size) / torch.randn(size),
+    "mostly zeros": lambda size: 1.7 * (torch.rand(size) < 0.1).float(),
+}
+
+
+@pytest.mark.parametrize("make", ADVERSARIAL.values(), ids=ADVERSARIAL.keys())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_adversarial_gradients_keep_seven_digits(make: Callable[[int], torch.Tensor], dtype: torch.dtype) -> None:
+    for seed in range(3):
+        torch.manual_seed(seed)
+        for size, count in ((7_000, 1), (10_000, 6), (40_961, 3), (300_000, 1)):
+            grads = [make(size).to(dtype) for _ in range(count)]
+            got = cpu.norm([grads], 2.0)
+            assert abs(got / reference.total_norm(grads) - 1) < 1e-7
+
+
+def test_long_rows_of_few_values_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their norms differ, so that only their elements tell."""
+    torch.manual_seed(0)
+    sets = [[of_few_values(131_072, 3, 2.0)] for _ in range(20)]
+    want = [reference.total_norm(grads) for grads in sets]
+
+    def worst() -> float:
+        return max(abs(cpu.norm([grads], 2.0) / exact - 1) for grads, exact in zip(sets, want, strict=True))
+
+    assert worst() < 5e-8
+    monkeypatch.setattr(cpu, "_of_long_row", lambda *_: [])
+    assert worst() > 1e-7
+
+
 def test_the_error_of_repeated_rows_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without that the norm would be as far off as the rows are."""
     grads = [torch.full((1000, 1000), 1.0 + each / 31) for each in range(30)]
@@ -133,7 +178,7 @@ from clipcheck import runtime
 torch.set_num_threads(2)
 def threads(): return len(os.listdir("/proc/self/task"))
 before = threads()
-for shape, count in (((30_000,), 7), ((100, 100), 40), ((64,), 3_000), ((4_000,), 1), ((5_000,), 1), ((180, 180), 3)):
+for shape, count in (((30_000,), 7), ((30_000,), 320), ((100, 100), 40), ((64,), 3_000), ((4_000,), 1), ((5_000,), 1), ((180, 180), 3)):
     for dtype in (torch.float32, torch.bfloat16):
         params = [torch.nn.Parameter(torch.ones(shape, dtype=dtype)) for _ in range(count)]
         for p in params:

@@ -180,9 +180,9 @@ def _norm_of_rows(matrices: list[Tensor]) -> float:
     """The norm of real matrices of one dtype from the norms of their rows."""
     dtype = torch.float32 if matrices[0].dtype in rows.SIXTEEN else None
     vectors = [_vector_norm(matrix, 2, 1, dtype=dtype) for matrix in matrices]
-    count = sum(map(len, vectors))
+    count = sum(map(Tensor.numel, vectors))
     step = -(-count // SAMPLE)
-    norms = list(map(rows.joined, rows.together(vectors))) if count >= GRAIN else [rows.joined(vectors)]
+    norms = [torch.cat(run) for run in (rows.together(vectors) if count >= GRAIN else (vectors,))]
     if count <= FEW:
         values = norms[0].tolist()
         norm, sample = math.hypot(*values), values[::step]
@@ -210,9 +210,9 @@ def _every(tensors: list[Tensor], step: int) -> Iterator[Tensor]:
     """Yields every so many rows of tensors, counted over all."""
     start = 0
     for tensor in tensors:
-        if start < len(tensor):
+        if start < (count := tensor.size(0)):
             yield tensor[start::step]
-        start = (start - len(tensor)) % step
+        start = (start - count) % step
 
 
 def _is_seen(sample: list[float], norm: float, count: int) -> bool:
@@ -234,9 +234,9 @@ def _of_long_row(matrices: list[Tensor], row: int) -> list[float]:
     if not any(matrix.size(1) > rows.SHORT_ROWS for matrix in matrices):
         return []
     for matrix in matrices:
-        if row < len(matrix):
+        if row < (count := matrix.size(0)):
             return list(map(abs, matrix[row, :ELEMENTS].tolist()))
-        row -= len(matrix)
+        row -= count
     return []
 
 
@@ -252,7 +252,7 @@ def _correction(matrices: list[Tensor], vectors: list[Tensor]) -> float:
     Drawn so, the mean is that of all rows, whatever dominates; the same error in all rows is found whole, and one in
     half of them up to a fifth.
     """
-    ends = list(itertools.accumulate(map(len, vectors)))
+    ends = list(itertools.accumulate(map(Tensor.numel, vectors)))
     reached = torch.empty(ends[-1], dtype=torch.float64, device=_CPU)
     parts = [part for vector in vectors for part in torch.split(vector, GRAIN - 1)]
     for part, into in zip(parts, torch.split(reached, list(map(len, parts))), strict=True):
