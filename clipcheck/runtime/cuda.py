@@ -18,6 +18,7 @@ import contextlib
 import math
 import struct
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -205,7 +206,7 @@ def _launch(
     warps: int,
     fixed: tuple[object, ...],
     varying: tuple[object, ...],
-    constants: dict[str, object],
+    constants: Mapping[str, object],
 ) -> None:
     """Launches a kernel through Triton, which compiles it, and keeps what is needed to launch it again."""
     compiled = kernel[programs,](*fixed, *varying, **constants, num_warps=warps)

@@ -10,7 +10,7 @@ import functools
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
-from typing import TypeAlias
+from typing import TypeAlias, overload
 
 import torch
 from torch import Tensor
@@ -69,6 +69,14 @@ def together(grads: list[Tensor]) -> Iterator[list[Tensor]]:
         end = max(start + 1, bisect_right(ends, passed + GRAIN - 1))
         yield grads[start:end]
         start, passed = end, ends[end - 1]
+
+
+@overload
+def split(pieces: Iterable[Tensor]) -> Iterator[Tensor]: ...
+
+
+@overload
+def split(pieces: Iterable[Piece]) -> Iterator[Piece]: ...
 
 
 def split(pieces: Iterable[Piece]) -> Iterator[Piece]:
