@@ -19,8 +19,8 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministi
 STEPS = 8  # more than the calls in which reads by the host are counted
 
 
-def training(clip: object, steps: int = STEPS) -> list[Tensor]:
-    """The losses and the parameters at the end, still on the device."""
+def training(clip: object, steps: int = STEPS, synchronization: str = "default") -> list[Tensor]:
+    """The losses and the parameters at the end, still on the device; `synchronization` says whether the steps may synchronize."""
     assert callable(clip)
     torch.manual_seed(0)
     layers = [nn.Linear(256, 256), nn.LayerNorm(256), nn.GELU()] * 4
@@ -28,13 +28,17 @@ def training(clip: object, steps: int = STEPS) -> list[Tensor]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     inputs = torch.randn(steps, 64, 256, device="cuda")
     losses = []
-    for step in range(steps):
-        optimizer.zero_grad()
-        loss = (model(inputs[step]) - inputs[step].sum(1, keepdim=True)).square().mean()
-        loss.backward()
-        clip(model.parameters(), 0.5)
-        optimizer.step()
-        losses.append(loss.detach())
+    torch.cuda.set_sync_debug_mode(synchronization)
+    try:
+        for step in range(steps):
+            optimizer.zero_grad()
+            loss = (model(inputs[step]) - inputs[step].sum(1, keepdim=True)).square().mean()
+            loss.backward()
+            clip(model.parameters(), 0.5)
+            optimizer.step()
+            losses.append(loss.detach())
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     return [*losses, nn.utils.parameters_to_vector(model.parameters()).detach()]
 
 
@@ -42,11 +46,7 @@ def training(clip: object, steps: int = STEPS) -> list[Tensor]:
 def test_no_step_synchronizes_while_it_watches(clip: object) -> None:
     training(clip)  # what is loaded and compiled at first
     with audit.watching() as watch:
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            training(clip)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+        training(clip, synchronization="error")
     report = watch.report()
     assert report.not_seen == []  # an error of an observer would stand here
     assert report.optimizers[0].steps == {"clipped": STEPS}
@@ -66,12 +66,8 @@ def test_a_program_that_waits_is_told() -> None:
     times = watch.report().optimizers[0].times
     assert times is not None
     assert times.reads == 1
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        with pytest.raises(RuntimeError, match="synchroniz"):
-            training(waits)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    with pytest.raises(RuntimeError, match="synchroniz"):
+        training(waits, synchronization="error")
 
 
 @pytest.mark.parametrize("clip", [clip_grad_norm_, runtime.clip_grad_norm_])

@@ -119,7 +119,7 @@ def test_the_number_in_a_tensor_is_another_kind_of_value_and_that_is_said(prove:
     assert tried(prove, code, f"{old}.item()", Safety.SAFE).kind == "refuted"
 
 
-def test_a_sum_without_parameters_is_no_tensor(prove: Prover) -> None:
+def test_a_sum_without_parameters_is_not_a_tensor(prove: Prover) -> None:
     code = "total = 0\nfor p in params:\n    total += p.grad.norm() ** 2\nlog(np.sqrt(«total»))"
     found = tried(prove, code, "total.item()")
     assert found.kind == "not verified" and "no parameters: raises" in found.reason, found
