@@ -158,12 +158,12 @@ log(total)"""
 
 
 @pytest.mark.parametrize("safety", [Safety.SAFE, Safety.UNSAFE])
-def test_right_steps_are_no_proof_of_a_value_that_is_left_out(prove: Prover, safety: Safety) -> None:
+def test_right_steps_are_no_verdict_of_a_value_that_is_left_out(prove: Prover, safety: Safety) -> None:
     found = tried(prove, STEP, "0.0", safety, roles=())
     assert found.kind != "verified", found
 
 
-def test_right_steps_are_no_proof_of_the_result_of_a_clip(prove: Prover) -> None:
+def test_right_steps_are_no_verdict_of_the_result_of_a_clip(prove: Prover) -> None:
     """The steps are the same, and the name holds something else."""
     code = "optimizer.zero_grad()\nloss.backward()\n«norm = clip_grad_norm_(model.parameters(), limit, foreach=log())»\noptimizer.step()\nwriter(norm)"
     new = "norm = clip_grad_norm_(model.parameters(), limit, foreach=log()) * 2"
