@@ -95,7 +95,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
 
 @pytest.mark.parametrize(("one", "other"), [(vector(1, 2), vector(1, 2, 3)), (1.0, vector(1.0))])
 def test_values_of_other_shapes_are_not_compared(one: Any, other: Any) -> None:
-    with pytest.raises(Different, match="^shape .* against "):
+    with pytest.raises(Different, match=r"^shape .* against "):
         of_values(one, other)
 
 
