@@ -277,6 +277,9 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         # a test that is the same for each batch, or counts
         ("B\nif i % 4 == 0:\n    Z\n    C\n    S", None),
         ("if limit:\n    B\n    Z\n    S", "if limit:\n    Z\n    B\n    S"),
+        # one that holds for all three alike
+        ("if torch.isfinite(loss):\n    B\n    Z\n    S", "if torch.isfinite(loss):\n    Z\n    B\n    S"),
+        ("if x:\n    B\n    Z\nS", "if x:\n    Z\n    B\nS"),
         ("B\nZ\nS", "Z\nB\nS"),
         ("B\nif x:\n    print(x)\nZ\nS", "Z\nB\nif x:\n    print(x)\nS"),
         ("B\nC\nZ\nS", "Z\nB\nC\nS"),

@@ -1,0 +1,145 @@
+"""CLIP508: which norms are tensors where a numpy function gets them. Silent cases first."""
+
+from __future__ import annotations
+
+import pytest
+
+from clipcheck.engine.file import check_file
+from clipcheck.engine.results import FileReport
+from clipcheck.rule import Safety
+from clipcheck.settings.keys import Settings
+
+HEAD = "import math\nimport numpy as np\nimport torch\n\ndef f(model, params, x, other):\n"
+NORM = "norm = torch.nn.utils.clip_grad_norm_(params, 1.0)\n"
+
+
+def check(body: str, fix: bool = False) -> FileReport:
+    text = HEAD + "".join(f"    {line}\n" for line in body.replace("NORM;", NORM).splitlines())
+    report = check_file("x.py", text.encode(), Settings(codes=frozenset({"CLIP508"}), fix=fix, safety=Safety.UNSAFE))
+    assert report.errors == ()
+    return report
+
+
+def fixed(body: str) -> str:
+    lines = check(body, fix=True).now.decode().removeprefix(HEAD).splitlines()
+    return "\n".join(line.removeprefix("    ") for line in lines if line.strip() != NORM.strip())
+
+
+# --- tests that tell a number from a tensor ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "if isinstance(norm, float):\n    np.isnan(norm)",
+        "if isinstance(norm, (int, float)):\n    np.isnan(norm)",
+        "if isinstance(norm, float) and x:\n    np.isnan(norm)",
+        "if x and isinstance(norm, float):\n    np.isnan(norm)",
+        "if torch.is_tensor(norm):\n    pass\nelse:\n    np.isnan(norm)",
+        "if torch.is_tensor(norm) or x:\n    pass\nelse:\n    np.isnan(norm)",
+        "if not isinstance(norm, torch.Tensor):\n    np.isnan(norm)",
+        "if not (x or torch.is_tensor(norm)):\n    np.isnan(norm)",
+        "if not not isinstance(norm, float):\n    np.isnan(norm)",
+        "if torch.is_tensor(norm):\n    return norm\nnp.isnan(norm)",
+        "isinstance(norm, float) and np.isnan(norm)",
+        "torch.is_tensor(norm) or np.isnan(norm)",
+        "x = np.isnan(norm) if isinstance(norm, float) else x",
+        "x = x if torch.is_tensor(norm) else np.isnan(norm)",
+        "if isinstance(norm, float):\n    x = 1 + np.sqrt(norm)",
+    ],
+)
+def test_a_norm_that_a_test_calls_a_number(body: str) -> None:
+    assert check(f"NORM;{body}").findings == ()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "if torch.is_tensor(norm):\n    np.isnan(norm)",
+        "if isinstance(norm, torch.Tensor):\n    np.isnan(norm)",
+        "if isinstance(norm, (float, torch.Tensor)):\n    np.isnan(norm)",
+        "if isinstance(norm, float):\n    pass\nelse:\n    np.isnan(norm)",
+        "if isinstance(norm, float) or x:\n    np.isnan(norm)",  # it need not be one
+        "if not (x and torch.is_tensor(norm)):\n    np.isnan(norm)",
+        "if torch.is_tensor(norm) and x:\n    pass\nelse:\n    np.isnan(norm)",
+        "if isinstance(other, float):\n    np.isnan(norm)",  # the test is of something else
+        "if torch.is_tensor(other):\n    pass\nelse:\n    np.isnan(norm)",
+        "if isinstance(other, norm):\n    np.isnan(norm)",
+        "if math.isfinite(norm):\n    np.isnan(norm)",
+        "if isinstance(norm, float):\n    pass\nnp.isnan(norm)",
+        "isinstance(norm, float) or np.isnan(norm)",
+        "torch.is_tensor(norm) and np.isnan(norm)",
+        "np.isnan(norm) and isinstance(norm, float)",  # tested too late
+        "x = x if isinstance(norm, float) else np.isnan(norm)",
+        "x = np.isnan(norm) if torch.is_tensor(norm) else x",
+        "x = 1 if np.isnan(norm) else 2",
+    ],
+)
+def test_a_norm_that_no_test_calls_a_number(body: str) -> None:
+    (finding,) = check(f"NORM;{body}").findings
+    assert finding.message == "`np.isnan` raises a TypeError for a tensor on a GPU: call `.item()` first"
+
+
+# --- what a norm is made of -------------------------------------------------------------------------------------------
+
+SQUARES = "for p in params:\n    total += p.grad.norm() ** 2\n"
+NUMBERS = SQUARES.replace("norm()", "norm().item()")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "np.isnan(x)",
+        "norm = x\nnp.isnan(norm)",
+        "norm: float\nnp.isnan(norm)",
+        "for norm in x:\n    np.isnan(norm)",
+        "NORM;np.mean(norm)",  # not one of those that convert
+        "NORM;np.linalg.norm(norm)",
+        "NORM;math.isnan(norm)",
+        "NORM;np.isnan(x, where=norm)",
+        "NORM;np.isnan(*norm)",
+        "NORM;np.isnan(norm.item())",
+        "NORM;np.isnan(norm.cpu())",
+        "NORM;np.isnan(norm.detach().to('cpu'))",
+        "NORM;np.isnan(float(norm))",
+        "NORM;np.isnan(norm.tolist())",
+        "NORM;norm = norm.item()\nnp.isnan(norm)",
+        "norm = torch.nn.utils.clip_grad_value_(params, 1.0)\nnp.isnan(norm)",
+        "norm = x\nif x:\n    norm = torch.nn.utils.clip_grad_norm_(params, 1.0)\nnp.isnan(norm)",  # it may be `x`
+        "total = 0.0\n" + NUMBERS + "np.sqrt(total)",
+        "total = 0.0\n" + SQUARES + "np.sqrt(total.item())",
+        "total = 0.0\n" + SQUARES + "total = x\nnp.sqrt(total)",
+        "norms = []\nfor p in params:\n    norms.append(p.grad.norm())\nnp.asarray(norms)",
+    ],
+)
+def test_what_is_no_tensor_or_not_known_to_be_one(body: str) -> None:
+    assert check(body).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("body", "after"),
+    [
+        ("NORM;np.isnan(norm)", "np.isnan(norm.item())"),
+        ("NORM;np.isnan(norm.detach())", "np.isnan(norm.detach().item())"),
+        ("NORM;np.log(norm.float().sqrt())", "np.log(norm.float().sqrt().item())"),
+        ("NORM;np.maximum(x, norm)", "np.maximum(x, norm.item())"),
+        ("NORM;same = norm\nnp.isnan(same)", "same = norm\nnp.isnan(same.item())"),
+        ("NORM;same = norm * 2\nnp.isnan(same)", "same = norm * 2\nnp.isnan(same.item())"),
+        ("NORM;same = 2 * norm\nnp.isnan(same)", "same = 2 * norm\nnp.isnan(same.item())"),
+        (
+            "np.isnan(torch.nn.utils.clip_grad_norm_(params, 1.0))",
+            "np.isnan(torch.nn.utils.clip_grad_norm_(params, 1.0).item())",
+        ),
+        ("total = 0.0\n" + SQUARES + "np.sqrt(total)", "total = 0.0\n" + SQUARES + "np.sqrt(total.item())"),
+    ],
+)
+def test_what_is_a_tensor_becomes_a_number_first(body: str, after: str) -> None:
+    (finding,) = check(body).findings
+    assert finding.fix is not None and finding.fix.safety is Safety.UNSAFE
+    assert fixed(body) == after
+
+
+def test_one_finding_for_a_call_and_no_fix_of_a_computation() -> None:
+    (finding,) = check("NORM;np.maximum(norm + 1, norm)").findings
+    assert finding.fix is None
+    assert finding.help.startswith("call `.item()` on the norm")
