@@ -8,7 +8,7 @@ import pytest
 from clipcheck.engine.file import check_file
 from clipcheck.python.source import Source
 from clipcheck.settings.keys import Settings
-from clipcheck.training.parameters import named_alike, surely_belong
+from clipcheck.training.parameters import is_optimizer, is_scaler, named_alike, surely_belong
 
 BEFORE = """\
 import torch
@@ -89,3 +89,73 @@ def test_unscaled_for_another_optimizer_by_names(body: str, lines: list[int]) ->
     report = check_file("x.py", text.encode(), Settings(codes=frozenset({"CLIP305"})))
     assert report.errors == ()
     assert [finding.place.line for finding in report.findings] == lines
+
+
+# --- what is an optimizer, by what it was made of and else by its name ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    "optimizer optim optimizers g_optim self.optimizer opt opt_d opts adam adamw sgd rmsprop lbfgs self.sgd optimG".split(),
+)
+def test_names_of_optimizers(name: str) -> None:
+    source, asked_for, _ = asked(name, "None")
+    assert is_optimizer(source, asked_for)
+
+
+@pytest.mark.parametrize(
+    "name",
+    "model option copt scheduler optimizer_scheduler lr_optimizer opt_lr lrs_optim warmup_optimizer optimizer_profiler "
+    "prof_optim ema_optimizer optimizer_ema adams".split(),
+)
+def test_names_of_something_else(name: str) -> None:
+    source, asked_for, _ = asked(name, "None")
+    assert not is_optimizer(source, asked_for)
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        ("x = torch.optim.SGD(net.parameters())", True),
+        ("x = BertAdam(net.parameters())", True),
+        ("x = Net(3)", False),
+        ("optimizer = torch.optim.lr_scheduler.StepLR(one, 3)", False),
+        ("optimizer = torch.optim.swa_utils.AveragedModel(net)", False),
+        ("optimizer = make(net)", True),  # the name says it
+        ("optimizer = torch.optim.lr_scheduler.StepLR(one, 3)\n    optimizer = one", True),  # not known: one of two
+        ("for x in torch.optim.SGD(net):\n        x = torch.optim.SGD(net)", False),
+    ],
+)
+def test_what_was_assigned_says_more_than_the_name(made: str, expected: bool) -> None:
+    name = made.split()[1 if made.startswith("for") else 0]
+    source = Source(f"{BEFORE}    {made}\n    see({name})\n")
+    call = next(c for c in source.nodes(cst.Call) if source.code(c.func) == "see")
+    assert is_optimizer(source, call.args[0].value) is expected
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("self.tool = torch.optim.SGD(net.parameters())", True),
+        (
+            "self.tool = torch.optim.SGD(net.parameters()); self.tool = None",
+            False,
+        ),  # not known, and the name says nothing
+        ("self.other = torch.optim.SGD(net.parameters())", False),
+        ("other.tool = torch.optim.SGD(net.parameters())", False),
+    ],
+)
+def test_an_attribute_is_what_its_class_assigns(method: str, expected: bool) -> None:
+    source = Source(
+        f"import torch\nclass A:\n    def f(self, net):\n        {method}\n    def g(self):\n        see(self.tool)\n"
+    )
+    call = next(c for c in source.nodes(cst.Call) if source.code(c.func) == "see")
+    assert is_optimizer(source, call.args[0].value) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("scaler", True), ("self.grad_scaler", True), ("rescaler", False), ("scale", False)]
+)
+def test_names_of_scalers(name: str, expected: bool) -> None:
+    _, asked_for, _ = asked(name, "None")
+    assert is_scaler(asked_for) is expected
