@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -71,6 +73,21 @@ def test_the_gradients_of_a_workload_are_the_same_each_time() -> None:
     assert first[0].std().item() == pytest.approx(1e-3, rel=0.02)
     assert workloads.fits(load, CPU)
     assert not workloads.fits(workloads.Workload("huge", ((1 << 50,),), torch.float32), CPU)
+
+
+@pytest.mark.parametrize(("free", "expected"), [(2400, False), (2401, True)])
+def test_a_workload_fits_if_a_copy_and_a_fifth_fit_as_well(
+    free: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workloads, "_free_memory", lambda: free)
+    assert workloads.fits(workloads.Workload("1000 bytes", ((250,),), torch.float32), CPU) is expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say how much memory is free")
+def test_the_free_memory_is_what_the_system_says() -> None:
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+    available = int(lines["MemAvailable"].split()[0]) * 1024
+    assert workloads._free_memory() == pytest.approx(available, rel=0.2)
 
 
 def test_the_exact_norm_is_that_of_float64() -> None:
@@ -151,6 +168,23 @@ def test_what_cannot_be_measured_is_one_clear_error(words: list[str]) -> None:
     assert "Traceback" not in result.output
 
 
+@pytest.fixture
+def threads() -> Iterator[int]:
+    """A number of threads that torch has not, and its own afterwards."""
+    before = torch.get_num_threads()
+    yield before + 1
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "words", [["norm", "--workload", "6x64x64", "--rounds", "1"], ["step", "--model", "ppo-policy", "--rounds", "1"]]
+)
+def test_the_number_of_threads_is_set_and_told(words: list[str], threads: int) -> None:
+    result = runner().invoke(bench(), [*words, "--device", "cpu", "--threads", str(threads)])
+    assert result.exit_code == 0, result.output
+    assert f"threads {threads}," in result.stdout
+
+
 def test_a_column_without_figures_is_left_out() -> None:
     on_cpu = [row._replace(device_ms=None) for row in ROWS]
     assert report.table(on_cpu).splitlines()[0] == "workload  case             wall ms  to torch  error  floor ms"
@@ -188,6 +222,7 @@ def test_a_plot_names_its_axes_and_is_drawn_for_light_pages_and_for_dark_ones(tm
     for file, background in ((light, "#ffffff"), (dark, "#1e2129")):
         drawn = file.read_text(encoding="utf-8")
         assert background in drawn
+        assert drawn.count(">torch<") == 1  # the line that the others are measured by, and no bar
         for text in (
             "time relative to torch",
             "gradients and case",
