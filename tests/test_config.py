@@ -279,6 +279,14 @@ def test_gitignore_is_respected_while_walking() -> None:
     assert "gen/b.py" in found("--no-respect-gitignore")
 
 
+def test_a_pattern_for_folders_leaves_a_file_of_that_name() -> None:
+    put(".gitignore", "a.py/\n")
+    put("clipcheck.toml", "extend-exclude = ['b.py/']\n")
+    for name in ("a.py", "b.py", "sub/a.py/c.py", "sub/b.py/c.py", "d/c.py"):
+        put(name)
+    assert found() == ["a.py", "b.py", "d/c.py"]
+
+
 def test_a_gitignore_above_the_repository_does_not_count(project: Path) -> None:
     put("../.gitignore", "*\n")
     put("a.py")

@@ -126,6 +126,27 @@ OF_NET = "grads = [p.grad for p in net.parameters() if p.grad is not None]\n"
 WAIT = "\ntotal = sum(grads)\ndist.all_reduce(total)\nreturn total"
 
 
+# How a program asks whether a rank has any gradient, and what asks for something else.
+NOTHING = [
+    "grads == []",
+    "not bool(grads)",
+    "len(grads) <= 0",
+    "grads is None",
+    "not len(grads) > 0",
+    "not (not not grads)",
+]
+SOMETHING = ["len(grads) >= 1", "len(grads) > 0", "len(grads) != 0", "grads is not None", "grads != []", "bool(grads)"]
+OTHER = [
+    "len(grads) <= 1",
+    "len(grads) < 2",
+    "len(grads) > 1",
+    "len(grads) >= 0",
+    "grads == ps",
+    "grads in ps",
+    "print(grads)",
+]
+
+
 def function(body: str, before: str = "") -> str:
     return f"{before}def f(ps, many):\n" + textwrap.indent(body, "    ") + "\n"
 
@@ -138,7 +159,8 @@ def function(body: str, before: str = "") -> str:
         LIST + "if len(grads) == 0:\n    return 0.0" + WAIT,
         LIST + "if len(grads) < 1:\n    return 0.0" + WAIT,
         LIST + "if not len(grads):\n    return 0.0" + WAIT,
-        LIST + "if grads == []:\n    return 0.0" + WAIT,
+        *(LIST + f"if {nothing}:\n    return 0.0" + WAIT for nothing in NOTHING),
+        *(LIST + f"if {something}:\n    pass\nelse:\n    return 0.0" + WAIT for something in SOMETHING),
         LIST + "if many or not grads:\n    return 0.0" + WAIT,
         LIST + "if grads:\n    pass\nelse:\n    return 0.0" + WAIT,
         LIST + "if not grads:\n    return 0.0\nelse:\n    dist.all_reduce(sum(grads))",
@@ -187,6 +209,10 @@ def test_a_collective_in_a_function_of_the_file() -> None:
         LIST + "if many:\n    return 0.0" + WAIT,
         LIST + "if not dist.is_initialized():\n    return 0.0" + WAIT,
         LIST + "if len(grads) == 1:\n    return grads[0]" + WAIT,
+        *(LIST + f"if {something}:\n    return 0.0" + WAIT for something in SOMETHING),
+        *(LIST + f"if {nothing}:\n    pass\nelse:\n    return 0.0" + WAIT for nothing in NOTHING),
+        *(LIST + f"if {other}:\n    return 0.0" + WAIT for other in OTHER),
+        *(LIST + f"if {other}:\n    pass\nelse:\n    return 0.0" + WAIT for other in OTHER),
         LIST + "if not grads:\n    return 0.0\nreturn sum(grads)",
         LIST + "if not grads:\n    return 0.0\nother.all_reduce(sum(grads))",
         LIST + "if not grads:\n    return 0.0\nreturn [dist.get_rank() for g in grads]",

@@ -308,6 +308,9 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ("SB\nC\nscaler.step(self.opt)\nUP", "SB\nscaler.unscale_(self.opt)\nC\nscaler.step(self.opt)\nUP"),
         ("SB\nC\nscaler.step(a_opt)\nscaler.step(b_opt)\nUP", "SB\nscaler.unscale_(a_opt)\nC\nscaler.step(a_opt)\nscaler.step(b_opt)\nUP"),
         ("SB\nif x:\n    C\nSS\nUP", "SB\nif x:\n    U\n    C\nSS\nUP"),
+        ("SB\nif x:\n    C\nU\nSS\nUP", None),  # `unscale_` is needed where nothing is clipped, too
+        ("SB\nclip()\nSS\nUP\ndef clip():\n    C", None),  # who else calls it is not known
+        ("run()\nC\nSS\nUP\ndef run():\n    SB", None),
         ("SB\nprint(x); C\nSS\nUP", None),
         ("SB\nC\nif i % 4 == 0:\n    SS\n    UP\n    Z", None),
     ],

@@ -8,6 +8,7 @@ import pytest
 from click.testing import Result
 from conftest import runner
 
+from clipcheck.catalogue import RULES
 from clipcheck.cli.main import main
 from clipcheck.engine.file import check_file
 from clipcheck.engine.results import FileReport
@@ -149,6 +150,39 @@ def test_a_notebook_is_suppressed_across_its_cells() -> None:
 def test_an_unused_suppression_is_a_finding_and_its_fix_takes_it_away(line: str, after: str) -> None:
     assert [code for code, _ in codes(line + "\n")] == ["unused-suppression"]
     assert fixed(line + "\n") == after + "\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("# clipcheck: ignore[CLIP002]", "unused suppression of `CLIP002`: there is no finding to suppress"),
+        ("# clipcheck: disable[CLIP002]", "unused suppression of `CLIP002`: there is no finding to suppress"),
+        ("# clipcheck: ignore", "unused suppression of findings: there is no finding to suppress"),
+        ("# clipcheck: enable[CLIP002]", "`enable` without a `disable` of `CLIP002` before it"),
+        ("# clipcheck: enable", "`enable` without a `disable` of findings before it"),
+    ],
+)
+def test_an_unused_suppression_says_what_is_missing(line: str, message: str) -> None:
+    report = check_file("x.py", f"x = 1\n{line}\n".encode(), Settings(frozenset(RULES)))
+    assert [finding.message for finding in report.findings] == [message]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("# clipcheck: disable[CLIP002]\nCALL\n# clipcheck: enable[CLIP002]\n", 0),
+        ("# clipcheck: disable\nCALL\n# clipcheck: enable[CLIP002]\n", 0),
+        ("# clipcheck: disable[CLIP002]\nCALL\n# clipcheck: disable[CLIP101]\n# clipcheck: enable[CLIP002]\n", 0),
+        ("# clipcheck: disable[CLIP101]\nCALL\n# clipcheck: enable[CLIP002]\n", 1),
+        ("# clipcheck: disable[CLIP002]\nCALL\n# clipcheck: enable\n", 0),
+        ("# clipcheck: enable[CLIP002]\n# clipcheck: disable[CLIP002]\nCALL\n", 1),
+    ],
+)
+def test_enable_needs_a_disable_of_the_same_rule_before_it(text: str, expected: int) -> None:
+    report = check_file(
+        "x.py", f"import torch\n{text.replace('CALL', CALL)}".encode(), Settings(frozenset({"CLIP002"}))
+    )
+    assert sum("`enable` without" in finding.message for finding in report.findings) == expected
 
 
 def test_one_unused_name_of_two_is_taken_away() -> None:
