@@ -137,6 +137,7 @@ FOUND = {
         ("SB\nif loss:\n    L\nSS\nUP", "SB\nif loss:\n    U\n    L\nSS\nUP"),
         ("SB\nL\nU\nSS\nUP", None),  # it comes later
         ("SB\nL\nS", None),
+        ("SB\nL\nscaler.step()\nUP", None),  # of which optimizer is not said
         ("SB\nL\nif loss:\n    SS\n    UP", None),
         ("SB\nL\nif loss:\n    SS\nelse:\n    scaler.step(other)\nUP", None),
         ("SB\nL\nscaler.step(get())\nscaler.step(optimizer)\nUP", "SB\nscaler.unscale_(get())\nL\nscaler.step(get())\nscaler.step(optimizer)\nUP"),
