@@ -212,6 +212,44 @@ def test_a_function_whose_clip_comes_too_late(text: str, drain: str) -> None:
     assert starving(text) == drain
 
 
+HALVES = "def f(ps, limit, by):\n    total = g(ps)\n    {}\n    for p in ps:\n        {}\ndef g(ps):\n    return max(ps)"
+
+
+@pytest.mark.parametrize(
+    ("before", "line"),
+    [
+        ("pass", "p.grad.mul_(limit / total)"),
+        ("pass", "p.grad *= limit / total"),
+        ("pass", "p.grad.mul_(min(1.0, limit / total))"),
+        ("pass", "p.grad.mul_(torch.clamp(limit / total, max=1.0))"),
+        ("pass", "p.grad.mul_((limit / total).clamp(max=1.0))"),
+        ("by = limit / (total + 1e-6)", "p.grad.mul_(by)"),
+        ("by = min(limit / total, 1.0)", "p.grad.mul_(by)"),
+        ("by = limit / total\n    by = by.clamp(max=1.0)", "p.grad.mul_(by)"),
+    ],
+)
+def test_gradients_times_a_quotient_are_clipped(before: str, line: str) -> None:
+    assert starving(HALVES.format(before, line)) == "g(ps)"
+
+
+@pytest.mark.parametrize(
+    ("before", "line"),
+    [
+        ("pass", "p.grad.mul_(by)"),
+        ("pass", "p.grad.mul_(0.5)"),
+        ("pass", "p.grad.mul_(1.0 / by)"),  # unscales
+        ("pass", "p.grad.mul_(limit * by)"),
+        ("pass", "p.grad.add_(limit / total)"),
+        ("pass", "p.grad /= limit / total"),
+        ("pass", "p.data.mul_(limit / total)"),
+        ("pass", "print(limit / total)"),
+        ("by = min(1.0, limit)", "p.grad.mul_(by)"),
+    ],
+)
+def test_gradients_times_something_else_are_not(before: str, line: str) -> None:
+    assert starving(HALVES.format(before, line)) is None
+
+
 # --- results, norms, collectives, hooks -----------------------------------------------------------------------------
 
 
