@@ -137,6 +137,12 @@ def test_config_names_a_file_or_a_setting(tmp_path: Path) -> None:
         ("unsafe-fixes = 1\n", "clipcheck.toml:1: `unsafe-fixes` must be true or false, not 1"),
         ("ignore = ['CLIP002', 'E501']\n", "clipcheck.toml:1: unknown rule `E501` in `ignore`"),
         ("\n[per-file-ignores]\n'a.py' = ['X']\n", "clipcheck.toml:2: unknown rule `X` in `per-file-ignores`"),
+        ("target = 'torch'\n\n[per-file-ignores.'a.py']\nx = 1\n", "clipcheck.toml:3: `per-file-ignores` must be "),
+        ("[other]\nselct = 1\n[selct]\n", "clipcheck.toml:1: unknown key `other`"),
+        ("select = []\n'selct' = 1\n", "clipcheck.toml:2: unknown key `selct`"),
+        ("select = []\n[[selct]]\nx = 1\n", "clipcheck.toml:2: unknown key `selct`"),
+        ("select = []\nselct.x = 1\n", "clipcheck.toml:2: unknown key `selct`"),
+        ("selected = ['CLIP002']\nselect = 1\n", "clipcheck.toml:1: unknown key `selected`"),
         ("exclude = [\n", "clipcheck.toml:2: "),
         ("required-version = '>=99'\n", "clipcheck.toml:1: clipcheck >=99 is required, this is "),
         ("required-version = 'new'\n", "clipcheck.toml:1: `required-version` must be a version such as"),
@@ -150,6 +156,21 @@ def test_a_fault_is_named_with_file_and_line(text: str, message: str) -> None:
 def test_the_line_is_that_of_our_table_in_pyproject() -> None:
     put("pyproject.toml", "[tool.other]\ncolr = 1\n\n[tool.clipcheck]\nselect = []\ncolr = 1\n")
     assert refused() == "error: pyproject.toml:6: unknown key `colr`"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[tool.other]\nselct = 1\n[tool.clipcheck]\nselct = 1\n", 4),
+        ("[project]\nname = 'x'\n\n[tool.clipcheck.selct]\nx = 1\n", 4),
+        ("[tool.clipcheck.selct.more]\nx = 1\n", 1),
+        ("[tool.clipcheck]\n[tool.clipcheck.selct]\nx = 1\n", 2),
+        ("[tool]\nclipcheck.selct = 1\n", 1),  # cannot be told
+    ],
+)
+def test_the_line_of_a_key_in_pyproject(text: str, line: int) -> None:
+    put("pyproject.toml", text)
+    assert refused().startswith(f"error: pyproject.toml:{line}: unknown key `selct`")
 
 
 @pytest.mark.parametrize("version", ["0.1.0", ">=0.1,<1", "==0.1", "~=0.1", "!=3"])

@@ -212,7 +212,9 @@ def test_a_function_whose_clip_comes_too_late(text: str, drain: str) -> None:
     assert starving(text) == drain
 
 
-HALVES = "def f(ps, limit, by):\n    total = g(ps)\n    {}\n    for p in ps:\n        {}\ndef g(ps):\n    return max(ps)"
+HALVES = (
+    "def f(ps, limit, by):\n    total = g(ps)\n    {}\n    for p in ps:\n        {}\ndef g(ps):\n    return max(ps)"
+)
 
 
 @pytest.mark.parametrize(
