@@ -38,6 +38,21 @@ def test_a_string_that_stands_for_the_function(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "function",
+    [
+        *("patch", "mocker.patch", "mocker.stub", "mocker.spy", "monkeypatch.setattr", "monkeypatch.delattr"),
+        *("locate", "resolve_name", "pkgutil.resolve_name", "import_string", "import_from_string", "attrgetter"),
+    ],
+)
+def test_functions_that_replace_or_look_up_what_a_path_names(function: str) -> None:
+    (finding,) = (
+        run(f'{function}("torch.nn.utils.clip_grad_norm")\n').findings
+        or run(f'{function}("torch.nn.utils.clip_grad_norm")\n').fixed
+    )
+    assert finding.place.line == 1
+
+
+@pytest.mark.parametrize(
     "text",
     [
         'mock.patch("torch.nn.utils.clip_grad_norm_")',

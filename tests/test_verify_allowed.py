@@ -108,3 +108,21 @@ def test_the_list_itself_holds_nothing_that_could_do_harm() -> None:
     keywords = {keyword for taken in (*FUNCTIONS.values(), *METHODS.values()) for keyword in taken}
     assert not keywords & {"out", "fn", "func", "hook", "f", "file", "filename", "pickle_module", "callback"}
     assert set(FUNCTIONS) >= VALUES and not VALUES & MODULES
+
+
+@pytest.mark.parametrize("path", ["math.inf", "math.pi", "numpy.inf", "torch.inf", "torch._six.inf", "torch.float32"])
+def test_constants_that_hand_written_norms_use(path: str) -> None:
+    check(ast.parse(f"x = {flat_name(path)}"), NAMES)
+
+
+@pytest.mark.parametrize("attribute", ["grad", "data"])
+def test_gradients_and_data_are_assigned(attribute: str) -> None:
+    check(ast.parse(f"x.{attribute} = y"), NAMES)
+    check(ast.parse(f"x.{attribute} *= y"), NAMES)
+
+
+@pytest.mark.parametrize(
+    "attribute", ["T", "data", "device", "dtype", "grad", "is_sparse", "ndim", "param_groups", "requires_grad", "shape"]
+)
+def test_attributes_that_hand_written_norms_read(attribute: str) -> None:
+    check(ast.parse(f"y = x.{attribute}"), NAMES)
