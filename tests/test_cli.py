@@ -543,6 +543,31 @@ def test_since_a_revision_only_changed_files_and_lines() -> None:
     assert [line.split(": ")[0] for line in lines] == ["both dirs/ö.py:4:1", "new.py:2:1"]
 
 
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [({2}, [2]), ({3}, [3]), ({2, 3}, [2, 3]), ({2, 4}, [2, 4]), ({4}, [4]), (set(), [])],
+)
+def test_only_the_lines_that_changed_count(changed: set[int], found: list[int]) -> None:
+    git("init", "-q", ".")
+    lines = ["import torch", *[CALL.strip()] * 3]
+    put("a.py", "\n".join(lines) + "\n")
+    git("add", ".")
+    git("commit", "-q", "-m", "x")
+    put("a.py", "\n".join(f"{line}  # new" if n in changed else line for n, line in enumerate(lines, 1)) + "\n")
+    shown = run("-q", "--since", "HEAD", "--diff-only").stdout.splitlines()
+    assert [int(line.split(":")[1]) for line in shown] == found
+
+
+def test_the_lines_around_one_that_was_removed_count() -> None:
+    git("init", "-q", ".")
+    put("a.py", f"import torch\n{CALL.strip()}\n{CALL.strip()}\nx = 1\n{CALL.strip()}\n{CALL.strip()}\n")
+    git("add", ".")
+    git("commit", "-q", "-m", "x")
+    put("a.py", f"import torch\n{CALL.strip()}\n{CALL.strip()}\n{CALL.strip()}\n{CALL.strip()}\n")
+    shown = run("-q", "--since", "HEAD", "--diff-only").stdout.splitlines()
+    assert [int(line.split(":")[1]) for line in shown] == [3, 4]
+
+
 def test_since_nothing_that_git_knows() -> None:
     put("a.py")
     assert run("--since", "HEAD").exit_code == 2

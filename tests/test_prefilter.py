@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -450,3 +451,9 @@ def test_lines_end_in_any_way(newline: str) -> None:
 
 def test_what_the_parser_rejects_has_no_parts() -> None:
     assert parts("print 'x'\n") is parts("x = 1\0") is None
+
+
+def test_odd_strings_of_a_program_are_no_warnings_of_ours() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert parts('x = "\\d"\nif 1 is 2:\n    pass\n') is not None

@@ -206,6 +206,10 @@ def test_found_and_fixed(code: str, body: str, after: str | None) -> None:
         "norm = CLIP",
         "norm_before_clip = CLIP",
         "unclipped_norm = CLIP",
+        *(
+            f"{word}_clipped_norm = CLIP"
+            for word in "before pre un preclip unclipped is was num n frac ratio count not".split()
+        ),
         "is_clipped = CLIP > 1.0",
         "num_clipped = CLIP",
         "clip_ratio_after = CLIP",

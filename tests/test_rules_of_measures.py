@@ -17,6 +17,7 @@ from clipcheck.rule import Safety
 from clipcheck.settings.keys import Settings
 
 HEAD = """\
+import numpy as np
 import torch
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 
@@ -165,6 +166,7 @@ FOUND = {
         ("B\nif loss:\n    C\ngrad_norm = N\nS\nlog(grad_norm)", None),
         ("B\nC\ngrad_norm = N.item()\nS\nlog(grad_norm)", "B\ngrad_norm = C.item()\nS\nlog(grad_norm)"),
         ("B\nclip_grad_norm_(model.parameters(), 1.0, 1)\ngrad_norm = N\nS\nlog(grad_norm)", None),  # another norm
+        ("B\nC\ngrad_norm = np.sqrt(sum(p.grad.norm().item() ** 2 for p in model.parameters()))\nS\nlog(grad_norm)", None),
         ("B\nC\nlog('grad_norm', N)\nS", None),
         ("B\nC\nself.grad_norm = N\nS", None),
         ("B\nC\nL\nS", None),

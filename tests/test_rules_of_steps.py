@@ -116,6 +116,22 @@ SILENT = {
         "if i % 4 == 0:\n    Z\nB\nC\nif (i + 1) % 4 == 0:\n    S",
         "opt_d.zero_grad()\nB\nopt_d.step()\nif i % 4 == 0:\n    opt_g.step()",
     ],
+    # one branch clips
+    "CLIP116": [
+        "if amp:\n    SB\n    U\n    C\n    SS\n    UP\nelse:\n    B\n    C\n    S",
+        "B\nC\nif x:\n    S\nelse:\n    optimizer.step(x)",
+        "B\nif x:\n    C\n    S\nelse:\n    S",  # the same gradients, on purpose
+        "if x:\n    B\n    C\n    S",
+        "if x:\n    B\n    C\n    S\nelse:\n    B\n    opt_g.step()",
+        "if x:\n    B\n    C\n    S\nB\nS",  # one after the other
+        "if x:\n    B\n    S\nB\nC\nS",
+        "if clip_grad:\n    B\n    C\n    S\nelse:\n    B\n    S",
+        "if limit:\n    B\n    clip_grad_norm_(ps, limit)\n    S\nelse:\n    B\n    S",
+        "if x:\n    B\n    C\n    S\nelse:\n    B\n    p.grad.clamp_(-1, 1)\n    S",
+        "if x:\n    B\n    C\n    S\nelse:\n    B\n    prepare(optimizer)\n    S",
+        "if x:\n    B\n    C\n    S\nelse:\n    B\n    finish()\ndef finish():\n    S",
+        "if x:\n    B\n    finish()\nelse:\n    B\n    S\ndef finish():\n    C\n    S",
+    ],
     # accumulation
     "CLIP108": [
         "Z; B; C; S",
@@ -299,6 +315,13 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ("if i % 4:\n    with model.no_sync():\n        B\n        C\nelse:\n    B\n    C\n    S\n    Z", None),
         ("if i % 4:\n    B\n    C\nelse:\n    B\n    C\n    S\n    Z", None),
         ("with model.no_sync():\n    B\n    C\nif done:\n    break", None),
+    ],
+    "CLIP116": [
+        ("if amp:\n    SB\n    U\n    C\n    SS\n    UP\nelse:\n    B\n    S", None),
+        ("if amp:\n    SB\nelse:\n    B\nif amp:\n    U\n    C\n    SS\nelse:\n    S", None),
+        ("if x:\n    B\n    C\n    S\nelse:\n    B\n    S", None),
+        ("if x:\n    B\n    C\n    S\n    continue\nB\nS", None),
+        ("if x:\n    B\n    S\n    continue\nB\nC\nS", None),
     ],
     "CLIP301": [
         ("def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    C\n    SS", "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    U\n    C\n    SS"),
