@@ -11,7 +11,6 @@ import pytest
 from clipcheck.catalogue import RULES
 from clipcheck.gradients.accumulations import accumulations
 from clipcheck.gradients.exponents import exponent_of
-from clipcheck.gradients.framework import framework
 from clipcheck.gradients.gradient import gradient, is_in_place
 from clipcheck.gradients.graphs import has_graph
 from clipcheck.gradients.manual_clips import manual_clips
@@ -103,6 +102,14 @@ def test_nothing_is_a_gradient_where_another_framework_computes(header: str) -> 
         ("import keras\nimport pytorch_lightning\n", "torch"),
         ("from torch.nn import Linear\n", "torch"),
         ("torch.zeros(1)\n", "torch"),
+        ("import torch_xla.core.xla_model as xm\n", "torch"),
+        ("from clipcheck.runtime import grad_norm\n", "torch"),
+        ("import jax\nimport torch\n", "torch"),
+        ("import jax\ndef f(x):\n    return torch.norm(x)\n", "torch"),  # of another cell
+        ("import jax\ndef f(x):\n    torch = 1\n    return torch\n", "another"),
+        ("def f():\n    import mxnet\n", "another"),
+        ("import os\n", "torch"),
+        ("class Tensor:\n    def f(self, other):\n        other.grad = None\n", "torch"),
         ("nn.Linear(1, 1)\n", "torch"),
         ("import numpy\nfrom torch.nn.utils import *\n", "torch"),
         ("import numpy\nfrom jax.numpy import *\n", "another"),
@@ -119,6 +126,26 @@ def test_nothing_is_a_gradient_where_another_framework_computes(header: str) -> 
 )
 def test_the_framework_of_a_file(imports: str, expected: str) -> None:
     assert framework(Source(imports)) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("np.zeros(3)", True),
+        ("jax.grad(f)(x)", True),
+        ("jax.grad(f)(x)[0]", True),
+        ("tape.gradient(loss, xs)", True),
+        ("self.tape.gradient(loss, xs)[0]", True),
+        ("torch.zeros(3)", False),
+        ("tape.other(loss)", False),
+        ("gradient(loss)", False),
+        ("x", False),
+    ],
+)
+def test_values_of_other_frameworks(code: str, expected: bool) -> None:
+    source = Source(f"import numpy as np\nimport jax\nimport torch\nx = 1\nsee({code})\n")
+    call = next(c for c in source.nodes(cst.Call) if source.code(c.func) == "see")
+    assert is_foreign(source, call.args[0].value) is expected
 
 
 @pytest.mark.parametrize(
