@@ -84,7 +84,7 @@ def _swallowing(source: Source, call: cst.Call) -> Guarded | None:
     inner: cst.CSTNode = call
     for above in source.ancestors(call):
         match above:
-            case cst.Try(body=body, handlers=[*handlers]) if inner is body and handlers:
+            case cst.Try(body=body, handlers=handlers) if inner is body:
                 catching = next((h for h in handlers if _takes_any(source, h.type)), None)
                 if catching is not None:
                     return above if _only_logs(source, above, catching) else None
