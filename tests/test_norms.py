@@ -150,6 +150,21 @@ WAYS = [
     ),
     ("for p in ps:\n    if hasattr(p, 'grad') and p.grad is not None:\n        ADD(p.grad)", "ps"),
     ("for i, p in enumerate(ps):\n    ADD(p.grad)", "[p for i, p in enumerate(ps)]"),
+    # what is skipped, turned round
+    *(
+        (f"for p in ps:\n    if {skipped}:\n        continue\n    ADD(p.grad)", f"[p for p in ps if {kept}]")
+        for skipped, kept in (
+            ("p in old", "p not in old"),
+            ("p not in new", "p in new"),
+            ("p is first", "p is not first"),
+            ("p is not last", "p is last"),
+            ("p.ndim < 2", "not (p.ndim < 2)"),
+            ("p.ndim == 1", "not (p.ndim == 1)"),
+            ("p.is_shared", "not p.is_shared"),
+            ("frozen(p)", "not frozen(p)"),
+            ("a and b", "not (a and b)"),
+        )
+    ),
 ]
 
 

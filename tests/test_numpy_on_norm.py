@@ -105,6 +105,9 @@ NUMBERS = SQUARES.replace("norm()", "norm().item()")
         "NORM;np.isnan(norm.tolist())",
         "NORM;norm = norm.item()\nnp.isnan(norm)",
         "norm = torch.nn.utils.clip_grad_value_(params, 1.0)\nnp.isnan(norm)",
+        "np.isnan(torch.stack([p.grad.norm() for p in params]).norm().cpu())",
+        "np.isnan(torch.stack([p.grad.norm() for p in params]).to('cpu').norm())",
+        "np.isnan(sum(p.grad.norm().item() ** 2 for p in params) ** 0.5)",
         "norm = x\nif x:\n    norm = torch.nn.utils.clip_grad_norm_(params, 1.0)\nnp.isnan(norm)",  # it may be `x`
         "total = 0.0\n" + NUMBERS + "np.sqrt(total)",
         "total = 0.0\n" + SQUARES + "np.sqrt(total.item())",
@@ -129,6 +132,10 @@ def test_what_is_no_tensor_or_not_known_to_be_one(body: str) -> None:
         (
             "np.isnan(torch.nn.utils.clip_grad_norm_(params, 1.0))",
             "np.isnan(torch.nn.utils.clip_grad_norm_(params, 1.0).item())",
+        ),
+        (
+            "np.isnan(torch.stack([p.grad.norm() for p in params]).norm())",
+            "np.isnan(torch.stack([p.grad.norm() for p in params]).norm().item())",
         ),
         ("total = 0.0\n" + SQUARES + "np.sqrt(total)", "total = 0.0\n" + SQUARES + "np.sqrt(total.item())"),
     ],

@@ -155,4 +155,5 @@ def _names_tensor(source: Source, kinds: cst.CSTNode) -> bool:
 
 def _is_on_cpu(source: Source, node: cst.BaseExpression) -> bool:
     """Whether the whole norm is moved to the host."""
-    return any(isinstance(inner, cst.Name) and inner.value == "cpu" for inner in source.walk(node))
+    named = (inner.value for inner in source.walk(node) if isinstance(inner, (cst.Name, cst.SimpleString)))
+    return any(name.strip("'\"") == "cpu" for name in named)
