@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import math
+import re
 import subprocess
 import sys
 import threading
@@ -295,19 +296,23 @@ MODEL = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
 @pytest.mark.parametrize(
     ("wrong", "advice"),
     [
-        (MODEL, "module"),
-        (MODEL[0], "module"),
-        (MODEL.parameters, "call it"),
-        (list(MODEL.named_parameters()), "parameters"),
-        (torch.optim.SGD(MODEL.parameters(), 0.1).param_groups, "param_groups"),
-        (torch.optim.SGD(MODEL.parameters(), 0.1), "optimizer"),
-        (MODEL.state_dict(), "state_dict"),
-        ([None], "None"),
-        (3, "int"),
+        (MODEL, "a module: pass `module.parameters()`"),
+        (MODEL[0], "a module: pass `module.parameters()`"),
+        ([MODEL], "a module: pass `module.parameters()`"),
+        (MODEL.parameters, "a function: call it, as in `model.parameters()`"),
+        (list(MODEL.named_parameters()), "`named_parameters()`: pass `parameters()`"),
+        (torch.optim.SGD(MODEL.parameters(), 0.1).param_groups, "`param_groups`: pass "),
+        (torch.optim.SGD(MODEL.parameters(), 0.1), "an optimizer: pass the parameters of its `param_groups`"),
+        (MODEL.state_dict(), "names, as of a `state_dict()`: pass the tensors"),
+        ([None], "None among the tensors: leave it out"),
+        (3, "`int`"),
+        ([3], "`int`"),
+        ([("weight", 3)], "`tuple`"),
     ],
 )
 def test_a_wrong_argument_is_named(wrong: object, advice: str) -> None:
-    with pytest.raises(TypeError, match=advice):
+    message = f"`parameters` must be a tensor or an iterable of tensors, got {advice}"
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}"):
         runtime.clip_grad_norm_(wrong, 1.0)
 
 
