@@ -259,6 +259,16 @@ def test_torchs_function_by_the_name_that_is_there(before: str, after: str) -> N
     assert fixed(before, target="torch") == after
 
 
+def test_each_function_loses_the_import_that_its_own_fix_leaves_unused() -> None:
+    loop = (
+        "    import math\n    total = 0.0\n    for p in ps:\n        if p.grad is not None:\n"
+        "            total += p.grad.norm(2).item() ** 2\n    return math.sqrt(total)\n"
+    )
+    found = api.fix(f"import torch\n\n\ndef a(ps):\n{loop}\n\ndef b(ps):\n{loop}", select=["CLIP001"], isolated=True)
+    assert found.text.count("return grad_norm(ps).item()\n") == 2
+    assert "import math" not in found.text
+
+
 # --- another import in the place of one ---------------------------------------------------------------------------------
 
 

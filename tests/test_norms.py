@@ -488,3 +488,27 @@ def test_a_clip_that_differs_from_torchs_is_left(clip: str, why: str) -> None:
     (finding,) = report("count = 0\nps = list(model.parameters())\n" + clip + "\n", "CLIP008").findings
     assert finding.fix is None
     assert why in finding.help
+
+
+REDUCED = "print(functools.reduce({}, [p.grad.norm({}).item(){} for p in ps]))"
+
+
+@pytest.mark.parametrize("add", ["operator.add", "np.add", "torch.add"])
+def test_a_sum_by_reduce(add: str) -> None:
+    body = "import functools\nimport operator\n" + REDUCED.format(add, 2, " ** 2")
+    assert "print(grad_norm(ps).item() ** 2)" in fixed(body, "CLIP001")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        REDUCED.format("max", 2, ""),  # the largest norm is no norm
+        REDUCED.format("min", 2, " ** 2"),
+        REDUCED.format("operator.mul", 2, " ** 2"),
+        REDUCED.format("operator.add", 2, " ** 2").replace("functools.reduce", "reduce_all"),
+        REDUCED.format("operator.add", 2, " ** 2").replace("]))", "], 1.0))"),  # starts from something
+    ],
+)
+def test_what_is_no_sum_by_reduce(body: str) -> None:
+    body = "import functools\nimport operator\n" + body
+    assert body.splitlines()[-1] in fixed(body)
