@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import runner
@@ -232,6 +233,35 @@ def test_a_plot_names_its_axes_and_is_drawn_for_light_pages_and_for_dark_ones(tm
         ):
             assert f">{text}" in drawn
         assert apart(drawn, [f"load {n}, {case}" for n in range(6) for case in ("no clip", "clip")])
+
+
+def test_the_bars_of_a_case_are_side_by_side_around_its_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.axes import Axes
+
+    from clipcheck.bench import plot
+
+    drawn: list[tuple[list[float], list[float], float]] = []
+    real = Axes.barh
+
+    def noted(axes: Axes, at: list[float], lengths: list[float], height: float, **how: Any) -> object:
+        drawn.append((at, lengths, height))
+        return real(axes, at, lengths, height, **how)
+
+    monkeypatch.setattr(Axes, "barh", noted)
+    rows = [
+        Row("load", case, peer, 1.0, None, ratio, None, 0.1)
+        for case in ("no clip", "clip")
+        for peer, ratio in (("torch", 1.0), ("clipcheck", 0.5), ("a loop", 3.0))
+        if (case, peer) != ("clip", "a loop")
+    ]
+    plot.draw({"device": "a CPU", "torch": "2.13", "date": "today"}, rows, tmp_path / "plot.svg")
+    (first, lengths, height), (second, other_lengths, _) = drawn[:2]
+    assert (lengths, other_lengths) == ([-0.5, -0.5], [2.0, 0.0])  # from torch's time on; one was not measured
+    for number in (0, 1):
+        assert second[number] - first[number] == pytest.approx(height)
+        assert (first[number] + second[number]) / 2 == pytest.approx(number)
+    assert 2 * height < 1
 
 
 def apart(drawn: str, labels: list[str]) -> bool:

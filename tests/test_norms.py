@@ -512,3 +512,26 @@ def test_a_sum_by_reduce(add: str) -> None:
 def test_what_is_no_sum_by_reduce(body: str) -> None:
     body = "import functools\nimport operator\n" + body
     assert body.splitlines()[-1] in fixed(body)
+
+
+@pytest.mark.parametrize(
+    ("way", "argument"),
+    [
+        ("for g in grads:\n    total += g.norm(2).item() ** 2", "grads"),
+        ("for p in ps:\n    total += p.grad.norm(2).item() ** 2", "[p.grad for p in ps if p.grad is not None]"),
+        (
+            "for p in ps:\n    if p.grad is not None:\n        total += p.grad.norm(2).item() ** 2",
+            "[p.grad for p in ps if p.grad is not None]",
+        ),
+    ],
+)
+def test_torchs_function_is_given_gradients_and_no_none(way: str, argument: str) -> None:
+    after = fixed(f"total = 0.0\n{way}\nprint(total ** 0.5)\n", "CLIP001", safety=Safety.UNSAFE, target="torch")
+    assert f"get_total_norm({argument}).item()" in after.replace("(\n    [", "([").replace("]\n)", "])")
+
+
+@pytest.mark.parametrize(
+    "body", ["print(sum(p.grad.norm().item() for p in ps))", "print(sum(p.grad.norm().item() for p in ps) / len(ps))"]
+)
+def test_a_sum_of_norms_is_no_norm(body: str) -> None:
+    assert body in fixed(body)

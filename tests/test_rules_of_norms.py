@@ -339,3 +339,11 @@ def test_the_runtimes_own_norm_beside_the_clip(body: str, after: str | None) -> 
 
 def test_the_runtimes_norm_of_another_type_stays() -> None:
     assert check(f"{RUNTIME}norm = grad_norm(ps, 1)\nclip_grad_norm_(ps, 1.0)", "CLIP504").findings == ()
+
+
+@pytest.mark.parametrize(
+    "norm", ["sum(p.grad.norm() ** k for p in ps) ** q", "sum(p.grad.norm(k) ** 2 for p in ps) ** 0.5"]
+)
+def test_a_norm_whose_exponents_are_not_known_is_not_the_clips(norm: str) -> None:
+    body = f"def f(ps, k, q):\n    clip_grad_norm_(ps, 1.0)\n    log({norm})"
+    assert check(body, "CLIP504").findings == ()
