@@ -179,7 +179,10 @@ SILENT = {
         "norm = clip_grad_norm_(ps, 1.0)",
         "grad_norm = clip_grad_norm_(ps, 1.0)",
         "total = clip_grad_norm_(ps, 1.0)",
-        "clipped_grads = clip_grad_norm_(ps, 1.0)",
+        *(
+            f"{said}_grads = clip_grad_norm_(ps, 1.0)"
+            for said in "norm norms gnorm total clip clipped value size magnitude".split()
+        ),
         "norm_params = clip_grad_norm_(ps, 1.0)",
         "p.gradient_size = clip_grad_norm_(ps, 1.0)",
         "model.loss_value = clip_grad_norm_(ps, 1.0)",
@@ -287,6 +290,10 @@ FOUND = {
         ("model.params = clip_grad_norm_(ps, 1.0)", 1),
         ("new_gradients = clip_grad_norm_(ps, 1.0)", 1),
         ("loss = clip_grad_norm_(ps, 1.0)", 1),
+        *(
+            (f"self.{name} = clip_grad_norm_(ps, 1.0)", 1)
+            for name in "losses all_gradients params parameters optimizer".split()
+        ),
         ("p.grad = clip_grad_norm_(ps, 1.0)", 1),
         ("p.grad.data = clip_grad_norm_(ps, 1.0)", 1),
         ("model = clip_grad_value_(ps, 1.0)", 1),
