@@ -11,6 +11,7 @@ import pytest
 from clipcheck.catalogue import RULES
 from clipcheck.gradients.accumulations import accumulations
 from clipcheck.gradients.exponents import exponent_of
+from clipcheck.gradients.framework import framework, is_foreign
 from clipcheck.gradients.gradient import gradient, is_in_place
 from clipcheck.gradients.graphs import has_graph
 from clipcheck.gradients.manual_clips import manual_clips
