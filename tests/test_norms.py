@@ -502,14 +502,14 @@ def test_a_sum_by_reduce(add: str) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        REDUCED.format("max", 2, ""),  # the largest norm is no norm
+        REDUCED.format("max", 2, ""),  # the largest norm is not the norm
         REDUCED.format("min", 2, " ** 2"),
         REDUCED.format("operator.mul", 2, " ** 2"),
         REDUCED.format("operator.add", 2, " ** 2").replace("functools.reduce", "reduce_all"),
         REDUCED.format("operator.add", 2, " ** 2").replace("]))", "], 1.0))"),  # starts from something
     ],
 )
-def test_what_is_no_sum_by_reduce(body: str) -> None:
+def test_what_is_not_a_sum_by_reduce(body: str) -> None:
     body = "import functools\nimport operator\n" + body
     assert body.splitlines()[-1] in fixed(body)
 
@@ -533,5 +533,5 @@ def test_torchs_function_is_given_gradients_and_no_none(way: str, argument: str)
 @pytest.mark.parametrize(
     "body", ["print(sum(p.grad.norm().item() for p in ps))", "print(sum(p.grad.norm().item() for p in ps) / len(ps))"]
 )
-def test_a_sum_of_norms_is_no_norm(body: str) -> None:
+def test_a_sum_of_norms_is_not_a_norm(body: str) -> None:
     assert body in fixed(body)

@@ -115,7 +115,7 @@ NUMBERS = SQUARES.replace("norm()", "norm().item()")
         "norms = []\nfor p in params:\n    norms.append(p.grad.norm())\nnp.asarray(norms)",
     ],
 )
-def test_what_is_no_tensor_or_not_known_to_be_one(body: str) -> None:
+def test_what_is_not_a_tensor_or_not_known_to_be_one(body: str) -> None:
     assert check(body).findings == ()
 
 

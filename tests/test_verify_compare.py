@@ -116,7 +116,7 @@ def test_what_is_wrong_in_the_reference_as_well_is_no_overflow() -> None:
     assert fault(seen(INF), seen(5.0), seen(INF)) == ("differs by an infinity or a NaN", "total = inf", "total = 5")
 
 
-def test_a_result_that_is_no_largest_element_is_no_norm_of_that_type() -> None:
+def test_a_result_that_is_not_the_largest_element_is_not_a_norm_of_that_type() -> None:
     largest = case(vector(3), vector(-4), norm_type=INF)
     assert said(seen(7.0), seen(4.0), of=largest) == Note("a result that is not a norm")
     assert said(seen(4.0), seen(4.0), of=largest) == Note()
