@@ -35,7 +35,7 @@ def told(code: str, before: str = "") -> str:
     "scheduler lr_scheduler sched lr_step warmup self.warmup_lr profiler prof timer env envs bar pbar ema meter tracker "
     "progress sim simulator self.progress_bar".split(),
 )
-def test_a_step_of_what_is_no_optimizer(name: str) -> None:
+def test_a_step_of_what_is_not_an_optimizer(name: str) -> None:
     assert told(f"{name}.step()") == ""
 
 

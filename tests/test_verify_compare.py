@@ -112,7 +112,7 @@ def test_what_the_old_side_gets_wrong_is_named(before: Seen, better: str) -> Non
     assert said(before, seen(), seen()) == Note(better)
 
 
-def test_what_is_wrong_in_the_reference_as_well_is_no_overflow() -> None:
+def test_what_is_wrong_in_the_reference_as_well_is_not_an_overflow() -> None:
     assert fault(seen(INF), seen(5.0), seen(INF)) == ("differs by an infinity or a NaN", "total = inf", "total = 5")
 
 
