@@ -61,7 +61,6 @@ SILENT = {
         "SB\nSS\nL\nUP",
         "SB\nSS\nUP\nL",
         "SB\nZ\nL",
-        "if loss:\n    SB\nelse:\n    B\nL\nSS\nUP",  # one path is not scaled
         "SB\nif loss:\n    U\nL\nSS\nUP",
         "SB\nprepare(optimizer)\nL\nSS",
         "SB\nscale = scaler.get_scale()\nlog('grad_norm', norm_of(model) / scale)\nSS",
@@ -137,6 +136,8 @@ FOUND = {
         ("SB\nnorm = N\nlog(norm)\nSS\nUP", "SB\nU\nnorm = N\nlog(norm)\nSS\nUP"),
         ("SB\nif loss:\n    L\nSS\nUP", "SB\nif loss:\n    U\n    L\nSS\nUP"),
         ("SB\nL\nU\nSS\nUP", None),  # it comes later
+        # one of the paths is scaled, and the scaler steps on both
+        ("if loss:\n    SB\nelse:\n    B\nL\nSS\nUP", "if loss:\n    SB\nelse:\n    B\nU\nL\nSS\nUP"),
         ("SB\nL\nS", None),
         ("SB\nL\nscaler.step()\nUP", None),  # of which optimizer is not said
         ("SB\nL\nif loss:\n    SS\n    UP", None),
