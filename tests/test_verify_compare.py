@@ -145,7 +145,7 @@ def test_a_result_that_is_not_the_largest_element_is_not_a_norm_of_that_type() -
         (seen(), seen(raised=ValueError("no")), ("raises", "total = 5", "ValueError: no")),
         (seen(), Seen({}, [], []), ("`total` is read later, and after no longer binds it", "5", "unbound")),
         (seen(), Seen({"total": [5.0, 5.0]}, [], []), ("`total` holds 2 values instead of 1", "5", "[5, 5]")),
-        (seen(5.0), seen(5), ("a float became a int", "5", "5")),
+        (seen(5.0), seen(5), ("a float became an int", "5", "5")),
     ],
 )
 def test_a_fault_stands_with_both_sides(before: Seen, after: Seen, expected: tuple[str, str, str]) -> None:
@@ -185,9 +185,9 @@ LOW = case(vector(3, dtype=torch.bfloat16), vector(4, dtype=torch.bfloat16), dty
 def test_a_zero_of_no_gradients_may_be_of_any_kind() -> None:
     none = case(None, None)
     assert said(seen(0), seen(0.0), of=none) == Note(changed="`total` is 0 before and 0.0 after")
-    assert fault(seen(0), seen(0.0))[0] == "a int became a float"
-    assert fault(seen(0), seen(1.0), of=none)[0] == "a int became a float"
-    assert fault(seen(0), seen(0.0), of=case(vector(3), None))[0] == "a int became a float"
+    assert fault(seen(0), seen(0.0))[0] == "an int became a float"
+    assert fault(seen(0), seen(1.0), of=none)[0] == "an int became a float"
+    assert fault(seen(0), seen(0.0), of=case(vector(3), None))[0] == "an int became a float"
 
 
 def test_a_result_may_leave_the_graph_but_not_join_it() -> None:

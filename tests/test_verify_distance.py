@@ -152,7 +152,7 @@ def test_values_of_one_kind(one: Any, other: Any) -> None:
 @pytest.mark.parametrize(
     ("one", "other", "message"),
     [
-        (1.0, 1, "a float became a int"),
+        (1.0, 1, "a float became an int"),
         (1.0, vector(1), "a float became a torch.Tensor"),
         (vector(1), vector(1).requires_grad_(), "a tensor is part of the graph on one side only"),
         (vector(1), vector(1, 2), r"shape \(1,\) against \(2,\)"),
@@ -209,7 +209,7 @@ def test_training_and_records_are_measured_apart() -> None:
         (run(1.0, steps=[]), "1 optimizer steps against 0"),
         (run(1.0, 2.0), "1 recorded values against 2"),
         (run(1.0, steps=[(1, (1.0,))]), "the optimizers step in another order"),
-        (run(1), "a float became a int"),
+        (run(1), "a float became an int"),
     ],
 )
 def test_runs_that_did_other_things(other: Trace, message: str) -> None:
