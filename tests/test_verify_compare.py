@@ -143,7 +143,7 @@ def test_a_result_that_is_not_the_largest_element_is_not_a_norm_of_that_type() -
             ("differs by 1", "other parameters", "other parameters"),
         ),
         (seen(), seen(raised=ValueError("no")), ("raises", "total = 5", "ValueError: no")),
-        (seen(), Seen({}, [], []), ("`total` is read later, and after no longer binds it", "5", "unbound")),
+        (seen(), Seen({}, [], []), ("`total` is read later, and the new code does not assign it", "5", "unbound")),
         (seen(), Seen({"total": [5.0, 5.0]}, [], []), ("`total` holds 2 values instead of 1", "5", "[5, 5]")),
         (seen(5.0), seen(5), ("a float became an int", "5", "5")),
     ],
