@@ -26,7 +26,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn.utils import clip_grad_norm_  # noqa: E402
 
 from clipcheck import audit, runtime  # noqa: E402
-from clipcheck.audit import faults, figures  # noqa: E402
+from clipcheck.audit import calls, faults, figures  # noqa: E402
 from clipcheck.audit.log import Optimizer  # noqa: E402
 from clipcheck.audit.taps import tap  # noqa: E402
 from clipcheck.catalogue import RULES  # noqa: E402
@@ -400,6 +400,14 @@ def test_an_optimizer_that_is_never_seen_to_step_is_named() -> None:
     assert report.exit_code == 2
     assert "was not seen to step" in str(report)
     assert "no optimizer was seen to step" in str(report)
+
+
+def test_only_reads_on_the_device_of_the_gradients_count() -> None:
+    addresses, elsewhere = torch.ones(1), torch.empty(1, device="meta")
+    for gradients, expected in (([addresses], 1), ([elsewhere], 0), ([], 0)):
+        with calls.Reads(gradients) as reads:
+            addresses.item()
+        assert reads.count == expected
 
 
 def test_reads_by_the_host_are_counted() -> None:

@@ -21,12 +21,17 @@ _READING = {"item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__"
 
 
 class Reads(TorchFunctionMode):
-    """Counts how often Python reads a value of a tensor while it is entered: on a device each time is a wait."""
+    """Counts how often Python reads a value on the device of the gradients while it is entered: on a GPU, each time is a wait."""
 
     count = 0
 
+    def __init__(self, gradients: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._devices = {tensor.device for tensor in gradients}
+
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += getattr(function, "__name__", "") in _READING
+        if getattr(function, "__name__", "") in _READING:
+            self.count += any(isinstance(arg, Tensor) and arg.device in self._devices for arg in args[:1])
         return function(*args, **(kwargs or {}))
 
 

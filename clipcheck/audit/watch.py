@@ -236,7 +236,7 @@ class Watch:
         self.calls[site] += 1
         is_counted = self.calls[site] in COUNTED
         self.is_clipping, start = True, time.perf_counter()
-        with calls.Reads() if is_counted else nullcontext() as reads:
+        with calls.Reads(tensors) if is_counted else nullcontext() as reads:
             done = yield
         self.is_clipping, seconds = False, time.perf_counter() - start
         norm = call.norm if done.result is None else done.result
