@@ -110,7 +110,7 @@ NUMBERS = SQUARES.replace("norm()", "norm().item()")
         "np.isnan(sum(p.grad.norm().item() ** 2 for p in params) ** 0.5)",
         "norm = x\nif x:\n    norm = torch.nn.utils.clip_grad_norm_(params, 1.0)\nnp.isnan(norm)",  # it may be `x`
         "total = 0.0\n" + NUMBERS + "np.sqrt(total)",
-        "total = 0.0\n" + SQUARES + "np.sqrt(total.item())",
+        "total = 0.0\n" + SQUARES + "np.sqrt(float(total))",
         "total = 0.0\n" + SQUARES + "total = x\nnp.sqrt(total)",
         "norms = []\nfor p in params:\n    norms.append(p.grad.norm())\nnp.asarray(norms)",
     ],
@@ -137,7 +137,7 @@ def test_what_is_not_a_tensor_or_not_known_to_be_one(body: str) -> None:
             "np.isnan(torch.stack([p.grad.norm() for p in params]).norm())",
             "np.isnan(torch.stack([p.grad.norm() for p in params]).norm().item())",
         ),
-        ("total = 0.0\n" + SQUARES + "np.sqrt(total)", "total = 0.0\n" + SQUARES + "np.sqrt(total.item())"),
+        ("total = 0.0\n" + SQUARES + "np.sqrt(total)", "total = 0.0\n" + SQUARES + "np.sqrt(float(total))"),
     ],
 )
 def test_what_is_a_tensor_becomes_a_number_first(body: str, after: str) -> None:
@@ -150,3 +150,18 @@ def test_one_finding_for_a_call_and_no_fix_of_a_computation() -> None:
     (finding,) = check("NORM;np.maximum(norm + 1, norm)").findings
     assert finding.fix is None
     assert finding.help.startswith("call `.item()` on the norm")
+
+
+SUM = "total = 0\nfor p in params:\n    total += p.grad.norm(2) ** 2\n"
+
+
+def test_a_sum_may_still_be_the_number_that_it_began_with() -> None:
+    """Without parameters it is: then `.item()` would raise, and `float` does not."""
+    assert fixed(f"{SUM}np.sqrt(total)").splitlines()[-1] == "np.sqrt(float(total))"
+    assert fixed(f"{SUM}total = total + x\nnp.sqrt(total ** 0.5)").splitlines()[-1] == "np.sqrt(total ** 0.5)"
+    assert fixed("NORM;np.isnan(norm)") == "np.isnan(norm.item())"
+
+
+def test_no_fix_where_float_is_something_else() -> None:
+    report = check(f"float = x\n{SUM}np.sqrt(total)")
+    assert [finding.fix for finding in report.findings] == [None]

@@ -40,6 +40,7 @@ from clipcheck.training.guards import conditions
 
 MESSAGE = "`{name}` raises a TypeError for a tensor on a GPU: call `.item()` first"
 TITLE = "Call `.item()` on the norm first"
+TITLE_OF_SUM = "Convert the norm to a number first"
 BY_HAND = "call `.item()` on the norm, or use a function that takes a tensor: `torch.isnan`, `torch.sqrt`, `math.isnan`"
 
 # Those that convert their argument to an array; `np.round` and the like call the method of that name.
@@ -61,15 +62,26 @@ def check(source: Source) -> Iterator[Hit]:
             if arg.keyword is None and not arg.star and _is_tensor(source, arg.value):
                 if _is_number_here(source, call, arg.value):
                     continue
-                message = MESSAGE.format(name=source.code(call.func))
-                text = f"{source.outer_code(arg.value)}.item()"
-                fix = Fix(TITLE, Safety.UNSAFE, (replace(source, arg.value, text),)) if _is_plain(arg.value) else None
-                yield Hit(call, message, fix, "" if fix else BY_HAND)
+                fix = _fix(source, arg.value)
+                yield Hit(call, MESSAGE.format(name=source.code(call.func)), fix, "" if fix else BY_HAND)
                 break
 
 
-def _is_plain(node: cst.BaseExpression) -> bool:
-    return isinstance(node, (cst.Name, cst.Attribute, cst.Call))
+def _fix(source: Source, value: cst.BaseExpression) -> Fix | None:
+    if not isinstance(value, (cst.Name, cst.Attribute, cst.Call)):
+        return None
+    written = source.outer_code(value)
+    if not _may_be_zero(source, value):
+        return Fix(TITLE, Safety.UNSAFE, (replace(source, value, f"{written}.item()"),))
+    if source.is_taken("float"):
+        return None
+    return Fix(TITLE_OF_SUM, Safety.UNSAFE, (replace(source, value, f"float({written})"),))
+
+
+def _may_be_zero(source: Source, value: cst.BaseExpression) -> bool:
+    """Whether a name may still be the number that a loop adds to, which has no `.item()`: where there are no parameters."""
+    bindings = reaching(source, value) if isinstance(value, cst.Name) else ()
+    return any(one.value is not None and is_zero(source, one.value) for one in bindings)
 
 
 def _is_tensor(source: Source, node: cst.BaseExpression, depth: int = _DEPTH) -> bool:
