@@ -350,6 +350,15 @@ def test_edits_change_nothing_outside_themselves(text: str, data: st.DataObject)
     assert apply(text, edits) == "<>".join(kept)
 
 
+def test_an_import_in_a_file_that_is_not_given_back_exactly_does_not_crash_a_rule() -> None:
+    """LibCST drops the blank before the colon, so that all that stands behind it is one character off."""
+    text = "try:\n    import torch\nexcept ImportError :\n    torch = None\nfrom torch._six import inf{}\nx = inf\n"
+    for alias in ("", " as infinity"):
+        report = check_file("x.py", text.format(alias).encode(), Settings(fix=True))
+        assert report.errors == ()
+        assert {finding.code for finding in report.findings} >= {"CLIP003"}
+
+
 def test_a_file_that_is_not_given_back_exactly_is_reported_and_no_import_of_it_is_looked_at() -> None:
     text = (
         "try:\n    from torch.nn.utils import clip_grad_norm\nexcept ImportError\\\n:\n    clip_grad_norm = None\nimport torch\n"

@@ -136,10 +136,21 @@ def _is_arithmetic(source: Source, statement: cst.CSTNode) -> bool:
     return True
 
 
+def is_argument(source: Source, edits: Sequence[Edit]) -> bool:
+    """Whether all that edits change is an argument of a call: another value of it need not be a fault."""
+    node = _one_node(source, edits)
+    while isinstance(parent := source.parent(node) if node is not None else None, cst.Attribute):
+        node = parent
+    return isinstance(parent, cst.Arg)
+
+
+def _one_node(source: Source, edits: Sequence[Edit]) -> cst.BaseExpression | None:
+    return smallest(source, Edit(min(edit.start for edit in edits), max(edit.end for edit in edits), ""))
+
+
 def _one_expression(source: Source, edits: Sequence[Edit]) -> tuple[int, int] | None:
     """The span of the smallest expression that holds all edits; for the function of a call, that of the call."""
-    whole = Edit(min(edit.start for edit in edits), max(edit.end for edit in edits), "")
-    node = smallest(source, whole)
+    node = _one_node(source, edits)
     if node is None:
         return None
     above = source.parent(node)

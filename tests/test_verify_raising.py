@@ -1,0 +1,66 @@
+"""A fix of code that raises: what the old side never came to is no evidence against the new one, and none for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from clipcheck.rule import Edit, Fix, Safety, Verdict
+from clipcheck.verify.sites import Prover
+
+pytest.importorskip("torch", reason="needs the extra clipcheck[torch]")
+
+
+@pytest.fixture(scope="module")
+def prove() -> Iterator[Prover]:
+    with Prover() as prover:
+        yield prover
+
+
+def tried(prove: Prover, text: str, new: str) -> Verdict:
+    start, end = text.index("«"), text.index("»") - 1
+    return prove(text.replace("«", "").replace("»", ""), Fix("Change", Safety.SAFE, (Edit(start, end, new),)))
+
+
+CONDITIONAL = """\
+async def train(net, optim, loader):
+    if args.clip is not None:
+        torch.nn.utils.clip_grad_norm_(«net.parameters», 5)
+"""
+LIMITLESS = """\
+async def train(model, opt, loader):
+    torch.nn.utils.clip_grad_norm_(«model», float("inf"))
+    accelerator.clip_grad_norm_(model.parameters(), args["clip"])
+"""
+BESIDE = """\
+while True:
+    async for x in loader:
+        try:
+            total_norm = torch.nn.utils.clip_grad_norm_(«model», 1.0)
+            model.norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 5)
+        finally:
+            opt.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "new"),
+    [
+        ("import torch\n" + CONDITIONAL, "net.parameters()"),
+        ("import torch\n" + LIMITLESS, "model.parameters()"),
+        ("import torch\n" + BESIDE, "model.parameters()"),
+    ],
+)
+def test_a_right_fix_is_not_refuted(prove: Prover, text: str, new: str) -> None:
+    assert tried(prove, text, new).kind != "refuted"
+
+
+def test_a_clip_under_a_test_is_tried_where_the_test_does_not_change(prove: Prover) -> None:
+    assert tried(prove, "import torch\n" + CONDITIONAL, "net.parameters()").kind == "verified"
+
+
+@pytest.mark.parametrize("new", ["list(net.parameters())[:1]", "[]", "iter(())", "net.parameters(), 50 or 0"])
+def test_a_wrong_fix_is_never_verified(prove: Prover, new: str) -> None:
+    assert tried(prove, "import torch\n" + CONDITIONAL, new).kind != "verified"
+    assert tried(prove, "import torch\n" + BESIDE, new.replace("net", "model")).kind != "verified"
