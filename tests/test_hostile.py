@@ -351,7 +351,7 @@ def test_edits_change_nothing_outside_themselves(text: str, data: st.DataObject)
 
 
 def test_an_import_in_a_file_that_is_not_given_back_exactly_does_not_crash_a_rule() -> None:
-    """LibCST drops the blank before the colon, so that all that stands behind it is one character off."""
+    """LibCST drops the blank before the colon, so that everything after it is one character off."""
     text = "try:\n    import torch\nexcept ImportError :\n    torch = None\nfrom torch._six import inf{}\nx = inf\n"
     for alias in ("", " as infinity"):
         report = check_file("x.py", text.format(alias).encode(), Settings(fix=True))

@@ -1,4 +1,4 @@
-"""A fix of code that raises: what the old side never came to is no evidence against the new one, and none for it."""
+"""A fix of code that raises: where the old side stops, it is no evidence for or against the new one."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def _fix(source: Source, node: cst.ImportFrom) -> Fix | None:
         case [cst.ImportAlias(name=cst.Name("inf")) as alias] if node.module is not None:
             whole = source.statement(node)
             if isinstance(whole, cst.SimpleStatementLine) and len(whole.body) == 1 and "#" not in source.code(node):
-                # from the tree: the places of a text that the parser does not give back exactly are off
+                # from the tree: where the parser does not give the source back exactly, places are off
                 line = f"from math import inf as {alias.evaluated_alias}" if alias.asname else "from math import inf"
                 return Fix(IMPORT, Safety.SAFE, in_the_place_of(source, whole, line))
             return Fix(IMPORT, Safety.SAFE, (replace(source, node.module, "math"),))

@@ -11,10 +11,11 @@ import libcst as cst
 from clipcheck.documents.program import apply
 from clipcheck.python.reaching import reached
 from clipcheck.python.source import Source
-from clipcheck.rule import Edit, Fix
+from clipcheck.rule import RUNTIME, TORCH, Edit, Fix
 from clipcheck.verify import allowed
 from clipcheck.verify.allowed import NotProvable
 
+_CLIPS = (f"{TORCH}.clip_", f"{RUNTIME}.clip_")
 _EDITED_IMPORTS = (cst.Import, cst.ImportFrom)
 _LENT = (cst.FunctionDef, cst.ClassDef)
 _STATEMENTS = (cst.SimpleStatementLine, cst.If, cst.For, cst.While, cst.With, cst.Try, cst.FunctionDef, cst.ClassDef)
@@ -136,12 +137,13 @@ def _is_arithmetic(source: Source, statement: cst.CSTNode) -> bool:
     return True
 
 
-def is_argument(source: Source, edits: Sequence[Edit]) -> bool:
-    """Whether all that edits change is an argument of a call: another value of it need not be a fault."""
+def is_clipped(source: Source, edits: Sequence[Edit]) -> bool:
+    """Whether all that edits change is an argument of a function that clips: another one need not be a mistake."""
     node = _one_node(source, edits)
     while isinstance(parent := source.parent(node) if node is not None else None, cst.Attribute):
         node = parent
-    return isinstance(parent, cst.Arg)
+    call = source.parent(parent) if isinstance(parent, cst.Arg) else None
+    return isinstance(call, cst.Call) and (source.qualified(call.func) or "").startswith(_CLIPS)
 
 
 def _one_node(source: Source, edits: Sequence[Edit]) -> cst.BaseExpression | None:

@@ -13,7 +13,7 @@ from clipcheck.verify.claims import Answer
 from clipcheck.verify.exchange import exchanges
 from clipcheck.verify.import_blocks import Imports, import_blocks
 from clipcheck.verify.lift import Experiment, lift, lift_more
-from clipcheck.verify.pieces import is_argument
+from clipcheck.verify.pieces import is_clipped
 from clipcheck.verify.training import Training, rehearsal
 from clipcheck.verify.worker import Lost, Worker
 
@@ -54,8 +54,8 @@ class Prover:
                 found = Verdict(
                     "not verified", found.cases, reason="its steps are the same, its values are not compared"
                 )
-            if found.kind == "refuted" and way in (lift, lift_more) and is_argument(change.old, change.edits):
-                found = Verdict("not verified", reason="an argument of a call changes, and the call is not tried")
+            if found.kind == "refuted" and way in (lift, lift_more) and is_clipped(change.old, change.edits):
+                found = Verdict("not verified", reason="what is clipped changes, and the clip is not tried")
             shown.append(found)
             if found.kind == "verified" or (found.kind == "refuted" and safe):
                 break
