@@ -37,6 +37,7 @@ STANDINS = {
     "horovod.torch": ("horovod", "horovod/torch/optimizer.py"),
     "apex": ("apex", "apex/amp/handle.py"),
     "mypackage": ("mypackage", "mypackage/__init__.py"),
+    "norms": ("norms", "norms/__init__.py"),
 }
 
 
@@ -225,6 +226,7 @@ def objects() -> dict[str, Any]:
         "total": 100.0,
         "skip_clipping": False,
         "use_amp": False,
+        "use_apex": True,
         "amp": True,
         "is_leader": True,
         "spread": False,
@@ -395,6 +397,12 @@ def _use(play: Play, made: dict[str, Any]) -> None:
             _called(getattr(thing, name), own)
 
 
+def _scalar() -> dict[str, Any]:
+    """A model that gives its loss."""
+    model = Scalar(6, 1)
+    return {"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.01)}
+
+
 def _critic(made: dict[str, Any]) -> dict[str, Any]:
     critic = Scalar(6, 1)
     return {"critic": critic, "opt_d": torch.optim.SGD(critic.parameters(), lr=0.01)}
@@ -416,5 +424,9 @@ OTHERS: dict[tuple[str, str], Callable[[dict[str, Any]], dict[str, Any]]] = {
     ("CLIP305/clean", "other_words"): lambda made: _critic(made),
     ("CLIP505/clean", "clip"): lambda made: {"generator": made["model"].body, "critic": made["model"].head},
     ("CLIP308/before_2", "train"): lambda made: {"limit": 1e9},
+    ("CLIP307/before_2", "train"): lambda made: _scalar(),
+    ("CLIP309/before_2", "one_branch_has_a_scaler"): lambda made: {
+        "engine": SimpleNamespace(model=made["model"], scaler=made["scaler"])
+    },
     ("CLIP403/before_2", "train"): lambda made: {"accelerator": FRAMEWORKS["accelerate"].Accelerator("fp16")},
 }

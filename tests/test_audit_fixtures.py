@@ -57,6 +57,7 @@ DIFFERENT: dict[tuple[str, str], tuple[set[str], str]] = {
     ("CLIP309/before", "train"): (set(), "the norm is hand-written, and no function that is watched computes it"),
     ("CLIP309/before_2", "late"): (set(), "as above"),
     ("CLIP309/before_2", "by_accelerate"): (set(), "as above"),
+    ("CLIP309/before_2", "one_branch_has_a_scaler"): (set(), "as above"),
 }
 # Functions that end early: torch or a framework raises, or what is made up has no such part.
 RAISES = {

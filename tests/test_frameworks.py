@@ -548,7 +548,7 @@ def test_accelerators_that_clip_in_their_own_way_are_left_to_it(kind: str) -> No
     params = [nn.Parameter(torch.ones(1))]
     assert ours.clip(accelerator, params, 2.0) is None
     assert passed_on == [(params, 2.0, 2.0)]
-    with pytest.raises(ValueError, match=f"nonfinite: {kind} clips by itself"):
+    with pytest.raises(ValueError, match=f"nonfinite: {kind} does its own clipping"):
         ours.clip(accelerator, params, 2.0, nonfinite="skip")
 
 

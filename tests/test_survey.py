@@ -116,7 +116,9 @@ def test_the_page_says_what_the_first_run_and_the_last_gave(survey: ModuleType) 
     counts = ", ".join(f"{first[verdict]} {verdict}" for verdict in survey.VERDICTS)
     assert f"{len(runs)} findings in {len({row.repository for row in runs})} repositories: {counts}." in text
     silent, later, left = len(rows) - last.total(), len(rows) - len(runs), last.total()
-    assert f"{silent} findings are no longer reported, {later} is reported since, and {left} are left" in text
+    assert (
+        f"{silent} findings are no longer reported, {later} has been reported since then, and {left} are left" in text
+    )
     assert f"are left: {last['right']} right, {last['noise']} noise, {last['wrong']} wrong." in text
     assert f"rely on, {len(runs) - first['wrong']} of {len(runs)}," in text
 
@@ -124,7 +126,7 @@ def test_the_page_says_what_the_first_run_and_the_last_gave(survey: ModuleType) 
 def test_the_page_says_what_was_found_in_repositories_that_were_not_known(survey: ModuleType) -> None:
     text = " ".join(PAGE.split())
     named = re.search(
-        r"copies of such: (.*?)\. (\d+) of the (\d+) .*? Of the other (\d+), (\d+) are right and (\d+) noise", text
+        r"copies of those: (.*?)\. (\d+) of the (\d+) .*? Of the other (\d+), (\d+) are right and (\d+) noise", text
     )
     assert named is not None
     left = [row for row in survey.judged(survey.JUDGED).values() if not row.reason.startswith(SILENT)]
