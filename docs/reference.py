@@ -72,9 +72,9 @@ def command_line() -> str:
 
 
 def _command(name: str, command: click.Command) -> str:
-    words = [parameter.make_metavar(click.Context(command)) for parameter in command.params if _is_argument(parameter)]
-    if name == "audit":
-        words = ["(FILE | -m MODULE)", "[ARGUMENTS]"]
+    pieces = command.collect_usage_pieces(click.Context(command))  # which click 8.1 and later have alike
+    own = {"audit": ["(FILE | -m MODULE)", "[ARGUMENTS]"], "bench": list[str]()}
+    words = own.get(name, [word for word in pieces if word != command.options_metavar])
     shown = " ".join(["clipcheck", name, *([] if name == "bench" else ["[OPTIONS]"]), *words])
     about = textwrap.dedent(inspect.cleandoc(command.help or ""))
     parts = [f"## `{name}`\n\n```text\n{shown}\n```\n\n{about}"]
@@ -83,10 +83,6 @@ def _command(name: str, command: click.Command) -> str:
     elif table := _table(parameter for parameter in command.params if isinstance(parameter, click.Option)):
         parts.append(table)
     return "\n\n".join(parts)
-
-
-def _is_argument(parameter: click.Parameter) -> bool:
-    return isinstance(parameter, click.Argument) and parameter.name != "words"
 
 
 def _table(options: Iterable[click.Option]) -> str:

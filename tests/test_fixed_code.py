@@ -21,6 +21,8 @@ from clipcheck.engine.file import check_file
 from clipcheck.rule import Safety
 from clipcheck.settings.keys import Settings
 
+pytest.importorskip("ruff")
+
 ALL = Settings(codes=frozenset(RULES), fix=True, safety=Safety.UNSAFE)
 
 
