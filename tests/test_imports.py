@@ -144,6 +144,8 @@ def test_where_a_new_import_goes(before: str, after: str) -> None:
             "if has_torch():\n    import torch\n\n\ndef f(ps):\n    HERE\n",
             "if has_torch():\n    import torch\n\n\ndef f(ps):\n    NEW\n\n    HERE\n",
         ),
+        ("try:\n    import torch\nexcept ImportError:\n    torch = None\n\n\ndef f(ps): x = 1; HERE\n", "try:\n    import torch\nexcept ImportError:\n    torch = None\n\n\ndef f(ps): NEW; x = 1; HERE\n"),
+        ("try:\n    import torch\nexcept ImportError:\n    torch = None\n\n\ndef f(ps): 'It clips.'; HERE\n", "try:\n    import torch\nexcept ImportError:\n    torch = None\n\n\ndef f(ps): 'It clips.'; NEW; HERE\n"),
         ("try:\n    import torch\nexcept ImportError:\n    pass\nif torch:\n    HERE\n", "try:\n    import torch\nexcept ImportError:\n    pass\nif torch:\n    NEW\n\n    HERE\n"),
         # what only a type checker runs imports nothing
         (

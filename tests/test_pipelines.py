@@ -9,9 +9,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import PROJECT
 
+yaml = pytest.importorskip("yaml")
 pytest.importorskip("check_jsonschema")
 pytest.importorskip("pre_commit")
 

@@ -203,8 +203,12 @@ def _ends_before(source: Source, line: Line, at: cst.CSTNode) -> bool:
 def _where_needed(source: Source, at: cst.CSTNode, text: str) -> Edit:
     """At the top of the function around `at`; where there is none, right above the statement."""
     function = source.function(at)
-    if function is None or not isinstance(function.body, cst.IndentedBlock):
+    if function is None:
         return _above(source, source.statement(at), text)
+    if isinstance(function.body, cst.SimpleStatementSuite):  # all on the line of the `def`
+        small, *rest = function.body.body
+        start = source.span(rest[0] if rest and _is_text(small) else small)[0]
+        return Edit(start, start, f"{text}; ")
     first, *others = function.body.body
     if _is_docstring(first) and others:
         first = others[0]
@@ -274,6 +278,10 @@ _LINE_OF_FILE = re.compile(r"#!|#.*(coding[:=]|copyright|licen[sc]e)|# *\S+\.\w+
 
 def _is_docstring(statement: cst.CSTNode) -> bool:
     match statement:
-        case cst.SimpleStatementLine(body=[cst.Expr(value=cst.SimpleString() | cst.ConcatenatedString())]):
-            return True
+        case cst.SimpleStatementLine(body=[small]):
+            return _is_text(small)
     return False
+
+
+def _is_text(small: cst.CSTNode) -> bool:
+    return isinstance(small, cst.Expr) and isinstance(small.value, (cst.SimpleString, cst.ConcatenatedString))
