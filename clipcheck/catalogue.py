@@ -82,7 +82,7 @@ _ITERATORS = (
     *("parameters", "named_parameters", "buffers", "filter", "map", "zip", "iter", "reversed", "enumerate", "chain"),
     *("islice", "starmap", "compress", "filterfalse", "takewhile", "<GeneratorExp>"),
 )
-# Whatever measures the norm of gradients: it is written out, or computed by a function that says so by its name.
+# Whatever measures the norm of gradients: it is hand-written, or computed by a function that says so by its name.
 _BY_NAME = ("get_total_norm", "<gradient norm>")
 _MEASURED = tuple((*((need,) if isinstance(need, str) else need), *_BY_NAME) for need in _WRITTEN_OUT)
 # Also torch's clip, whose result is the norm.

@@ -1,4 +1,4 @@
-"""Norms that the host reads tensor by tensor: by whatever call, over however many names; and what only looks like one."""
+"""Norms that the host reads one tensor at a time: by whatever call, over however many names; and what only looks like one."""
 
 from __future__ import annotations
 

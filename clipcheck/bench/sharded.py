@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -54,6 +55,7 @@ def processes(device: torch.device) -> Iterator[torch.device]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
+        gc.collect()  # models are cycles: what they hold of a group goes before the group does
         dist.barrier()  # one that leaves first would break the connections of the others
     finally:
         dist.destroy_process_group()

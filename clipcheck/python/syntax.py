@@ -88,7 +88,7 @@ def _readable_parts(program: Program, target: Target, whole: tuple[int, str]) ->
         if fault is not None:
             at, message = fault
             is_python = _interpreters_word(piece) is None
-            left = unread.spared(piece) if is_python else None
+            left = unread.readable(piece) if is_python else None
             if left is not None:
                 at = _shared(piece, left)
             faults.append(Fault(segment.start + at, message, segment.start, segment.end, is_python))

@@ -39,7 +39,7 @@ def is_read(text: str) -> bool:
     return True
 
 
-def spared(text: str) -> str | None:
+def readable(text: str) -> str | None:
     """A source that the interpreter reads, without what LibCST does not read; of the same length, None where that fails.
 
     What is left out are the innermost statements that LibCST does not read by themselves.

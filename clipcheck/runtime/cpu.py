@@ -150,7 +150,7 @@ def _parts_of(grads: list[Tensor], sizes: list[int]) -> Iterator[Tensor]:
 
 
 def _norm_by_rows(grads: list[Tensor], sizes: list[int]) -> float:
-    matrices, small = rows.parted(grads, sizes)
+    matrices, small = rows.divided(grads, sizes)
     norms = [_exact_norm(small, sum(map(Tensor.numel, small)))] if small else []
     if max(sizes) >= GRAIN:
         matrices, norm = _divided(matrices)

@@ -32,12 +32,12 @@ Piece: TypeAlias = Tensor | list[Tensor]
 
 def pieces(grads: list[Tensor], sizes: list[int]) -> Iterator[Piece]:
     """Yields every element of gradients of one dtype once; `sizes` are their numbers of elements, none is 0."""
-    matrices, small = parted(grads, sizes)
+    matrices, small = divided(grads, sizes)
     yield from matrices
     yield from together(small)
 
 
-def parted(grads: list[Tensor], sizes: list[int]) -> tuple[list[Tensor], list[Tensor]]:
+def divided(grads: list[Tensor], sizes: list[int]) -> tuple[list[Tensor], list[Tensor]]:
     """Returns large gradients as matrices of rows, and the rest: small gradients, and what is left of others."""
     matrices: list[Tensor] = []
     small: list[Tensor] = []

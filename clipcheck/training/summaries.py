@@ -227,7 +227,7 @@ def _registered(source: Source) -> Iterator[Hook]:
 
 
 def _hook(source: Source, hook: cst.BaseExpression) -> Function | None:
-    """The function that a hook runs: named, written out, or made by a function that returns one it defines."""
+    """The function that a hook runs: named, a lambda, or made by a function that returns one it defines."""
     function = named_function(source, hook)
     if function is not None or not isinstance(hook, cst.Call):
         return function
