@@ -9,10 +9,8 @@ from __future__ import annotations
 import keyword
 import re
 import string
-from collections.abc import Callable, Iterator, Sequence, Set
-from functools import cache
-from itertools import takewhile
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from functools import cache, cached_property, lru_cache
 
 from clipcheck.catalogue import RULES
 from clipcheck.gradients.called import GRADIENT_WORDS, gives_gradient_norm, may_be_gradient
@@ -21,22 +19,19 @@ from clipcheck.python.stripped import stripped
 from clipcheck.python.words import words as words_of
 from clipcheck.rule import Need
 
-Holds: TypeAlias = "Callable[[str], bool]"  # whether text contains a keyword
-
-_IDENTIFIER = re.compile(rb"[A-Za-z_]\w*")
 _IMPORTED = re.compile(rb"\bimport\b[\s\\]*(?:\([^)]*|(?:[^\\\r\n;]|\\\r?\n?)*)")
 _GRAD = (b"grad", b"Grad", b"GRAD")  # three files in four hold none of them
-_IN_GRADIENT = re.compile(rb"rad|RAD")
-_IN_CLIP = re.compile(rb"lip|LIP")
 _COMMENT = re.compile(rb"#[^\r\n]*")
 _LETTERS, _BLANKS = string.ascii_letters.encode() + b"0123456789_", b" \t"
 _LETTER = frozenset(bytes([letter]) for letter in _LETTERS)
+_LETTERS_ALONE = bytes(byte if byte in _LETTERS else ord(" ") for byte in range(256))
 _SPACE = b" \t\f\r\n\\"
 _REACH = 100  # bytes before and after a name in which its neighbors are looked for
 # Words that may be next to a name in code; Python 2 has two more.
 _KEYWORDS = frozenset(word.encode() for word in (*keyword.kwlist, *keyword.softkwlist, "print", "exec"))
 
 
+@lru_cache(maxsize=1)  # the file is asked about, and then the program that is all of it
 def wanted(data: bytes, codes: frozenset[str], code: bool = False) -> frozenset[str]:
     """Those of `codes` whose words the bytes hold; `code` says that these are Python and nothing else.
 
@@ -44,21 +39,10 @@ def wanted(data: bytes, codes: frozenset[str], code: bool = False) -> frozenset[
     """
     if b"\0" in data:  # UTF-16 without its mark, which reads as text, though no parser takes it
         data = data.replace(b"\0", b"")
-    if not code:
-        return _held(data, codes, _words_in(data, code))
-    held = _held(data, codes, _letters_in(data))
-    bare = stripped(data) if held else b""
-    return _held(bare, held, _words_in(bare, code))
-
-
-def _held(data: bytes, codes: frozenset[str], holds: Holds) -> frozenset[str]:
-    return frozenset(
-        rule
-        for first, others in _by_first_need(codes, any(word in data for word in _GRAD))
-        if _meets(first, data, holds)
-        for rule, rest in others
-        if all(_meets(need, data, holds) for need in rest)
-    )
+    if not any(word in data for word in _GRAD):
+        codes = _without_gradients(codes, data)
+    held = _held(codes, _Words(data)) if codes else codes
+    return _held(held, _Words(stripped(data), code=True)) if held and code else held
 
 
 def concerned(text: str, codes: frozenset[str]) -> frozenset[str]:
@@ -70,18 +54,19 @@ def concerned(text: str, codes: frozenset[str]) -> frozenset[str]:
     around = _heard(split.outside.union(*(f.words() for f in split.functions if shares(f, split.outside))))
     near = {code for code in held if _met(RULES[code].near, around)}
     everywhere = around
-    others: list[tuple[Function, Holds]] = []
+    others: list[tuple[Function, _Words]] = []
     for function in split.functions:
-        holds = _words_in(function.text, code=True)
-        likely = {code for code in held - near if _likely(RULES[code].near, around, holds)}
+        words_in = _Words(function.text, code=True)
+        likely = {code for code in held - near if _likely(RULES[code].near, around, words_in)}
         if likely:
             words = around | _heard(function.words())
             everywhere |= words
             near |= {code for code in likely if _met(RULES[code].near, words)}
         else:
-            others.append((function, holds))
+            others.append((function, words_in))
     asked = frozenset(_name(word) for code in near for need in RULES[code].needs for word in need)
-    everywhere |= _heard(frozenset().union(*(f.words() for f, holds in others if any(map(holds, asked)))))
+    read = [f.words() for f, said in others if b"" in asked or not asked.isdisjoint(said.names)]
+    everywhere |= _heard(frozenset().union(*read))
     return frozenset(code for code in near if _met(RULES[code].needs, everywhere))
 
 
@@ -91,11 +76,7 @@ def speaks_of_clipping(text: str) -> bool:
     A name for a gradient is not enough: that of a gradient penalty is none of a parameter, and TensorFlow has its `GradientTape`.
     """
     data = _COMMENT.sub(b"", text.encode(errors="replace").replace(b"\0", b""))
-    return (
-        _OF_PARAMETER.search(data) is not None
-        or _names(data, _IN_GRADIENT, _handles_gradients, code=True)
-        or _names(data, _IN_CLIP, _is_clip, code=True)
-    )
+    return _OF_PARAMETER.search(data) is not None or _Words(data, code=True).speak_of_clipping()
 
 
 # `p.grad`, but no call of `torch.autograd.grad`
@@ -118,79 +99,113 @@ def _is_clip(name: str) -> bool:
 
 
 @cache
-def _by_first_need(codes: frozenset[str], gradients: bool) -> list[tuple[Need, list[tuple[str, tuple[Need, ...]]]]]:
-    """The rules with their other needs under the first one, which most files lack: a few searches instead of fifty.
+def _needs(code: str) -> tuple[Need, ...]:
+    return (*RULES[code].near, *RULES[code].needs)
 
-    Without `gradients`, no word holds `grad`: most rules are out, and what is left of a need are three or four words.
-    """
-    groups: dict[Need, list[tuple[str, tuple[Need, ...]]]] = {}
-    for code in sorted(codes):
-        needs = [
-            tuple(w for w in need if gradients or "grad" not in w) for need in (*RULES[code].near, *RULES[code].needs)
-        ]
-        if all(needs):
-            groups.setdefault(needs[0], []).append((code, tuple(needs[1:])))
-    return list(groups.items())
+
+def _held(codes: frozenset[str], words: _Words) -> frozenset[str]:
+    return frozenset(code for code in codes if all(map(words.meet, _needs(code))))
+
+
+def _without_gradients(codes: frozenset[str], data: bytes) -> frozenset[str]:
+    """Those of `codes` that a text can concern in which no word holds `grad`: most rules are out, and most files."""
+    return frozenset(code for code, letters in _other_letters(codes) if any(one in data for one in letters))
 
 
 @cache
-def _shared_start(need: Need) -> bytes:
-    """The letters that all names of a need begin with: one search instead of several."""
-    names = [_name(word) for word in need if word[0] not in "<*"]
-    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
-    return "".join(letters[0] for letters in alike).encode() if len(names) == len(need) else b""
+def _other_letters(codes: frozenset[str]) -> list[tuple[str, tuple[bytes, ...]]]:
+    """For each rule that can do without `grad`, what its first need then asks for."""
+    others = [(code, [tuple(w for w in need if "grad" not in w) for need in _needs(code)]) for code in sorted(codes)]
+    return [(code, tuple(_name(word) for word in needs[0])) for code, needs in others if all(needs)]
 
 
-def _name(word: str) -> str:
-    """The letters that an identifier must hold."""
-    return word.strip("*'").removeprefix(".").removeprefix("def ").rstrip("()[];")
+@cache
+def _name(word: str) -> bytes:
+    """The letters that an identifier must hold; none for a node of the grammar."""
+    return b"" if word[0] == "<" else word.strip("*'").removeprefix(".").removeprefix("def ").rstrip("()[];").encode()
 
 
-def _letters_in(data: bytes) -> Holds:
-    """Answers whether a word's letters are in bytes, each looked for once: several rules share their words."""
-    clips, gradients = (b"clip", b"Clip"), (b"rad", b"RAD")
-    syntax = {"<clips>": clips, "<gradient>": gradients, "<gradient norm>": gradients}
-
-    @cache
-    def holds(word: str) -> bool:
-        if word.startswith("<"):
-            return any(letters in data for letters in syntax.get(word, (b"",)))
-        return _name(word).encode() in data
-
-    return holds
+@cache
+def _whole_names(need: Need) -> frozenset[bytes] | None:
+    """The identifiers of which a need asks for one, None if others will do as well."""
+    return None if any(word[0] in "<*" for word in need) else frozenset(map(_name, need))
 
 
-def _words_in(data: bytes, code: bool) -> Holds:
-    """As `_letters_in`, of whole identifiers, and of what stands beside them if this is code, stripped of the rest."""
+class _Words:
+    """The identifiers in bytes, and what stands beside them if this is code, stripped of the rest."""
 
-    @cache
-    def imported() -> Set[bytes]:
-        return frozenset(_IDENTIFIER.findall(b" ".join(_IMPORTED.findall(data))))
+    def __init__(self, data: bytes, code: bool = False) -> None:
+        self.data, self.code = data, code
+        self.names = frozenset(data.translate(_LETTERS_ALONE).split())
+        self._known: dict[str, bool] = {}
 
-    @cache
-    def holds(word: str) -> bool:
-        name = _name(word).encode()
+    def meet(self, need: Need) -> bool:
+        names = _whole_names(need)
+        if names is not None and (not self.code or names.isdisjoint(self.names)):
+            return not names.isdisjoint(self.names)
+        return any(map(self.hold, need))
+
+    def hold(self, word: str) -> bool:
+        """Several rules share their words: each is looked for once."""
+        known = self._known.get(word)
+        if known is None:
+            known = self._known[word] = self._holds(word)
+        return known
+
+    def _holds(self, word: str) -> bool:
+        name = _name(word)
         match word[0], word[-1]:
             case "<", _ if word == "<gradient>":
-                return _names(data, _IN_GRADIENT, may_be_gradient, code)
+                return self._any(self._with_rad, may_be_gradient)
             case "<", _ if word == "<gradient norm>":
-                return _names(data, _IN_GRADIENT, gives_gradient_norm, code, called=code)
+                return self._any(self._with_rad, gives_gradient_norm, called=True)
+            case "<", _ if word == "<clips>" and not self.code:  # else, docstrings are gone
+                return b"clip" in self.data.lower()
             case "<", _:
-                return True  # syntax: the code will tell
+                return True  # syntax: the tree will tell
             case "*", _:
-                return name in data
-            case ".", _ if code:
-                dotted = any(_around(data, at, at)[0].rstrip(_SPACE)[-1:] == b"." for at in _places(name, data))
-                return dotted or (name in data and name in imported())
-            case _, ";" if code:
-                return any(_calls(*_around(data, at, at + len(name))) for at in _places(name, data))
-            case _, ")" if code:
-                around = (_around(data, at, at + len(name)) for at in _places(name, data))
-                called = any(_calls(left, right) or left.rstrip(_SPACE)[-1:] in (b".", b"=") for left, right in around)
-                return called or (name in data and name in imported())
-        return any(True for _ in _places(name, data))
+                return name in self.data
+        if name not in self.names or not self.code:
+            return name in self.names
+        match word[0], word[-1]:
+            case ".", _:
+                return any(left.rstrip(_SPACE)[-1:] == b"." for left, _ in self._around(name)) or name in self._imported
+            case _, ";":
+                return any(_calls(*around) for around in self._around(name))
+            case _, ")":
+                called = any(
+                    _calls(*both) or both[0].rstrip(_SPACE)[-1:] in (b".", b"=") for both in self._around(name)
+                )
+                return called or name in self._imported
+        return True
 
-    return holds
+    def _around(self, name: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """What is before and after each place of an identifier."""
+        return (_around(self.data, at, at + len(name)) for at in _places(name, self.data))
+
+    @cached_property
+    def _imported(self) -> Set[bytes]:
+        return frozenset(b" ".join(_IMPORTED.findall(self.data)).translate(_LETTERS_ALONE).split())
+
+    @cached_property
+    def _with_rad(self) -> list[bytes]:
+        return [name for name in self.names if b"rad" in name or b"RAD" in name]
+
+    def _any(self, names: Iterable[bytes], accepts: Callable[[str], bool], called: bool = False) -> bool:
+        """Whether one of these names is accepted, and `called` if this is code.
+
+        In code, no other word is beside it: `the gradient of` is prose, as of two names with nothing but blanks between
+        them, one is a keyword.
+        """
+        accepted = [name for name in names if accepts(name.decode())]
+        return bool(accepted) and (not self.code or any(self._is_code(name, called) for name in accepted))
+
+    def _is_code(self, name: bytes, called: bool) -> bool:
+        around = self._around(name)
+        return any(not _is_no_code(left, right) and (not called or _calls(left, right)) for left, right in around)
+
+    def speak_of_clipping(self) -> bool:
+        return self._any(self._with_rad, _handles_gradients) or self._any(self.names, _is_clip)
 
 
 def _places(name: bytes, data: bytes) -> Iterator[int]:
@@ -210,27 +225,6 @@ def _around(data: bytes, start: int, end: int) -> tuple[bytes, bytes]:
 def _calls(left: bytes, right: bytes) -> bool:
     """Whether a name between these bytes is called, and not defined."""
     return right.lstrip(_SPACE)[:1] in (b"(", b"") and not left.rstrip(_SPACE).endswith(b"def")
-
-
-def _meets(need: Need, data: bytes, holds: Holds) -> bool:
-    return _shared_start(need) in data and any(map(holds, need))
-
-
-def _names(
-    data: bytes, letters: re.Pattern[bytes], accepts: Callable[[str], bool], code: bool, called: bool = False
-) -> bool:
-    """Whether an identifier with these letters, such as one that may stand for gradients, is in the bytes, and is `called`.
-
-    In code, no other word is beside it: `the gradient of` is prose, as of two names with nothing but blanks between them,
-    one is a keyword.
-    """
-    for found in letters.finditer(data):
-        before, after = _around(data, found.start(), found.start())
-        left, right = before.rstrip(_LETTERS), after.lstrip(_LETTERS)
-        name = before[len(left) :] + after[: len(after) - len(right)]
-        if accepts(name.decode()) and not (code and _is_no_code(left, right)) and (not called or _calls(left, right)):
-            return True
-    return False
 
 
 def _is_no_code(left: bytes, right: bytes) -> bool:
@@ -270,6 +264,6 @@ def _met(needs: Sequence[Need], words: Words) -> bool:
     return all(any(word in words or word.startswith("*") for word in need) for need in needs)
 
 
-def _likely(needs: Sequence[Need], around: Words, holds: Holds) -> bool:
+def _likely(needs: Sequence[Need], around: Words, words: _Words) -> bool:
     """As `_met`, where of a function's words no more is known than what its bytes hold."""
-    return all(any(word in around or holds(word) for word in need) for need in needs)
+    return all(words.meet(need) or not around.isdisjoint(need) for need in needs)
