@@ -10,6 +10,7 @@ import pytest
 
 from clipcheck.catalogue import RULES
 from clipcheck.gradients.accumulations import accumulations
+from clipcheck.gradients.called import gives_gradient_norm
 from clipcheck.gradients.exponents import exponent_of
 from clipcheck.gradients.framework import framework, is_foreign
 from clipcheck.gradients.gradient import gradient, is_in_place
@@ -32,6 +33,27 @@ def asked(program: str, header: str = HEADER) -> tuple[Source, cst.BaseExpressio
     source = Source(header + program)
     *_, last = source.nodes(cst.Expr)
     return source, last.value
+
+
+# --- what a function's name says ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("get_grad_norm", True),
+        ("compute_gradient_norms", True),
+        ("global_grad_norm", True),
+        ("is_invalid_grad_norm", False),  # asks something about a norm
+        ("has_finite_grad_norm", False),
+        ("log_grad_norm", False),
+        ("clip_grad_norm", False),
+        ("gradient_penalty_norm", False),
+        ("get_norm", False),
+    ],
+)
+def test_a_function_that_gives_the_norm_of_gradients(name: str, expected: bool) -> None:
+    assert gives_gradient_norm(name) is expected
 
 
 # --- the words of a name ---------------------------------------------------------------------------------------------

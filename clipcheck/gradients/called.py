@@ -33,7 +33,7 @@ def gives_gradient(name: str) -> bool:
 # Words that turn `grad_norm` into something other than a function that computes it.
 _NO_MEASURE = frozenset(
     "clip clips clipped clipping clipper log logger logs print plot record write add set append update max limit scale "
-    "unscale normalize rescale penalty loss hook register callback config args setting history meter test check".split()
+    "unscale normalize rescale penalty loss hook register callback config args setting history meter test check is has".split()
 )
 
 
