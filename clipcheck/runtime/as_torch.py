@@ -1,6 +1,6 @@
-"""The functions of `clip` with results of the types that torch gives: the norm of DTensors is a DTensor.
+"""The functions of `clip`, returning the types that torch returns: the norm of DTensors is a DTensor.
 
-They are for code that was written against torch and calls `.full_tensor()` on every norm.
+They are for code written for torch that calls `.full_tensor()` on every norm.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def clip_grad_norm_(
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
 ) -> Tensor:
-    """Clips as `clipcheck.runtime.clip_grad_norm_`; returns a replicated DTensor if a gradient is a DTensor.
+    """Like `clipcheck.runtime.clip_grad_norm_`, but returns a replicated DTensor if a gradient is a DTensor.
 
     Its `.full_tensor()`, `.to_local()` and `.item()` are all the norm of the whole model, without communication.
     """
@@ -32,7 +32,7 @@ def clip_grad_norm_(
 def get_total_norm(
     tensors: Tensors, norm_type: float = 2.0, error_if_nonfinite: bool = False, foreach: bool | None = None
 ) -> Tensor:
-    """Measures as `clipcheck.runtime.get_total_norm`; returns a replicated DTensor if a tensor is a DTensor."""
+    """Like `clipcheck.runtime.get_total_norm`, but returns a replicated DTensor if a tensor is a DTensor."""
     grads = listed(tensors, "tensors", level=3)
     return _as_torch_gives_it(clip.get_total_norm(grads, norm_type, error_if_nonfinite, foreach), grads)
 

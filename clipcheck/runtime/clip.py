@@ -1,6 +1,6 @@
 """Gradient clipping that is faster and more accurate than torch's, and correct however the gradients are sharded.
 
-`clip_grad_norm_`, `get_total_norm` and `clip_grads_with_norm_` take the place of the functions of the same names in
+`clip_grad_norm_`, `get_total_norm` and `clip_grads_with_norm_` replace the functions of the same names in
 `torch.nn.utils`: same arguments, same results or more accurate ones. Differences from torch: `docs/runtime.md`.
 """
 
@@ -54,40 +54,41 @@ def clip_grad_norm_(
     coefficient is 1.
 
     With DTensors, on one mesh or on several, or with `group`, `shard_group` or `all_groups`, the norm is that of the
-    whole model and the call is a collective: every rank makes it, with the same list of parameters unless `all_groups`
-    are given. Wherever a process group is taken a device mesh is, too: it stands for the groups of its dimensions.
+    whole model and the call is a collective: every rank must make it, with the same list of parameters unless
+    `all_groups` is given. Wherever a process group is accepted, so is a device mesh: it means the groups of all its
+    dimensions.
 
     Args:
         parameters: an iterable of parameters, read once, or one parameter; a `.grad` of None is skipped.
         max_norm: the largest norm allowed.
         norm_type: the order of the norm; may be `inf`. 0 counts the gradients that are not all zero.
         error_if_nonfinite: raise a `RuntimeError` if the norm is NaN or infinite; reads the norm on the host.
-        foreach: as in torch; True raises on devices without foreach functions, nothing else depends on it.
-        group: process groups, one or several, whose ranks hold different parameters: pipeline stages.
-        shard_group: for parameters that are no DTensors, the process group whose ranks hold different parts of them,
-            or a function from a parameter to that group or None: experts, flat parameters. Without it a plain
-            parameter is taken to be whole on every rank.
-        all_groups: every process group that a parameter of any rank is spread over, each kind in the same place on
-            every rank. Then ranks may list different parameters: one without experts takes part in their exchange.
-        counts: a function from a parameter to whether this rank counts it. One that does not count, since another rank
-            has it too, as with embeddings tied over pipeline stages, is scaled all the same.
-        gradient: where the gradient of a parameter is if not in `.grad`: the name of an attribute, as "main_grad", or a
-            function from a parameter to its gradient or None.
-        nonfinite: what a norm of NaN or infinity does. "spread": the gradients become NaN, or zero, as in torch.
+        foreach: as in torch; True raises on devices without foreach functions, and nothing else depends on it.
+        group: one or more process groups whose ranks hold different parameters, such as pipeline stages.
+        shard_group: for parameters that are not DTensors, the process group whose ranks hold different parts of them,
+            or a function that returns that group, or None, for a parameter (experts, flat parameters). Without it, a
+            plain parameter is assumed to be whole on every rank.
+        all_groups: every process group over which a parameter of any rank is sharded, in the same order on every
+            rank. Ranks may then pass different parameters: a rank without experts takes part in their exchange.
+        counts: a function that returns whether this rank counts a parameter in the norm. A parameter that two ranks
+            hold, such as an embedding tied across pipeline stages, is counted on one and scaled on both.
+        gradient: where to find the gradient of a parameter if not in `.grad`: the name of an attribute, such as
+            "main_grad", or a function that returns a parameter's gradient or None.
+        nonfinite: what to do if the norm is NaN or infinite. "spread": the gradients become NaN, or zero, as in torch.
             "raise": as `error_if_nonfinite`. "skip": all gradients become zero, on their device, without a
-            synchronization; the returned norm is the flag to read later, as `norm.isfinite()`. Every rank that shares
-            the norm does the same.
-        names: `model.named_parameters()`, for the error message; read only then.
+            synchronization; `norm.isfinite()` tells later whether that happened. All ranks that share the norm do
+            the same.
+        names: `model.named_parameters()`, for the error message; read only when the error is raised.
 
     Returns:
-        The norm before clipping, 0-dim, on the first gradient's device: float64 if any gradient is double, else float32.
+        The norm before clipping, 0-dim, on the first gradient's device: float64 if any gradient is, else float32.
 
     Raises:
         TypeError: `parameters` is a module, `named_parameters()`, `param_groups` or the like.
-        ValueError: `all_groups` lacks a group; `gradient` returns a copy, which to scale would change nothing;
+        ValueError: `all_groups` lacks a group; `gradient` returns a copy, so that scaling it would have no effect;
             `nonfinite` is unknown, or contradicts `error_if_nonfinite`.
         RuntimeError: the norm is not finite under `error_if_nonfinite` or `nonfinite="raise"`, and nothing was scaled;
-            `foreach=True` on a device without it; the parameters are FSDP1's.
+            `foreach=True` on a device without it; the parameters belong to FSDP1.
     """
     params = listed(parameters, level=3)
     max_norm, norm_type = float(max_norm), float(norm_type)
@@ -126,10 +127,10 @@ def get_total_norm(
     all_groups: Iterable[Group] | None = None,
     counts: Counts | None = None,
 ) -> Tensor:
-    """Returns the total norm of `tensors`, which are gradients and not parameters, seen as one vector.
+    """Returns the total norm of `tensors`, which are gradients, not parameters, as if they were one vector.
 
-    Arguments, result and errors are those of `clip_grad_norm_`, but functions are asked about the gradients themselves;
-    the norm of no tensors is 0. DTensors give the norm of the whole tensors.
+    Arguments, result and errors are those of `clip_grad_norm_`, except that functions are called with the gradients
+    themselves; the norm of an empty list is 0. For DTensors it is the norm of the whole tensors.
     """
     with torch.no_grad():
         grads = listed(tensors, "tensors", level=3)
@@ -156,9 +157,9 @@ def clip_grads_with_norm_(
 ) -> None:
     """Multiplies the gradients of `parameters` in place by `min(1, max_norm / (total_norm + 1e-6))`.
 
-    `total_norm` is a tensor of one element, as `get_total_norm` returns it, or a number. It is the norm of all ranks, so
-    nothing is exchanged: `group` and `shard_group` are taken for the sake of calls that pass both functions the same. The
-    other arguments are those of `clip_grad_norm_`.
+    `total_norm` is a tensor of one element, as `get_total_norm` returns it, or a number. It is the norm over all ranks,
+    so nothing is exchanged: `group` and `shard_group` are accepted only so that both functions can be called with the
+    same arguments. The other arguments are those of `clip_grad_norm_`.
     """
     del group, shard_group
     raises, skips = _choices(nonfinite)
@@ -189,7 +190,7 @@ def grad_norm(
     """Returns the total norm of the gradients of `parameters`; nothing is changed.
 
     Arguments and errors are those of `clip_grad_norm_`. The result is 0-dim and float64 (float32 on devices without
-    it), so that `.item()` has every digit that a sum in Python floats has.
+    it), so that `.item()` is as precise as a sum of Python floats.
     """
     with torch.no_grad():
         params = parameters_of(parameters)
@@ -249,10 +250,10 @@ def _choices(nonfinite: NonFinite, error_if_nonfinite: bool = False) -> tuple[bo
 
 
 def _clip_here_(params: list[Tensor], max_norm: float, norm_type: float, skips: bool) -> Tensor | None:
-    """The clip of gradients that all are on one CUDA device, or all on the CPU; None, and nothing done, for others.
+    """Clips gradients that are all on one CUDA device, or all on the CPU; for others does nothing and returns None.
 
-    The host looks at each of 2,000 small gradients for longer than the GPU does, so here it looks once. Repeated
-    parameters are among the others, and so is what has to be warned about.
+    Inspecting 2,000 small gradients takes the host longer than clipping them takes the GPU, so they are inspected once.
+    Repeated parameters, and whatever needs a warning, are left to the general path.
     """
     if is_compiling() or not (params and no_subclass(params)):
         return None
@@ -264,7 +265,7 @@ def _clip_here_(params: list[Tensor], max_norm: float, norm_type: float, skips: 
     if not grads:
         return None
     tracked = torch.is_grad_enabled()
-    torch._C._set_grad_enabled(False)  # as `torch.no_grad()` does, which takes as long as a norm of few elements
+    torch._C._set_grad_enabled(False)  # `torch.no_grad()` would take as long as the norm of a few elements
     try:
         return clip_(grads, max_norm, norm_type, skips)
     finally:
@@ -284,7 +285,7 @@ def _norm(
 ) -> local.Norm:
     """The total norm of `grads`, which belong to `tensors`.
 
-    A device gives it in float64 if `exact`, else perhaps in the dtype that callers get.
+    On a device it is float64 if `exact`, otherwise it may have the dtype that callers get.
     """
     there = present(grads)
     local.check_foreach(there, foreach)
@@ -311,7 +312,7 @@ def _scale(grads: list[Tensor], norm: local.Norm, max_norm: float, skips: bool =
 
 
 def _result(norm: local.Norm, tensors: list[Tensor], dtype: torch.dtype | None = None) -> Tensor:
-    """The 0-dim tensor that callers get; of no tensors at all on the CPU, like torch's."""
+    """The 0-dim tensor that callers get; for an empty list it is on the CPU, as in torch."""
     device = tensors[0].device if tensors else torch.device("cpu")
     if dtype == torch.float64 and device.type not in ("cpu", "cuda", "meta"):
         dtype = torch.float32

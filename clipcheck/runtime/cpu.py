@@ -1,9 +1,9 @@
 """The total norm of gradients on the CPU, read once, to 1e-7 or better.
 
 A full reduction in torch sums millions of float32 squares into eight accumulators (error 1e-5 to 1e-2). Here small
-gradients are copied together and computed in float64; of others torch takes the norms of rows, which are combined in
-float64. The rounding errors of rows (up to 3e-7 each) cancel, unless values repeat, as in a constant gradient, or few rows
-dominate: then the errors of a few rows are measured and taken off.
+gradients are concatenated and computed in float64. Larger ones are viewed as rows: torch computes the norm of each row,
+and the norms are combined in float64. The rounding errors of rows (up to 3e-7 each) cancel, unless values repeat, as
+in a constant gradient, or a few rows dominate: then the error is measured on a few rows and subtracted.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch.nn.utils.rnn import pad_sequence
 from clipcheck.runtime import plain, rows
 from clipcheck.runtime.load import GRAIN, is_serial_better
 
-TINY = 192  # elements that the host adds up sooner than torch
-FEW = 1_024  # norms of rows that the host adds up sooner than torch
-SAMPLE = 32  # norms of rows that are looked at
-ELEMENTS = 16  # of one row that are looked at
+TINY = 192  # elements: up to this many, Python adds them up faster than torch
+FEW = 1_024  # row norms: up to this many, Python adds them up faster than torch
+SAMPLE = 32  # row norms that are inspected
+ELEMENTS = 16  # elements of one row that are inspected
 MEASURED = 16  # rows whose error is measured
 WIDE = frozenset({torch.float64})
 
@@ -32,9 +32,9 @@ _vector_norm = torch.linalg.vector_norm
 
 
 def norm(groups: list[list[Tensor]], norm_type: float) -> float:
-    """Returns the total norm of gradients, those of one dtype together; `norm_type` is not 0.
+    """Returns the total norm of gradients, grouped by dtype; `norm_type` is not 0.
 
-    The dtypes are the real and complex floating ones from float16 on; without any element the norm is 0.
+    The dtypes are real and complex floating-point ones of at least 16 bits; the norm of no elements is 0.
     """
     if len(groups) == 1:
         return _group_norm(groups[0], norm_type)
@@ -42,7 +42,7 @@ def norm(groups: list[list[Tensor]], norm_type: float) -> float:
 
 
 def scale_(groups: list[list[Tensor]], coefficient: float) -> None:
-    """Multiplies gradients, those of one dtype together, in place."""
+    """Multiplies gradients, grouped by dtype, in place."""
     for grads in groups:
         factor = scalar(coefficient, plain.factor_dtype(grads[0].dtype))
         if grads[0].is_complex():
@@ -50,23 +50,23 @@ def scale_(groups: list[list[Tensor]], coefficient: float) -> None:
             continue
         if max(map(Tensor.numel, grads)) >= GRAIN and is_serial_better():
             grads = [part for grad in grads for part in _parts(grad)]
-        torch._foreach_mul_(grads[::-1], factor)  # last ones first: still in the cache, 5 % for 100 MB of gradients
+        torch._foreach_mul_(grads[::-1], factor)  # the last ones are still in the cache: 5 % faster for 100 MB
 
 
 def scalar(value: float, dtype: torch.dtype) -> Tensor:
-    """Returns a 0-dim tensor on the CPU, by the fastest of the ways to make one."""
+    """Returns a 0-dim tensor on the CPU, made in the fastest way."""
     return torch.scalar_tensor(value, dtype=dtype, device=_CPU)
 
 
 def _parts(grad: Tensor) -> tuple[Tensor, ...]:
-    """Views that torch scales on one thread each, where they are cheap to have."""
+    """Views that torch scales on one thread each, if they are cheap to make."""
     if grad.numel() < GRAIN or not grad.is_contiguous():
         return (grad,)
     return torch.split(grad.view(-1), GRAIN - 1)
 
 
 def combined(norms: Iterable[float], norm_type: float) -> float:
-    """Returns the norm of a vector of partial norms; no power of them overflows."""
+    """Returns the norm of a vector of partial norms, without overflow in their powers."""
     values = list(norms)
     if len(values) == 1:
         return values[0]
@@ -78,7 +78,7 @@ def combined(norms: Iterable[float], norm_type: float) -> float:
 
 
 def careful_norm(grads: list[Tensor], norm_type: float) -> float:
-    """Returns the norm of real gradients in float64, each divided by the largest element first: no range is left."""
+    """Returns the norm of real gradients in float64, divided by the largest element first so that nothing overflows."""
     largest = max_abs(grads)
     if norm_type > 0 and not 0 < largest < math.inf:
         return largest
@@ -89,14 +89,14 @@ def careful_norm(grads: list[Tensor], norm_type: float) -> float:
 
 
 def max_abs(grads: list[Tensor]) -> float:
-    """Returns the largest absolute value, NaN if there is one; an `aminmax` takes a tenth of torch's inf norm's time."""
+    """Returns the largest absolute value, NaN if there is one; `aminmax` is ten times as fast as torch's inf norm."""
     sizes = [grad.numel() for grad in grads]
     extremes = [extreme for part in _parts_of(grads, sizes) for extreme in torch.aminmax(part)]
     return float(torch.stack(extremes).abs_().max())
 
 
 def _group_norm(grads: list[Tensor], norm_type: float) -> float:
-    """The norm of gradients of one dtype: fast, and again with care where the fast way may have left the range."""
+    """The norm of gradients of one dtype: fast, then again with care if the fast way may have overflowed."""
     sizes = [grad.numel() for grad in grads]
     if 0 in sizes:
         grads, sizes = [grad for grad in grads if grad.numel()], [size for size in sizes if size]
@@ -119,9 +119,9 @@ def _group_norm(grads: list[Tensor], norm_type: float) -> float:
 
 
 def _in_range(norm: float, elements: int, wide: bool) -> bool:
-    """Whether no square of an element can have been lost: to infinity above, to zero below.
+    """Whether no square can have overflowed to infinity or underflowed to zero.
 
-    A float32 square below 1e-38 may be flushed. Where the mean square is above 1e-30 that is under 1e-8 of the sum.
+    A float32 square below 1e-38 may be flushed to zero. With a mean square above 1e-30 that is under 1e-8 of the sum.
     """
     return math.isfinite(norm) and norm > (1e-145 if wide else 1e-15) * math.sqrt(elements)
 
@@ -136,7 +136,7 @@ def _exact_norm(grads: list[Tensor], elements: int) -> float:
 
 
 def _by_powers(grads: list[Tensor], sizes: list[int], norm_type: float) -> float:
-    """The norm by the sum of the powers in float64, which is in range up to the eighth power of float32."""
+    """The norm from a sum of powers in float64, which cannot overflow up to the eighth power of a float32."""
     parts = (part.abs().double() for part in _parts_of(grads, sizes))
     sums = [part.sum() if norm_type == 1 else part.pow_(norm_type).sum() for part in parts]
     total = math.fsum(torch.stack(sums).tolist())
@@ -144,7 +144,7 @@ def _by_powers(grads: list[Tensor], sizes: list[int], norm_type: float) -> float
 
 
 def _parts_of(grads: list[Tensor], sizes: list[int]) -> Iterator[Tensor]:
-    """Yields the elements in tensors that torch runs on one thread each."""
+    """Yields the elements in tensors that torch processes on one thread each."""
     for piece in rows.split(rows.pieces(grads, sizes)):
         yield rows.joined(piece) if isinstance(piece, list) else piece
 
@@ -161,7 +161,7 @@ def _norm_by_rows(grads: list[Tensor], sizes: list[int]) -> float:
 
 
 def _divided(matrices: list[Tensor]) -> tuple[list[Tensor], float]:
-    """Returns matrices for `_norm_of_rows`, on one thread each where all would wait, and the norm of what it need not see."""
+    """Returns matrices for `_norm_of_rows` and the norm of everything else; on a busy machine, one thread each."""
     if is_serial_better():
         return list(rows.split(matrices)), 0.0
     dtype = matrices[0].dtype if matrices else None
@@ -173,7 +173,7 @@ def _divided(matrices: list[Tensor]) -> tuple[list[Tensor], float]:
     others = [matrix for matrix in large if not (matrix.is_contiguous() and rows.has_squares(matrix.dtype))]
     sums = [sums for matrix in kernel for sums in rows.squares(matrix.view(-1))]
     norm = math.sqrt(_sum(sums)) if sums else 0.0
-    return [*matrices, *rows.split(others)], norm  # a copy of all of a large one in float32 would take memory
+    return [*matrices, *rows.split(others)], norm  # split, since a float32 copy of a large one would need memory
 
 
 def _norm_of_rows(matrices: list[Tensor]) -> float:
@@ -200,14 +200,14 @@ def _norm_of_rows(matrices: list[Tensor]) -> float:
 
 
 def _sum(vectors: list[Tensor], square: bool = False) -> float:
-    """The sum of float32 numbers, or of their squares, in float64, on one thread: MKL's dot product would take all."""
+    """The sum of float32 numbers, or of their squares, in float64, on one thread: MKL's dot product would use all."""
     parts = (part for each in vectors for part in (torch.split(each, GRAIN - 1) if len(each) >= GRAIN else (each,)))
     wide = map(Tensor.double, parts)
     return math.fsum(float(_vector_norm(part)) ** 2 if square else float(part.sum()) for part in wide)
 
 
 def _every(tensors: list[Tensor], step: int) -> Iterator[Tensor]:
-    """Yields every so many rows of tensors, counted over all."""
+    """Yields every `step`-th row, counted over all tensors."""
     start = 0
     for tensor in tensors:
         if start < (count := tensor.size(0)):
@@ -216,20 +216,20 @@ def _every(tensors: list[Tensor], step: int) -> Iterator[Tensor]:
 
 
 def _is_seen(sample: list[float], norm: float, count: int) -> bool:
-    """Whether a sample of so many rows' norms shows what they are like: no row dominates, in it or outside of it."""
+    """Whether a sample of row norms is representative: no row dominates, inside the sample or outside."""
     share = math.hypot(*sample) * math.sqrt(count / len(sample))
     return 0.7 * norm < share < 1.4 * norm and 3 * max(sample) < norm
 
 
 def _repeats(values: list[float]) -> bool:
-    """Whether values are equal that are not zero: zeros are added without an error."""
+    """Whether nonzero values repeat; zeros are added without error."""
     return len(set(values)) < len(values) - values.count(0.0) - 1
 
 
 def _of_long_row(matrices: list[Tensor], row: int) -> list[float]:
-    """The magnitudes of the first elements of a row, counted over all matrices, if any are long.
+    """The magnitudes of the first elements of the given row, counted over all matrices, if any rows are long.
 
-    The rounding errors of a long row of few different values exceed 1e-7 even where such rows differ.
+    The rounding error of a long row with few distinct values exceeds 1e-7 even if such rows differ from each other.
     """
     if not any(matrix.size(1) > rows.SHORT_ROWS for matrix in matrices):
         return []
@@ -241,16 +241,16 @@ def _of_long_row(matrices: list[Tensor], row: int) -> list[float]:
 
 
 def _even_correction(matrices: list[Tensor], step: int, sample: list[float]) -> float:
-    """Returns what the norm is to be multiplied by: 1 and the error of the rows whose norms are in the sample."""
+    """Returns what to multiply the norm by: 1 plus the mean error of the rows in the sample."""
     chosen = rows.joined(list(_every(matrices, step)))
     return float(_vector_norm(chosen.double())) / math.hypot(*sample)
 
 
 def _correction(matrices: list[Tensor], vectors: list[Tensor]) -> float:
-    """Returns what the norm is to be multiplied by: 1 and the mean error of rows that are drawn in proportion to squares.
+    """Returns what to multiply the norm by: 1 plus the mean error of rows drawn in proportion to their squared norms.
 
-    Drawn so, the mean is that of all rows, whatever dominates; the same error in all rows is found whole, and one in
-    half of them up to a fifth.
+    Their mean then estimates that of all rows, whatever dominates. An error that all rows share is found in full, an
+    error in half of them to within a fifth.
     """
     ends = list(itertools.accumulate(map(Tensor.numel, vectors)))
     reached = torch.empty(ends[-1], dtype=torch.float64, device=_CPU)

@@ -1,15 +1,15 @@
 """The clip on CUDA in two launches (Triton): one read of the gradients, and a second pass only if something is clipped.
 
-1. *Sum*: a fixed number of programs stride over chunks of all gradients; each leaves one float64 partial.
-2. *Scale*: every program reduces all partials in the same order, so all agree without atomics and the result is
-   bitwise repeatable; the first one writes the norm. A coefficient of 1 ends the program, otherwise it multiplies
-   its chunks, last ones first: those are still in the L2 cache.
+1. *Sum*: a fixed number of programs stride over the chunks of all gradients; each writes one float64 partial sum.
+2. *Scale*: every program reduces all partial sums in the same order, so all agree without atomics and the result is
+   bitwise repeatable; the first one writes the norm. If the coefficient is 1 the program ends; otherwise it multiplies
+   its chunks, last ones first, because those are still in the L2 cache.
 
-The norm alone takes one launch, or two for more than 10^8 elements, where that is faster. float64 lanes keep squares of
-1e30 and 1e-30 in range. Where gradients are spread over processes, a small launch between the two adds up the partials
-of each section, and what is exchanged takes the place of the partials.
+The norm alone takes one launch, or two for more than 10^8 elements, where that is faster. float64 accumulators keep
+squares of 1e30 and 1e-30 in range. If gradients are sharded over processes, a small launch between the two adds up the
+partial sums of each section, and the exchanged sums replace the partial ones.
 
-The host never waits, and its time counts: 2,000 small gradients cost it more than the GPU.
+The host never synchronizes, and its own time matters: 2,000 small gradients take it longer than the GPU.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from clipcheck.runtime.cuda_plan import CHUNK, Feed, Key, Plan, feed_for, plan_f
 from clipcheck.runtime.kernels import join_kernel, norm_kernel, scale_kernel, sum_kernel
 from clipcheck.runtime.sections import Sections
 
-NORM_TYPES = frozenset({1.0, 2.0, math.inf})  # the others go through torch's foreach functions
+NORM_TYPES = frozenset({1.0, 2.0, math.inf})  # others use torch's foreach functions
 
 BLOCK = 2_048  # elements that a program loads at once
 SUM_WARPS, SCALE_WARPS = 8, 4  # warps per program; tuned on an H100
-MANY = 16_384  # chunks from which on the norm takes two launches: its one kernel reads 13 GB in 5.5 ms, the sum in 5.0
-TAKES_CONSTANTS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 6)  # a compiled kernel, among the arguments
+MANY = 16_384  # chunks above which the norm takes two launches: for 13 GB one kernel takes 5.5 ms, the sum 5.0 ms
+TAKES_CONSTANTS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 6)  # compiled kernels expect constants, too
 
 _lock = threading.Lock()  # a feed is written and launched by one thread at a time
 
@@ -42,10 +42,10 @@ _lock = threading.Lock()  # a feed is written and launched by one thread at a ti
 def clip_(
     grads: list[Tensor], norm_type: float, max_norm: float, sections: Sections | None = None, skips: bool = False
 ) -> Tensor | None:
-    """Clips gradients in place and returns their norm, 0-dim; None, and nothing done, if they are not for this way.
+    """Clips gradients in place and returns their norm, 0-dim; if the kernels cannot, does nothing and returns None.
 
-    They are on one device, at least one of them. The norm is float64 if any gradient is double, else float32. If it
-    `skips`, a norm that is not finite zeroes them.
+    There is at least one gradient, and all are on one device. The norm is float64 if any gradient is double, else
+    float32. With `skips`, a norm that is not finite zeroes the gradients.
     """
     with _lock, _on(grads[0].device):
         if (found := _found(grads, norm_type, sections)) is None:
@@ -59,7 +59,7 @@ def clip_(
         sums, addresses = _joined(plan, feed, norm_type), feed.addresses
     sums = sections.join(sums)  # without the lock: it may wait for other processes
     with _lock, _on(plan.device):
-        if feed.addresses is not addresses:  # another thread has clipped other gradients that look like these
+        if feed.addresses is not addresses:  # another thread has clipped other gradients with the same plan
             feed = feed_for(plan, grads) or feed
         _scale(plan, feed, sums, norm_type, max_norm, norm, skips=skips)
         return norm
@@ -68,7 +68,7 @@ def clip_(
 def norm(
     grads: list[Tensor], norm_type: float, dtype: torch.dtype | None = None, sections: Sections | None = None
 ) -> Tensor | None:
-    """Returns the norm of gradients, 0-dim, in the dtype of `clip_` or another; None if they are not for this way."""
+    """Returns the norm of gradients, 0-dim, by default in the dtype of `clip_`; None if the kernels cannot."""
     with _lock, _on(grads[0].device):
         if (found := _found(grads, norm_type, sections)) is None:
             return None
@@ -89,7 +89,7 @@ def norm(
 
 
 def scale_(grads: list[Tensor], norm: Tensor, max_norm: float, skips: bool = False) -> bool:
-    """Multiplies gradients by the coefficient of a known norm of one element; False if they are not for this way."""
+    """Multiplies gradients by the coefficient of a known norm of one element; False if the kernels cannot."""
     with _lock, _on(grads[0].device):
         if (found := _found(grads, 2.0, None)) is None:
             return False
@@ -100,7 +100,7 @@ def scale_(grads: list[Tensor], norm: Tensor, max_norm: float, skips: bool = Fal
 
 
 def _found(grads: list[Tensor], norm_type: float, sections: Sections | None) -> tuple[Plan, Feed] | None:
-    """The plan for gradients and what to launch with; None if they, or the norm, are not for the kernels."""
+    """The plan for the gradients and its feed; None if the kernels do not support the gradients or the norm type."""
     plan = plan_for(grads, sections) if norm_type in NORM_TYPES else None
     if plan is None or (plan.is_complex and norm_type != 2):
         return None
@@ -109,7 +109,7 @@ def _found(grads: list[Tensor], norm_type: float, sections: Sections | None) -> 
 
 
 def _sum(plan: Plan, feed: Feed, norm_type: float) -> None:
-    """Launches the first kernel for each part that counts."""
+    """Launches the first kernel for each part that is summed."""
     first, order = 0, _order(norm_type)
     for index, part in enumerate(plan.parts):
         key = ("sum", index, order, None, 0)
@@ -121,7 +121,7 @@ def _sum(plan: Plan, feed: Feed, norm_type: float) -> None:
 
 
 def _joined(plan: Plan, feed: Feed, norm_type: float) -> Tensor:
-    """Launches the kernel that adds up the partials of each section; returns the sums, of the inf norm the largest."""
+    """Launches the kernel that adds up the partial sums of each section (for the inf norm, takes the maximum)."""
     sums = torch.empty(plan.sections, dtype=torch.float64, device=plan.device)
     order, lanes = _order(norm_type), _power_of_2(plan.programs)
     key = ("join", 0, order, None, lanes)
@@ -132,7 +132,7 @@ def _joined(plan: Plan, feed: Feed, norm_type: float) -> Tensor:
 
 
 def _sum_and_finish(plan: Plan, feed: Feed, norm_type: float, norm: Tensor) -> None:
-    """Launches the kernel of which the last program writes the norm."""
+    """Launches the kernel whose last program writes the norm."""
     first, order, lanes = 0, _order(norm_type), _power_of_2(plan.programs)
     for index, part in enumerate(plan.parts):
         key = ("norm", index, order, norm.dtype, lanes)
@@ -157,7 +157,7 @@ def _scale(
     scales: bool = True,
     skips: bool = False,
 ) -> None:
-    """Launches the second kernel for each part; the first launch writes the norm, and is the only one to do no more."""
+    """Launches the second kernel for each part; only the first launch writes the norm, and it may do nothing else."""
     high, rest = _halves(max_norm)
     order, count = _order(norm_type), partials.numel()
     lanes = _power_of_2(count)
@@ -183,16 +183,16 @@ def _scale(
 
 
 def _launched_again(feed: Feed, key: Key | None, *varying: object) -> bool:
-    """Launches what was launched under a key before, with other last arguments; False if nothing was.
+    """Launches the kernel stored under a key again, with new final arguments; False if there is none.
 
-    It calls the compiled kernel directly: Triton would ask again what the key says, dtypes, alignment and constants, and
-    the driver where each table is.
+    It calls the compiled kernel directly: Triton would check again what the key already implies (dtypes, alignment,
+    constants), and would ask the driver for the address of each table.
     """
     if key is None or (launch := feed.launches.get(key)) is None:
         return False
     try:
         launch(varying)
-    except TypeError:  # raised before the launch: a Triton to come may take other arguments
+    except TypeError:  # raised before the launch: a future Triton may take other arguments
         feed.launches[key] = _refuse
         return False
     return True
@@ -208,7 +208,7 @@ def _launch(
     varying: tuple[object, ...],
     constants: Mapping[str, object],
 ) -> None:
-    """Launches a kernel through Triton, which compiles it, and keeps what is needed to launch it again."""
+    """Launches a kernel through Triton, which compiles it, and stores it to be launched again."""
     compiled = kernel[programs,](*fixed, *varying, **constants, num_warps=warps)
     if key is None or key in feed.launches or not TAKES_CONSTANTS or compiled is None:
         return
@@ -227,7 +227,7 @@ def _refuse(varying: tuple[object, ...]) -> None:
 
 
 def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Makes a device the current one; most often it is, and asking costs less than setting."""
+    """Makes a device the current one; most often it already is, and checking is cheaper than setting."""
     current = device.index == torch.cuda.current_device()
     return contextlib.nullcontext() if current else torch.cuda.device(device)
 
@@ -237,12 +237,12 @@ def _order(norm_type: float) -> int:
 
 
 def _power_of_2(partials: int) -> int:
-    # Fewer lanes than BLOCK were the slow ones of those tried, by up to 45 % on 13 GB of bfloat16.
+    # Of the widths tried, those below BLOCK were slow: by up to 45 % on 13 GB of bfloat16.
     return max(BLOCK, triton.next_power_of_2(partials))  # type: ignore[no-any-return]
 
 
 def _halves(value: float) -> tuple[float, float]:
-    """Splits a number into two float32, since Triton passes floats in that precision."""
+    """Splits a number into two float32 numbers, since Triton passes floats in that precision."""
     if not abs(value) < 3e38:
         return value, 0.0
     (high,) = struct.unpack("f", struct.pack("f", value))

@@ -1,7 +1,7 @@
-"""What is known of a list of gradients on a GPU: which chunk of which gradient each program takes, and where they are.
+"""The launch plan for a list of gradients on a GPU: which chunks each program processes, and their addresses.
 
-It is kept as a plan. The next call only makes sure that its gradients look the same, in one pass; their addresses are
-compared, too, and sent again when one has changed.
+Plans are cached. The next call only checks, in one pass, that its gradients have the same layout; it also compares
+addresses, and sends them to the device again if one has changed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 from clipcheck.runtime.gradients import distinct, ordinary
 from clipcheck.runtime.sections import Sections
 
-CHUNK = 8_192  # elements that a program takes at a time
+CHUNK = 8_192  # elements that a program processes at a time
 SUM_PROGRAMS, SCALE_PROGRAMS = 4, 8  # programs per multiprocessor; tuned on an H100
-PLANS = 64  # plans kept: those of the lists met last
+PLANS = 64  # cached plans, the most recently used
 
 _REAL = {
     torch.float16: tl.float16,
@@ -32,7 +32,7 @@ _REAL = {
 
 _data_ptr = torch._C.TensorBase.data_ptr
 
-# Which kernel, which part, order of the norm, dtype of the norm that it writes, lanes: with the feed, what it is compiled for.
+# Kernel, part, order of the norm, dtype of the written norm, width: with the feed, everything it is compiled for.
 Key: TypeAlias = tuple[str, int, int, torch.dtype | None, int]
 
 
@@ -44,28 +44,28 @@ class Part(NamedTuple):
     chunks: int
     tensor_of: Tensor  # int32, one per chunk: the index of its gradient
     start_of: Tensor  # int64, one per chunk: its first element
-    sum_programs: int  # 0 of what is scaled but not summed
+    sum_programs: int  # 0 if the part is scaled but not summed
     scale_programs: int
 
 
 @dataclass(eq=False)
 class Feed:
-    """What the launches of one plan on one stream read and write."""
+    """The buffers that launches of one plan on one stream read and write."""
 
-    addresses: list[int]  # of the gradients, as the host knows them
+    addresses: list[int]  # of the gradients, on the host
     table: Tensor  # the same on the device
     partials: Tensor  # float64, one per program of the sum
-    arrived: Tensor  # int32, 0 between launches: the programs of the norm that are done
+    arrived: Tensor  # int32, 0 between launches: how many programs of the norm are done
     stream: int  # the address of the stream
-    launches: dict[Key, Callable[..., None]]  # what has been launched with it, to be launched again
+    launches: dict[Key, Callable[..., None]]  # compiled kernels, to launch again
 
 
 @dataclass(eq=False)
 class Plan:
-    """All that follows from how a list of gradients looks: their number, classes, dtypes, shapes, strides, device."""
+    """What follows from the layout of a list of gradients: their number, classes, dtypes, shapes, strides, device."""
 
     looks_alike: Callable[..., bool]
-    of_each: tuple[int, list[int]] | None  # how many sections there are, and which each gradient is in
+    of_each: tuple[int, list[int]] | None  # the number of sections, and the section of each gradient
     device: torch.device
     count: int  # of gradients
     bytes: Tensor  # int64, one per gradient; on the CPU
@@ -76,19 +76,20 @@ class Plan:
     ends: Tensor  # int32: the first partial of each section, and one past the last
     is_complex: bool
     dtype: torch.dtype  # of the norm
-    ready: torch.cuda.Event  # the tables above are written
+    ready: torch.cuda.Event  # recorded once the tables above are written
     feeds: dict[int, Feed]  # by stream
-    spare: tuple[Tensor, Tensor] | None  # pinned memory and a zero for a graph capture, which can make neither
+    spare: tuple[Tensor, Tensor] | None  # pinned memory and a zero for a graph capture, which cannot allocate them
 
 
-_plans: list[Plan] = []  # last used first
-_captured: list[object] = []  # what graphs read at each replay; the end of a graph cannot be observed
+_plans: list[Plan] = []  # most recently used first
+_captured: list[object] = []  # read by graphs at each replay; kept forever, since the end of a graph cannot be observed
 
 
 def plan_for(grads: list[Tensor], sections: Sections | None = None) -> Plan | None:
-    """Returns the plan for such gradients, or None for what the kernels do not take.
+    """Returns the plan for the gradients, or None if the kernels do not support them.
 
-    Those are other dtypes, gaps, subclasses, several devices; and what is met first under graph capture.
+    Unsupported are other dtypes, tensors with gaps, subclasses, several devices, and a layout that first appears under
+    graph capture.
     """
     of_each = None if sections is None else (sections.number, sections.of)
     for at, plan in enumerate(_plans):
@@ -98,8 +99,8 @@ def plan_for(grads: list[Tensor], sections: Sections | None = None) -> Plan | No
             return plan
     if torch.cuda.is_current_stream_capturing() or not _suit(grads):
         return None
-    looks_alike = _look(grads)  # in the mode of the call: it is part of what the guards compare
-    with torch.inference_mode(False):  # no inference tensors: calls outside of that mode write to them, too
+    looks_alike = _look(grads)  # in the caller's mode, which the guards compare
+    with torch.inference_mode(False):  # not inference tensors, since calls outside that mode write to them too
         plan = _new_plan(grads, looks_alike, sections)
     _plans[PLANS - 1 :] = []
     _plans.insert(0, plan)
@@ -107,9 +108,9 @@ def plan_for(grads: list[Tensor], sections: Sections | None = None) -> Plan | No
 
 
 def feed_for(plan: Plan, grads: list[Tensor]) -> Feed | None:
-    """Returns what to launch with, with the addresses on the device: sent if they are not those of the last call.
+    """Returns the feed for a launch; the addresses are sent to the device if they differ from those of the last call.
 
-    None if two gradients overlap, since their chunks would race, or if a graph capture finds nothing to capture with.
+    None if two gradients overlap, since their chunks would race, or if a graph capture has no preallocated memory.
     """
     addresses = list(map(_data_ptr, grads))
     stream = torch._C._cuda_getCurrentRawStream(plan.device.index)
@@ -136,7 +137,7 @@ def feed_for(plan: Plan, grads: list[Tensor]) -> Feed | None:
 
 
 def _suit(grads: list[Tensor]) -> bool:
-    """Whether the kernels take these gradients."""
+    """Whether the kernels support these gradients."""
     return (
         ordinary(grads)
         and len({grad.device for grad in grads}) == 1
@@ -147,10 +148,10 @@ def _suit(grads: list[Tensor]) -> bool:
 
 
 def _look(grads: list[Tensor]) -> Callable[..., bool]:
-    """Returns a function that says whether other gradients, as many, are the same in all that a plan depends on.
+    """Returns a function that checks whether the same number of other gradients match in all that a plan depends on.
 
-    What torch.compile guards its graphs with does that in one pass of C++ (torch 2.1 to 2.13 have it), five times as
-    fast as asking for dtype, device, strides … from Python. No gradient is kept. It also finds repeated objects.
+    It uses the guards of torch.compile, which check this in one pass in C++ (torch 2.1 to 2.13), five times as fast as
+    comparing dtype, device, strides … in Python. They keep no gradient, and detect repeated objects.
     """
     try:
         from torch._C._dynamo.guards import TensorGuards
@@ -161,7 +162,7 @@ def _look(grads: list[Tensor]) -> Callable[..., bool]:
 
 
 def _properties(grad: Tensor) -> tuple[object, ...]:
-    """What `_look` compares: its plain twin."""
+    """The properties that `_look` compares, in plain Python."""
     strided = grad.layout == torch.strided
     return type(grad), grad.layout, grad.dtype, grad.device, grad.shape, grad.stride() if strided else ()
 
@@ -213,7 +214,7 @@ def _new_part(
 
 
 def _captured_feed(plan: Plan, addresses: list[int], stream: int) -> Feed | None:
-    """Returns a feed that belongs to the graph being captured: each replay sends the addresses of the capture."""
+    """Returns a feed owned by the graph being captured: each replay sends the addresses seen at capture."""
     host = torch.tensor(addresses, dtype=torch.int64, device="cpu")
     if plan.spare is None or _overlap(plan, host):
         return None
@@ -232,7 +233,7 @@ def _overlap(plan: Plan, addresses: Tensor) -> bool:
 
 
 def _wait_for_tables(plan: Plan) -> None:
-    """Makes the current stream, new to the plan, wait for the plan's tables and keeps their memory for it."""
+    """Makes the current stream, new to this plan, wait for the plan's tables, and keeps their memory alive for it."""
     stream = torch.cuda.current_stream()
     stream.wait_event(plan.ready)
     for table in (plan.sizes, plan.ends, *(table for part in plan.parts for table in (part.tensor_of, part.start_of))):
@@ -252,7 +253,7 @@ def _sent(host: Tensor, device: torch.device) -> Tensor:
 
 
 def _is_dense(grad: Tensor) -> bool:
-    """Whether the elements fill a block of memory without gaps or overlaps, in whatever order."""
+    """Whether the elements fill a block of memory without gaps or overlaps, in any order."""
     return (
         grad.is_contiguous() or grad.permute(sorted(range(grad.dim()), key=grad.stride, reverse=True)).is_contiguous()
     )

@@ -1,4 +1,4 @@
-"""Which gradients made a norm NaN or infinite, in words for an error message."""
+"""Describes, for an error message, which gradients made a norm NaN or infinite."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SHOWN = 3
 
 
 def culprits(tensors: Sequence[Tensor], grads: Sequence[Tensor | None], names: NamedTensors | None) -> str:
-    """Returns which of `grads`, those of `tensors`, are not finite, the first few by name or place in the list.
+    """Returns which of `grads`, the gradients of `tensors`, are not finite: the first few, by name or index.
 
-    It looks at what this process holds, and reads the result on the host. `names` are pairs of name and parameter.
+    Only gradients of this process are checked, and the result is read on the host. `names` are (name, parameter) pairs.
     """
     held = [(index, _held(grad)) for index, grad in enumerate(grads) if grad is not None]
     faulty = [(index, values) for index, values in held if not values.isfinite().all()]

@@ -1,4 +1,4 @@
-"""What a DTensor holds: how it is laid out over a mesh, and this rank's part of it; nothing is loaded for that."""
+"""The layout of a DTensor over its mesh, and this rank's part of it; does not import the DTensor module."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from clipcheck.runtime.gradients import no_subclass
 Placements: TypeAlias = tuple[Any, ...]
 Layout: TypeAlias = tuple[
     int, Placements
-]  # the mesh, by identity: meshes may be equal and have other groups; the placements
+]  # the placements, and the mesh by identity: equal meshes may have different groups
 
 
 class Parts(NamedTuple):
     """This rank's parts of gradients, in the order of the gradients."""
 
-    stored: list[Tensor]  # the memory: scaling it scales the gradients, partial sums too
-    values: list[Tensor]  # what counts: the same list, or another where partial sums had to be reduced
+    stored: list[Tensor]  # the storage: scaling it scales the gradients, including partial sums
+    values: list[Tensor]  # what is measured: the same list, or another one if partial sums had to be reduced
 
 
 def dtensor_class() -> Any:
-    """The class of DTensors, or () for `isinstance`: there is none before its module is loaded."""
+    """The class DTensor, or () for `isinstance` if its module is not loaded: then no DTensor can exist."""
     return getattr(_module(), "DTensor", ())
 
 
@@ -33,7 +33,7 @@ def is_dtensor(tensor: object) -> bool:
 
 
 def any_dtensor(tensors: list[Tensor]) -> bool:
-    """Whether one of them is a DTensor."""
+    """Whether any of them is a DTensor."""
     if no_subclass(tensors):  # first: torch.compile of torch 2.2 cannot ask for the class
         return False
     dtensor = dtensor_class()
@@ -41,7 +41,7 @@ def any_dtensor(tensors: list[Tensor]) -> bool:
 
 
 def layouts(tensors: Iterable[Any], plain: Callable[[Any], Any]) -> list[Any]:
-    """Returns how each DTensor is laid out, and for another tensor what `plain` says."""
+    """Returns the layout of each DTensor, and `plain(tensor)` for any other tensor."""
     dtensor = dtensor_class()
     return [
         (id(spec.mesh), spec.placements) if isinstance(tensor, dtensor) and (spec := tensor._spec) else plain(tensor)
@@ -50,15 +50,15 @@ def layouts(tensors: Iterable[Any], plain: Callable[[Any], Any]) -> list[Any]:
 
 
 def wanted(tensor: Any) -> Placements:
-    """Returns the placements with which the elements of a DTensor's gradient count: its own, but no partial sums."""
+    """Returns the placements under which a DTensor's gradient is measured: its own, with partial sums reduced."""
     return tuple(map(_whole, tensor.placements))
 
 
 def parts(grads: Iterable[Any], tensors: Iterable[Any], placements: Iterable[Placements | None]) -> Parts:
-    """Returns this rank's parts of gradients, given what each belongs to and the placements that are wanted of it.
+    """Returns this rank's parts of gradients, given the tensor that each belongs to and the placements wanted for it.
 
-    A gradient with others is redistributed for its values: a collective. Each step asks for this of every gradient, so
-    the loop calls no function of ours where nothing is to be done.
+    A gradient with other placements is redistributed to read its values: a collective. This runs for every gradient in
+    every step, so the loop makes no Python call for gradients that need nothing.
     """
     dtensor = dtensor_class()
     stored: list[Tensor] = []
@@ -76,7 +76,7 @@ def parts(grads: Iterable[Any], tensors: Iterable[Any], placements: Iterable[Pla
 
 
 def local_storage(grad: Any) -> Tensor:
-    """Returns the memory of this rank's part of a gradient: scaling it scales the gradient, partial sums too."""
+    """Returns the storage of this rank's part of a gradient: scaling it scales the gradient, including partial sums."""
     return _memory(grad) if is_dtensor(grad) else grad
 
 
@@ -86,7 +86,7 @@ def plain(norm: Any) -> Any:
 
 
 def replicated(norm: Tensor, mesh: Any) -> Tensor:
-    """Returns a norm that all ranks of a mesh know as a DTensor; nothing is sent."""
+    """Returns a norm that all ranks of a mesh have as a replicated DTensor; nothing is sent."""
     placements = [_module().Replicate()] * mesh.ndim
     return dtensor_class().from_local(norm, mesh, placements, run_check=False)  # type: ignore[no-any-return]
 
@@ -97,7 +97,7 @@ def _memory(grad: Any) -> Tensor:
 
 
 def _redistributed(grad: Any, tensor: Any) -> Tensor:
-    """This rank's part of a gradient, laid out as its parameter is; partial sums are reduced for that."""
+    """This rank's part of a gradient, redistributed to the layout of its parameter; partial sums are reduced."""
     like = tensor if is_dtensor(tensor) and tensor.device_mesh == grad.device_mesh else grad
     form = tuple(map(_whole, like.placements))
     return _memory(grad if grad.placements == form else grad.redistribute(placements=form))
@@ -108,6 +108,6 @@ def _whole(placement: Any) -> Any:
 
 
 def _module() -> Any:
-    """The module of DTensor and its placements, if it is loaded: private up to torch 2.4."""
+    """The module of DTensor and its placements, if it is loaded; it was private up to torch 2.4."""
     names = ("torch.distributed.tensor", "torch.distributed._tensor")
     return next((sys.modules[name] for name in names if hasattr(sys.modules.get(name), "DTensor")), None)

@@ -1,9 +1,9 @@
-"""The sums and norms of sections of gradients, joined over processes: one small all-reduce per process group.
+"""Combines the sums and norms of sections of gradients over processes: one small all-reduce per process group.
 
 For the norms of order 1, 2 and inf each rank sends sums of powers, or the largest element. The powers of other orders
-could leave the range of float64, so a second all-reduce finds the largest norm first, by which all are divided.
+could overflow float64, so an extra all-reduce first finds the largest norm, by which all are divided.
 
-Every function is a collective: the ranks of a group call it with as many sections of the group, in the same order.
+Every function is a collective: all ranks of a group call it with the same number of sections in the same order.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor
 
 from clipcheck.runtime.spread import Exchange, ProcessGroup, Spread
 
-BY_SUMS = frozenset({1.0, 2.0, math.inf})  # powers that stay in the range of float64 for what comes from float32
+BY_SUMS = frozenset({1.0, 2.0, math.inf})  # orders whose powers of float32 values cannot overflow float64
 
 
 def sums_of(norms: Tensor, norm_type: float) -> Tensor:
-    """Returns what ranks send of norms of an order that is exchanged by sums: their powers, or absolute values."""
+    """Returns what ranks send for norms of an order in `BY_SUMS`: their powers, or absolute values."""
     return norms.abs() if math.isinf(norm_type) else norms**norm_type
 
 
@@ -34,10 +34,10 @@ def norm_of(sums: Tensor, norm_type: float) -> Tensor:
 
 
 def joined_sums(sums: Tensor, norm_type: float, how: Spread) -> Tensor:
-    """Returns sums over all processes whose norm is the total one, from those of each section here, which it may overwrite.
+    """Returns sums over all processes whose norm is the total norm; `values`, one per section here, may be overwritten.
 
-    They are float64, 1-D. As integers the bits of floats have the same order, with NaN on top, where a maximum of
-    floats may drop NaN.
+    They are float64, 1-D. The maximum is taken of their bits as integers, which keep the order and put NaN on top; a
+    maximum of floats may drop NaN.
     """
     largest = math.isinf(norm_type)
     op = dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM
@@ -52,7 +52,7 @@ def joined_sums(sums: Tensor, norm_type: float, how: Spread) -> Tensor:
 
 
 def joined_norms(norms: Tensor, norm_type: float, how: Spread) -> Tensor:
-    """Returns the total norm, 0-dim, of any order but 0, from the norms of each section here, which it overwrites."""
+    """Returns the total norm, 0-dim, of any order but 0, from the norms of each section here, which are overwritten."""
     for exchange in how.exchanges:
         _in_sections(norms, exchange, lambda own, group: _norms_over(own, norm_type, group))
     dominant = norms.max() if norm_type > 0 else norms.min()
@@ -65,7 +65,7 @@ def joined_norms(norms: Tensor, norm_type: float, how: Spread) -> Tensor:
 
 
 def count_of_any(found: Tensor, how: Spread) -> Tensor:
-    """Returns how many tensors are not all zero, 0-dim, from 1 or 0 for each of them here; it may overwrite those."""
+    """Returns how many tensors are not all zero, 0-dim, from a 1 or 0 for each tensor here; may overwrite its input."""
     for exchange in how.exchanges:
         inside = {section for run in exchange.sections for section in range(run.start, run.stop)}
         members = [index for index, section in enumerate(how.section_of) if section in inside]
@@ -77,9 +77,9 @@ def count_of_any(found: Tensor, how: Spread) -> Tensor:
 
 
 def device_of_nothing(how: Spread) -> torch.device:
-    """Returns the device that the other ranks likely compute on, for a rank that holds no tensor.
+    """Returns the device that the other ranks probably use, for a rank that holds no tensor.
 
-    A group of two backends waits for ever if one rank sends from the CPU and another from a GPU.
+    A group with two backends hangs if one rank sends from the CPU and another from a GPU.
     """
     for kind in (device.type for group in how.every_group for device in group._device_types):
         if kind != "cpu" and getattr(torch, kind).is_initialized():
@@ -88,7 +88,7 @@ def device_of_nothing(how: Spread) -> torch.device:
 
 
 def _in_sections(values: Tensor, exchange: Exchange, joined: Callable[[Tensor, ProcessGroup], Tensor]) -> None:
-    """Puts the joined values of an exchange's sections in the place of this rank's own."""
+    """Replaces this rank's values of the sections of an exchange by the joined ones."""
     parts = [values[run] for run in exchange.sections]
     sent = parts[0] if len(parts) == 1 else torch.cat(parts)
     got = joined(sent, exchange.group)
@@ -98,7 +98,7 @@ def _in_sections(values: Tensor, exchange: Exchange, joined: Callable[[Tensor, P
 
 
 def _norms_over(norms: Tensor, norm_type: float, group: ProcessGroup) -> Tensor:
-    """Joins each norm with those of the group's other ranks."""
+    """Combines each norm with those of the other ranks of the group."""
     op = dist.ReduceOp.MAX if norm_type > 0 else dist.ReduceOp.MIN
     if math.isinf(norm_type):
         return _dominant_over(norms, norm_type, op, group)
@@ -108,7 +108,7 @@ def _norms_over(norms: Tensor, norm_type: float, group: ProcessGroup) -> Tensor:
 
 
 def _dominant_over(norms: Tensor, norm_type: float, op: Any, group: ProcessGroup) -> Tensor:
-    """The maximum or minimum. It may drop NaN, depending on the backend, so NaN is sent as a count beside it."""
+    """The maximum or minimum. Some backends drop NaN, so NaN is counted and sent as well."""
     nans = norms.isnan()
     sign = 1.0 if norm_type > 0 else -1.0
     sent = torch.stack([torch.where(nans, 0.0 if norm_type > 0 else math.inf, norms), sign * nans])
@@ -125,12 +125,12 @@ def _root(powers: Tensor, dominant: Tensor, norm_type: float) -> Tensor:
 
 
 def _divisor(dominant: Tensor) -> Tensor:
-    """What norms are divided by before a power is taken: the dominant one, or 1 where that is 0 or not finite."""
+    """What norms are divided by before powers are taken: the dominant one, or 1 if that is 0 or not finite."""
     return torch.where((dominant > 0) & dominant.isfinite(), dominant, 1.0)
 
 
 def _all_reduced(values: Tensor, op: Any, group: ProcessGroup) -> Tensor:
-    """All-reduces in place, or a copy where the group can: gradients may be offloaded to the CPU under NCCL."""
+    """All-reduces in place, or on a device that the group supports: NCCL runs may offload gradients to the CPU."""
     sent = values.to(_device_for(group, values.device))
     dist.all_reduce(sent, op=op, group=group)
     return sent.to(values.device)

@@ -1,4 +1,4 @@
-"""What a caller passes, read once and checked: parameters, their gradients, the values inside the gradients."""
+"""Reads and checks what a caller passes: parameters, their gradients, and the values in the gradients."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ORDINARY = frozenset({Tensor, Parameter})
 
 
 def uncompiled(function: Callable[P, T]) -> Callable[P, T]:
-    """Lets torch.compile run a function as it is, after a break of the graph; loads nothing where nothing is compiled."""
+    """Makes torch.compile run a function uncompiled, after a graph break; imports nothing if nothing is compiled."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -41,7 +41,8 @@ def uncompiled(function: Callable[P, T]) -> Callable[P, T]:
 def listed(tensors: Tensors, what: str = "parameters", level: int = 4) -> list[Tensor]:
     """Returns the tensors as a list, reading an iterator once; warns when a one-shot iterator is already empty.
 
-    `level` is how far up the caller's caller is, for the warning. torch warns for generators alone; `filter`, `map` and `itertools.chain` run dry just as silently.
+    `level` is the stack level of the warning. torch warns only about generators, but `filter`, `map` and
+    `itertools.chain` are used up just as silently.
     """
     if isinstance(tensors, Tensor):
         return [tensors]
@@ -56,7 +57,7 @@ def listed(tensors: Tensors, what: str = "parameters", level: int = 4) -> list[T
 
 
 def parameters_of(parameters: Tensors) -> list[Tensor]:
-    """Returns the parameters as a list, each once, with a warning; torch counts and scales a repeated one twice."""
+    """Returns the parameters as a list; warns about and drops repeats, which torch would count and scale twice."""
     params = listed(parameters)
     if is_compiling() or len(set(map(id, params))) == len(params):
         return params
@@ -65,10 +66,10 @@ def parameters_of(parameters: Tensors) -> list[Tensor]:
 
 
 def gradients(parameters: list[Tensor], gradient: Gradient | None = None) -> list[Tensor | None]:
-    """Returns the `.grad` of each parameter, or what `gradient` says: the name of an attribute, or a function.
+    """Returns the `.grad` of each parameter, or what `gradient` selects: the name of an attribute, or a function.
 
-    A list in which nothing could ever hold a gradient is taken for a list of gradients: a warning, where torch
-    silently returns 0.
+    Warns if none of the tensors could hold a gradient: that is probably a list of gradients, for which torch silently
+    returns 0.
     """
     if gradient is not None:
         return _elsewhere(parameters, gradient)
@@ -84,12 +85,12 @@ def gradients(parameters: list[Tensor], gradient: Gradient | None = None) -> lis
 
 
 def present(grads: list[Tensor | None]) -> list[Tensor]:
-    """Returns the gradients that are there."""
+    """Returns the gradients that are not None."""
     return [grad for grad in grads if grad is not None]
 
 
 def refuse_copies(parameters: list[Tensor], grads: list[Tensor | None], gradient: Gradient | None) -> None:
-    """Raises a `ValueError` if the function `gradient` returns copies, whose scaling would be lost; asks for one again."""
+    """Raises a `ValueError` if the function `gradient` returns copies, whose scaling would be lost; calls it again."""
     if gradient is None or isinstance(gradient, str) or is_compiling():
         return
     for p, grad in zip(parameters, grads, strict=True):
@@ -122,14 +123,14 @@ def distinct(grads: list[Tensor]) -> list[Tensor]:
 
 
 def no_subclass(tensors: list[Tensor]) -> bool:
-    """Whether each is a `torch.Tensor` or parameter: another may be a DTensor, a fake tensor, a user's subclass."""
+    """Whether each is exactly a `torch.Tensor` or parameter, not a DTensor, a fake tensor or another subclass."""
     if is_compiling():  # torch.compile of torch 2.2 has no sets
         return all(type(tensor) is Tensor or type(tensor) is Parameter for tensor in tensors)
     return set(map(type, tensors)) <= _ORDINARY
 
 
 def ordinary(grads: list[Tensor]) -> bool:
-    """Whether every gradient is a strided `torch.Tensor`, not sparse and of no subclass."""
+    """Whether every gradient is a strided `torch.Tensor`, neither sparse nor of a subclass."""
     return no_subclass(grads) and {grad.layout for grad in grads} <= {torch.strided}
 
 
@@ -148,7 +149,7 @@ def values(grad: Tensor) -> Tensor:
 
 
 def stored(grad: Tensor) -> Tensor:
-    """Returns the strided tensor whose scaling scales the gradient, whether it is coalesced or not."""
+    """Returns the strided tensor that has to be scaled to scale the gradient, coalesced or not."""
     match grad.layout:
         case torch.strided:
             return grad

@@ -1,7 +1,7 @@
-"""Our functions in the places of torch's, so that frameworks call them without a change to their code.
+"""Replaces torch's functions by ours, so that frameworks call ours without any change to their code.
 
 The places are `torch.nn.utils.X`, `torch.nn.utils.clip_grad.X` and `torch.nn.utils.clip_grad._X`, as far as this torch
-has them (before 2.6 `clip_grad_norm_` alone). What another library has put there is never overwritten.
+has them (before 2.6 `clip_grad_norm_` alone). Functions that another library has put there are never overwritten.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn.utils import clip_grad
 
 from clipcheck.runtime import as_torch, clip
 
-_PACKAGE = __name__.rpartition(".")[0]  # another one where the runtime is vendored
+_PACKAGE = __name__.rpartition(".")[0]  # differs if the runtime is vendored
 
 Results: TypeAlias = Literal["plain", "torch"]
 Function: TypeAlias = Callable[..., Any]
@@ -38,7 +38,7 @@ _FUNCTIONS: dict[str, dict[str, Function]] = {
 
 
 class Place(NamedTuple):
-    """Where a function can be put: an attribute of a loaded module."""
+    """A place to put a function: an attribute of a loaded module."""
 
     module: str
     attribute: str
@@ -59,12 +59,12 @@ class Installation(NamedTuple):
     """What `install` and `uninstall` found and did."""
 
     places: tuple[str, ...]  # where clipcheck's functions are now
-    foreign: tuple[str, ...]  # places with a function of neither torch nor clipcheck, which were left alone
-    holders: tuple[str, ...]  # names in other modules that still are torch's functions, or, once uninstalled, ours
+    foreign: tuple[str, ...]  # places left alone, since they hold another library's function
+    holders: tuple[str, ...]  # names in other modules still bound to torch's functions (after `uninstall`, to ours)
 
 
 class _Layer(NamedTuple):
-    """One request for our functions: of `install`, which lasts, or of one `installed` block."""
+    """One request for our functions: by `install`, which lasts, or by an `installed` block."""
 
     results: Results
     rebind: bool
@@ -72,24 +72,24 @@ class _Layer(NamedTuple):
 
 
 _lock = threading.RLock()
-_layers: list[_Layer] = []  # the last one counts
-_found: dict[Place, Function] = {}  # what was in the places where ours are
+_layers: list[_Layer] = []  # the last one is in force
+_found: dict[Place, Function] = {}  # the original function of each place that holds ours
 
 
 def install(*, results: Results = "plain", rebind: bool = False) -> Installation:
-    """Puts `clip_grad_norm_`, `get_total_norm` and `clip_grads_with_norm_` in the places of torch's functions.
+    """Replaces torch's `clip_grad_norm_`, `get_total_norm` and `clip_grads_with_norm_` by clipcheck's.
 
-    Calling it again changes nothing, or changes `results`. It is for the whole process, all threads of it; processes
-    that are forked later inherit it, those that are spawned call it themselves.
+    Calling it again changes nothing but `results`. It applies to all threads of the process and to processes forked
+    later; spawned processes must call it themselves.
 
     Args:
-        results: "plain" norms are never DTensors; "torch" norms are DTensors, replicated ones, where torch's are: for
-            code that calls `.full_tensor()` on every norm.
-        rebind: also replace torch's functions where modules hold them by `from torch.nn.utils import …`. Without it
-            such modules are only listed, and warned about. Copies in classes, closures and objects are not seen.
+        results: with "plain", norms are never DTensors; with "torch", they are replicated DTensors wherever torch
+            returns a DTensor, for code that calls `.full_tensor()` on every norm.
+        rebind: also replace torch's functions in modules that did `from torch.nn.utils import …`. Without it, such
+            modules are listed, with a warning. References in classes, closures and objects are not found.
 
     Returns:
-        Where the functions are now, and where they are not, and why.
+        Which places hold clipcheck's functions now, which do not, and why.
 
     Warns:
         UserWarning: another library's function is in one of torch's places; or a module holds torch's function.
@@ -102,10 +102,10 @@ def install(*, results: Results = "plain", rebind: bool = False) -> Installation
 
 
 def uninstall() -> Installation:
-    """Puts back what was in every place before, and ends `installed` blocks that are open.
+    """Restores the original function in every place, and ends any open `installed` blocks.
 
-    A place that other code has changed since is left alone, with a warning. Modules that were imported in between may
-    hold our function by `from torch.nn.utils import …`; they are among the `holders` of the result, and keep it.
+    A place that other code has changed since is left alone, with a warning. Modules imported in between may hold our
+    function through `from torch.nn.utils import …`; they keep it, and are listed in `holders` of the result.
     """
     with _lock:
         _layers.clear()
@@ -114,13 +114,13 @@ def uninstall() -> Installation:
 
 @contextmanager
 def installed(*, results: Results = "plain", rebind: bool = False) -> Iterator[Installation]:
-    """Our functions in torch's places, as by `install`, until the end of a `with` block or of a decorated function."""
+    """Like `install`, until the end of a `with` block or of a decorated function."""
     layer = _Layer(_known(results), rebind, lasts=False)
     with _lock:
         _layers.append(layer)
         installation = _settle()
     try:
-        yield _warned(installation, level=4)  # a filter may turn the warning into an error: then the block ends
+        yield _warned(installation, level=4)  # a filter may turn the warning into an error, which ends the block
     finally:
         with _lock:
             if layer in _layers:  # not after an `uninstall`
@@ -135,7 +135,7 @@ def _known(results: Results) -> Results:
 
 
 def _settle() -> Installation:
-    """Makes every place hold what the last layer wants, or what was there before."""
+    """Puts into every place the function that the last layer asks for, or the original one."""
     rebind = any(layer.rebind for layer in _layers)
     leaving = [place for place in _found if not _layers or not (rebind or place in _PLACES)]
     foreign = _put_back(leaving)
@@ -147,9 +147,9 @@ def _settle() -> Installation:
 
 
 def _put_back(places: list[Place]) -> list[Place]:
-    """Restores the places that still are ours; returns those that other code has changed.
+    """Restores the places that still hold our functions; returns those that other code has changed.
 
-    Such code may put ours back later, as `unittest.mock.patch` does: then another `uninstall` finds it.
+    Such code may put ours back later, as `unittest.mock.patch` does: another `uninstall` then restores it.
     """
     foreign = []
     for place in places:
@@ -164,7 +164,7 @@ def _put_back(places: list[Place]) -> list[Place]:
 
 
 def _put_ours(places: list[Place]) -> list[Place]:
-    """Replaces torch's functions, or ours of another kind of results; returns the places with others."""
+    """Replaces torch's functions, or ours with other `results`; returns the places that hold anything else."""
     functions = _FUNCTIONS[_layers[-1].results]
     foreign = []
     for place in dict.fromkeys(places):
@@ -185,7 +185,7 @@ def _installation(places: list[Place], foreign: list[Place], holders: list[Place
 
 
 def _warned(installation: Installation, level: int = 3) -> Installation:
-    """Warns of what was left alone."""
+    """Warns about what was left alone."""
     is_on = bool(_layers)
     for place in installation.foreign:
         why = "is another library's function" if is_on else "was changed after `install`"
@@ -200,9 +200,9 @@ def _warned(installation: Installation, level: int = 3) -> Installation:
 
 
 def _held(wanted: Callable[[Function], bool]) -> list[Place]:
-    """The names in loaded modules, other than torch's places and ours, of functions of a kind.
+    """The names of such functions in loaded modules, apart from torch's places and our own modules.
 
-    Nothing is loaded for that: a lazy module is read without its `__getattr__`.
+    Nothing is imported: a lazy module is read without calling its `__getattr__`.
     """
     found = []
     modules = {id(module): name for name, module in reversed(list(sys.modules.items()))}  # one may have several names
@@ -222,7 +222,7 @@ def _is_ours(function: Function | None) -> bool:
 
 
 def _is_torchs(function: Function) -> bool:
-    """Whether it is one of the functions as torch defined them; a wrapper around one has globals of its own."""
+    """Whether it is one of the functions as torch defined them; a wrapper around one has other globals."""
     own = getattr(function, "__globals__", None) is vars(clip_grad)
     return own and _role(function) in _FUNCTIONS["plain"]
 
@@ -240,7 +240,7 @@ def _put(place: Place, function: Function) -> None:
 
 
 def _namespace(module: object) -> dict[str, Any]:
-    """The names of a module; none for what is no module but was put into `sys.modules`."""
+    """The names of a module; none for other objects in `sys.modules`."""
     if not issubclass(type(module), ModuleType):
         return {}
     return object.__getattribute__(module, "__dict__")  # type: ignore[no-any-return]

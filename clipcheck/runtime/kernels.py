@@ -1,9 +1,9 @@
-"""The Triton kernels of the clip: sums over chunks of gradients, the norm from these sums, the scaling of the same chunks.
+"""The Triton kernels of the clip: sums over chunks of gradients, the norm of these sums, the scaling of the chunks.
 
 A chunk is `tensor_of[i], start_of[i]`: a gradient, and its first element in it. A gradient is `addresses[t], sizes[t]`.
 """
 
-# Triton's language is not Python's: constants are in capitals, types are values, conditions on them are compiled away.
+# Triton is not quite Python: constants are uppercase, types are values, and conditions on constants are compiled away.
 # ruff: noqa: N803, N806, RET505, SIM102, SIM108, SIM300
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -13,7 +13,7 @@ import triton.language as tl
 
 @triton.jit
 def _magnitude(x, ORDER: tl.constexpr):
-    """|x|^p in float64; for the inf norm the bits of |x| as an integer, which keep the order and put NaN on top."""
+    """|x|^p in float64; for the inf norm the bits of |x| as an integer, which sort like |x| with NaN on top."""
     if ORDER == 2:
         x = x.to(tl.float64)
         return x * x
@@ -63,7 +63,7 @@ def _partial(
 
 @triton.jit
 def _norm(partials, count, ORDER: tl.constexpr, PARTIALS: tl.constexpr):
-    """The norm from `count` partials, summed in an order that depends on nothing else."""
+    """The norm from `count` partial sums, added in an order that depends on nothing but `count`."""
     index = tl.arange(0, PARTIALS)
     each = tl.load(partials + index, mask=index < count, other=0.0, cache_modifier=".cg")
     if ORDER == 2:
@@ -80,14 +80,14 @@ def sum_kernel(
     addresses, sizes, tensor_of, start_of, partials, chunks, first,
     DTYPE: tl.constexpr, ORDER: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Writes one partial a program, from `first` on."""
+    """Writes one partial sum per program, starting at index `first`."""
     partial = _partial(addresses, sizes, tensor_of, start_of, chunks, DTYPE, ORDER, CHUNK, BLOCK)
     tl.store(partials + first + tl.program_id(0), partial)
 
 
 @triton.jit
 def join_kernel(partials, ends, sums, ORDER: tl.constexpr, PARTIALS: tl.constexpr):
-    """Writes the sum of each section's partials, one program a section; of ORDER 0 the bits of the maximum."""
+    """Writes the sum of each section's partial sums, one program per section; for ORDER 0, the bits of the maximum."""
     section = tl.program_id(0)
     index = tl.load(ends + section) + tl.arange(0, PARTIALS)
     each = tl.load(partials + index, mask=index < tl.load(ends + section + 1), other=0.0, cache_modifier=".cg")
@@ -103,9 +103,9 @@ def norm_kernel(
     addresses, sizes, tensor_of, start_of, partials, chunks, first, count, arrived, norm_out,
     DTYPE: tl.constexpr, ORDER: tl.constexpr, PARTIALS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Does so, and the one of all `count` programs that arrives last writes the norm.
+    """Like `sum_kernel`; in addition, the last of all `count` programs to finish writes the norm.
 
-    Which one that is does not matter: it adds up all partials in a fixed order. It sets `arrived` back to 0.
+    It does not matter which one that is: it adds up all partial sums in a fixed order. It resets `arrived` to 0.
     """
     partial = _partial(addresses, sizes, tensor_of, start_of, chunks, DTYPE, ORDER, CHUNK, BLOCK)
     tl.store(partials + first + tl.program_id(0), partial)
@@ -122,9 +122,9 @@ def scale_kernel(
     DTYPE: tl.constexpr, ORDER: tl.constexpr, PARTIALS: tl.constexpr, WRITES_NORM: tl.constexpr,
     SKIPS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Finishes the norm from `count` partials and multiplies the chunks by `min(1, max_norm / (norm + 1e-6))`.
+    """Computes the norm from `count` partial sums and multiplies the chunks by `min(1, max_norm / (norm + 1e-6))`.
 
-    If it SKIPS, a norm of NaN or infinity zeroes them.
+    If SKIPS, a norm of NaN or infinity zeroes them instead.
     """
     norm = _norm(partials, count, ORDER, PARTIALS)
     if WRITES_NORM:

@@ -1,4 +1,4 @@
-"""Whether the machine has free cores: threads that share a core wait for each other, for milliseconds each time."""
+"""Whether the machine has free cores: threads that share a core wait milliseconds for each other."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 
 import torch
 
-GRAIN = 32_768  # elements: from here on torch runs an operation on all threads
+GRAIN = 32_768  # elements: from this size on, torch runs an operation on all threads
 
 
 def is_serial_better() -> bool:
-    """Whether an operation on all threads would wait for cores: more threads of the machine want to run than it has.
+    """Whether an operation on all threads would wait for cores: the machine has more runnable threads than cores.
 
-    Linux counts them at each moment; elsewhere nothing is known. The look takes 2 to 8 µs.
+    Only Linux reports this at every moment. Reading it takes 2 to 8 µs.
     """
     file = _running()
     if file is None or torch.get_num_threads() == 1:
@@ -24,7 +24,7 @@ def is_serial_better() -> bool:
 
 @functools.cache
 def _running() -> int | None:
-    """The open file whose fourth word is the number of threads that run or could, and of all threads."""
+    """The open file whose fourth word is the number of runnable threads, a slash, and the number of all threads."""
     try:
         return os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
     except (OSError, AttributeError):

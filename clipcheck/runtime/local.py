@@ -1,4 +1,4 @@
-"""The norm and the scaling of the gradients that live in this process, by the fastest way right for them."""
+"""The norm and the scaling of the gradients in this process, in the fastest way that suits them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _FAST_ON_CPU = frozenset(
 
 _CPU = torch.device("cpu")
 
-# What a host computed is a float, what a device computed is a 0-dim tensor that the host has not looked at.
+# A norm computed on the host is a float; one computed on a device is a 0-dim tensor that the host has not read.
 Norm: TypeAlias = float | Tensor
 Groups: TypeAlias = dict[torch.device, list[list[Tensor]]]  # by device: gradients of one dtype together
 
 
 def clip_on_cuda_(grads: list[Tensor], max_norm: float, norm_type: float, skips: bool = False) -> Tensor | None:
-    """Clips gradients on one CUDA device in place and returns the norm before; None, and nothing done, for others."""
+    """Clips gradients on one CUDA device in place and returns the norm before; otherwise returns None."""
     cuda = _kernels(grads)
     return cuda.clip_(grads, norm_type, max_norm, skips=skips) if cuda else None
 
@@ -35,13 +35,13 @@ def clip_on_cuda_(grads: list[Tensor], max_norm: float, norm_type: float, skips:
 def clip_joined_on_cuda_(
     grads: list[Tensor], max_norm: float, norm_type: float, sections: Sections, skips: bool = False
 ) -> Tensor | None:
-    """Does so for the norm over all processes: the sums of the sections are joined in between."""
+    """Like `clip_on_cuda_`, with the norm over all processes: the sums of the sections are joined in between."""
     cuda = _kernels(grads)
     return cuda.clip_(grads, norm_type, max_norm, sections, skips) if cuda else None
 
 
 def joined_norm_on_cuda(grads: list[Tensor], norm_type: float, sections: Sections) -> Tensor | None:
-    """Returns the norm over all processes in float64; None, and nothing exchanged, for others."""
+    """Returns the norm over all processes in float64; for other gradients exchanges nothing and returns None."""
     cuda = _kernels(grads)
     return cuda.norm(grads, norm_type, torch.float64, sections) if cuda else None
 
@@ -49,7 +49,7 @@ def joined_norm_on_cuda(grads: list[Tensor], norm_type: float, sections: Section
 def clip_on_cpu_(grads: list[Tensor], max_norm: float, norm_type: float, skips: bool = False) -> Tensor | None:
     """Clips gradients on the CPU in place and returns the norm before; None, and nothing done, for others.
 
-    One look at them where it can be: there the calls beside the two passes count for small models.
+    Where possible they are inspected once: for small models, calls beyond the two passes take noticeable time.
     """
     if norm_type == 0 or _observed() or not ordinary(grads):
         return None
@@ -67,7 +67,7 @@ def clip_on_cpu_(grads: list[Tensor], max_norm: float, norm_type: float, skips: 
 
 
 def clip_(grads: list[Tensor], max_norm: float, norm_type: float, skips: bool = False) -> Norm:
-    """Clips at least one gradient in place and returns the norm before: `norm` and `scale_`."""
+    """Clips at least one gradient in place and returns the norm before: `norm`, then `scale_`."""
     clipped = clip_on_cpu_(grads, max_norm, norm_type, skips)
     if clipped is not None:
         return clipped
@@ -77,9 +77,9 @@ def clip_(grads: list[Tensor], max_norm: float, norm_type: float, skips: bool = 
 
 
 def norm(grads: list[Tensor], norm_type: float, dtype: torch.dtype | None = torch.float64) -> Norm:
-    """Returns the total norm of at least one gradient of any kinds: a float if all of it was computed on the CPU.
+    """Returns the total norm of at least one gradient of any kind: a float if all of it was computed on the CPU.
 
-    Where a device computes it the norm is of `dtype`, or with None of that of `result_dtype`, or wider.
+    If a device computes it, it has the dtype `dtype`, by default that of `result_dtype`, or a wider one.
     """
     if cuda := _kernels(grads):
         total: Tensor | None = cuda.norm(grads, norm_type, dtype)
@@ -102,8 +102,8 @@ def norm(grads: list[Tensor], norm_type: float, dtype: torch.dtype | None = torc
 def scale_(grads: list[Tensor], norm: Norm, max_norm: float, skips: bool = False) -> None:
     """Multiplies at least one gradient in place by `min(1, max_norm / (norm + 1e-6))`.
 
-    A coefficient known on the host to be 1 writes nothing; NaN does, so that it spreads as in torch. If it `skips`, a
-    norm that is not finite zeroes the gradients instead.
+    If the host knows that the coefficient is 1, nothing is written; NaN is multiplied in, so that it spreads as in
+    torch. With `skips`, a norm that is not finite zeroes the gradients instead.
     """
     on_device = isinstance(norm, Tensor) and norm.is_cuda
     if on_device and (cuda := _kernels(grads)) and cuda.scale_(grads, norm, max_norm, skips):
@@ -134,9 +134,9 @@ def scale_(grads: list[Tensor], norm: Norm, max_norm: float, skips: bool = False
 
 
 def _zeroed_if_nonfinite_(grads: list[Tensor], norm: Norm) -> Norm:
-    """Zeroes gradients whose norm is not finite; returns the norm then: 0.
+    """Zeroes gradients whose norm is not finite; returns the norm to scale by, which is then 0.
 
-    What a device computed stays there: each gradient is filled under a mask, whether there is something to fill or not.
+    A norm computed on a device stays there: each gradient is filled under a mask, even if there is nothing to fill.
     """
     if not isinstance(norm, Tensor) or (norm.device.type == "cpu" and not _observed()):
         if is_finite(norm):
@@ -158,7 +158,7 @@ def as_tensor(norm: Norm, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def is_finite(norm: Norm) -> bool:
-    """Whether the norm is neither NaN nor infinite; synchronizes with the device."""
+    """Whether the norm is neither NaN nor infinite; this synchronizes with the device."""
     return math.isfinite(norm)
 
 
@@ -168,7 +168,7 @@ def result_dtype(tensors: list[Tensor]) -> torch.dtype:
 
 
 def check_foreach(grads: list[Tensor], foreach: bool | None) -> None:
-    """Raises as torch does when `foreach=True` cannot be had; otherwise the flag changes nothing here."""
+    """Raises as torch does if `foreach=True` is not supported; otherwise the flag has no effect."""
     if foreach:
         for device in {grad.device for grad in grads}:
             if device.type not in plain.FOREACH:
@@ -187,7 +187,7 @@ def _device_norm(device: torch.device, groups: list[list[Tensor]], norm_type: fl
 
 
 def _groups_on_cpu(grads: list[Tensor]) -> list[list[Tensor]] | None:
-    """Ordinary gradients of one dtype together, if all are on the CPU and of a dtype that is fast there."""
+    """Ordinary gradients grouped by dtype, if all are on the CPU and have a dtype that is fast there."""
     dtypes = {grad.dtype for grad in grads}
     if len(dtypes) == 1 and dtypes <= _FAST_ON_CPU:
         return [grads] if all(grad.is_cpu for grad in grads) else None
@@ -200,7 +200,7 @@ def _fast_on_cpu(groups: list[list[Tensor]]) -> bool:
 
 
 def _combined(norms: list[Norm], norm_type: float, device: torch.device) -> Tensor:
-    """The norm of the norms of several devices: the scalars move, the gradients do not."""
+    """The norm of the norms of several devices: the scalars are moved, not the gradients."""
     wide = torch.float64 if device.type in plain.HAS_FLOAT64 else torch.float32
     moved = [as_tensor(n, wide, device) for n in norms]
     total: Tensor = torch.linalg.vector_norm(torch.stack(moved), norm_type)
@@ -216,20 +216,20 @@ def _by_device(grads: list[Tensor]) -> Groups:
 
 
 def _observed() -> bool:
-    """Whether torch.compile, a trace, a dispatch mode or a functorch transform looks on: no value may reach the host."""
+    """Whether torch.compile, a trace, a dispatch mode or a functorch transform is active: no value may be read."""
     if is_compiling() or torch._C._get_tracing_state() is not None:
         return True
     return torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _kernels(grads: list[Tensor]) -> ModuleType | None:
-    """The functions on CUDA where the first gradient is there; they decline what is not for them."""
+    """The CUDA functions if the first gradient is on CUDA; they return None for what they do not support."""
     return _cuda() if grads[0].is_cuda and not _observed() else None
 
 
 @functools.cache
 def _cuda() -> ModuleType | None:
-    """The Triton kernels, or None where Triton is not installed (torch for Windows comes without)."""
+    """The Triton kernels, or None if Triton is not installed (torch for Windows comes without it)."""
     try:
         return importlib.import_module(".cuda", __package__)
     except ImportError:

@@ -1,4 +1,4 @@
-"""The plain twin of every fast path: the total norm and the clip as the formulas say, in float64."""
+"""The reference for every fast path: the total norm and the clip, straight from the formulas, in float64."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def total_norm(grads: Iterable[Tensor], norm_type: float = 2.0) -> float:
-    """Returns `(Σ|g|^p)^(1/p)` over all elements of all gradients, each taken to float64 on the CPU.
+    """Returns `(Σ|g|^p)^(1/p)` over all elements of all gradients, each converted to float64 on the CPU.
 
     Values are divided by the largest one first, so that nothing overflows. As in torch, the 0-norm counts the
     gradients that are not all zero.

@@ -1,7 +1,7 @@
-"""Gradients on the CPU as rows of a few hundred elements, whose norms torch's vectorized kernels take.
+"""Views gradients on the CPU as rows of a few hundred elements, whose norms torch's vectorized kernels compute.
 
-torch runs an operation on one thread if it has fewer than GRAIN elements, else on all. Where cores are busy, threads
-wait for each other, for milliseconds. So what is grouped here stays below that, and the rest can be split.
+torch runs an operation on one thread if it has fewer than GRAIN elements, otherwise on all. When cores are busy,
+threads wait milliseconds for each other. So groups made here stay below GRAIN, and larger gradients can be split.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from torch import Tensor
 
 from clipcheck.runtime.load import GRAIN
 
-ALONE, ALONE_OF_16 = 6_144, 16_384  # gradients of fewer elements (of 16 bits) are copied together: a call costs more
-LONGEST, SHORT_ROWS = 256, 104  # elements a row: shorter ones cost more, longer ones err more
-SHORTEST = 64  # elements: rows that a matrix has already
-MANY = 65_536  # elements of all gradients: from here on rows are long
-SQUARED = 262_144  # elements: 16-bit gradients of more are squared by the kernel of `squares`
-LONG, SHORT = 256, 32  # elements a row of bfloat16, of float16: there sums of squares are rounded from the fifth on
+ALONE, ALONE_OF_16 = 6_144, 16_384  # gradients with fewer (16-bit) elements are concatenated: a call costs more
+LONGEST, SHORT_ROWS = 256, 104  # elements per row: shorter rows take more time, longer ones round more
+SHORTEST = 64  # elements: rows of a matrix are used as they are from this length on
+MANY = 65_536  # elements of all gradients: from this number on, rows are long
+SQUARED = 262_144  # elements: 16-bit gradients with more are squared by the kernel of `squares`
+LONG, SHORT = 256, 32  # elements per row of bfloat16 and float16, where sums of squares are rounded from the fifth on
 ROWS = 524_288  # rows of a matrix for the 16-bit kernel: 2 MB of sums
 SIXTEEN = frozenset({torch.float16, torch.bfloat16})
 
-# A gradient as a matrix of rows, or gradients that are copied together, below GRAIN.
+# A gradient as a matrix of rows, or several gradients to be concatenated, below GRAIN elements.
 Piece: TypeAlias = Tensor | list[Tensor]
 
 
 def pieces(grads: list[Tensor], sizes: list[int]) -> Iterator[Piece]:
-    """Yields every element of gradients of one dtype once; `sizes` are their numbers of elements, none is 0."""
+    """Yields every element of gradients of one dtype once; `sizes` are their numbers of elements, all positive."""
     matrices, small = divided(grads, sizes)
     yield from matrices
     yield from together(small)
 
 
 def divided(grads: list[Tensor], sizes: list[int]) -> tuple[list[Tensor], list[Tensor]]:
-    """Returns large gradients as matrices of rows, and the rest: small gradients, and what is left of others."""
+    """Returns large gradients as matrices of rows, and the rest: small gradients, and remainders of large ones."""
     matrices: list[Tensor] = []
     small: list[Tensor] = []
     longest, least = longest_row(sizes), alone(grads[0].dtype)
@@ -49,7 +49,7 @@ def divided(grads: list[Tensor], sizes: list[int]) -> tuple[list[Tensor], list[T
             matrices.append(grad)
         elif (view := grad if grad.is_contiguous() else _in_memory(grad)) is None:
             if grad.dim() == 2 and grad.stride(1) == 1 and grad.size(1) > longest and grad.size(0) >= LONGEST:
-                matrices += torch.split(grad, longest, 1)  # columns of a matrix that is a part of a larger one
+                matrices += torch.split(grad, longest, 1)  # columns of a matrix that is a slice of a larger one
             else:
                 small += _parts(grad)
         elif rest := size % (across := length(size, longest)):
@@ -80,7 +80,7 @@ def split(pieces: Iterable[Piece]) -> Iterator[Piece]: ...
 
 
 def split(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Yields the pieces in parts that torch runs on one thread, each."""
+    """Yields the pieces in parts that torch processes on one thread each."""
     for piece in pieces:
         if isinstance(piece, list) or piece.numel() < GRAIN:
             yield piece
@@ -89,7 +89,7 @@ def split(pieces: Iterable[Piece]) -> Iterator[Piece]:
 
 
 def joined(grads: list[Tensor]) -> Tensor:
-    """Returns the elements of gradients as a vector."""
+    """Returns the elements of gradients as one vector."""
     if len(grads) == 1:
         return grads[0].reshape(-1)
     vector: Tensor = torch._C._nn.flatten_dense_tensors(grads)
@@ -97,27 +97,27 @@ def joined(grads: list[Tensor]) -> Tensor:
 
 
 def alone(dtype: torch.dtype) -> int:
-    """Returns how many elements a gradient has, at least, that is no small one."""
+    """Returns how many elements a gradient needs so that it is not concatenated with others."""
     return ALONE_OF_16 if dtype in SIXTEEN else ALONE
 
 
 def longest_row(sizes: list[int]) -> int:
-    """Returns up to how long rows are: the errors of short ones need no correction unless the rows are alike."""
+    """Returns the maximum length of a row: the errors of short rows need no correction unless the rows are alike."""
     return LONGEST if sum(sizes) >= MANY else SHORT_ROWS
 
 
 @functools.lru_cache(maxsize=4096)
 def length(count: int, longest: int) -> int:
-    """Returns the length of the rows that so many elements are viewed as, best one that leaves no rest."""
+    """Returns the length of the rows that so many elements are viewed as, preferably one without a remainder."""
     return next((each for each in range(longest, 79, -8) if count % each == 0), longest)
 
 
 def squares(vector: Tensor) -> Iterator[Tensor]:
     """Yields the sums of squares of rows of a contiguous vector whose dtype `has_squares`, in float32.
 
-    torch rounds the norms of 16-bit rows to 16 bits. A group normalization's backward does not: the gradient of its
-    scale is, with the mean 0 and the deviation 1, for each channel the sum of input times gradient, here of squares. It
-    reads 16 bits and sums in float32, vectorized and on all threads. (Wu and He 2018, arXiv:1803.08494.)
+    torch rounds the norms of 16-bit rows to 16 bits. The backward of group normalization does not: with mean 0 and
+    deviation 1, the gradient of its scale is, for each channel, the sum of input times gradient, here the sum of
+    squares. It reads 16 bits and sums in float32, vectorized and on all threads. (Wu and He 2018, arXiv:1803.08494.)
     """
     across = SHORT if vector.dtype == torch.float16 else LONG
     whole = vector.numel() // across * across
@@ -130,7 +130,7 @@ def squares(vector: Tensor) -> Iterator[Tensor]:
 def _squares(rows: Tensor) -> Tensor:
     mean, deviation = _standard()
     channels, elements = rows.shape
-    weight = mean.expand(1, channels)  # of it the backward takes shape and dtype only
+    weight = mean.expand(1, channels)  # the backward uses only its shape and dtype
     input = rows.unsqueeze(0)
     backward = torch.ops.aten.native_group_norm_backward.default
     sums: Tensor = backward(input, input, mean, deviation, weight[0], 1, channels, elements, 1, [False, True, False])[1]
@@ -139,7 +139,7 @@ def _squares(rows: Tensor) -> Tensor:
 
 @functools.cache
 def has_squares(dtype: torch.dtype) -> bool:
-    """Whether this torch sums 16 bits in float32, by trying: 256 whole numbers, the sum of whose squares has 23 bits."""
+    """Tests whether this torch sums 16-bit values in float32: 256 integers whose sum of squares has 23 bits."""
     if dtype not in SIXTEEN:
         return False
     whole = torch.arange(256, device="cpu", dtype=torch.float32)
@@ -151,9 +151,9 @@ def has_squares(dtype: torch.dtype) -> bool:
 
 
 def _in_memory(grad: Tensor) -> Tensor | None:
-    """Returns a contiguous view with the elements in the order of the memory: of a transposed or channels_last one.
+    """Returns a contiguous view of, say, a transposed or channels_last tensor, with the elements in memory order.
 
-    None where there are gaps, or an element is there more than once.
+    None if there are gaps or overlaps.
     """
     view = grad.t() if grad.dim() == 2 else grad.permute(sorted(range(grad.dim()), key=grad.stride, reverse=True))
     return view if view.is_contiguous() else None

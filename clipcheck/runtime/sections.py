@@ -1,4 +1,4 @@
-"""Gradients in sections: those that are spread over the same processes, whose sums are exchanged together."""
+"""Sections of gradients: those that are sharded over the same processes, whose sums are exchanged together."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 class Sections(NamedTuple):
-    """Which section each of a list of gradients is in, and what happens to the sums before a norm is taken of them."""
+    """Which section each of a list of gradients is in, and how their sums are combined before the norm is taken."""
 
-    of: list[int]  # one per gradient; one that counts on another rank is in a section beyond the last
+    of: list[int]  # one per gradient; past the last section if another rank counts it
     number: int
     join: Callable[[Tensor], Tensor]  # from the sums of all sections, 1-D and float64, to sums over all processes

@@ -1,7 +1,7 @@
-"""The total norm and the clip of gradients that are spread over processes: DTensors, pipeline stages, experts.
+"""The total norm and the clip of gradients that are sharded over processes: DTensors, pipeline stages, experts.
 
-Each rank adds up what it holds, separately for each distinct set of process groups that the elements are spread over.
-Then there is one small all-reduce per process group. Which, and in what order, comes from the parameters, never from the
+Each rank adds up its own elements, separately for each distinct set of process groups that they are sharded over. Then
+there is one small all-reduce per process group. The groups and their order follow from the parameters, never from the
 gradients: a rank where a gradient is None takes part in the same collectives.
 
 What is replicated counts once; a gradient that is still a partial sum is reduced first.
@@ -26,11 +26,11 @@ Counts = Callable[[Tensor], bool]
 
 
 class _Held(NamedTuple):
-    """What this rank holds of the gradients that are there."""
+    """This rank's parts of the gradients that are not None."""
 
     at: list[int]  # the indices of their tensors
     stored: list[Tensor]  # to be scaled
-    values: list[Tensor]  # to be measured: the same list, but for partial sums
+    values: list[Tensor]  # to be measured: the same list, except for partial sums
     sections: Sections
     device: torch.device  # of what is exchanged
 
@@ -41,8 +41,8 @@ def norm(
 ) -> Tensor:
     """Returns the global norm, the same on every rank, as a 0-dim float64 tensor.
 
-    `tensors` are what `how` was made from, `grads` are the gradients in the same order; `counts` says which of the
-    tensors this rank counts. A collective call: every rank of the groups makes it, with the same list of tensors.
+    `how` was made from `tensors`; `grads` are the gradients in the same order; `counts` says which of the tensors this
+    rank counts. This is a collective call: every rank of the groups must make it, with the same list of tensors.
     """
     held = _held(tensors, grads, norm_type, how, counts)
     total = None
@@ -61,7 +61,7 @@ def clip_(
     counts: Counts | None = None,
     skips: bool = False,
 ) -> Tensor:
-    """Clips the gradients in place and returns their global norm before: `norm` and the scaling, with one look."""
+    """Clips the gradients in place and returns their global norm before: `norm` and scaling, inspecting them once."""
     held = _held(tensors, grads, norm_type, how, counts)
     if held.values and held.values is held.stored and norm_type in exchange.BY_SUMS:
         clipped = local.clip_joined_on_cuda_(held.values, max_norm, norm_type, held.sections, skips)
@@ -89,7 +89,7 @@ def _held(
 
 
 def _norm(held: _Held, norm_type: float, how: Spread) -> Tensor:
-    """The global norm from the norm of each section here, whatever takes that."""
+    """The global norm from the norm of each section here, however that is computed."""
     if norm_type == 0:
         return _count_not_zero(held, how)
     sections: list[list[Tensor]] = [[] for _ in range(how.sections + 1)]

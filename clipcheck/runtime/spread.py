@@ -1,7 +1,7 @@
-"""Over which process groups the parts of tensors are spread, read from the tensors and from what the caller says.
+"""Over which process groups tensors are sharded, according to the tensors and to the caller's arguments.
 
-All of it follows from meshes, placements and groups, so it is kept: the next call only makes sure that its tensors are
-laid out alike, and that torch still has the groups.
+All of it follows from meshes, placements and groups, so it is cached: the next call only checks that its tensors have
+the same layout, and that torch still has the groups.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from clipcheck.runtime.gradients import uncompiled
 
 ProcessGroup: TypeAlias = "dist.ProcessGroup"
 Groups: TypeAlias = "tuple[ProcessGroup, ...]"
-Group: TypeAlias = Any  # a ProcessGroup, or a DeviceMesh in the place of the groups of its dimensions
+Group: TypeAlias = Any  # a ProcessGroup, or a DeviceMesh, which means the groups of all its dimensions
 ShardGroup: TypeAlias = "Group | Callable[[Tensor], Group | None]"
 
-_PACKAGE = __name__.rpartition(".")[0]  # another one where the runtime is vendored
-PLANS = 64  # spreads kept: those of the lists met last
-MANY = 8  # groups of `all_groups`: over each go 2^(groups - 1) sums
+_PACKAGE = __name__.rpartition(".")[0]  # differs if the runtime is vendored
+PLANS = 64  # cached spreads, the most recently used
+MANY = 8  # groups in `all_groups`: each exchanges 2^(groups - 1) sums
 
 
 class Asked(NamedTuple):
-    """What the caller says of the tensors, in the words of the public functions."""
+    """The caller's arguments about the tensors, named as in the public functions."""
 
     group: Group | Iterable[Group] | None = None
     shard_group: ShardGroup | None = None
@@ -47,18 +47,18 @@ class Exchange(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """How a list of tensors is spread over processes.
+    """How a list of tensors is sharded over processes.
 
-    Tensors whose parts are spread over the same groups form a section. First the sums of sections are joined over the
-    groups of each, then the sum of all over `groups`.
+    Tensors that are sharded over the same groups form a section. First the sum of each section is joined over its
+    groups, then the sum of all sections over `groups`.
     """
 
-    placements: list[dtensors.Placements | None]  # one per tensor: with which its gradient counts, if it is a DTensor
+    placements: list[dtensors.Placements | None]  # one per tensor: under which its gradient is measured, if a DTensor
     section_of: list[int]  # one per tensor
     sections: int
     exchanges: tuple[Exchange, ...]  # in the same order on every rank
-    groups: Groups  # over which whole sets are disjoint: pipeline stages
-    is_aligned: bool  # whether the lists of tensors are the same on every rank; not where `all_groups` are given
+    groups: Groups  # whose ranks hold disjoint sets of tensors: pipeline stages
+    is_aligned: bool  # whether every rank passes the same list of tensors; not with `all_groups`
 
     @property
     def every_group(self) -> Iterator[ProcessGroup]:
@@ -66,9 +66,9 @@ class Spread:
 
 
 class _Seen(NamedTuple):
-    """All that a spread follows from."""
+    """Everything that a spread depends on."""
 
-    tensors: list[dtensors.Layout | Groups]  # one per tensor: the layout of a DTensor, the groups of another
+    tensors: list[dtensors.Layout | Groups]  # one per tensor: the layout of a DTensor, the groups of any other
     groups: Groups
     all_groups: tuple[ProcessGroup | None, ...] | None
 
@@ -77,20 +77,20 @@ class _Seen(NamedTuple):
 class _Plan:
     seen: _Seen
     spread: Spread
-    are_listed: tuple[bool, ...]  # of the groups: whether torch lists them, as it does until they are destroyed
-    meshes: list[Any]  # kept, since a layout knows its mesh by identity
+    are_listed: tuple[bool, ...]  # one per group: whether torch lists it, as it does until it is destroyed
+    meshes: list[Any]  # kept alive, since a layout refers to its mesh by identity
 
 
 _lock = threading.Lock()
-_plans: list[_Plan] = []  # last used first
+_plans: list[_Plan] = []  # most recently used first
 atexit.register(_plans.clear)  # a process group that outlives the interpreter may abort the process
 
 
 def spread(tensors: list[Tensor], asked: Asked) -> Spread | None:
-    """Returns how parameters (or gradients) are spread over processes; None if all is in this process.
+    """Returns how parameters (or gradients) are sharded over processes; None if everything is in this process.
 
-    Raises a `RuntimeError` for parameters of FSDP1, whose parts do not show what they are parts of, and a `ValueError`
-    if `all_groups` leaves one out.
+    Raises a `RuntimeError` for parameters of FSDP1, whose shards do not show what they are parts of, and a `ValueError`
+    if `all_groups` lacks a group.
     """
     if asked.shard_group is None:
         refuse_fsdp1(tensors)
@@ -101,7 +101,7 @@ def spread(tensors: list[Tensor], asked: Asked) -> Spread | None:
 
 @uncompiled
 def _planned(tensors: list[Tensor], asked: Asked) -> Spread:
-    """The spread of a plan that still holds, or of a new one."""
+    """The spread of a plan that is still valid, or of a new one."""
     seen = _seen(tensors, asked)
     with _lock:
         for at, plan in enumerate(_plans):
@@ -119,7 +119,7 @@ def _planned(tensors: list[Tensor], asked: Asked) -> Spread:
 def refuse_fsdp1(tensors: list[Tensor]) -> None:
     if "torch.distributed.fsdp" not in sys.modules or not (dist.is_available() and dist.is_initialized()):
         return
-    dtensor = dtensors.dtensor_class()  # parts of flat parameters are none
+    dtensor = dtensors.dtensor_class()  # views of flat parameters are not DTensors
     plain = (t for t in tensors if not isinstance(t, dtensor))
     flattened = (getattr(t, "_fsdp_flattened", False) or getattr(t, "_is_flat_param", False) for t in plain)
     if any(flattened) and not _called_by_fsdp1():
@@ -130,11 +130,11 @@ def refuse_fsdp1(tensors: list[Tensor]) -> None:
 
 
 def _called_by_fsdp1() -> bool:
-    """Whether FSDP1 itself makes the call, of what it takes for torch's function: only if nothing is sharded."""
+    """Whether FSDP1 itself calls what it takes for torch's function: it does so only if nothing is sharded."""
     frame = sys._getframe(1)
     while outer := frame.f_back:
         frame = outer
-        # `clipcheck.audit` may be between the two: it passes calls on
+        # `clipcheck.audit` may be in between: it forwards calls
         if not frame.f_globals.get("__name__", "").startswith((_PACKAGE, "clipcheck.audit")):
             return frame.f_globals.get("__name__") == "torch.distributed.fsdp.fully_sharded_data_parallel"
     return False
@@ -188,7 +188,7 @@ def _sections_met(shards: list[Groups]) -> tuple[list[int], list[tuple[ProcessGr
 def _sections_of_all(
     shards: list[Groups], all_groups: tuple[ProcessGroup | None, ...]
 ) -> tuple[list[int], list[tuple[ProcessGroup, list[int]]]]:
-    """A section for every subset of the groups, whether this rank has tensors of it or not; bit i is group i."""
+    """A section for every subset of the groups, even if this rank has no tensors in it; bit i is group i."""
     if len(all_groups) > MANY:
         raise ValueError(f"`all_groups` may hold up to {MANY} groups, got {len(all_groups)}")
     bit_of = {_ranks(group): 1 << at for at, group in enumerate(all_groups) if group is not None}
@@ -207,7 +207,7 @@ def _sections_of_all(
 
 
 def _runs(sections: list[int]) -> Iterator[slice]:
-    """Sections as slices, since picking single ones would send their numbers to the device."""
+    """Sections as slices, since indexing single ones would copy their indices to the device."""
     for _, run in itertools.groupby(enumerate(sections), lambda pair: pair[1] - pair[0]):
         indices = [section for _, section in run]
         yield slice(indices[0], indices[-1] + 1)
@@ -223,7 +223,7 @@ def _split_over(tensor: Any) -> Groups:
 
 
 def _shared(given: Group | Iterable[Group] | None) -> Groups:
-    """Returns the process groups that a caller names, without those that hold nothing but this rank."""
+    """Returns the process groups that a caller names, without those that contain only this rank."""
     return tuple(group for group in _each(given) if group is not None and group.size() > 1)
 
 
@@ -246,7 +246,7 @@ def _each(given: Group | Iterable[Group] | None) -> Iterator[ProcessGroup | None
 
 
 def _is_group(given: object) -> bool:
-    """Whether it is a process group, what `new_group` gives to ranks outside of it, or a device mesh."""
+    """Whether it is a process group, what `new_group` returns on ranks outside the group, or a device mesh."""
     is_group = isinstance(given, dist.ProcessGroup) or given == dist.GroupMember.NON_GROUP_MEMBER
     return is_group or hasattr(given, "get_coordinate")
 
@@ -258,14 +258,14 @@ def _dimension(mesh: Any, dim: int) -> ProcessGroup:
 
 
 def _one_for_equal(shards: list[Groups]) -> list[Groups]:
-    """Puts the first group of the same ranks in the place of the others: each mesh may have made groups of its own."""
+    """Replaces groups with the same ranks by the first of them: each mesh may have created its own."""
     first: dict[object, ProcessGroup] = {}
     same = {group: first.setdefault(_ranks(group), group) for groups in shards for group in groups}
     return [tuple(same[group] for group in groups) for groups in shards]
 
 
 def _ranks(group: ProcessGroup) -> object:
-    """The ranks of a group; of one that torch has no list for, as it may come from another library, the group itself."""
+    """The ranks of a group, or the group itself if torch does not list it: it may come from another library."""
     try:
         return tuple(dist.get_process_group_ranks(group))
     except KeyError:
@@ -273,7 +273,7 @@ def _ranks(group: ProcessGroup) -> object:
 
 
 def _is_listed(group: ProcessGroup) -> bool:
-    """Whether torch has a list of the group's ranks: not once it is destroyed, and not if another library made it."""
+    """Whether torch lists the group's ranks: not if it was destroyed or if another library made it."""
     try:
         dist.get_backend(group)
     except Exception:  # what it raises depends on the version
