@@ -207,4 +207,4 @@ class Rule(NamedTuple):
         return self.name.replace("-", "_")
 
 
-Prove = Callable[[str, Fix, Target], Verdict]  # runs a fix, whose edits are on a program's text, on torch
+Verify = Callable[[str, Fix, Target], Verdict]  # runs a fix, whose edits are on a program's text, on torch

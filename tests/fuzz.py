@@ -27,9 +27,9 @@ from clipcheck.catalogue import RULES
 from clipcheck.documents.read import read
 from clipcheck.engine.file import check_file
 from clipcheck.python.unread import is_read
-from clipcheck.rule import INVALID_SYNTAX, Prove, Safety
+from clipcheck.rule import INVALID_SYNTAX, Safety, Verify
 from clipcheck.settings.keys import Settings
-from clipcheck.verify.sites import Prover
+from clipcheck.verify.sites import Verifier
 
 TRIED = 50  # one module in so many is tried on torch
 ALL = Settings(codes=frozenset(RULES), fix=True)
@@ -138,13 +138,13 @@ def looked_at(text: str, container: str, settings: Settings, seed: str) -> Outco
     return outcome(file_of(random.Random(seed), text, container), settings)
 
 
-def run(count: int, seed: int, prove: Prove | None = None, say: Callable[[str], None] = print) -> list[Outcome]:
-    """What comes of each module; `prove` tries the fixes of one in `TRIED`, and what fails is said."""
+def run(count: int, seed: int, verify: Verify | None = None, say: Callable[[str], None] = print) -> list[Outcome]:
+    """What comes of each module; `verify` tries the fixes of one in `TRIED`, and what fails is said."""
     outcomes: list[Outcome] = []
     for number in range(count):
         text, container, settings = case(seed, number)
-        if prove is not None and number % TRIED == 0:
-            settings = replace(settings, prove=prove)
+        if verify is not None and number % TRIED == 0:
+            settings = replace(settings, verify=verify)
         look = partial(looked_at, container=container, settings=settings, seed=f"file {seed} {number}")
         found = look(text)
         outcomes.append(found)
@@ -157,8 +157,8 @@ def run(count: int, seed: int, prove: Prove | None = None, say: Callable[[str], 
 
 def main(count: int = 20_000, seed: int = 1) -> int:
     start = time.time()
-    with Prover() as prover:
-        outcomes = run(count, seed, prover)
+    with Verifier() as verifier:
+        outcomes = run(count, seed, verifier)
     kinds = Counter(one.kind for one in outcomes if one.kind)
     fixed = Counter(code for one in outcomes for code in one.fixed)
     print(f"{count} modules of seed {seed} in {time.time() - start:.0f} s; {fixed.total()} fixes of {len(fixed)} rules")

@@ -11,7 +11,7 @@ from clipcheck.training.acts import acts
 HEAD = "import torch\nimport math\nimport deepspeed\nfrom torch.nn.utils import clip_grad_norm_\n"
 
 
-def told(code: str, before: str = "") -> str:
+def acts_of(code: str, before: str = "") -> str:
     """What the last line does: kind, subject, scaler, wrapper."""
     source = Source(f"{HEAD}{before}\n{code}\n")
     last = source.module.body[-1]
@@ -36,15 +36,15 @@ def told(code: str, before: str = "") -> str:
     "progress sim simulator self.progress_bar".split(),
 )
 def test_a_step_of_what_is_not_an_optimizer(name: str) -> None:
-    assert told(f"{name}.step()") == ""
+    assert acts_of(f"{name}.step()") == ""
 
 
 @pytest.mark.parametrize(
     "made", ["torch.optim.lr_scheduler.StepLR(x, 1)", "torch.profiler.profile()", "LinearWarmup(x)", "get_scheduler(x)"]
 )
 def test_a_step_of_what_was_made_as_something_else(made: str) -> None:
-    assert told("tool.step()", f"tool = {made}") == ""
-    assert told("tool.step()", "tool = Trainer(x)") == "unknown"
+    assert acts_of("tool.step()", f"tool = {made}") == ""
+    assert acts_of("tool.step()", "tool = Trainer(x)") == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_step_of_what_was_made_as_something_else(made: str) -> None:
     ],
 )
 def test_calls_that_do_nothing_to_the_gradients(code: str) -> None:
-    assert told(code) == ""
+    assert acts_of(code) == ""
 
 
 # --- what does something ------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_calls_that_do_nothing_to_the_gradients(code: str) -> None:
     ],
 )
 def test_what_a_call_does(code: str, expected: str) -> None:
-    assert told(code) == expected
+    assert acts_of(code) == expected
 
 
 @pytest.mark.parametrize(
@@ -154,17 +154,17 @@ def test_what_a_call_does(code: str, expected: str) -> None:
     ],
 )
 def test_a_call_elsewhere_that_may_do_anything(code: str) -> None:
-    assert told(code) == "unknown"
+    assert acts_of(code) == "unknown"
 
 
 def test_a_loss_that_went_through_a_scaler_before() -> None:
-    assert told("scaled.backward()", "scaled = scaler.scale(loss)") == "backward scaled by scaler"
-    assert told("scaled.backward()", "gs = torch.amp.GradScaler()\nscaled = gs.scale(loss)") == "backward scaled by gs"
-    assert told("scaled.backward()", "scaled = other.scale(loss)") == "backward scaled"
-    assert told("gs.step(opt)", "gs = torch.cuda.amp.GradScaler()") == "step opt by gs"
+    assert acts_of("scaled.backward()", "scaled = scaler.scale(loss)") == "backward scaled by scaler"
+    assert acts_of("scaled.backward()", "gs = torch.amp.GradScaler()\nscaled = gs.scale(loss)") == "backward scaled by gs"
+    assert acts_of("scaled.backward()", "scaled = other.scale(loss)") == "backward scaled"
+    assert acts_of("gs.step(opt)", "gs = torch.cuda.amp.GradScaler()") == "step opt by gs"
 
 
 def test_an_engine_of_deepspeed_by_what_it_was_made_of() -> None:
     made = "net, _, _, _ = deepspeed.initialize(model)"
-    assert told("net.step()", made) == "step net (engine)"
-    assert told("net.step()", made.replace("deepspeed", "other")) == "unknown"
+    assert acts_of("net.step()", made) == "step net (engine)"
+    assert acts_of("net.step()", made.replace("deepspeed", "other")) == "unknown"

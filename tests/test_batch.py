@@ -32,13 +32,13 @@ def wanted(paths: list[str], settings: Settings = SETTINGS) -> list[tuple[str, S
     return [(path, settings) for path in paths]
 
 
-def told(outcome: Outcome) -> list[tuple[str, str]]:
+def reported(outcome: Outcome) -> list[tuple[str, str]]:
     return [(os.path.basename(report.path), f.code) for report in outcome.reports for f in report.findings]
 
 
 def test_only_files_with_findings_have_a_report(files: list[str]) -> None:
     outcome = check_files(wanted(files), jobs=1)
-    assert told(outcome) == [(f"{n:02}.py", "CLIP002") for n in range(0, 30, 3)]
+    assert reported(outcome) == [(f"{n:02}.py", "CLIP002") for n in range(0, 30, 3)]
     assert (outcome.files, outcome.errors, outcome.warnings, outcome.fixed) == (30, (), [], [])
     assert 10 <= outcome.candidates <= 20
 
@@ -46,11 +46,11 @@ def test_only_files_with_findings_have_a_report(files: list[str]) -> None:
 def test_reports_come_in_the_order_of_the_question_whoever_answers_it(files: list[str]) -> None:
     backwards = list(reversed(files))
     alone = check_files(wanted(backwards), jobs=1)
-    assert [name for name, _ in told(alone)] == [f"{n:02}.py" for n in range(27, -1, -3)]
+    assert [name for name, _ in reported(alone)] == [f"{n:02}.py" for n in range(27, -1, -3)]
     for path in files:  # enough candidates for several processes
         Path(path).write_text(OLD)
     together = check_files(wanted(backwards), jobs=2)
-    assert told(together) == [(f"{n:02}.py", "CLIP002") for n in range(29, -1, -1)]
+    assert reported(together) == [(f"{n:02}.py", "CLIP002") for n in range(29, -1, -1)]
     assert together == check_files(wanted(backwards), jobs=1)
 
 
@@ -63,14 +63,14 @@ def test_progress_counts_up_to_the_files_that_are_looked_at(files: list[str]) ->
 def test_a_file_that_cannot_be_read_stops_no_other(files: list[str], tmp_path: Path) -> None:
     gone = str(tmp_path / "gone.py")
     outcome = check_files(wanted([files[0], gone, str(tmp_path), files[3]]), jobs=1)
-    assert [name for name, _ in told(outcome)] == ["00.py", "03.py"]
+    assert [name for name, _ in reported(outcome)] == ["00.py", "03.py"]
     assert [error.partition(": ")[0] for error in outcome.errors] == [gone, str(tmp_path)]
     assert all("cannot be read" in error for error in outcome.errors)
 
 
 def test_each_file_has_its_own_settings(files: list[str]) -> None:
     outcome = check_files([(files[0], SETTINGS), (files[3], Settings(frozenset({"CLIP003"})))], jobs=1)
-    assert told(outcome) == [("00.py", "CLIP002")]
+    assert reported(outcome) == [("00.py", "CLIP002")]
 
 
 def test_nothing_is_written_unless_asked(files: list[str]) -> None:
@@ -115,14 +115,14 @@ def test_a_file_that_cannot_be_written_is_an_error(files: list[str], tmp_path: P
 
 
 def test_paths_are_walked_and_sorted(files: list[str], tmp_path: Path) -> None:
-    assert told(check_paths([str(tmp_path)], SETTINGS, jobs=1)) == [(f"{n:02}.py", "CLIP002") for n in range(0, 30, 3)]
+    assert reported(check_paths([str(tmp_path)], SETTINGS, jobs=1)) == [(f"{n:02}.py", "CLIP002") for n in range(0, 30, 3)]
 
 
 def test_documents_are_walked_by_their_endings(tmp_path: Path) -> None:
     pytest.importorskip("markdown_it", reason="needs the extra clipcheck[markdown]")
     for name in ("a.md", "b.markdown", "c.mdx", "d.qmd", "e.rmd", "f.Rmd", "g.txt"):
         (tmp_path / name).write_text(f"```python\n{OLD}```\n")
-    found = told(check_paths([str(tmp_path)], SETTINGS, jobs=1))
+    found = reported(check_paths([str(tmp_path)], SETTINGS, jobs=1))
     assert [name for name, _ in found] == ["a.md", "b.markdown", "c.mdx", "d.qmd", "e.rmd", "f.Rmd"]
 
 

@@ -275,20 +275,20 @@ def test_verbose_names_the_file_of_each_setting() -> None:
     put("a.py")
     put("wide.toml", "target = 'torch'\nextend-select = ['CLIP1']\n")
     put("clipcheck.toml", "extend = 'wide.toml'\nextend-select = ['CLIP011']\nunsafe-fixes = false\n")
-    told = runner().invoke(main, ["check", "-v", "--no-cache", "--unsafe-fixes", "a.py"]).stderr.splitlines()
-    assert told[0] == "settings: clipcheck.toml (the nearest settings file)"
+    lines = runner().invoke(main, ["check", "-v", "--no-cache", "--unsafe-fixes", "a.py"]).stderr.splitlines()
+    assert lines[0] == "settings: clipcheck.toml (the nearest settings file)"
     for line in (
         '  target = "torch" (wide.toml)',
         '  extend-select = ["CLIP1"] (wide.toml)',
         '  extend-select = ["CLIP011"] (clipcheck.toml)',
         "  unsafe-fixes = true (command line)",
     ):
-        assert line in told
-    assert "  unsafe-fixes = false (clipcheck.toml)" not in told
+        assert line in lines
+    assert "  unsafe-fixes = false (clipcheck.toml)" not in lines
     put("other/b.py")
     Path("clipcheck.toml").rename("other/mine.toml")
-    told = runner().invoke(main, ["check", "-v", "--no-cache", "--config", "wide.toml", "a.py"]).stderr.splitlines()
-    assert told[0] == "settings: wide.toml (given by --config)"
+    lines = runner().invoke(main, ["check", "-v", "--no-cache", "--config", "wide.toml", "a.py"]).stderr.splitlines()
+    assert lines[0] == "settings: wide.toml (given by --config)"
     assert (
         runner()
         .invoke(main, ["check", "-v", "--no-cache", "a.py"])

@@ -342,12 +342,12 @@ def test_an_unsafe_fix_that_the_user_trusts_is_written(install: Install) -> None
 def test_with_verify_only_verified_fixes_are_written(install: Install, kind: Any, after: str, errors: int) -> None:
     tried: list[str] = []
 
-    def prove(text: str, fix: Fix, target: str) -> Verdict:
+    def verify(text: str, fix: Fix, target: str) -> Verdict:
         tried.append(fix.title)
         return Verdict(kind, 3, reason="so it is")
 
     install(finds("old", "new"), finds("unsafe", "?", Safety.UNSAFE))
-    got, _, report = fixed("f(old)\nunsafe\n", prove=prove)
+    got, _, report = fixed("f(old)\nunsafe\n", verify=verify)
     assert got == f"f({after})\nunsafe\n"
     assert [error.startswith(f"x.py:4:3: the fix of {FIRST} is ") for error in report.errors] == [True] * errors
     assert set(tried) == {"Replace it"}

@@ -459,7 +459,7 @@ def test_settings_are_noticed_when_they_change(tmp_path: Path) -> None:
     uri = (tmp_path / "train.py").as_uri()
     settings = tmp_path / "clipcheck.toml"
 
-    def told(client: Editor) -> None:
+    def notified(client: Editor) -> None:
         event = lsp.FileEvent(settings.as_uri(), lsp.FileChangeType.Changed)
         client.workspace_did_change_watched_files(lsp.DidChangeWatchedFilesParams([event]))
 
@@ -471,7 +471,7 @@ def test_settings_are_noticed_when_they_change(tmp_path: Path) -> None:
 
             settings.write_text('ignore = ["CLIP002"]\n')
             client.diagnostics.clear()
-            told(client)
+            notified(client)
             assert await client.until(uri, 1) == []
 
             settings.write_text('target = "torch"\n')

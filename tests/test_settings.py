@@ -138,8 +138,8 @@ def test_a_rule_is_selected_by_code_or_name_in_any_case(word: str) -> None:
 def test_a_mistyped_rule_gets_a_suggestion(word: str, meant: str | None) -> None:
     with pytest.raises(ConfigError) as raised:
         select([word], [], [])
-    told = f"did you mean `{meant}`?" if meant else "(`clipcheck rules` lists them)"
-    assert str(raised.value).endswith(told)
+    hint = f"did you mean `{meant}`?" if meant else "(`clipcheck rules` lists them)"
+    assert str(raised.value).endswith(hint)
 
 
 @pytest.mark.parametrize("name", KEYS)

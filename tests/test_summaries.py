@@ -10,8 +10,8 @@ import pytest
 
 from clipcheck.python.source import Source
 from clipcheck.training.acts import EventKind
-from clipcheck.training.readings import readings, starved
-from clipcheck.training.summaries import DEPTH, MOST, deeds, does, hooks, reductions, returned
+from clipcheck.training.readings import clip_after_drain, readings
+from clipcheck.training.summaries import DEPTH, MOST, does, hooks, possible_acts, reductions, returned
 
 IMPORTS = (
     "import functools\nimport torch\nimport torch.distributed as dist\nfrom torch.nn.utils import clip_grad_norm_\n"
@@ -26,12 +26,12 @@ def function(source: Source, name: str = "f") -> cst.FunctionDef:
     return next(node for node in source.nodes(cst.FunctionDef) if node.name.value == name)
 
 
-def told(text: str, name: str = "f") -> list[str]:
+def acts_of(text: str, name: str = "f") -> list[str]:
     """The acts of a function: kind, subject."""
     source = program(text)
     return [
-        f"{deed.kind.value} {'' if deed.subject is None else source.code(deed.subject)}".strip()
-        for deed in deeds(source, function(source, name))
+        f"{act.kind.value} {'' if act.subject is None else source.code(act.subject)}".strip()
+        for act in possible_acts(source, function(source, name))
     ]
 
 
@@ -55,7 +55,7 @@ def told(text: str, name: str = "f") -> list[str]:
     ],
 )
 def test_a_function_that_does_nothing_to_the_step(text: str) -> None:
-    assert told(text) == []
+    assert acts_of(text) == []
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_function_that_does_nothing_to_the_step(text: str) -> None:
     ],
 )  # fmt: skip
 def test_what_a_function_does(text: str, expected: list[str]) -> None:
-    assert told(text) == expected
+    assert acts_of(text) == expected
 
 
 def chain(length: int) -> str:
@@ -100,24 +100,24 @@ def chain(length: int) -> str:
 
 
 def test_calls_are_followed_as_deep_as_it_says() -> None:
-    assert told(chain(DEPTH)) == ["step opt"]
-    assert told(chain(DEPTH + 1)) == ["unknown"]
-    assert told(chain(DEPTH + 2)) == []
+    assert acts_of(chain(DEPTH)) == ["step opt"]
+    assert acts_of(chain(DEPTH + 1)) == ["unknown"]
+    assert acts_of(chain(DEPTH + 2)) == []
 
 
 def test_recursion_and_size_are_bounded() -> None:
-    assert set(told("def f(opt):\n    f(opt)\n    g(opt)\n    opt.step()\ndef g(opt):\n    f(opt)")) == {
+    assert set(acts_of("def f(opt):\n    f(opt)\n    g(opt)\n    opt.step()\ndef g(opt):\n    f(opt)")) == {
         "step opt",
         "unknown",
     }
     wide = "def f(opt):\n" + "    g(opt)\n" * 60 + "def g(opt):\n" + "    opt.step()\n" * 60
-    assert len(told(wide)) == MOST
+    assert len(acts_of(wide)) == MOST
 
 
 def test_the_calls_that_lead_to_an_act() -> None:
     source = program("def f(opt):\n    g(opt)\ndef g(opt):\n    h(opt)\ndef h(opt):\n    opt.step()\n")
-    (deed,) = deeds(source, function(source))
-    assert [source.code(call) for call in deed.calls] == ["g(opt)", "h(opt)"]
+    (act,) = possible_acts(source, function(source))
+    assert [source.code(call) for call in act.calls] == ["g(opt)", "h(opt)"]
     assert does(source, function(source), EventKind.STEP, EventKind.CLIP)
     assert not does(source, function(source), EventKind.CLIP)
     assert not does(source, source.module, EventKind.STEP)
@@ -173,7 +173,7 @@ def test_a_function_that_hands_its_parameter_to_itself_ends() -> None:
 
 def starving(text: str) -> str | None:
     source = program(text)
-    found = starved(source, function(source), "ps")
+    found = clip_after_drain(source, function(source), "ps")
     return None if found is None else source.code(found.drain).split("\n")[0]
 
 
@@ -283,7 +283,7 @@ def test_what_a_function_returns(text: str, expected: list[str] | None) -> None:
 )
 def test_the_norms_that_a_function_computes(text: str, count: int) -> None:
     source = program(text)
-    assert [deed.kind for deed in deeds(source, function(source))].count(EventKind.MEASURE) == count
+    assert [act.kind for act in possible_acts(source, function(source))].count(EventKind.MEASURE) == count
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from clipcheck.rule import Edit, Fix, Safety, Verdict
-from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.allowed import NotVerifiable
 from clipcheck.verify.changes import Change
 from clipcheck.verify.exchange import exchanges
-from clipcheck.verify.sites import Prover
+from clipcheck.verify.sites import Verifier
 
 pytest.importorskip("torch", reason="needs the extra clipcheck[torch]")
 
@@ -18,9 +18,9 @@ HEAD = "import torch\nfrom unittest import mock\nfrom clipcheck import runtime\n
 
 
 @pytest.fixture(scope="module")
-def prove() -> Iterator[Prover]:
-    with Prover() as prover:
-        yield prover
+def verify() -> Iterator[Verifier]:
+    with Verifier() as verifier:
+        yield verifier
 
 
 def change(code: str, new: str, safety: Safety = Safety.SAFE) -> Change:
@@ -31,9 +31,9 @@ def change(code: str, new: str, safety: Safety = Safety.SAFE) -> Change:
     return Change(text, Fix("Change", safety, (Edit(start, end, new),)))
 
 
-def tried(prove: Prover, code: str, new: str, safety: Safety = Safety.SAFE) -> Verdict:
+def tried(verify: Verifier, code: str, new: str, safety: Safety = Safety.SAFE) -> Verdict:
     asked = change(code, new, safety)
-    return prove(asked.text, asked.fix)
+    return verify(asked.text, asked.fix)
 
 
 CALLS = {
@@ -47,19 +47,19 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_arguments_that_stay_as_they_are_may_be_any(prove: Prover, name: str) -> None:
-    found = tried(prove, CALLS[name], "runtime.clip_grad_norm_")
+def test_arguments_that_stay_as_they_are_may_be_any(verify: Verifier, name: str) -> None:
+    found = tried(verify, CALLS[name], "runtime.clip_grad_norm_")
     assert found.kind == "verified" and found.cases >= 30, found
 
 
 # Functions that take the same arguments and do something else, or not the same arguments.
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("other", ["utils.clip_grad_value_", "runtime.grad_norm", "utils.get_total_norm", "torch.norm"])
-def test_another_function_is_not_verified(prove: Prover, name: str, other: str) -> None:
-    assert tried(prove, CALLS[name], other).kind != "verified"
+def test_another_function_is_not_verified(verify: Verifier, name: str, other: str) -> None:
+    assert tried(verify, CALLS[name], other).kind != "verified"
 
 
-def test_a_function_that_does_something_else_is_refuted(prove: Prover) -> None:
+def test_a_function_that_does_something_else_is_refuted(verify: Verifier) -> None:
     """Both take parameters and a number, so both run: the one clips by norm, the other by value."""
     code = "«utils.clip_grad_norm_»(self.trained, config['clip'])\n"
     asked = change(code, "utils.clip_grad_value_")
@@ -69,8 +69,8 @@ def test_a_function_that_does_something_else_is_refuted(prove: Prover) -> None:
         code=experiment.after.code.replace("clipcheck__runtime__clip_grad_norm_", "torch__nn__utils__clip_grad_value_"),
         names={"torch__nn__utils__clip_grad_value_": value},
     )
-    assert prove._try(experiment._replace(after=after)).kind == "refuted"
-    with pytest.raises(NotProvable):
+    assert verify._try(experiment._replace(after=after)).kind == "refuted"
+    with pytest.raises(NotVerifiable):
         exchanges(asked)
 
 
@@ -105,7 +105,7 @@ MORE = {
 
 @pytest.mark.parametrize("name", MORE)
 def test_what_changes_more_than_the_function_is_no_exchange(name: str) -> None:
-    with pytest.raises(NotProvable):
+    with pytest.raises(NotVerifiable):
         exchanges(change(*MORE[name]))
 
 
@@ -119,7 +119,7 @@ RAISES = {
 @pytest.mark.parametrize("name", RAISES)
 def test_a_call_that_raises_says_so(name: str) -> None:
     code, reason = RAISES[name]
-    with pytest.raises(NotProvable, match="the call raises TypeError") as caught:
+    with pytest.raises(NotVerifiable, match="the call raises TypeError") as caught:
         exchanges(change(code, "runtime.clip_grad_norm_"))
     assert reason in str(caught.value)
 
@@ -134,23 +134,23 @@ STRINGS = {
 
 
 @pytest.mark.parametrize("name", STRINGS)
-def test_a_name_in_a_string_is_that_of_the_same_function(prove: Prover, name: str) -> None:
-    found = tried(prove, STRINGS[name], "clip_grad_norm_")
+def test_a_name_in_a_string_is_that_of_the_same_function(verify: Verifier, name: str) -> None:
+    found = tried(verify, STRINGS[name], "clip_grad_norm_")
     assert found.kind == "verified" and found.cases >= 30, found
 
 
 @pytest.mark.parametrize("name", STRINGS)
 @pytest.mark.parametrize("other", ["clip_grad_value_", "get_total_norm", "clip_grad", "clip_grad_norm", "rnn"])
-def test_a_name_in_a_string_of_another_function_is_not_verified(prove: Prover, name: str, other: str) -> None:
-    assert tried(prove, STRINGS[name], other).kind != "verified"
+def test_a_name_in_a_string_of_another_function_is_not_verified(verify: Verifier, name: str, other: str) -> None:
+    assert tried(verify, STRINGS[name], other).kind != "verified"
 
 
 def test_a_string_that_names_no_function_is_not_tried() -> None:
-    with pytest.raises(NotProvable, match="names no clip"):
+    with pytest.raises(NotVerifiable, match="names no clip"):
         exchanges(change("print('«clip_grad_norm»')\n", "clip_grad_norm_"))
 
 
-def test_an_infinity_is_the_same_wherever_it_comes_from(prove: Prover) -> None:
+def test_an_infinity_is_the_same_wherever_it_comes_from(verify: Verifier) -> None:
     code = "«from torch._six import inf  # where it was\n»\nprint(inf)\n"
-    assert tried(prove, code, "from math import inf\n").kind == "verified"
-    assert tried(prove, code, "from math import pi as inf\n").kind != "verified"
+    assert tried(verify, code, "from math import inf\n").kind == "verified"
+    assert tried(verify, code, "from math import pi as inf\n").kind != "verified"

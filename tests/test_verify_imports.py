@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from clipcheck.rule import Edit, Fix, Role, Safety, Verdict
-from clipcheck.verify.allowed import NotProvable, check_imports
+from clipcheck.verify.allowed import NotVerifiable, check_imports
 from clipcheck.verify.changes import Change
 from clipcheck.verify.import_blocks import import_blocks
-from clipcheck.verify.sites import Prover
+from clipcheck.verify.sites import Verifier
 
 pytest.importorskip("torch", reason="needs the extra clipcheck[torch]")
 
@@ -21,9 +21,9 @@ CALL = "p.grad.norm(2)"
 
 
 @pytest.fixture(scope="module")
-def prove() -> Iterator[Prover]:
-    with Prover() as prover:
-        yield prover
+def verify() -> Iterator[Verifier]:
+    with Verifier() as verifier:
+        yield verifier
 
 
 def change(before: str, after: str) -> Change:
@@ -35,9 +35,9 @@ def change(before: str, after: str) -> Change:
     return Change(text, Fix("Change", Safety.SAFE, edits, (Edit(0, len(before), after),), roles))
 
 
-def tried(prove: Prover, before: str, after: str) -> Verdict:
+def tried(verify: Verifier, before: str, after: str) -> Verdict:
     asked = change(before, after)
-    return prove(asked.text, asked.fix)
+    return verify(asked.text, asked.fix)
 
 
 GUARDED = "try:\n    import torch\nexcept ImportError:\n    torch = None\n"
@@ -99,15 +99,15 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", FINE)
-def test_imports_that_break_nothing(prove: Prover, name: str) -> None:
-    found = tried(prove, *FINE[name])
+def test_imports_that_break_nothing(verify: Verifier, name: str) -> None:
+    found = tried(verify, *FINE[name])
     assert found.kind == "verified", found
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_imports_that_break_where_something_is_missing(prove: Prover, name: str) -> None:
+def test_imports_that_break_where_something_is_missing(verify: Verifier, name: str) -> None:
     before, after, reason = BROKEN[name]
-    found = tried(prove, before, after)
+    found = tried(verify, before, after)
     assert (found.kind, found.reason) == ("refuted", reason)
 
 
@@ -136,14 +136,16 @@ HARM = {
 
 @pytest.mark.parametrize("name", HARM)
 def test_imports_hold_nothing_else(name: str) -> None:
-    with pytest.raises(NotProvable):
+    with pytest.raises(NotVerifiable):
         check_imports(ast.parse(HARM[name]))
 
 
-def test_the_modules_of_the_user_are_not_loaded(prove: Prover, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_modules_of_the_user_are_not_loaded(
+    verify: Verifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trace = tmp_path / "trace"
     (tmp_path / "lab.py").write_text(f"open({str(trace)!r}, 'w')\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = tried(prove, "import lab\nimport torch\n", "import lab\nimport torch\nfrom lab import clip_grad_norm_\n")
+    found = tried(verify, "import lab\nimport torch\n", "import lab\nimport torch\nfrom lab import clip_grad_norm_\n")
     assert found.kind == "verified" and not trace.exists()

@@ -7,20 +7,20 @@ from collections.abc import Iterator
 import pytest
 
 from clipcheck.rule import Edit, Fix, Safety, Verdict
-from clipcheck.verify.sites import Prover
+from clipcheck.verify.sites import Verifier
 
 pytest.importorskip("torch", reason="needs the extra clipcheck[torch]")
 
 
 @pytest.fixture(scope="module")
-def prove() -> Iterator[Prover]:
-    with Prover() as prover:
-        yield prover
+def verify() -> Iterator[Verifier]:
+    with Verifier() as verifier:
+        yield verifier
 
 
-def tried(prove: Prover, text: str, new: str) -> Verdict:
+def tried(verify: Verifier, text: str, new: str) -> Verdict:
     start, end = text.index("«"), text.index("»") - 1
-    return prove(text.replace("«", "").replace("»", ""), Fix("Change", Safety.SAFE, (Edit(start, end, new),)))
+    return verify(text.replace("«", "").replace("»", ""), Fix("Change", Safety.SAFE, (Edit(start, end, new),)))
 
 
 CONDITIONAL = """\
@@ -52,15 +52,15 @@ while True:
         ("import torch\n" + BESIDE, "model.parameters()"),
     ],
 )
-def test_a_right_fix_is_not_refuted(prove: Prover, text: str, new: str) -> None:
-    assert tried(prove, text, new).kind != "refuted"
+def test_a_right_fix_is_not_refuted(verify: Verifier, text: str, new: str) -> None:
+    assert tried(verify, text, new).kind != "refuted"
 
 
-def test_a_clip_under_a_test_is_tried_where_the_test_does_not_change(prove: Prover) -> None:
-    assert tried(prove, "import torch\n" + CONDITIONAL, "net.parameters()").kind == "verified"
+def test_a_clip_under_a_test_is_tried_where_the_test_does_not_change(verify: Verifier) -> None:
+    assert tried(verify, "import torch\n" + CONDITIONAL, "net.parameters()").kind == "verified"
 
 
 @pytest.mark.parametrize("new", ["list(net.parameters())[:1]", "[]", "iter(())", "net.parameters(), 50 or 0"])
-def test_a_wrong_fix_is_never_verified(prove: Prover, new: str) -> None:
-    assert tried(prove, "import torch\n" + CONDITIONAL, new).kind != "verified"
-    assert tried(prove, "import torch\n" + BESIDE, new.replace("net", "model")).kind != "verified"
+def test_a_wrong_fix_is_never_verified(verify: Verifier, new: str) -> None:
+    assert tried(verify, "import torch\n" + CONDITIONAL, new).kind != "verified"
+    assert tried(verify, "import torch\n" + BESIDE, new.replace("net", "model")).kind != "verified"

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from clipcheck.rule import Edit, Fix, Safety, Verdict
-from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.allowed import NotVerifiable
 from clipcheck.verify.changes import Change
-from clipcheck.verify.sites import Prover
+from clipcheck.verify.sites import Verifier
 from clipcheck.verify.training import rehearsal
 
 pytest.importorskip("torch", reason="needs the extra clipcheck[torch]")
@@ -40,9 +40,9 @@ def clip_all(weights, limit):
 
 
 @pytest.fixture(scope="module")
-def prove() -> Iterator[Prover]:
-    with Prover() as prover:
-        yield prover
+def verify() -> Iterator[Verifier]:
+    with Verifier() as verifier:
+        yield verifier
 
 
 def loop(body: str, head: str = "") -> str:
@@ -56,9 +56,9 @@ def change(before: str, after: str) -> Change:
     return Change(HEAD + before, Fix("Change", Safety.UNSAFE, (edit,)))
 
 
-def tried(prove: Prover, before: str, after: str) -> Verdict:
+def tried(verify: Verifier, before: str, after: str) -> Verdict:
     asked = change(before, after)
-    return prove(asked.text, asked.fix)
+    return verify(asked.text, asked.fix)
 
 
 BACKWARD = "optimizer.zero_grad()\nloss_fn(model(inputs), targets).backward()\n"
@@ -85,8 +85,8 @@ RIGHT = {
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_a_right_fix_is_verified_by_the_steps_of_all_ranks(prove: Prover, name: str) -> None:
-    found = tried(prove, *RIGHT[name])
+def test_a_right_fix_is_verified_by_the_steps_of_all_ranks(verify: Verifier, name: str) -> None:
+    found = tried(verify, *RIGHT[name])
     assert found.kind == "verified", found
     assert any("gradients above max_norm" in note for note in found.exceptions), found
 
@@ -118,32 +118,32 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("fix", "name"), WRONG)
-def test_what_is_no_fix_is_not_verified(prove: Prover, fix: str, name: str) -> None:
-    found = tried(prove, RIGHT[fix][0], WRONG[fix, name])
+def test_what_is_no_fix_is_not_verified(verify: Verifier, fix: str, name: str) -> None:
+    found = tried(verify, RIGHT[fix][0], WRONG[fix, name])
     assert found.kind == "not verified", found
     if not found.cases:
-        with pytest.raises(NotProvable, match=r"in another way|to another limit|no part of"):
+        with pytest.raises(NotVerifiable, match=r"in another way|to another limit|no part of"):
             rehearsal(change(RIGHT[fix][0], WRONG[fix, name]))
 
 
-def test_ranks_that_do_not_wait_for_one_another_are_a_fault(prove: Prover) -> None:
+def test_ranks_that_do_not_wait_for_one_another_are_a_fault(verify: Verifier) -> None:
     """A test of which ranks reduce has the same outcome on all of them; one that a rank's own gradients decide has not."""
     own = "if float(next(model.parameters()).grad.sum()) > 0:\n"
-    found = tried(prove, *(loop(one + STEP) for one in (CLIP + REDUCE, own + "    dist.all_reduce(p.grad)\n" + CLIP)))
+    found = tried(verify, *(loop(one + STEP) for one in (CLIP + REDUCE, own + "    dist.all_reduce(p.grad)\n" + CLIP)))
     assert found.kind == "not verified", found
 
 
 def test_a_collective_inside_an_expression_is_not_tried() -> None:
     before = loop("[dist.all_reduce(p.grad) for p in model.parameters()]\n" + STEP + CLIP)
     after = loop("[dist.all_reduce(p.grad) for p in model.parameters()]\n" + CLIP + STEP)
-    with pytest.raises(NotProvable, match="inside an expression"):
+    with pytest.raises(NotVerifiable, match="inside an expression"):
         rehearsal(change(before, after))
 
 
 @pytest.mark.parametrize("given", ["op=dist.ReduceOp.MAX", "async_op=True", "group=several"])
 def test_other_reductions_are_not_tried(given: str) -> None:
     other = REDUCE.replace("(p.grad)", f"(p.grad, {given})")
-    with pytest.raises(NotProvable, match="no stand-in"):
+    with pytest.raises(NotVerifiable, match="no stand-in"):
         rehearsal(change(loop(CLIP + other + STEP), loop(other + CLIP + STEP)))
 
 
@@ -158,14 +158,14 @@ def test_the_body_of_a_function_of_the_file_is_run_with_what_it_is_given() -> No
     assert "for p in model__0__name.parameters():" in lines
 
 
-def test_an_iterator_that_a_function_uses_up(prove: Prover) -> None:
+def test_an_iterator_that_a_function_uses_up(verify: Verifier) -> None:
     """Counting empties the generator before the clip; a list can be read twice."""
     given = "clip_all({}, max_norm)\n"
     before, after = (loop(given.format(way) + STEP) for way in ("model.parameters()", "list(model.parameters())"))
-    found = tried(prove, before, after)
+    found = tried(verify, before, after)
     assert found.kind == "verified", found
     wrong = loop(given.format("list(model.parameters())[1:]") + STEP)
-    assert tried(prove, before, wrong).kind == "not verified"
+    assert tried(verify, before, wrong).kind == "not verified"
 
 
 LEFT = {
@@ -180,5 +180,5 @@ def test_other_functions_of_the_file_are_not_followed(name: str) -> None:
     more = ", *rest" if "list" in name else ""
     helper = f"def shrink(weights, limit{more}):\n{LEFT[name]}    clip_grad_norm_(weights, limit)\n\n\n"
     body = "shrink(model.parameters(), max_norm)\n"
-    with pytest.raises(NotProvable):
+    with pytest.raises(NotVerifiable):
         rehearsal(change(helper + loop(STEP + body), helper + loop(body + STEP)))

@@ -14,10 +14,10 @@ from clipcheck.documents.read import read
 from clipcheck.engine.file import check_file
 from clipcheck.rule import Edit, Fix, Role, Safety, Verdict
 from clipcheck.settings.keys import Settings
-from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.allowed import NotVerifiable
 from clipcheck.verify.changes import Change
 from clipcheck.verify.lift import lift
-from clipcheck.verify.sites import Prover
+from clipcheck.verify.sites import Verifier
 
 pytest.importorskip("torch", reason="needs the extra clipcheck[torch]")
 
@@ -26,9 +26,9 @@ PARAMETERS = (("model.parameters()", Role.PARAMETERS),)
 
 
 @pytest.fixture(scope="module")
-def prove() -> Iterator[Prover]:
-    with Prover() as prover:
-        yield prover
+def verify() -> Iterator[Verifier]:
+    with Verifier() as verifier:
+        yield verifier
 
 
 def rewrite(before: str, after: str, roles: tuple[tuple[str, Role], ...]) -> tuple[str, Fix]:
@@ -40,8 +40,8 @@ def rewrite(before: str, after: str, roles: tuple[tuple[str, Role], ...]) -> tup
     return text, Fix("Rewrite", Safety.SAFE, (Edit(start, start + len(indented), changed),), roles=roles)
 
 
-def verdict(prove: Prover, before: str, after: str, roles: tuple[tuple[str, Role], ...] = PARAMETERS) -> Verdict:
-    return prove(*rewrite(before, after, roles))
+def verdict(verify: Verifier, before: str, after: str, roles: tuple[tuple[str, Role], ...] = PARAMETERS) -> Verdict:
+    return verify(*rewrite(before, after, roles))
 
 
 # --- right fixes, and sabotage of them ------------------------------------------------------------------------------
@@ -166,44 +166,44 @@ total = math.sqrt(total)""",
 
 
 @pytest.mark.parametrize("name", SPELLED)
-def test_ordinary_spellings_stay_verifiable(prove: Prover, name: str) -> None:
+def test_ordinary_spellings_stay_verifiable(verify: Verifier, name: str) -> None:
     roles = (*PARAMETERS, ("model", Role.MODEL))
-    found = verdict(prove, SPELLED[name], RIGHT_LOOP, roles)
+    found = verdict(verify, SPELLED[name], RIGHT_LOOP, roles)
     assert found.kind == "verified", found
 
 
 @pytest.mark.parametrize("shape", RIGHT)
-def test_a_right_fix_is_verified(prove: Prover, shape: str) -> None:
-    found = verdict(prove, *RIGHT[shape])
+def test_a_right_fix_is_verified(verify: Verifier, shape: str) -> None:
+    found = verdict(verify, *RIGHT[shape])
     assert found.kind == "verified", found
     assert found.cases > 25
 
 
 @pytest.mark.parametrize(("shape", "name"), SABOTAGE)
-def test_a_sabotaged_fix_is_refuted(prove: Prover, shape: str, name: str) -> None:
-    found = verdict(prove, *SABOTAGE[shape, name])
+def test_a_sabotaged_fix_is_refuted(verify: Verifier, shape: str, name: str) -> None:
+    found = verdict(verify, *SABOTAGE[shape, name])
     assert found.kind == "refuted", found
     assert "(before " in found.reason and ", after " in found.reason
 
 
-def test_a_detached_result_may_not_join_the_graph(prove: Prover) -> None:
+def test_a_detached_result_may_not_join_the_graph(verify: Verifier) -> None:
     before = "total = sum(g.detach().norm() ** 2 for g in grads) ** 0.5"
-    found = verdict(prove, before, "total = sum(g.norm() ** 2 for g in grads) ** 0.5", LIST_ROLES[:1])
+    found = verdict(verify, before, "total = sum(g.norm() ** 2 for g in grads) ** 0.5", LIST_ROLES[:1])
     assert found.kind == "refuted" and "graph" in found.reason
 
 
-def test_a_result_that_leaves_the_graph_is_said(prove: Prover) -> None:
+def test_a_result_that_leaves_the_graph_is_said(verify: Verifier) -> None:
     before = "total = torch.stack([g.norm() for g in grads]).norm()"
-    found = verdict(prove, before, "total = get_total_norm(grads)", LIST_ROLES[:1])
+    found = verdict(verify, before, "total = get_total_norm(grads)", LIST_ROLES[:1])
     assert found.kind == "verified"
     assert "`total` is part of the graph before only with gradients that are part of the graph" in found.reason
     assert f"; what else is different: {found.reason}" in str(found)
     assert not any("graph" in note for note in found.exceptions)
 
 
-def test_a_result_of_low_gradients_may_be_wider_and_that_is_said(prove: Prover) -> None:
+def test_a_result_of_low_gradients_may_be_wider_and_that_is_said(verify: Verifier) -> None:
     before = "total = torch.stack([g.norm() for g in grads]).norm()"
-    found = verdict(prove, before, "total = get_total_norm(grads)", LIST_ROLES[:1])
+    found = verdict(verify, before, "total = get_total_norm(grads)", LIST_ROLES[:1])
     assert found.kind == "verified"
     assert "`total` is float32 instead of bfloat16 with bfloat16 gradients" in found.reason
 
@@ -217,34 +217,34 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_value_keeps_its_kind(prove: Prover, name: str) -> None:
+def test_a_value_keeps_its_kind(verify: Verifier, name: str) -> None:
     reason, after = KINDS[name]
-    found = verdict(prove, "total = torch.stack([g.norm() for g in grads]).norm()", after, LIST_ROLES[:1])
+    found = verdict(verify, "total = torch.stack([g.norm() for g in grads]).norm()", after, LIST_ROLES[:1])
     assert found.kind == "refuted" and reason in found.reason
 
 
-def test_the_smallest_failing_case_stands_with_both_values(prove: Prover) -> None:
-    found = verdict(prove, LOOP, LOOP_MUTATIONS["no root"])
+def test_the_smallest_failing_case_stands_with_both_values(verify: Verifier) -> None:
+    found = verdict(verify, LOOP, LOOP_MUTATIONS["no root"])
     assert found.reason == "gradients [3, 4]: differs by 4 (before total = 5, after total = 25)"
 
 
-def test_what_only_the_old_code_gets_wrong_is_named(prove: Prover) -> None:
+def test_what_only_the_old_code_gets_wrong_is_named(verify: Verifier) -> None:
     unguarded = LOOP.replace("    if p.grad is not None:\n    ", "")
-    found = verdict(prove, unguarded, RIGHT_LOOP)
+    found = verdict(verify, unguarded, RIGHT_LOOP)
     assert found.kind == "verified"
     assert any(note.startswith("AttributeError with a gradient that is None") for note in found.exceptions)
     assert any(note.startswith("overflow with huge gradients") for note in found.exceptions)
 
 
-def test_an_unsafe_fix_that_changes_things_is_not_called_refuted(prove: Prover) -> None:
+def test_an_unsafe_fix_that_changes_things_is_not_called_refuted(verify: Verifier) -> None:
     text, fix = rewrite(LOOP, LOOP_MUTATIONS["no root"], PARAMETERS)
-    found = prove(text, fix._replace(safety=Safety.UNSAFE))
+    found = verify(text, fix._replace(safety=Safety.UNSAFE))
     assert found.kind == "not verified" and found.reason.startswith("an unsafe fix")
 
 
-def test_a_name_that_is_read_later_must_stay_bound(prove: Prover) -> None:
+def test_a_name_that_is_read_later_must_stay_bound(verify: Verifier) -> None:
     text, fix = rewrite(LOOP, RIGHT_LOOP, PARAMETERS)
-    found = prove(text + "    log(p)\n", fix)
+    found = verify(text + "    log(p)\n", fix)
     assert found.kind == "refuted" and "`p` is read later" in found.reason
 
 
@@ -287,23 +287,23 @@ FORBIDDEN = {
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_nothing_but_norms_and_clips_is_run(name: str, side: str) -> None:
     sides = (FORBIDDEN[name], RIGHT_LOOP) if side == "before" else (LOOP, FORBIDDEN[name])
-    with pytest.raises(NotProvable):
+    with pytest.raises(NotVerifiable):
         lift(Change(*rewrite(*sides, PARAMETERS)))
 
 
-def test_an_unknown_name_is_a_reason(prove: Prover) -> None:
-    found = verdict(prove, LOOP.replace("if p.grad is not None", "if p in skipped"), RIGHT_LOOP)
+def test_an_unknown_name_is_a_reason(verify: Verifier) -> None:
+    found = verdict(verify, LOOP.replace("if p.grad is not None", "if p in skipped"), RIGHT_LOOP)
     assert found == Verdict("not verified", reason="`skipped` cannot be resolved")
 
 
 def test_a_role_without_a_stand_in_is_a_reason() -> None:
-    with pytest.raises(NotProvable, match="no stand-in for `args`"):
+    with pytest.raises(NotVerifiable, match="no stand-in for `args`"):
         lift(Change(*rewrite("total = args", "total = args", (("args", Role.SCALER),))))
 
 
-def test_a_case_that_hangs_is_a_verdict_and_not_the_end(prove: Prover, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_case_that_hangs_is_a_verdict_and_not_the_end(verify: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = "total = sum(p.grad.norm() for p in params for a in range(1000000) for b in range(1000000))"
-    with Prover() as impatient:
+    with Verifier() as impatient:
         monkeypatch.setattr(impatient._worker, "seconds", 3.0)
         assert verdict(impatient, *RIGHT["a loop"]).kind == "verified"
         found = verdict(impatient, endless, RIGHT_CLIP, CLIP_ROLES)
@@ -313,13 +313,13 @@ def test_a_case_that_hangs_is_a_verdict_and_not_the_end(prove: Prover, monkeypat
         assert verdict(impatient, *RIGHT["a clip"]).kind == "verified"
 
 
-def test_memory_is_bounded(prove: Prover) -> None:
+def test_memory_is_bounded(verify: Verifier) -> None:
     if sys.platform != "linux":
         pytest.skip("only Linux bounds the memory of a process")
     big = "total = torch.zeros(40000)\ntotal = (total[:, None] * total[None, :]).sum()"  # 6.4 GB at once
-    found = verdict(prove, CLIP, big, CLIP_ROLES)
+    found = verdict(verify, CLIP, big, CLIP_ROLES)
     assert found.kind == "refuted" and "memory" in found.reason, found
-    assert verdict(prove, *RIGHT["a clip"]).kind == "verified"
+    assert verdict(verify, *RIGHT["a clip"]).kind == "verified"
 
 
 # --- the user's files -----------------------------------------------------------------------------------------------
@@ -340,7 +340,7 @@ def step(model, optimizer, loss, log):
     clip_grad_norm(model.parameters(), 1.0)
     optimizer.step()
 """
-UNPROVABLE = """\
+NOT_VERIFIABLE = """\
 
 
 def other(model, skipped):
@@ -374,14 +374,14 @@ def test_verify_shows_a_verdict_on_each_fix(project: Path) -> None:
 
 
 def test_only_what_is_verified_is_written(project: Path) -> None:
-    (project / "train.py").write_text(TRAIN + UNPROVABLE, encoding="utf-8")
+    (project / "train.py").write_text(TRAIN + NOT_VERIFIABLE, encoding="utf-8")
     done = clipcheck("--fix", "--verify", "--select", "CLIP001", "train.py", cwd=project)
     assert done.returncode == 1, done.stderr
     assert "CLIP001 verified on" in done.stdout
     assert "verify: not verified: `skipped` cannot be resolved" in done.stdout
     written = (project / "train.py").read_text(encoding="utf-8")
     assert "total_norm = grad_norm(model.parameters()).item()" in written
-    assert written.endswith(UNPROVABLE)
+    assert written.endswith(NOT_VERIFIABLE)
 
 
 def test_json_and_diff_carry_the_verdict(project: Path) -> None:
@@ -394,11 +394,11 @@ def test_json_and_diff_carry_the_verdict(project: Path) -> None:
     assert "CLIP001 verified on" in done.stderr
 
 
-def test_statements_at_the_very_start_are_lifted_without_the_import(prove: Prover) -> None:
+def test_statements_at_the_very_start_are_lifted_without_the_import(verify: Verifier) -> None:
     data = b"for grad in gradients:\n    total_norm += grad.norm(2).item() ** 2\n"
     (finding,) = check_file("fence.py", data, Settings(codes=frozenset({"CLIP001"}))).findings
     assert finding.fix is not None
-    assert prove(data.decode(), finding.fix).kind == "verified"
+    assert verify(data.decode(), finding.fix).kind == "verified"
 
 
 def test_a_refuted_fix_is_clipchecks_own_fault(tmp_path: Path) -> None:
@@ -406,24 +406,24 @@ def test_a_refuted_fix_is_clipchecks_own_fault(tmp_path: Path) -> None:
         return Verdict("refuted", 3, reason="with gradients [3, 4] it differs")
 
     data = TRAIN.encode()
-    report = check_file("train.py", data, Settings(fix=True, prove=refuting))
+    report = check_file("train.py", data, Settings(fix=True, verify=refuting))
     assert report.fixed == () and report.fixed_data is None
     assert any("is refuted: with gradients [3, 4]" in line and "bug in clipcheck" in line for line in report.errors)
 
 
-def test_each_verified_fix_is_lifted_from_the_text_it_is_made_for(prove: Prover) -> None:
+def test_each_verified_fix_is_lifted_from_the_text_it_is_made_for(verify: Verifier) -> None:
     data = TRAIN.replace("\n", "\r\n").encode()
     report = check_file("train.py", data, Settings())
     text = read("train.py", data).programs[0].text
-    assert {prove(text, finding.fix).kind for finding in report.findings if finding.fix} == {"verified"}
+    assert {verify(text, finding.fix).kind for finding in report.findings if finding.fix} == {"verified"}
 
 
-def test_names_of_comprehensions_are_not_taken_for_names_that_are_left(prove: Prover) -> None:
+def test_names_of_comprehensions_are_not_taken_for_names_that_are_left(verify: Verifier) -> None:
     """Nothing reads the sum: what both sides leave bound is compared, which a comprehension's name is not."""
     text = (
         "import torch\n\ntotal = 0.0\nfor group in optimizer.param_groups:\n    for p in group['params']:\n"
         "        total += p.grad.norm(2).item() ** 2\n"
     )
-    report = check_file("x.py", text.encode(), Settings(frozenset({"CLIP001"}), fix=True, prove=prove))
+    report = check_file("x.py", text.encode(), Settings(frozenset({"CLIP001"}), fix=True, verify=verify))
     assert report.errors == ()
     assert [finding.verdict.kind for finding in report.fixed if finding.verdict] == ["verified"]

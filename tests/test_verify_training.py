@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from clipcheck.rule import Edit, Fix, Safety, Verdict
-from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.allowed import NotVerifiable
 from clipcheck.verify.changes import Change
-from clipcheck.verify.sites import Prover
+from clipcheck.verify.sites import Verifier
 from clipcheck.verify.training import Training, rehearsal
 
 pytest.importorskip("torch", reason="needs the extra clipcheck[torch]")
@@ -25,9 +25,9 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 
 @pytest.fixture(scope="module")
-def prove() -> Iterator[Prover]:
-    with Prover() as prover:
-        yield prover
+def verify() -> Iterator[Verifier]:
+    with Verifier() as verifier:
+        yield verifier
 
 
 def change(before: str, after: str, safety: Safety = Safety.UNSAFE) -> Change:
@@ -41,9 +41,9 @@ def change(before: str, after: str, safety: Safety = Safety.UNSAFE) -> Change:
     return Change(old, Fix("Change", safety, (Edit(start, end, "".join(second[head : len(second) - tail])),)))
 
 
-def tried(prove: Prover, before: str, after: str, safety: Safety = Safety.UNSAFE) -> Verdict:
+def tried(verify: Verifier, before: str, after: str, safety: Safety = Safety.UNSAFE) -> Verdict:
     asked = change(before, after, safety)
-    return prove(asked.text, asked.fix)
+    return verify(asked.text, asked.fix)
 
 
 def loop(body: str, head: str = "") -> str:
@@ -132,9 +132,9 @@ RIGHT = {
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_a_right_fix_is_verified_by_what_the_optimizer_sees(prove: Prover, name: str) -> None:
+def test_a_right_fix_is_verified_by_what_the_optimizer_sees(verify: Verifier, name: str) -> None:
     before, after, fault = RIGHT[name]
-    found = tried(prove, before, after)
+    found = tried(verify, before, after)
     assert found.kind == "verified", found
     assert found.cases >= 4
     assert any(note.startswith(fault) for note in found.exceptions), found
@@ -174,31 +174,31 @@ SCALED_SABOTAGE = {
 
 
 @pytest.mark.parametrize("name", SABOTAGE)
-def test_what_is_no_fix_is_not_verified(prove: Prover, name: str) -> None:
-    found = tried(prove, RIGHT["a clip before the step"][0], SABOTAGE[name])
+def test_what_is_no_fix_is_not_verified(verify: Verifier, name: str) -> None:
+    found = tried(verify, RIGHT["a clip before the step"][0], SABOTAGE[name])
     assert found.kind == "not verified", found
 
 
 @pytest.mark.parametrize("name", SCALED_SABOTAGE)
-def test_what_is_no_fix_of_scaled_gradients_is_not_verified(prove: Prover, name: str) -> None:
-    found = tried(prove, RIGHT["an unscale"][0], SCALED_SABOTAGE[name])
+def test_what_is_no_fix_of_scaled_gradients_is_not_verified(verify: Verifier, name: str) -> None:
+    found = tried(verify, RIGHT["an unscale"][0], SCALED_SABOTAGE[name])
     assert found.kind == "not verified", found
 
 
-def test_a_safe_fix_that_breaks_the_step_is_refuted(prove: Prover) -> None:
+def test_a_safe_fix_that_breaks_the_step_is_refuted(verify: Verifier) -> None:
     before, after = (
         RIGHT["called parameters"][0],
         loop(BACKWARD + "clip_grad_norm_(list(model.parameters())[1:], max_norm)\n" + STEP),
     )
-    found = tried(prove, before, after, Safety.SAFE)
+    found = tried(verify, before, after, Safety.SAFE)
     assert found.kind == "refuted" and "a step above max_norm" in found.reason
 
 
-def test_a_fix_may_leave_right_steps_as_they_are(prove: Prover) -> None:
+def test_a_fix_may_leave_right_steps_as_they_are(verify: Verifier) -> None:
     each = (
         "for module in model.modules():\n    clip_grad_norm_(module.parameters(), max_norm)\n"  # the whole comes first
     )
-    found = tried(prove, loop(BACKWARD + each + STEP), loop(BACKWARD + CLIP + STEP))
+    found = tried(verify, loop(BACKWARD + each + STEP), loop(BACKWARD + CLIP + STEP))
     assert found.kind == "verified" and found.exceptions == ()
 
 
@@ -275,14 +275,14 @@ NOT_DROPPED = {
 }
 
 
-def test_gradients_that_both_sides_drop_are_no_fault_of_the_fix(prove: Prover) -> None:
-    found = tried(prove, *DROPPED)
+def test_gradients_that_both_sides_drop_are_no_fault_of_the_fix(verify: Verifier) -> None:
+    found = tried(verify, *DROPPED)
     assert found.kind == "verified" and found.exceptions == ("RuntimeError in every case",), found
 
 
 @pytest.mark.parametrize("name", NOT_DROPPED)
-def test_a_fix_that_drops_others_or_does_not_fix_is_not_verified(prove: Prover, name: str) -> None:
-    assert tried(prove, DROPPED[0], NOT_DROPPED[name]).kind == "not verified"
+def test_a_fix_that_drops_others_or_does_not_fix_is_not_verified(verify: Verifier, name: str) -> None:
+    assert tried(verify, DROPPED[0], NOT_DROPPED[name]).kind == "not verified"
 
 
 def test_a_test_of_what_only_init_sets_has_one_outcome() -> None:
@@ -324,7 +324,7 @@ def test_what_no_stand_in_can_do_is_not_tried(name: str) -> None:
         if moved != body.removesuffix(last)
         else body.replace("    loss.backward()", "    loss_fn(loss).backward()")
     )
-    with pytest.raises(NotProvable):
+    with pytest.raises(NotVerifiable):
         reduced(body, moved)
 
 
@@ -362,7 +362,7 @@ def test_what_is_made_up_is_not_run(parameters: str) -> None:
 @pytest.mark.parametrize("name", FORBIDDEN)
 def test_nothing_beyond_the_list_is_run(name: str) -> None:
     clip = CLIP.replace("model.parameters()", FORBIDDEN[name])
-    with pytest.raises(NotProvable):
+    with pytest.raises(NotVerifiable):
         reduced(loop(BACKWARD + STEP + clip), loop(BACKWARD + clip + STEP))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from clipcheck.rule import Edit, Fix, Role, Safety, Verdict
-from clipcheck.verify.sites import Prover
+from clipcheck.verify.sites import Verifier
 
 pytest.importorskip("torch", reason="needs the extra clipcheck[torch]")
 
@@ -17,13 +17,13 @@ LIMIT = ("limit", Role.MAX_NORM)
 
 
 @pytest.fixture(scope="module")
-def prove() -> Iterator[Prover]:
-    with Prover() as prover:
-        yield prover
+def verify() -> Iterator[Verifier]:
+    with Verifier() as verifier:
+        yield verifier
 
 
 def tried(
-    prove: Prover,
+    verify: Verifier,
     code: str,
     new: str,
     safety: Safety = Safety.UNSAFE,
@@ -34,7 +34,7 @@ def tried(
     text = f"{HEAD}def step(model, optimizer, params, limit, loss, log, skipped, writer):\n{lines}"
     start, end = text.index("«"), text.index("»") - 1
     fix = Fix("Change", safety, (Edit(start, end, new),), roles=roles)
-    return prove(text.replace("«", "").replace("»", ""), fix)
+    return verify(text.replace("«", "").replace("»", ""), fix)
 
 
 # --- torch's clip in place of one written by hand -------------------------------------------------------------------
@@ -46,20 +46,20 @@ BY_HAND = """\
             p.grad[:] *= limit / norm»"""
 
 
-def by_hand(prove: Prover, new: str, safety: Safety = Safety.UNSAFE) -> Verdict:
-    return tried(prove, BY_HAND.replace("\n    ", "\n"), new, safety)
+def by_hand(verify: Verifier, new: str, safety: Safety = Safety.UNSAFE) -> Verdict:
+    return tried(verify, BY_HAND.replace("\n    ", "\n"), new, safety)
 
 
-def test_torchs_epsilon_is_said(prove: Prover) -> None:
-    found = by_hand(prove, "clip_grad_norm_(params, limit)")
+def test_torchs_epsilon_is_said(verify: Verifier) -> None:
+    found = by_hand(verify, "clip_grad_norm_(params, limit)")
     assert found.kind == "verified", found
     assert "gradients are smaller, since torch adds 1e-6 to the norm, with small gradients" in found.reason
     assert "all gradients become NaN with a gradient with NaN" in found.reason
     assert any(note.startswith("gradients that stay above max_norm with") for note in found.exceptions)
 
 
-def test_an_epsilon_is_no_excuse_for_a_safe_fix(prove: Prover) -> None:
-    assert by_hand(prove, "clip_grad_norm_(params, limit)", Safety.SAFE).kind == "refuted"
+def test_an_epsilon_is_no_excuse_for_a_safe_fix(verify: Verifier) -> None:
+    assert by_hand(verify, "clip_grad_norm_(params, limit)", Safety.SAFE).kind == "refuted"
 
 
 NO_CLIP = {
@@ -72,8 +72,8 @@ NO_CLIP = {
 
 
 @pytest.mark.parametrize("name", NO_CLIP)
-def test_another_clip_is_not_verified(prove: Prover, name: str) -> None:
-    found = by_hand(prove, NO_CLIP[name])
+def test_another_clip_is_not_verified(verify: Verifier, name: str) -> None:
+    found = by_hand(verify, NO_CLIP[name])
     assert found.kind == "not verified" and found.reason.startswith("an unsafe fix"), found
 
 
@@ -89,15 +89,15 @@ NO_NORM = {
 }
 
 
-def test_the_norm_before_the_clip_is_the_right_one(prove: Prover) -> None:
-    found = tried(prove, AFTER, "norm = clip_grad_norm_(params, limit)")
+def test_the_norm_before_the_clip_is_the_right_one(verify: Verifier) -> None:
+    found = tried(verify, AFTER, "norm = clip_grad_norm_(params, limit)")
     assert found.kind == "verified", found
     assert any(note.startswith("a norm of gradients that are clipped") for note in found.exceptions)
 
 
 @pytest.mark.parametrize("name", NO_NORM)
-def test_what_is_not_the_norm_before_the_clip(prove: Prover, name: str) -> None:
-    assert tried(prove, AFTER, NO_NORM[name]).kind == "not verified"
+def test_what_is_not_the_norm_before_the_clip(verify: Verifier, name: str) -> None:
+    assert tried(verify, AFTER, NO_NORM[name]).kind == "not verified"
 
 
 # --- a number in place of a tensor, and statements above ------------------------------------------------------------
@@ -109,37 +109,37 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_the_number_in_a_tensor_is_another_kind_of_value_and_that_is_said(prove: Prover, name: str) -> None:
+def test_the_number_in_a_tensor_is_another_kind_of_value_and_that_is_said(verify: Verifier, name: str) -> None:
     code = NUMBERS[name]
     old = code[code.index("«") + 1 : code.index("»")]
-    found = tried(prove, code, f"{old}.item()")
+    found = tried(verify, code, f"{old}.item()")
     assert found.kind == "verified" and "`the value` is a float instead of a tensor" in found.reason, found
-    assert tried(prove, code, f"{old}.item() * 2").kind == "not verified"
-    assert tried(prove, code, f"float({old} > 1)").kind == "not verified"
-    assert tried(prove, code, f"{old}.item()", Safety.SAFE).kind == "refuted"
+    assert tried(verify, code, f"{old}.item() * 2").kind == "not verified"
+    assert tried(verify, code, f"float({old} > 1)").kind == "not verified"
+    assert tried(verify, code, f"{old}.item()", Safety.SAFE).kind == "refuted"
 
 
-def test_a_sum_without_parameters_is_not_a_tensor(prove: Prover) -> None:
+def test_a_sum_without_parameters_is_not_a_tensor(verify: Verifier) -> None:
     code = "total = 0\nfor p in params:\n    total += p.grad.norm() ** 2\nlog(np.sqrt(«total»))"
-    found = tried(prove, code, "total.item()")
+    found = tried(verify, code, "total.item()")
     assert found.kind == "not verified" and "no parameters: raises" in found.reason, found
-    assert tried(prove, code, "float(total)").kind == "verified"
+    assert tried(verify, code, "float(total)").kind == "verified"
 
 
-def test_a_value_that_others_bind_in_between_is_followed(prove: Prover) -> None:
+def test_a_value_that_others_bind_in_between_is_followed(verify: Verifier) -> None:
     code = "norm = clip_grad_norm_(params, limit)\nscaled = norm * 2\nif skipped:\n    log(«scaled»)"
-    assert tried(prove, code, "(norm * 2)").kind == "verified"
-    assert tried(prove, code, "norm").kind == "not verified"
+    assert tried(verify, code, "(norm * 2)").kind == "verified"
+    assert tried(verify, code, "norm").kind == "not verified"
 
 
 REDUCE = "«functools.reduce(lambda total, p: total + p.grad.norm().item() ** 2, params, 0.0) ** 0.5»"
 
 
-def test_a_sum_by_reduce(prove: Prover) -> None:
+def test_a_sum_by_reduce(verify: Verifier) -> None:
     code = f"return {REDUCE}"
-    assert tried(prove, code, "grad_norm(params).item()", Safety.SAFE).kind == "verified"
-    assert tried(prove, code, "grad_norm(params).item() ** 2", Safety.SAFE).kind == "refuted"
-    assert tried(prove, code, "grad_norm(params, 1.0).item()", Safety.SAFE).kind == "refuted"
+    assert tried(verify, code, "grad_norm(params).item()", Safety.SAFE).kind == "verified"
+    assert tried(verify, code, "grad_norm(params).item() ** 2", Safety.SAFE).kind == "refuted"
+    assert tried(verify, code, "grad_norm(params, 1.0).item()", Safety.SAFE).kind == "refuted"
 
 
 # --- what was not compared is not verified --------------------------------------------------------------------------
@@ -158,19 +158,19 @@ log(total)"""
 
 
 @pytest.mark.parametrize("safety", [Safety.SAFE, Safety.UNSAFE])
-def test_right_steps_are_no_verdict_of_a_value_that_is_left_out(prove: Prover, safety: Safety) -> None:
-    found = tried(prove, STEP, "0.0", safety, roles=())
+def test_right_steps_are_no_verdict_of_a_value_that_is_left_out(verify: Verifier, safety: Safety) -> None:
+    found = tried(verify, STEP, "0.0", safety, roles=())
     assert found.kind != "verified", found
 
 
-def test_right_steps_are_no_verdict_of_the_result_of_a_clip(prove: Prover) -> None:
+def test_right_steps_are_no_verdict_of_the_result_of_a_clip(verify: Verifier) -> None:
     """The steps are the same, and the name holds something else."""
     code = "optimizer.zero_grad()\nloss.backward()\n«norm = clip_grad_norm_(model.parameters(), limit, foreach=log())»\noptimizer.step()\nwriter(norm)"
     new = "norm = clip_grad_norm_(model.parameters(), limit, foreach=log()) * 2"
-    assert tried(prove, code, new, Safety.SAFE, roles=()).kind == "not verified"
+    assert tried(verify, code, new, Safety.SAFE, roles=()).kind == "not verified"
 
 
-def test_what_raises_with_every_gradient_is_not_compared(prove: Prover) -> None:
+def test_what_raises_with_every_gradient_is_not_compared(verify: Verifier) -> None:
     code = "total = 0.0\nfor group in params:\n    for p in group['params']:\n        total += p.grad.norm().item() ** 2\nreturn «total ** 0.5»"
-    found = tried(prove, code, "math.sqrt(total)", Safety.SAFE)
+    found = tried(verify, code, "math.sqrt(total)", Safety.SAFE)
     assert found.kind == "not verified" and "wherever there is a gradient" in found.reason, found

@@ -135,7 +135,7 @@ def _step(names: tuple[str, ...], device: torch.device, rounds: int, threads: in
         tell = click.echo if sharded_bench.is_first() else _silently
         if sharded_bench.is_first():
             _warn_of_load()
-        tell(_told(measure.machine(own) | sharded_bench.machine()))
+        tell(_in_one_line(measure.machine(own) | sharded_bench.machine()))
         tell(steps.HEADER)
         for name in names or TRAININGS:
             tell("\n".join(map(steps.line, steps.steps(name, own, rounds, sharded))))
@@ -175,7 +175,7 @@ def _run(
             rows += benchmark(load, options, bytes_a_second)
     if is_quiet:
         return
-    click.echo(_told(machine))
+    click.echo(_in_one_line(machine))
     skipped = set(names or workloads.names()) - {load.name for load in loads}
     if skipped:
         click.echo(f"skipped, too large for the memory: {', '.join(sorted(skipped))}", err=True)
@@ -206,7 +206,7 @@ def _warn_of_load() -> None:
         click.echo(f"warning: this machine is busy (load {load:.1f} on {cores} cores), so times vary", err=True)
 
 
-def _told(machine: dict[str, Any]) -> str:
+def _in_one_line(machine: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in machine.items() if value is not None)
 
 

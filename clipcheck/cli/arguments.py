@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple
 
-from clipcheck.rule import Prove
+from clipcheck.rule import Verify
 from clipcheck.settings.files import parse_toml, users_file
 from clipcheck.settings.keys import ConfigError, Layer, Settings, split
 from clipcheck.settings.projects import Project, Projects
@@ -75,7 +75,7 @@ class Options(NamedTuple):
         return self.paths == ("-",) or (not self.paths and self.stdin_filename is not None)
 
 
-def projects_of(options: Options, prove: Prove | None = None) -> Projects:
+def projects_of(options: Options, verify: Verify | None = None) -> Projects:
     """The settings of each file; options win over `--config 'key = value'`, which wins over files."""
     file = ""
     inline: dict[str, Any] = {}
@@ -88,7 +88,7 @@ def projects_of(options: Options, prove: Prove | None = None) -> Projects:
             raise ConfigError(f"--config takes a file or `key = value`, not `{word}`")
     if file and not os.path.isfile(file):
         raise ConfigError(f"{file}: no such file")
-    base = Settings(fix=options.wants_fixes, suppressions=not options.ignore_noqa, prove=prove)
+    base = Settings(fix=options.wants_fixes, suppressions=not options.ignore_noqa, verify=verify)
     command = Layer({**inline, **_given(options)}, os.getcwd())
     return Projects(command, base, options.isolated, file)
 

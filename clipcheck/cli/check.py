@@ -19,7 +19,7 @@ from clipcheck.engine.file import check_file
 from clipcheck.engine.find import SUFFIXES, Found, find, is_left_out
 from clipcheck.engine.results import Outcome
 from clipcheck.report.view import Looked, shown
-from clipcheck.rule import Prove
+from clipcheck.rule import Verify
 from clipcheck.settings import keys
 from clipcheck.settings.files import FILES
 from clipcheck.settings.keys import ConfigError
@@ -37,12 +37,12 @@ def check(options: Options, progress: Progress = lambda done, total: None) -> in
     """Do what the options say and return the exit code. Raises ConfigError."""
     if not options.verify:
         return _check(options, progress)
-    from clipcheck.verify.sites import Prover
+    from clipcheck.verify.sites import Verifier
     from clipcheck.verify.worker import NoTorch
 
     try:
-        with Prover() as prove:
-            return _check(options, progress, prove)
+        with Verifier() as verify:
+            return _check(options, progress, verify)
     except NoTorch as error:
         raise ConfigError(str(error)) from None
 
@@ -69,15 +69,15 @@ def verify_examples(select: tuple[str, ...], shape: str, jobs: int, progress: Pr
     return (table.as_json if shape == "json" else table.table)(rows), FINDINGS if table.failed(rows) else CLEAN
 
 
-def _check(options: Options, progress: Progress, prove: Prove | None = None) -> int:
-    projects = projects_of(options, prove)
+def _check(options: Options, progress: Progress, verify: Verify | None = None) -> int:
+    projects = projects_of(options, verify)
     if options.show_settings:
         put(options, effective(options, projects))
         return CLEAN
     if options.reads_stdin:
         return _check_stdin(options, projects)
     if options.watch:
-        return _watch(options, progress, prove)
+        return _watch(options, progress, verify)
     return _check_paths(options, projects, progress)
 
 
@@ -141,7 +141,7 @@ def _say_what_was_checked(options: Options, projects: Projects, outcome: Outcome
     say(options, f"checked {count} file{'' if count == 1 else 's'}, {found} with findings, in {looked.seconds:.2f} s")
 
 
-def _watch(options: Options, progress: Progress, prove: Prove | None) -> int:
+def _watch(options: Options, progress: Progress, verify: Verify | None) -> int:
     """Check again whenever a file changes, until the user stops it."""
     try:
         from watchfiles import watch
@@ -159,7 +159,7 @@ def _watch(options: Options, progress: Progress, prove: Prove | None) -> int:
             say(options, f"{time.strftime('%H:%M:%S')} changed: {', '.join(names)}")
         if names or not checked:
             checked = True
-            _check_paths(options, projects_of(options, prove), progress)
+            _check_paths(options, projects_of(options, verify), progress)
     return CLEAN
 
 

@@ -52,7 +52,7 @@ class Server(LanguageServer):
         self.looks: dict[str, Look] = {}
         self.waiting: dict[str, asyncio.TimerHandle] = {}
         self.tidying: asyncio.TimerHandle | None = None
-        self.told = ""
+        self.shown_error = ""
         self.noted = False  # that fixes need clipcheck as a dependency
 
     # --- checking ---------------------------------------------------------------------------------------------------
@@ -70,8 +70,8 @@ class Server(LanguageServer):
         try:
             return settings_of(path)
         except Exception as error:  # mostly ConfigError
-            if self.told != str(error):
-                self.told = str(error)
+            if self.shown_error != str(error):
+                self.shown_error = str(error)
                 self.window_show_message(lsp.ShowMessageParams(lsp.MessageType.Error, f"clipcheck: {error}"))
             return Settings()
 

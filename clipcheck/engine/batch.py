@@ -73,7 +73,7 @@ def _cache(folder: str) -> Cache:
 def _worker_count(wanted: Sequence[tuple[str, Settings]], jobs: int) -> int:
     """How many processes to use, 0 if they would not be faster; verification uses a process of its own."""
     jobs = jobs or os.cpu_count() or 1
-    return 0 if jobs < 2 or len(wanted) < POOL_FROM or any(settings.prove for _, settings in wanted) else jobs
+    return 0 if jobs < 2 or len(wanted) < POOL_FROM or any(settings.verify for _, settings in wanted) else jobs
 
 
 def _sift(wanted: Sequence[tuple[str, Settings]], workers: Workers) -> tuple[list[Task], dict[str, str]]:
@@ -130,11 +130,11 @@ def _written(report: FileReport, settings: Settings) -> FileReport:
         disk.write(report.path, report.fixed_data, report.data)
     except (disk.Changed, OSError) as error:
         why = str(error) if isinstance(error, disk.Changed) else f"{report.path}: cannot be written: {error.strerror}"
-        unfixed = check_file(report.path, report.data, replace(settings, fix=False, prove=None))
+        unfixed = check_file(report.path, report.data, replace(settings, fix=False, verify=None))
         return unfixed._replace(errors=(*unfixed.errors, why))
     if links > 1:
-        told = f"{report.path}: was one of {links} hard links; the others keep the old content"
-        return report._replace(warnings=(*report.warnings, told))
+        warning = f"{report.path}: was one of {links} hard links; the others keep the old content"
+        return report._replace(warnings=(*report.warnings, warning))
     return report
 
 

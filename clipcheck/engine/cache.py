@@ -102,7 +102,7 @@ class Cache:
         """Where an entry is: the settings' key, the folder and the name."""
         key = self._keys.get(settings)
         if key is None:
-            key = self._keys[settings] = _digest(repr(_wishes(settings)).encode())
+            key = self._keys[settings] = _digest(repr(_result_settings(settings)).encode())
         head, name = os.path.split(path)
         folder = self._absolute.get(head)
         if folder is None:
@@ -212,7 +212,7 @@ def remove(folders: Iterable[str]) -> Iterator[str]:
                     yield path
 
 
-def _wishes(settings: Settings) -> tuple[object, ...]:
+def _result_settings(settings: Settings) -> tuple[object, ...]:
     """The settings that can change a finding; whether fixes are made cannot."""
     sets = (settings.codes, settings.trusted, settings.distrusted, settings.unfixable)
     flags = (settings.target, settings.suppressions, settings.report_unused, settings.prefilter)

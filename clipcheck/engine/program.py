@@ -70,7 +70,7 @@ def examine(
         return Examined((_not_analyzed(path, document, index, too_much),))
     try:
         source, faults = syntax.parse(document.programs[index], settings.target, before)
-        broken = tuple(_fault(path, document, index, fault) for fault in _told(document, index, faults))
+        broken = tuple(_fault(path, document, index, fault) for fault in _reported_faults(document, index, faults))
         if source is None:
             return Examined(broken)
         source.locate = lambda offset: document.place(index, offset, offset)
@@ -90,10 +90,10 @@ def examine(
 def _tried(view: _View, findings: Sequence[Finding]) -> Sequence[Finding]:
     """The findings, with a verdict on each fix that may be applied, if fixes are to be verified."""
     settings, text = view.settings, view.source.text
-    if settings.prove is None:
+    if settings.verify is None:
         return findings
     return [
-        f._replace(verdict=settings.prove(text, f.fix, settings.target))
+        f._replace(verdict=settings.verify(text, f.fix, settings.target))
         if f.fix and settings.applies(f.fix.safety)
         else f
         for f in findings
@@ -269,7 +269,7 @@ def _unused(view: _View, directive: Directive, name: Naming | None) -> Finding:
 # --- findings of no rule ----------------------------------------------------------------------------------------------
 
 
-def _told(document: Document, index: int, faults: Sequence[Fault]) -> Sequence[Fault]:
+def _reported_faults(document: Document, index: int, faults: Sequence[Fault]) -> Sequence[Fault]:
     """What is not Python, and is to be reported.
 
     Fragments of a document are often abridged (`for x, y in …:`), and nobody runs them; cells of a notebook hold blanks to

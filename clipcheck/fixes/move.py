@@ -68,7 +68,7 @@ def moved(source: Source, statements: list[Statement], before: Statement) -> tup
     return _moved(source, statements, lines_of(source, before)[0], before)
 
 
-def moved_behind(source: Source, statements: list[Statement], after: Statement) -> tuple[Edit, ...] | None:
+def moved_after(source: Source, statements: list[Statement], after: Statement) -> tuple[Edit, ...] | None:
     """Move whole statements to right below another one, with their comments; None where text would be lost."""
     return _moved(source, statements, lines_of(source, after)[1], after)
 

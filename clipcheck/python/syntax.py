@@ -87,7 +87,7 @@ def _readable_parts(program: Program, target: Target, whole: tuple[int, str]) ->
         fault = _first_fault(piece)
         if fault is not None:
             at, message = fault
-            is_python = _interpreters_word(piece) is None
+            is_python = _interpreter_error(piece) is None
             left = unread.readable(piece) if is_python else None
             if left is not None:
                 at = _shared(piece, left)
@@ -169,7 +169,7 @@ def _first_fault(text: str) -> tuple[int, str] | None:
 def _readable(text: str) -> str:
     """The text with its faulty lines masked, blank where that does not help."""
     for masked in islice(_masking(text), MAX_FAULTS):
-        if _interpreters_word(masked) is None and _first_fault(masked) is None:
+        if _interpreter_error(masked) is None and _first_fault(masked) is None:
             return masked
     return _NOT_LINE_END.sub(" ", text)
 
@@ -191,7 +191,7 @@ def _masking(text: str) -> Iterator[str]:
 
 def _first_line_fault(text: str) -> int | None:
     """Where the first fault is, by the interpreter's fast parser if it sees one, else by LibCST's."""
-    word = _interpreters_word(text)
+    word = _interpreter_error(text)
     if word is not None:
         return _offset(text, word[0], word[1])
     fault = _first_fault(text)
@@ -216,12 +216,12 @@ def _opens(code: str) -> bool:
 
 def is_python(text: str) -> bool:
     """Whether this interpreter reads a source; LibCST reads some that no interpreter does."""
-    return _interpreters_word(text) is None
+    return _interpreter_error(text) is None
 
 
 def _fault(text: str, error: cst.ParserSyntaxError) -> tuple[int, str]:
     """Where and why a source is not Python: in the interpreter's words, which people know, else in the parser's."""
-    line, column, message = _interpreters_word(text) or _parsers_word(error)
+    line, column, message = _interpreter_error(text) or _parser_error(error)
     return _offset(text, line, column), message
 
 
@@ -230,7 +230,7 @@ def _offset(text: str, line: int, column: int) -> int:
     return min(starts[min(max(line, 1), len(starts)) - 1] + column, len(text))
 
 
-def _interpreters_word(text: str) -> tuple[int, int, str] | None:
+def _interpreter_error(text: str) -> tuple[int, int, str] | None:
     """Line from 1, column from 0 and message; None where this interpreter accepts what the parser does not."""
     try:
         with warnings.catch_warnings():
@@ -246,7 +246,7 @@ def _interpreters_word(text: str) -> tuple[int, int, str] | None:
     return None
 
 
-def _parsers_word(error: cst.ParserSyntaxError) -> tuple[int, int, str]:
+def _parser_error(error: cst.ParserSyntaxError) -> tuple[int, int, str]:
     """The same from the parser's message, whose `error at 4:0` is right where its attributes are a line off."""
     found = re.search(r"error at (\d+):(\d+): (.*)", error.message)
     if found is None:

@@ -31,7 +31,7 @@ from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, Flow, flows
 from clipcheck.training.guards import branches, exclusive, loops
-from clipcheck.training.known_tests import Told, facts, told
+from clipcheck.training.known_tests import KnownOutcomes, facts, known_in
 from clipcheck.training.microbatches import guarded_step
 
 BY_HAND = "call `scaler.update()` before the `continue`"
@@ -68,12 +68,12 @@ def _comes_before(source: Source, update: cst.CSTNode, leave: cst.CSTNode, unsca
         return False
     around = {(id(branch), outcome) for branch, outcome in branches(source, leave)}
     return all(
-        (id(branch), outcome) in around or _is_certain(unscale, told(source, branch, outcome))
+        (id(branch), outcome) in around or _is_certain(unscale, known_in(source, branch, outcome))
         for branch, outcome in branches(source, update)
     )
 
 
-def _is_certain(unscale: Event, tests: Told) -> bool:
+def _is_certain(unscale: Event, tests: KnownOutcomes) -> bool:
     """Whether whoever has unscaled takes a branch: all that is known in it was known at the unscale, as with `if amp:`."""
     return bool(tests) and unscale.facts.issuperset(tests)
 

@@ -33,7 +33,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.fixes.move import moved_behind
+from clipcheck.fixes.move import moved_after
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.clips import clips
@@ -67,7 +67,7 @@ def _fix(source: Source, call: cst.Call, block: cst.With) -> Fix | None:
     siblings, index = source.siblings(statement)
     if source.parent(source.parent(statement) or statement) is not block or index == 0 or index + 1 != len(siblings):
         return None
-    edits = moved_behind(source, [statement], block)
+    edits = moved_after(source, [statement], block)
     if edits is None:
         return None
     # the block ends with the clip's own lines: both edits become one

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.fixes.move import carrier, moved_behind, names_settled
+from clipcheck.fixes.move import carrier, moved_after, names_settled
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
@@ -86,7 +86,7 @@ def _fix(source: Source, clip: Event, backward: Event) -> Fix | None:
     statement, target = pair
     if not names_settled(source, statement, source.span(statement)[1], source.span(target)[1]):
         return None
-    edits = moved_behind(source, [statement], target)
+    edits = moved_after(source, [statement], target)
     return None if edits is None else Fix(TITLE, Safety.UNSAFE, edits)
 
 

@@ -34,7 +34,7 @@ from clipcheck.rule import Edit, Fix, Hit, Safety
 from clipcheck.training.calls import Callee, callee
 from clipcheck.training.clips import bound, clips
 from clipcheck.training.iterators import Spent, iterator_made, spent
-from clipcheck.training.readings import clips_by, readings, starved
+from clipcheck.training.readings import clip_after_drain, clips_by, readings
 
 
 def check(source: Source) -> Iterator[Hit]:
@@ -73,7 +73,7 @@ def _handed_over(source: Source, call: cst.Call, called: Callee) -> Iterator[Hit
             yield _hit(source, call, found)
             continue
         made = iterator_made(source, value)
-        first = None if made is None else starved(source, called.function, name)
+        first = None if made is None else clip_after_drain(source, called.function, name)
         if made is not None and first is not None:
             message = "clips nothing: the function iterates over its argument twice, which empties an iterator"
             related = ((first.drain, "used up here"), (first.use, "and nothing is left here"))

@@ -73,7 +73,7 @@ def _is_for_type_checkers(source: Source, clip: Clip) -> bool:
 
 def _fault(source: Source, clip: Clip, limit: cst.BaseExpression) -> str:
     shown = f"{source.quoted(limit, 'this value', 18)} as `{_argument(clip)}`"
-    faults = (_told(clip, shown, constant) for constant in constants(source, limit))
+    faults = (_message(clip, shown, constant) for constant in constants(source, limit))
     return next(filter(None, faults), "")
 
 
@@ -81,7 +81,7 @@ def _argument(clip: Clip) -> str:
     return "clip_value" if clip.function == "clip_grad_value_" else "max_norm"
 
 
-def _told(clip: Clip, shown: str, constant: Constant) -> str:
+def _message(clip: Clip, shown: str, constant: Constant) -> str:
     """What a value of `max_norm` or `clip_value` does to the gradients; "" for one that may be intended."""
     value = constant.value
     if value is None:
@@ -91,7 +91,7 @@ def _told(clip: Clip, shown: str, constant: Constant) -> str:
     if value is False:
         return f"{shown} means 0 and sets every gradient to zero"
     if isinstance(value, str):
-        return _told_of_string(shown, value)
+        return _message_for_string(shown, value)
     effect = _effect(clip, value)
     if not effect:
         return ""
@@ -114,7 +114,7 @@ def _effect(clip: Clip, value: float) -> str:
     )
 
 
-def _told_of_string(shown: str, text: Value) -> str:
+def _message_for_string(shown: str, text: Value) -> str:
     try:
         float(str(text))
     except ValueError:

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.fixes.move import moved_behind
+from clipcheck.fixes.move import moved_after
 from clipcheck.python.literals import is_zero
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
@@ -109,5 +109,5 @@ def _fix(source: Source, node: cst.CSTNode, cleared: Event) -> Fix | None:
     block, here = source.siblings(measuring)
     if cleared.is_called or not any(other is clearing for other in block[:here]):
         return None
-    edits = moved_behind(source, [clearing], measuring)
+    edits = moved_after(source, [clearing], measuring)
     return Fix(TITLE, Safety.UNSAFE, edits) if edits is not None else None

@@ -45,7 +45,7 @@ from clipcheck.training.counting import Test, counting_guard, tests_around
 from clipcheck.training.flows import Event, flows
 from clipcheck.training.guards import loops
 from clipcheck.training.parameters import owners
-from clipcheck.training.summaries import deeds, home, hooks
+from clipcheck.training.summaries import home, hooks, possible_acts
 
 BY_HAND = "step after the clip, or clip each gradient in the hook before its step"
 _STEPS_IN_BACKWARD = frozenset({"_apply_optimizer_in_backward", "apply_optimizer_in_backward"})
@@ -80,7 +80,7 @@ def _steppings(source: Source) -> tuple[Stepping, ...]:
     found = [
         Stepping(hook.call, hook.function, _looped(source, hook.call))
         for hook in hooks(source)
-        if any(deed.kind is EventKind.STEP for deed in deeds(source, hook.function))
+        if any(act.kind is EventKind.STEP for act in possible_acts(source, hook.function))
     ]
     for call in source.nodes(cst.Call):
         if last_name(call.func) in _STEPS_IN_BACKWARD and len(call.args) > 1:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from clipcheck.catalogue import RULES
-from clipcheck.rule import TARGETS, UNUSED, Prove, Safety, Target, Tier, is_target
+from clipcheck.rule import TARGETS, UNUSED, Safety, Target, Tier, Verify, is_target
 from clipcheck.settings.table import FLAG, KEYS, MODULE, RULES_LIST, STRING, TABLE
 
 DEFAULT = frozenset(code for code, rule in RULES.items() if rule.tier is Tier.DEFAULT)
@@ -33,7 +33,7 @@ class Settings:
     suppressions: bool = True  # whether comments suppress findings
     report_unused: bool = True
     prefilter: bool = True  # whether rules that cannot find anything are skipped; a test runs them all
-    prove: Prove | None = field(
+    verify: Verify | None = field(
         default=None, compare=False, repr=False
     )  # runs fixes on torch; only verified ones are applied
 

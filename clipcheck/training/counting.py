@@ -161,7 +161,7 @@ class _Look(NamedTuple):
         given = self._given(name)
         if given is not None:
             return given[0].counts(given[1])
-        if _speaks_of_accumulation(name.value) and self.varies(name):
+        if _mentions_accumulation(name.value) and self.varies(name):
             return True
         values = [b.value for b in self.source.bindings(name) if b.kind == "assign" and b.value is not None]
         return self.depth > 0 and any(self.deeper().counts(value) for value in values)
@@ -305,6 +305,6 @@ def _is_index(source: Source, binding: Binding) -> bool:
     return False
 
 
-def _speaks_of_accumulation(name: str) -> bool:
+def _mentions_accumulation(name: str) -> bool:
     parts = words(name)
     return any(part.startswith("accum") for part in parts) or parts in (("sync", "gradients"), ("sync", "grads"))

@@ -17,7 +17,7 @@ import libcst as cst
 from clipcheck.python.source import Source, memo
 from clipcheck.training.acts import Act, EventKind
 from clipcheck.training.calls import Callee
-from clipcheck.training.frames import Frame, entered, frames, in_first_words
+from clipcheck.training.frames import Frame, entered, frames, in_outermost_terms
 from clipcheck.training.guards import Loop
 from clipcheck.training.known_tests import facts
 from clipcheck.training.order import called, effective
@@ -277,7 +277,7 @@ def _act(node: cst.CSTNode, ends: list[Event], here: _Here) -> list[Event]:
 
 def _event(act: Act, ends: list[Event], here: _Here) -> list[Event]:
     known = here.known(act.node)
-    subject, scaler = (in_first_words(here.source, node, here.frame) for node in (act.subject, act.scaler))
+    subject, scaler = (in_outermost_terms(here.source, node, here.frame) for node in (act.subject, act.scaler))
     event = Event(act.kind, act.node, here.frame, act, subject, scaler, known)
     _link(ends, event)
     here.events.append(event)

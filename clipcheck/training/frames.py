@@ -9,7 +9,7 @@ import libcst as cst
 
 from clipcheck.python.source import Source
 from clipcheck.training.calls import Callee, Function
-from clipcheck.training.summaries import in_words_of_caller
+from clipcheck.training.summaries import in_caller_terms
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +53,12 @@ def _spelled(source: Source, node: cst.BaseExpression, frame: Frame | None) -> s
     return word and word + dot + rest
 
 
-def in_first_words(source: Source, node: cst.BaseExpression | None, frame: Frame | None) -> cst.BaseExpression | None:
+def in_outermost_terms(
+    source: Source, node: cst.BaseExpression | None, frame: Frame | None
+) -> cst.BaseExpression | None:
     """An expression in the words of the outermost caller that names it: what was given for a parameter."""
     for inner in frames(frame):
-        outer = in_words_of_caller(source, node, inner.given)
+        outer = in_caller_terms(source, node, inner.given)
         if outer is node:
             return node
         node = outer

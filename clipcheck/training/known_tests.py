@@ -16,7 +16,7 @@ def facts(source: Source, node: cst.CSTNode, renamed: Mapping[str, str], called:
     """The outcomes of the tests around `node` in its function, in the words of the caller where a call led there."""
     found: set[tuple[str, bool]] = set()
     for branch, outcome in branches(source, node):
-        for test, known in told(source, branch, outcome):
+        for test, known in known_in(source, branch, outcome):
             root = _NAME.match(test)
             if not called or root is None or (root.group() == "self" and "self" not in renamed):
                 found.add((test, known))
@@ -28,11 +28,11 @@ def facts(source: Source, node: cst.CSTNode, renamed: Mapping[str, str], called:
 _NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
 
 
-Told: TypeAlias = "tuple[tuple[str, bool], ...]"
+KnownOutcomes: TypeAlias = "tuple[tuple[str, bool], ...]"
 
 
 @memo
-def told(source: Source, branch: cst.If, outcome: bool) -> Told:
+def known_in(source: Source, branch: cst.If, outcome: bool) -> KnownOutcomes:
     """What is known all through a branch; asked for every event inside of it."""
     return tuple(_outcomes(source, branch.test, outcome)) if _is_stable(source, branch.test) else ()
 

@@ -9,7 +9,7 @@ import libcst as cst
 from clipcheck.python.nodes import children
 from clipcheck.python.source import Source, memo
 from clipcheck.training.calls import Callee, callees
-from clipcheck.training.summaries import act_of, deeds
+from clipcheck.training.summaries import act_of, possible_acts
 
 # compared by identity: `isinstance` on LibCST's abstract classes is ten times as slow
 _CLOSED = frozenset({cst.FunctionDef, cst.Lambda, cst.ClassDef})
@@ -18,7 +18,7 @@ _EFFECTIVE = frozenset({cst.Call, cst.Assign, cst.AugAssign})
 
 def called(source: Source, call: cst.Call) -> Iterator[Callee]:
     """The functions that a call runs and that have a part in the training step."""
-    return (callee for callee in callees(source, call) if deeds(source, callee.function))
+    return (callee for callee in callees(source, call) if possible_acts(source, callee.function))
 
 
 @memo

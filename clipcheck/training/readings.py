@@ -61,7 +61,7 @@ def drain_of(source: Source, use: cst.BaseExpression, depth: int = DEPTH) -> cst
 
 
 @memo
-def starved(source: Source, function: Function, parameter: str) -> Reading | None:
+def clip_after_drain(source: Source, function: Function, parameter: str) -> Reading | None:
     """The clip in a function that sees nothing of an iterator: with `drain`, what goes through all of it before."""
     found = readings(source, function, parameter)
     for clip in found:

@@ -3,7 +3,7 @@
 Each question is answered from the function's body and from the answers for the functions that it calls, three calls
 deep. What cannot be told is left out, so that nothing follows from it:
 
-    deeds       the acts of the training step that a run of it may perform, measuring a norm among them, also in functions
+    possible_acts       the acts of the training step that a run of it may perform, measuring a norm among them, also in functions
                 that it calls
     returned    what it returns
     reductions  the collectives over gradients that it runs
@@ -44,7 +44,7 @@ _HOOKS: dict[str, Literal["computed", "accumulated"]] = {
 }
 
 
-class Deed(NamedTuple):
+class PossibleAct(NamedTuple):
     """An act of the training step that a function may perform.
 
     `subject` is what it acts upon in the function's own words, None where it has none; `calls` lead there, the function's own
@@ -69,21 +69,23 @@ def home(source: Source, node: cst.CSTNode) -> Place:
 
 
 @memo
-def deeds(source: Source, function: Place, depth: int = DEPTH) -> tuple[Deed, ...]:
+def possible_acts(source: Source, function: Place, depth: int = DEPTH) -> tuple[PossibleAct, ...]:
     """The acts that a run of a function may perform, in the order of the text; what it calls follows its own."""
-    own = [Deed(act, act.subject) for act in _acts_by_home(source).get(function, ())]
+    own = [PossibleAct(act, act.subject) for act in _acts_by_home(source).get(function, ())]
     for call in _calls_by_home(source).get(function, ()):
         for called in callees(source, call):
-            inner = deeds(source, called.function, depth - 1) if depth else _too_deep(source, call, called)
-            own += (Deed(d.act, in_words_of_caller(source, d.subject, called.given), (call, *d.calls)) for d in inner)
+            inner = possible_acts(source, called.function, depth - 1) if depth else _too_deep(source, call, called)
+            own += (
+                PossibleAct(d.act, in_caller_terms(source, d.subject, called.given), (call, *d.calls)) for d in inner
+            )
             if len(own) > MOST:
                 return tuple(own[:MOST])
     return tuple(own)
 
 
-def _too_deep(source: Source, call: cst.Call, called: Callee) -> list[Deed]:
+def _too_deep(source: Source, call: cst.Call, called: Callee) -> list[PossibleAct]:
     """What a call does that is followed no more: anything, if the function has any part in the training step."""
-    return [Deed(Act(EventKind.UNKNOWN, call), None)] if called.function in _acts_by_home(source) else []
+    return [PossibleAct(Act(EventKind.UNKNOWN, call), None)] if called.function in _acts_by_home(source) else []
 
 
 def act_of(source: Source, node: cst.CSTNode) -> Act | None:
@@ -96,10 +98,10 @@ def act_of(source: Source, node: cst.CSTNode) -> Act | None:
 
 def does(source: Source, function: Place, *kinds: EventKind) -> bool:
     """Whether a run of a function may perform an act of these kinds."""
-    return any(deed.kind in kinds for deed in deeds(source, function))
+    return any(act.kind in kinds for act in possible_acts(source, function))
 
 
-def in_words_of_caller(
+def in_caller_terms(
     source: Source, node: cst.BaseExpression | None, given: Mapping[str, cst.BaseExpression]
 ) -> cst.BaseExpression | None:
     """What a call gave for an expression that is a parameter of the function called; else the expression itself."""

@@ -101,7 +101,7 @@ _NODES = (
 )
 
 
-class NotProvable(Exception):
+class NotVerifiable(Exception):
     """Why a fix cannot be tried here, as a clause."""
 
 
@@ -122,10 +122,10 @@ class _Place(NamedTuple):
 
 
 def check(root: ast.AST, names: Names) -> None:
-    """Raises NotProvable where the code below `root` holds anything but what may run."""
+    """Raises NotVerifiable where the code below `root` holds anything but what may run."""
     for count, place in enumerate(_places(root, root)):
         if count > NODES_MOST:
-            raise NotProvable("it is too long")
+            raise NotVerifiable("it is too long")
         _check_kind(place.node)
         _check_name(place, names)
         _check_attribute(place, names)
@@ -147,17 +147,17 @@ _IMPORT_NODES = (
 
 
 def check_imports(root: ast.AST) -> None:
-    """Raises NotProvable where the code below `root` does anything but import, and say how that went."""
+    """Raises NotVerifiable where the code below `root` does anything but import, and say how that went."""
     for count, place in enumerate(_places(root, root)):
         match place.node:
             case ast.Constant(value=str() | bytes() | float() | complex()):
-                raise NotProvable("its imports contain a value")
+                raise NotVerifiable("its imports contain a value")
             case ast.Name(id=name, ctx=ast.Load()) if name not in EXCEPTIONS:
-                raise NotProvable(f"its imports use `{name}`")
+                raise NotVerifiable(f"its imports use `{name}`")
         if count > NODES_MOST or not isinstance(place.node, _IMPORT_NODES):
-            raise NotProvable("its imports contain more than imports")
+            raise NotVerifiable("its imports contain more than imports")
         if "__" in str(getattr(place.node, "id", "")) + str(getattr(place.node, "asname", "")):
-            raise NotProvable("its imports bind a name of Python's own")
+            raise NotVerifiable("its imports bind a name of Python's own")
 
 
 def canonical(dotted: str) -> str:
@@ -183,12 +183,12 @@ def _places(parent: ast.AST, above: ast.AST) -> Iterator[_Place]:
 def _check_kind(node: ast.AST) -> None:
     match node:
         case ast.comprehension(is_async=1):
-            raise NotProvable("it is asynchronous")
+            raise NotVerifiable("it is asynchronous")
         case ast.For(orelse=[_, *_]):
-            raise NotProvable("it contains a `for` with an `else`")
+            raise NotVerifiable("it contains a `for` with an `else`")
     if not isinstance(node, _NODES):
         kind = "statement" if isinstance(node, ast.stmt) else "expression"
-        raise NotProvable(f"it contains a `{type(node).__name__.lower()}` {kind}")
+        raise NotVerifiable(f"it contains a `{type(node).__name__.lower()}` {kind}")
 
 
 def _check_name(place: _Place, names: Names) -> None:
@@ -197,12 +197,12 @@ def _check_name(place: _Place, names: Names) -> None:
         case ast.Name(id=name) if name in names.listed:
             path = names.listed[name]
             if not (path in CONSTANTS or _is_called(place) or (path in VALUES and _is_handed_on(place, names))):
-                raise NotProvable(f"it uses `{path}` as a value")
+                raise NotVerifiable(f"it uses `{path}` as a value")
         case ast.Name(id=name) if name in names.own and name.endswith("call"):
             if not _is_called(place):
-                raise NotProvable("it uses a function as a value")
+                raise NotVerifiable("it uses a function as a value")
         case ast.Name(id=name) | ast.arg(arg=name) if "__" in name and name not in names.own:
-            raise NotProvable(f"it uses `{name}`")
+            raise NotVerifiable(f"it uses `{name}`")
 
 
 def _check_attribute(place: _Place, names: Names) -> None:
@@ -212,20 +212,20 @@ def _check_attribute(place: _Place, names: Names) -> None:
         ):
             return
         case ast.Attribute(value=ast.Name(id=name)) if name in names.listed:
-            raise NotProvable(f"it uses an attribute of `{names.listed[name]}`")
+            raise NotVerifiable(f"it uses an attribute of `{names.listed[name]}`")
         case ast.Attribute(attr=attr, ctx=ast.Store()) if attr not in STORED:
-            raise NotProvable(f"it assigns to `.{attr}`")
+            raise NotVerifiable(f"it assigns to `.{attr}`")
         case ast.Attribute(attr=attr) if attr not in (METHODS if _is_called(place) else ATTRIBUTES):
-            raise NotProvable(f"`.{attr}` is not part of a norm or a clip")
+            raise NotVerifiable(f"`.{attr}` is not part of a norm or a clip")
         case ast.Subscript(ctx=ast.Store(), value=value) if not _is_gradient(value):
-            raise NotProvable("it assigns to an item")
+            raise NotVerifiable("it assigns to an item")
 
 
 def _check_call(place: _Place, names: Names) -> None:
     match place.node:
         case ast.Call(func=ast.Name(id=name), keywords=keywords) if path := names.listed.get(name):
             if path not in FUNCTIONS:
-                raise NotProvable(f"it calls `{path}`")
+                raise NotVerifiable(f"it calls `{path}`")
             _check_keywords(keywords, FUNCTIONS[path], path)
         case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=attr), keywords=keywords) if (
             name in names.own and attr in OWN_METHODS
@@ -236,7 +236,7 @@ def _check_call(place: _Place, names: Names) -> None:
         case ast.Call(func=ast.Name(id=name), args=[], keywords=[]) if name in names.own and name.endswith("call"):
             return
         case ast.Call(func=func):
-            raise NotProvable(f"it calls `{ast.unparse(func)[:40]}`")
+            raise NotVerifiable(f"it calls `{ast.unparse(func)[:40]}`")
         case ast.withitem(context_expr=ast.Call(func=ast.Name(id=name), args=[], keywords=[]), optional_vars=None) if (
             names.listed.get(name) == "torch.no_grad"
         ):
@@ -247,13 +247,13 @@ def _check_call(place: _Place, names: Names) -> None:
         ) if name in names.own and attr in CONTEXTS:
             return
         case ast.withitem():
-            raise NotProvable("it contains a `with` block")
+            raise NotVerifiable("it contains a `with` block")
 
 
 def _check_keywords(keywords: list[ast.keyword], taken: frozenset[str], function: str) -> None:
     for keyword in keywords:
         if keyword.arg not in taken:
-            raise NotProvable(f"it passes `{keyword.arg or '**'}` to `{function}`")
+            raise NotVerifiable(f"it passes `{keyword.arg or '**'}` to `{function}`")
 
 
 def _check_constant(place: _Place) -> None:
@@ -261,11 +261,11 @@ def _check_constant(place: _Place) -> None:
         case ast.Constant(value=str() as value):
             compared = isinstance(place.parent, ast.Compare) and len(value) <= 100
             if not compared and (value not in STRINGS or isinstance(place.parent, ast.BinOp)):
-                raise NotProvable("it contains a string")
+                raise NotVerifiable("it contains a string")
         case ast.Constant(value=bytes() | complex()):
-            raise NotProvable("it contains bytes or a complex number")
+            raise NotVerifiable("it contains bytes or a complex number")
         case ast.Constant(value=int() as value) if value > INTEGER_MOST:
-            raise NotProvable("it contains a large number")
+            raise NotVerifiable("it contains a large number")
 
 
 def _check_size(place: _Place, names: Names) -> None:
@@ -273,25 +273,25 @@ def _check_size(place: _Place, names: Names) -> None:
     match place.node:
         case ast.BinOp(op=ast.Mult(), left=left, right=right) if _is_display(left) or _is_display(right):
             if not any(_is_small(side) or _called(side, names) == "builtins.len" for side in (left, right)):
-                raise NotProvable("it repeats a list")
+                raise NotVerifiable("it repeats a list")
         case ast.BinOp(op=ast.Pow(), right=right) if _is_large_power(right):
-            raise NotProvable("it contains a large power")
+            raise NotVerifiable("it contains a large power")
         case ast.Call(args=args) if _called(place.node, names) in _SIZED:
             elements = 1
             for node in (inner for arg in args for inner in ast.walk(arg)):
                 if isinstance(node, ast.Constant) and isinstance(node.value, int):
                     elements *= max(1, node.value)
             if elements > ELEMENTS_MOST:
-                raise NotProvable("it creates a large value")
+                raise NotVerifiable("it creates a large value")
 
 
 def _check_lambda(place: _Place, names: Names) -> None:
     match place.node:
         case ast.Lambda(args=ast.arguments(posonlyargs=[], vararg=None, kwonlyargs=[], kwarg=None, defaults=[])):
             if not _is_handed_on(place, names):
-                raise NotProvable("it contains a `lambda` expression")
+                raise NotVerifiable("it contains a `lambda` expression")
         case ast.Lambda():
-            raise NotProvable("it contains a `lambda` with more than plain parameters")
+            raise NotVerifiable("it contains a `lambda` with more than plain parameters")
 
 
 # --- where a node stands, and what it is ----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Role
 from clipcheck.training.clips import SIGNATURES
 from clipcheck.verify import allowed
-from clipcheck.verify.allowed import NotProvable, flat_name
+from clipcheck.verify.allowed import NotVerifiable, flat_name
 from clipcheck.verify.changes import Change
 from clipcheck.verify.lift import Experiment
 from clipcheck.verify.pieces import inside, pieces, smallest
@@ -40,7 +40,7 @@ _NEEDED = ("parameters", "tensors", "max_norm", "clip_value", "total_norm")
 
 
 def exchanges(change: Change) -> list[Experiment]:
-    """The functions that a fix exchanges in calls, texts and imports. Raises NotProvable where it does anything else."""
+    """The functions that a fix exchanges in calls, texts and imports. Raises NotVerifiable where it does anything else."""
     if not change.edits:
         return _imported(change.old, change.new)
     return [_exchange(change, edit) for edit in change.edits]
@@ -53,7 +53,7 @@ def _exchange(change: Change, edit: Edit) -> Experiment:
     (piece,) = pieces(change.old, change.fix, [edit])
     old, new = (_call(source, span) for source, span in ((change.old, piece.before), (change.new, piece.after)))
     if old[0] == new[0] or old[1] != new[1]:
-        raise NotProvable("it does not only exchange the function that is called")
+        raise NotVerifiable("it does not only exchange the function that is called")
     return _compared(old[0], new[0], *_arguments(old[1], old[0], new[0]))
 
 
@@ -66,7 +66,7 @@ def _call(source: Source, span: tuple[int, int]) -> tuple[str, str]:
             if path in allowed.FUNCTIONS and _last(path) in _PARAMETERS:
                 _check_arguments(source, span, call)
                 return path, ast.unparse(ast.Call(ast.Name("f", ast.Load()), call.args, call.keywords))
-    raise NotProvable("it is no call of a clip or a norm")
+    raise NotVerifiable("it is no call of a clip or a norm")
 
 
 def _arguments(text: str, *paths: str) -> tuple[list[str], dict[str, str]]:
@@ -81,7 +81,7 @@ def _arguments(text: str, *paths: str) -> tuple[list[str], dict[str, str]]:
     pairs = [*zip(names, call.args, strict=False), *((keyword.arg, keyword.value) for keyword in call.keywords)]
     for index, (name, value) in enumerate(pairs):
         if name is None or isinstance(value, ast.Starred):
-            raise NotProvable("its arguments are in a list or a dictionary")
+            raise NotVerifiable("its arguments are in a list or a dictionary")
         for path in paths:
             if name not in _PARAMETERS[_last(path)]:
                 raise _raises(path, f"`{name}`")
@@ -89,7 +89,7 @@ def _arguments(text: str, *paths: str) -> tuple[list[str], dict[str, str]]:
         given.append(made if index < len(call.args) else f"{name}={made}")
     for name in _NEEDED:
         if name in names and name not in dict(pairs):
-            raise NotProvable(f"the call raises TypeError, before the fix and after it: it has no `{name}`")
+            raise NotVerifiable(f"the call raises TypeError, before the fix and after it: it has no `{name}`")
     return given, roles
 
 
@@ -101,14 +101,14 @@ _READS = frozenset(["float", "get", "parameters"])
 
 
 def _check_arguments(source: Source, span: tuple[int, int], call: ast.Call) -> None:
-    """Raises NotProvable where an argument does more than read a variable: that may matter more than what it gives."""
+    """Raises NotVerifiable where an argument does more than read a variable: that may matter more than what it gives."""
     for value in (*call.args, *(keyword.value for keyword in call.keywords)):
         names = {node.id for node in ast.walk(value) if isinstance(node, ast.Name)} - _READS
         constant = path_of(value, {name: origin(source, name, [span]) or "" for name in names}) in allowed.CONSTANTS
         found = (node for node in source.nodes(cst.Name) if node.value in names and inside(source.span(node), [span]))
         imported = not constant and any(source.qualified(node) is not None for node in found)
         if imported or not (_is_plain(value) or isinstance(value, ast.Starred)):
-            raise NotProvable(f"`{ast.unparse(value)[:60]}` cannot be resolved")
+            raise NotVerifiable(f"`{ast.unparse(value)[:60]}` cannot be resolved")
 
 
 def _is_plain(value: ast.AST) -> bool:
@@ -121,8 +121,8 @@ def _is_plain(value: ast.AST) -> bool:
     return isinstance(value, _PLAIN) and all(map(_is_plain, ast.iter_child_nodes(value)))
 
 
-def _raises(path: str, what: str) -> NotProvable:
-    return NotProvable(f"the call raises TypeError: `{_last(path)}` does not take {what}")
+def _raises(path: str, what: str) -> NotVerifiable:
+    return NotVerifiable(f"the call raises TypeError: `{_last(path)}` does not take {what}")
 
 
 def _value(name: str, value: ast.expr, roles: dict[str, str]) -> str:
@@ -146,7 +146,7 @@ def _named(change: Change, node: cst.SimpleString, edit: Edit) -> Experiment:
     new = old[: edit.start - start] + edit.text + old[edit.end - start :]
     paths = [_path(change.old, node, text) for text in (old, new)]
     if paths[0] == paths[1]:
-        raise NotProvable("its string names the same function as before")
+        raise NotVerifiable("its string names the same function as before")
     return _compared(paths[0], paths[1], *_ordinary(*paths))
 
 
@@ -161,7 +161,7 @@ def _path(source: Source, node: cst.SimpleString, literal: str) -> str:
                 text = f"{source.qualified(module)}.{text}"
     path = allowed.canonical(text)
     if path not in allowed.FUNCTIONS or _last(path) not in _PARAMETERS:
-        raise NotProvable("its string names no clip or norm")
+        raise NotVerifiable("its string names no clip or norm")
     return path
 
 
@@ -179,10 +179,10 @@ def _imported(source: Source, changed: Source) -> list[Experiment]:
         if old == new or not new:  # an import that is gone
             continue
         if len(old) != 1 or len(new) != 1:
-            raise NotProvable(f"the import of `{name}` becomes another one")
+            raise NotVerifiable(f"the import of `{name}` becomes another one")
         found.append(_exchanged(name, min(old), min(new)))
     if not found:
-        raise NotProvable("only imports change, and not those of a clip")
+        raise NotVerifiable("only imports change, and not those of a clip")
     return found
 
 
@@ -191,7 +191,7 @@ def _exchanged(name: str, old: str, new: str) -> Experiment:
         return Experiment(_constant(old), _constant(new), _constant("math.inf"), {}, (), ())
     if _last(old) in _PARAMETERS and _last(new) in _PARAMETERS:
         return _compared(old, new, *_ordinary(old, new))
-    raise NotProvable(f"the import of `{name}` becomes another one")
+    raise NotVerifiable(f"the import of `{name}` becomes another one")
 
 
 def _constant(path: str) -> Side:
@@ -205,7 +205,7 @@ def _ordinary(*paths: str) -> tuple[list[str], dict[str, str]]:
     """What both functions have to be given."""
     needed = [[name for name in _PARAMETERS[_last(path)] if name in _NEEDED] for path in paths]
     if needed[0] != needed[1]:
-        raise NotProvable(f"`{_last(paths[1])}` takes other arguments than `{_last(paths[0])}`")
+        raise NotVerifiable(f"`{_last(paths[1])}` takes other arguments than `{_last(paths[0])}`")
     roles: dict[str, str] = {}
     return [_value(name, ast.Constant(None), roles) for name in needed[0]], roles
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 from typing import NamedTuple
 
-from clipcheck.verify.allowed import EXCEPTIONS, NotProvable, check_imports
+from clipcheck.verify.allowed import EXCEPTIONS, NotVerifiable, check_imports
 from clipcheck.verify.changes import Change
 from clipcheck.verify.sides import Side
 
@@ -27,7 +27,7 @@ class Imports(NamedTuple):
 
 
 def import_blocks(change: Change) -> Imports | None:
-    """The imports at the top level that a fix changes, None where it changes none. Raises NotProvable."""
+    """The imports at the top level that a fix changes, None where it changes none. Raises NotVerifiable."""
     module = ast.parse(change.text)
     old, new = _blocks(module), _blocks(ast.parse(change.after))
     if list(map(ast.unparse, old)) == list(map(ast.unparse, new)):
@@ -103,5 +103,5 @@ def _kept(body: list[ast.stmt]) -> list[ast.stmt]:
 def _exceptions(caught: ast.expr | None) -> ast.expr | None:
     names = caught.elts if isinstance(caught, ast.Tuple) else [caught] if caught else []
     if not all(isinstance(name, ast.Name) and name.id in EXCEPTIONS for name in names):
-        raise NotProvable("its imports are inside an unknown `except`")
+        raise NotVerifiable("its imports are inside an unknown `except`")
     return caught

@@ -8,7 +8,7 @@ from itertools import count
 from typing import cast
 
 from clipcheck.training.acts import Act, EventKind
-from clipcheck.verify.allowed import ATTRIBUTES, CONSTANTS, FUNCTIONS, METHODS, OWN_METHODS, NotProvable
+from clipcheck.verify.allowed import ATTRIBUTES, CONSTANTS, FUNCTIONS, METHODS, OWN_METHODS, NotVerifiable
 from clipcheck.verify.called import as_called, copied
 from clipcheck.verify.parts import Parts, clip_of, is_chain, last_part
 from clipcheck.verify.program import Program
@@ -22,7 +22,7 @@ _COMPREHENSIONS = (ast.ListComp, ast.GeneratorExp, ast.SetComp, ast.DictComp)
 OWN = ("turns__own__call", "turn__own__item", "loss__0__call", "batches__0__call")
 
 
-class Unknown(NotProvable):
+class Unknown(NotVerifiable):
     """`text` stands for something that the harness does not know."""
 
     def __init__(self, text: str) -> None:
@@ -30,7 +30,7 @@ class Unknown(NotProvable):
 
 
 class Known(ast.NodeTransformer):
-    """Makes expressions of the harness's names. Raises Unknown, and NotProvable for what no harness can run.
+    """Makes expressions of the harness's names. Raises Unknown, and NotVerifiable for what no harness can run.
 
     `local` are the texts that the code itself assigns something known, with the names that hold it; `opaque` those that
     it assigns something else.
@@ -157,13 +157,13 @@ class Known(ast.NodeTransformer):
             case EventKind.CLIP if self.program.clip(node) is not None:
                 return self._clip(node)
             case EventKind.STEP if act.wrapper or len(node.args) > (act.scaler is not None) or node.keywords:
-                raise NotProvable(f"there is no stand-in for `{ast.unparse(node)[:60]}`")
+                raise NotVerifiable(f"there is no stand-in for `{ast.unparse(node)[:60]}`")
             case EventKind.UNKNOWN if last_part(node.func) == "master_params":
                 pass
             case EventKind.UNKNOWN:
                 raise Unknown(ast.unparse(node.func))
             case EventKind.CLIP if not clip_of(self.program, node, act):
-                raise NotProvable(f"there is no stand-in for `{ast.unparse(node.func)}`")
+                raise NotVerifiable(f"there is no stand-in for `{ast.unparse(node.func)}`")
             case EventKind.ZERO_GRAD if act.subject is not None:
                 node.args, node.keywords = [], []
         return self.generic_visit(node)
@@ -173,7 +173,7 @@ class Known(ast.NodeTransformer):
         given = {last_part(value) for value in (*node.args[1:], *(keyword.value for keyword in node.keywords))}
         if kind == "all_reduce":
             if not given <= {"SUM", "AVG"}:
-                raise NotProvable(f"there is no stand-in for `{ast.unparse(node)[:60]}`")
+                raise NotVerifiable(f"there is no stand-in for `{ast.unparse(node)[:60]}`")
             kind = "all_average" if "AVG" in given else kind
         arguments = [cast("ast.expr", self.visit(arg)) for arg in node.args[:1]]
         return call(ast.Attribute(self._place("group"), kind, ast.Load()), *arguments)
@@ -185,7 +185,7 @@ class Known(ast.NodeTransformer):
                 return call(ast.Attribute(ast.Name(name, ast.Load()), "backward", ast.Load()))
             case ast.Attribute(value=receiver) if act.wrapper:
                 if self.role(ast.unparse(receiver)) not in ("accelerator", "fabric"):
-                    raise NotProvable(f"there is no stand-in for `{ast.unparse(node.func)}`")
+                    raise NotVerifiable(f"there is no stand-in for `{ast.unparse(node.func)}`")
                 return call(ast.Attribute(self.made(receiver), "backward", ast.Load()), loss)
         if act.scaler is not None:
             scaler = ast.Name(self.names.texts[as_called(node, self.program.text(act.scaler))], ast.Load())

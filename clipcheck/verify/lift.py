@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Role, Safety
-from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.allowed import NotVerifiable
 from clipcheck.verify.changes import Change
 from clipcheck.verify.parts import parts
 from clipcheck.verify.pieces import Piece, above, apart, kept, pieces, whole
@@ -19,7 +19,7 @@ from clipcheck.verify.program import Program
 from clipcheck.verify.sides import Body, Placeholders, Side, function, in_float64
 
 
-class UnknownName(NotProvable):
+class UnknownName(NotVerifiable):
     """A name that stands for nothing the harness knows."""
 
     def __init__(self, name: str) -> None:
@@ -44,28 +44,28 @@ class Experiment(NamedTuple):
 
 
 def lift(change: Change) -> list[Experiment]:
-    """The experiments that together show what a fix does. Raises NotProvable."""
+    """The experiments that together show what a fix does. Raises NotVerifiable."""
     if not change.edits:
-        raise NotProvable("only imports change")
+        raise NotVerifiable("only imports change")
     groups = apart(change.old, change.edits)
     return [_experiment(change, pieces(change.old, change.fix, group)) for group in groups]
 
 
 def lift_more(change: Change) -> list[Experiment]:
     """As `lift`, where the code around says what a name is, or statements above where its value comes from."""
-    told = _told(change.old, change.edits)
+    extra_roles = _extra_roles(change.old, change.edits)
     try:
-        return [_traced(change, pieces(change.old, change.fix, change.edits), told)]
+        return [_traced(change, pieces(change.old, change.fix, change.edits), extra_roles)]
     except UnknownName:
-        return [_traced(change, whole(change.old, change.fix, change.edits), told)]
+        return [_traced(change, whole(change.old, change.fix, change.edits), extra_roles)]
 
 
-def _traced(change: Change, found: list[Piece], told: Sequence[tuple[str, Role]]) -> Experiment:
+def _traced(change: Change, found: list[Piece], extra_roles: Sequence[tuple[str, Role]]) -> Experiment:
     """The experiment of some pieces with the statements above that give their names the values."""
     start = found[0].before[0]
     while True:
         try:
-            return _experiment(change, found, told)
+            return _experiment(change, found, extra_roles)
         except UnknownName as error:
             made = above(change.old, change.fix, start, error.name)
             if not set(made) - set(found):
@@ -73,12 +73,12 @@ def _traced(change: Change, found: list[Piece], told: Sequence[tuple[str, Role]]
             found = sorted({*made, *found})
 
 
-def _told(source: Source, edits: Sequence[Edit]) -> list[tuple[str, Role]]:
+def _extra_roles(source: Source, edits: Sequence[Edit]) -> list[tuple[str, Role]]:
     """What the code around a fix says of its names."""
     program = Program(source)
     try:
         found = parts(program, program.around(edits))
-    except NotProvable:
+    except NotVerifiable:
         return []
     roles = ((text, _ROLES.get(found.roles[name])) for text, name in found.texts.items())
     return [(text, role) for text, role in roles if role is not None]
@@ -95,12 +95,12 @@ _ROLES = {
 }
 
 
-def _experiment(change: Change, found: Sequence[Piece], told: Sequence[tuple[str, Role]] = ()) -> Experiment:
-    places = Placeholders((*change.fix.roles, *told))
+def _experiment(change: Change, found: Sequence[Piece], extra_roles: Sequence[tuple[str, Role]] = ()) -> Experiment:
+    places = Placeholders((*change.fix.roles, *extra_roles))
     before = Body(change.old, [(piece.before, piece.whole) for piece in found], places)
     after = Body(change.new, [(piece.after, piece.whole) for piece in found], places)
-    if overwritten := (before.stored | after.stored) & {text for text, _ in told}:
-        raise NotProvable(f"`{min(overwritten)}` is assigned in between")
+    if overwritten := (before.stored | after.stored) & {text for text, _ in extra_roles}:
+        raise NotVerifiable(f"`{min(overwritten)}` is assigned in between")
     seeds = tuple(sorted(before.seeds | after.seeds))
     unknown = (before.unknown | after.unknown) - set(seeds)
     if unknown:
@@ -111,6 +111,6 @@ def _experiment(change: Change, found: Sequence[Piece], told: Sequence[tuple[str
     observed = read or any(not piece.whole for piece in found) or before.returns or before.touches_gradients
     names = read if observed else before.left & after.left
     if not (observed or names):
-        raise NotProvable("it leaves nothing to compare")
+        raise NotVerifiable("it leaves nothing to compare")
     unsafe = change.fix.safety is not Safety.SAFE
     return Experiment(old, new, in_float64(old), places.roles, seeds, tuple(sorted(names)), norm=unsafe)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from clipcheck.training.acts import Act, EventKind
 from clipcheck.training.clips import Clip
 from clipcheck.training.parameters import is_optimizer
-from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.allowed import NotVerifiable
 from clipcheck.verify.called import as_called
 from clipcheck.verify.program import Program
 
@@ -59,7 +59,7 @@ class Parts(NamedTuple):
 
 
 def parts(program: Program, index: int) -> Parts:
-    """What is known of one function's expressions. Raises NotProvable."""
+    """What is known of one function's expressions. Raises NotVerifiable."""
     setup, turn = program.region(index)
     region = {node for statement in (*setup, *turn) for node in ast.walk(statement)}
     said: dict[str, str] = {}
@@ -76,7 +76,7 @@ def parts(program: Program, index: int) -> Parts:
             kinds.add(_KINDS[act.kind])
     clip, norm_type = _way_to_clip(program, region)
     if sum(role in ("optimizer", "horovod") for role in said.values()) > 1:
-        raise NotProvable("it trains with several optimizers")
+        raise NotVerifiable("it trains with several optimizers")
     limits = frozenset(limit for node in region for limit in _limits(program, node))
     return _named(said)._replace(kinds=frozenset(kinds), clip=clip, norm_type=norm_type, limits=limits)
 
@@ -205,7 +205,7 @@ def is_chain(node: ast.AST) -> bool:
 
 
 def _way_to_clip(program: Program, region: set[ast.AST]) -> tuple[str, float]:
-    """How a side clips, and by which norm: what its calls say in so many words. Raises NotProvable."""
+    """How a side clips, and by which norm: what its calls say in so many words. Raises NotVerifiable."""
     ways: set[tuple[str, float]] = set()
     for node in region:
         clip, act = program.clip(node), program.act(node)
@@ -223,7 +223,7 @@ def _way_to_clip(program: Program, region: set[ast.AST]) -> tuple[str, float]:
         elif isinstance(node, ast.Call) and last_part(node.func) == "clamp_":
             ways.add(("value", 2.0))
     if len(ways) > 1:
-        raise NotProvable("it clips in several ways")
+        raise NotVerifiable("it clips in several ways")
     return ways.pop() if ways else ("", 2.0)
 
 
@@ -239,7 +239,7 @@ def _norm_type(program: Program, clip: Clip) -> float:
             return math.inf
         case node if is_chain(node):
             return 2.0  # the harness's
-    raise NotProvable("the norm type is not known")
+    raise NotVerifiable("the norm type is not known")
 
 
 def is_infinite(nodes: list[ast.AST]) -> bool:

@@ -13,7 +13,7 @@ from clipcheck.python.reaching import reached
 from clipcheck.python.source import Source
 from clipcheck.rule import RUNTIME, TORCH, Edit, Fix
 from clipcheck.verify import allowed
-from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.allowed import NotVerifiable
 
 _CLIPS = (f"{TORCH}.clip_", f"{RUNTIME}.clip_")
 _EDITED_IMPORTS = (cst.Import, cst.ImportFrom)
@@ -48,7 +48,7 @@ def _is_function(source: Source, edit: Edit) -> bool:
 
 
 def pieces(source: Source, fix: Fix, edits: Sequence[Edit]) -> list[Piece]:
-    """The stretches that these edits of a fix are about, in order. Raises NotProvable."""
+    """The stretches that these edits of a fix are about, in order. Raises NotVerifiable."""
     shift = _Shift(fix.all_edits)
     single = _one_expression(source, edits)
     if single is not None:
@@ -66,7 +66,7 @@ def pieces(source: Source, fix: Fix, edits: Sequence[Edit]) -> list[Piece]:
 
 
 def whole(source: Source, fix: Fix, edits: Sequence[Edit]) -> list[Piece]:
-    """The statements that these edits are in, down to the last. Raises NotProvable."""
+    """The statements that these edits are in, down to the last. Raises NotVerifiable."""
     lines = _lines(source, _covering(source, edits))
     return [Piece(lines, _Shift(fix.all_edits).stretch(*lines), whole=True)]
 
@@ -200,7 +200,7 @@ def _covering(source: Source, edits: Sequence[Edit]) -> list[cst.CSTNode]:
         if first <= low and high <= last and (not best or last - first < _width(_lines(source, best))):
             best = run
     if not best:
-        raise NotProvable("the edits do not lie in one block")
+        raise NotVerifiable("the edits do not lie in one block")
     return best
 
 

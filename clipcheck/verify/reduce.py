@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from clipcheck.training.acts import EventKind
-from clipcheck.verify.allowed import OWN_METHODS, NotProvable
+from clipcheck.verify.allowed import OWN_METHODS, NotVerifiable
 from clipcheck.verify.known import Known, Unknown, call
 from clipcheck.verify.parts import Parts, is_chain
 from clipcheck.verify.program import Program
@@ -27,7 +27,7 @@ class Body(NamedTuple):
 
 
 def reduced(program: Program, index: int, names: Parts) -> Body:
-    """One function's body. Raises NotProvable where what concerns the gradients is not known."""
+    """One function's body. Raises NotVerifiable where what concerns the gradients is not known."""
     setup, turn = program.region(index)
     opaque: frozenset[str] = frozenset()
     for _ in range(_ROUNDS):
@@ -37,7 +37,7 @@ def reduced(program: Program, index: int, names: Parts) -> Body:
         if reducer.known.opaque == opaque:
             return body
         opaque = reducer.known.opaque
-    raise NotProvable("its names are bound in too many ways")
+    raise NotVerifiable("its names are bound in too many ways")
 
 
 def _unbound(body: Body) -> set[str]:
@@ -90,7 +90,7 @@ class _Reducer:
 
     def _leave(self) -> ast.stmt:
         if self._depth:
-            raise NotProvable("it returns from within a loop")
+            raise NotVerifiable("it returns from within a loop")
         return ast.Continue()
 
     def _expression(self, value: ast.expr) -> list[ast.stmt]:
@@ -102,11 +102,11 @@ class _Reducer:
         except Unknown as error:
             kept = [ast.Expr(self.known.made(part)) for part in self._telling(value)]
             if not kept and self.program.act(value) is not None and self._concerns([value]):
-                raise NotProvable(str(error)) from None
+                raise NotVerifiable(str(error)) from None
             return list(kept)
 
     def _telling(self, value: ast.expr) -> list[ast.expr]:
-        """The outermost parts of an expression that may not be left out. Raises NotProvable where one is not known."""
+        """The outermost parts of an expression that may not be left out. Raises NotVerifiable where one is not known."""
         found: list[ast.expr] = []
         for child in ast.iter_child_nodes(value):
             if isinstance(child, ast.keyword):
@@ -120,7 +120,7 @@ class _Reducer:
                 except Unknown as error:
                     inner = self._telling(child)
                     if self.program.act(child) is not None and self._concerns([child]) and not inner:
-                        raise NotProvable(str(error)) from None
+                        raise NotVerifiable(str(error)) from None
                     found += inner
         return found
 
@@ -141,7 +141,7 @@ class _Reducer:
             stored = [self.known.stored(target) for target in targets]
         except Unknown as error:
             if self.program.act(node):
-                raise NotProvable(str(error)) from None
+                raise NotVerifiable(str(error)) from None
             self.known.hide(texts)
             return self._expression(value) if self._concerns([value]) or self.known.uses_up(value) else []
         self.known.holds(stored, made)
@@ -184,7 +184,7 @@ class _Reducer:
     def _matters(self, body: list[ast.stmt]) -> bool:
         try:
             return bool(self.block(body))
-        except NotProvable:
+        except NotVerifiable:
             return True
 
     def _loop(self, target: ast.expr, source: ast.expr, body: list[ast.stmt]) -> list[ast.stmt]:

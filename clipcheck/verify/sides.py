@@ -16,7 +16,7 @@ import libcst as cst
 from clipcheck.python.source import Source
 from clipcheck.rule import Role
 from clipcheck.verify import allowed
-from clipcheck.verify.allowed import CONSTANTS, FUNCTIONS, MODULES, NotProvable, flat_name
+from clipcheck.verify.allowed import CONSTANTS, FUNCTIONS, MODULES, NotVerifiable, flat_name
 from clipcheck.verify.pieces import inside
 from clipcheck.verify.seeds import read_before_bound
 
@@ -48,7 +48,7 @@ class Side(NamedTuple):
 
 
 def function(body: Sequence[ast.stmt], seeds: Sequence[str], names: Mapping[str, str], own: frozenset[str]) -> Side:
-    """The function `site`: takes the seeds, returns what was returned or all local values. Raises NotProvable.
+    """The function `site`: takes the seeds, returns what was returned or all local values. Raises NotVerifiable.
 
     What is checked is text such as a worker will compile, not the syntax that it was made from.
     """
@@ -74,12 +74,12 @@ _STILL_THERE = {"torch._six.inf": "math.inf"}
 
 
 def flattened(source: Source, nodes: list[ast.stmt], spans: Sequence[tuple[int, int]], own: frozenset[str]) -> Side:
-    """A side of statements that hold the harness's names already. Raises NotProvable."""
+    """A side of statements that hold the harness's names already. Raises NotVerifiable."""
     loaded = _loaded(nodes) - _stored(nodes) - own
     bound = {node.arg for root in nodes for node in ast.walk(root) if isinstance(node, ast.arg)}
     origins = {name: path for name in loaded - bound if (path := origin(source, name, spans) or builtin(name))}
     if unknown := loaded - bound - set(origins):
-        raise NotProvable(f"`{min(unknown)}` cannot be resolved")
+        raise NotVerifiable(f"`{min(unknown)}` cannot be resolved")
     flat = _Flat(origins)
     return function([cast("ast.stmt", flat.visit(node)) for node in nodes], (), flat.names, own)
 
@@ -98,7 +98,7 @@ class Placeholders(ast.NodeTransformer):
             if isinstance(tree, ast.Constant) or role is Role.TOTAL:
                 continue
             if role not in _MADE:
-                raise NotProvable(f"there is no stand-in for `{text}`")
+                raise NotVerifiable(f"there is no stand-in for `{text}`")
             key = ast.unparse(tree)
             if key not in self._names:
                 number = sum(name.startswith(f"{role.value}__") for name in self.roles)
@@ -128,7 +128,7 @@ class Placeholders(ast.NodeTransformer):
                 return ast.Call(found, [], []) if known.endswith("call") else found
         match node:
             case ast.Name(id=name) | ast.arg(arg=name) if "__" in name and name not in self.roles:
-                raise NotProvable(f"it uses `{name}`")
+                raise NotVerifiable(f"it uses `{name}`")
         return self.generic_visit(node)
 
 
@@ -200,7 +200,7 @@ def _loaded(nodes: Iterable[ast.AST]) -> set[str]:
 
 
 class _Flat(ast.NodeTransformer):
-    """A name for each path; raises NotProvable for those that are not listed."""
+    """A name for each path; raises NotVerifiable for those that are not listed."""
 
     def __init__(self, origins: Mapping[str, str]) -> None:
         self._origins = origins
@@ -211,9 +211,9 @@ class _Flat(ast.NodeTransformer):
         if found is None:
             return self.generic_visit(node)
         if found not in FUNCTIONS and found not in CONSTANTS:
-            raise NotProvable(f"`{found}` may not run in a verification")
+            raise NotVerifiable(f"`{found}` may not run in a verification")
         if not isinstance(getattr(node, "ctx", None), ast.Load):
-            raise NotProvable(f"it assigns to `{found}`")
+            raise NotVerifiable(f"it assigns to `{found}`")
         self.names[flat_name(found)] = found
         return ast.Name(flat_name(found), ast.Load())
 
@@ -257,34 +257,34 @@ def _is_attribute(source: Source, node: cst.Name) -> bool:
 
 
 def parsed(text: str) -> ast.Module:
-    """Raises SyntaxError, and NotProvable for what is too long to look at."""
+    """Raises SyntaxError, and NotVerifiable for what is too long to look at."""
     if len(text) > LETTERS_MOST:
-        raise NotProvable("it is too long")
+        raise NotVerifiable("it is too long")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the user's escape sequences
         return ast.parse(text)
 
 
 def expression(text: str) -> ast.expr:
-    """An expression that spans lines, or none of its own. Raises NotProvable."""
+    """An expression that spans lines, or none of its own. Raises NotVerifiable."""
     try:
         match parsed(f"({text}\n)").body:
             case [ast.Expr(value=value)]:
                 return value
     except SyntaxError:
         pass
-    raise NotProvable("its expression cannot be run alone")
+    raise NotVerifiable("its expression cannot be run alone")
 
 
 def statements(text: str) -> list[ast.stmt]:
-    """The statements of some whole lines, however deep they stand. Raises NotProvable."""
+    """The statements of some whole lines, however deep they stand. Raises NotVerifiable."""
     indented = text.lstrip("\r\n")[:1].isspace()
     try:
         tree = parsed("if 1:\n" + text if indented else text)
     except SyntaxError:
         if not any(line.strip() and not line.strip().startswith("#") for line in text.splitlines()):
             return []
-        raise NotProvable("its lines cannot be run alone") from None
+        raise NotVerifiable("its lines cannot be run alone") from None
     return tree.body[0].body if indented and isinstance(tree.body[0], ast.If) else tree.body
 
 

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TypeAlias
 
 from clipcheck.rule import Fix, Safety, Target, Verdict
-from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.allowed import NotVerifiable
 from clipcheck.verify.changes import Change
 from clipcheck.verify.claims import Answer
 from clipcheck.verify.exchange import exchanges
@@ -21,14 +21,14 @@ SECONDS_A_CASE = 10.0
 Trial: TypeAlias = "Experiment | Training | Imports"
 
 
-class Prover:
+class Verifier:
     """Returns verdicts on fixes; keeps one worker, and its results, while it is open."""
 
     def __init__(self) -> None:
         self._worker = Worker("sites", SECONDS_A_CASE)
         self._known: dict[str, Verdict] = {}
 
-    def __enter__(self) -> Prover:
+    def __enter__(self) -> Verifier:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -64,7 +64,7 @@ class Prover:
     def _tried(self, change: Change, taken_apart: Callable[[Change], Sequence[Trial]]) -> Verdict:
         try:
             experiments = taken_apart(change)
-        except NotProvable as error:
+        except NotVerifiable as error:
             return Verdict("not verified", reason=str(error))
         except _UNREADABLE as error:
             return Verdict("not verified", reason=f"it cannot be analyzed ({type(error).__name__})")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 from typing import NamedTuple
 
-from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.allowed import NotVerifiable
 from clipcheck.verify.changes import Change
 from clipcheck.verify.known import OWN
 from clipcheck.verify.parts import Parts, is_number, parts
@@ -46,23 +46,23 @@ class Training(NamedTuple):
 
 
 def rehearsal(change: Change) -> Training:
-    """The run that shows what a fix of the training step does. Raises NotProvable."""
+    """The run that shows what a fix of the training step does. Raises NotVerifiable."""
     if not change.edits:
-        raise NotProvable("only imports change, and not those of a clip")
+        raise NotVerifiable("only imports change, and not those of a clip")
     old, new = Program(change.old), Program(change.new)
     index = old.around(change.edits)
     if len(old.functions) != len(new.functions):
-        raise NotProvable("the fix adds or removes a function")
+        raise NotVerifiable("the fix adds or removes a function")
     found = parts(old, index), parts(new, index)
     names = found[0].joined(found[1])
     before, after = (_side(program, index, names) for program in (old, new))
     if before == after:
-        raise NotProvable("what it changes is no part of the training step")
+        raise NotVerifiable("what it changes is no part of the training step")
     used = {name: role for name, role in names.roles.items() if name in before.code or name in after.code}
     if sum(role in ("flag", "choice") for role in used.values()) > FLAGS_MOST:
-        raise NotProvable("too many tests decide what happens")
+        raise NotVerifiable("too many tests decide what happens")
     if not found[1].kinds and not found[1].clip:
-        raise NotProvable("nothing around it concerns the gradients")
+        raise NotVerifiable("nothing around it concerns the gradients")
     limit = _limit(*found, old.code(index))
     implied = tuple(kind for kind in ("backward", "step") if kind not in found[1].kinds)
     clears = "zero_grad" in found[0].kinds
@@ -74,15 +74,15 @@ def rehearsal(change: Change) -> Training:
 
 
 def _limit(old: Parts, new: Parts, code: str) -> float:
-    """What the gradients are clipped to on both sides: a number of the code, or the harness's. Raises NotProvable."""
+    """What the gradients are clipped to on both sides: a number of the code, or the harness's. Raises NotVerifiable."""
     if old.clip and (old.clip, old.norm_type) != (new.clip, new.norm_type):
-        raise NotProvable("it clips in another way than before")
+        raise NotVerifiable("it clips in another way than before")
     if not new.limits:
         return LIMIT
     (limit, *others) = new.limits
     known = new.limits <= old.limits if old.limits else limit in code
     if others or not known:
-        raise NotProvable("it clips to another limit than before")
+        raise NotVerifiable("it clips to another limit than before")
     return float(limit) if is_number(limit) else LIMIT
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 
-from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.allowed import NotVerifiable
 from clipcheck.verify.sides import Side
 
 # By the role of what has them, the methods in which ranks wait for one another.
@@ -22,7 +22,7 @@ def in_turns(side: Side, roles: Mapping[str, str]) -> Side:
     tree = ast.parse(side.code)
     for node in ast.walk(tree):
         if isinstance(node, _INNER) and any(_waits(inner, roles) for inner in ast.walk(node)):
-            raise NotProvable("its ranks wait for one another inside an expression")
+            raise NotVerifiable("its ranks wait for one another inside an expression")
     (site,) = _Waiting(roles).visit(tree).body
     site.body.append(ast.Expr(ast.Yield(None)))  # after the return: a side that never waits is a generator, too
     return Side(ast.unparse(ast.fix_missing_locations(tree)), side.names)

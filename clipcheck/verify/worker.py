@@ -132,9 +132,9 @@ class Worker:
         path = libraries.path()
         readable = [*libraries.readable(path)] if self.kind == "fixtures" else []
         self._folder = tempfile.mkdtemp(prefix="clipcheck-")
-        told = json.dumps([package, self.kind, self.seconds + GRACE_SECONDS, path, readable])
+        arguments = json.dumps([package, self.kind, self.seconds + GRACE_SECONDS, path, readable])
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _BOOT, told],
+            [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _BOOT, arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
