@@ -159,7 +159,9 @@ def test_a_call_elsewhere_that_may_do_anything(code: str) -> None:
 
 def test_a_loss_that_went_through_a_scaler_before() -> None:
     assert acts_of("scaled.backward()", "scaled = scaler.scale(loss)") == "backward scaled by scaler"
-    assert acts_of("scaled.backward()", "gs = torch.amp.GradScaler()\nscaled = gs.scale(loss)") == "backward scaled by gs"
+    assert (
+        acts_of("scaled.backward()", "gs = torch.amp.GradScaler()\nscaled = gs.scale(loss)") == "backward scaled by gs"
+    )
     assert acts_of("scaled.backward()", "scaled = other.scale(loss)") == "backward scaled"
     assert acts_of("gs.step(opt)", "gs = torch.cuda.amp.GradScaler()") == "step opt by gs"
 

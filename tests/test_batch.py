@@ -115,7 +115,9 @@ def test_a_file_that_cannot_be_written_is_an_error(files: list[str], tmp_path: P
 
 
 def test_paths_are_walked_and_sorted(files: list[str], tmp_path: Path) -> None:
-    assert reported(check_paths([str(tmp_path)], SETTINGS, jobs=1)) == [(f"{n:02}.py", "CLIP002") for n in range(0, 30, 3)]
+    assert reported(check_paths([str(tmp_path)], SETTINGS, jobs=1)) == [
+        (f"{n:02}.py", "CLIP002") for n in range(0, 30, 3)
+    ]
 
 
 def test_documents_are_walked_by_their_endings(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""How a place is rewritten: text edits, the verbs to write them with, and the rewrites that several rules share."""
+"""How code is rewritten: text edits, functions that make them, and the rewrites that several rules share."""

@@ -1,4 +1,4 @@
-"""What belongs to a loop that accumulates a norm: the zero that it starts from, and the roots that it ends in."""
+"""The context of a loop that accumulates a norm: the zero that it starts from, and the roots taken at its end."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from clipcheck.python.source import Source, Statement
 from clipcheck.python.words import words
 from clipcheck.rule import Edit
 
-_NAMES = ("norm", "total_norm", "gradient_norm")  # for a norm whose accumulator was named after its squares
+_NAMES = ("norm", "total_norm", "gradient_norm")  # if the name of the accumulator says "squared"
 
 
 class Seed(NamedTuple):
-    """The zero that an accumulator starts from, and its type: a Python number, or a tensor with no or one dimension."""
+    """The zero that an accumulator starts from, and its type: a Python number, or a tensor of zero or one dimension."""
 
     binding: Binding
     kind: NumberKind
@@ -34,10 +34,10 @@ class Seed(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """What the norm is assigned to and as what type, the statements that it replaces, and the edits of other roots.
+    """The target and type of the norm, the statements that it replaces, and the edits that remove other roots.
 
     `joined` is the statement right after the loop that becomes the norm together with the loop, `gone` those that only
-    took the root. `whole` is False where the accumulator stays a power.
+    took the root. `whole` is False if the accumulator stays a power.
     """
 
     target: str  # how the new statement begins: `total = `, `return `
@@ -53,7 +53,7 @@ class Ending(NamedTuple):
 
 
 def owned_seed(source: Source, one: Accumulation) -> Seed | None:
-    """The zero before the loop, if it is in the loop's block and nothing reads it before the loop."""
+    """The zero before the loop, if it is in the same block and nothing reads it before the loop."""
     binding = fresh(source, one)
     seed = _seed(source, one, binding) if binding is not None else None
     if seed is None:
@@ -80,7 +80,7 @@ def _seed(source: Source, one: Accumulation, binding: Binding) -> Seed | None:
 
 
 def _is_flat(source: Source, zero: cst.Call) -> bool | None:
-    """Whether a tensor that is zero has one dimension, or none; None for other shapes, or where it sets a dtype."""
+    """Whether a zero tensor has one dimension rather than none; None for other shapes, or if it sets a dtype."""
     match zero.func:
         case cst.Attribute(value=cst.Call() as inner, attr=cst.Name(value="cuda" | "to" as method)):
             moves = method == "cuda" or all("device" in source.code(arg.value) for arg in zero.args)
@@ -103,7 +103,7 @@ def _is_flat(source: Source, zero: cst.Call) -> bool | None:
 
 
 def ending_of(source: Source, one: Accumulation, seed: Seed, stays: bool) -> Ending | str | None:
-    """What the accumulator becomes; None where it does not begin here, or why it cannot be rewritten at all."""
+    """What the accumulator becomes; None if it does not start here; or the reason why it cannot be rewritten."""
     later = _later(source, one, seed)
     if later is None:
         return None
@@ -120,7 +120,7 @@ def ending_of(source: Source, one: Accumulation, seed: Seed, stays: bool) -> End
 
 
 def _later(source: Source, one: Accumulation, seed: Seed) -> list[cst.Name] | None:
-    """What reads the accumulator after the loop; None where it is another scope's."""
+    """The reads of the accumulator after the loop; None if it belongs to another scope."""
     assert isinstance(one.target, cst.Name)
     scope = source.scope(one.target).owner(seed.name)
     if scope is None or source.scope(one.loop) is not scope:
@@ -140,7 +140,7 @@ def _is_filled_elsewhere(source: Source, one: Accumulation, seed: Seed, later: S
 
 
 def _unrooted(seed: Seed, used: bool) -> Ending | str | None:
-    """The accumulator is the power itself, which is not a norm, whatever its name says."""
+    """The accumulator is used as a power, without a root: it is not a norm, whatever its name says."""
     if used and claims_to_be_norm(seed.name):
         return f"`{seed.name}` is named like a norm, but no root is taken of its sum"
     return None if seed.flat else Ending(f"{seed.name} = ", seed.kind, whole=False)
@@ -164,7 +164,7 @@ def _rooted(source: Source, one: Accumulation, seed: Seed, roots: Sequence[Root]
 
 
 def _only_root(source: Source, one: Accumulation, seed: Seed, root: Root, target: str, stays: bool) -> Ending | None:
-    """The root as the statement that takes it: written back, returned, or assigned to another name."""
+    """The statement that takes the only root: it is written back, returned, or assigned to another name."""
     statement = source.statement(root.node)
     begins = beginning(source, statement, root, seed.name)
     beside = source.parent(statement) is source.parent(one.loop)
@@ -181,7 +181,7 @@ def _only_root(source: Source, one: Accumulation, seed: Seed, root: Root, target
 
 
 def _is_free_between(source: Source, loop: cst.For, statement: Statement, name: str) -> bool:
-    """Whether a name may be assigned earlier: nothing from the loop to the statement reads or binds it."""
+    """Whether a name can be assigned earlier: nothing between the loop and the statement reads or binds it."""
     start, stop = source.span(loop)[0], source.span(statement)[0]
     return not any(node.value == name and start <= source.span(node)[0] < stop for node in source.nodes(cst.Name))
 
@@ -193,7 +193,7 @@ def _is_written_back(source: Source, one: Accumulation, root: Root, name: str) -
 
 
 def beginning(source: Source, statement: Statement, root: Root, name: str) -> str:
-    """How a statement begins that does nothing but take the root: `total = `, `return `; empty for another one."""
+    """The start of a statement that only takes the root: `total = `, `return `; empty for any other statement."""
     if not isinstance(statement, cst.SimpleStatementLine) or len(statement.body) != 1:
         return ""
     match statement.body[0]:
@@ -209,13 +209,13 @@ def beginning(source: Source, statement: Statement, root: Root, name: str) -> st
 
 
 def follows(source: Source, one: Statement, statement: Statement) -> bool:
-    """Whether a statement is the next one."""
+    """Whether a statement directly follows another one."""
     siblings, index = source.siblings(one)
     return index + 1 < len(siblings) and siblings[index + 1] is statement
 
 
 def name_of_norm(source: Source, name: str) -> str:
-    """The accumulator's own name, or another one where that says that it holds squares."""
+    """The name of the accumulator, or another name if it says that it holds squares."""
     parts = words(name)
     if not any(part.startswith("sq") or part.endswith("sq") for part in parts):
         return name

@@ -25,7 +25,7 @@ TITLE = "Clip in one call"
 
 
 def rewrite_clip(source: Source, clip: ManualClip) -> Fix | Refused:
-    """One call for the statements from the norm to the loop that scales, where they do nothing else."""
+    """Replaces the statements from the norm to the loop that scales by one call, if they do nothing else."""
     if clip.gradient.owner is None:
         return Refused("the tensors are gradients, and `clip_grad_norm_` takes parameters")
     if not isinstance(clip.ratio.norm, cst.Name) or not isinstance(
@@ -49,7 +49,7 @@ def rewrite_clip(source: Source, clip: ManualClip) -> Fix | Refused:
 
 
 def _norm_of(source: Source, name: cst.Name) -> Norm | None:
-    """The norm that a name is assigned, as the whole right side of one statement."""
+    """The norm that is assigned to a name, as the whole right side of one statement."""
     match reaching(source, name):
         case [binding] if binding.kind == "assign":
             value = assigned_value(source, binding)
@@ -58,7 +58,7 @@ def _norm_of(source: Source, name: cst.Name) -> Norm | None:
 
 
 def _run(source: Source, norm: Norm, clip: ManualClip) -> list[Statement] | Refused:
-    """The statements from the norm to the scaling loop, if there is nothing else among them."""
+    """The statements from the norm to the scaling loop, if there is nothing else in between."""
     siblings, first = source.siblings(source.statement(norm.node))
     last = next((i for i, one in enumerate(siblings) if i > first and _holds(source, one, clip.loop)), None)
     if last is None:
@@ -126,7 +126,7 @@ def _targets(assign: cst.Assign) -> Iterator[cst.BaseExpression]:
 
 
 def _is_one_shot(source: Source, clip: ManualClip) -> bool:
-    """Whether the loop uses an iterator that the norm has exhausted: then nothing is clipped today."""
+    """Whether the loop uses an iterator that the norm has exhausted, so that the original clips nothing."""
     match clip.loop.iter:
         case cst.Name() as name:
             for binding in reaching(source, name):

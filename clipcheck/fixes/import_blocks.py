@@ -1,4 +1,4 @@
-"""The import lines of a program: which form a block, what they import, and in which order they are."""
+"""The import lines of a program: which of them form a block, what they import, and how they are sorted."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _Key: TypeAlias = "tuple[str | int, ...]"
 
 
 def is_import(statement: cst.CSTNode) -> bool:
-    """Whether a statement is a line that does nothing but import."""
+    """Whether a statement is a line with nothing but imports."""
     return isinstance(statement, Line) and all(
         isinstance(small, (cst.Import, cst.ImportFrom)) for small in statement.body
     )
 
 
 def runs(body: Sequence[cst.CSTNode]) -> list[list[Line]]:
-    """The import lines of a block, those with no other statement between them together."""
+    """The import lines of a block, in runs without other statements in between."""
     runs: list[list[Line]] = [[]]
     for statement in body:
         if is_import(statement):
@@ -40,7 +40,7 @@ def import_lines(body: Sequence[cst.CSTNode]) -> list[Line]:
 
 
 def split(source: Source, run: Sequence[Line]) -> list[list[Line]]:
-    """A run of import lines, cut at its blank lines."""
+    """A run of import lines, split at blank lines."""
     blocks: list[list[Line]] = []
     for line in run:
         blank = any(empty.comment is None for empty in line.leading_lines)
@@ -51,7 +51,7 @@ def split(source: Source, run: Sequence[Line]) -> list[list[Line]]:
 
 
 def block_of(source: Source, statement: Statement) -> list[Line]:
-    """The import lines around one of them, up to the next blank line or another statement."""
+    """The import lines around one of them, up to a blank line or another statement."""
     siblings, index = source.siblings(statement)
     for run in runs(siblings):
         for lines in split(source, run):
@@ -61,7 +61,7 @@ def block_of(source: Source, statement: Statement) -> list[Line]:
 
 
 def modules(statement: Line) -> Iterator[str]:
-    """The modules that a line imports from; a relative one begins with its dots."""
+    """The modules that a line imports from; relative ones begin with dots."""
     return (module for small in statement.body for module in _modules_of(small))
 
 
@@ -97,7 +97,7 @@ def is_from_future(line: Line) -> bool:
     return "__future__" in modules(line)
 
 
-# --- in which order ---------------------------------------------------------------------------------------------------
+# --- order ------------------------------------------------------------------------------------------------------------
 
 
 def _module_of(small: cst.CSTNode) -> tuple[str, bool]:
@@ -110,7 +110,7 @@ def _module_of(small: cst.CSTNode) -> tuple[str, bool]:
 
 
 def _imports_first(small: cst.CSTNode) -> _Key:
-    """isort's own order: `import x` before `from x import y`."""
+    """isort's default order: `import x` before `from x import y`."""
     module, is_from = _module_of(small)
     return int(is_from), module
 
@@ -122,7 +122,7 @@ def _modules_first(small: cst.CSTNode) -> _Key:
 
 
 def parsed(text: str) -> cst.CSTNode:
-    """The import that a string is."""
+    """Parses an import."""
     return cast("Line", cst.parse_statement(text)).body[0]
 
 
@@ -130,7 +130,7 @@ _ORDERS: tuple[Callable[[cst.CSTNode], _Key], ...] = (_imports_first, _modules_f
 
 
 def place_among(lines: Sequence[Line], text: str) -> int | None:
-    """Before which of some import lines a new one goes, counted from 0; None where they are in no order."""
+    """The index of the import line before which a new one goes; None if the lines are not sorted."""
     first = max((index + 1 for index, line in enumerate(lines) if is_from_future(line)), default=0)
     for key in _ORDERS:
         keys = [key(line.body[0]) for line in lines]

@@ -1,4 +1,6 @@
-"""Where an import line goes: next to the imports of torch, in their order, and never where a missing clipcheck would look like a missing torch."""
+"""Where an import line goes: next to the imports of torch, in sorted order.
+
+It never goes where a missing clipcheck would look like a missing torch."""
 
 from __future__ import annotations
 
@@ -27,13 +29,13 @@ from clipcheck.fixes.verbs import indentation, insert_line_after, lines_of, with
 from clipcheck.python.source import Source, Statement, memo
 from clipcheck.rule import Edit
 
-_WIDTH = 88  # up to which isort writes an import on one line
+_WIDTH = 88  # isort's maximum length of a line
 
 
 def import_line(source: Source, at: cst.CSTNode, text: str) -> Edit:
-    """A new import that code at `at` can rely on: with torch's imports, else at the top.
+    """A new import that code at `at` can rely on: next to torch's imports, else at the top.
 
-    Where a program imports torch only on demand (in a function, in a `try`, under a check or for type checkers alone),
+    If a program imports torch only on demand (in a function, in a `try`, under a check, or only for type checkers),
     clipcheck is imported on demand as well: the line goes into the function that needs it.
     """
     lines = beside_torch(source, at)
@@ -46,7 +48,7 @@ def import_line(source: Source, at: cst.CSTNode, text: str) -> Edit:
 
 
 def beside_torch(source: Source, at: cst.CSTNode) -> list[Line]:
-    """The lines that contain an import of torch that is certain to have run when `at` is reached, outermost first."""
+    """The lines with an import of torch that has certainly run when `at` is reached, outermost first."""
     for run in _runs_before(source, at):
         if any(map(imports_torch, run)):
             return _with_torch(source, run)
@@ -70,13 +72,13 @@ def lines_before(source: Source, at: cst.CSTNode) -> list[Line]:
 
 
 def _blocks_around(source: Source, at: cst.CSTNode) -> list[cst.IndentedBlock]:
-    """The blocks around a node whose names are visible in it, innermost first: not the bodies of classes."""
+    """The blocks around a node whose names it can see, innermost first: not the bodies of classes."""
     blocks = [above for above in source.ancestors(at) if isinstance(above, cst.IndentedBlock)]
     return [block for block in blocks if not isinstance(source.parent(block), cst.ClassDef)]
 
 
 def put_in(source: Source, lines: Sequence[Line], text: str) -> Edit:
-    """One more line among import lines: in their order if they are sorted, else after those of torch."""
+    """Adds a line to import lines: in order if they are sorted, else after those of torch."""
     place = place_among(lines, text)
     if place is None:
         last = next((line for line in reversed(lines) if imports_torch(line)), lines[-1])
@@ -88,7 +90,7 @@ def put_in(source: Source, lines: Sequence[Line], text: str) -> Edit:
 
 
 def in_the_place_of(source: Source, statement: Line, text: str) -> tuple[Edit, ...]:
-    """Another import instead of the only one on a line, with the comment after it: there, or where the order puts it."""
+    """Replaces the only import on a line and keeps its comment: in the same place, or where the sort order puts it."""
     old = statement.body[0]
     edit = _elsewhere(source, statement, text)
     start, stop = lines_of(source, statement)
@@ -100,7 +102,7 @@ def in_the_place_of(source: Source, statement: Line, text: str) -> tuple[Edit, .
 
 
 def _elsewhere(source: Source, statement: Line, text: str) -> Edit | None:
-    """The line where the order of the imports around `statement` puts it; None where they are in no order."""
+    """The line before which the sort order of the imports around `statement` puts it; None if they are not sorted."""
     others = [line for line in block_of(source, statement) if line is not statement]
     sorted_ = bool(others) and place_among(others, text) is not None
     if is_of_standard_library(parsed(text)) and statement in source.module.body and not all(map(is_standard, others)):
@@ -109,7 +111,7 @@ def _elsewhere(source: Source, statement: Line, text: str) -> Edit | None:
 
 
 def _with_standard(source: Source, statement: Line, text: str, alone: bool) -> Edit | None:
-    """A line of the standard library: in the block of such lines above, after the last one there, or as a block of its own."""
+    """An import from the standard library: in or after the block of such lines above, or as a separate block."""
     run = next(run for run in _top_level(source) if any(line is statement for line in run))
     blocks = split(source, run)
     standard = [lines for lines in blocks if all(map(is_standard, lines)) and not is_from_future(lines[0])]
@@ -128,7 +130,7 @@ def _with_standard(source: Source, statement: Line, text: str, alone: bool) -> E
 
 
 def fewer(source: Source, statement: cst.Import | cst.ImportFrom, names: Sequence[str]) -> str:
-    """An import of these names alone: on one line where it fits, unless a trailing comma keeps each on its own line."""
+    """An import of only these names: on one line if it fits, unless a trailing comma keeps each on a separate line."""
     if isinstance(statement, cst.Import):
         return f"import {', '.join(names)}"
     head = source.text[source.span(statement)[0] :].partition("import")[0]
@@ -152,7 +154,7 @@ def _top_level(source: Source) -> list[list[Line]]:
 
 
 def _runs_before(source: Source, at: cst.CSTNode) -> list[list[Line]]:
-    """The top level's runs, without the lines below `at`: what they bind is not yet bound when it is needed."""
+    """The runs of the top level, without lines below `at`: these have not run when the name is needed."""
     limit = source.span(at)[0]
     before = ([line for line in run if source.span(line)[0] <= limit] for run in _top_level(source))
     return [run for run in before if run]
@@ -163,7 +165,7 @@ def _with_torch(source: Source, run: Sequence[Line]) -> list[Line]:
 
 
 def _imports_torch_later(source: Source) -> bool:
-    """Whether torch is imported, and nowhere at the top level where every import of the module runs it."""
+    """Whether torch is imported, but never unconditionally at the top level."""
     if any(imports_torch(line) for run in _top_level(source) for line in run):
         return False
     imports = (source.statement(node) for node in source.nodes(cst.Import, cst.ImportFrom))
@@ -171,7 +173,7 @@ def _imports_torch_later(source: Source) -> bool:
 
 
 def is_caught(source: Source, node: cst.CSTNode) -> bool:
-    """Whether an import here may fail without an error: it is in the body of a `try`."""
+    """Whether a failing import here may be caught: it is in the body of a `try`."""
     child = node
     for above in source.ancestors(node):
         match above:
@@ -184,7 +186,7 @@ def is_caught(source: Source, node: cst.CSTNode) -> bool:
 
 
 def is_for_checkers(source: Source, node: cst.CSTNode) -> bool:
-    """Whether only a type checker ever runs this: it is under `if TYPE_CHECKING`."""
+    """Whether only type checkers read this: it is under `if TYPE_CHECKING`."""
     child = node
     for above in source.ancestors(node):
         if isinstance(above, cst.If) and child is above.body and "TYPE_CHECKING" in source.code(above.test):
@@ -197,11 +199,11 @@ def _ends_before(source: Source, line: Line, at: cst.CSTNode) -> bool:
     return source.span(line)[1] <= source.span(at)[0]
 
 
-# --- without torch beside it ------------------------------------------------------------------------------------------
+# --- without an import of torch ---------------------------------------------------------------------------------------
 
 
 def _where_needed(source: Source, at: cst.CSTNode, text: str) -> Edit:
-    """At the top of the function around `at`; where there is none, right above the statement."""
+    """At the top of the function around `at`, or right above the statement if there is none."""
     function = source.function(at)
     if function is None:
         return _above(source, source.statement(at), text)
@@ -223,7 +225,7 @@ def _above(source: Source, statement: Statement, text: str) -> Edit:
 
 
 def _with_others(source: Source, run: Sequence[Line], text: str) -> Edit:
-    """Among imports of other packages; those of the standard library are a separate block above."""
+    """Among imports of other packages; those of the standard library form a separate block above."""
     blocks = split(source, run)
     others = [lines for lines in blocks if not all(map(is_standard, lines))]
     packages = [lines for lines in others if not all(map(is_relative, lines))]
@@ -237,12 +239,12 @@ def _with_others(source: Source, run: Sequence[Line], text: str) -> Edit:
 
 
 def _top_of(source: Source, statement: Statement) -> int:
-    """Where a statement begins together with its comments; those at the very top of a file are about the file."""
+    """The start of a statement including its comments; comments at the very top of a file are about the file."""
     return with_comments(source, statement)[0] or lines_of(source, statement)[0]
 
 
 def _on_top(source: Source, text: str) -> Edit:
-    """In a file without imports: after shebang, comments and docstring."""
+    """In a file without imports: after the shebang, comments and docstring."""
     newline = source.newline
     match source.module.body:
         case [first, *rest] if _is_docstring(first):
@@ -262,7 +264,7 @@ def _on_top(source: Source, text: str) -> Edit:
 
 
 def _is_about(source: Source, first: cst.CSTNode) -> bool:
-    """Whether the comments at the top of a file or a fence are about its first statement, which they touch, and not about the file."""
+    """Whether the comments at the top of a file or a fence are about its first statement rather than about the file."""
     start = source.span(first)[0]
     above = source.text[:start]
     return (

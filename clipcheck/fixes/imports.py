@@ -1,4 +1,4 @@
-"""How code at some place can call a function: by what is imported already, or by the one import line that a fix adds."""
+"""How code at a place can call a function: through an existing import, or through one that a fix adds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clipcheck.rule import TORCH, Edit
 
 
 class Reached(NamedTuple):
-    """How to write a function at some place: the expression, and the import edits that make it available."""
+    """How to refer to a function at a place: the expression, and the import edits that make it available."""
 
     text: str
     imports: tuple[Edit, ...]
@@ -43,9 +43,9 @@ def reach(source: Source, at: cst.CSTNode, function: str) -> Reached:
 
 
 def is_free(source: Source, at: cst.CSTNode, name: str, path: str) -> bool:
-    """Whether code at `at` can call what is imported from `path` by this name: it means nothing else in the file.
+    """Whether code at `at` can use this name for an import from `path`: it means nothing else in the file.
 
-    Functions may import the same for themselves, and methods may have the name: these are not visible without their class.
+    Functions may import the same thing locally, and methods may have the same name: only their class sees them.
     """
     here = source.scope(at)
     scopes = [
@@ -57,7 +57,7 @@ def is_free(source: Source, at: cst.CSTNode, name: str, path: str) -> bool:
 
 
 def _may_hide(source: Source) -> bool:
-    """Whether an `import *` may bind a name after the import that a fix adds: what torch's stars give is known."""
+    """Whether an `import *` may rebind a name after the import that a fix adds; the names of torch's are known."""
     stars = (node for node in source.nodes(cst.ImportFrom) if isinstance(node.names, cst.ImportStar))
     return any(star.relative or not dotted(star.module or cst.Name("_")).startswith("torch") for star in stars)
 
@@ -70,7 +70,7 @@ def _in_reach(source: Source, at: cst.CSTNode, package: str, function: str) -> s
     scope: Scope | None = here
     while scope is not None:
         for name, bindings in scope.bindings.items():
-            paths = {binding.path for binding in bindings}  # empty for what is not an import
+            paths = {binding.path for binding in bindings}  # empty if it is not an import
             if here.owner(name) is not scope or len(paths) != 1:
                 continue
             path = paths.pop()
@@ -98,7 +98,7 @@ def _is_loaded(source: Source, path: str, package: str) -> bool:
 
 
 def _import_from(source: Source, at: cst.CSTNode, package: str, function: str) -> Edit:
-    """Add `function` to a `from package import …` that has run before `at`, or write that line."""
+    """Adds `function` to a `from package import …` that has run before `at`, or adds such a line."""
     for statement in lines_before(source, at):
         for small in statement.body:
             match small:
@@ -110,7 +110,7 @@ def _import_from(source: Source, at: cst.CSTNode, package: str, function: str) -
 
 
 def added_to(source: Source, names: Sequence[cst.ImportAlias], function: str) -> Edit:
-    """One more name among those of an import, on its own line where the others are, as parentheses allow."""
+    """Adds a name to an import; on a separate line if the others are, as parentheses allow."""
     later = next((name for name in names if source.code(name) > function), None)
     beside = later or names[-1]
     start = source.span(beside)[0]

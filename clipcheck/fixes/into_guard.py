@@ -1,4 +1,4 @@
-"""Moves what prepares the gradients (unscale, clip) from every micro-batch into the accumulation guard, above the step."""
+"""Moves unscaling and clipping from every micro-batch into the accumulation guard, above the step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TITLE = "Move into the accumulation guard, above the step"
 
 
 def into_guard(source: Source, flow: Flow, event: Event, step: Event) -> Fix | None:
-    """Move the statements that prepare the gradients for a guarded step from before the guard to right above the step.
+    """Moves the statements that prepare the gradients for a guarded step from before the guard to right above the step.
 
     Several findings in one block get the same fix: moved separately, a clip would end up before its unscale.
     """
@@ -36,13 +36,13 @@ def into_guard(source: Source, flow: Flow, event: Event, step: Event) -> Fix | N
 
 
 def _guard_around(source: Source, step: Event) -> cst.If | None:
-    """The `if` that counts micro-batches, where its body holds the step."""
+    """The `if` that counts micro-batches and whose body contains the step."""
     test = counting_guard(source, step)
     return test.branch if test is not None and (test.branch, True) in branches(source, step.node) else None
 
 
 def _prepares(source: Source, flow: Flow, step: Event, guard: cst.If) -> list[Statement] | None:
-    """The statements beside the guard that unscale or clip for this step; None where one of them cannot be moved alone."""
+    """The statements next to the guard that unscale or clip for this step; None if one cannot be moved by itself."""
     block = source.siblings(guard)[0]
     carried: list[Statement] = []
     for event in flow.of(EventKind.UNSCALE, EventKind.CLIP):
@@ -58,7 +58,7 @@ def _prepares(source: Source, flow: Flow, step: Event, guard: cst.If) -> list[St
 
 
 def _clips_unscaled(source: Source, event: Event, carried: list[Statement]) -> bool:
-    """Whether a clip comes after an `unscale_` that moves away: without it, it would clip scaled gradients."""
+    """Whether a clip that stays follows an `unscale_` that moves away, and would then clip scaled gradients."""
     unscaled = {id(other.node) for other in event.first_before(EventKind.UNSCALE, EventKind.BACKWARD)}
     return event.kind is EventKind.CLIP and any(
         id(node) in unscaled for statement in carried for node in source.walk(statement)
@@ -66,7 +66,7 @@ def _clips_unscaled(source: Source, event: Event, carried: list[Statement]) -> b
 
 
 def _may_move(source: Source, statement: Statement, guard: cst.If, target: Statement) -> bool:
-    """Whether a statement is before the guard, means the same above `target`, and is not needed where it was."""
+    """Whether a statement is before the guard, means the same above `target`, and is not needed where it is."""
     start, end = source.span(statement)
     if start > source.span(guard)[0] or not names_settled(source, statement, end, source.span(target)[0]):
         return False
@@ -83,7 +83,7 @@ def _first_use(source: Source, flow: Flow, guard: cst.If) -> Statement | None:
 
 
 def _in_block(source: Source, node: cst.CSTNode, block: list[Statement]) -> Statement | None:
-    """The statement of `block` that does nothing but `node`: the line itself, or an `if` around that line alone."""
+    """The statement of `block` that contains nothing but `node`: its line, or an `if` around only that line."""
     statement: cst.CSTNode = source.statement(node)
     if not isinstance(statement, cst.SimpleStatementLine) or not stands_alone(source, statement):
         return None
@@ -96,7 +96,7 @@ def _in_block(source: Source, node: cst.CSTNode, block: list[Statement]) -> Stat
 
 
 def _is_read_outside(source: Source, statement: Statement, guard: cst.If) -> bool:
-    """Whether a name that the statement binds is read outside of the guard's body, where it might then be unbound."""
+    """Whether a name that the statement binds is read outside the guard's body, where it could then be unbound."""
     bound = (node for node in source.walk(statement) if isinstance(node, cst.Name) and _binds(source, node))
     uses = (use for name in bound for use in source.names.uses(source.scope(name), name.value))
     return any(not contains(source, guard.body, use) for use in uses)

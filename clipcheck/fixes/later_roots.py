@@ -1,4 +1,4 @@
-"""The roots that are taken of a power after its own statement: `total = sum(…)`, then `total ** 0.5`."""
+"""Roots of a power that are taken in a later statement: `total = sum(…)`, then `total ** 0.5`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clipcheck.rule import Edit
 
 
 class Norm(NamedTuple):
-    """The expression that becomes the norm instead of its power, as what type, and the edits that remove the roots."""
+    """The expression that becomes the norm instead of its power, its type, and the edits that remove the roots."""
 
     node: cst.BaseExpression
     kind: NumberKind
@@ -27,7 +27,7 @@ class Norm(NamedTuple):
 
 
 def norm_instead(source: Source, found: Total) -> Norm | None:
-    """The norm in place of a power that is assigned to a name, if nothing but roots of it is used."""
+    """The norm instead of a power that is assigned to a name, if only roots of it are used."""
     match source.parent(found.node):
         case cst.Assign(targets=[cst.AssignTarget(target=cst.Name() as target)], value=value) if value is found.node:
             statement = source.statement(target)
@@ -50,7 +50,7 @@ def norm_instead(source: Source, found: Total) -> Norm | None:
 
 
 def _roots(source: Source, found: Total, target: cst.Name, binding: Binding) -> list[Root] | None:
-    """The roots that all uses of the name are part of; None where one is used otherwise, or sees another value."""
+    """The roots that contain all uses of the name; None if one is used in another way, or sees another value."""
     uses = reached(source, source.scope(target), [binding])
     if any(reaching(source, use) != [binding] for use in uses):
         return None
@@ -60,7 +60,7 @@ def _roots(source: Source, found: Total, target: cst.Name, binding: Binding) -> 
 
 
 def _only_root(source: Source, found: Total, statement: Statement, name: str, root: Root) -> Norm | None:
-    """The root in the next statement: one of the two statements goes."""
+    """The root in the next statement: one of the two statements is removed."""
     last = source.statement(root.node)
     begins = beginning(source, last, root, name)
     if not begins or not follows(source, statement, last):

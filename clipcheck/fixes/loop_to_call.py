@@ -1,4 +1,4 @@
-"""The edits that replace a loop that accumulates a gradient norm, and what belongs to the loop, with one call."""
+"""The edits that replace a loop that accumulates a gradient norm, and the statements around it, with one call."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from clipcheck.rule import Edit, Fix, Safety
 
 
 def rewrite_loop(source: Source, one: Accumulation, title: str, limit: Safety = Safety.SAFE) -> Fix | Refused:
-    """Replace a loop with one call, together with the zero before it and the root after it where they belong to it.
+    """Replaces a loop with one call, together with the zero before it and the root after it if they belong to it.
 
-    A loop that does something else as well stays, without the statements that accumulate the norm.
+    A loop that also does something else stays, without the statements that accumulate the norm.
     """
     extras, one = one.extras, one._replace(extras=())
     why = unmovable(source, one, stays=bool(extras))
@@ -57,7 +57,7 @@ def rewrite_loop(source: Source, one: Accumulation, title: str, limit: Safety = 
 
 
 def rewrite_linear(source: Source, one: Accumulation, title: str) -> Fix | Refused:
-    """Replace a loop that sums the norms of tensors with the norm of all of them."""
+    """Replaces a loop that sums the norms of tensors with the norm of all of them."""
     squared = one._replace(series=one.series._replace(term=one.term._replace(exponent=one.term.order)))
     why = unmovable(source, squared)
     if why:
@@ -77,7 +77,7 @@ def rewrite_linear(source: Source, one: Accumulation, title: str) -> Fix | Refus
 
 
 def unmovable(source: Source, one: Accumulation, stays: bool = False) -> str:
-    """Why a loop cannot be replaced by one call, empty where it can; one that `stays` may bind names for later code."""
+    """Why a loop cannot be replaced by one call; empty if it can. One that `stays` may bind names for later code."""
     return next(filter(None, _obstacles(source, one, stays)), "")
 
 
@@ -104,7 +104,7 @@ def _obstacles(source: Source, one: Accumulation, stays: bool) -> Iterator[str]:
 
 
 def _inner_names(source: Source, one: Accumulation) -> Iterator[str]:
-    """Names that the loop binds and that the accumulator or the call would need."""
+    """The names that the loop binds and that the accumulator or the call would need."""
     bound = _bound_inside(source, one)
     if bound & set(_names(source, one.target)):
         yield "each iteration adds to a different accumulator"
@@ -134,7 +134,7 @@ def _repeated(one: Accumulation) -> Iterator[cst.CSTNode]:
 
 
 def _names(source: Source, node: cst.CSTNode) -> Iterator[str]:
-    """The names that an expression reads or binds, without those of attributes and keywords."""
+    """The names that an expression reads or binds, without attributes and keywords."""
     return (inner.value for inner in source.walk(node) if isinstance(inner, cst.Name) and not _is_label(source, inner))
 
 
@@ -177,7 +177,7 @@ def _leaked(source: Source, one: Accumulation) -> str:
 def _as_whole(
     source: Source, one: Accumulation, call: Call, zero: Statement, ending: Ending, removed: Sequence[Statement] = ()
 ) -> list[Edit]:
-    """The loop becomes the norm, or the power of it that the code needs; what only prepares it is removed, as are the roots."""
+    """The loop becomes the norm, or the power of it that the code needs; its preparation and the roots are removed."""
     gone = [zero, *ending.gone]
     line = _fitted(source, one.loop, call, lambda norm: ending.target + _valued(norm, one, ending))
     if ending.joined is not None:
@@ -195,7 +195,7 @@ def _valued(norm: str, one: Accumulation, ending: Ending) -> str:
 
 
 def _as_power(source: Source, one: Accumulation, call: Call, removed: Sequence[Statement]) -> list[Edit]:
-    """The loop becomes a sum: the accumulator does not start at zero."""
+    """The loop becomes a sum, since the accumulator does not start at zero."""
     kind: NumberKind = "float" if one.term.synced else "tensor"
     target = source.code(one.target)
 
@@ -212,9 +212,9 @@ def _as_power(source: Source, one: Accumulation, call: Call, removed: Sequence[S
 def _placed(
     source: Source, loop: cst.For, line: str, gone: Sequence[Statement], removed: Sequence[Statement]
 ) -> list[Edit]:
-    """The line that replaces the loop; or the line above it, where it stays without the statements that accumulated the norm.
+    """The line that replaces the loop; or, if the loop stays, the line above it, without the accumulating statements.
 
-    The comments of all statements that it replaces go above it, in their order.
+    The comments of all replaced statements go above it, in order.
     """
     replaced = sorted([*gone, *(removed or [loop])], key=source.rank)
     comments = [comment for statement in replaced for comment in comments_of(source, statement)]
@@ -226,7 +226,7 @@ def _placed(
 
 
 def _fitted(source: Source, statement: Statement, call: Call, written: Callable[[str], str]) -> str:
-    """A statement around a norm call, on one line if that is no longer than the user's lines."""
+    """A statement with a norm call, on one line if that is no longer than the user's lines."""
     pad = indentation(source, statement)
     text = written(call.text)
     if len(pad) + len(text) > width(source):

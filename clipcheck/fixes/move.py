@@ -1,4 +1,4 @@
-"""Statements moved to where they take effect: which statement carries a call, where it may go, and the edits for it."""
+"""Moves statements to where they take effect: which statement contains a call, where it may go, and the edits."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
 
 
 def carrier(source: Source, node: cst.CSTNode, beside: cst.CSTNode) -> tuple[Statement, Statement] | None:
-    """The statement that holds `node` and nothing else, and the one that holds `beside`, in the same block.
+    """The statement that contains only `node`, and the one that contains `beside`, in the same block.
 
-    An `if` that only decides whether to clip (`if max_norm is not None:`) moves with its clip. `beside` may be nested deeper,
-    in a statement of that block. None where there is no such pair.
+    An `if` that only decides whether to clip (`if max_norm is not None:`) moves with its clip. `beside` may be nested
+    more deeply in a statement of that block. None if there is no such pair.
     """
     statement = source.statement(node)
     if not isinstance(statement, cst.SimpleStatementLine) or not stands_alone(source, statement):
@@ -37,8 +37,9 @@ def carrier(source: Source, node: cst.CSTNode, beside: cst.CSTNode) -> tuple[Sta
 
 
 def names_settled(source: Source, statement: Statement, start: int, stop: int) -> bool:
-    """Whether `statement` means the same at both ends of `text[start:stop]`: nothing there binds what it reads, or reads
-    what it binds."""
+    """Whether `statement` means the same at both ends of `text[start:stop]`.
+
+    That is, nothing in between binds a name that it reads, or reads a name that it binds."""
     read: set[str] = set()
     written: set[str] = set()
     for node in source.walk(statement):
@@ -56,7 +57,7 @@ def names_settled(source: Source, statement: Statement, start: int, stop: int) -
 
 
 def stands_alone(source: Source, statement: cst.CSTNode) -> bool:
-    """Whether a statement shares its lines with no other, so that these can be moved."""
+    """Whether a statement is alone on its lines, so that they can be moved."""
     match statement:
         case cst.SimpleStatementLine(body=[_]) | cst.BaseCompoundStatement():
             return isinstance(source.parent(statement), (cst.IndentedBlock, cst.Module))
@@ -64,12 +65,12 @@ def stands_alone(source: Source, statement: cst.CSTNode) -> bool:
 
 
 def moved(source: Source, statements: list[Statement], before: Statement) -> tuple[Edit, ...] | None:
-    """Move whole statements to right above another one, with their comments; None where text would be lost."""
+    """Moves whole statements to right above another one, with their comments; None if text would be lost."""
     return _moved(source, statements, lines_of(source, before)[0], before)
 
 
 def moved_after(source: Source, statements: list[Statement], after: Statement) -> tuple[Edit, ...] | None:
-    """Move whole statements to right below another one, with their comments; None where text would be lost."""
+    """Moves whole statements to right below another one, with their comments; None if text would be lost."""
     return _moved(source, statements, lines_of(source, after)[1], after)
 
 
@@ -97,6 +98,6 @@ def _indented(source: Source, statement: Statement, text: str, margin: str) -> s
     if old == margin:
         return text
     if any(isinstance(node, cst.SimpleString) and "\n" in node.value for node in source.walk(statement)):
-        return None  # the lines inside a string are its value
+        return None  # lines inside a string belong to its value
     lines = _LINE.findall(text)
     return "".join(margin + line[len(old) :] if line.startswith(old) else line for line in lines)

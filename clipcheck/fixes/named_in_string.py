@@ -1,4 +1,4 @@
-"""Functions that a program names in a string: what a test patches, what `getattr` looks up."""
+"""Functions that a program names in a string: those that a test patches or `getattr` looks up."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import libcst as cst
 from clipcheck.python.names import canonical, last_name
 from clipcheck.python.source import Source
 
-# What replaces a function for a test: `mock.patch("a.b.c")`, `mocker.patch.object(a.b, "c")`, `monkeypatch.setattr(…)`.
+# Calls that patch a function: `mock.patch("a.b.c")`, `mocker.patch.object(a.b, "c")`, `monkeypatch.setattr(…)`.
 _PATCHES = frozenset({"patch", "object", "setattr", "delattr", "spy", "stub"})
-# What returns the object at a dotted path.
+# Calls that return the object at a dotted path.
 _LOOK_UP = frozenset({"getattr", "locate", "resolve_name", "import_string", "import_from_string", "attrgetter"})
 
 
 class Named(NamedTuple):
-    """A string that names a function, and whether the function is replaced there, which its uses elsewhere must see."""
+    """A string that names a function, and whether the function is replaced there: other uses must see the patch."""
 
     string: cst.SimpleString
     patched: bool
@@ -46,5 +46,5 @@ def _named(source: Source, call: cst.Call, module: str, function: str) -> cst.Si
 
 
 def _is_own_patch(source: Source, call: cst.Call) -> bool:
-    """Whether a program replaces torch's function with its own: that may well be a fix."""
+    """Whether a program replaces torch's function with its own, which may well be a workaround."""
     return source.qualified(call.func) in ("builtins.setattr", "builtins.delattr")

@@ -1,4 +1,4 @@
-"""Writes the one call that a recognized gradient norm becomes."""
+"""Writes the call that replaces a recognized gradient norm."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _SHARDED = ("torch.distributed.fsdp.fully_shard", "torch.distributed._composable
 
 
 class Call(NamedTuple):
-    """The call that computes a norm, the imports that it needs, and what the user's expressions in it are."""
+    """The call that computes a norm, the imports that it needs, and the roles of the user's expressions in it."""
 
     function: str
-    arguments: tuple[tuple[str, ...], ...]  # each as the pieces at which a long line may be broken
+    arguments: tuple[tuple[str, ...], ...]  # each as pieces between which a long line may be broken
     imports: tuple[Edit, ...]
     roles: tuple[tuple[str, Role], ...]
-    cast: str = ""  # of the result, where each gradient was cast
+    cast: str = ""  # of the result, if each gradient was cast
 
     @property
     def text(self) -> str:
         return f"{self.function}({', '.join(map(joined, self.arguments))}){self.cast}"
 
     def broken(self, pad: str, room: int) -> str:
-        """The call over several lines, for code that is indented by `pad`."""
+        """The call on several lines, for code indented by `pad`."""
         deeper = pad + "    "
         lines = []
         for pieces in self.arguments:
@@ -48,9 +48,9 @@ _OURS = ("grad", "norm")
 
 @memo
 def width(source: Source) -> int:
-    """How long a line may be: as long as the user's longest, within the usual bounds.
+    """The maximum length of a line: the user's longest line, within the usual bounds.
 
-    Lines that a fix may take away do not count, so that fixes give the same one by one and all at once.
+    Lines that a fix may remove do not count, so that applying fixes one by one or all at once gives the same result.
     """
     kept = (line for line in source.text.splitlines() if not any(word in line for word in _OURS))
     return min(max((88, *map(len, kept))), 120)
@@ -82,10 +82,10 @@ _TO_FLOAT64 = (".double()", ".to(torch.float64)", ".to(torch.double)")
 
 
 def _cast_of_result(casts: str, over_parameters: bool, kind: NumberKind) -> str | None:
-    """The cast of the norm where every gradient was cast: empty where its precision is high enough, None where it cannot be done.
+    """The cast of the norm that replaces casts of every gradient; empty if none is needed, None if it is impossible.
 
-    `grad_norm` adds in float64 and gives float64, `get_total_norm` gives float32, so that no copies of all gradients are
-    needed for that. A Python number has no dtype.
+    `grad_norm` accumulates in float64 and returns float64, `get_total_norm` returns float32, so gradients need not be
+    copied for precision. A Python number has no dtype.
     """
     if not casts:
         return ""
@@ -114,7 +114,7 @@ def roles(source: Source, found: Series, order: Exponent) -> tuple[tuple[str, Ro
 
 
 def safety(source: Source) -> Safety:
-    """Safe, except where gradients may be sharded, so that this rank's value becomes the total, and with torch as the target."""
+    """Safe, unless torch is the target or gradients may be sharded, so that this rank's value becomes the total."""
     if source.target == "torch":
         return Safety.UNSAFE
     paths = (b.path for scope in source.names.scopes.values() for bs in scope.bindings.values() for b in bs)
@@ -122,7 +122,7 @@ def safety(source: Source) -> Safety:
 
 
 def typed(text: str, kind: NumberKind, numpy: str = "") -> str:
-    """A norm call as the type that the code had before."""
+    """A norm call converted to the type of the original expression."""
     if kind == "tensor":
         return text
     if kind == "numpy":

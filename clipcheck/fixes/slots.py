@@ -16,8 +16,8 @@ from clipcheck.python.source import Source, Statement
 def slot_of(source: Source, one: Accumulation) -> tuple[Statement, Ending] | None:
     """The statement that sets `norms[key]` to zero, and the root in the statement after the loop.
 
-    Who else reads an element or an attribute is not known, so that both have to be beside the loop, and nothing between
-    them may refer to the object.
+    Other readers of an element or an attribute are unknown, so both statements must be next to the loop, and nothing in
+    between may refer to the object.
     """
     if not isinstance(one.target, (cst.Subscript, cst.Attribute)):
         return None
@@ -55,7 +55,7 @@ def _base(slot: cst.BaseExpression) -> str:
 
 
 def _root_in(source: Source, one: Accumulation, statement: Statement) -> Root | None:
-    """The root of the accumulator that a statement assigns to the accumulator, and does nothing else."""
+    """The root of the accumulator in a statement that only assigns it back to the accumulator."""
     spelled = source.spelled(one.target)
     match statement:
         case cst.SimpleStatementLine(body=[cst.Assign(targets=[cst.AssignTarget(target=target)], value=value)]) if (

@@ -1,4 +1,4 @@
-"""Whether a loop that accumulates a norm and does something else can be split in two, and which statements then move out."""
+"""Whether a loop that accumulates a norm and also does something else can be split, and which statements move out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipcheck.python.source import Source, Statement
 OTHER = "the loop has side effects"
 EACH = "the norm of each tensor is needed"
 
-# What a loop may call besides the sum: none of these changes a gradient or consumes the iterable.
+# Functions that a loop may also call: none of them changes a gradient or consumes the iterable.
 _HARMLESS = re.compile(
     r"(?:^|\.)(?:print|len|max|min|abs|float|int|str|round|format|numel|nelement|size|dim|ndimension|item|norm|mean|sum|"
     r"std|var|any|all|isnan|isinf|isfinite|detach|cpu|numpy|append|add_scalar|add_histogram|log|info|debug|warning|write|"
@@ -24,7 +24,7 @@ _HARMLESS = re.compile(
 
 
 def split_off(source: Source, one: Accumulation, extras: Sequence[cst.CSTNode]) -> list[Statement] | str:
-    """The statements to take out of the loop; or why the norm cannot be taken out of it."""
+    """The statements to move out of the loop, or the reason why the norm cannot be moved out."""
     if not all(_is_independent(source, extra) for extra in extras):
         return OTHER
     if any(_reads_a_norm(source, extra) for extra in extras):
@@ -42,13 +42,13 @@ def split_off(source: Source, one: Accumulation, extras: Sequence[cst.CSTNode]) 
 
 
 def _reads_a_norm(source: Source, extra: cst.CSTNode) -> bool:
-    """Whether a statement reads a norm to the host itself: then one more call would save nothing."""
+    """Whether a statement reads a norm on the host itself, so that another call would save nothing."""
     calls = (node for node in source.walk(extra) if isinstance(node, cst.Call))
     return any(found is not None and found.synced for found in (power(source, call) for call in calls))
 
 
 def _is_independent(source: Source, extra: cst.CSTNode) -> bool:
-    """Whether a statement leaves the gradients and the loop alone: it counts, compares, prints or logs."""
+    """Whether a statement does not affect the gradients or the loop: it counts, compares, prints or logs."""
     for node in source.walk(extra):
         match node:
             case cst.Call(func=func) if not _HARMLESS.search(source.code(func)):
@@ -63,7 +63,7 @@ def _is_independent(source: Source, extra: cst.CSTNode) -> bool:
 
 
 def _can_be_read_twice(source: Source, iterable: cst.BaseExpression) -> bool:
-    """Whether iterating a second time gives the same elements."""
+    """Whether iterating a second time yields the same elements."""
     match iterable:
         case cst.Call(func=cst.Attribute(attr=cst.Name(value=name)), args=[]):
             return name in ("parameters", "named_parameters", "children", "modules", "values", "items")
@@ -92,7 +92,7 @@ def _makes_list(source: Source, value: cst.BaseExpression | None) -> bool:
 
 
 def _removable(source: Source, one: Accumulation, parts: Sequence[cst.CSTNode]) -> list[Statement] | str:
-    """Whole statements to delete: these, or the `if` that holds nothing else."""
+    """The statements to delete: these, or the `if` that contains nothing else."""
     wanted = {id(part) for part in parts}
     removed: list[Statement] = []
     for item in _statements(source, one.loop.body):
@@ -108,7 +108,7 @@ def _removable(source: Source, one: Accumulation, parts: Sequence[cst.CSTNode]) 
     for item in removed:
         siblings, _ = source.siblings(item)
         if all(sibling in removed for sibling in siblings):
-            return OTHER  # nothing would be left of the block
+            return OTHER  # the block would be empty
     return removed
 
 

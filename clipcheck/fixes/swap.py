@@ -1,4 +1,4 @@
-"""Replaces one function with another, in every way that a file can reach it: attribute, import, alias."""
+"""Replaces one function with another, however a file refers to it: attribute, import or alias."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MODULE = "torch.nn.utils"
 
 
 def swapped(source: Source, swap: Swap) -> Iterator[Hit]:
-    """Every reference to the old function, with the edits that replace it with the new one."""
+    """Every reference to the old function, with the edits that replace it by the new one."""
     strings = list(named_in_strings(source, _MODULE, swap.old))
     if any(named.patched for named in strings):
         yield from _with_patches(source, swap, list(_in_code(source, swap)), strings)
@@ -63,7 +63,7 @@ def _in_code(source: Source, swap: Swap) -> Iterator[Hit]:
 
 
 def _looked_up(source: Source, named: Named, swap: Swap) -> Hit:
-    """`getattr(utils, "clip_grad_norm")`: torch's new name replaces the old one."""
+    """`getattr(utils, "clip_grad_norm")`: the string is replaced by torch's new name."""
     chooses = any(isinstance(above, cst.BooleanOperation) for above in source.ancestors(named.string))
     obstacle = _guard(source, named.string, swap)
     if not obstacle and (named.may_lack or chooses):
@@ -73,11 +73,11 @@ def _looked_up(source: Source, named: Named, swap: Swap) -> Hit:
 
 
 def _with_patches(source: Source, swap: Swap, hits: Sequence[Hit], strings: Sequence[Named]) -> Iterator[Hit]:
-    """Where a test replaces the function by its name, name and calls change together, and to torch's new name.
+    """If a test patches the function by name, the name and the calls change together, to torch's new name.
 
-    A patch of another name would no longer reach the calls. Calls in other files have to change as well: not safe.
+    A patch of a different name would no longer affect the calls. Calls in other files must change too, so it is unsafe.
     """
-    if swap.old == swap.new:  # calls that no longer reach torch no longer reach the patch
+    if swap.old == swap.new:  # calls of another function would bypass the patch
         yield from (hit._replace(fix=hit.fix and hit.fix._replace(safety=Safety.UNSAFE)) for hit in hits)
         return
     together = BY_HAND.format(
@@ -98,7 +98,7 @@ def _renamed(source: Source, string: cst.SimpleString, swap: Swap) -> Edit:
 
 _END_OF_NAME = re.compile(r"\w+(?=['\"]+$)")  # of a dotted path in its quotes
 
-# The arguments of a clip and of a norm, in order.
+# The parameters of a clip and of a norm, in order.
 _CLIP = {"parameters": Role.PARAMETERS, "max_norm": Role.MAX_NORM, "norm_type": Role.NORM_TYPE}
 _NORM = {"tensors": Role.GRADIENTS, "norm_type": Role.NORM_TYPE}
 BY_HAND = "no automatic fix: {why}; {advice}"
@@ -119,7 +119,7 @@ def _attribute(source: Source, node: cst.Attribute | cst.Name, swap: Swap) -> Hi
 
 
 def _imported(source: Source, scope: Scope, binding: Binding, alone: bool, swap: Swap) -> Iterator[Hit]:
-    """The import and every use of the name that it binds: one fix for all of them, since none of the edits works without the others."""
+    """The import and every use of the name that it binds: one fix, since no edit works without the others."""
     assert isinstance(binding.node, cst.ImportAlias)
     uses = source.names.uses(scope, binding.name)
     obstacle = _guard(source, binding.node, swap)
@@ -156,9 +156,9 @@ def _roles(source: Source, uses: Sequence[cst.BaseExpression]) -> tuple[tuple[st
 def _import_fix(source: Source, binding: Binding, uses: list[cst.Name], swap: Swap) -> Fix | None:
     alias = binding.node
     assert isinstance(alias, cst.ImportAlias)
-    renamed = alias.asname is not None or not uses  # other files may use an unused import: its name stays
+    renamed = alias.asname is not None or not uses  # other files may use an unused import, so its name stays
     spelled = f"{swap.new} as {binding.name}" if renamed and binding.name != swap.new else swap.new
-    tried = is_caught(source, alias)  # where a missing clipcheck would look like a missing torch
+    tried = is_caught(source, alias)  # a missing clipcheck would look like a missing torch
     if tried and swap.old == swap.new:
         return None
     if tried or source.target == "torch":
@@ -170,7 +170,7 @@ def _import_fix(source: Source, binding: Binding, uses: list[cst.Name], swap: Sw
     edits = _swap_import(source, alias, f"from {source.package} import {spelled}")
     if edits is None:
         return None
-    if not renamed:  # also where the name stays, so that no other fix removes the last use at the same time
+    if not renamed:  # even if the name stays, so that no other fix removes the last use at the same time
         edits += tuple(replace(source, use, swap.new) for use in uses)
     return Fix(swap.title, _safety(source), edits)
 
@@ -186,7 +186,7 @@ def _is_taken(source: Source, alias: cst.ImportAlias, swap: Swap) -> bool:
 def _rename(
     source: Source, alias: cst.ImportAlias, uses: list[cst.Name], spelled: str, renamed: bool, swap: Swap
 ) -> Fix | None:
-    """Import torch's new name instead of the old one."""
+    """Imports torch's new name instead of the old one."""
     if not renamed and source.is_taken(swap.new):
         if not _is_beside(source, alias, swap):  # something else is called clip_grad_norm_ here
             return Fix(swap.title, Safety.SAFE, (replace(source, alias, f"{swap.new} as {swap.old}"),))
@@ -207,7 +207,7 @@ def _is_beside(source: Source, alias: cst.ImportAlias, swap: Swap) -> bool:
 
 
 def _to_module(source: Source, alias: cst.ImportAlias, uses: list[cst.Name], swap: Swap) -> Fix | None:
-    """`clip_grad_norm_` means something else in this file: call the runtime by its full name."""
+    """Calls the runtime by its full name, since `clip_grad_norm_` means something else in this file."""
     if source.is_taken(source.package.partition(".")[0]):
         edits = _swap_import(source, alias, f"from {source.package} import {swap.new} as {swap.old}")
         return None if edits is None else Fix(swap.title, _safety(source), edits)
@@ -220,7 +220,7 @@ def _to_module(source: Source, alias: cst.ImportAlias, uses: list[cst.Name], swa
 
 
 def _swap_import(source: Source, alias: cst.ImportAlias, line: str) -> tuple[Edit, ...] | None:
-    """Replace one name of a `from` import with a separate import, or add the name to an import that is already there."""
+    """Replaces one name of a `from` import with a separate import, or adds the name to an existing import."""
     statement = source.parent(alias)
     assert isinstance(statement, cst.ImportFrom)
     beside = _runtime_import(source, statement) if line.startswith("from ") else ()
@@ -241,7 +241,7 @@ def _swap_import(source: Source, alias: cst.ImportAlias, line: str) -> tuple[Edi
 
 
 def _runtime_import(source: Source, near: cst.ImportFrom) -> Sequence[cst.ImportAlias]:
-    """The names of an import from the runtime in the same block, further up or down."""
+    """The names of an import from the runtime in the same block, above or below."""
     for node in source.nodes(cst.ImportFrom):
         same = source.parent(source.statement(node)) is source.parent(source.statement(near))
         if same and node.module is not None and not node.relative and source.code(node.module) == source.package:
@@ -250,7 +250,7 @@ def _runtime_import(source: Source, near: cst.ImportFrom) -> Sequence[cst.Import
 
 
 def _drop_alias(source: Source, alias: cst.ImportAlias) -> tuple[Edit, ...] | None:
-    """Remove one name of several from an import; None where that would remove a comment."""
+    """Removes one of several names from an import; None if that would remove a comment."""
     statement = source.parent(alias)
     assert isinstance(statement, cst.ImportFrom) and not isinstance(statement.names, cst.ImportStar)
     if "#" in source.code(statement):
@@ -268,7 +268,7 @@ def _safety(source: Source) -> Safety:
 
 
 def _is_target(source: Source, node: cst.CSTNode) -> bool:
-    """Whether `node` is what is assigned to: patching the old name does not call it."""
+    """Whether `node` is the target of an assignment: patching the old name does not call it."""
     return isinstance(source.parent(node), (cst.AssignTarget, cst.Del))
 
 
@@ -282,7 +282,7 @@ def _monkeypatch(source: Source, node: cst.CSTNode, swap: Swap) -> str:
 
 
 def _hides(source: Source, node: cst.CSTNode, swap: Swap) -> str:
-    """Why a bare name, from an `import *`, is not renamed: the file calls something else by the new one."""
+    """Why a bare name from an `import *` is not renamed: the new name means something else in the file."""
     bound = source.target == "torch" and any(swap.new in scope.bindings for scope in source.names.scopes.values())
     if isinstance(node, cst.Name) and bound:
         return BY_HAND.format(
@@ -295,7 +295,7 @@ _VERSION = re.compile(r"version|\btorch_?(\d|major|minor)|hasattr|getattr|\b_?is
 
 
 def _guard(source: Source, node: cst.CSTNode, swap: Swap) -> str:
-    """Why a reference in one branch of a version check is not changed: the other branch has the new name already."""
+    """Why a reference in one branch of a version check is not changed: the other branch already uses the new name."""
     if swap.old == swap.new:
         return ""  # both branches may call the same function
     inner = node
@@ -318,7 +318,7 @@ def _guard(source: Source, node: cst.CSTNode, swap: Swap) -> str:
 
 
 def _is_for_old_torch(source: Source, node: cst.CSTNode, swap: Swap) -> bool:
-    """Whether a check of the version chooses between the old name and the new one: the old one is what an old torch needs."""
+    """Whether a version check chooses between the old and the new name: an old torch needs the old one."""
     inner = node
     for above in source.ancestors(node) if swap.old != swap.new else ():
         match above:

@@ -1,4 +1,4 @@
-"""The edits that replace an expression that computes a gradient norm, and what only prepares it, with one call."""
+"""The edits that replace an expression that computes a gradient norm, and its preparation, with one call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clipcheck.rule import Edit, Fix, Safety
 
 
 def rewrite_total(source: Source, found: Total, title: str, limit: Safety = Safety.SAFE) -> Fix | Refused:
-    """Replace an expression, and the statements that only prepare it, with one call."""
+    """Replaces an expression, and the statements that only prepare it, with one call."""
     degree = found.degree
     if degree is None:
         return Refused("the exponent does not match the norm type")
@@ -27,12 +27,12 @@ def rewrite_total(source: Source, found: Total, title: str, limit: Safety = Safe
         return Refused("the result is a numpy number")
     if not found.term.gradient.certain:
         return Refused("the norm is computed in more than one way")
-    if _raises(source, found):  # if it worked it would be a tensor, as `torch.sqrt` returns one
+    if _raises(source, found):  # if it worked, it would be a tensor: `torch.sqrt` returns one
         found, limit = found._replace(kind="tensor"), Safety.UNSAFE
     call = norm_call(source, found.node, found.series, found.term.order, found.kind)
     if isinstance(call, Refused):
         return call
-    if found.cast and found.kind == "tensor":  # a number is computed in float64 anyway
+    if found.cast and found.kind == "tensor":  # Python numbers are float64 anyway
         call = call._replace(cast=found.cast)
     if not degree.is_one and not degree.equals(found.term.order):
         return Refused("the root does not match the norm type")
@@ -52,7 +52,7 @@ def rewrite_total(source: Source, found: Total, title: str, limit: Safety = Safe
 
 
 def _raises(source: Source, found: Total) -> bool:
-    """Whether the code fails today: `torch.sqrt` of a Python float raises, and a float has no method `sqrt`."""
+    """Whether the original code raises: `torch.sqrt` does for a Python float, and a float has no method `sqrt`."""
     node: cst.BaseExpression = found.node
     while (step := raised(source, node)) is not None:
         inner = total(source, step.base)
@@ -63,7 +63,7 @@ def _raises(source: Source, found: Total) -> bool:
 
 
 def _fitted(source: Source, found: Total, degree: Exponent, call: Call, span: tuple[int, int]) -> str:
-    """The call as an expression, over several lines where one would be longer than the user's lines."""
+    """The call as an expression, on several lines if one would be longer than the user's lines."""
     start, end = span
     text = _written(source, found, degree, call.text)
     line = source.line_starts[source.line_at(start) - 1]
@@ -75,7 +75,7 @@ def _fitted(source: Source, found: Total, degree: Exponent, call: Call, span: tu
 
 
 def _written(source: Source, found: Total, degree: Exponent, norm: str) -> str:
-    """A norm as the number that the expression was: of the same type, and to the power that it was."""
+    """A norm converted to the type and the power of the original expression."""
     text = typed(norm, found.kind, found.numpy)
     if degree.is_one:
         return text
@@ -85,7 +85,7 @@ def _written(source: Source, found: Total, degree: Exponent, norm: str) -> str:
 
 
 def _prepared(source: Source, found: Total) -> list[Statement] | Refused:
-    """The statements that do nothing but prepare a total: lists of norms, stacks of them, the loop that fills a list."""
+    """The statements that only prepare a total: lists of norms, stacks of them, the loop that fills a list."""
     filling = found.series.loop
     statements: list[Statement] = []
     if filling is not None:
@@ -110,7 +110,7 @@ def _prepared(source: Source, found: Total) -> list[Statement] | Refused:
 
 
 def _is_used_once(source: Source, binding: Binding, filling: cst.For | None) -> bool:
-    """Whether a separate statement binds the name, and only one use outside the loop that fills it reads it."""
+    """Whether a separate statement binds the name, and it is read only once outside the loop that fills it."""
     statement = source.statement(binding.node)
     uses = reached(source, source.scope(binding.node), [binding])
     later = [use for use in uses if filling is None or not contains(source, filling, use)]

@@ -1,4 +1,4 @@
-"""Writes the one `scaler.unscale_(optimizer)` of a step: above all that reads the scaled gradients, as a second call raises."""
+"""Adds the `scaler.unscale_(optimizer)` of a step, above everything that reads the gradients: a second call raises."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _READERS = (EventKind.CLIP, EventKind.MEASURE)
 
 
 def unscaled_above(source: Source, event: Event, step: Event) -> Edit | None:
-    """The line above the first clip or norm of the gradients that `event` reads and `step`, a scaler's, uses.
+    """Adds the line above the first clip or norm of the gradients that `event` reads and the scaler's `step` uses.
 
-    All that read them get the same line, so that their fixes share it; none where it depends on a branch which comes first,
-    or where only some of the clips are in the branch. It is outside of loops that the step is outside of.
+    All readers get the same line, so that their fixes share it. There is no fix if a branch decides which reader comes
+    first, or if only some of the clips are in the branch. The line is outside any loop that the step is outside of.
     """
     first = _first_reader(source, event)
     if first is None or step.subject is None or step.scaler is None:
         return None
     if not step.facts <= first.facts:
-        return None  # where only some paths are scaled, `unscale_` has to be under the same test
+        return None  # if only some paths are scaled, `unscale_` must be under the same test
     if any(_first_reader(source, clip) is not first for clip in _later_clips(first)):
         return None
     statement = source.statement(_outside_loops(source, shown(source, first.at, first.node), step.at))
@@ -45,7 +45,7 @@ def unscaled_above(source: Source, event: Event, step: Event) -> Edit | None:
 
 
 def _first_reader(source: Source, event: Event) -> Event | None:
-    """The first that reads the gradients, where those up to `event` come one after the other."""
+    """The first reader of the gradients, if the readers up to `event` follow each other."""
     first, seen = event, {event}
     while True:
         earlier = [one for one in first.first_before(*_READERS, *_ENDS) if one is not first]
@@ -55,15 +55,15 @@ def _first_reader(source: Source, event: Event) -> Event | None:
         if len(readers) > 1 or readers[0] in seen:
             return None
         if len(earlier) > 1 and _outside_loops(source, readers[0].at, first.at) is readers[0].at:
-            return None  # it is in a branch; a loop may be left out as well, but then there is nothing to read
+            return None  # it is in a branch; a loop may be skipped as well, but then there is nothing to read
         first = readers[0]
         seen.add(first)
 
 
 def _reads(source: Source, event: Event) -> bool:
-    """Whether an event is a clip, or a norm that nothing divides by the scale, and comes once per step."""
+    """Whether an event is a clip, or a norm that is not divided by the scale, and occurs once per step."""
     if guarded_step(source, event) is not None:
-        return False  # of each micro-batch, where nothing can be unscaled yet
+        return False  # in each micro-batch, where nothing can be unscaled yet
     if event.kind is EventKind.MEASURE:
         return not is_compensated(source, shown(source, event.at, event.node))
     return event.kind is EventKind.CLIP
@@ -81,7 +81,7 @@ def _later_clips(first: Event) -> Iterator[Event]:
 
 
 def _outside_loops(source: Source, node: cst.CSTNode, other: cst.CSTNode) -> cst.CSTNode:
-    """A node, or the outermost loop around it that another one is not in."""
+    """A node, or the outermost loop around it that does not contain another one."""
     for above in source.ancestors(node):
         if isinstance(above, (cst.For, cst.While)) and not contains(source, above, other):
             node = above

@@ -1,4 +1,4 @@
-"""Removes imports and variables that a change leaves unused; what was unused before stays."""
+"""Removes imports and variables that a change leaves unused; those that were unused before stay."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _DYNAMIC = frozenset({"builtins.globals", "builtins.locals", "builtins.vars", "b
 
 
 def without_unused(source: Source, edits: Sequence[Edit], ours_alone: bool = False) -> list[Edit]:
-    """The edits, and those that remove imports and variables whose last use they remove.
+    """The edits, plus edits that remove imports and variables whose last use they remove.
 
-    With `ours_alone`, only names of clipcheck's runtime are removed: in a notebook or a document, later cells may use others.
+    With `ours_alone`, only names of clipcheck's runtime are removed: later cells of a notebook may use others.
     """
     left = list(edits)
     lost = list(_lost(source, edits))
@@ -46,15 +46,15 @@ def without_unused(source: Source, edits: Sequence[Edit], ours_alone: bool = Fal
 
 
 def left_unused(source: Source, edits: Sequence[Edit]) -> str:
-    """A variable that nothing would read any more, but computing whose value may have side effects."""
+    """A variable that would no longer be read, but whose value may have side effects when it is computed."""
     names = (b[0].name for b in _lost(source, edits) if _is_variable(source, b) and not _is_plain(source, b))
     return next(names, "")
 
 
 def _lost(source: Source, edits: Sequence[Edit]) -> Iterator[list[Binding]]:
-    """The bindings of each name all of whose uses the edits remove."""
+    """For each name whose uses are all removed by the edits, its bindings."""
     gone = [(edit.start, edit.end) for edit in edits if edit.start < edit.end]
-    members = {edit.end for edit in edits if edit.text.endswith(".")}  # where a name becomes an attribute
+    members = {edit.end for edit in edits if edit.text.endswith(".")}  # a name becomes an attribute
     written = " ".join(edit.text for edit in edits)
     for scope, name in _used_within(source, [*gone, *((at, at + 1) for at in members)]):
         places = [source.span(use)[0] for use in source.names.uses(scope, name)]
@@ -68,7 +68,7 @@ def _lost(source: Source, edits: Sequence[Edit]) -> Iterator[list[Binding]]:
 
 
 def _used_within(source: Source, spans: Sequence[tuple[int, int]]) -> list[tuple[Scope, str]]:
-    """The names of the program that are read in some parts of it."""
+    """The names that are read in the given parts of the program."""
     places, names = _uses(source)
     found: dict[tuple[int, str], tuple[Scope, str]] = {}
     for start, end in spans:
@@ -79,7 +79,7 @@ def _used_within(source: Source, spans: Sequence[tuple[int, int]]) -> list[tuple
 
 @memo
 def _uses(source: Source) -> tuple[list[int], list[tuple[Scope, str]]]:
-    """Where names that the program binds are read, in the order of the text, and which names."""
+    """The reads of names that the program binds, in source order."""
     found = [
         (source.span(use)[0], (scope, name))
         for scope in source.names.scopes.values()
@@ -91,7 +91,7 @@ def _uses(source: Source) -> tuple[list[int], list[tuple[Scope, str]]]:
 
 
 def _is_variable(source: Source, bindings: Sequence[Binding]) -> bool:
-    """Whether a name is assigned in a function, and bound in no other way: a parameter or a loop's target may be unused."""
+    """Whether a name is only assigned, in a function: parameters and loop variables may be unused."""
     return all(
         binding.kind == "assign"
         and binding.value is not None
@@ -102,7 +102,7 @@ def _is_variable(source: Source, bindings: Sequence[Binding]) -> bool:
 
 
 def _is_plain(source: Source, bindings: Sequence[Binding]) -> bool:
-    """Whether a variable is set once, in a statement that does nothing else, to what only looks something up."""
+    """Whether a variable is assigned once, in a separate statement, a value without side effects."""
     match [(source.statement(binding.node), binding.value) for binding in bindings]:
         case [(cst.SimpleStatementLine(body=[cst.Assign(targets=[_]) | cst.AnnAssign()]) as line, value)]:
             block = source.parent(line)
@@ -128,7 +128,7 @@ def _within(offset: int, spans: Sequence[tuple[int, int]]) -> bool:
 
 
 def _may_go(source: Source, alias: cst.CSTNode) -> bool:
-    """Whether the import is on its own line, among other statements, without a comment about it."""
+    """Whether the import can be deleted: it is alone on its line, not alone in its block, and has no comment."""
     statement = source.statement(alias)
     block = source.parent(statement)
     around = source.parent(block) if block is not None else None
@@ -143,7 +143,7 @@ def _may_go(source: Source, alias: cst.CSTNode) -> bool:
 
 
 def _is_needed_elsewhere(source: Source, name: str) -> bool:
-    """Whether the name is read as a string: exported, in a quoted annotation, or by code that looks names up."""
+    """Whether the name is used as a string: exported, in a quoted annotation, or looked up by name."""
     for call in source.nodes(cst.Call):
         function = source.qualified(call.func)
         if function in _DYNAMIC and not (function == "builtins.vars" and call.args):
@@ -175,7 +175,7 @@ def _statements(source: Source, unused: Sequence[Binding]) -> list[cst.Import | 
 def _without(
     source: Source, statement: cst.Import | cst.ImportFrom, unused: set[int], edits: Sequence[Edit]
 ) -> list[Edit]:
-    """The edits with those that remove unused names from an import; what they add to that import stays."""
+    """The edits, plus those that remove unused names from an import; names that the edits add to it stay."""
     start, end = source.span(statement)
     inside = [edit for edit in edits if start < edit.end <= end and start <= edit.start]
     others = [edit for edit in edits if edit not in inside]
@@ -206,7 +206,7 @@ def _applied(text: str, offset: int, edits: Sequence[Edit]) -> str:
 
 
 def _deletion(source: Source, statement: Statement, edits: Sequence[Edit]) -> Edit:
-    """Remove an import line; with the blank lines below it where nothing is left of its block."""
+    """Removes an import line, and the blank lines below it if it is the last of its block."""
     start, stop = lines_of(source, statement)
     alone = len(block_of(source, statement)) == 1
     if not alone or any(edit.start in (start, stop) and edit.text for edit in edits):

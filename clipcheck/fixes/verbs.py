@@ -1,4 +1,4 @@
-"""Edit verbs: how a rule changes code, each giving plain edits on the unmodified source."""
+"""The operations with which rules change code; each returns edits to the unmodified source."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _COMMENT = re.compile(r"#[^\r\n]*")
 
 
 def replace(source: Source, node: cst.CSTNode, text: str) -> Edit:
-    """Replace `node` with `text`."""
+    """Replaces `node` with `text`."""
     return Edit(*source.span(node), text)
 
 
 def insert_after(source: Source, node: cst.CSTNode, text: str) -> Edit:
-    """Put `text` right after `node`, on the same line."""
+    """Inserts `text` right after `node`, on the same line."""
     end = source.span(node)[1]
     return Edit(end, end, text)
 
 
 def insert_before(source: Source, node: cst.CSTNode, text: str) -> Edit:
-    """Put `text` right before `node`, on the same line."""
+    """Inserts `text` right before `node`, on the same line."""
     start = source.span(node)[0]
     return Edit(start, start, text)
 
@@ -40,7 +40,7 @@ def indentation(source: Source, statement: Statement) -> str:
 
 
 def lines_of(source: Source, statement: Statement) -> tuple[int, int]:
-    """The whole lines of a statement: from the start of its first line, a decorator's, to the end of its last, with its line end."""
+    """The whole lines of a statement, decorators included, up to and including the newline of the last one."""
     end = source.span(statement)[1]
     first = source.line_starts[source.line_at(_start(source, statement)) - 1]
     last = source.line_at(end)
@@ -56,7 +56,7 @@ def _start(source: Source, statement: Statement) -> int:
 
 
 def with_comments(source: Source, statement: Statement) -> tuple[int, int]:
-    """The lines of a statement together with the comment lines right above it, which are about it."""
+    """The lines of a statement together with the comment lines right above it."""
     start, stop = lines_of(source, statement)
     line = source.line_at(start) - 1
     margin = indentation(source, statement)
@@ -69,13 +69,13 @@ def with_comments(source: Source, statement: Statement) -> tuple[int, int]:
 
 
 def insert_line_before(source: Source, statement: Statement, text: str) -> Edit:
-    """A separate line above the statement, with its indentation."""
+    """Inserts a line above the statement, with its indentation."""
     start = lines_of(source, statement)[0]
     return Edit(start, start, indentation(source, statement) + text + source.newline)
 
 
 def insert_line_after(source: Source, statement: Statement, text: str) -> Edit:
-    """A separate line below the statement, with its indentation."""
+    """Inserts a line below the statement, with its indentation."""
     stop = lines_of(source, statement)[1]
     whole = source.text[:stop].endswith(("\n", "\r"))
     line = indentation(source, statement) + text
@@ -83,12 +83,12 @@ def insert_line_after(source: Source, statement: Statement, text: str) -> Edit:
 
 
 def delete_lines(source: Source, statement: Statement) -> Edit:
-    """Remove a statement with its lines; a comment on them is removed, too, so check first."""
+    """Removes the lines of a statement, including comments on them, so check for these first."""
     return deletion(source, *lines_of(source, statement))
 
 
 def deletion(source: Source, start: int, stop: int) -> Edit:
-    """Remove whole lines, and the blank lines below them that only set them off."""
+    """Removes whole lines, and the blank lines below that only separated them."""
     above, below = _blank_lines(source, start, -1), _blank_lines(source, stop, 1)
     blank = below if start == 0 else min(above, below)
     last = source.line_at(stop) - 1 + blank
@@ -96,7 +96,7 @@ def deletion(source: Source, start: int, stop: int) -> Edit:
 
 
 def _blank_lines(source: Source, offset: int, step: int) -> int:
-    """How many blank lines are right above or below the start of a line."""
+    """The number of blank lines right above or below the start of a line."""
     line = bisect_left(source.line_starts, offset) - (step < 0)
     count = 0
     while 0 <= line < len(source.line_starts) - 1:
@@ -108,9 +108,9 @@ def _blank_lines(source: Source, offset: int, step: int) -> int:
 
 
 def with_parentheses(source: Source, node: cst.BaseExpression) -> tuple[int, int]:
-    """An expression with the parentheses around it, which a name or a call in its place does not need.
+    """The span of an expression including its parentheses, which a name or a call in its place does not need.
 
-    Without them where they contain a comment, or where only they separate it from the word before.
+    They are excluded if they contain a comment, or if only they separate the expression from the word before.
     """
     start, end = source.outer_span(node)
     needed = source.text[start - 1 : start].isalnum() or comments_within(source, start, end)
@@ -125,12 +125,12 @@ def comments_within(source: Source, start: int, end: int) -> list[str]:
 
 
 def comments_of(source: Source, statement: Statement) -> list[str]:
-    """The comments on a statement's own lines, which deleting it would take away."""
+    """The comments on the lines of a statement, which deleting it would remove."""
     return comments_within(source, *lines_of(source, statement))
 
 
 def unwritten(comments: Iterable[str], text: str) -> list[str]:
-    """The comments that a string does not contain already, as it does where it repeats the user's expressions."""
+    """The comments that a string does not contain yet; it does if it repeats the user's expressions."""
     written = Counter(match.group() for match in _COMMENT.finditer(text))
     left: list[str] = []
     for comment in comments:

@@ -1,7 +1,7 @@
-"""The first wall: the list of all that a lifted piece may hold. Anything else is refused before a worker sees it.
+"""The first line of defense: an allowlist of what lifted code may contain. Anything else never reaches a worker.
 
-The check sees a piece as it will run: what stands for a function of a library is a name whose path is given, what
-stands for an object of the harness is one of its own names, and everything else is a value that these lead to.
+Code is checked as it will run: a library function is a name whose path is given, an object of the harness is one of the
+harness's names, and everything else is a value computed from these.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ ELEMENTS_MOST = 1 << 20
 
 
 def _entries(text: str) -> dict[str, frozenset[str]]:
-    """`name(keyword keyword)`, as often as you like: which keywords each function takes."""
+    """Parses a list of `name(keyword keyword)`: the keywords that each function may be called with."""
     return {name: frozenset(words.split()) for name, words in re.findall(r"([\w.]+)(?:\(([\w ]*)\))?", text)}
 
 
-# What may be called by its path. None of it opens, loads, imports, evaluates, compiles, writes or waits.
+# Functions that may be called by path. None of them opens, loads, imports, evaluates, compiles, writes or waits.
 FUNCTIONS = _entries("""
     builtins.abs builtins.all builtins.any builtins.bool builtins.enumerate(start) builtins.filter builtins.float
     builtins.int builtins.len builtins.list builtins.map builtins.max(default key) builtins.min(default key)
@@ -53,7 +53,7 @@ CONSTANTS = frozenset(
     ["math.inf", "math.pi", "numpy.inf", "torch._six.inf"]
     + [f"torch.{name}" for name in "bfloat16 double float float16 float32 float64 half inf".split()]
 )
-# Functions that may be handed to the functions that call what they are given; a lambda may be, too.
+# Functions that may be passed as callbacks, as lambdas may.
 VALUES = frozenset(
     "builtins.abs builtins.bool builtins.float builtins.int builtins.len builtins.list builtins.sum math.sqrt "
     "torch.abs torch.isfinite torch.isinf torch.isnan torch.linalg.norm torch.linalg.vector_norm torch.norm "
@@ -62,12 +62,12 @@ VALUES = frozenset(
 CALLERS = frozenset(["builtins.filter", "builtins.map", "functools.reduce"])
 # Calls whose arguments are sizes.
 _SIZED = frozenset(["builtins.range", "torch.Tensor", "torch.zeros"])
-# The modules on the way to all of them, which may stand for nothing else.
+# The parent modules of all these, which may not be used in any other way.
 MODULES = frozenset(
     path.rsplit(".", cut)[0] for path in (*FUNCTIONS, *CONSTANTS) for cut in range(1, path.count(".") + 1)
 ) | {"torch.nn.utils.clip_grad"}
 
-# Methods of gradients, parameters, tensors, arrays, modules and lists, and attributes that are none.
+# Methods of gradients, parameters, tensors, arrays, modules and lists; then attributes that are not methods.
 METHODS = _entries("""
     _values abs add(alpha other) add_(alpha other) all(axis dim keepdim) any(axis dim keepdim) append backward bfloat16
     children
@@ -77,17 +77,17 @@ METHODS = _entries("""
     numpy(force) parameters(recurse) pow(exponent) ravel reshape size(dim) sqrt square sum(axis dim dtype keepdim)
     to(device dtype non_blocking) tolist type values view zero_
 """)
-# Methods of the harness's own objects, called on its own names: an optimizer, a scaler, what wraps them.
+# Methods of the harness's objects, called on its names: an optimizer, a scaler, a wrapper of them.
 OWN_METHODS = _entries("""
     all_average all_reduce backward clip_grad_norm_(max_norm norm_type parameters) clip_grad_value_(clip_value parameters)
     clip_gradients(clip_val error_if_nonfinite max_norm norm_type) get_world_size master_params optimizer_step
     reduce_gradients scale skip_synchronize scale_loss step synchronize unscale_ unscale_gradients update zero_grad
 """)
-# Those of them that may be used in a `with`.
+# Those that may be used in a `with`.
 CONTEXTS = frozenset(["scale_loss", "skip_synchronize"])
 ATTRIBUTES = frozenset("T data device dtype grad is_sparse ndim param_groups requires_grad shape".split())
 STORED = frozenset(["data", "grad"])
-# The only strings that are allowed outside comparisons.
+# The only strings allowed outside comparisons.
 STRINGS = frozenset(["", "cpu", "fro", "inf", "-inf", "nuc", "params"])
 
 _NODES = (
@@ -102,11 +102,11 @@ _NODES = (
 
 
 class NotVerifiable(Exception):
-    """Why a fix cannot be tried here, as a clause."""
+    """The fix cannot be run here; the message is a clause that says why."""
 
 
 class Names(NamedTuple):
-    """`listed` are the names that stand for functions and constants, with their paths; `own` are the harness's."""
+    """`listed` maps names that mean functions and constants to their paths; `own` are the harness's names."""
 
     listed: Mapping[str, str]
     own: frozenset[str]
@@ -122,7 +122,7 @@ class _Place(NamedTuple):
 
 
 def check(root: ast.AST, names: Names) -> None:
-    """Raises NotVerifiable where the code below `root` holds anything but what may run."""
+    """Raises NotVerifiable if the code below `root` contains anything that is not allowed."""
     for count, place in enumerate(_places(root, root)):
         if count > NODES_MOST:
             raise NotVerifiable("it is too long")
@@ -135,7 +135,7 @@ def check(root: ast.AST, names: Names) -> None:
         _check_lambda(place, names)
 
 
-# What an import may be guarded against.
+# Exceptions that may be caught around an import.
 EXCEPTIONS: dict[str, type[Exception]] = {
     error.__name__: error
     for error in (ImportError, ModuleNotFoundError, AttributeError, OSError, RuntimeError, Exception)
@@ -147,7 +147,7 @@ _IMPORT_NODES = (
 
 
 def check_imports(root: ast.AST) -> None:
-    """Raises NotVerifiable where the code below `root` does anything but import, and say how that went."""
+    """Raises NotVerifiable if the code below `root` does anything but import and record whether that worked."""
     for count, place in enumerate(_places(root, root)):
         match place.node:
             case ast.Constant(value=str() | bytes() | float() | complex()):
@@ -165,7 +165,7 @@ def canonical(dotted: str) -> str:
 
 
 def flat_name(path: str) -> str:
-    """The name that stands for a path in what runs."""
+    """The name that replaces a path in the code that runs."""
     return path.replace(".", "__")
 
 
@@ -192,7 +192,7 @@ def _check_kind(node: ast.AST) -> None:
 
 
 def _check_name(place: _Place, names: Names) -> None:
-    """A function stands where it is called or handed on; what gives the harness's objects is called at once."""
+    """A function may only be called or passed as a callback; a factory of harness objects must be called at once."""
     match place.node:
         case ast.Name(id=name) if name in names.listed:
             path = names.listed[name]
@@ -269,7 +269,7 @@ def _check_constant(place: _Place) -> None:
 
 
 def _check_size(place: _Place, names: Names) -> None:
-    """Bounds what one operation makes; what many make is for the worker's limits."""
+    """Limits the size of one result; the worker's limits take care of many."""
     match place.node:
         case ast.BinOp(op=ast.Mult(), left=left, right=right) if _is_display(left) or _is_display(right):
             if not any(_is_small(side) or _called(side, names) == "builtins.len" for side in (left, right)):
@@ -294,7 +294,7 @@ def _check_lambda(place: _Place, names: Names) -> None:
             raise NotVerifiable("it contains a `lambda` with more than plain parameters")
 
 
-# --- where a node stands, and what it is ----------------------------------------------------------------------------
+# --- the context of a node ------------------------------------------------------------------------------------------
 
 
 def _is_called(place: _Place) -> bool:
@@ -302,7 +302,7 @@ def _is_called(place: _Place) -> bool:
 
 
 def _is_handed_on(place: _Place, names: Names) -> bool:
-    """Whether a function stands as the first argument of `map`, `filter` or `reduce`, or as the `key` of another."""
+    """Whether a function is the first argument of `map`, `filter` or `reduce`, or the `key` of another function."""
     match place.parent:
         case ast.Call(args=[first, *_]) if place.node is first:
             return _called(place.parent, names) in CALLERS
@@ -337,7 +337,7 @@ def _is_small(node: ast.AST) -> bool:
 
 
 def _is_large_power(exponent: ast.AST) -> bool:
-    """Whether an exponent is a large whole number, or a power itself."""
+    """Whether an exponent is a large integer, or itself a power."""
     return any(
         isinstance(node, ast.Pow) or (isinstance(node, ast.Constant) and _is_large(node.value))
         for node in ast.walk(exponent)

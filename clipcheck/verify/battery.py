@@ -16,8 +16,9 @@ LOW = (torch.bfloat16, torch.float16)
 class Case(NamedTuple):
     """One set of gradients and the other inputs of a site.
 
-    `ratio` is max_norm divided by the norm of all gradients, `container` how the user's iterable comes, `seed` the value
-    that an accumulator starts from, `switch` what is passed on as `error_if_nonfinite` or `foreach`. `exact` are the gradients of the reference, where they are not the same.
+    `ratio` is max_norm divided by the norm of all gradients, `container` the type of the user's iterable, `seed` the
+    initial value of an accumulator, `switch` the value of `error_if_nonfinite` or `foreach`. `exact` are the gradients
+    of the float64 reference, if they differ.
     """
 
     title: str
@@ -37,7 +38,7 @@ class Case(NamedTuple):
 
 
 def cases(roles: frozenset[str]) -> Iterator[Case]:
-    """All cases that make a difference for these roles, small ones first."""
+    """All cases that are relevant to these roles, small ones first."""
     small = Case("gradients [3, 4]", _small)
     yield small
     yield small._replace(title="one gradient, a scalar", gradients=lambda: [torch.tensor(-3.0)])
@@ -95,7 +96,7 @@ def _odd_numbers(small: Case, ordinary: Case) -> Iterator[Case]:
 
 
 class Objects(NamedTuple):
-    """What stands in a site's names, and the parameters and gradients to look at afterwards."""
+    """The values of a site's names, and the parameters and gradients to inspect afterwards."""
 
     names: dict[str, Any]
     parameters: list[nn.Parameter]
@@ -115,7 +116,7 @@ def build(case: Case, roles: dict[str, str]) -> Objects:
             made[key] = _parameter(index, gradient, case)
         parameters.append(made[key])
     if case.frozen and parameters:
-        parameters[0].requires_grad_(False)  # its gradient of earlier steps stays
+        parameters[0].requires_grad_(False)  # it keeps a gradient from earlier steps
         parameters.append(_parameter(1, None, case))
         parameters[-1].requires_grad_(False)
     norm = sum(float(torch.linalg.vector_norm(_dense(g).double())) ** 2 for g in _distinct(gradients) if g is not None)
@@ -178,7 +179,7 @@ def _container(case: Case, items: list[Any]) -> Any:
 
 
 class _Model(nn.Module):
-    """Holds parameters under names such as networks use; `parameters` gives generators, as every module does."""
+    """Holds parameters under names that networks use; `parameters` returns a generator, as in every module."""
 
     def __init__(self, listed: list[nn.Parameter]) -> None:
         super().__init__()
@@ -214,7 +215,7 @@ def _parameter(index: int, gradient: Tensor | None, case: Case) -> nn.Parameter:
 
 
 def _cast(gradient: Tensor, dtype: torch.dtype) -> Tensor:
-    """In the case's dtype, with its strides; mixed cases keep theirs unless the reference wants float64."""
+    """In the case's dtype and with its strides; mixed cases keep their dtypes, except in the float64 reference."""
     if gradient.dtype is not torch.float32 and dtype is not torch.float64:
         return gradient
     return gradient.to(dtype)
@@ -233,7 +234,7 @@ def _small() -> list[Tensor | None]:
 
 def _random(*shape: int, number: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(number)
-    # bfloat16 holds these exactly, so that one set of numbers serves every dtype
+    # exact in bfloat16, so that one set of numbers works for every dtype
     return torch.randn(*shape, generator=generator).bfloat16().float()
 
 

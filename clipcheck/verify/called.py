@@ -1,6 +1,6 @@
-"""Statements with the bodies of the functions that they call in place of the calls.
+"""Inlines functions: statements with calls replaced by the bodies of the called functions.
 
-Nodes of such a body are copies, which know the node of the program that they are of, and what its function is given.
+The nodes of such a body are copies that know their original node and the arguments of the call.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NodeT = TypeVar("NodeT", bound=ast.AST)
 
 
 class Called(NamedTuple):
-    """The body of a function that a call runs, and what its parameters are given."""
+    """The body of a called function, and the arguments for its parameters."""
 
     body: Sequence[ast.stmt]
     given: Mapping[str, ast.expr]
@@ -25,7 +25,7 @@ Calls = Callable[[ast.Call], "Called | None"]
 
 
 def inlined(statements: Sequence[ast.stmt], called: Calls, depth: int = _DEPTH) -> list[ast.stmt]:
-    """The statements, those that only call a function which `called` knows replaced by what that does."""
+    """The statements; those that only call a function known to `called` are replaced by its body."""
     return [new for statement in statements for new in _inlined(statement, called, depth)]
 
 
@@ -48,7 +48,7 @@ def _is_block(value: object) -> bool:
 
 
 def _body(found: Called, place: str) -> Iterator[ast.stmt]:
-    """The statements of a function as its caller could have written them, with local names of their own."""
+    """The statements of a function as its caller could have written them, with fresh local names."""
     nodes = [node for statement in found.body for node in ast.walk(statement) if isinstance(node, ast.Name)]
     stored = {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
     plain = {name: value for name, value in found.given.items() if name not in stored and _is_plain(value)}
@@ -67,7 +67,7 @@ def _body(found: Called, place: str) -> Iterator[ast.stmt]:
 
 
 def _is_plain(value: ast.expr) -> bool:
-    """Whether an expression may stand in several places: a name, a chain of attributes, a constant."""
+    """Whether an expression can be duplicated: a name, a chain of attributes, a constant."""
     return all(isinstance(node, (ast.Name, ast.Attribute, ast.Constant, ast.expr_context)) for node in ast.walk(value))
 
 
@@ -75,17 +75,17 @@ def _is_plain(value: ast.expr) -> bool:
 
 
 def original(node: ast.AST) -> ast.AST:
-    """The node of the program that a copied one is of."""
+    """The node of the program that a node is a copy of."""
     return cast("ast.AST", getattr(node, "_original", node))
 
 
 def copied(node: NodeT) -> NodeT:
-    """A copy that may be changed, whose nodes know what they are copies of."""
+    """A copy that can be changed; its nodes know their originals."""
     return substituted(node, {})
 
 
 def substituted(node: NodeT, given: Mapping[str, ast.expr]) -> NodeT:
-    """A copy with other expressions in the place of some names."""
+    """A copy with some names replaced by other expressions."""
     match node:
         case ast.Name(id=name, ctx=ctx) if name in given:
             value = copied(given[name])
@@ -114,6 +114,6 @@ def _marked(new: NodeT, of: ast.AST) -> NodeT:
 
 
 def as_called(node: ast.AST, text: str) -> str:
-    """An expression in the words of the function that a node is of, in those of its caller."""
+    """An expression of the function that a node belongs to, as its caller would write it."""
     given = getattr(node, "_given", {})
     return ast.unparse(substituted(ast.parse(text, mode="eval").body, given)) if text and given else text

@@ -13,7 +13,7 @@ _parsed = lru_cache(maxsize=1)(Source)  # the fixes of a file are on the same te
 
 
 class Change:
-    """A fix whose edits are on a document. Both sides are parsed when they are first asked for."""
+    """A fix with edits to a document. Both sides are parsed when first needed."""
 
     def __init__(self, text: str, fix: Fix, target: Target = "clipcheck") -> None:
         self.text, self.fix, self._target = text, fix, target
@@ -32,5 +32,5 @@ class Change:
 
     @cached_property
     def edits(self) -> list[Edit]:
-        """Those that change more than imports."""
+        """The edits that change more than imports."""
         return [edit for edit in self.fix.edits if not in_import(self.old, edit)]

@@ -1,4 +1,4 @@
-"""What a fixture claims about its pair, and the result: plain words and figures, without torch."""
+"""The claim of a fixture about its pair, and the result: plain data, without torch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _LINE = re.compile(r"# claim: (?P<kind>same|bounded|finite|raises)(?:, not verif
 
 
 class Claim(NamedTuple):
-    """`same`: both sides give the same training, and the new one is at least as close to a float64 run.
+    """`same`: both sides train in the same way, and the new one is at least as close to a float64 run.
 
-    `bounded`: a norm of the gradients above `max_norm` is `max_norm` at the step; on the old side it is not.
+    `bounded`: a gradient norm above `max_norm` is clipped to `max_norm` before the step; on the old side it is not.
     `finite`: no NaN or infinity reaches a step or the parameters; on the old side one does.
-    `raises`: the old side raises, the new one does not, and clips to `max_norm` if it takes one.
-    `obstacle` says why the pair cannot run here, and is empty if it can.
+    `raises`: the old side raises; the new one does not, and clips to `max_norm` if it takes one.
+    `obstacle` says why the pair cannot run here; it is empty if it can.
     """
 
     kind: Kind
@@ -31,10 +31,10 @@ def read(text: str) -> Claim | None:
 
 
 class Outcome(NamedTuple):
-    """The result for a claim. `holds` is None if it could not be tried.
+    """The result for a claim. `holds` is None if it could not be run.
 
     `difference` is the largest relative difference in float32, `speed` the time of the new side divided by that of the
-    old one, `notes` are what does not count against the claim but should be known.
+    old one; `notes` are worth knowing but do not count against the claim.
     """
 
     holds: bool | None

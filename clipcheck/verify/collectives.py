@@ -1,4 +1,4 @@
-"""Calls that all ranks make together, and what is wrapped for several ranks."""
+"""Collective calls, and models and optimizers that are wrapped for several ranks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PACKAGES = ("torch.distributed.fsdp", "horovod.")
 
 
 def collectives(source: Source) -> Iterator[tuple[cst.Call, str]]:
-    """The calls of a process group's functions, with the stand-in's method for each."""
+    """The calls of collective functions, each with the method of the stand-in that replaces it."""
     for call in source.nodes(cst.Call):
         kind = _CALLS.get(source.qualified(call.func) or "")
         if kind is not None:
@@ -27,7 +27,7 @@ def collectives(source: Source) -> Iterator[tuple[cst.Call, str]]:
 
 
 def wrapped(source: Source) -> Iterator[tuple[cst.BaseExpression, str]]:
-    """What is assigned a model that FSDP1 shards, or an optimizer of Horovod's."""
+    """The assigned names that hold a model sharded by FSDP1 or a Horovod optimizer."""
     for assign in source.nodes(cst.Assign):
         match assign.value:
             case cst.Call(func=func):

@@ -1,4 +1,4 @@
-"""What can be seen of a site's two sides in one case, compared: values with their kinds, gradients, parameters, errors."""
+"""Compares what can be observed of both sides of a site in one case: values, types, gradients, parameters, errors."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from clipcheck.verify import battery, distance
 from clipcheck.verify.battery import Case
 from clipcheck.verify.distance import Different
 
-# As for the fixtures: float32's own rounding for one computation, and three roundings of 2^-9 in low precision.
+# As for the fixtures: the rounding of one computation in float32, and three roundings of 2^-9 in low precision.
 _TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-9}
 
 _EPSILON = 1e-6  # torch's, in `clip_grad_norm_`
 
 
 class Seen(NamedTuple):
-    """What can be seen of one run: values by name, gradients and parameters afterwards, or what it raised."""
+    """What can be observed of one run: values by name, gradients and parameters afterwards, or the exception."""
 
     values: dict[str, list[object]]
     gradients: list[Tensor | None]
@@ -34,7 +34,7 @@ class Failed(Exception):
 
 
 class Note(NamedTuple):
-    """What is to be said of a case in which a fix holds: what the old side does wrong, and what else is different."""
+    """A remark on a case in which a fix holds: what the old side does wrong, and any other difference."""
 
     better: str = ""
     changed: str = ""
@@ -48,7 +48,7 @@ def compare(
     errors: dict[torch.dtype, list[tuple[float, float]]],
     unsafe: bool,
 ) -> Note:
-    """What is to be said of a case; nothing where both sides agree. Raises Failed."""
+    """A remark on a case; None if both sides agree. Raises Failed."""
     if before.raised is not None:
         return Note("" if after.raised is not None else type(before.raised).__name__)
     if after.raised is not None:
@@ -76,9 +76,9 @@ def compare(
 
 
 def _as_torch_clips(case: Case, before: Seen, after: Seen, limit: float) -> str:
-    """In what torch's clip differs by design from one to `max_norm / norm` under a test of the norm, "" where it does not.
+    """How torch's clip differs by design from multiplying by `max_norm / norm` above `max_norm`; "" if it does not.
 
-    It multiplies by `max_norm / (norm + 1e-6)`, and by NaN where that is the norm.
+    It multiplies by `max_norm / (norm + 1e-6)`, and by NaN if the norm is NaN.
     """
     norm = _norm([distance.wide(g) for g in case.gradients() if g is not None], case.norm_type)
     if _apart(_times(before, norm / (norm + _EPSILON)), after) <= limit:
@@ -93,7 +93,7 @@ def _times(seen: Seen, factor: float) -> Seen:
 
 
 def _clips_what_is_left(case: Case, before: Seen, after: Seen) -> bool:
-    """Whether the new side clips, by the harness's limit, gradients that the old one has read but not changed."""
+    """Whether the new side clips, to the harness's limit, gradients that the old one read but did not change."""
     given = [None if g is None else g.detach() for g in battery.build(case, {}).gradients]
     norm = _norm([distance.wide(g) for g in given if g is not None], case.norm_type)
     clipped = _times(Seen({}, given, []), min(1.0, case.ratio * norm / (norm + _EPSILON)))
@@ -101,7 +101,7 @@ def _clips_what_is_left(case: Case, before: Seen, after: Seen) -> bool:
 
 
 def _loss(before: Seen, reference: Seen) -> str:
-    """How a run lost what one in float64 keeps: by overflow or underflow, the empty string for neither."""
+    """How a run loses a value that float64 keeps: by overflow or underflow; the empty string for neither."""
     numbers, exact = _numbers(before), _numbers(reference)
     if any(math.isfinite(b) and not math.isfinite(a) for a, b in zip(numbers, exact, strict=False)):
         return "overflow"
@@ -122,7 +122,7 @@ def _is_number(value: object) -> bool:
 
 
 def _kinds(case: Case, before: Seen, after: Seen, unsafe: bool) -> str:
-    """Checks that every value keeps its kind; what may differ all the same is given, as a clause. Raises Failed."""
+    """Checks that every value keeps its kind; returns a clause that describes a tolerated difference. Raises Failed."""
     changed = ""
     for name, old in before.values.items():
         if name not in after.values:
@@ -142,9 +142,10 @@ def _kinds(case: Case, before: Seen, after: Seen, unsafe: bool) -> str:
 
 
 def _tolerated(case: Case, one: object, other: object, unsafe: bool) -> str:
-    """How a value may be of another kind: where no gradient is, a zero of any; a result may leave the graph; and what is
-    computed of gradients in low precision may be in a higher one. With an unsafe fix any may, and what was a tensor of
-    one element may be the number in it. "" for no such difference."""
+    """Which difference in kind is tolerated, as a clause; "" if there is none.
+
+    Without any gradient, a zero of any kind is accepted. A result may leave the graph, and a result of low-precision
+    gradients may have higher precision. An unsafe fix may do more: a tensor of one element may become a number."""
     if unsafe and isinstance(one, Tensor) and one.dim() == 0 and distance.is_scalar(other):
         return f"is {distance.kind(other)} instead of a tensor"
     if all(g is None for g in case.gradients()) and distance.of_values(one, other) == 0:
@@ -171,7 +172,7 @@ def _coarsest(case: Case) -> torch.dtype:
 
 
 def _apart(one: Seen, other: Seen) -> float:
-    """The largest relative difference of values, gradients and parameters, infinite where they cannot be compared."""
+    """The largest relative difference of values, gradients and parameters; infinite if they cannot be compared."""
     try:
         largest = max(
             distance.of_tensors(one.gradients, other.gradients), distance.of_tensors(one.parameters, other.parameters)
@@ -187,25 +188,25 @@ def _apart(one: Seen, other: Seen) -> float:
 
 
 def _is_largest(case: Case, seen: Seen) -> bool:
-    """Whether one of a run's numbers is the largest element, the norm of type inf."""
+    """Whether one of a run's numbers is the largest element, that is, the inf norm."""
     largest = max(float(g.abs().max()) for g in case.gradients() if g is not None)  # clipcheck: ignore[CLIP001]
     return any(math.isclose(number, largest, rel_tol=1e-3) for number in _numbers(seen._replace(gradients=[])))
 
 
 def _is_norm(case: Case, seen: Seen) -> bool:
-    """Whether all that a run gives is the norm of the gradients, each counted once."""
+    """Whether a run returns nothing but the norm of the gradients, each counted once."""
     once = {id(g): distance.wide(g) for g in case.gradients() if g is not None}
     return _gives(case, seen, [_norm([*once.values()], case.norm_type)])
 
 
 def _is_norm_of_list(case: Case, seen: Seen, gradients: list[Tensor | None]) -> bool:
-    """Whether all that a run gives is the norm that a clip gives of a list: one that may be too large for its dtype."""
+    """Whether a run returns nothing but the norm that a clip of the list returns, which may overflow its dtype."""
     wide = [distance.wide(g) for g in gradients if g is not None]
     return _gives(case, seen, [_norm(wide, case.norm_type), _norm([g.to(case.dtype) for g in wide], case.norm_type)])
 
 
 def _gives(case: Case, seen: Seen, norms: list[float]) -> bool:
-    """Whether all numbers of a run are one of these."""
+    """Whether every number of a run is one of these."""
     numbers = _numbers(seen._replace(gradients=[]))
     near = _TOLERANCE[_coarsest(case)]
 
@@ -216,7 +217,7 @@ def _gives(case: Case, seen: Seen, norms: list[float]) -> bool:
 
 
 def _as_listed(case: Case, seen: Seen) -> list[Tensor | None]:
-    """A run's gradients, one that is listed twice twice."""
+    """A run's gradients in the order of the list, repeats included."""
     every = case.gradients()
     keys = [-1 - index if g is None else id(g) for index, g in enumerate(every)]
     places = {key: index for index, key in enumerate(dict.fromkeys(keys))}
@@ -229,15 +230,16 @@ def _norm(gradients: list[Tensor], norm_type: float = 2.0) -> float:
 
 
 def is_right(case: Case, reference: Seen, after: Seen, norm: bool) -> bool:
-    """Whether the new side gives what it should, where the old one raises and gives nothing."""
+    """Whether the new side returns the right result although the old one raises."""
     if norm:
         return _is_norm(case, after)
     return reference.raised is None and after.raised is None and _apart(reference, after) == 0
 
 
 def excused(case: Case, before: Seen, after: Seen) -> str:
-    """What is wrong with the old side of a fix that changes training, where the new one gives the norm and changes the
-    gradients no more than the old one: a clause, empty where that is not so."""
+    """What is wrong with the old side if the new one returns the norm and changes the gradients no more than it.
+
+    A clause for a fix that changes training; otherwise empty."""
     given = [None if g is None else g.detach() for g in battery.build(case, {}).gradients]
     if after.raised is not None or not after.values:
         return ""
@@ -259,7 +261,7 @@ def _unchanged(given: list[Tensor | None], seen: Seen) -> bool:
 
 
 def _first_of(seen: Seen, count: int) -> Seen:
-    """A run's gradients as its parameters hold them."""
+    """A run's gradients, one per parameter."""
     return Seen({}, seen.gradients[:count], [])
 
 

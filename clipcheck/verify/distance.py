@@ -11,13 +11,13 @@ from torch import Tensor
 
 from clipcheck.verify.harness import Trace
 
-# A tensor much smaller than its neighbors is measured against a thousandth of them all: what rounding leaves of a
-# gradient that cancels to nothing is noise, not a difference.
+# A tensor much smaller than the others is measured relative to a thousandth of their norm: if a gradient cancels to
+# zero, what rounding leaves is noise, not a difference.
 _FLOOR = 1e-3
 
 
 class Different(Exception):
-    """The two are not comparable: other types, shapes or numbers of values; the message says which."""
+    """The two cannot be compared: their types, shapes or numbers of values differ; the message says which."""
 
 
 class Apart(NamedTuple):
@@ -28,10 +28,10 @@ class Apart(NamedTuple):
 
 
 def of_traces(one: Trace, other: Trace, strict_types: bool = True) -> Apart:
-    """How far two runs lie apart. Raises Different.
+    """How far apart two runs are. Raises Different.
 
-    With `strict_types` the records' Python types, shapes and whether they require a gradient must agree, and `other`
-    may not be of lower precision than `one`.
+    With `strict_types`, recorded values must agree in Python type, shape and `requires_grad`, and `other` may not have
+    lower precision than `one`.
     """
     if len(one.steps) != len(other.steps):
         raise Different(f"{len(one.steps)} optimizer steps against {len(other.steps)}")
@@ -50,14 +50,14 @@ def of_traces(one: Trace, other: Trace, strict_types: bool = True) -> Apart:
 
 
 def _is_only_wider(one: object, other: object) -> bool:
-    """Whether the second of two recorded values is the same kind of tensor in a higher precision."""
+    """Whether the second of two recorded values is the same kind of tensor in higher precision."""
     if not (isinstance(one, Tensor) and isinstance(other, Tensor)) or not is_wider(other, one):
         return False
     return one.shape == other.shape and one.requires_grad == other.requires_grad
 
 
 def of_first_steps(one: Trace, other: Trace) -> float:
-    """How far two runs lie apart at their first step, where both still have the same parameters. Raises Different."""
+    """How far apart two runs are at their first step, where both still have the same parameters. Raises Different."""
     if not (one.steps and other.steps):
         return 0.0
     early = zip(one.records[: one.early], other.records[: other.early], strict=False)
@@ -65,7 +65,7 @@ def of_first_steps(one: Trace, other: Trace) -> float:
 
 
 def of_tensors(one: Sequence[Tensor | None], other: Sequence[Tensor | None]) -> float:
-    """The largest difference of any tensor from its partner, relative to its norm. Raises Different."""
+    """The largest difference of any tensor from its counterpart, relative to its norm. Raises Different."""
     if len(one) != len(other):
         raise Different(f"{len(one)} tensors against {len(other)}")
     whole = _norm([t for t in one if t is not None])
@@ -82,7 +82,7 @@ def of_tensors(one: Sequence[Tensor | None], other: Sequence[Tensor | None]) -> 
 
 
 def of_values(one: object, other: object) -> float:
-    """The relative difference of two recorded values; infinite where they are not numbers and not equal."""
+    """The relative difference of two recorded values; infinite if they are neither numbers nor equal."""
     left, right = _number(one), _number(other)
     if left is None or right is None:
         return 0.0 if type(one) is type(other) and one == other else math.inf
@@ -92,7 +92,7 @@ def of_values(one: object, other: object) -> float:
 
 
 def same_kind(one: object, other: object) -> None:
-    """Raises Different unless `other` is of the same Python type; a tensor also of the same shape, dtype and device."""
+    """Raises Different unless `other` has the same Python type and, for a tensor, the same shape, dtype and device."""
     if type(one) is not type(other):
         raise Different(f"{kind(one)} became {kind(other)}")
     if isinstance(one, Tensor) and isinstance(other, Tensor):
@@ -107,7 +107,7 @@ def same_kind(one: object, other: object) -> None:
 
 
 def is_wider(one: Tensor, other: Tensor) -> bool:
-    """Whether both hold floating-point numbers, the first of higher precision."""
+    """Whether both hold floating-point numbers and the first has higher precision."""
     floats = one.is_floating_point() and other.is_floating_point()
     return floats and torch.finfo(one.dtype).eps < torch.finfo(other.dtype).eps
 
@@ -120,7 +120,7 @@ def kind(value: object) -> str:
 
 
 def is_scalar(value: object) -> bool:
-    """Whether a value is a Python number or one of NumPy's, and no array."""
+    """Whether a value is a number of Python or NumPy, not an array."""
     return isinstance(value, (int, float)) or (type(value).__module__ == "numpy" and not getattr(value, "shape", (1,)))
 
 

@@ -1,7 +1,7 @@
-"""Fixes that put one function in another's place: the functions are compared, with arguments of the harness.
+"""Fixes that replace one function by another: both functions are called with arguments of the harness.
 
-Nothing runs here. That is enough where the arguments stay as they are, whatever they are; and it is all that there is to
-try where the functions are only named, in an import or in a string.
+Nothing runs here. This is enough if the arguments do not change, whatever they are, and it is all that can be run if
+the functions are only named, in an import or in a string.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NEEDED = ("parameters", "tensors", "max_norm", "clip_value", "total_norm")
 
 
 def exchanges(change: Change) -> list[Experiment]:
-    """The functions that a fix exchanges in calls, texts and imports. Raises NotVerifiable where it does anything else."""
+    """The functions that a fix replaces in calls, strings and imports. Raises NotVerifiable for other changes."""
     if not change.edits:
         return _imported(change.old, change.new)
     return [_exchange(change, edit) for edit in change.edits]
@@ -70,7 +70,7 @@ def _call(source: Source, span: tuple[int, int]) -> tuple[str, str]:
 
 
 def _arguments(text: str, *paths: str) -> tuple[list[str], dict[str, str]]:
-    """The arguments of a call with those of the harness in their places, and what these are."""
+    """The arguments of a call, replaced by those of the harness, and the roles of these."""
     given: list[str] = []
     roles: dict[str, str] = {}
     call = expression(text)
@@ -101,7 +101,7 @@ _READS = frozenset(["float", "get", "parameters"])
 
 
 def _check_arguments(source: Source, span: tuple[int, int], call: ast.Call) -> None:
-    """Raises NotVerifiable where an argument does more than read a variable: that may matter more than what it gives."""
+    """Raises NotVerifiable if an argument does more than read a variable: its side effects may matter."""
     for value in (*call.args, *(keyword.value for keyword in call.keywords)):
         names = {node.id for node in ast.walk(value) if isinstance(node, ast.Name)} - _READS
         constant = path_of(value, {name: origin(source, name, [span]) or "" for name in names}) in allowed.CONSTANTS
@@ -126,7 +126,7 @@ def _raises(path: str, what: str) -> NotVerifiable:
 
 
 def _value(name: str, value: ast.expr, roles: dict[str, str]) -> str:
-    """A constant that only chooses how to compute as it is, else an object of the harness."""
+    """A constant that only chooses how to compute is kept; anything else becomes an object of the harness."""
     role = _ROLES[name].value
     match value:
         case ast.Constant(value=None | bool() | int() | float()) if name not in _NEEDED:
@@ -140,7 +140,7 @@ def _value(name: str, value: ast.expr, roles: dict[str, str]) -> str:
 
 
 def _named(change: Change, node: cst.SimpleString, edit: Edit) -> Experiment:
-    """A string that holds a function's path, or the name of an attribute of the module that is given beside it."""
+    """A string with a function's path, or with the name of an attribute of the module passed next to it."""
     start, end = change.old.span(node)
     old = change.old.text[start:end]
     new = old[: edit.start - start] + edit.text + old[edit.end - start :]
@@ -169,14 +169,14 @@ def _path(source: Source, node: cst.SimpleString, literal: str) -> str:
 
 
 def _imported(source: Source, changed: Source) -> list[Experiment]:
-    """Only imports change: whatever reads the names then gets the new functions, so those are compared."""
+    """Only imports change: all uses of the names then get the new functions, so these are compared."""
     found: list[Experiment] = []
     scopes = zip(source.names.scopes.values(), changed.names.scopes.values(), strict=True)
     pairs = ((name, b, new.bindings.get(name, [])) for old, new in scopes for name, b in old.bindings.items())
     for name, bindings, others in pairs:
         old = {allowed.canonical(source.names.origin(b) or "") for b in bindings}
         new = {allowed.canonical(changed.names.origin(b) or "") for b in others}
-        if old == new or not new:  # an import that is gone
+        if old == new or not new:  # an import that the fix removes
             continue
         if len(old) != 1 or len(new) != 1:
             raise NotVerifiable(f"the import of `{name}` becomes another one")
@@ -187,7 +187,7 @@ def _imported(source: Source, changed: Source) -> list[Experiment]:
 
 
 def _exchanged(name: str, old: str, new: str) -> Experiment:
-    if _last(old) == _last(new) == "inf":  # known even where torch no longer has it
+    if _last(old) == _last(new) == "inf":  # known even if this torch no longer has it
         return Experiment(_constant(old), _constant(new), _constant("math.inf"), {}, (), ())
     if _last(old) in _PARAMETERS and _last(new) in _PARAMETERS:
         return _compared(old, new, *_ordinary(old, new))
@@ -202,7 +202,7 @@ def _constant(path: str) -> Side:
 
 
 def _ordinary(*paths: str) -> tuple[list[str], dict[str, str]]:
-    """What both functions have to be given."""
+    """The arguments that both functions need."""
     needed = [[name for name in _PARAMETERS[_last(path)] if name in _NEEDED] for path in paths]
     if needed[0] != needed[1]:
         raise NotVerifiable(f"`{_last(paths[1])}` takes other arguments than `{_last(paths[0])}`")

@@ -1,4 +1,4 @@
-"""Runs a fixture's `train` on torch with objects of the harness, and records everything that the training did."""
+"""Runs a fixture's `train` on torch with objects of the harness, and records everything that the training does."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 class Setting(NamedTuple):
     """One way to run a program.
 
-    `scale` multiplies the targets, and so about the gradients; `swing` is the factor between the batches' scales;
+    `scale` multiplies the targets, and thus roughly the gradients; `swing` is the factor between the batches' scales;
     `unused` adds a parameter that never gets a gradient; `overflow` makes the loss of one batch overflow.
     """
 
@@ -52,9 +52,10 @@ class Setting(NamedTuple):
 
 @dataclass
 class Trace:
-    """What one run did: the gradients at each step by optimizer, the recorded values, the final parameters.
+    """The record of one run: the gradients at each step by optimizer, the recorded values, the final parameters.
 
-    `early` counts the values recorded before the first step, while two runs still hold the same parameters; `raised` is the exception that ended it, None where it ended normally.
+    `early` counts the values recorded before the first step, while two runs still have the same parameters; `raised` is
+    the exception that ended the run, or None.
     """
 
     steps: list[tuple[int, list[Tensor | None]]] = field(default_factory=list)
@@ -66,7 +67,7 @@ class Trace:
 
 
 class Net(nn.Module):
-    """Two layers; its values are exact in bfloat16, so that runs in every dtype start from the same numbers."""
+    """Two layers with weights that are exact in bfloat16, so that runs in every dtype start from the same numbers."""
 
     def __init__(self, unused: bool) -> None:
         super().__init__()
@@ -81,7 +82,7 @@ class Net(nn.Module):
 
 
 class _SquaredError(nn.Module):
-    """The mean squared error; torch's own has no bfloat16 on the CPU before 2.5."""
+    """The mean squared error; torch's does not support bfloat16 on the CPU before 2.5."""
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs - targets).square().mean()
@@ -102,12 +103,12 @@ _HALVES = re.compile(
 
 
 def load(text: str, name: str) -> Callable[..., object]:
-    """The `train` function of a program. Raises NotRunnable where it defines none."""
+    """The `train` function of a program. Raises NotRunnable if it does not define one."""
     for half in _HALVES.findall(text):
         if not hasattr(torch.nn.utils, half):
             raise Unavailable(f"needs torch.nn.utils.{half}, of torch 2.6")
     module = ModuleType(name)
-    sys.modules[name] = module  # dataclasses and the like look their module up
+    sys.modules[name] = module  # dataclasses and others look up their module
     try:
         with _quiet():
             exec(compile(text, f"<{name}>", "exec"), module.__dict__)
@@ -120,7 +121,7 @@ def load(text: str, name: str) -> Callable[..., object]:
 
 
 def run(train: Callable[..., object], setting: Setting) -> Trace:
-    """One run of `train` with the objects that its parameters' names ask for."""
+    """One run of `train` with the objects that the names of its parameters ask for."""
     trace = Trace()
     numbers: dict[int, int] = {}
     with _quiet(), default_dtype(torch.float64 if setting.dtype is torch.float64 else torch.float32):
@@ -187,9 +188,9 @@ def _arguments(train: Callable[..., object], objects: dict[str, Any]) -> dict[st
 
 
 def _snapshot(trace: Trace, numbers: dict[int, int]) -> Callable[..., Any]:
-    """A hook for every `Optimizer.step`: notes the gradients that the step is about to use.
+    """A hook for every `Optimizer.step`: records the gradients that the step is about to use.
 
-    With a closure they are those that the closure leaves, so it is wrapped.
+    A closure computes them first, so it is wrapped.
     """
 
     def note(optimizer: torch.optim.Optimizer) -> None:
@@ -200,7 +201,7 @@ def _snapshot(trace: Trace, numbers: dict[int, int]) -> Callable[..., Any]:
         trace.steps.append((number, [None if g is None else g.detach().clone() for g in grads]))
 
     def hook(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
-        # the hook gets `self` as the first of the arguments
+        # the hook receives `self` as its first argument
         closure = kwargs.get("closure") or next((a for a in args[1:] if callable(a)), None)
         if closure is None:
             note(optimizer)

@@ -1,6 +1,6 @@
-"""What a module imports before and after a fix: the import statements, and the `try` and `except` around them.
+"""The imports of a module before and after a fix: the import statements, and the `try` and `except` around them.
 
-Nothing runs here, and nothing else of the module is part of it: no function is called, no other value is assigned.
+Nothing runs here, and the rest of the module is left out: no function is called, no other value is assigned.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _MINE = ("torch", "clipcheck")
 
 
 class Imports(NamedTuple):
-    """Both sides as functions that import and return what is bound then.
+    """Both sides as functions that import and return the names that this binds.
 
-    `torch` says whether the module imports torch somewhere: what does not, as a fragment in a document, needs it anyway.
+    `torch` says whether the module imports torch anywhere; a fragment in a document needs it even if it does not.
     """
 
     before: Side
@@ -27,7 +27,7 @@ class Imports(NamedTuple):
 
 
 def import_blocks(change: Change) -> Imports | None:
-    """The imports at the top level that a fix changes, None where it changes none. Raises NotVerifiable."""
+    """The imports at the top level that a fix changes; None if it changes none. Raises NotVerifiable."""
     module = ast.parse(change.text)
     old, new = _blocks(module), _blocks(ast.parse(change.after))
     if list(map(ast.unparse, old)) == list(map(ast.unparse, new)):
@@ -66,7 +66,7 @@ def _blocks(module: ast.Module) -> list[ast.stmt]:
 
 
 def _reduced(statement: ast.stmt, guarded: bool) -> list[ast.stmt]:
-    """A statement as far as it imports; within a `try` also the constants that say how it went."""
+    """A statement reduced to its imports; within a `try`, also the constants that record whether they worked."""
     match statement:
         case ast.Import():
             return [statement]

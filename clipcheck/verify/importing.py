@@ -1,7 +1,7 @@
-"""What a module's imports result in: with everything, without torch, and without clipcheck.
+"""The result of a module's imports: with everything installed, without torch, and without clipcheck.
 
-No module is loaded for it. torch and clipcheck are those that the worker holds already, or are said to be missing; every
-other module is an empty stand-in.
+No module is loaded. torch and clipcheck are those of the worker, or raise an ImportError; every other module is an
+empty stand-in.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Loaded(NamedTuple):
 
 
 class _Module:
-    """Stands in for a module, and for what is imported from it."""
+    """Stands in for a module and for anything imported from it."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -77,9 +77,9 @@ def _importer(missing: Sequence[str]) -> Callable[..., object]:
 
 
 def _broken(before: _Loaded, after: _Loaded, missing: Sequence[str]) -> str:
-    """What fails after the fix that worked before it, "" for nothing.
+    """What fails after the fix but worked before it; "" for nothing.
 
-    A module that needs torch may need clipcheck, too; one that does without torch has to do without clipcheck.
+    A module that needs torch may need clipcheck as well; one that works without torch must work without clipcheck.
     """
     if before.raised:
         return ""
@@ -92,7 +92,7 @@ def _broken(before: _Loaded, after: _Loaded, missing: Sequence[str]) -> str:
 
 
 def _is_set(value: object) -> object:
-    """None, True and False say how an import went; one module is as good as another."""
+    """Compares what an import binds: None, True and False differ, all modules count as equal."""
     return value if value is None or isinstance(value, bool) else "a module"
 
 

@@ -1,4 +1,4 @@
-"""Expressions of a training step in the harness's names, as far as they are known."""
+"""Translates expressions of a training step into the harness's names, as far as they are known."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _ATTRIBUTES = {*ATTRIBUTES, *METHODS, *OWN_METHODS}
 _COMPREHENSIONS = (ast.ListComp, ast.GeneratorExp, ast.SetComp, ast.DictComp)
 
 
-# The harness's names that stand for nothing of the user's.
+# Names of the harness that do not replace anything in the user's code.
 OWN = ("turns__own__call", "turn__own__item", "loss__0__call", "batches__0__call")
 
 
 class Unknown(NotVerifiable):
-    """`text` stands for something that the harness does not know."""
+    """The harness does not know what `text` means."""
 
     def __init__(self, text: str) -> None:
         super().__init__(f"`{text[:60]}` cannot be resolved")
 
 
 class Known(ast.NodeTransformer):
-    """Makes expressions of the harness's names. Raises Unknown, and NotVerifiable for what no harness can run.
+    """Translates into the harness's names. Raises Unknown, and NotVerifiable for what the harness cannot run.
 
-    `local` are the texts that the code itself assigns something known, with the names that hold it; `opaque` those that
-    it assigns something else.
+    `local` maps expressions to which the code assigns something known to the names that hold it; `opaque` are those to
+    which it assigns something else.
     """
 
     def __init__(self, program: Program, index: int, names: Parts, opaque: frozenset[str]) -> None:
@@ -61,14 +61,14 @@ class Known(ast.NodeTransformer):
         self.opaque |= frozenset(texts)
 
     def held_by(self, names: Iterable[str]) -> list[str]:
-        """The texts whose values are in these local names."""
+        """The expressions whose values are in these local names."""
         wanted = set(names)
         return [text for text, name in self.local.items() if name in wanted]
 
     # --- names ------------------------------------------------------------------------------------------------------
 
     def stored(self, target: ast.expr) -> ast.expr:
-        """A place that is assigned, as a local name where it is a plain one."""
+        """The target of an assignment, as a local name if it is a plain one."""
         match target:
             case ast.Name(id=name):
                 return self._local(name, name)
@@ -86,12 +86,12 @@ class Known(ast.NodeTransformer):
         return ast.Name(self.local.setdefault(text, name), ast.Store())
 
     def _fresh(self) -> str:
-        """A name that the program does not hold."""
+        """A name that the program does not use."""
         numbers = (f"local_{number}" for number in count(len(self.local)))
         return next(name for name in numbers if name not in self.program.source.text)
 
     def _place(self, role: str, kind: str = "name") -> ast.Name:
-        """The harness's name for what nobody has named."""
+        """The harness's name for something that has none."""
         name = f"{role}__own__{kind}"
         self.names.roles.setdefault(name, role)
         return ast.Name(name, ast.Load())
@@ -169,7 +169,7 @@ class Known(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def _collective(self, node: ast.Call, kind: str) -> ast.expr:
-        """A call of all ranks, as one of the harness's group."""
+        """A collective call, as a call of the harness's group."""
         given = {last_part(value) for value in (*node.args[1:], *(keyword.value for keyword in node.keywords))}
         if kind == "all_reduce":
             if not given <= {"SUM", "AVG"}:
@@ -193,23 +193,23 @@ class Known(ast.NodeTransformer):
         return call(ast.Attribute(loss, "backward", ast.Load()))
 
     def _clip(self, node: ast.Call) -> ast.expr:
-        """A call of a clip. A limit that is more than a name is one of the harness's as a whole."""
+        """A call that clips. A limit that is more than a name is replaced as a whole by the harness's limit."""
         match node.args:
             case [ast.Attribute(attr="parameters"), *rest]:  # the method itself
                 node.args = [self._place("method"), *rest]
         return cast("ast.expr", self.generic_visit(node))
 
     def uses_up(self, node: ast.expr) -> bool:
-        """Whether an expression reads a local value that the harness's are in, which may be an iterator.
+        """Whether an expression reads a local value that contains harness objects and may be an iterator.
 
-        What is asked for an attribute is none.
+        A value whose attribute is read is not an iterator.
         """
         owners = {id(part.value) for part in ast.walk(node) if isinstance(part, ast.Attribute)}
         read = (part for part in ast.walk(node) if is_chain(part) and id(part) not in owners)
         return any(ast.unparse(part) in self.held for part in read)
 
     def holds(self, stored: Iterable[ast.expr], value: ast.expr) -> None:
-        """Note whether what is assigned has something of the harness's in it, and may be an iterator."""
+        """Records whether an assigned value contains harness objects and may be an iterator."""
         if self.program.clip(value) is not None:
             return
         read = {part.id for part in ast.walk(value) if isinstance(part, ast.Name)}
@@ -220,7 +220,7 @@ class Known(ast.NodeTransformer):
     # --- tests, loops, blocks ---------------------------------------------------------------------------------------
 
     def test(self, node: ast.expr) -> ast.expr:
-        """A test that is known, or one whose outcome the harness chooses; a number that others are divided by is 2."""
+        """A test that is known, or one whose outcome the harness chooses; a number used as a divisor is 2."""
         for part in ast.walk(node):
             match part:
                 case ast.BinOp(op=ast.Mod(), right=right):
@@ -235,7 +235,7 @@ class Known(ast.NodeTransformer):
             return call(name)
 
     def counts(self, node: ast.expr) -> None:
-        """Note that others are divided by a value, so that it is a number, if nothing more is known of it."""
+        """Records that a value is used as a divisor, so that it is a number if nothing else is known about it."""
         if is_chain(node) and ast.unparse(node) not in self.local:
             self.names.texts.setdefault(ast.unparse(node), self._place("count").id)
 
@@ -250,7 +250,7 @@ class Known(ast.NodeTransformer):
         return call("batches__0__call")
 
     def items(self, target: ast.expr, iterable: ast.expr, trains: bool) -> tuple[ast.expr | None, ast.expr]:
-        """What a loop goes over, None where that is not known, and the names that it binds."""
+        """What a loop iterates over (None if unknown), and the names that it binds."""
         match iterable:
             case ast.Call(func=ast.Name(id="enumerate"), args=[_, *start], keywords=[]) if trains:
                 match target:
@@ -278,7 +278,7 @@ class Known(ast.NodeTransformer):
         return name
 
     def context(self, item: ast.withitem) -> ast.withitem | None:
-        """What a `with` enters, where it matters to the gradients."""
+        """The context managers of a `with` that matter to the gradients."""
         match item.context_expr:
             case ast.Call(func=ast.Attribute(value=owner, attr="scale_loss")) if self.role(ast.unparse(owner)) == "amp":
                 assert isinstance(item.context_expr, ast.Call)
@@ -292,7 +292,7 @@ class Known(ast.NodeTransformer):
 
 
 def base(node: ast.AST) -> str:
-    """The name that a chain of attributes begins with, "" for what is none."""
+    """The name that a chain of attributes begins with; "" for anything else."""
     match node:
         case ast.Name(id=name):
             return name

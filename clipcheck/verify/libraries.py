@@ -1,7 +1,7 @@
 """Where a worker finds torch and what torch needs: the folders of installed packages, and no other entry of `sys.path`.
 
-A worker starts without `site`, so no `.pth` file and no `sitecustomize` runs in it, and nothing of the folder that is
-checked can be imported, be it the current one or on `PYTHONPATH`.
+A worker starts without `site`, so it runs no `.pth` file and no `sitecustomize`, and it can import nothing from the
+checked folder, even if that is the current folder or on `PYTHONPATH`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _INSTALLED = ("site-packages", "dist-packages")
 
 
 def path() -> list[str]:
-    """The folders, in the order of `sys.path`; after them that of torch, where it is installed elsewhere."""
+    """The folders, in the order of `sys.path`; then that of torch, if it is installed elsewhere."""
     scripts_first = not (sys.flags.isolated or getattr(sys.flags, "safe_path", False))
     entries = [entry for entry in sys.path[scripts_first:] if entry and os.path.isdir(entry)]
     installed = [entry for entry in entries if os.path.basename(os.path.normpath(entry)) in _INSTALLED]

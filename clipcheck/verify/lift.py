@@ -1,7 +1,7 @@
 """From a fix to an experiment: the statements or expressions that it replaces, before and after, as two functions.
 
-Nothing runs here. The user's expressions that the fix's roles name become objects of the harness, the other names must
-stand for functions of torch and the like, and what else the statements hold is a reason not to try.
+Nothing runs here. The user's expressions that have a role in the fix become objects of the harness; the other names
+must mean functions of torch and the like; anything else in the statements is a reason not to run them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from clipcheck.verify.sides import Body, Placeholders, Side, function, in_float6
 
 
 class UnknownName(NotVerifiable):
-    """A name that stands for nothing the harness knows."""
+    """A name that the harness does not know."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"`{name}` cannot be resolved")
@@ -28,10 +28,10 @@ class UnknownName(NotVerifiable):
 
 
 class Experiment(NamedTuple):
-    """Both sides, the harness's names with their roles, the names that hold a value before, and those read later.
+    """Both sides, the harness's names with their roles, the names that have a value before, and those read later.
 
-    `reference` is `before` with its conversions to a lower precision made ones to float64. With `norm` the new side may
-    give another value where that is the norm of the gradients, and the old one is not.
+    `reference` is `before` with conversions to lower precision turned into conversions to float64. With `norm`, the new
+    side may return a different value if that is the norm of the gradients and the old one is not.
     """
 
     before: Side
@@ -52,7 +52,7 @@ def lift(change: Change) -> list[Experiment]:
 
 
 def lift_more(change: Change) -> list[Experiment]:
-    """As `lift`, where the code around says what a name is, or statements above where its value comes from."""
+    """Like `lift`, but also uses the surrounding code to find out what a name is or where its value comes from."""
     extra_roles = _extra_roles(change.old, change.edits)
     try:
         return [_traced(change, pieces(change.old, change.fix, change.edits), extra_roles)]
@@ -61,7 +61,7 @@ def lift_more(change: Change) -> list[Experiment]:
 
 
 def _traced(change: Change, found: list[Piece], extra_roles: Sequence[tuple[str, Role]]) -> Experiment:
-    """The experiment of some pieces with the statements above that give their names the values."""
+    """The experiment for some pieces, together with the statements above that assign their names."""
     start = found[0].before[0]
     while True:
         try:
@@ -74,7 +74,7 @@ def _traced(change: Change, found: list[Piece], extra_roles: Sequence[tuple[str,
 
 
 def _extra_roles(source: Source, edits: Sequence[Edit]) -> list[tuple[str, Role]]:
-    """What the code around a fix says of its names."""
+    """The roles of names that follow from the code around a fix."""
     program = Program(source)
     try:
         found = parts(program, program.around(edits))

@@ -1,7 +1,7 @@
-"""What the kernel of Linux can take from a process for good: Landlock its files, a seccomp filter its system calls.
+"""Permanent restrictions of a process by the Linux kernel: Landlock for files, a seccomp filter for system calls.
 
-Both need no privilege. What a kernel, a processor or a Python without ctypes does not offer is left out without a
-word: it is one wall among several.
+Neither needs privileges. What a kernel, a processor or a Python without ctypes does not support is silently left out:
+this is one line of defense among several.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EPERM, ENOSYS = 1, 38
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
-# By the version that brought them: the rights over files (the lowest so many bits), TCP, and what leaves the process.
+# By the version that introduced them: the rights to files (that many low bits), TCP, and signals to other processes.
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}
 _TCP, _TCP_SINCE = 0b11, 4
 _SCOPES, _SCOPES_SINCE = 0b11, 6
@@ -28,17 +28,17 @@ _SCOPES, _SCOPES_SINCE = 0b11, 6
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERROR = 0x7FFF0000, 0x00050000
-_ARCHITECTURE, _ARGUMENTS = 4, 16  # where they lie in the data that a filter sees; the call's number is the first
+_ARCHITECTURE, _ARGUMENTS = 4, 16  # offsets in the data that a filter sees; the number of the call comes first
 _FILTER, _ALL_THREADS = 1, 1
 _CLONE_THREAD = 0x10000
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _FOREIGN_ABI = 0x40000000  # x32
-# From 424 on all processors count alike. Of these calls close_range, faccessat2, futex_waitv, map_shadow_stack,
-# futex_wake, futex_wait, futex_requeue and mseal may be made; libraries know how to do without the others.
+# From 424 on, all processors use the same numbers. Of these calls close_range, faccessat2, futex_waitv,
+# map_shadow_stack, futex_wake, futex_wait, futex_requeue and mseal are allowed; libraries can do without the others.
 _NEW, _NEW_ALLOWED = 424, (436, 439, 449, 453, 454, 455, 456, 462)
 _COLUMNS = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-# Their numbers on x86_64 and on aarch64: what starts programs, reaches other processes, opens sockets, changes files,
-# the machine, or the limits of this process.
+# By number on x86_64 and aarch64: calls that start programs, reach other processes, open sockets, or change files, the
+# machine, or the limits of this process.
 _REFUSED = """
     execve:59:221 execveat:322:281 fork:57: vfork:58: ptrace:101:117 process_vm_readv:310:270
     process_vm_writev:311:271 kill:62:129 tkill:200:130 tgkill:234:131 rt_sigqueueinfo:129:138
@@ -61,7 +61,7 @@ Instruction = tuple[int, int, int, int]
 
 
 def restrict_files(readable: Sequence[str]) -> None:
-    """Take from this process, for good, all files but those below `readable`, TCP, and signals to other processes."""
+    """Permanently deny this process all files but those below `readable`, TCP, and signals to other processes."""
     libc = _libc()
     if libc is None or libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         return
@@ -87,7 +87,7 @@ def restrict_files(readable: Sequence[str]) -> None:
 
 
 def filter_calls() -> None:
-    """Take from this process, for good, the system calls that it has no use for; those that set limits are among them."""
+    """Permanently deny this process the system calls that it does not need, including those that set limits."""
     import ctypes
 
     libc, machine = _libc(), os.uname().machine
@@ -110,7 +110,7 @@ def _libc() -> Any:
 
 
 def _program(column: int, architecture: int) -> list[Instruction]:
-    """The filter: an error for every call that is refused, and for what is no call of this architecture."""
+    """The filter: an error for every denied call, and for calls of other architectures."""
     refused, unknown, allowed = ((_RETURN, 0, 0, value) for value in (_ERROR | EPERM, _ERROR | ENOSYS, _ALLOW))
     program = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, architecture), refused, (_LOAD, 0, 0, 0)]
     program += [(_AT_LEAST, 0, 1, _FOREIGN_ABI), refused]
@@ -126,7 +126,7 @@ def _program(column: int, architecture: int) -> list[Instruction]:
 
 
 def _where(number: int | None, steps: list[Instruction]) -> list[Instruction]:
-    """These steps, which end in a return, where the call has this number."""
+    """Runs these steps, which end in a return, if the call has this number."""
     return [] if number is None else [(_EQUAL, 0, len(steps), number), *steps]
 
 

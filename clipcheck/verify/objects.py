@@ -1,4 +1,4 @@
-"""What stands in the names of a side that trains."""
+"""The objects behind the names of a side that trains."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clipcheck.verify.stand_ins import Apex, Model, Optimizer, Scaler, World, Wr
 
 
 def objects(world: World, roles: dict[str, str], groups: int) -> dict[str, Any]:
-    """What stands in the names of a side, by their roles; an optimizer has so many groups of parameters."""
+    """The objects for the names of a side, by role; an optimizer has `groups` groups of parameters."""
     kinds = set(roles.values())
     wrapper = Wrapper(world)
     apex = Apex(world)

@@ -1,4 +1,4 @@
-"""The fixtures' experiments: each example with its fix goes to a worker, and comes back as a row of the table."""
+"""The fixtures' experiments: each example with its fix is sent to a worker, and becomes a row of the table."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from clipcheck.examples import examples
 from clipcheck.verify.claims import Claim, Outcome, read
 from clipcheck.verify.worker import Lost, Worker
 
-# A second worker pays another import of torch, about as long as twelve pairs.
+# A second worker has to import torch again, which takes about as long as twelve pairs.
 PAIRS_A_WORKER = 24
 
 
 class Pair(NamedTuple):
-    """One example: the texts of both sides and what they claim."""
+    """One example: the code of both sides and their claim."""
 
     name: str
     before: str
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 def find(codes: Iterable[str] = tuple(RULES)) -> list[Pair]:
-    """All examples that have a fix, those for `--target torch` after the others of their rule."""
+    """All examples with a fix; those for `--target torch` follow the others of their rule."""
     return [pair for code in codes for after in ("after", "after_torch") for pair in _pairs(code, after)]
 
 
@@ -45,7 +45,7 @@ def _pairs(code: str, after: str) -> Iterator[Pair]:
 
 
 def verify(pairs: list[Pair], jobs: int, done: Callable[[], object] = lambda: None) -> list[Row]:
-    """Try every pair; `done` is called after each. Raises NoTorch."""
+    """Runs every pair; `done` is called after each. Raises NoTorch."""
     jobs = max(1, min(jobs, len(pairs) // PAIRS_A_WORKER + 1))
     idle: SimpleQueue[Worker] = SimpleQueue()
     workers = [Worker("fixtures", 60.0) for _ in range(jobs)]

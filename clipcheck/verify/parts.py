@@ -1,4 +1,4 @@
-"""What the user's expressions in a training step are, by what the code does with them: the optimizer, the limit, the loss."""
+"""Finds the roles of the user's expressions in a training step from how they are used: optimizer, limit, loss."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clipcheck.verify.program import Program
 
 LIMIT_LETTERS_MOST = 200
 _KINDS = {EventKind.BACKWARD: "backward", EventKind.STEP: "step", EventKind.ZERO_GRAD: "zero_grad"}
-# An expression may be used in two ways, as `model` in `f(model)` and `model.parameters()`: the first of these wins.
+# An expression may be used in two ways, as `model` is in `f(model)` and `model.parameters()`: the first of these wins.
 _ORDER = (
     "fsdp",
     "horovod",
@@ -35,9 +35,9 @@ _ORDER = (
 
 
 class Parts(NamedTuple):
-    """`texts` gives the harness's name for an expression of the user's, `roles` what each name stands for.
+    """`texts` maps expressions of the user to names of the harness, `roles` maps these names to their roles.
 
-    `kinds` are the acts that occur, `clip` how the gradients are clipped, `limits` the texts of the limits.
+    `kinds` are the acts that occur, `clip` says how gradients are clipped, `limits` are the expressions of the limits.
     """
 
     texts: dict[str, str]
@@ -48,7 +48,7 @@ class Parts(NamedTuple):
     limits: frozenset[str] = frozenset()
 
     def joined(self, other: Parts) -> Parts:
-        """The names of both sides: what one side says of an expression holds for the other."""
+        """The names of both sides: what one side shows about an expression holds for the other."""
         said: dict[str, str] = {}
         for one in (self, other):
             for text, name in one.texts.items():
@@ -59,7 +59,7 @@ class Parts(NamedTuple):
 
 
 def parts(program: Program, index: int) -> Parts:
-    """What is known of one function's expressions. Raises NotVerifiable."""
+    """What is known about the expressions of one function. Raises NotVerifiable."""
     setup, turn = program.region(index)
     region = {node for statement in (*setup, *turn) for node in ast.walk(statement)}
     said: dict[str, str] = {}
@@ -129,12 +129,12 @@ def _of_clip(program: Program, clip: Clip) -> Iterator[tuple[str, str]]:
             yield ast.unparse(whole), "parameters"
 
 
-# Which argument of a wrapper's clip is the limit.
+# Which argument of a wrapper's clip method is the limit.
 _LIMIT_AT = {"accelerator": 1, "fsdp": 0}
 
 
 def clip_of(program: Program, node: ast.Call, act: Act) -> str:
-    """Whose method a clip is that is none of torch's functions, "" for what has no stand-in."""
+    """The kind of object whose method clips, if it is not a function of torch; "" if there is no stand-in for it."""
     match node.func:
         case ast.Attribute(value=owner) if program.wrapped.get(ast.unparse(owner)) == "fsdp":
             return "fsdp"
@@ -151,7 +151,7 @@ def _of_wrapped_clip(node: ast.Call, wrapper: str) -> Iterator[tuple[str, str]]:
 
 
 def _of_call(program: Program, node: ast.AST) -> Iterator[tuple[str, str]]:
-    """What an ordinary call tells."""
+    """What follows from an ordinary call."""
     match node:
         case ast.Call() if (clip := program.clip(node)) is not None:
             yield from _of_clip(program, clip)
@@ -172,7 +172,7 @@ def _of_call(program: Program, node: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def _limits(program: Program, node: ast.AST) -> Iterator[str]:
-    """The texts of the limits that a call clips to, without signs."""
+    """The expressions of the limits that a call clips to, without signs."""
     clip, act = program.clip(node), program.act(node)
     match node:
         case ast.Call() if clip is not None:
@@ -188,7 +188,7 @@ def _limits(program: Program, node: ast.AST) -> Iterator[str]:
 
 
 def _may_be_limit(text: str) -> bool:
-    """Whether an expression, which is made up as a whole, can be a number: it is no display and not long."""
+    """Whether an expression, which the harness replaces as a whole, can be a number: it is short and not a display."""
     return len(text) <= LIMIT_LETTERS_MOST and not set(text) & set("[{")
 
 
@@ -205,7 +205,7 @@ def is_chain(node: ast.AST) -> bool:
 
 
 def _way_to_clip(program: Program, region: set[ast.AST]) -> tuple[str, float]:
-    """How a side clips, and by which norm: what its calls say in so many words. Raises NotVerifiable."""
+    """How a side clips, and by which norm, as its calls spell it out. Raises NotVerifiable."""
     ways: set[tuple[str, float]] = set()
     for node in region:
         clip, act = program.clip(node), program.act(node)
@@ -232,7 +232,7 @@ def _norm_type(program: Program, clip: Clip) -> float:
         case None:
             return 2.0
         case ast.Constant(value=bool()):
-            return 2.0  # the next argument's value in its place
+            return 2.0  # replaced by the value of the next argument
         case ast.Constant(value=int() | float() as number):
             return float(number)
         case node if is_infinite([node]):

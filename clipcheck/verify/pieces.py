@@ -1,4 +1,4 @@
-"""Which parts of a document a fix is about: the statements or expressions that hold its edits, before and after them."""
+"""The parts of a document that a fix changes: the statements or expressions around its edits, before and after."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STATEMENTS = (cst.SimpleStatementLine, cst.If, cst.For, cst.While, cst.With, cs
 
 
 class Piece(NamedTuple):
-    """A stretch of both texts: whole statements, or an expression."""
+    """A span of both texts: whole statements, or an expression."""
 
     before: tuple[int, int]
     after: tuple[int, int]
@@ -30,7 +30,7 @@ class Piece(NamedTuple):
 
 
 def apart(source: Source, edits: Sequence[Edit]) -> list[list[Edit]]:
-    """Edits of expressions in different statements show what they do each by itself; others only together."""
+    """Edits to expressions in different statements can be tested separately; others only together."""
     groups: dict[cst.CSTNode, list[Edit]] = {}
     for edit in edits:
         found = smallest(source, edit)
@@ -42,13 +42,13 @@ def apart(source: Source, edits: Sequence[Edit]) -> list[list[Edit]]:
 
 
 def _is_function(source: Source, edit: Edit) -> bool:
-    """Whether an edit only exchanges one function for another."""
+    """Whether an edit only replaces one function by another."""
     node = smallest(source, edit)
     return node is not None and source.qualified(node) in allowed.FUNCTIONS
 
 
 def pieces(source: Source, fix: Fix, edits: Sequence[Edit]) -> list[Piece]:
-    """The stretches that these edits of a fix are about, in order. Raises NotVerifiable."""
+    """The spans that these edits of a fix change, in order. Raises NotVerifiable."""
     shift = _Shift(fix.all_edits)
     single = _one_expression(source, edits)
     if single is not None:
@@ -66,13 +66,13 @@ def pieces(source: Source, fix: Fix, edits: Sequence[Edit]) -> list[Piece]:
 
 
 def whole(source: Source, fix: Fix, edits: Sequence[Edit]) -> list[Piece]:
-    """The statements that these edits are in, down to the last. Raises NotVerifiable."""
+    """The statements from the first to the last that these edits are in. Raises NotVerifiable."""
     lines = _lines(source, _covering(source, edits))
     return [Piece(lines, _Shift(fix.all_edits).stretch(*lines), whole=True)]
 
 
 def above(source: Source, fix: Fix, start: int, name: str) -> list[Piece]:
-    """The statements above an offset, in its function, that give a name its value, be it a list that they add to."""
+    """The statements above an offset, in its function, that assign a name or append to the list that it holds."""
     shift = _Shift(fix.all_edits)
     found: list[Piece] = []
     for node in _around(source, start):
@@ -111,7 +111,7 @@ def _makes(source: Source, statement: cst.CSTNode, name: str) -> bool:
 
 
 def _expressions(source: Source, group: list[cst.CSTNode], edits: Sequence[Edit], shift: _Shift) -> Iterator[Piece]:
-    """The edited expressions alone, where the rest of a statement is none of our business."""
+    """The edited expressions alone, if the rest of a statement does not matter."""
     if len(group) == 1 and edits and not _is_arithmetic(source, group[0]):
         spans = [_one_expression(source, [edit]) for edit in edits]
         if all(spans):
@@ -128,7 +128,7 @@ def _is_expression(text: str) -> bool:
 
 
 def _is_arithmetic(source: Source, statement: cst.CSTNode) -> bool:
-    """Whether a statement is an assignment, a return or a loop, and not the call of something unknown."""
+    """Whether a statement is an assignment, a return or a loop, not a call of something unknown."""
     match statement:
         case cst.SimpleStatementLine(body=[cst.Expr(value=cst.Call())]):
             return False
@@ -138,7 +138,7 @@ def _is_arithmetic(source: Source, statement: cst.CSTNode) -> bool:
 
 
 def is_clipped(source: Source, edits: Sequence[Edit]) -> bool:
-    """Whether all that edits change is an argument of a function that clips: another one need not be a mistake."""
+    """Whether edits change only an argument of a clip: a different argument is not necessarily a mistake."""
     node = _one_node(source, edits)
     while isinstance(parent := source.parent(node) if node is not None else None, cst.Attribute):
         node = parent
@@ -151,7 +151,7 @@ def _one_node(source: Source, edits: Sequence[Edit]) -> cst.BaseExpression | Non
 
 
 def _one_expression(source: Source, edits: Sequence[Edit]) -> tuple[int, int] | None:
-    """The span of the smallest expression that holds all edits; for the function of a call, that of the call."""
+    """The span of the smallest expression that contains all edits; for the function of a call, that of the call."""
     node = _one_node(source, edits)
     if node is None:
         return None
@@ -166,7 +166,7 @@ def _one_expression(source: Source, edits: Sequence[Edit]) -> tuple[int, int] | 
 
 
 def smallest(source: Source, edit: Edit) -> cst.BaseExpression | None:
-    """The smallest expression whose text holds the edit's, an insertion included."""
+    """The smallest expression whose span contains that of the edit; insertions included."""
     start, end = trimmed(source.text, edit)
     best: tuple[int, cst.BaseExpression] | None = None
     for node in source.walk(source.module):
@@ -178,7 +178,7 @@ def smallest(source: Source, edit: Edit) -> cst.BaseExpression | None:
 
 
 def trimmed(text: str, edit: Edit) -> tuple[int, int]:
-    """The edit's stretch without white space at its ends."""
+    """The span of the edit without white space at its ends."""
     replaced = text[edit.start : edit.end]
     if not replaced.strip():
         return edit.start, edit.start
@@ -186,7 +186,7 @@ def trimmed(text: str, edit: Edit) -> tuple[int, int]:
 
 
 def _covering(source: Source, edits: Sequence[Edit]) -> list[cst.CSTNode]:
-    """The statements of the innermost block that hold all edits, from the first edited one to the last."""
+    """The statements of the innermost block that contains all edits, from the first edited one to the last."""
     low, high = (pick(trimmed(source.text, e)[i] for e in edits) for i, pick in ((0, min), (1, max)))
     best: list[cst.CSTNode] = []
     blocks: list[cst.IndentedBlock | cst.Module] = [*source.nodes(cst.IndentedBlock), source.module]
@@ -213,7 +213,7 @@ def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def _grouped(source: Source, statements: list[cst.CSTNode], edits: Sequence[Edit]) -> list[list[cst.CSTNode]]:
-    """Statements side by side, those that one edit spans taken together."""
+    """Groups of adjacent statements; those that one edit spans are in one group."""
     groups: list[list[cst.CSTNode]] = []
     for statement in statements:
         lines = _lines(source, [statement])
@@ -239,7 +239,7 @@ def _lines(source: Source, statements: Sequence[cst.CSTNode]) -> tuple[int, int]
 
 
 class _Shift:
-    """Where a stretch of the old text lies in the new one."""
+    """Maps a span of the old text to the new text."""
 
     def __init__(self, edits: Iterable[Edit]) -> None:
         self._edits = sorted(edits)
@@ -248,7 +248,7 @@ class _Shift:
         return self._moved(start, behind=False), self._moved(end, behind=True)
 
     def _moved(self, offset: int, behind: bool) -> int:
-        """`behind`: an insertion at the very offset counts as in front of it; that of an import always does."""
+        """With `behind`, an insertion exactly at the offset counts as before it; an inserted import always does."""
         done = [
             e
             for e in self._edits
@@ -265,7 +265,7 @@ def in_import(source: Source, edit: Edit) -> bool:
     return any(
         first <= start and end <= last
         for node in source.nodes(*_EDITED_IMPORTS)
-        for first, last in [_lines(source, [source.statement(node)])]  # with the comment beside it
+        for first, last in [_lines(source, [source.statement(node)])]  # with the comment after it
     )
 
 
@@ -274,7 +274,7 @@ def _adds_import(edit: Edit) -> bool:
 
 
 def kept(source: Source, stored: Iterable[str], spans: Sequence[tuple[int, int]]) -> set[str]:
-    """The names whose value from the pieces is read by code outside of them."""
+    """The names that the pieces assign and that code outside of them reads."""
     names = set()
     for name in stored:
         for scope in source.names.scopes.values():

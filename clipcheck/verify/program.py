@@ -1,4 +1,4 @@
-"""A program as Python's own syntax, with what clipcheck knows of its calls: which function is concerned, and what it runs."""
+"""A program as Python's `ast`, with what clipcheck knows about its calls: which function is affected, what it runs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from clipcheck.verify.collectives import collectives, wrapped
 from clipcheck.verify.pieces import trimmed
 
 _LENT = (ast.FunctionDef, ast.AsyncFunctionDef)
-# Statements of a module that are no part of what it does.
+# Statements of a module that do nothing when it runs.
 _APART = (*_LENT, ast.ClassDef, ast.Import, ast.ImportFrom)
 
 
 class Program:
-    """An expression as Python's own syntax, with what clipcheck knows of its calls."""
+    """A program as Python's `ast`, with what clipcheck knows about its calls."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -33,20 +33,20 @@ class Program:
         self._regions: dict[int, tuple[list[ast.stmt], list[ast.stmt]]] = {}
 
     def act(self, node: ast.AST) -> Act | None:
-        """What a call or an assignment does to the gradients, None for nothing."""
+        """What a call or an assignment does to the gradients; None for nothing."""
         return self._acts.get(original(node))
 
     def clip(self, node: ast.AST) -> Clip | None:
-        """The call of a clip or a norm of torch's that a node is."""
+        """The call of torch's clip or norm that a node is, if any."""
         return self._clips.get(original(node))
 
     def collective(self, node: ast.AST) -> str:
-        """Which call of all ranks a node is, "" for none."""
+        """Which collective call a node is; "" for none."""
         return self._collectives.get(original(node), "")
 
     @cached_property
     def wrapped(self) -> dict[str, str]:
-        """The expressions that hold a model or an optimizer of several ranks, with the role that each has."""
+        """The expressions that hold a model or an optimizer wrapped for several ranks, with their roles."""
         return {self.text(node): role for node, role in wrapped(self.source)}
 
     @cached_property
@@ -63,7 +63,7 @@ class Program:
 
     @cached_property
     def changing(self) -> frozenset[str]:
-        """The attributes that are assigned elsewhere than where an object is made, with their owners."""
+        """The attributes that are assigned outside constructors, with their owners."""
         made = {
             node
             for function in self.functions
@@ -80,7 +80,7 @@ class Program:
         return [] if node is None else self._by_span.get(self.source.span(node), [])
 
     def text(self, node: cst.CSTNode | None) -> str:
-        """An expression of LibCST's as `ast.unparse` writes it, "" for none."""
+        """A LibCST expression as `ast.unparse` would write it; "" for None."""
         return next((ast.unparse(found) for found in self.nodes(node) if isinstance(found, ast.expr)), "")
 
     def span(self, node: ast.AST) -> tuple[int, int]:
@@ -91,7 +91,7 @@ class Program:
         return self._offset(node.lineno, node.col_offset), self._offset(node.end_lineno, node.end_col_offset)
 
     def around(self, edits: Sequence[Edit]) -> int:
-        """The number of the innermost function that holds all edits, 0 for the module itself."""
+        """The number of the innermost function that contains all edits; 0 for the module itself."""
         source = self.source
         spans = [trimmed(source.text, edit) for edit in edits]
         held = []
@@ -103,14 +103,14 @@ class Program:
         return min(held)[1]
 
     def region(self, index: int) -> tuple[list[ast.stmt], list[ast.stmt]]:
-        """What a function does at first and in each turn, with the bodies of the functions of the file that it calls."""
+        """What a function does once and in each turn, with calls of functions in the file replaced by their bodies."""
         if index not in self._regions:
             setup, turn = self._own(index)
             self._regions[index] = inlined(setup, self._called), inlined(turn, self._called)
         return self._regions[index]
 
     def _own(self, index: int) -> tuple[list[ast.stmt], list[ast.stmt]]:
-        """What stands in a function itself: where it only prepares, the turns are of another method."""
+        """The statements of the function itself: if it only prepares, the turns are in another method."""
         function = self.functions[index]
         assert isinstance(function, (ast.Module, *_LENT))
         if self._acts_in(function):
@@ -125,7 +125,7 @@ class Program:
         return (function.body, others[0].body) if len(others) == 1 else ([], function.body)
 
     def _called(self, call: ast.Call) -> Called | None:
-        """The function of the file that a call runs, where that concerns the gradients and returns at its end alone."""
+        """The function of the file that a call runs, if it affects the gradients and returns only at its end."""
         node = self._calls.get(original(call))
         found = None if node is None else callee(self.source, node)
         if found is None or found.owner is not None or isinstance(found.function, cst.Lambda):
@@ -137,7 +137,7 @@ class Program:
     def _given(
         self, found: Callee, arguments: ast.arguments, around: Mapping[str, ast.expr]
     ) -> dict[str, ast.expr] | None:
-        """What a function's parameters are given, in the words of the code around; None where that is not plain."""
+        """The arguments for a function's parameters, as the calling code writes them; None if they are not clear."""
         names = [argument.arg for argument in arguments.args]
         last = names[len(names) - len(arguments.defaults) :]
         given = dict(zip(last, arguments.defaults, strict=True))
@@ -175,11 +175,11 @@ class Program:
         }
 
     def code(self, index: int) -> str:
-        """The text of a region, as `ast.unparse` writes it."""
+        """The code of a region, as `ast.unparse` writes it."""
         return "\n".join(ast.unparse(statement) for block in self.region(index) for statement in block)
 
     def spans(self, index: int) -> list[tuple[int, int]]:
-        """Where the statements of a region stand, those of the functions that it calls among them."""
+        """The spans of the statements of a region, including those of the functions that it calls."""
         every = (statement for block in self.region(index) for statement in block if not isinstance(statement, _APART))
         inner = (node for statement in every for node in ast.walk(statement) if isinstance(node, ast.stmt))
         return list(dict.fromkeys(map(self.span, inner)))
@@ -196,7 +196,7 @@ class Program:
         return found
 
     def _offset(self, line: int, column: int) -> int:
-        """The offset in code points of a place that counts bytes of UTF-8."""
+        """The offset in code points of a position given in UTF-8 bytes."""
         start = self.source.line_starts[line - 1]
         head = self.source.text[start : start + column]
         if head.isascii():

@@ -1,4 +1,4 @@
-"""Several ranks in one process: each runs until it waits for the others, and what they wait for is done for all at once."""
+"""Several ranks in one process: each runs up to its next collective call, which is then performed for all at once."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from clipcheck.verify.stand_ins import Model, Optimizer, World
 
 
 class Collective(NamedTuple):
-    """What one rank brings to a call of all ranks: tensors that become the sum, or the mean, of what all bring.
+    """One rank's part in a collective call: tensors that become the sum, or the mean, over all ranks.
 
-    `then` is what the rank does with them, and gives the call's result.
+    `then` is what the rank does with them; it returns the result of the call.
     """
 
     tensors: Sequence[Tensor]
@@ -24,14 +24,14 @@ class Collective(NamedTuple):
 
 
 class OutOfStep(Exception):
-    """Some ranks wait for others that do not come, or that wait for something else."""
+    """Some ranks wait for others that have ended or are in a different collective call."""
 
 
 Rank = Generator["Collective | None", object, object]
 
 
 def together(ranks: Sequence[Rank]) -> None:
-    """Run all ranks to their end. Raises OutOfStep, and what they raise."""
+    """Runs all ranks until they finish. Raises OutOfStep, and whatever they raise."""
     results: list[object] = [None] * len(ranks)
     while True:
         asked = [_resumed(rank, result) for rank, result in zip(ranks, results, strict=True)]
@@ -45,7 +45,7 @@ def together(ranks: Sequence[Rank]) -> None:
 
 
 class _End(NamedTuple):
-    """A rank has nothing more to do."""
+    """A rank has finished."""
 
 
 def _resumed(rank: Rank, result: object) -> Collective | _End | None:
@@ -67,7 +67,7 @@ def _done(asked: Sequence[Collective], count: int) -> list[object]:
 
 
 def _gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """The gradients of some parameters; where there is none, one of zero."""
+    """The gradients of some parameters; zeros where there is none."""
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -118,7 +118,7 @@ class Horovod(Optimizer):
 
 
 class Sharded(Model):
-    """A model that FSDP1 wraps: each rank holds a part of every parameter, and the method clips by the norm of all."""
+    """A model wrapped by FSDP1: each rank holds a part of every parameter, and its method clips by the global norm."""
 
     def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> Collective:
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]

@@ -1,4 +1,4 @@
-"""The statements of a training step without what does not concern the gradients, in the harness's names."""
+"""Reduces a training step to the statements that affect the gradients, in the harness's names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipcheck.verify.seeds import read_before_bound
 
 _ROUNDS = 20
 _RUN_ALL = (EventKind.BACKWARD, EventKind.STEP)
-# What changes gradients or parameters: not what measures them, and not what is not known.
+# Acts that change gradients or parameters, as opposed to measuring them or being unknown.
 _CHANGES = (*_RUN_ALL, EventKind.UNSCALE, EventKind.CLIP, EventKind.ZERO_GRAD, EventKind.UPDATE, EventKind.EDIT)
 
 
@@ -27,7 +27,7 @@ class Body(NamedTuple):
 
 
 def reduced(program: Program, index: int, names: Parts) -> Body:
-    """One function's body. Raises NotVerifiable where what concerns the gradients is not known."""
+    """One function's body. Raises NotVerifiable if something that affects the gradients is unknown."""
     setup, turn = program.region(index)
     opaque: frozenset[str] = frozenset()
     for _ in range(_ROUNDS):
@@ -41,14 +41,14 @@ def reduced(program: Program, index: int, names: Parts) -> Body:
 
 
 def _unbound(body: Body) -> set[str]:
-    """The local names whose value from before may be read: nothing is known of that."""
+    """The local names that may be read before they are assigned: their values are unknown."""
     every = [*body.setup, *body.turn]
     nodes = [node for root in every for node in ast.walk(root) if isinstance(node, ast.Name)]
     return set(read_before_bound(every, sure=True)) & {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
 
 
 class _Reducer:
-    """Reduces blocks; what is assigned something that is not known becomes `known.opaque`, and the next round knows."""
+    """Reduces blocks; names that are assigned something unknown are added to `known.opaque` for the next round."""
 
     def __init__(self, program: Program, index: int, names: Parts, opaque: frozenset[str]) -> None:
         self.program = program
@@ -94,7 +94,7 @@ class _Reducer:
         return ast.Continue()
 
     def _expression(self, value: ast.expr) -> list[ast.stmt]:
-        """An expression as a whole where it is known, else those parts that concern the gradients or use up a name."""
+        """The whole expression if it is known, otherwise the parts that affect the gradients or use up an iterator."""
         if isinstance(value, ast.Constant):
             return []
         try:
@@ -106,7 +106,7 @@ class _Reducer:
             return list(kept)
 
     def _telling(self, value: ast.expr) -> list[ast.expr]:
-        """The outermost parts of an expression that may not be left out. Raises NotVerifiable where one is not known."""
+        """The outermost parts of an expression that may not be left out. Raises NotVerifiable if one is unknown."""
         found: list[ast.expr] = []
         for child in ast.iter_child_nodes(value):
             if isinstance(child, ast.keyword):
@@ -125,7 +125,7 @@ class _Reducer:
         return found
 
     def _concerns(self, nodes: Iterable[ast.AST], kinds: tuple[EventKind, ...] = ()) -> bool:
-        """Whether something in these nodes acts upon the gradients, as far as is known."""
+        """Whether anything in these nodes affects the gradients, as far as is known."""
         every = [node for root in nodes for node in ast.walk(root)]
         found = (self.program.act(node) for node in every)
         together = not kinds and any(self.program.collective(node) not in ("", "get_world_size") for node in every)
@@ -148,7 +148,7 @@ class _Reducer:
         return [ast.Assign(stored, made, lineno=1)]
 
     def _given(self, value: ast.expr) -> list[ast.stmt]:
-        """An optimizer reads what it is made of."""
+        """An optimizer reads what it is constructed from."""
         if not isinstance(value, ast.Call):
             return []
         return [
@@ -210,11 +210,11 @@ def _single(target: ast.expr) -> list[ast.expr]:
     return [target]
 
 
-# --- what changes nothing -------------------------------------------------------------------------------------------
+# --- removing what changes nothing ----------------------------------------------------------------------------------
 
 
 class _Pruner:
-    """Leaves of blocks what acts upon the gradients, and what that reads: where a value only leaves, it is not compared."""
+    """Keeps only what affects the gradients, and what that reads; values that are merely returned are not compared."""
 
     def __init__(self, known: Known) -> None:
         self._known = known
@@ -235,7 +235,7 @@ class _Pruner:
     def _statement(self, node: ast.stmt) -> list[ast.stmt]:
         match node:
             case ast.Expr(value=value) if any(getattr(part, "attr", "") == "grad" for part in ast.walk(value)):
-                return [node]  # which has no effect, but raises where there is no gradient
+                return [node]  # which has no effect but raises if there is no gradient
             case ast.Expr(value=value):
                 return self._effects(value)
             case (
@@ -260,16 +260,16 @@ class _Pruner:
         return [node]
 
     def _effects(self, value: ast.AST) -> list[ast.stmt]:
-        """The outermost calls in an expression that act, or the expression as a whole where it uses up an iterator."""
+        """The outermost calls in an expression that have an effect, or all of it if it uses up an iterator."""
         if isinstance(value, ast.expr) and (self._known.uses_up(value) or self._acts(value)):
             return [ast.Expr(value)]
-        if isinstance(value, (ast.ListComp, ast.GeneratorExp)):  # what it binds is known inside of it alone
+        if isinstance(value, (ast.ListComp, ast.GeneratorExp)):  # the names that it binds exist only inside it
             parts = (part for part in ast.walk(value) if isinstance(part, ast.expr))
             return [ast.Expr(value)] if any(map(self._acts, parts)) else []
         return [kept for child in ast.iter_child_nodes(value) for kept in self._effects(child)]
 
     def _acts(self, node: ast.expr) -> bool:
-        """Whether a call acts upon the gradients, by what it is or as a method of the harness's, or fills a list."""
+        """Whether a call affects the gradients, by itself or as a method of a harness object, or fills a list."""
         act, clip = self._known.program.act(node), self._known.program.clip(node)
         if (act is not None and act.kind in _CHANGES) or (clip is not None and clip.function != "get_total_norm"):
             return True

@@ -1,4 +1,4 @@
-"""A training experiment: both sides train in every setting, and each step is compared with what it should have taken."""
+"""A training experiment: both sides train in every setting, and each step is compared with the right one."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from clipcheck.verify.ranks import OutOfStep, together
 from clipcheck.verify.replay import compiled_site, listed
 from clipcheck.verify.stand_ins import BATCHES, TURNS, Aim, Optimizer, Setting, World
 
-_TOLERANCE = 1e-3  # torch's epsilon of 1e-6 in the smallest gradients tried, and roundings of float32
+_TOLERANCE = 1e-3  # the effect of torch's epsilon of 1e-6 on the smallest gradients tried, and float32 rounding
 _SIZES = {
     "gradients above max_norm": (40.0, 20.0, 30.0),
     "gradients around max_norm": (20.0, 0.25, 3.0, 0.5),
     "gradients below max_norm": (0.1, 0.02, 0.05),
 }
-# Of a test that may come out differently each time, and of one that does not.
+# Outcomes of a test that may change between turns, and of one that cannot.
 _OUTCOMES = {"flag": ("always", "every second time", "never"), "choice": ("always", "never")}
 
 
@@ -30,7 +30,7 @@ Program: TypeAlias = "Callable[[dict[str, Any]], Callable[..., Any]]"
 
 
 class _Run(NamedTuple):
-    """A side's steps, and what is wrong with it, as a clause; nothing where every step took what it should.
+    """A side's steps, and what is wrong with them, as a clause; empty if every step is right.
 
     `clears` says after which batches it cleared the gradients, `lost` whether no step had used them by then.
     """
@@ -44,10 +44,10 @@ class _Run(NamedTuple):
 
 
 def rehearse(experiment: dict[str, Any], at: Callable[[str], None]) -> Answer:
-    """Train on both sides in every setting; `at` is told each setting before it runs.
+    """Trains both sides in every setting; `at` is called with each setting before it runs.
 
-    The new side has to take the right steps wherever it does not do just what the old one did. It has to do so somewhere
-    where the old side does not, or everywhere: a fix that leaves all faults as they are shows nothing.
+    The new side must take the right steps in every setting in which it differs from the old one, and either everywhere
+    or in at least one setting in which the old side is wrong: a fix that keeps all faults has not been verified.
     """
     roles: dict[str, str] = experiment["roles"]
     old, new = (compiled_site(experiment[side]) for side in ("before", "after"))
@@ -58,7 +58,7 @@ def rehearse(experiment: dict[str, Any], at: Callable[[str], None]) -> Answer:
     count = right = 0
     for setting in _settings(roles):
         before, after = _both(old, new, setting, experiment, at)
-        if _drop_the_same(before, after):  # what these are for is not for the fix to decide
+        if _drop_the_same(before, after):  # the fix cannot decide what these are for
             before, after = _both(old, new, setting, experiment | {"drops": True}, at)
         count += 1
         if not before.raised and not after.raised and _amount(before) != _amount(after):
@@ -87,20 +87,20 @@ def _both(
 
 
 def _is_open(before: _Run, after: _Run, setting: Setting) -> bool:
-    """Whether nothing tells whose fault a wrong step is, as the old side raised before it could take it.
+    """Whether the cause of a wrong step is unknown because the old side raised before it could take that step.
 
-    It may be that of a test around the clip, or of what the scaler does with an overflow.
+    The cause may be a test around the clip, or the way in which the scaler handles an overflow.
     """
     return before.raised and not after.raised and (math.inf in setting.sizes or "every second time" in setting.flags)
 
 
 def _drop_the_same(before: _Run, after: _Run) -> bool:
-    """Whether both sides clear gradients that no step has used, and do so at the same times, as far as the old one came."""
+    """Whether both sides clear unused gradients at the same times, as far as the old side got."""
     return before.lost and after.lost and after.clears[: len(before.clears)] == before.clears
 
 
 def _adds_up(old: Program, experiment: dict[str, Any]) -> bool:
-    """Whether ranks use the sum of their gradients and not the mean: what the old side does where it clips nothing."""
+    """Whether ranks use the sum of their gradients, not the mean: what the old side does when it clips nothing."""
     below = next(setting for setting in _settings(experiment["roles"]) if setting.title == "gradients below max_norm")
     return not _run(old, below, experiment | {"sums": True}).fault
 
@@ -134,7 +134,7 @@ def _run(program: Program, setting: Setting, experiment: dict[str, Any]) -> _Run
                 together(runs)
     except OutOfStep:
         raised = "ranks that wait for one another forever"
-    except Exception as error:  # what a side raises is part of what it does
+    except Exception as error:  # exceptions are part of a side's behavior
         raised = type(error).__name__
     steps = [
         [[] if g is None else g.flatten().tolist() for g in step.taken] for world in worlds for step in world.steps
@@ -145,7 +145,7 @@ def _run(program: Program, setting: Setting, experiment: dict[str, Any]) -> _Run
 
 
 def _names(world: World, experiment: dict[str, Any]) -> dict[str, Any]:
-    """What stands in the names of a side."""
+    """The objects for the names of a side."""
     names = objects(world, experiment["roles"], experiment["groups"])
     own = {
         "loss__0__call": world.loss,
@@ -156,7 +156,7 @@ def _names(world: World, experiment: dict[str, Any]) -> dict[str, Any]:
 
 
 def _backward(world: World, roles: dict[str, str], names: dict[str, Any]) -> Callable[[], None]:
-    """How others run backward for a side: through its scaler, or what wraps its training, if it has one."""
+    """How the harness runs backward for a side: through its scaler or wrapper, if it has one."""
     for name, role in roles.items():
         if role == "scaler":
             return lambda: names[name].scale(world.loss()).backward()
@@ -166,7 +166,7 @@ def _backward(world: World, roles: dict[str, str], names: dict[str, Any]) -> Cal
 
 
 def _turns(world: World, implied: list[str], backward: Callable[[], None]) -> Iterator[int]:
-    """The turns of a side, each with what the side leaves to others."""
+    """The turns of a side, each completed with what the side leaves to its caller."""
     optimizer = Optimizer(world)
     for turn in range(TURNS):
         if "backward" in implied:
@@ -178,7 +178,7 @@ def _turns(world: World, implied: list[str], backward: Callable[[], None]) -> It
 
 
 def _fault(world: World) -> str:
-    """What is wrong with the steps of a side, "" for nothing."""
+    """What is wrong with the steps of a side; "" for nothing."""
     if not world.steps and not world.skips:
         return "no step"
     for step in world.steps:
@@ -190,7 +190,7 @@ def _fault(world: World) -> str:
 
 
 def _miss(taken: list[torch.Tensor | None], wanted: list[torch.Tensor], clip: str) -> str:
-    """How a step misses what it should have taken."""
+    """How a step differs from the right one."""
     norm, right = (_norm([g for g in side if g is not None]) for side in (taken, wanted))
     if not math.isfinite(norm):
         return "a step with a NaN or an infinity"
@@ -208,7 +208,7 @@ def _norm(gradients: list[torch.Tensor]) -> float:
 
 
 def _same(before: _Run, after: _Run) -> bool:
-    """Whether both sides took the same steps, as far as two functions that do the same may round in another way."""
+    """Whether both sides took the same steps, except for rounding."""
     if before.fault != after.fault or list(map(len, before.steps)) != list(map(len, after.steps)):
         return False
     return all(map(_is_near, chain(*before.steps), chain(*after.steps)))

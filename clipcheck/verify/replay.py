@@ -1,4 +1,4 @@
-"""A site's experiment: both sides of it run on every case of the battery, and all that can be seen of them compared."""
+"""A site's experiment: both sides run on every case of the battery, and everything observable is compared."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NAMED = 4
 
 
 def replay(experiment: dict[str, Any], at: Callable[[str], None]) -> Answer:
-    """Try an experiment on every case; `at` is told each case before it runs."""
+    """Runs an experiment on every case; `at` is called with each case before it runs."""
     roles: dict[str, str] = experiment["roles"]
     kept, seeds, norm = experiment["kept"], experiment["seeds"], bool(experiment.get("norm"))
     old, new, exact = (compiled_site(experiment[side]) for side in ("before", "after", "reference"))
@@ -63,7 +63,7 @@ def replay(experiment: dict[str, Any], at: Callable[[str], None]) -> Answer:
 
 
 def _accuracy(found: Answer, errors: dict[torch.dtype, list[tuple[float, float]]]) -> Answer:
-    """An answer in which nothing failed, unless the new side is on average further from float64 than the old one."""
+    """The answer if no case failed; it fails if the new side is on average further from float64 than the old one."""
     for dtype, pairs in errors.items():
         ours, theirs = fmean(a for _, a in pairs), fmean(b for b, _ in pairs)
         if ours > _WORSE * theirs + torch.finfo(dtype).eps:
@@ -77,7 +77,7 @@ def _sentences(exceptions: dict[str, list[str]], count: int) -> tuple[str, ...]:
 
 
 def listed(titles: Sequence[str], count: int) -> str:
-    """The end of a sentence that says with which of `count` cases, the first few of many."""
+    """The end of a sentence that says which of `count` cases: the first few if there are many."""
     if len(titles) == count:
         return "in every case"
     if len(titles) > _NAMED:
@@ -86,7 +86,7 @@ def listed(titles: Sequence[str], count: int) -> str:
 
 
 def compiled_site(side: list[Any]) -> Callable[[dict[str, Any]], Callable[..., Any]]:
-    """What makes a side's function, given what stands in its names."""
+    """A factory that makes a side's function from the objects for its names."""
     code, paths = side
     missing = [path for path in paths.values() if path not in libraries()]
     if missing:
@@ -117,7 +117,7 @@ COMPILERS = frozenset([_compile.__code__, _define.__code__])
 
 @cache
 def libraries() -> dict[str, Any]:
-    """What the listed paths stand for, without those that this torch or this machine does not have."""
+    """The objects at the listed paths, without those that this torch or this machine does not have."""
     found = {}
     for path in (*FUNCTIONS, *CONSTANTS):
         with contextlib.suppress(ImportError, AttributeError):
@@ -138,7 +138,7 @@ def _run(
         with warnings.catch_warnings(), default_dtype(default):
             warnings.simplefilter("ignore")
             kind, result = program(objects.names)(**{name: battery.seed(case) for name in seeds})
-    except Exception as error:  # what a side raises is part of what it does
+    except Exception as error:  # exceptions are part of a side's behavior
         return Seen({}, [], [], error)
     if kind == "locals":
         values = {k: v for k, v in result.items() if k in kept or k.startswith("value__")}
@@ -153,7 +153,7 @@ def _run(
 
 
 def _shown(name: str, values: dict[str, Any]) -> str:
-    """What a value is called: that of an edited expression has no name."""
+    """The name of a value for messages: the value of an edited expression has none."""
     alone = sum(other.startswith("value__") for other in values) == 1
     return "the value" if alone and name.startswith("value__") else name.replace("__", " ")
 

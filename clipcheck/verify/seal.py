@@ -1,6 +1,6 @@
-"""The second wall: what a worker's process gives up, for good, before it runs anything that it is sent.
+"""The second line of defense: rights that a worker process permanently gives up before it runs any code it is sent.
 
-It holds whatever the first wall let through. `confine` is what the system can forbid, `watch` what every Python can.
+It stops what the allowlist should have. `confine` applies what the system can forbid, `watch` what every Python can.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 MEMORY_BYTES = 4 << 30
-CPU_SECONDS = 900  # of a worker's whole life; the parent starts another one long before
+CPU_SECONDS = 900  # for the whole life of a worker; the parent replaces it long before
 FILES_MOST = 256
 
-# Audit events of what changes nothing outside of the process, https://docs.python.org/3/library/audit_events.html
+# Audit events of actions that change nothing outside the process, https://docs.python.org/3/library/audit_events.html
 _QUIET = frozenset(
     "array.__new__ builtins.id object.__delattr__ object.__getattr__ object.__setattr__ sys._getframe "
     "sys._getframemodulename sys.excepthook sys.unraisablehook time.sleep".split()
 )
-# What loading a library raises; the fixtures, which are clipcheck's own, load libraries when they run.
+# Events of loading a library; the fixtures, which come with clipcheck, load libraries when they run.
 _LOADING = frozenset("code.__new__ compile exec function.__new__ import marshal.loads".split())
 _LISTING = frozenset("os.listdir os.scandir".split())
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 class Refused(BaseException):
-    """The code tried something that no verification needs. `except Exception` does not catch it; the message names the event."""
+    """The code tried what no verification needs; the message names it. `except Exception` does not catch this."""
 
 
 def confine(readable: Sequence[str]) -> None:
-    """Bounds on memory, time, files and processes, and what else the system takes away.
+    """Limits memory, time, files and processes, and gives up whatever else the system can take away.
 
-    Without `readable` no file can be opened any more.
+    Without `readable`, no file can be opened after this.
     """
     taken = _address_space()
     limits = {
@@ -51,18 +51,18 @@ def confine(readable: Sequence[str]) -> None:
         "RLIMIT_NOFILE": FILES_MOST if readable else 0,
     }
     if sys.platform != "linux":
-        limit(**limits, RLIMIT_NPROC=0)  # on Linux it would count threads
+        limit(**limits, RLIMIT_NPROC=0)  # on Linux this would count threads
         return
     from clipcheck.verify import linux
 
-    # In this order: rules are made with open files, and the filter lets nobody set limits.
+    # The order matters: file rules need open files, and the filter forbids setting limits.
     linux.restrict_files(readable)
     limit(**limits)
     linux.filter_calls()
 
 
 def limit(**limits: int) -> None:
-    """Bounds, where the system has them."""
+    """Sets limits that the system supports."""
     for kind, most in limits.items():
         if resource is not None and hasattr(resource, kind):
             with contextlib.suppress(ValueError, OSError):
@@ -70,7 +70,7 @@ def limit(**limits: int) -> None:
 
 
 def _address_space() -> int:
-    """Bytes, 0 where the system does not say."""
+    """The size in bytes; 0 if the system does not report it."""
     try:
         with open("/proc/self/statm") as sizes:
             return int(sizes.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -79,13 +79,15 @@ def _address_space() -> int:
 
 
 def watch(readable: Sequence[str], compilers: frozenset[CodeType]) -> None:
-    """Refuse every audit event that is not listed: only `compilers` compile and run code, only what lies below
-    `readable` is read, and where that is nothing, nothing is imported either."""
+    """Refuses every audit event that is not listed.
+
+    Only `compilers` may compile and run code, and only files below `readable` are read; if that is empty, nothing can
+    be imported either."""
     sys.addaudithook(_gate(tuple(os.path.realpath(folder) for folder in readable), compilers))
 
 
 def _gate(folders: tuple[str, ...], compilers: frozenset[CodeType]) -> Callable[[str, tuple[Any, ...]], None]:
-    """The hook. It looks nothing up that what it watches could replace."""
+    """The hook. It uses no name that the watched code could replace."""
     quiet = _QUIET | _LOADING if folders else _QUIET
     listing, writes, refused, below, frame = _LISTING, _WRITES, Refused, _below, sys._getframe
 

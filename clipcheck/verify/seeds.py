@@ -1,4 +1,4 @@
-"""Which names some statements read before they bind them: their values from before come from the harness."""
+"""The names that statements read before they bind them: the harness supplies their initial values."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 
 def read_before_bound(statements: Sequence[ast.stmt], sure: bool = False) -> Iterator[str]:
-    """The names whose value from before is read, in the order of execution.
+    """The names that are read before they are bound, in the order of execution.
 
-    The body of a loop counts as run. So do both branches of a test; with `sure` what only one of them binds is not bound.
+    The body of a loop counts as run, and so do both branches of a test; with `sure`, a name must be bound in both.
     """
     bound: set[str] = set()
 

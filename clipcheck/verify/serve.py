@@ -1,6 +1,6 @@
-"""The worker's process: loads torch, warms up, seals itself, and then answers the requests that its input brings.
+"""The worker process: loads torch, warms up, drops its rights, and then answers requests from its standard input.
 
-Answers are lines of JSON: `{"ready": true}` or `{"missing": …}` at first, `{"at": …}` before each case, and `{"result":
+Answers are lines of JSON: `{"ready": true}` or `{"missing": …}` first, `{"at": …}` before each case, and `{"result":
 …}`, `{"failed": …}` or `{"refused": …}` at the end of a request.
 """
 
@@ -24,13 +24,13 @@ Answers = Callable[[Any, Say], Any]
 
 
 def serve(kind: str, seconds: float, readable: list[str]) -> None:
-    """Answer requests of a kind, `sites` or `fixtures`, until the input ends; no case may take longer than `seconds`.
+    """Answers requests of a kind, `sites` or `fixtures`, until the input ends; no case may take longer than `seconds`.
 
-    Fixtures are clipcheck's own, and may read what lies below `readable`: libraries that they load.
+    Fixtures come with clipcheck, and may read files below `readable`: the libraries that they load.
     """
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     nowhere = open(os.devnull, "w")  # noqa: SIM115
-    os.dup2(nowhere.fileno(), 1)  # what a program prints is not an answer
+    os.dup2(nowhere.fileno(), 1)  # so that what a program prints is not taken for an answer
 
     def say(**message: Any) -> None:
         answers.write(json.dumps(message) + "\n")
@@ -45,7 +45,7 @@ def serve(kind: str, seconds: float, readable: list[str]) -> None:
         say(missing=str(error).partition("\n")[0])
         return
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # showing one reads the source
+    warnings.simplefilter("ignore")  # displaying one reads the source
     answer, compilers = _fixtures() if kind == "fixtures" else _sites()
     seal.confine(readable)
     requests = _requests()
@@ -92,14 +92,14 @@ def _fixtures() -> tuple[Answers, frozenset[CodeType]]:
 
 
 def _end_in(seconds: float, nowhere: TextIO) -> None:
-    """End the process after so many seconds, whatever it is doing and whether or not anyone waits for it."""
+    """Ends the process after so many seconds, whatever it is doing, even if its parent is gone."""
     faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
 
 
 def _requests() -> Iterator[str]:
-    """The lines of the input, read by a thread of its own: where they end the process ends, busy or not."""
+    """The lines of the input, read by a separate thread: when they end, the process ends, busy or not."""
     lines: SimpleQueue[str] = SimpleQueue()
-    end = os._exit  # what runs could put something else in its place
+    end = os._exit  # the code that runs could replace the original
 
     def read() -> None:
         for line in sys.stdin:

@@ -1,7 +1,7 @@
-"""One side of an experiment as a function: the user's expressions become the harness's objects, paths become names.
+"""Turns one side of an experiment into a function: the user's expressions become harness objects, paths become names.
 
-Nothing runs here. No module is ever handed to a side: `torch.nn.utils.clip_grad_norm_`, however it is imported and
-spelled, becomes the one name `torch__nn__utils__clip_grad_norm_`. The user's own names hold no two underscores in a row.
+Nothing runs here. No module is ever passed to a side: `torch.nn.utils.clip_grad_norm_`, however it is imported and
+written, becomes the single name `torch__nn__utils__clip_grad_norm_`. The user's names may not contain `__`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CLIPS = frozenset(f"torch.nn.utils.{name}" for name in ("clip_grad_norm", "clip_
     "clipcheck.runtime.clip_grad_norm_"
 }
 LETTERS_MOST = 20_000
-# The roles that the battery has objects for.
+# The roles for which the battery has objects.
 _MADE = frozenset(
     (
         Role.PARAMETERS,
@@ -41,7 +41,7 @@ _LOWER = frozenset("float half bfloat16 float32 float16".split())
 
 
 class Side(NamedTuple):
-    """One side of an experiment: the text of a function `site`, and the paths that the listed names in it stand for."""
+    """One side of an experiment: the code of a function `site`, and the paths of the listed names in it."""
 
     code: str
     names: dict[str, str]
@@ -50,7 +50,7 @@ class Side(NamedTuple):
 def function(body: Sequence[ast.stmt], seeds: Sequence[str], names: Mapping[str, str], own: frozenset[str]) -> Side:
     """The function `site`: takes the seeds, returns what was returned or all local values. Raises NotVerifiable.
 
-    What is checked is text such as a worker will compile, not the syntax that it was made from.
+    The check parses the very text that a worker will compile, not the syntax tree that it was made from.
     """
     text = ast.unparse(ast.Module(list(body), []))
     allowed.check(ast.parse(text), allowed.Names(names, own))
@@ -63,18 +63,18 @@ def function(body: Sequence[ast.stmt], seeds: Sequence[str], names: Mapping[str,
 
 
 def in_float64(side: Side) -> Side:
-    """The same with its conversions to a lower precision made ones to float64."""
+    """The same side with conversions to lower precision turned into conversions to float64."""
     code = ast.unparse(_Float64(side.names).visit(ast.parse(side.code)))
     names = {name: _STILL_THERE.get(path, path) for name, path in side.names.items()}
     return Side(code, {**names, "torch__float64": "torch.float64"})
 
 
-# What stands for a path that torch no longer has.
+# Replacements for paths that torch no longer has.
 _STILL_THERE = {"torch._six.inf": "math.inf"}
 
 
 def flattened(source: Source, nodes: list[ast.stmt], spans: Sequence[tuple[int, int]], own: frozenset[str]) -> Side:
-    """A side of statements that hold the harness's names already. Raises NotVerifiable."""
+    """A side made of statements that already use the harness's names. Raises NotVerifiable."""
     loaded = _loaded(nodes) - _stored(nodes) - own
     bound = {node.arg for root in nodes for node in ast.walk(root) if isinstance(node, ast.arg)}
     origins = {name: path for name in loaded - bound if (path := origin(source, name, spans) or builtin(name))}
@@ -85,9 +85,9 @@ def flattened(source: Source, nodes: list[ast.stmt], spans: Sequence[tuple[int, 
 
 
 class Placeholders(ast.NodeTransformer):
-    """Puts harness names where the user's expressions stood; `roles` says what each of them is.
+    """Replaces the user's expressions by names of the harness, according to their `roles`.
 
-    A harness name that ends in `call` stands for an expression that gives a fresh object each time.
+    A name that ends in `call` replaces an expression that returns a new object each time.
     """
 
     def __init__(self, roles: Iterable[tuple[str, Role]]) -> None:
@@ -108,7 +108,7 @@ class Placeholders(ast.NodeTransformer):
                 self.roles[name] = role.value
 
     def own(self, role: Role, kind: str) -> ast.Name:
-        """A name of the harness that stands for nothing of the user's."""
+        """A name of the harness that replaces nothing in the user's code."""
         name = f"{role.value}__own__{kind}"
         self.roles[name] = role.value
         return ast.Name(name, ast.Load())
@@ -119,7 +119,7 @@ class Placeholders(ast.NodeTransformer):
                 node = ast.Call(node.func, [ast.Constant("cpu")], node.keywords)
             case ast.keyword(arg="device", value=given) if is_device(given):
                 return ast.keyword("device", ast.Constant("cpu"))
-            case ast.AnnAssign(target=target, value=value):  # what annotates a local value is never evaluated
+            case ast.AnnAssign(target=target, value=value):  # annotations of local variables are never evaluated
                 node = ast.Assign([target], value, lineno=1) if value else ast.Pass()
         if isinstance(node, ast.expr) and isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
             known = self._names.get(ast.unparse(node))
@@ -133,7 +133,7 @@ class Placeholders(ast.NodeTransformer):
 
 
 def is_device(node: ast.expr) -> bool:
-    """Whether an expression is a device by its name: the harness has one."""
+    """Whether an expression is, by its name, a device: the harness has one."""
     match node:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name.endswith("device")
@@ -141,7 +141,7 @@ def is_device(node: ast.expr) -> bool:
 
 
 class Body:
-    """The pieces of one side as syntax, and what the names in them are."""
+    """The pieces of one side as a syntax tree, and the kinds of names in them."""
 
     def __init__(self, source: Source, pieces: Sequence[tuple[tuple[int, int], bool]], places: Placeholders) -> None:
         spans = [span for span, _ in pieces]
@@ -184,7 +184,7 @@ def _stored(nodes: Iterable[ast.AST]) -> set[str]:
 
 
 def _left(nodes: Iterable[ast.AST]) -> set[str]:
-    """The names that statements leave bound: those of comprehensions are gone with these."""
+    """The names that are bound after the statements; those of comprehensions are not."""
     every = [node for root in nodes for node in ast.walk(root)]
     own = {id(name) for node in every if isinstance(node, ast.comprehension) for name in ast.walk(node.target)}
     stored = (node for node in every if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
@@ -200,7 +200,7 @@ def _loaded(nodes: Iterable[ast.AST]) -> set[str]:
 
 
 class _Flat(ast.NodeTransformer):
-    """A name for each path; raises NotVerifiable for those that are not listed."""
+    """Replaces each path by a name; raises NotVerifiable for paths that are not listed."""
 
     def __init__(self, origins: Mapping[str, str]) -> None:
         self._origins = origins
@@ -219,7 +219,7 @@ class _Flat(ast.NodeTransformer):
 
 
 def path_of(node: ast.AST, origins: Mapping[str, str]) -> str | None:
-    """The dotted origin of a name or an attribute of a module, None where it is a value."""
+    """The dotted origin of a name or of an attribute of a module; None for a value."""
     match node:
         case ast.Name(id=name):
             return origins.get(name)
@@ -230,7 +230,7 @@ def path_of(node: ast.AST, origins: Mapping[str, str]) -> str | None:
 
 
 def origin(source: Source, name: str, spans: Sequence[tuple[int, int]]) -> str | None:
-    """What a global name stands for in these stretches: something listed, a module on the way to it, or None."""
+    """The meaning of a global name in these spans: a listed path, a parent module of one, or None."""
     found = {
         source.qualified(node)
         for node in source.nodes(cst.Name)
@@ -241,7 +241,7 @@ def origin(source: Source, name: str, spans: Sequence[tuple[int, int]]) -> str |
 
 
 def builtin(name: str) -> str | None:
-    """The path of a builtin that a reduced side calls for the harness."""
+    """The path of a builtin that the harness adds to a reduced side."""
     path = f"builtins.{name}"
     return path if path in FUNCTIONS else None
 
@@ -253,20 +253,20 @@ def _is_attribute(source: Source, node: cst.Name) -> bool:
     )
 
 
-# --- text and syntax ------------------------------------------------------------------------------------------------
+# --- parsing --------------------------------------------------------------------------------------------------------
 
 
 def parsed(text: str) -> ast.Module:
-    """Raises SyntaxError, and NotVerifiable for what is too long to look at."""
+    """Raises SyntaxError, and NotVerifiable for code that is too long."""
     if len(text) > LETTERS_MOST:
         raise NotVerifiable("it is too long")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the user's escape sequences
+        warnings.simplefilter("ignore")  # warnings about the user's escape sequences
         return ast.parse(text)
 
 
 def expression(text: str) -> ast.expr:
-    """An expression that spans lines, or none of its own. Raises NotVerifiable."""
+    """Parses an expression, which may span lines. Raises NotVerifiable."""
     try:
         match parsed(f"({text}\n)").body:
             case [ast.Expr(value=value)]:
@@ -277,7 +277,7 @@ def expression(text: str) -> ast.expr:
 
 
 def statements(text: str) -> list[ast.stmt]:
-    """The statements of some whole lines, however deep they stand. Raises NotVerifiable."""
+    """The statements of some whole lines, however deeply indented. Raises NotVerifiable."""
     indented = text.lstrip("\r\n")[:1].isspace()
     try:
         tree = parsed("if 1:\n" + text if indented else text)
@@ -289,7 +289,7 @@ def statements(text: str) -> list[ast.stmt]:
 
 
 def _value(text: str, source: Source, span: tuple[int, int], places: Placeholders) -> ast.expr:
-    """The expression; a clip that is not called is called with parameters and a limit of the harness."""
+    """The expression; a clip that is not called is called with the harness's parameters and limit."""
     tree = expression(text)
     origins = {name: path for name in _loaded([tree]) if (path := origin(source, name, [span]))}
     if path_of(tree, origins) in CLIPS:

@@ -1,4 +1,4 @@
-"""The user's own files: each fix lifted into an experiment, run in a worker, and given a verdict."""
+"""Verifies fixes of the user's files: each becomes an experiment that runs in a worker and ends in a verdict."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Verifier:
         self._worker.stop()
 
     def __call__(self, text: str, fix: Fix, target: Target = "clipcheck") -> Verdict:
-        """What trying `fix`, whose edits are on `text`, shows. Raises NoTorch.
+        """The verdict on `fix`, whose edits apply to `text`. Raises NoTorch.
 
-        Functions of a module of the user's, the target, are those of the runtime: nothing of the user's is imported.
+        If the target is a module of the user's, the runtime's functions are used for it: no user code is imported.
         """
         change = Change(text, fix, target)
         found = self._judged(change)
@@ -45,7 +45,7 @@ class Verifier:
         return loaded if loaded.kind == "refuted" else found
 
     def _judged(self, change: Change) -> Verdict:
-        """What running the changed statements shows, without what a module imports."""
+        """The verdict on the changed statements, apart from the module's imports."""
         safe = change.fix.safety is Safety.SAFE
         shown: list[Verdict] = []
         for way in _WAYS:
@@ -92,17 +92,17 @@ def _trained(change: Change) -> list[Training]:
     return [rehearsal(change)]
 
 
-# How a fix may be tried, the nearest to the code first.
+# The ways to verify a fix, those closest to the code first.
 _WAYS: tuple[Callable[[Change], Sequence[Trial]], ...] = (lift, _trained, lift_more, exchanges)
-# What a file raises that Python cannot read or write.
+# Exceptions for files that Python cannot parse or unparse.
 _UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
 def _judgment(shown: list[Verdict], safe: bool) -> Verdict:
-    """One verdict from what each way has shown; of a fix that is not verified, that which says most."""
+    """One verdict from those of all ways; if none verifies the fix, the most informative one."""
     last = shown[-1]
     refuted = next((one for one in shown if one.kind == "refuted"), None)
-    if last.kind == "verified":  # what the values showed is still to be said
+    if last.kind == "verified":  # the notes about values are still needed
         return last._replace(reason="; ".join(filter(None, (last.reason, refuted.reason if refuted else ""))))
     if refuted is None:
         return next((one for one in shown if one.cases), shown[0])
@@ -128,7 +128,7 @@ def verdict(answer: Answer) -> Verdict:
 
 
 def together(verdicts: list[Verdict]) -> Verdict:
-    """One verdict on a fix of several places: the worst decides."""
+    """One verdict on a fix that changes several places: the worst one decides."""
     for kind in ("refuted", "not verified"):
         for one in verdicts:
             if one.kind == kind:

@@ -1,7 +1,7 @@
-"""What stands in for the objects of a training step: they do to the gradients what the real ones do, and keep the books.
+"""Stand-ins for the objects of a training step: they change the gradients as the real ones do, and keep records.
 
-The loss is linear in the parameters, so its gradient is known beforehand. Beside the gradients that the code makes of it
-the world adds up what they should be, and notes both whenever an optimizer takes a step.
+The loss is linear in the parameters, so its gradient is known in advance. In parallel to the gradients that the code
+computes, the world accumulates the right ones, and records both whenever an optimizer takes a step.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _SHAPES = ((4, 3), (6,), (1,))
 
 
 class Setting(NamedTuple):
-    """How a side is run. `sizes` are the norms of the batches' gradients in limits, one after the other; an infinite one
-    is an overflow. `flags` are the outcomes of tests: always, never, or for every second batch.
+    """How a side is run.
 
-    `handed` is how a caller hands over parameters, `scaled` whether what wraps the training scales the loss, `idle`
-    whether one of the parameters has no part in it.
+    `sizes` are the gradient norms of successive batches in units of the limit; an infinite one is an overflow. `flags`
+    are the outcomes of tests: always, never, or for every second batch. `handed` is how a caller passes parameters,
+    `scaled` whether a wrapper scales the loss, `idle` whether the loss does not depend on one of the parameters.
     """
 
     title: str
@@ -37,9 +37,10 @@ class Setting(NamedTuple):
 
 
 class Aim(NamedTuple):
-    """What the gradients of a step should be: clipped by norm, by value or not at all, and new ones for each step.
+    """What the gradients of a step should be: clipped by norm, by value or not at all, and new for each step.
 
-    Of several ranks it is the mean, or with `sums` the sum. With `drops` what is cleared before a step is no part of it.
+    With several ranks it is the mean, or with `sums` the sum. With `drops`, gradients cleared before a step are not
+    part of it.
     """
 
     clip: str
@@ -60,7 +61,7 @@ class Aim(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The gradients that a step takes, and those that it should take; None for no gradient."""
+    """The gradients that a step uses, and those that it should use; None for no gradient."""
 
     taken: list[Tensor | None]
     wanted: list[Tensor]
@@ -69,8 +70,8 @@ class Step(NamedTuple):
 class World:
     """The parameters, their gradients as they should be, and the steps so far.
 
-    With several ranks each has batches of its own, and all should take the step of their mean gradient, or of the sum.
-    With `sharded` each holds a part of every parameter, and of that gradient.
+    With several ranks, each has different batches, and all should step with the mean of their gradients, or the sum.
+    With `sharded`, each holds a part of every parameter and of its gradient.
     """
 
     def __init__(self, setting: Setting, aim: Aim, rank: int = 0, ranks: int = 1, sharded: bool = False) -> None:
@@ -82,7 +83,7 @@ class World:
         self.wanted = self._zeros()
         self.steps: list[Step] = []
         self.batches = 0
-        self.cleared_after: list[int] = []  # how many batches there were
+        self.cleared_after: list[int] = []  # the number of batches so far
         self.lost = False
         self.skips = 0
         self._stepped = True
@@ -94,11 +95,11 @@ class World:
         return Loss(self)
 
     def _own(self, whole: Tensor) -> Tensor:
-        """What this rank holds of a tensor."""
+        """This rank's part of a tensor."""
         return whole.flatten().tensor_split(self.ranks)[self._rank].clone() if self._sharded else whole
 
     def _gradients(self, rank: int) -> list[Tensor]:
-        """Those of a rank's next batch."""
+        """The gradients of a rank's next batch."""
         generator = torch.Generator().manual_seed(self.batches + 1000 * rank)
         size = self.setting.sizes[(self.batches + rank) % len(self.setting.sizes)]
         drawn = [torch.randn(shape, generator=generator) for shape in _SHAPES]
@@ -124,7 +125,7 @@ class World:
             parameter.grad = scaled if parameter.grad is None else parameter.grad + scaled
 
     def cleared(self) -> None:
-        """Gradients are to be cleared after a step has used them; before that they are lost."""
+        """Records that gradients were cleared: right after a step has used them, otherwise they are lost."""
         self.cleared_after.append(self.batches)
         if self._stepped or self.aim.drops:
             self.wanted = self._zeros()
@@ -139,7 +140,7 @@ class World:
         self._stepped = True
 
     def skipped(self) -> None:
-        """A scaler takes no step with an overflow."""
+        """Records that a scaler skipped a step because of an overflow."""
         self._stepped = True
         self.skips += 1
 
@@ -171,7 +172,7 @@ class Model(nn.Module):
 
 
 class Optimizer:
-    """Takes plain gradient steps. `unscale` is what a wrapper does to the gradients right before a step."""
+    """Takes plain gradient descent steps. `unscale` is what a wrapper does to the gradients right before a step."""
 
     def __init__(self, world: World, before_step: Callable[[], bool] = lambda: True, groups: int = 1) -> None:
         self._world, self._before_step, self._count = world, before_step, groups
@@ -179,7 +180,7 @@ class Optimizer:
         self.takes(world.parameters)
 
     def takes(self, parameters: list[nn.Parameter]) -> None:
-        """Be about these parameters, in one group or in two."""
+        """Sets the parameters to optimize, in one group or in two."""
         half = len(parameters) // 2 if self._count == 2 else len(parameters)
         self.param_groups = [{"params": part} for part in (parameters[:half], parameters[half:]) if part]
 
@@ -237,7 +238,7 @@ class Scaler:
 
 
 class Wrapper:
-    """Accelerate's Accelerator and Lightning's Fabric: they scale in `backward`, and unscale before a step at the latest."""
+    """Accelerate's Accelerator and Lightning's Fabric: they scale in `backward` and unscale no later than at a step."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -284,7 +285,7 @@ class Wrapper:
 
 
 class Apex:
-    """NVIDIA's apex.amp at O2: the optimizer updates FP32 master weights, which get their gradients when `scale_loss` ends."""
+    """NVIDIA's apex.amp at O2: the optimizer updates FP32 master weights, which get gradients as `scale_loss` exits."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -292,7 +293,7 @@ class Apex:
 
     @contextmanager
     def scale_loss(self, loss: Loss, optimizer: Optimizer) -> Iterator[Loss]:
-        optimizer.takes(self._masters)  # which whoever uses apex has had it do
+        optimizer.takes(self._masters)  # as `amp.initialize` has done
         for master in self._masters:
             master.grad = None
         yield loss.scaled(SCALE)
@@ -304,7 +305,7 @@ class Apex:
 
 
 def _divide(parameters: Sequence[nn.Parameter], scale: float) -> bool:
-    """Unscale the gradients in place; gives whether one of them is not finite."""
+    """Unscales the gradients in place; returns whether one of them is not finite."""
     overflow = False
     for parameter in parameters:
         if parameter.grad is not None:

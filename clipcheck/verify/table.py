@@ -1,4 +1,4 @@
-"""The rows of `clipcheck verify` as a table for people, at most 100 columns, and as JSON."""
+"""The rows of `clipcheck verify` as a table of at most 100 columns, and as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEGEND = "difference: largest, relative; nearer: to a run in float64; time: aft
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One line a pair, reasons and notes below it, and a closing line that counts."""
+    """One line per pair with reasons and notes below it, and a summary line."""
     cells = [_cells(row) for row in rows]
     widths = [max(len(row[i]) for row in (_HEAD, *cells)) for i in range(len(_HEAD))]
     lines = [_line(_HEAD, widths)]

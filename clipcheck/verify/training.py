@@ -1,8 +1,8 @@
-"""From a fix to a training run: the function around it, reduced on both sides to what concerns the gradients.
+"""From a fix to a training run: the function around it, reduced on both sides to what affects the gradients.
 
 Nothing runs here. Statements that have nothing to do with the gradients are left out. The optimizer, the model, the
-loss, the scaler and the limit become objects of the harness by what the code does with them; of a test that is not known
-each outcome is tried.
+loss, the scaler and the limit are recognized by how the code uses them, and become objects of the harness. If a test is
+unknown, each outcome is tried.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from clipcheck.verify.sides import Side, flattened
 from clipcheck.verify.turns import in_turns
 
 FLAGS_MOST = 3
-# What only a training of several ranks has.
+# Acts and objects that occur only in training with several ranks.
 _SHARED = frozenset(["fsdp", "group", "horovod"])
 LIMIT = 0.5
 
@@ -28,9 +28,9 @@ LIMIT = 0.5
 class Training(NamedTuple):
     """Both sides as functions that train for some turns, and the harness's names in them with their roles.
 
-    `clip` is how it is to be clipped, to which `limit`: by `norm` or by `value`, or not at all. Where the new side holds
-    no `backward()` or no step, the harness does that in each turn, before and after it. `clears` says whether the
-    gradients of one step are to be gone in the next, `ranks` how many processes train together.
+    `clip` says how gradients should be clipped to `limit`: by `norm`, by `value`, or not at all. If the new side has no
+    `backward()` or no step, the harness adds it to each turn, before or after the side. `clears` says whether each step
+    should start from cleared gradients, `ranks` how many processes train together.
     """
 
     before: Side
@@ -46,7 +46,7 @@ class Training(NamedTuple):
 
 
 def rehearsal(change: Change) -> Training:
-    """The run that shows what a fix of the training step does. Raises NotVerifiable."""
+    """The training run that verifies a fix of the training step. Raises NotVerifiable."""
     if not change.edits:
         raise NotVerifiable("only imports change, and not those of a clip")
     old, new = Program(change.old), Program(change.new)
@@ -66,7 +66,7 @@ def rehearsal(change: Change) -> Training:
     limit = _limit(*found, old.code(index))
     implied = tuple(kind for kind in ("backward", "step") if kind not in found[1].kinds)
     clears = "zero_grad" in found[0].kinds
-    groups = 1 if ".param_groups[0]" in after.code else 2  # whoever reads the first one has no other
+    groups = 1 if ".param_groups[0]" in after.code else 2  # a reader of the first one has no other
     ranks = 2 if _SHARED & set(used.values()) else 1
     if ranks > 1:
         before, after = (in_turns(side, used) for side in (before, after))
@@ -74,7 +74,7 @@ def rehearsal(change: Change) -> Training:
 
 
 def _limit(old: Parts, new: Parts, code: str) -> float:
-    """What the gradients are clipped to on both sides: a number of the code, or the harness's. Raises NotVerifiable."""
+    """The limit of both sides: a number in the code, or the harness's limit. Raises NotVerifiable."""
     if old.clip and (old.clip, old.norm_type) != (new.clip, new.norm_type):
         raise NotVerifiable("it clips in another way than before")
     if not new.limits:

@@ -1,4 +1,4 @@
-"""A fixture's experiment: both sides of a pair run under every setting, and the claim judged by what they did."""
+"""A fixture's experiment: both sides of a pair run under every setting, which shows whether its claim holds."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from clipcheck.verify.claims import Claim, Nearer, Outcome
 from clipcheck.verify.distance import Apart, Different
 from clipcheck.verify.harness import OPTIMIZERS, NotRunnable, Setting, Trace, Unavailable, load, run
 
-# Largest relative difference that still counts as the same. float64 stops at float32's rounding, since a program may
-# pass through float32 on its way.
+# The largest relative difference that still counts as the same. For float64 it is the rounding error of float32, since
+# a program may convert to float32 in between.
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-5}
-# In bfloat16 torch rounds the norm, the coefficient and the product, by up to 2^-9 each. That holds at the first step;
-# later the parameters differ in their last bits, and two right runs part as far as each does from a run in float64.
+# In bfloat16 torch rounds the norm, the coefficient and the product by up to 2^-9 each. This applies to the first step;
+# later the parameters differ in their last bits, and two right runs diverge as far as each does from a float64 run.
 FIRST_STEP_BFLOAT16 = 2.0**-7
-# A mean error is worse than another when it is larger by this factor and by half a unit in the last place.
+# A mean error is worse than another if it is larger by this factor and by half a unit in the last place.
 WORSE = 1.25
 BOUND_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2.0**-7}
 
@@ -36,9 +36,9 @@ class Refuted(Exception):
 
 
 def judge(claim: Claim, before: str, after: str, to_torch: bool = False) -> Outcome:
-    """Whether `after` bears the claim out against `before`.
+    """Tests the claim of a pair.
 
-    `to_torch` is the variant for `--target torch`: which side is nearer to float64 is reported but not demanded.
+    With `to_torch`, the variant for `--target torch`, `after` need not be as close to float64 as `before`.
     """
     try:
         old, new = load(before, "fixture_before"), load(after, "fixture_after")
@@ -55,7 +55,7 @@ def judge(claim: Claim, before: str, after: str, to_torch: bool = False) -> Outc
         return Outcome(None, str(error))
     except (Refuted, NotRunnable) as error:
         return Outcome(False, str(error))
-    except Different as error:  # between precisions: a program that does other things in another one
+    except Different as error:  # between precisions: a program may act differently in another one
         return Outcome(False, f"before in another precision: {error}")
     except Exception as error:
         return Outcome(False, f"a program does not load: {_name(error)}")
@@ -65,7 +65,7 @@ def judge(claim: Claim, before: str, after: str, to_torch: bool = False) -> Outc
 
 
 class _Errors(NamedTuple):
-    """Distances of one setting: between the sides, and of each from the float64 run; and the seconds of each."""
+    """Distances in one setting: between the sides, and of each side from its float64 run; and the seconds of each."""
 
     setting: Setting
     apart: float
@@ -109,8 +109,10 @@ def _same(old: Program, new: Program, bitwise: bool, nearness: bool) -> Outcome:
 
 
 def _ordinary(seed: int, optimizer: str, dtype: torch.dtype) -> Setting:
-    """Always over the limit, some small enough for an epsilon to show; around it, with a parameter that gets no
-    gradient; never over it."""
+    """The settings for `same`.
+
+    Always above the limit, some small enough to reveal an epsilon; around it, with a parameter that gets no gradient;
+    never above it."""
     match seed % 3:
         case 0:
             return Setting(seed, optimizer, dtype, max_norm=0.05, scale=1.0, swing=100.0)
@@ -125,7 +127,7 @@ def _circumstance(setting: Setting) -> str:
 
 
 def _speed(rows: list[_Errors]) -> float:
-    """The new side's time by the old one's: of the fastest run with each optimizer, and of those ratios the median."""
+    """The time of the new side divided by that of the old one: the median over optimizers, the fastest run of each."""
     fastest: dict[str, tuple[float, float]] = {}
     for row in rows:
         before, after = fastest.get(row.setting.optimizer, row.seconds)
@@ -134,7 +136,7 @@ def _speed(rows: list[_Errors]) -> float:
 
 
 def _compare(setting: Setting, one: Trace, other: Trace, bitwise: bool, noise: float = 0.0) -> float:
-    """The difference of two runs; `noise` is what rounding does to the first of them. Raises Refuted."""
+    """The difference of two runs; `noise` is the effect of rounding on the first of them. Raises Refuted."""
     if other.raised is not None:
         raise Refuted(f"after raised {_name(other.raised)} ({setting.title}), before did not")
     try:
@@ -154,9 +156,10 @@ def _compare(setting: Setting, one: Trace, other: Trace, bitwise: bool, noise: f
 
 
 def _nearer(rows: list[_Errors], demanded: bool) -> Nearer:
-    """Which side is nearer to the float64 runs, on average over the settings of each precision.
+    """Which side is closer to the float64 runs, on average over the settings of each precision.
 
-    Gradients with parameters and recorded values are judged apart: a norm is the exacter one long before training is.
+    Recorded values are judged separately from gradients and parameters: a more accurate norm shows long before it
+    affects training.
     """
     found: set[Nearer] = set()
     for dtype in (torch.float32, torch.bfloat16):
@@ -175,7 +178,7 @@ def _nearer(rows: list[_Errors], demanded: bool) -> Nearer:
 
 
 def is_rename(before: str, after: str) -> bool:
-    """Whether the two differ in names only and stay with torch: then they must agree to the last bit."""
+    """Whether the two differ only in names and both use torch: then they must agree to the last bit."""
     return "clipcheck" not in after and _shape(before) == _shape(after)
 
 
@@ -190,7 +193,7 @@ def _shape(text: str) -> list[tuple[type, object]]:
 
 
 def _bounded(old: Program, new: Program) -> Outcome:
-    """The gradients are far over the limit at every step, so a right clip brings them to it: neither over nor under."""
+    """The gradients are far above the limit at every step, so a right clip scales them exactly to the limit."""
     broken: dict[str, bool] = {}
     worst = 0.0
     for setting in _excessive():
@@ -213,13 +216,13 @@ def _bounded(old: Program, new: Program) -> Outcome:
 
 
 def _excessive() -> Iterator[Setting]:
-    limits = (0.5, 0.25, 2.0)  # none of them is its own square
+    limits = (0.5, 0.25, 2.0)  # numbers that differ from their squares
     for optimizer, (seed, limit), dtype in product(OPTIMIZERS, enumerate(limits), BOUND_TOLERANCE):
         yield Setting(seed, optimizer, dtype, limit, scale=100.0)
 
 
 def _missed(trace: Trace, setting: Setting, order: float = 2.0) -> str:
-    """How the gradients of a run miss the limit: over it, or all of them far below."""
+    """How the gradients of a run miss the limit: above it, or all far below it."""
     slack = BOUND_TOLERANCE[setting.dtype]
     single = [_total(grads, order) for _, grads in trace.steps]
     if not single:
@@ -234,7 +237,7 @@ def _missed(trace: Trace, setting: Setting, order: float = 2.0) -> str:
 
 
 def _joint(trace: Trace, order: float = 2.0) -> list[float]:
-    """Norms over the optimizers that step one after the other: several may share one clip."""
+    """Norms over optimizers that step one after the other: several may share one clip."""
     rounds: list[dict[int, float]] = [{}]
     for number, grads in trace.steps:
         if number in rounds[-1]:
@@ -274,7 +277,7 @@ def _all_finite(trace: Trace) -> bool:
 
 
 def _raises(old: Program, new: Program) -> Outcome:
-    """To run to the end is not enough: what takes a limit must keep it, as a `bounded` fix does."""
+    """Running without an error is not enough: if there is a limit, it must be respected, as by a `bounded` fix."""
     raised: dict[str, None] = {}
     for optimizer, seed, overflow in product(OPTIMIZERS, range(3), (False, True)):
         setting = Setting(seed, optimizer, torch.float32, max_norm=0.5, overflow=overflow)

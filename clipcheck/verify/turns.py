@@ -1,4 +1,4 @@
-"""A side that several ranks run: it stops wherever it calls the others, and goes on when all have come that far."""
+"""A side that several ranks run: it pauses at each collective call, and resumes when all ranks have arrived."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from clipcheck.verify.allowed import NotVerifiable
 from clipcheck.verify.sides import Side
 
-# By the role of what has them, the methods in which ranks wait for one another.
+# By role: the methods in which ranks wait for each other.
 _WAITS = {
     "group": frozenset(["all_average", "all_reduce", "optimizer_step", "reduce_gradients"]),
     "horovod": frozenset(["step", "synchronize"]),
@@ -18,13 +18,13 @@ _INNER = (ast.Lambda, ast.ListComp, ast.GeneratorExp)
 
 
 def in_turns(side: Side, roles: Mapping[str, str]) -> Side:
-    """The side as a generator, which yields what each collective call gives. Nothing but `yield` is added to it."""
+    """The side as a generator that yields the result of each collective call. Only `yield` is added."""
     tree = ast.parse(side.code)
     for node in ast.walk(tree):
         if isinstance(node, _INNER) and any(_waits(inner, roles) for inner in ast.walk(node)):
             raise NotVerifiable("its ranks wait for one another inside an expression")
     (site,) = _Waiting(roles).visit(tree).body
-    site.body.append(ast.Expr(ast.Yield(None)))  # after the return: a side that never waits is a generator, too
+    site.body.append(ast.Expr(ast.Yield(None)))  # after the return, so that a side that never waits is a generator, too
     return Side(ast.unparse(ast.fix_missing_locations(tree)), side.names)
 
 

@@ -1,4 +1,4 @@
-"""What a worker runs before it is sealed, so that the libraries have loaded by then what they load at first use."""
+"""Warms up a worker before it drops its rights, so that libraries have loaded everything that they load lazily."""
 
 from __future__ import annotations
 
@@ -99,8 +99,9 @@ def train(model, optimizer, batches, loss_fn, record, max_norm):
 
 
 def sites() -> None:
-    """All that is listed is called, rightly or wrongly, and two sites are tried on all cases, a training step in all
-    settings, an import in all circumstances."""
+    """Calls all allowed functions, correctly or not.
+
+    Then runs two sites on all cases, a training step in all settings, and an import in all circumstances."""
     for value in (torch.ones(2, requires_grad=True), torch.ones(2), 0, [torch.ones(2)], None):
         for function in (repr, *libraries().values()):
             _call(function, value)
@@ -119,5 +120,5 @@ def _call(function: Callable[..., object] | None, *values: object) -> None:
 
 
 def fixtures() -> None:
-    """An optimizer's first step loads much, and makes folders while it does."""
+    """The first step of an optimizer loads many modules and creates folders."""
     judge(Claim("same"), _PROGRAM, _PROGRAM)

@@ -1,7 +1,7 @@
-"""The process that experiments run in, seen from outside: started without anything of the user's, watched, and killed.
+"""Controls the process that runs experiments: starts it without the user's environment, watches it, and kills it.
 
-The parent sends a request as a line of JSON and reads lines back, as `serve` writes them. No output for longer than the
-limit, nonsense, or the end of the process, is an answer too.
+The parent sends a request as a line of JSON and reads lines back, as `serve` writes them. A timeout, invalid output and
+the end of the process are answers, too.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from clipcheck.verify import libraries
 
 START_SECONDS = 120.0  # importing torch from a cold disk
 REQUEST_SECONDS = 120.0  # all cases of a request together
-LIFE_SECONDS = 300.0  # of work, then a fresh process takes over; its limit on CPU time is for its whole life
-GRACE_SECONDS = 5.0  # how much later the process ends itself, where nobody is left to kill it
+LIFE_SECONDS = 300.0  # of work before a new process takes over: its limit on CPU time is for its whole life
+GRACE_SECONDS = 5.0  # after this, the process ends itself if nobody has killed it
 LINE_MOST = 1 << 20
 LINES_MOST = 1000
 
@@ -46,9 +46,9 @@ class NoTorch(Exception):
 
 
 class Lost(NamedTuple):
-    """The worker fell silent or died at some case; `how` is a clause that says which.
+    """The worker stopped answering or died; `how` is a clause that says in which case.
 
-    `harmless` is whether that says nothing of the code: the harness failed, or would not let the code do something.
+    `harmless` is true if this says nothing about the code: the harness failed, or denied something to the code.
     """
 
     at: str
@@ -57,7 +57,7 @@ class Lost(NamedTuple):
 
 
 class Worker:
-    """A process that answers requests of a kind, one after the other, and is started again after it was lost."""
+    """A process that answers requests of one kind, one after the other, and is restarted if it is lost."""
 
     def __init__(self, kind: Literal["sites", "fixtures"], seconds: float = 20.0) -> None:
         self.kind = kind
@@ -74,7 +74,7 @@ class Worker:
         self.stop()
 
     def ask(self, request: dict[str, Any]) -> Any | Lost:
-        """The result of an experiment, or how it was lost. Raises NoTorch."""
+        """The result of an experiment, or how the worker was lost. Raises NoTorch."""
         if self._busy > LIFE_SECONDS:
             self.stop()
         process = self._process or self._start()
@@ -140,7 +140,7 @@ class Worker:
             stderr=subprocess.DEVNULL,
             env=_environment(self._folder),
             cwd=self._folder,
-            start_new_session=True,  # what it may have started dies with it
+            start_new_session=True,  # so that its children can be killed with it
         )
         self._process, self._lines, self._busy = process, queue.Queue(LINES_MOST), 0.0
         threading.Thread(target=_pump, args=(process, self._lines), daemon=True).start()
@@ -151,7 +151,7 @@ class Worker:
         match hello:
             case {"ready": True}:
                 if sys.platform != "win32":
-                    self._leave_folder()  # a folder that is gone takes no file, and is left
+                    self._leave_folder()  # delete the folder now: nothing can be written to it or left behind
                 return process
             case {"missing": missing}:
                 self.stop()
@@ -181,14 +181,13 @@ class Worker:
 
 
 def _environment(folder: str) -> dict[str, str]:
-    """Nothing of the user's: Windows cannot start Python without SYSTEMROOT, and what looks for a home finds a folder
-    that is empty."""
+    """A minimal environment: Windows cannot start Python without SYSTEMROOT, and the home folder is an empty one."""
     own = {key: os.environ[key] for key in ("SYSTEMROOT",) if key in os.environ}
     return own | dict.fromkeys(("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP"), folder)
 
 
 def _pump(process: subprocess.Popen[bytes], lines: queue.Queue[bytes]) -> None:
-    """Hands on the process's lines, and an empty one at its end; ends a process that floods."""
+    """Forwards the lines of the process, and an empty one at its end; kills a process that writes too much."""
     assert process.stdout is not None
     read = process.stdout.readline
     try:
@@ -196,6 +195,6 @@ def _pump(process: subprocess.Popen[bytes], lines: queue.Queue[bytes]) -> None:
             lines.put_nowait(line)
     except queue.Full:
         process.kill()
-    except ValueError:  # the pipe is closed under us when the worker is stopped
+    except ValueError:  # the pipe is closed when the worker is stopped
         return
     lines.put(b"")
