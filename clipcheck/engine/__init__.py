@@ -1,1 +1,1 @@
-"""Files in, findings out: which files, what the rules find in them, which comments suppress them, and the fixes."""
+"""From files to findings: which files, what the rules find in them, which comments suppress findings, and the fixes."""

@@ -15,7 +15,7 @@ from clipcheck.rule import Edit
 
 
 def added(report: FileReport, form: str, reason: str) -> tuple[bytes, int]:
-    """The file with a suppression for each finding, and how many findings that suppresses; `form`: ignore or noqa."""
+    """The file with a suppression for each finding, and the number of suppressed findings; `form` is ignore or noqa."""
     wanted: dict[int, dict[tuple[int | None, int], set[str]]] = {}
     for finding in report.findings:
         if finding.code in RULES:
@@ -44,7 +44,7 @@ def _segment(program: Program, cell: int | None) -> Segment:
 
 
 def _addition(source: Source, line: int, codes: Sequence[str], form: str, reason: str) -> Edit:
-    """Name the codes at the end of a line: in the directive of this form that it has already, else in a new one."""
+    """Adds the codes to the end of a line: to an existing directive of this form, else in a new one."""
     for directive in suppressions.read(source)[0]:
         same = directive.verb == "ignore" and directive.foreign == (form == "noqa")
         if same and directive.line == line and directive.names:

@@ -1,4 +1,4 @@
-"""Many files: read them, check those with keywords, in several processes if that is faster, and write fixes."""
+"""Checks many files: reads them, checks those with keywords (in several processes if faster), and writes fixes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from clipcheck.settings.keys import Settings
 if TYPE_CHECKING:
     from clipcheck.engine.cache import Cache
 
-# A worker pays a quarter of a second to import libcst; fewer files than this are checked sooner without one.
+# A worker needs a quarter of a second to import libcst; fewer files than this are checked faster without workers.
 POOL_FROM = 24
-# With this many files to read, the search for keywords is distributed too, this many files at a time.
+# From this number of files on, the search for keywords is distributed, too, in chunks of this size.
 SIFT_FROM, CHUNK = 1000, 250
 
 
 def check_paths(paths: Sequence[str], settings: Settings, jobs: int = 0, write: bool = False) -> Outcome:
-    """Check the files below `paths`, all with the same settings; with `write`, write fixed files to disk.
+    """Checks the files below `paths`, all with the same settings; with `write`, writes fixed files to disk.
 
-    `jobs` processes are used at most, 0 for one per core.
+    At most `jobs` processes are used; 0 means one per core.
     """
     found = find(paths)
     outcome = check_files([(path, settings) for path in found.files], jobs, write)
@@ -40,7 +40,7 @@ def check_files(
     cache_folder: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
-    """Check each file with its settings. Reports come in the order of `wanted`, whatever the processes' order."""
+    """Checks each file with its settings. Reports are in the order of `wanted`, whichever process finishes first."""
     collect_less()
     cache = _cache(cache_folder) if cache_folder else None
     silent = cache.silent(wanted) if cache else {}
@@ -71,13 +71,13 @@ def _cache(folder: str) -> Cache:
 
 
 def _worker_count(wanted: Sequence[tuple[str, Settings]], jobs: int) -> int:
-    """How many processes to use, 0 if they would not be faster; verification uses a process of its own."""
+    """How many processes to use; 0 if they would not be faster, or if fixes are verified in a separate process."""
     jobs = jobs or os.cpu_count() or 1
     return 0 if jobs < 2 or len(wanted) < POOL_FROM or any(settings.verify for _, settings in wanted) else jobs
 
 
 def _sift(wanted: Sequence[tuple[str, Settings]], workers: Workers) -> tuple[list[Task], dict[str, str]]:
-    """The files with keywords of a selected rule, with their bytes, and why others cannot be read."""
+    """The files with keywords of a selected rule, with their bytes; and errors for files that cannot be read."""
     if not workers.count or len(wanted) < SIFT_FROM:
         return _sift_some(wanted)
     chunks = [wanted[start : start + CHUNK] for start in range(0, len(wanted), CHUNK)]
@@ -108,7 +108,7 @@ def _run(tasks: Sequence[Task], workers: Workers) -> Iterator[FileReport]:
     if not workers.count or len(tasks) < POOL_FROM:
         yield from map(check_task, tasks)
         return
-    # The largest first: a big file that starts last would leave the other processes without work.
+    # Largest first: a big file that starts last would leave the other processes without work.
     for task, report in workers.each(check_task, sorted(tasks, key=lambda task: -len(task.data))):
         if isinstance(report, Died):
             died = f"{task.path}: not checked, its process {report.how}"
@@ -122,7 +122,7 @@ def check_task(task: Task) -> FileReport:
 
 
 def _written(report: FileReport, settings: Settings) -> FileReport:
-    """The report after the fixed bytes were written to disk; if they cannot be written, nothing was fixed."""
+    """Writes the fixed bytes to disk and returns the report; if writing fails, nothing counts as fixed."""
     if report.fixed_data is None:
         return report
     links = disk.hard_links(report.path)

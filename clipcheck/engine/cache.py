@@ -1,8 +1,8 @@
-"""The findings of a run, kept for the next one: by the file's state on disk or its bytes, its settings, and clipcheck's code.
+"""Caches findings between runs: by a file's state on disk or its bytes, its settings, and clipcheck's code.
 
-A file without findings is recognized by its size, times and inode, and is not even read; one with findings is read, to show
-them, and recognized by its bytes. Backups and git skip the folder because of its `CACHEDIR.TAG` and `.gitignore`. The
-entries are JSON: a cache may come from anywhere, and its content is never run.
+A file without findings is recognized by its size, times and inode, and is not even read; one with findings is read, to
+show them, and recognized by its bytes. Backups and git skip the folder because of its `CACHEDIR.TAG` and `.gitignore`.
+Entries are JSON: a cache may come from anywhere, and nothing in it is ever executed.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ NAME = ".clipcheck_cache"
 _TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n# This folder holds clipcheck's cache: https://bford.info/cachedir/\n"
 )
-# A file that changed this shortly before the run may change again without another time: FAT counts in steps of 2 s.
+# A file that was changed this shortly before the run may change again without a new timestamp: FAT has steps of 2 s.
 GRAIN = 2_000_000_000
-# If so few files contain no keyword, reading them again is as fast as a cache, which would be one more folder.
+# If so few files lack keywords, reading them again is as fast as a cache, so no folder is created.
 FEW = 1000
-# Runs with other settings whose entries are kept beside those of this one.
+# How many runs with other settings keep their entries.
 OTHER_SETTINGS = 3
 
 
 class Cache:
     """The entries of one project, by settings, folder and name.
 
-    An entry is the state of a file without keywords, or [state, digest, findings, warnings] of a file with some. A broken or
-    foreign cache counts as empty; one that cannot be written is not changed.
+    An entry is the state of a file without keywords, or [state, digest, findings, warnings] of a file with some. A
+    corrupt or foreign cache counts as empty; one that cannot be written stays as it is.
     """
 
     def __init__(self, folder: str) -> None:
@@ -47,12 +47,12 @@ class Cache:
         self._keys: dict[Settings, str] = {}
         self._absolute: dict[str, str] = {}
         self._states: dict[str, str] = {}
-        self._again: list[tuple[str, Settings, Any]] = []  # entries that hold, of files that may be in another state
+        self._again: list[tuple[str, Settings, Any]] = []  # valid entries, whose files may have a new state
 
     def silent(self, wanted: Iterable[tuple[str, Settings]]) -> dict[str, bool]:
         """The files that had no findings and have not changed since, each with whether it contains a rule's keywords.
 
-        The states of all others are taken here, before they are read: a change after that is another state.
+        The states of all others are recorded here, before they are read, so that a later change is noticed.
         """
         found: dict[str, bool] = {}
         for path, settings in wanted:
@@ -65,7 +65,7 @@ class Cache:
         return {path: words for path, words in found.items() if self._states[path]}
 
     def get(self, task: Task) -> FileReport | None:
-        """The report of an earlier run on the same bytes, unless fixes are wanted, which must be computed."""
+        """The report of an earlier run on the same bytes, unless fixes are wanted: these must be computed."""
         settings = task.settings
         match entry := self._entry(task.path, settings):
             case [_, digest, [*packed], [*lines]] if digest == _digest(task.data):
@@ -83,7 +83,7 @@ class Cache:
         return FileReport(task.path, task.data, findings, warnings=warnings, threshold=settings.safety)
 
     def put(self, clean: Iterable[tuple[str, Settings]], reports: Iterable[tuple[Task, FileReport]]) -> None:
-        """Keep the results of this run: files without keywords, and reports. Errors are not kept: they have to be seen again."""
+        """Stores the results of this run: files without keywords, and reports, but not errors, which recur."""
         entries = [(path, settings, self._trusted(path)) for path, settings in clean]
         reported = [
             (task.path, task.settings, _packed_report(self._trusted(task.path), task, report))
@@ -99,7 +99,7 @@ class Cache:
     # --- entries ------------------------------------------------------------------------------------------------
 
     def _place(self, path: str, settings: Settings) -> tuple[str, str, str]:
-        """Where an entry is: the settings' key, the folder and the name."""
+        """The location of an entry: the key of the settings, the folder and the name."""
         key = self._keys.get(settings)
         if key is None:
             key = self._keys[settings] = _digest(repr(_result_settings(settings)).encode())
@@ -114,13 +114,13 @@ class Cache:
         return _inner(_inner(self._groups, key), folder).get(name)
 
     def _trusted(self, path: str) -> str:
-        """The state that was taken of a file; "", which no file has, if it may change without changing that state."""
+        """The recorded state of a file; "", which no file has, if the file may change without changing its state."""
         state = self._states[path]
         newest = max((int(number) for number in state.split()[2:]), default=0)
         return state if newest < self._started - GRAIN else ""
 
     def _merged(self, changed: Iterable[tuple[str, Settings, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-        """The new entries with the old ones, without files that are gone."""
+        """The new entries and the old ones, without deleted files."""
         used = dict.fromkeys(self._keys.values())
         others = [key for key in self._groups if key not in used][:OTHER_SETTINGS]
         groups = {key: _present(_inner(self._groups, key)) for key in (*used, *others)}
@@ -158,18 +158,18 @@ class Cache:
 
 
 def written_in(folder: str) -> list[str]:
-    """All that a cache in this folder writes to."""
+    """Every path to which a cache in this folder writes."""
     return [folder, *(os.path.join(folder, name) for name in ("CACHEDIR.TAG", ".gitignore", __version__))]
 
 
 def _inner(entries: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """What is kept under a key, nothing if that is broken."""
+    """The value of a key; empty if it is corrupt."""
     inner = entries.get(key)
     return inner if isinstance(inner, dict) else {}
 
 
 def _present(folders: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The entries of files that are still there."""
+    """The entries of files that still exist."""
     present = {
         folder: {name: entry for name, entry in entries.items() if os.path.exists(os.path.join(folder, name))}
         for folder, entries in folders.items()
@@ -179,10 +179,9 @@ def _present(folders: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _state(path: str) -> str:
-    """The state of a file on disk, which changes when its content does; "" if that cannot be known.
+    """The state of a file on disk, which changes whenever its content does; "" if it is unknown.
 
-    The time of the last change of the inode tells a file of the same size whose time was set back; on Windows, it is
-    the time when the file was made.
+    The ctime reveals a change to a file of the same size whose mtime was reset; on Windows, it is the creation time.
     """
     try:
         found = os.stat(path)
@@ -198,7 +197,7 @@ def _digest(data: bytes) -> str:
 
 
 def remove(folders: Iterable[str]) -> Iterator[str]:
-    """Delete the caches in folders and below them, and return their names. Only folders with our name and our tag are touched."""
+    """Deletes the caches in and below folders, and returns their names; deletes only folders with our name and tag."""
     import shutil
 
     for top in folders:
@@ -213,14 +212,14 @@ def remove(folders: Iterable[str]) -> Iterator[str]:
 
 
 def _result_settings(settings: Settings) -> tuple[object, ...]:
-    """The settings that can change a finding; whether fixes are made cannot."""
+    """The settings that can change findings; whether fixes are applied cannot."""
     sets = (settings.codes, settings.trusted, settings.distrusted, settings.unfixable)
     flags = (settings.target, settings.suppressions, settings.report_unused, settings.prefilter)
     return (*(sorted(codes) for codes in sets), *flags)
 
 
 def _fingerprint() -> str:
-    """Clipcheck's own code: version, and size and time of each module, which change while rules are being written."""
+    """Identifies clipcheck's code: the version, and size and time of each module, for those who edit rules."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     modules = (
         os.path.join(folder, name) for folder, _, names in os.walk(package) for name in names if name.endswith(".py")
@@ -242,7 +241,7 @@ def _packed_report(state: str, task: Task, report: FileReport) -> list[Any]:
 
 
 def _packed(finding: Finding) -> list[Any]:
-    """All of a finding but its path, which is the entry's name, and its verdict: runs that try fixes are not kept."""
+    """A finding without its path, which names the entry, and without a verdict: verifying runs are not cached."""
     return [value for name, value in finding._asdict().items() if name not in ("path", "verdict")]
 
 

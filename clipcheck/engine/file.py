@@ -1,4 +1,4 @@
-"""One file, step by step: prefilter → programs → rules → findings, and, if wanted, fixes until nothing changes."""
+"""Checks one file: prefilter → programs → rules → findings and, if wanted, fixes until nothing changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_ROUNDS = 10
 
 
 class _Checked(NamedTuple):
-    """One state of a file and its findings, also those that other mistakes mask; `ran` are the rules that ran on each program."""
+    """One state of a file and its findings, including masked ones; `ran` are the rules that ran on each program."""
 
     document: Document | None
     findings: tuple[Finding, ...]
@@ -39,13 +39,13 @@ class _Step(NamedTuple):
 
 
 def candidate(path: str, data: bytes, settings: Settings) -> bool:
-    """Whether a file contains the keywords of a selected rule, or a suppression comment of ours that may be unused."""
+    """Whether a file contains keywords of a selected rule, or a suppression comment of clipcheck that may be unused."""
     text = searchable(path, data)
     return bool(_wanted(path, text, settings)) or (settings.suppressions and names_us(text))
 
 
 def check_file(path: str, data: bytes, settings: Settings, before: bytes = b"") -> FileReport:
-    """Check one file and, if the settings say so, fix it in memory; `before` is its content when it was last valid Python."""
+    """Checks one file and, if the settings say so, fixes it in memory; `before` is its last valid content."""
     if not candidate(path, data, settings):
         return FileReport(path, data, threshold=settings.safety)
     return with_room(lambda: _checked_and_fixed(path, data, settings, before))
@@ -62,10 +62,10 @@ def _checked_and_fixed(path: str, data: bytes, settings: Settings, before: bytes
 
 
 def check_text(path: str, text: str, settings: Settings, before: str = "") -> FileReport:
-    """Like `check_file`, for text that is not (yet) in a file, such as an editor's.
+    """Like `check_file`, for text that is not (yet) in a file, such as the text in an editor.
 
-    `before` is the text when it was last valid Python: if it is half typed now, only the lines that changed since then
-    are skipped.
+    `before` is the text when it was last valid Python: while the user is typing, only lines changed since then are
+    skipped.
     """
     try:
         return check_file(path, encode(path, text), settings, encode(path, before) if before else b"")
@@ -80,7 +80,7 @@ def _wanted(path: str, text: bytes, settings: Settings) -> frozenset[str]:
 def _check(
     path: str, data: bytes, settings: Settings, before: bytes = b"", again: Sequence[frozenset[str]] = ()
 ) -> _Checked:
-    """Run the rules that concern each program, and those that are to run `again` because they did before a fix."""
+    """Runs the rules that apply to each program, and those that have to run `again` because they ran before a fix."""
     try:
         doc = read(path, data)
     except Unreadable as error:
@@ -109,7 +109,7 @@ def _check(
 
 
 def _before(path: str, before: bytes, now: Document) -> list[str]:
-    """The earlier text of each program of a file, "" if that is unknown or, as in prose, useless."""
+    """The earlier text of each program of a file; "" if it is unknown or, as in Markdown, useless."""
     nothing = [""] * len(now.programs)
     if not before or now.fragments:
         return nothing
@@ -117,7 +117,7 @@ def _before(path: str, before: bytes, now: Document) -> list[str]:
 
 
 def _settle(path: str, data: bytes, first: _Checked, settings: Settings) -> FileReport:
-    """Apply every fix that touches no other, check again, and repeat until there is nothing left to fix."""
+    """Applies all fixes that do not overlap, checks again, and repeats until there is nothing left to fix."""
     fixed: list[Finding] = []
     checked = first
     errors = list(first.errors)
@@ -146,7 +146,7 @@ def _settle(path: str, data: bytes, first: _Checked, settings: Settings) -> File
 def _round(
     path: str, checked: _Checked, pending: Sequence[Finding], settings: Settings
 ) -> tuple[_Step | None, list[Finding]]:
-    """The result of all fixes that touch no other, without those that fail on their own."""
+    """The result of all fixes that do not overlap, without those that fail by themselves."""
     bad: list[Finding] = []
     while pending:
         step = _step(path, checked, pending, settings)
@@ -154,7 +154,7 @@ def _round(
             return step, bad
         alone = [(finding, _step(path, checked, [finding], settings)) for finding in pending]
         failed = [finding for finding, step in alone if step is None]
-        if not failed:  # each works alone, but not all of them together
+        if not failed:  # each works by itself, but they do not work together
             return alone[0][1], bad
         bad += failed
         pending = [finding for finding in pending if finding not in failed]
@@ -162,7 +162,7 @@ def _round(
 
 
 def _step(path: str, checked: _Checked, pending: Sequence[Finding], settings: Settings) -> _Step | None:
-    """The result of applying the fixes together, or None if it is not what they promise."""
+    """The result of applying the fixes together; None if it is not what they promise."""
     document = checked.document
     assert document is not None
     taken, chosen = _compatible(pending, len(document.programs))
@@ -178,14 +178,14 @@ def _step(path: str, checked: _Checked, pending: Sequence[Finding], settings: Se
 
 
 def _with_imports(path: str, document: Document, edits: list[list[Edit]], settings: Settings) -> list[list[Edit]]:
-    """The edits of several fixes, and those of imports that none of them alone leaves unused."""
+    """The edits of several fixes, plus edits that remove imports that only all of them together leave unused."""
     from clipcheck.engine.program import whole  # imports libcst, as finding something to fix did before
 
     return [whole(path, document, number, some, settings) if some else some for number, some in enumerate(edits)]
 
 
 def _breaks(before: Document, after: Document) -> bool:
-    """Whether a program that was Python no longer is: of a document's fragments, no finding says so."""
+    """Whether a program is no longer valid Python: for fragments of a document, no finding says so."""
     from clipcheck.python.syntax import is_python  # imports libcst, as finding something to fix did before
 
     pairs = zip(before.programs, after.programs, strict=False)
@@ -202,7 +202,7 @@ def _applicable(findings: Iterable[Finding], settings: Settings) -> list[Finding
 
 
 def _compatible(findings: Sequence[Finding], programs: int) -> tuple[list[Finding], list[list[Edit]]]:
-    """The findings whose fixes do not touch each other, first come first served, and all their edits.
+    """The findings whose fixes do not overlap, on a first come, first served basis, and all their edits.
 
     Fixes may share an edit, such as the import that several of them need.
     """

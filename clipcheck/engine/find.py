@@ -1,4 +1,4 @@
-"""From the paths a user names to the files that are read: walking folders, skipping what git ignores."""
+"""From the paths on the command line to the files to read: walks folders and skips what git ignores."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from clipcheck.settings.ignores import Ignores
 from clipcheck.settings.keys import Layer, Settings
 from clipcheck.settings.projects import Project, Projects
 
-# Markdown is read by a package that is an extra: folders are searched for it only where that is installed.
+# Markdown needs an optional package: it is searched for in folders only if that is installed.
 SUFFIXES = (".py", ".pyi", ".ipynb", ".rst")
 
 
 class Found(NamedTuple):
-    """The files to check, each once, sorted; and one line for each path that is not a file, for each folder that could not
-    be listed, and for each broken link.
+    """The files to check, sorted and without duplicates, and one line for each problem.
+
+    Problems are paths that are not files, folders that cannot be listed, and broken links.
     """
 
     files: list[str]
@@ -32,8 +33,7 @@ class Found(NamedTuple):
 def find(paths: Sequence[str], projects: Projects | None = None) -> Found:
     """The files to check: named ones, and those in named folders and below.
 
-    A named file is checked whatever its ending, and
-    skipped only with `force-exclude`.
+    A named file is checked whatever its extension, and skipped only with `force-exclude`.
     """
     projects = projects or Projects(Layer({}, os.getcwd()), Settings(), isolated=True)
     names: dict[str, None] = {}
@@ -57,15 +57,15 @@ def _what_else(path: str) -> str:
 
 
 def is_left_out(path: str, projects: Projects) -> bool:
-    """Whether a file that the user names is excluded by force."""
+    """Whether a named file is excluded by `force-exclude`."""
     project = projects.of(path)
     return bool(project.value("force-exclude", False)) and project.excludes(path)
 
 
 def _each_once(paths: list[str]) -> tuple[list[str], list[str]]:
-    """The files without duplicates and without what is not a file, and the broken links.
+    """The regular files without duplicates, and the broken links.
 
-    Of a link and its target, the target stays. Hard links are separate files: a fix splits them.
+    Of a link and its target, the target is kept. Hard links count as separate files: a fix separates them.
     """
     by_identity: dict[tuple[int, int], list[str]] = {}
     kept: list[str] = []
@@ -74,7 +74,7 @@ def _each_once(paths: list[str]) -> tuple[list[str], list[str]]:
         try:
             status = os.stat(path)
         except OSError:
-            # such as the locks that Emacs keeps beside an open file; for other files, reading them says why
+            # such as the lock links that Emacs puts next to an open file; for other files, reading them reports why
             (dangling if os.path.islink(path) else kept).append(path)
             continue
         if stat.S_ISREG(status.st_mode):
@@ -85,7 +85,7 @@ def _each_once(paths: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _without_second_names(names: list[str]) -> list[str]:
-    """One name for each file: a name without links, and the shortest of these."""
+    """One name per file: the shortest one without links."""
     by_file: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (os.path.realpath(name) != os.path.abspath(name), len(name), name)):
         by_file.setdefault(os.path.realpath(name), name)
@@ -93,7 +93,7 @@ def _without_second_names(names: list[str]) -> list[str]:
 
 
 def _walk(top: str, projects: Projects, errors: list[str]) -> Iterator[str]:
-    """The files below a folder; patterns that exclude the folder itself do not count, since the user named it."""
+    """The files below a folder; patterns that exclude the folder itself do not apply, since the user named it."""
 
     def cannot_list(error: OSError) -> None:
         errors.append(f"{error.filename}: cannot be read: {error.strerror}")

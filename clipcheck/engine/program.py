@@ -1,4 +1,4 @@
-"""One program: the rules run on it, their hits become findings, and comments suppress some of them."""
+"""Checks one program: rules run, their hits become findings, and comments suppress some of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from clipcheck.settings.keys import DEFAULT, Settings
 
 
 class Examined(NamedTuple):
-    """`masked` are findings that are not reported, as another mistake keeps them from happening so far."""
+    """The findings, and `masked` ones that are not reported because another mistake hides their effect."""
 
     findings: tuple[Finding, ...] = ()
     errors: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class _Found(NamedTuple):
 
 
 class _View(NamedTuple):
-    """What all functions here read: the file, the program's number in it, the parsed program and what in it is not Python."""
+    """What all functions here need: the file, the index of the program, the parsed program, and its syntax errors."""
 
     path: str
     document: Document
@@ -64,7 +64,7 @@ class _View(NamedTuple):
 def examine(
     path: str, document: Document, index: int, codes: frozenset[str], settings: Settings, before: str = ""
 ) -> Examined:
-    """What the rules `codes` find in the program number `index` of a file; `before` is for `syntax.parse`."""
+    """What the rules `codes` find in program `index` of a file; `before` is for `syntax.parse`."""
     too_much = excess(document.programs[index].text)
     if too_much is not None:
         return Examined((_not_analyzed(path, document, index, too_much),))
@@ -88,7 +88,7 @@ def examine(
 
 
 def _tried(view: _View, findings: Sequence[Finding]) -> Sequence[Finding]:
-    """The findings, with a verdict on each fix that may be applied, if fixes are to be verified."""
+    """The findings, with a verdict on each applicable fix if fixes have to be verified."""
     settings, text = view.settings, view.source.text
     if settings.verify is None:
         return findings
@@ -141,8 +141,8 @@ def _found(view: _View, rule: Rule, hit: Hit) -> _Found:
 
 
 def _adjusted(view: _View, code: str, fix: Fix | None) -> Fix | None:
-    """The fix as far as it can be made here, with the safety that the settings give it."""
-    if fix is None or not view.source.exact:  # then its places are not to be relied on
+    """The fix, if it is possible here, with the safety according to the settings."""
+    if fix is None or not view.source.exact:  # then its positions are unreliable
         return None
     edits = without_unused(view.source, fix.all_edits, _keeps_imports(view.path, view.document))
     if not all(_may_edit(view, edit) for edit in edits):
@@ -152,18 +152,18 @@ def _adjusted(view: _View, code: str, fix: Fix | None) -> Fix | None:
 
 
 def whole(path: str, document: Document, index: int, edits: list[Edit], settings: Settings) -> list[Edit]:
-    """The edits of several fixes in the program number `index`, and those of imports that only all of them leave unused."""
+    """The edits of several fixes in program `index`, plus those for imports that only all of them leave unused."""
     source, _ = syntax.parse(document.programs[index], settings.target, "")
     return edits if source is None else without_unused(source, edits, _keeps_imports(path, document))
 
 
 def _keeps_imports(path: str, document: Document) -> bool:
-    """Whether an import without a use may serve others: of a package, of a cell or a fence to come."""
+    """Whether others may use an unused import: importers of a package, later cells or fences."""
     return document.fragments or document.cells or os.path.basename(path) == "__init__.py"
 
 
 def _obstacle(source: Source, fix: Fix) -> str:
-    """What a fix would remove that it must not, or leave unused."""
+    """Why a fix is refused: it would remove something that it must not, or leave a variable unused."""
     if not _keep_comments(source, fix.all_edits):
         return "it would remove a comment"
     unused = left_unused(source, fix.all_edits)
@@ -171,7 +171,7 @@ def _obstacle(source: Source, fix: Fix) -> str:
 
 
 def _keep_comments(source: Source, edits: Sequence[Edit]) -> bool:
-    """Whether edits write again, once, each comment that they delete, and no other one of the text."""
+    """Whether edits write each comment that they delete exactly once, and no other comments of the text."""
     if not any("#" in source.text[edit.start : edit.end] + edit.text for edit in edits):
         return True
     comments = [(source.text[start:end].rstrip(), start) for start, end in source.comments]
@@ -181,14 +181,14 @@ def _keep_comments(source: Source, edits: Sequence[Edit]) -> bool:
 
 
 def _may_edit(view: _View, edit: Edit) -> bool:
-    """No edit crosses from one cell into the next, and none stands where something is not Python."""
+    """Whether no edit crosses a cell boundary or touches code that is not Python."""
     segment = view.document.segment(view.program, edit.start, edit.end)
     in_faulty = any(fault.start <= edit.start and edit.end <= fault.end for fault in view.faults)
     return segment is not None and segment.editable and not in_faulty
 
 
 def _changes(view: _View, fix: Fix | None) -> tuple[tuple[Place, str], ...]:
-    """The fix's edits as places in the file, each as short as it can be said."""
+    """The edits of a fix as places in the file, each as short as possible."""
     written = view.document.programs[view.program].written
     edits = [_shortest(edit, written) for edit in (fix.all_edits if fix else ())]
     changed = (edit for edit in edits if edit.text or edit.start < edit.end)
@@ -196,7 +196,7 @@ def _changes(view: _View, fix: Fix | None) -> tuple[tuple[Place, str], ...]:
 
 
 def _shortest(edit: Edit, text: str) -> Edit:
-    """The edit without what it leaves as it is at its start and its end."""
+    """The edit without the text that it does not change at its start and end."""
     old, new = text[edit.start : edit.end], edit.text
     lead = _shared(old, new)
     tail = _shared(old[lead:][::-1], new[lead:][::-1])
@@ -204,7 +204,7 @@ def _shortest(edit: Edit, text: str) -> Edit:
 
 
 def _shared(one: str, other: str) -> int:
-    """How many characters both begin with."""
+    """The length of the common prefix."""
     differ = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return next(differ, min(len(one), len(other)))
 
@@ -213,9 +213,9 @@ def _shared(one: str, other: str) -> int:
 
 
 def _suppress(view: _View, found: Sequence[_Found]) -> tuple[list[Finding], list[str]]:
-    """The findings that no comment suppresses, those of unused comments, and warnings."""
+    """The findings that no comment suppresses, findings of unused comments, and warnings."""
     source = view.source
-    # without a finding, only a comment that names our rules matters
+    # without findings, only comments that name our rules matter
     if not suppressions.mentioned(source.text) or not (found or names_us(source.text.encode(errors="replace"))):
         return [item.finding for item in found], []
     codes = view.settings.codes
@@ -235,7 +235,7 @@ def _suppress(view: _View, found: Sequence[_Found]) -> tuple[list[Finding], list
 
 
 def _unless_suppressed_lines(source: Source, finding: Finding, suppressed: Sequence[_Found]) -> Finding:
-    """The finding without its fix if that would edit a line on which a finding is suppressed."""
+    """The finding, without its fix if that would edit a line on which a finding is suppressed."""
     for other in suppressed:
         first, last = other.standing.first, other.standing.last
         if finding.fix and any(suppressions.edits_line(source, edit, first, last) for edit in finding.fix.all_edits):
@@ -266,15 +266,15 @@ def _unused(view: _View, directive: Directive, name: Naming | None) -> Finding:
     )
 
 
-# --- findings of no rule ----------------------------------------------------------------------------------------------
+# --- syntax errors ----------------------------------------------------------------------------------------------------
 
 
 def _reported_faults(document: Document, index: int, faults: Sequence[Fault]) -> Sequence[Fault]:
-    """What is not Python, and is to be reported.
+    """The syntax errors that are reported.
 
-    Fragments of a document are often abridged (`for x, y in …:`), and nobody runs them; cells of a notebook hold blanks to
-    fill in and prose. What is broken concerns us only if it contains gradient-clipping code: for a file, anywhere, since
-    what a fault hides is not known. A template makes programs, and is none.
+    Fragments of a document are often abridged (`for x, y in …:`), and nobody runs them; cells of a notebook contain
+    blanks to fill in, and prose. An error matters only in gradient-clipping code: for a file, if there is any, since
+    nobody knows what the error hides. Templates generate programs, but are not programs themselves.
     """
     text = document.programs[index].written
     if not faults or document.fragments or any(_is_of_template(text, fault) for fault in faults):
@@ -284,7 +284,7 @@ def _reported_faults(document: Document, index: int, faults: Sequence[Fault]) ->
     return faults if speaks_of_clipping(text) else ()
 
 
-# A statement of Jinja's, `{% if layers %}`, or a value outside of strings: `class {{ cookiecutter.name }}Model:`.
+# A Jinja statement, `{% if layers %}`, or a value outside strings: `class {{ cookiecutter.name }}Model:`.
 _OF_TEMPLATE = re.compile(r"\s*\{%-? *[a-z][^\n]*%\}|[^\n'\"#{]*\{\{-? *[a-z_][\w.]* *(\|[^\n]*)?\}\}", re.IGNORECASE)
 
 

@@ -1,4 +1,4 @@
-"""The result of a run, as plain data that travels between processes: a report for each file, an outcome for all."""
+"""The results of a run, as plain data that can be sent between processes: a report per file, an outcome for all."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Task(NamedTuple):
 
 
 class FileReport(NamedTuple):
-    """The result for one file, as plain data that travels between processes.
+    """The result for one file, as plain data that can be sent between processes.
 
-    `data` is the file's content, `fixed_data` its content after the fixes (None: unchanged). `errors` are faults of
-    clipcheck, `warnings` problems with the file's suppression comments, one line each. `--fix` applies fixes of
-    `threshold` and safer.
+    `data` is the file's content, `fixed_data` its content after the fixes (None: unchanged). `errors` are clipcheck's
+    own errors, `warnings` are problems with suppression comments, one line each. `--fix` applies fixes that are at
+    least as safe as `threshold`.
     """
 
     path: str
@@ -35,14 +35,14 @@ class FileReport(NamedTuple):
 
     @property
     def now(self) -> bytes:
-        """The bytes that the places of `findings` refer to."""
+        """The bytes to which the positions of `findings` refer."""
         return self.data if self.fixed_data is None else self.fixed_data
 
 
 class Outcome(NamedTuple):
-    """The result of a whole run: a report for each file with findings, and how many files were checked.
+    """The result of a whole run: a report for each file with findings, and the number of checked files.
 
-    `candidates` is how many of them contain the keywords of a selected rule; the others were not parsed.
+    `candidates` is the number of files with keywords of a selected rule; the others were not parsed.
     """
 
     reports: tuple[FileReport, ...]

@@ -1,6 +1,6 @@
 """Comments that suppress findings: how they are written, what they suppress, and which of them are unused.
 
-Forms: `# clipcheck: ignore[CLIP001]` for its own line or, on a line of its own, for the next; `# clipcheck: disable[…]`
+Forms: `# clipcheck: ignore[CLIP001]` for its line or, on a separate line, for the next one; `# clipcheck: disable[…]`
 to `# clipcheck: enable[…]`; `# clipcheck: file-ignore[…]`; `# noqa: CLIP001` as ruff reads it; `# clipcheck: noqa`.
 """
 
@@ -43,23 +43,23 @@ class Naming(NamedTuple):
 
 
 class Directive(NamedTuple):
-    """One directive of a comment; `names` is None if it means all rules. Offsets are those of the program."""
+    """One directive in a comment; `names` is None if it means all rules. Offsets are relative to the program."""
 
     verb: str
     names: tuple[Naming, ...] | None
     start: int
     end: int
     line: int
-    alone: bool  # on a line of its own
-    foreign: bool = False  # a noqa, which other tools read too
-    others: bool = False  # names rules of other tools
+    alone: bool  # on a separate line
+    foreign: bool = False  # a noqa, which other tools read as well
+    others: bool = False  # it names rules of other tools
 
     def means(self, code: str) -> bool:
         return self.names is None or any(name.code == code for name in self.names)
 
 
 class Standing(NamedTuple):
-    """The place of a finding in its program: its own lines, those of its logical line, and its offset."""
+    """The place of a finding in its program: its lines, those of its logical line, and its offset."""
 
     start: int
     first: int
@@ -78,7 +78,7 @@ class Sifted(NamedTuple):
 
 
 def names_us(data: bytes) -> bool:
-    """Plain searches first: they take a fiftieth of the time, and few files contain either word."""
+    """Whether a text names clipcheck or its rules; plain searches are fifty times as fast, and few files match."""
     return b"clipcheck:" in data or ((b"noqa" in data or b"NOQA" in data) and _NOQA_BYTES.search(data) is not None)
 
 
@@ -91,7 +91,7 @@ def standing(source: Source, start: int, end: int, logical: tuple[int, int]) -> 
 
 
 def sift(source: Source, found: Sequence[tuple[str, Standing]], judged: frozenset[str], whole: bool) -> Sifted:
-    """Split the findings, given as code and standing, into those that remain and those that a directive suppresses.
+    """Splits the findings, given as code and place, into those that remain and those that a directive suppresses.
 
     A directive is unused if a rule that ran (`judged`) finds nothing there; a directive that names no rule can only be
     judged if the `whole` default selection ran.
@@ -115,7 +115,7 @@ def sift(source: Source, found: Sequence[tuple[str, Standing]], judged: frozense
 
 
 def read(source: Source) -> tuple[list[Directive], list[tuple[int, str]]]:
-    """All directives of a program, and what is wrong, with offsets."""
+    """All directives of a program, and messages about malformed ones, with offsets."""
     directives: list[Directive] = []
     malformed: list[tuple[int, str]] = []
     for start, end in source.comments:
@@ -138,7 +138,7 @@ class _Comment(NamedTuple):
 
 
 def _own(found: re.Match[str], comment: _Comment) -> tuple[Directive | None, list[str]]:
-    """A directive of clipcheck's own: a verb, and rules in brackets; after `noqa` they follow a colon."""
+    """A directive of clipcheck: a verb, and rules in brackets; after `noqa`, rules follow a colon."""
     verb = found["verb"].lower()
     if verb not in VERBS:
         return None, [f"`clipcheck: {found['verb']}`: unknown directive (expected {', '.join(VERBS)})"]
@@ -158,7 +158,7 @@ def _own(found: re.Match[str], comment: _Comment) -> tuple[Directive | None, lis
 
 
 def _noqa(found: re.Match[str], comment: _Comment) -> tuple[Directive | None, list[str]]:
-    """As ruff reads it: codes after a colon, separated by commas or white space, up to the first other word."""
+    """A `noqa` as ruff parses it: codes after a colon, separated by commas or white space, up to any other word."""
     rest, start = found["rest"], comment.start + found.start()
     colon = re.match(r"\s*:", rest)
     if colon is None:
@@ -176,14 +176,14 @@ def _noqa(found: re.Match[str], comment: _Comment) -> tuple[Directive | None, li
 
 
 def _codes_from(text: str, at: int) -> Iterator[re.Match[str]]:
-    """The codes that follow one another from an offset on."""
+    """The consecutive codes from an offset on."""
     while word := _CODE.match(text, _SEPARATOR.match(text, at).end()):  # type: ignore[union-attr]  # it matches nothing, too
         yield word
         at = word.end()
 
 
 def _names(words: Iterable[re.Match[str]], first: int, where: str) -> tuple[tuple[Naming, ...], list[str]]:
-    """The rules that some words name, whose offsets are relative to `first`, and a message for each other word."""
+    """The rules that words name, with offsets relative to `first`, and a message for each unknown word."""
     names: list[Naming] = []
     wrong: list[str] = []
     for word in words:
@@ -195,7 +195,7 @@ def _names(words: Iterable[re.Match[str]], first: int, where: str) -> tuple[tupl
 
 
 def _known(word: str) -> str:
-    """The code of a rule that is named by code or name, "" for others."""
+    """The code of a rule given by code or name; "" if there is no such rule."""
     code = word.upper()
     return code if code in RULES else _BY_NAME.get(word.lower(), "")
 
@@ -221,7 +221,7 @@ def _suppresses(source: Source, directives: Sequence[Directive], i: int, code: s
 
 
 def _next_code_line(source: Source, line: int) -> int:
-    """The first line after `line` that holds more than a comment."""
+    """The first line after `line` that contains more than a comment."""
     starts = source.line_starts
     while line < len(starts):
         end = starts[line + 1] if line + 1 < len(starts) else len(source.text)
@@ -251,7 +251,7 @@ def _ends_something(directives: Sequence[Directive], i: int, name: Naming | None
 
 
 def removal(source: Source, directive: Directive, name: Naming | None) -> Fix:
-    """Remove an unused directive, or only one of its names if others may be used."""
+    """Removes an unused directive, or only one of its names if others are used."""
     names = directive.names or ()
     if name is None or (len(names) == 1 and not directive.others):
         return Fix("Remove the suppression", Safety.SAFE, (_without(source, directive),))
@@ -268,7 +268,7 @@ def removal(source: Source, directive: Directive, name: Naming | None) -> Fix:
 
 
 def _without(source: Source, directive: Directive) -> Edit:
-    """Remove a directive: with its whole line if nothing else is on it, else with the blanks before it."""
+    """Removes a directive: with its whole line if nothing else is on it, else with the blanks before it."""
     text = source.text
     first = source.line_starts[directive.line - 1]
     stop = source.line_starts[directive.line] if directive.line < len(source.line_starts) else len(text)

@@ -1,4 +1,4 @@
-"""What a round of fixes may change: which lines it touches, and whether the findings after it are what fixes promise."""
+"""What a round of fixes may change: which lines it touches, and whether the new findings are acceptable."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from clipcheck.documents.program import Document
 from clipcheck.rule import INVALID_SYNTAX, NOT_ANALYZED, NOT_ROUND_TRIPPED, UNUSED, Edit, Finding
 
 Line: TypeAlias = "tuple[int | None, int]"  # the cell and the line in it
-Refused: TypeAlias = "tuple[str, int, tuple[tuple[int, int], ...]]"  # a rule, a program and what its fix would replace
+Refused: TypeAlias = "tuple[str, int, tuple[tuple[int, int], ...]]"  # a rule, a program, and the text that its fix would replace
 
 _NO_RULES = frozenset({INVALID_SYNTAX, NOT_ANALYZED})
-# What may follow from a right fix: a suppression comment that is unused, a last line at which the parser loses white space.
+# Possible results of a correct fix: an unused suppression comment, a last line where the parser loses white space.
 _FOLLOWING = frozenset({UNUSED, NOT_ROUND_TRIPPED})
 
 
@@ -24,17 +24,17 @@ def is_promised(
     old: frozenset[Line],
     new: frozenset[Line],
 ) -> bool:
-    """Whether the findings that were fixed are gone, and others came at most where code was touched.
+    """Whether the fixed findings are gone, and new ones are only where code was touched.
 
-    `old` and `new` are the lines that the fixes touch, before and after. There, another rule may well find something in
-    what was written, or the same rule in what is around it: that is for the next round. Elsewhere, nothing may come up but
-    what was there `before`, be it masked by a mistake that is fixed: its rule said so when that was still in its place.
+    `old` and `new` are the lines that the fixes touch, before and after. There, another rule may find something in the
+    new code, or the same rule in the code around it: the next round handles that. Elsewhere, every finding must have
+    been there `before`, at least as a masked one that its rule reported while the mistake that hid it was in place.
     """
     was, now, gone = (
         Counter((finding.code, _touch(finding, lines)) for finding in group)
         for group, lines in ((before, old), (after, new), (taken, old))
     )
-    # what covered touched code before the fixes need not do so after them, and is still nothing new
+    # a finding that covered touched code before may not do so afterward, but it is not new
     for code in {code for code, _ in was}:
         moved = was[code, "elsewhere"] - gone[code, "elsewhere"] - now[code, "elsewhere"]
         was[code, None] += max(moved, 0)
@@ -46,7 +46,7 @@ def is_promised(
 
 
 def _touch(finding: Finding, lines: frozenset[Line]) -> str | None:
-    """Where a finding is touched: at its start, or between the places that it is about, such as a norm and its clip."""
+    """Where a finding is touched: at its start, or between its related places, such as a norm and its clip."""
     first = finding.place
     if (first.cell, first.line) in lines:
         return "start"
@@ -57,7 +57,7 @@ def _touch(finding: Finding, lines: frozenset[Line]) -> str | None:
 
 
 def replaced_lines(document: Document, edits: Sequence[Sequence[Edit]]) -> frozenset[Line]:
-    """The lines of a document that edits change: not those between which they only add others."""
+    """The lines of a document that edits change, not those between which they only insert lines."""
     return frozenset(
         line
         for program, some in enumerate(edits)
@@ -68,7 +68,7 @@ def replaced_lines(document: Document, edits: Sequence[Sequence[Edit]]) -> froze
 
 
 def written_lines(before: Document, after: Document, edits: Sequence[Sequence[Edit]]) -> frozenset[Line]:
-    """The lines, after edits, in which these wrote something: not those between which they only left out others."""
+    """The lines, after edits, that contain new text, not those between which they only removed lines."""
     found: set[Line] = set()
     for program, some in enumerate(edits):
         shift = 0
@@ -86,7 +86,7 @@ def _begins_line(document: Document, program: int, edit: Edit) -> bool:
 
 
 def _lines(document: Document, program: int, start: int, end: int) -> Iterator[Line]:
-    """The lines of a stretch of a program, without the last one if it only reaches its start."""
+    """The lines of a span of a program, without the last one if the span only reaches its start."""
     ends = end > start and document.programs[program].text[end - 1] in "\r\n"
     place = document.place(program, start, end - ends)
     return ((place.cell, line) for line in range(place.line, place.end_line + 1))
@@ -101,7 +101,7 @@ def key(finding: Finding) -> Refused:
 
 
 def shifted(refused: Iterable[Refused], edits: Sequence[Sequence[Edit]]) -> set[Refused]:
-    """The same fixes in the text after `edits`, without those whose code the edits touch."""
+    """The same fixes, shifted to the text after `edits`, without those whose code the edits touch."""
     moved: set[Refused] = set()
     for code, program, spans in refused:
         if any(edit.start < end and start < edit.end for edit in edits[program] for start, end in spans):

@@ -1,7 +1,7 @@
-"""Processes that share the work on many files: nothing of the folder at hand is run by them, and none outlives its parent.
+"""Worker processes for many files: they run no code from the current folder, and none outlives its parent.
 
-Python's own pools start a process with the current folder in front of `sys.path`, so that a `pickle.py` there would be
-run. These are started isolated, with the path that this process has, and communicate over their standard streams.
+Python's own pools start a process with the current folder first on `sys.path`, so that a `pickle.py` there would be
+executed. These start in isolated mode, with the path of this process, and communicate over their standard streams.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from clipcheck.python.limits import with_room
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# What a worker runs first: the path comes as an argument, since nothing may be imported before it is set.
+# The first code of a worker; the path is an argument, since nothing may be imported before it is set.
 _START = "import sys; sys.path += sys.argv[1:]; from clipcheck.engine.workers import serve; serve()"
 
 
@@ -32,10 +32,10 @@ class Died(NamedTuple):
 
 
 class Workers:
-    """Some processes that apply a function to items, one at a time each.
+    """Processes that apply a function to items, each one item at a time.
 
-    The processes start when they are first needed and end with the `with` block. If one dies, another one takes its
-    item; an item on which two have died gets the result `Died`.
+    They start when they are first needed and end with the `with` block. If one dies, another one takes its item; an
+    item on which two have died gets the result `Died`.
     """
 
     def __init__(self, count: int) -> None:
@@ -58,7 +58,7 @@ class Workers:
             process.wait()
 
     def each(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result | Died]]:
-        """The items with their results, in the order in which they finish; they are started in the order given.
+        """The items with their results, in the order in which they finish; they start in the given order.
         -->
         # A process whose streams are ours"""
         waiting = deque(items)
@@ -72,7 +72,7 @@ class Workers:
                     except IndexError:
                         return
                     done.put((item, self._apply(function, item)))
-            except BaseException as error:  # else the reader would wait forever
+            except BaseException as error:  # otherwise the reader would wait forever
                 done.put(error)
 
         for _ in range(min(self.count, len(items))):
@@ -85,7 +85,7 @@ class Workers:
 
     def _apply(self, function: Callable[[Item], Result], item: Item) -> Result | Died:
         died = Died("")
-        for _ in range(2):  # the first may have been killed for what others took of the memory
+        for _ in range(2):  # the first one may have been killed because of the memory of others
             process = self._take()
             try:
                 return self._ask(process, function, item)
@@ -116,13 +116,13 @@ class Workers:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    """A process whose streams are ours: one that held the caller's would keep a reader waiting after our own end."""
+    """Starts a process with pipes: if it inherited our streams, their reader would wait after this process ends."""
     command = [sys.executable, "-I", "-S", "-c", _START, *_trusted_path()]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
 def _trusted_path() -> list[str]:
-    """Where this process found its modules, without the current folder; ours comes first in any case."""
+    """The module path of this process without the current folder; the folder of clipcheck comes first."""
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     here = os.path.realpath(".")
     return [package, *(path for path in sys.path if os.path.isabs(path) and os.path.realpath(path) != here)]
@@ -151,24 +151,26 @@ def _receive(stream: IO[bytes]) -> Any:
 
 
 def collect_less() -> None:
-    """The trees of a few files are a million objects without a cycle: looking for cycles takes a third of the parse."""
+    """Collects garbage less often: the trees of a few files are a million objects without cycles.
+
+    Looking for cycles takes a third of the time of the parse."""
     import gc
 
     gc.set_threshold(1_000_000, 50, 50)
 
 
 def serve() -> None:
-    """Answer one request after the other until the parent is gone."""
+    """Answers one request after the other until the parent has ended."""
     import signal
 
     collect_less()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent decides what it means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent handles it
     requests: SimpleQueue[Any] = SimpleQueue()
     incoming, outgoing = sys.stdin.buffer, sys.stdout.buffer
-    sys.stdin = sys.stdout = open(os.devnull, "r+")  # noqa: SIM115 - whatever else wrote there would spoil an answer
+    sys.stdin = sys.stdout = open(os.devnull, "r+")  # noqa: SIM115 - other output there would corrupt an answer
 
     def listen() -> None:
-        """At the parent's end, however it came, end at once: not even the file at hand is finished."""
+        """Ends this process as soon as the parent ends for any reason, even in the middle of a file."""
         try:
             while True:
                 requests.put(_receive(incoming))

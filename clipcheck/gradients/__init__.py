@@ -1,1 +1,1 @@
-"""What an expression is to gradients: a gradient, a power of one, a norm summed by hand, a clip made by hand."""
+"""Recognizes expressions of gradients: a gradient, a power of its norm, a handwritten norm, a handwritten clip."""

@@ -1,4 +1,4 @@
-"""Recognizes a sum of many tensors' norms in the statements of a loop: what is added to what, and what else the loop does."""
+"""Recognizes loops that sum the norms of tensors: what is added to what, and what else the loop does."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ How: TypeAlias = Literal["add", "append", "max"]
 class Series(NamedTuple):
     """The power of the norm of each tensor that the clauses iterate over.
 
-    `used` are the bindings of the names that it was read through, `loop` the loop that appended the powers to a list.
-    `array` says whose array holds the powers, where it is not a list ("torch", "numpy", or "fused" where one call made
-    them all); `joined` is the expression that concatenated the tensors into one vector.
+    `used` are the bindings of the names on the way to it, `loop` is the loop that appended the powers to a list.
+    `array` says which library's array contains the powers if it is not a list ("torch", "numpy", or "fused" if one call
+    computed them all); `joined` is the expression that concatenates the tensors into one vector.
     """
 
     clauses: tuple[Clause, ...]
@@ -40,11 +40,11 @@ class Series(NamedTuple):
 class Accumulation(NamedTuple):
     """A statement that adds the power of one gradient's norm to something, and the loops that repeat it.
 
-    `how` is "max" where it keeps the largest: of infinity norms, that is the infinity norm of all.
+    `how` is "max" if it keeps the largest: for infinity norms, that is the infinity norm of all.
 
-    `statement` is that statement, `target` what it adds to; `loop` the outermost loop that does nothing else, `series`
-    the loops and tests around the statement together with what is added. `extras` are the statements of the loop that
-    have no part in it, `obstacle` says which side effect the loop has.
+    `statement` is that statement, `target` is what it adds to; `loop` is the outermost loop that does nothing else;
+    `series` is what is added, with the loops and tests around the statement. `extras` are the unrelated statements of
+    the loop, `obstacle` names a side effect of the loop.
     """
 
     statement: cst.BaseSmallStatement
@@ -90,7 +90,7 @@ def _accumulation(source: Source, statement: cst.BaseSmallStatement) -> Accumula
     if term is None or not isinstance(inner, cst.For):
         return None
     if how == "max" and term.order.value != math.inf:
-        return None  # the largest of the tensors' norms is not the norm of all of them
+        return None  # the largest norm is not the norm of all
     loop = outermost(source, inner)
     if not selects(source, term, clauses_around(source, statement, loop).clauses):
         return None
@@ -98,13 +98,13 @@ def _accumulation(source: Source, statement: cst.BaseSmallStatement) -> Accumula
 
 
 def selects(source: Source, term: Power, clauses: Iterable[Clause]) -> bool:
-    """Whether loops iterate over gradients: not where each iteration computes the gradients of the same tensors again."""
+    """Whether loops iterate over gradients: not if each iteration computes the gradients of the same tensors again."""
     targets = {node.value for one in clauses for node in source.walk(one.target) if isinstance(node, cst.Name)}
     return _depends(source, term.gradient.node, targets)
 
 
 def _depends(source: Source, node: cst.CSTNode, names: set[str], depth: int = 4) -> bool:
-    """Whether an expression is computed from one of these names, and not by differentiation."""
+    """Whether an expression is computed from one of these names other than by differentiation."""
     inner = list(source.walk(node))
     if any(isinstance(one, cst.Call) and source.qualified(one.func) == "torch.autograd.grad" for one in inner):
         return False
@@ -153,7 +153,7 @@ _MAXIMA = frozenset({"builtins.max", "numpy.maximum", "torch.maximum", "torch.ma
 
 
 def _largest_of(source: Source, target: cst.BaseExpression, value: cst.BaseExpression) -> cst.BaseExpression | None:
-    """The value that `target` becomes where it is larger: `max(target, value)`, or under its own `if`."""
+    """The value that replaces a smaller `target`: `max(target, value)`, or an assignment under an `if`."""
     match value:
         case cst.Call(func=func, args=[cst.Arg(value=one), cst.Arg(value=other)]) if source.qualified(func) in _MAXIMA:
             for kept, new in ((one, other), (other, one)):
@@ -171,7 +171,7 @@ def _largest_of(source: Source, target: cst.BaseExpression, value: cst.BaseExpre
 
 
 class _Helper(NamedTuple):
-    """A name that the loop sets on the way to the norm, the tests around its assignment alone, and what else is under these."""
+    """A name that the loop sets on the way to the norm, the tests around its assignment, and what else they guard."""
 
     binding: Binding
     tests: tuple[Condition, ...]
@@ -179,7 +179,7 @@ class _Helper(NamedTuple):
 
 
 def _described(source: Source, one: Accumulation) -> Accumulation:
-    """The accumulation with its loops and tests, the statements beside it, and its first side effect, if any."""
+    """The accumulation with its loops and tests, the other statements, and its first side effect, if any."""
     around = clauses_around(source, one.statement, one.loop)
     helpers = _helpers(source, one, around)
     *outer, last = around.clauses
@@ -213,7 +213,7 @@ def _helpers(source: Source, one: Accumulation, around: Around) -> list[_Helper]
 
 
 def _obstacles(source: Source, one: Accumulation, around: Around, helpers: list[_Helper]) -> Iterator[str]:
-    """Why the loop cannot be replaced; empty where nothing prevents it."""
+    """Why the loop cannot be replaced; empty if nothing prevents it."""
     yield around.obstacle
     defaults = {binding.name for binding in _set_inside(source, one) if _is_default(source, binding)}
     for helper in helpers:
@@ -254,7 +254,7 @@ _REDUCTION = re.compile(r"all_?reduce|reduce_|_reduce\b")
 
 
 def reduced(source: Source, at: cst.CSTNode, target: cst.BaseExpression) -> bool:
-    """Whether what is added up in `target` is reduced over processes: then it is one part of a norm, and the code accounts for that."""
+    """Whether the sum in `target` is reduced over processes: it is part of a norm, and the code accounts for that."""
     if not _REDUCTION.search(source.text):  # most files: do not walk through them for each loop
         return False
     function = source.function(at)

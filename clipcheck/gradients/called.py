@@ -1,4 +1,4 @@
-"""Which identifiers are names of gradients; apart from what reads code, so that asking does not load LibCST."""
+"""Which identifiers are names of gradients; separate from modules that parse code, so as not to import LibCST."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ def gives_gradient_norm(name: str) -> bool:
 
 
 def may_be_gradient(name: str) -> bool:
-    """Whether code with this identifier in it can refer to a gradient at all: `p.grad`, a name of one, a call for one."""
+    """Whether code with this identifier can refer to a gradient at all, by attribute, name or call."""
     return called_gradients(name) or gives_gradient(name)

@@ -1,4 +1,4 @@
-"""Norm types and exponents as they are written: numbers, names, and one over a name, with the little algebra they need."""
+"""Norm types and exponents as written: numbers, names, and reciprocals of names, with the little algebra they need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clipcheck.python.source import Source
 
 
 class Exponent(NamedTuple):
-    """`number · symbol ** degree`; `known` is the symbol's value where the source gives it, `text` how it was written."""
+    """`number · symbol ** degree`; `known` is the symbol's value if the source shows it, `text` the original code."""
 
     number: float
     symbol: str = ""
@@ -23,7 +23,7 @@ class Exponent(NamedTuple):
     text: str = ""
 
     def times(self, other: Exponent) -> Exponent | None:
-        """The product; None where two names do not cancel."""
+        """The product; None if it would contain two different names."""
         if self.symbol and other.symbol and self.symbol != other.symbol:
             one, two = self.value, other.value
             return None if one is None or two is None else Exponent(one * two)
@@ -58,7 +58,7 @@ ONE, TWO, HALF, INFINITY = (
 
 
 def exponent_of(source: Source, node: cst.CSTNode) -> Exponent | None:
-    """What an exponent or a norm type is; None where it is neither a number nor a name nor one over either."""
+    """The value of an exponent or a norm type; None unless it is a number, a name, or the reciprocal of either."""
     text = source.code(node)
     match node:
         case cst.Integer() | cst.Float():
@@ -87,7 +87,7 @@ def exponent_of(source: Source, node: cst.CSTNode) -> Exponent | None:
 
 
 def _constant(source: Source, node: cst.Name | cst.Attribute) -> float | None:
-    """The number that a name is certain to be at this place."""
+    """The number that a name certainly is at this place."""
     if not isinstance(node, cst.Name):
         return None
     match only_assignment(source, node):

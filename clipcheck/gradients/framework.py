@@ -1,4 +1,4 @@
-"""Whose tensors a file computes with: torch's, or those of another framework whose arrays have the same methods."""
+"""Which framework's tensors a file uses: torch's, or those of another framework with the same methods."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _OTHERS = frozenset(
 
 @memo
 def framework(source: Source) -> Framework:
-    """The framework of a file: another one only if it imports that one and not torch; clipcheck's runtime is for torch.
+    """The framework of a file: a different one only if the file imports it and not torch.
 
-    A file that imports neither computes with torch's tensors if there is nothing else that its gradients could be, or if
-    it calls what only these have: a fix there imports torch or the runtime, and must not change what the rest is taken for.
+    A file that imports neither uses torch's tensors if its gradients cannot be anything else, or if it calls methods
+    that only these have: a fix there imports torch or the runtime, and must not change how the rest is understood.
     """
     names = source.names
     paths = [b.path for scope in names.scopes.values() for bs in scope.bindings.values() for b in bs if b.path]
@@ -38,7 +38,7 @@ def framework(source: Source) -> Framework:
 
 
 def _has_norm_method(source: Source) -> bool:
-    """Whether a gradient's own `norm` is called: numpy's arrays have none."""
+    """Whether the method `norm` of a gradient is called: numpy's arrays do not have it."""
     for call in source.nodes(cst.Call):
         match call.func:
             case cst.Attribute(value=receiver, attr=cst.Name("norm")) if source.qualified(call.func) is None:
@@ -49,7 +49,7 @@ def _has_norm_method(source: Source) -> bool:
 
 
 def _makes_gradients(source: Source) -> bool:
-    """Whether a class of the file gives itself a gradient, `self.grad = …`: its own autograd."""
+    """Whether a class of the file sets its gradient, `self.grad = …`: it implements autograd itself."""
     targets = (target.target for assign in source.nodes(cst.Assign) for target in assign.targets)
     annotated = (assign.target for assign in source.nodes(cst.AnnAssign))
     return any(dotted(target) == "self.grad" for target in (*targets, *annotated))

@@ -1,9 +1,9 @@
-"""What is a gradient: the `.grad` of something, whatever is bound from one, and tensors that are named gradients.
+"""Recognizes gradients: the `.grad` of something, values derived from one, and tensors that are named gradients.
 
-Two questions are asked of an expression. `gradient` says whether its value is a gradient, up to dtype, shape and device.
-`is_in_place` says whether changing it in place changes the gradient of a parameter: `p.grad.detach()` shares the
-gradient's memory, `p.grad.clone()` does not. A name counts only where nothing contradicts it; where the file
-computes with another framework, nothing is a gradient.
+There are two questions about an expression. `gradient` says whether its value is a gradient, up to dtype, shape and
+device. `is_in_place` says whether changing it in place changes the gradient of a parameter: `p.grad.detach()` shares
+memory with the gradient, `p.grad.clone()` does not. A name counts only if nothing contradicts it; in a file that uses
+another framework, nothing is a gradient.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
 from clipcheck.python.words import words
 
-_DEPTH = 8  # how many names and calls are followed before the answer is "unknown"
+_DEPTH = 8  # maximum number of names and calls to follow
 
 # Methods of a tensor whose result has the same elements in the same memory ...
 _VIEWS = frozenset("detach detach_ requires_grad_ view squeeze unsqueeze t".split())
@@ -33,12 +33,12 @@ _COPIES = frozenset("clone contiguous cpu cuda abs coalesce resolve_conj reshape
 _CASTS = frozenset("float double half bfloat16 type type_as to".split())
 _METHODS = _VIEWS | _COPIES | _CASTS
 _FLAT = frozenset({"flatten", "ravel"})
-# What returns a process's own shard of a sharded tensor.
+# Methods and functions that return this process's shard of a sharded tensor.
 _LOCAL = frozenset({"to_local", "_local_tensor"})
 
 
 class Condition(NamedTuple):
-    """A condition that decides whether a tensor is included; `holds` is False where it must be false."""
+    """A condition that decides whether a tensor is included; `holds` is False if it must be false."""
 
     test: cst.BaseExpression
     holds: bool
@@ -47,10 +47,10 @@ class Condition(NamedTuple):
 class Gradient(NamedTuple):
     """An expression that is a gradient.
 
-    `node` is the plain gradient (`p.grad`, or a name such as `g`), `owner` the `p` of `p.grad`. `casts` are the changes
-    of dtype in between (`.float()`), `via` the bindings of helper names, `guards` the tests of conditional expressions;
-    `graph` says that autograd may still go through it, `certain` that every binding that reaches it is known. `host` is the
-    call that copies it to the host (`.cpu()`, `.numpy()`), `local` says that it is this process's shard of a sharded one.
+    `node` is the plain gradient (`p.grad`, or a name such as `g`), `owner` is the `p` of `p.grad`. `casts` are dtype
+    conversions in between (`.float()`), `via` bindings of helper names, `guards` the tests of conditional expressions;
+    `graph` means that autograd may still go through it, `certain` that every binding that reaches it is known. `host`
+    is the call that copies it to the host (`.cpu()`, `.numpy()`), `local` means that it is this process's shard.
     """
 
     node: cst.BaseExpression
@@ -66,7 +66,7 @@ class Gradient(NamedTuple):
 
 
 def is_in_place(node: cst.CSTNode) -> bool:
-    """Whether an expression is written as a gradient or a view of one, so that changing it in place changes the gradient."""
+    """Whether an expression is a gradient or a view of one, so that changing it in place changes the gradient."""
     match node:
         case cst.Attribute(attr=cst.Name(value="grad")):
             return True
@@ -107,7 +107,7 @@ def gradient(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Gradient
 
 
 def _chosen(source: Source, node: cst.IfExp, depth: int) -> Gradient | None:
-    """A gradient where a test holds and zero elsewhere, or one gradient in two forms: `g.to_local() if … else g`."""
+    """A gradient if a test holds, else zero; or one gradient in two forms: `g.to_local() if … else g`."""
     one = gradient(source, node.body, depth - 1)
     if one is not None and is_zero(source, node.orelse):
         return one._replace(guards=(*one.guards, Condition(node.test, True)))
@@ -226,13 +226,13 @@ def _is_singular(name: str) -> bool:
 
 
 def _may_be_gradient(value: cst.BaseExpression | None) -> bool:
-    """A value of which only the name is known: the result of some call, or an element."""
+    """A value known only by name: the result of some call, or an element."""
     return value is None or isinstance(value, (cst.Call, cst.Subscript, cst.Attribute))
 
 
 # --- collections -----------------------------------------------------------------------------------------------------
 
-# What a collection holds, as far as the code around it tells; "unknown" leaves it to the names.
+# What a collection contains, as far as the code around it shows; for "unknown", names decide.
 _Contents: TypeAlias = Literal["gradients", "others", "unknown"]
 
 
@@ -241,7 +241,7 @@ def _known(holds_gradients: bool) -> _Contents:
 
 
 def _contents(source: Source, node: cst.CSTNode, depth: int) -> _Contents:
-    """What the elements of a collection are; of a dict, its values."""
+    """What the elements of a collection (for a dict, its values) are."""
     if not depth:
         return "unknown"
     match node:
@@ -270,7 +270,7 @@ def _of_both(parts: Iterable[_Contents]) -> _Contents:
 
 
 def _contents_of_name(source: Source, name: cst.Name, depth: int) -> _Contents:
-    """By what is assigned to the name, or else by the name itself."""
+    """Judging by what is assigned to the name, or else by the name itself."""
     values = assigned_values(source, name)
     kinds = {"unknown" if value is None else _contents(source, value, depth - 1) for value in values}
     if "gradients" in kinds:

@@ -1,4 +1,4 @@
-"""Whether autograd may go through tensors: then their norm must not be computed without a graph."""
+"""Whether tensors may be part of an autograd graph, so that their norm must be, too."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import libcst as cst
 from clipcheck.python.assignments import assigned_values
 from clipcheck.python.source import Source
 
-DEPTH = 8  # how many names and calls are followed
+DEPTH = 8  # maximum number of names and calls to follow
 
 
 def has_graph(source: Source, node: cst.CSTNode, depth: int = DEPTH) -> bool:
-    """Whether tensors of this expression were made with `create_graph`, so that autograd goes through their norm."""
+    """Whether tensors of this expression were computed with `create_graph`, so that autograd may use their norm."""
     if not depth:
         return False
     match node:

@@ -1,4 +1,4 @@
-"""What surrounds a statement in its loops: which loops, under which tests, and what else their bodies do."""
+"""The loops around a statement, the tests in them, and what else their bodies do."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Clause(NamedTuple):
 
 
 class Around(NamedTuple):
-    """The loops around a statement, outermost first, each with the tests under it, and what else lies between."""
+    """The loops around a statement, outermost first, each with the tests in it, and the other statements in them."""
 
     clauses: tuple[Clause, ...]
     obstacle: str
 
 
 def clauses_around(source: Source, node: cst.CSTNode, loop: cst.For) -> Around:
-    """The loops from `loop` inwards to `node`, each with the tests that lie between."""
+    """The loops from `loop` inward to `node`, each with the tests in between."""
     found: list[Clause] = []
     tests: list[Condition] = []
     obstacle = ""
@@ -110,7 +110,7 @@ def leaves(node: cst.CSTNode) -> bool:
 def statements_beside(
     source: Source, block: cst.BaseSuite, known: Iterable[cst.CSTNode | None]
 ) -> tuple[cst.CSTNode, ...]:
-    """The statements of a block that have an effect and are not known; a block without known ones counts as one."""
+    """The statements of a block with an effect that are not in `known`; a block without known ones counts as one."""
     return tuple(_beside(source, block, {id(node) for node in known}))
 
 

@@ -1,4 +1,4 @@
-"""Products of derivatives with random vectors, which are not gradients, whatever their names say."""
+"""Products of derivatives with random vectors, which are not gradients even if their names say so."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clipcheck.python.source import Source
 
 
 def is_drawn_product(source: Source, args: Sequence[cst.Arg]) -> bool:
-    """Whether `torch.autograd.grad` multiplies by a vector that it is given, as estimates of a Jacobian do, and not by ones."""
+    """Whether `torch.autograd.grad` multiplies by a given vector rather than ones, as in estimates of a Jacobian."""
     given = [
         arg.value for n, arg in enumerate(args) if (arg.keyword.value if arg.keyword else n) in (2, "grad_outputs")
     ]
@@ -22,7 +22,7 @@ def is_drawn_product(source: Source, args: Sequence[cst.Arg]) -> bool:
 
 
 def _is_random(source: Source, node: cst.BaseExpression) -> bool:
-    """Whether an expression holds a call that draws random numbers."""
+    """Whether an expression contains a call that draws random numbers."""
     return any(
         "rand" in last or last in ("normal", "bernoulli")
         for inner in source.walk(node)

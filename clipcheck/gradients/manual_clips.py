@@ -1,4 +1,4 @@
-"""Recognizes hand-written clipping: gradients that a loop multiplies by `max_norm` over their norm."""
+"""Recognizes handwritten clipping: a loop that multiplies gradients by `max_norm` over their norm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
 
 Bound: TypeAlias = Literal["test", "clamp", ""]
-_DEPTH = 6  # how many names and calls are followed
+_DEPTH = 6  # maximum number of names and calls to follow
 
 _MAXIMA = frozenset({"max", "maximum"})
 # Functions and methods that may clamp a coefficient to 1.
@@ -32,7 +32,7 @@ _OTHER_WORDS = frozenset("max clip threshold limit param params weight weights l
 
 
 class Ratio(NamedTuple):
-    """`max_norm` over a norm: `max_norm / (norm + eps)`; `bound` says what keeps it from exceeding 1."""
+    """`max_norm` over a norm: `max_norm / (norm + eps)`; `bound` says what limits it to 1."""
 
     node: cst.BaseExpression
     limit: cst.BaseExpression
@@ -51,7 +51,7 @@ class ManualClip(NamedTuple):
 
 @memo
 def manual_clips(source: Source) -> tuple[ManualClip, ...]:
-    """Every loop that scales gradients by `max_norm` over a norm, one for each loop, in source order."""
+    """Every loop that scales gradients by `max_norm` over a norm, in source order."""
     found: dict[int, ManualClip] = {}
     for kind in (cst.Expr, cst.Assign, cst.AugAssign):
         for statement in source.nodes(kind):
@@ -69,7 +69,7 @@ def _clip(source: Source, statement: cst.BaseSmallStatement, loop: cst.For) -> M
         return None
     what, by, divided = scaled
     if framework(source) != "torch" and not isinstance(statement, cst.Expr):
-        return None  # numpy arrays can be multiplied in place, too, but have no `mul_`
+        return None  # numpy arrays can also be multiplied in place, but have no `mul_`
     ratio = _quotient(source, by) if divided else _ratio(source, by)
     if ratio is None or not _is_global(source, ratio, loop):
         return None
@@ -79,7 +79,7 @@ def _clip(source: Source, statement: cst.BaseSmallStatement, loop: cst.For) -> M
 
 
 def _scaled(source: Source, statement: cst.BaseSmallStatement) -> tuple[Gradient, cst.BaseExpression, bool] | None:
-    """The gradient that a statement scales in place, by what, and whether it divides by it."""
+    """The gradient that a statement scales in place, the scale, and whether it divides by it."""
     match statement:
         case cst.AugAssign(target=target, operator=(cst.MultiplyAssign() | cst.DivideAssign()) as operator, value=by):
             found = _whole(source, target)
@@ -156,7 +156,7 @@ def _ratio(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Ratio | No
 
 
 def _named(source: Source, name: cst.Name, depth: int) -> Ratio | None:
-    """The ratio that a name is set to, or 1 where nothing is clipped."""
+    """The ratio that is assigned to a name, or 1 if nothing is clipped."""
     bindings = reaching(source, name)
     values = [assigned_value(source, binding) if binding.kind == "assign" else None for binding in bindings]
     others = [value for value in values if value is not None and source.code(value) not in ("1", "1.0")]
@@ -221,7 +221,7 @@ def _norm_in(source: Source, node: cst.BaseExpression) -> tuple[cst.BaseExpressi
 
 
 def is_norm(source: Source, node: cst.BaseExpression) -> bool:
-    """Whether an expression is the norm of gradients: by what it was computed from, or else by its name."""
+    """Whether an expression is the norm of gradients, judging by its computation or else by its name."""
     if total(source, node) is not None:
         return True
     match node:
@@ -237,7 +237,7 @@ def is_norm(source: Source, node: cst.BaseExpression) -> bool:
 
 
 def _is_computed_norm(source: Source, value: cst.BaseExpression) -> bool:
-    """Whether an expression sums the gradients' norms, or takes the root of what a loop has summed."""
+    """Whether an expression sums the gradients' norms, or takes the root of a sum from a loop."""
     if total(source, value) is not None:
         return True
     names = [node for node in source.walk(value) if isinstance(node, cst.Name)]
@@ -262,7 +262,7 @@ def _called_norm(name: str) -> bool:
 
 
 def _quotient(source: Source, by: cst.BaseExpression) -> Ratio | None:
-    """What a gradient is divided by: `norm / limit`, or `max(1, norm / limit)`."""
+    """The ratio if a gradient is divided by `norm / limit` or `max(1, norm / limit)`."""
     match by:
         case cst.BinaryOperation(left=norm, operator=cst.Divide(), right=limit) if is_norm(source, norm):
             return Ratio(by, limit, norm)
@@ -274,7 +274,7 @@ def _quotient(source: Source, by: cst.BaseExpression) -> Ratio | None:
     return None
 
 
-# --- around it -------------------------------------------------------------------------------------------------------
+# --- context ---------------------------------------------------------------------------------------------------------
 
 
 def _is_global(source: Source, ratio: Ratio, loop: cst.For) -> bool:
@@ -293,7 +293,7 @@ def _is_global(source: Source, ratio: Ratio, loop: cst.For) -> bool:
 
 
 def _is_tested(source: Source, statement: cst.BaseSmallStatement, ratio: Ratio) -> bool:
-    """Whether the gradients are scaled only if a check of the norm or the coefficient passes, or after an early return."""
+    """Whether gradients are scaled only if a test of the norm or the coefficient passes, or after an early return."""
     spelled = {source.code(ratio.norm), source.code(ratio.node), *_names_of(source, ratio)}
     child: cst.CSTNode = statement
     for above in source.ancestors(statement):
@@ -312,7 +312,7 @@ def _is_tested(source: Source, statement: cst.BaseSmallStatement, ratio: Ratio) 
 
 
 def _names_of(source: Source, ratio: Ratio) -> set[str]:
-    """The names that are assigned the coefficient."""
+    """The names to which the coefficient is assigned."""
     return {
         binding.name
         for scope in source.names.scopes.values()

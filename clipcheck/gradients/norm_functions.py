@@ -11,15 +11,15 @@ from clipcheck.gradients.exponents import TWO, Exponent, exponent_of
 from clipcheck.python.source import Source
 
 _VECTOR_NORMS = frozenset({"torch.norm", "torch.functional.norm", "torch.linalg.vector_norm"})
-# Of two-dimensional tensors, these give a matrix norm where they are given an order.
+# Given an order, these compute a matrix norm of two-dimensional tensors.
 _LINALG_NORMS = frozenset({"torch.linalg.norm", "numpy.linalg.norm"})
 
 
 class NormCall(NamedTuple):
-    """A call that takes the norm of `tensor` over all of its elements.
+    """A call that computes the norm of `tensor` over all of its elements.
 
-    `matrix` says that `order` means a matrix norm if the tensor has two dimensions, `cast` is the change of dtype that
-    the call makes first (`.to(torch.float32)`), `numpy` that the function is numpy's.
+    `matrix` means that `order` selects a matrix norm if the tensor has two dimensions; `cast` is the dtype conversion
+    that the call makes first (`.to(torch.float32)`); `numpy` means that the function is numpy's.
     """
 
     tensor: cst.BaseExpression
@@ -30,7 +30,7 @@ class NormCall(NamedTuple):
 
 
 def norm_call_of(source: Source, call: cst.Call) -> NormCall | None:
-    """`x.norm(p)`, `torch.norm(x, p)`, `torch.linalg.vector_norm(x)` and similar calls; None for a norm along a dimension."""
+    """`x.norm(p)`, `torch.norm(x, p)`, `torch.linalg.vector_norm(x)` and the like; None for norms along a dimension."""
     function = source.qualified(call.func)
     match call.func, call.args:
         case _, [cst.Arg(value=tensor, star=""), *args] if function in _VECTOR_NORMS | _LINALG_NORMS:
@@ -53,7 +53,7 @@ class _Asked(NamedTuple):
 
 
 def _asked(source: Source, args: Sequence[cst.Arg]) -> _Asked | None:
-    """What the arguments after the tensor ask for; None where the result is not a single number: `dim`, `keepdim`."""
+    """What the arguments after the tensor ask for; None if the result is not a single number: `dim`, `keepdim`."""
     order: Exponent | None = TWO
     given, cast = False, ""
     for position, arg in enumerate(args):

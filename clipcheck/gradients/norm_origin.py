@@ -1,4 +1,4 @@
-"""Where a norm comes from: the tensors that it was computed over, if it is exactly their norm."""
+"""The origin of a norm: the tensors over which it was computed, if it is exactly their norm."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from clipcheck.python.names import Binding
 from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
 
-_DEPTH = 6  # how many names and calls are followed
+_DEPTH = 6  # maximum number of names and calls to follow
 _HANDED_ON = frozenset("item to float detach cpu cuda clone".split())
 
 
 def origins(source: Source, node: cst.BaseExpression, depth: int = _DEPTH) -> list[Series] | None:
-    """What a norm was computed over, one for each binding; None where it is merged, reduced, or comes from elsewhere."""
+    """What a norm was computed over, one per binding; None if it is merged, reduced, or from an unknown source."""
     if not depth:
         return None
     found = total(source, node)
@@ -49,7 +49,7 @@ def _named(source: Source, name: cst.Name, depth: int) -> list[Series] | None:
 
 
 def _bound(source: Source, binding: Binding, depth: int) -> list[Series] | None:
-    """What one binding adds to a norm; nothing where it is the zero before a loop, or the root after it."""
+    """What one binding contributes to a norm; nothing if it is the zero before a loop, or the root after it."""
     added = _adding(source, binding)
     if added is not None:
         return [added.series]
@@ -62,7 +62,7 @@ def _bound(source: Source, binding: Binding, depth: int) -> list[Series] | None:
 
 
 def _named_before(source: Source, name: cst.Name, binding: Binding, depth: int) -> list[Series] | None:
-    """What a name was before `name **= 0.5`."""
+    """The value of a name before `name **= 0.5`."""
     found: list[Series] = []
     for other in reaching(source, name):
         one = [] if other is binding else _bound(source, other, depth - 1)
@@ -83,7 +83,7 @@ def is_over(source: Source, found: Series, loops: tuple[Clause, ...]) -> bool:
 
 
 def base(source: Source, node: cst.BaseExpression, depth: int = _DEPTH) -> str:
-    """The spelling of what an iterable is made from, without filters, lists and names in between."""
+    """The code of what an iterable is made from, without filters, lists and names in between."""
     match node:
         case cst.Call(func=cst.Attribute(value=module, attr=cst.Name(value="named_parameters")), args=()):
             return f"{_plain(source, module)}.parameters()"

@@ -1,4 +1,4 @@
-"""Which classes are optimizers, and whether code is part of one: optimizers may change gradients in their own way."""
+"""Which classes are optimizers, and whether code is part of one: optimizers may change gradients as they like."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NO_OPTIMIZERS = {"lr_scheduler", "swa_utils"}  # of torch.optim
 
 
 def is_optimizer_class(source: Source, node: cst.BaseExpression) -> bool:
-    """Whether calling `node` makes an optimizer of torch, of a library that follows its conventions, or of this file."""
+    """Whether calling `node` creates an optimizer of torch, of a library with its conventions, or of this file."""
     origin = source.qualified(node) or ""
     if origin.startswith("torch.optim."):
         return _is_optimizer(origin)
@@ -29,7 +29,7 @@ def is_optimizer_class(source: Source, node: cst.BaseExpression) -> bool:
 
 
 def is_in_optimizer(source: Source, node: cst.CSTNode) -> bool:
-    """Whether code is in a class that is an optimizer, by what it derives from."""
+    """Whether code is in a class that is an optimizer, judging by its bases."""
     owner = source.enclosing(node, cst.ClassDef)
     return owner is not None and _derives_from_optimizer(source, owner)
 
@@ -39,7 +39,7 @@ def _derives_from_optimizer(source: Source, node: cst.ClassDef) -> bool:
 
 
 def _is_optimizer(path: str) -> bool:
-    """Whether a dotted path is that of an optimizer's class: by the module that it comes from, or by its name."""
+    """Whether a dotted path names an optimizer class, judging by its module or by its name."""
     *modules, name = path.split(".")
     if "optim" in modules:
         return not _NO_OPTIMIZERS & set(modules)

@@ -1,4 +1,4 @@
-"""Recognizes the power of one gradient's norm, `‖g‖ₚ ** q`, however it is written and through however many names."""
+"""Recognizes the power of one gradient's norm, `‖g‖ₚ ** q`, however it is written and named."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from clipcheck.python.names import Binding
 from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
 
-# What a norm is read as: a tensor on its device, a Python float, or a numpy number.
+# The type of a norm: a tensor on its device, a Python float, or a numpy number.
 NumberKind: TypeAlias = Literal["tensor", "float", "numpy"]
-_DEPTH = 8  # how many names and calls are followed
+_DEPTH = 8  # maximum number of names and calls to follow
 
 
 class Power(NamedTuple):
-    """`‖gradient‖_order ** exponent`; `matrix` where `order` means a matrix norm for two-dimensional gradients.
+    """`‖gradient‖_order ** exponent`; `matrix` if `order` selects a matrix norm for two-dimensional gradients.
 
-    `read` is the call by which the host reads it, one tensor at a time: `.item()`, `.cpu()`, `float()`; empty where none does.
+    `read` is the call with which the host reads it, one tensor at a time: `.item()`, `.cpu()`, `float()`; else empty.
     """
 
     gradient: Gradient
@@ -40,7 +40,7 @@ class Power(NamedTuple):
 
 
 class Raised(NamedTuple):
-    """`base ** exponent`, the type that the operation forces on its result ("tensor" for none), and its function, if any."""
+    """`base ** exponent`, the type to which the operation converts ("tensor" for none), and its function, if any."""
 
     base: cst.BaseExpression
     exponent: Exponent
@@ -49,7 +49,7 @@ class Raised(NamedTuple):
 
 
 class Passed(NamedTuple):
-    """The number that a call passes on unchanged; the type that it converts it to, if any, and the call if it reads it to the host."""
+    """The number that a call returns unchanged, the type to which it converts, and the call if it reads on the host."""
 
     value: cst.BaseExpression
     kind: NumberKind | None = None
@@ -92,7 +92,7 @@ def power(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Power | Non
         case cst.Attribute(value=value, attr=cst.Name(value="data")):
             return power(source, value, depth - 1)
         case cst.Subscript(value=cst.Attribute(value=value, attr=cst.Name(value="data"))) if _is_first(node):
-            inner = power(source, value, depth - 1)  # how torch read a number before it had `.item()`
+            inner = power(source, value, depth - 1)  # how numbers were read before torch had `.item()`
             return inner and inner._replace(kind="float", read=".data[0]")
         case cst.Call():
             return _norm(source, node) or _reduced(source, node) or _read(source, node, depth)
@@ -109,14 +109,14 @@ def _is_first(node: cst.Subscript) -> bool:
 def _power_of_power(inner: Power, step: Raised) -> Power | None:
     product = inner.exponent.times(step.exponent)
     if product is None or (step.kind == "numpy" and not inner.synced):
-        return None  # numpy does not take tensors on a device: these are arrays
+        return None  # numpy does not accept device tensors: these are arrays
     kind = step.kind if step.kind != "tensor" else inner.kind
     read = inner.read or ("" if kind == "tensor" else f"{step.function}()")
     return inner._replace(exponent=product._replace(text=step.exponent.text), kind=kind, read=read)
 
 
 def _conditional(source: Source, node: cst.IfExp, depth: int) -> Power | None:
-    """A power where a test holds, and zero elsewhere."""
+    """A power if a test holds, else zero."""
     for chosen, other, holds in ((node.body, node.orelse, True), (node.orelse, node.body, False)):
         inner = power(source, chosen, depth - 1) if is_zero(source, other) else None
         if inner is not None:
@@ -126,7 +126,7 @@ def _conditional(source: Source, node: cst.IfExp, depth: int) -> Power | None:
 
 
 def _named(source: Source, name: cst.Name, depth: int) -> Power | None:
-    """The power that a name holds; zeros that replace a missing gradient do not count."""
+    """The power in a name; zeros that replace a missing gradient do not count."""
     found: list[Power] = []
     via: list[Binding] = []
     zeros: list[Binding] = []
@@ -206,7 +206,7 @@ def _norm(source: Source, call: cst.Call) -> Power | None:
 
 
 def _reduced(source: Source, call: cst.Call) -> Power | None:
-    """A sum of powers of a gradient's elements, `‖g‖ ** p` without the root; or the largest element, the infinity norm."""
+    """A sum of powers of a gradient's elements, `‖g‖ ** p`; or the largest element, the infinity norm."""
     origin = source.qualified(call.func)
     match call:
         case cst.Call(args=[cst.Arg(value=inner, keyword=None)]) if origin in _SUMS:
@@ -238,7 +238,7 @@ def _largest(source: Source, node: cst.BaseExpression) -> tuple[Gradient, Expone
 
 
 def _absolute(source: Source, node: cst.BaseExpression) -> cst.BaseExpression | None:
-    """What `x.abs()` or `torch.abs(x)` takes the absolute value of."""
+    """The `x` of `x.abs()` or `torch.abs(x)`."""
     match node:
         case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value="abs")), args=()):
             return value
@@ -274,7 +274,7 @@ def _product(source: Source, one: cst.BaseExpression, other: cst.BaseExpression)
 
 
 def _read(source: Source, call: cst.Call, depth: int) -> Power | None:
-    """What passes a norm on, moves it to the host or wraps it."""
+    """A norm that a call returns, copies to the host or wraps."""
     passed = through(source, call)
     inner = passed and power(source, passed.value, depth - 1)
     if passed is None or inner is None:
@@ -283,7 +283,7 @@ def _read(source: Source, call: cst.Call, depth: int) -> Power | None:
 
 
 def through(source: Source, call: cst.Call) -> Passed | None:
-    """The number that a call passes on unchanged."""
+    """The number that a call returns unchanged."""
     match call:
         case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value="item" | "tolist" as method)), args=()):
             return Passed(value, "float", f".{method}()")

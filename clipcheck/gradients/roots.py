@@ -1,4 +1,4 @@
-"""The root that is taken of a sum of powers, somewhere after the loop that accumulated it."""
+"""The root of a sum of powers, taken somewhere after the loop that accumulates it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Root(NamedTuple):
     use: cst.BaseExpression
     node: cst.CSTNode  # the expression, or the statement `t **= 0.5`
     kind: NumberKind
-    numpy: str = ""  # how the file calls numpy, where the root is a numpy number
+    numpy: str = ""  # the file's name for numpy, if the root is a numpy number
 
 
 def root_of(source: Source, use: cst.BaseExpression, term: Power) -> Root | None:
-    """The root, matching the power that `term` adds up, that is taken of an accumulator where it is used."""
+    """The root of an accumulator at one of its uses, if it matches the power that `term` adds."""
     match source.parent(use):
         case cst.AugAssign(target=target, operator=cst.PowerAssign(), value=value) as statement if target is use:
             by = exponent_of(source, value)
@@ -52,7 +52,7 @@ def root_of(source: Source, use: cst.BaseExpression, term: Power) -> Root | None
 
 
 def squared_is_wanted(source: Source, uses: Sequence[cst.Name], term: Power) -> bool:
-    """Whether a sum of powers is computed with as it is: a coefficient, a variance, a share, but not a norm."""
+    """Whether a sum of powers is used without a root: for a coefficient, a variance or a ratio, not as a norm."""
     if any(root_of(source, use, term) is not None for use in uses):
         return False
     return any(is_operand(source, use) for use in uses)
@@ -71,7 +71,7 @@ def is_operand(source: Source, node: cst.CSTNode) -> bool:
 
 
 def _around(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:
-    """The operation or call that an expression is an operand of."""
+    """The operation or call whose operand an expression is."""
     above = source.parent(node)
     while isinstance(above, (cst.Arg, cst.Attribute)):
         above = source.parent(above)
@@ -79,7 +79,7 @@ def _around(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:
 
 
 def _raised_root(source: Source, root: Root, around: cst.CSTNode, step: Raised, number: bool) -> Root | None:
-    """The root after one more operation; None for an operation that raises on what it is given."""
+    """The root after one more operation; None if the operation would raise."""
     match step.kind, around:
         case "numpy", cst.Call(func=cst.Attribute(value=numpy)) if number:
             return root._replace(node=around, kind="numpy", numpy=source.code(numpy))
@@ -93,7 +93,7 @@ def _raised_root(source: Source, root: Root, around: cst.CSTNode, step: Raised, 
 
 
 def _as_read(source: Source, root: Root) -> Root:
-    """The root of a tensor together with the `.item()` that reads it."""
+    """The root of a tensor, including the `.item()` that reads it."""
     match _around(source, root.node):
         case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value="item")), args=()) as call if (
             value is root.node
@@ -106,6 +106,6 @@ _SQUARES = frozenset("sq sqr square squares squared sum pow power acc accum 2 ex
 
 
 def claims_to_be_norm(name: str) -> bool:
-    """Whether a name says that it holds a norm, and not a power of one."""
+    """Whether a name says that it holds a norm, not a power of one."""
     parts = words(name)
     return any("norm" in part for part in parts) and not any(part in _SQUARES or part.endswith("2") for part in parts)

@@ -1,4 +1,4 @@
-"""Recognizes the powers of many gradients' norms, one for each: in a comprehension, a list, a stack, or what `reduce` iterates over."""
+"""Recognizes series of powers of gradient norms: in a comprehension, a list, a stack, or an argument of `reduce`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from clipcheck.python.names import Binding
 from clipcheck.python.reaching import contains, reached, reaching
 from clipcheck.python.source import Source
 
-DEPTH = 8  # how many names and calls are followed
+DEPTH = 8  # maximum number of names and calls to follow
 
 _LISTS = frozenset({"builtins.list", "builtins.tuple"})
 _ARRAYS = frozenset({"numpy.array", "numpy.asarray", "numpy.fromiter"})
 _STACKS = frozenset({"torch.stack", "torch.cat", "torch.hstack"})
-# What makes a tensor of a list of numbers reads each of these where it is a tensor.
+# Functions that make a tensor from a list of numbers; they read each one that is a tensor.
 _COPIES = frozenset({"torch.tensor", "torch.as_tensor", "torch.Tensor", "torch.FloatTensor", "torch.DoubleTensor"})
 _JOINS = frozenset(
     {
@@ -37,7 +37,7 @@ _SAME_VECTOR = frozenset("detach cpu numpy float double view reshape flatten rav
 
 
 def series(source: Source, node: cst.CSTNode, depth: int = DEPTH) -> Series | None:
-    """The powers that a list, a generator or an array holds, one for each tensor."""
+    """The powers in a list, a generator or an array, one per tensor."""
     if not depth:
         return None
     match node:
@@ -76,7 +76,7 @@ def _of_each(source: Source, node: cst.GeneratorExp | cst.ListComp, depth: int) 
 
 
 def _with_element(source: Source, node: cst.CSTNode, name: str, found: Series) -> Series | None:
-    """A series whose elements an expression takes by name, each raised to a power or read."""
+    """A series whose elements an expression refers to by name, each raised to a power or read."""
     match node:
         case cst.Name(value=value) if value == name:
             return found
@@ -97,7 +97,7 @@ def _with_element(source: Source, node: cst.CSTNode, name: str, found: Series) -
 
 
 def _raised(source: Source, node: cst.BaseExpression, depth: int) -> Series | None:
-    """An array of powers, each raised to another one."""
+    """An array of powers, each raised to a further power."""
     step = raised(source, node)
     inner = step and series(source, step.base, depth - 1)
     return _to_power(inner, step.exponent) if step and inner and (inner.array or step.function) else None
@@ -109,7 +109,7 @@ def _to_power(found: Series, exponent: Exponent) -> Series | None:
 
 
 def _called(source: Source, call: cst.Call, depth: int) -> Series | None:
-    """The powers that a call passes on, or computes of its arguments."""
+    """The powers that a call returns or computes from its arguments."""
     function = source.qualified(call.func)
     match call.args:
         case [cst.Arg(value=inner, keyword=None, star=""), *rest]:
@@ -140,7 +140,7 @@ def _as_array(found: Series | None, array: Literal["torch", "numpy"]) -> Series 
 
 
 def _read(found: Series | None, function: str) -> Series | None:
-    """A series whose elements a function reads one by one, unless they are Python numbers already."""
+    """A series whose elements a function reads one by one, unless they already are Python numbers."""
     if found is None:
         return None
     return found._replace(term=found.term._replace(kind="tensor", read=found.term.read or f"{function}()"))
@@ -175,7 +175,7 @@ def _fused(source: Source, call: cst.Call, tensors: cst.BaseExpression) -> Serie
 def _assigned(
     source: Source, name: cst.Name, read: Callable[[Binding, cst.BaseExpression], Series | None]
 ) -> Series | None:
-    """The result of `read` for the one value that a name was assigned; the assignment is remembered as used."""
+    """The result of `read` for the only value of a name; the assignment is recorded as used."""
     binding = only_assignment(source, name)
     if binding is None or binding.value is None:
         return None
@@ -184,7 +184,7 @@ def _assigned(
 
 
 def _appended(source: Source, name: cst.Name, binding: Binding) -> Series | None:
-    """The powers that a loop has appended to an empty list."""
+    """The powers that a loop appends to an empty list."""
     match binding.value:
         case cst.List(elements=[]) | cst.Call(func=cst.Name(value="list"), args=[]):
             loops = [one for one in accumulations(source) if one.how == "append" and _fills(source, one, name, binding)]
@@ -208,7 +208,7 @@ def clauses(clause: cst.CompFor) -> tuple[Clause, ...]:
 
 
 def flat(source: Source, node: cst.CSTNode, depth: int = DEPTH) -> Series | None:
-    """Gradients joined into one vector: as a series, each to the power 1."""
+    """Gradients concatenated into one vector, as a series of first powers."""
     if not depth:
         return None
     match node:
@@ -260,7 +260,7 @@ def folded(source: Source, call: cst.Call) -> tuple[Series, str] | None:
 
 
 def _step_of(source: Source, function: cst.FunctionDef, iterable: cst.BaseExpression) -> tuple[Series, str] | None:
-    """One step of a reduction that a separate function makes: its terms cannot be moved out of it."""
+    """One step of a reduction in a separate function, from which its terms cannot be moved."""
     match function.params.params:
         case [cst.Param(name=total), cst.Param(name=one)]:
             returned = [n.value for n in source.walk(function) if isinstance(n, cst.Return) and n.value is not None]
@@ -278,7 +278,7 @@ def _uncertain(found: Series) -> Series:
 def _step(
     source: Source, total: str, one: cst.Name, iterable: cst.BaseExpression, results: list[cst.BaseExpression]
 ) -> tuple[Series, str] | None:
-    """One step of a reduction: each of its results is the total, or the total with the power of one tensor."""
+    """One step of a reduction: each possible result is the total, or the total plus the power of one tensor."""
     steps = [found for result in results for found in _ways(source, result, total)]
     added = [step for step in steps if step is not None]
     if len(added) != 1 or not added[0][1]:
@@ -292,7 +292,7 @@ def _step(
 def _ways(
     source: Source, node: cst.BaseExpression, total: str, tests: tuple[Condition, ...] = ()
 ) -> Iterator[tuple[cst.BaseExpression, str, tuple[Condition, ...]] | None]:
-    """What an expression adds to the total, and how, one for each way to compute it: None for nothing, no `how` for something else."""
+    """What an expression adds to the total, and how, per way to compute it; None for nothing, no `how` if unknown."""
     match node:
         case cst.Name(value=name) if name == total:
             yield None
@@ -312,7 +312,7 @@ def _ways(
 
 
 def uses_beside(source: Source, found: Series, node: cst.CSTNode) -> bool:
-    """Whether something other than `node` reads a name by which the series is held."""
+    """Whether anything other than `node` reads a name that holds the series."""
     return any(
         not contains(source, node, use)
         for binding in found.used

@@ -25,7 +25,7 @@ def joined(pieces: tuple[str, ...]) -> str:
 
 
 def carried(source: Source, found: Series) -> Series | Refused:
-    """The series with only the tests that a comprehension must repeat, split at `and`."""
+    """The series with only the tests that a comprehension has to repeat, split at `and`."""
     kept = []
     for clause in found.clauses:
         tests = tuple(one for condition in clause.conditions for one in _split(source, condition))
@@ -93,7 +93,7 @@ def _plain(text: str) -> str:
 
 
 def parameters_pieces(source: Source, found: Series) -> tuple[str, ...]:
-    """The argument of `grad_norm`: the iterable itself where the loop takes every element as it comes."""
+    """The argument of `grad_norm`: the iterable itself if the loop uses every element unchanged."""
     owner = found.term.gradient.owner
     assert owner is not None
     clauses = tuple(
@@ -109,7 +109,7 @@ def parameters_code(source: Source, found: Series) -> str:
 
 
 def parameters_of(source: Source, found: Series) -> tuple[str, ...]:
-    """The spellings, without whitespace, of the parameters whose gradients a series iterates over."""
+    """The code, without whitespace, of the parameters whose gradients a series iterates over."""
     owner = found.term.gradient.owner
     scoped = carried(source, found)
     if isinstance(scoped, Refused):
@@ -140,7 +140,7 @@ def gradients_pieces(source: Source, found: Series) -> tuple[str, ...]:
 def _argument(
     source: Source, clauses: Sequence[Clause], wanted: cst.BaseExpression, element: str, extra: str = ""
 ) -> tuple[str, ...]:
-    """The iterable itself, or the pieces of a list comprehension over it."""
+    """The iterable itself, or the parts of a list comprehension over it."""
     if len(clauses) == 1 and not clauses[0].conditions and not extra:
         clause = clauses[0]
         if element == source.code(clause.target) and source.code(wanted) == element:
@@ -156,7 +156,7 @@ def _argument(
 
 
 def _without_names(source: Source, clause: Clause, element: str) -> str:
-    """`model.parameters()` for `model.named_parameters()` whose names are not used."""
+    """`model.parameters()` instead of `model.named_parameters()` if the names are not used."""
     match clause.target, clause.iterable:
         case (
             cst.Tuple(elements=[_, cst.Element(value=cst.Name(value=second))]),

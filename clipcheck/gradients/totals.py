@@ -1,8 +1,7 @@
-"""Recognizes the norm of many gradients in one expression: `(Σ ‖g‖ₚ ** q) ** r`, the norm of stacked norms or of joined gradients.
+"""Recognizes the norm of many gradients in one expression: `(Σ ‖g‖ₚ ** q) ** r`, or a norm of joined tensors.
 
-`clipcheck.gradients.powers` reads one term, `clipcheck.gradients.series` many, `clipcheck.gradients.accumulations` the sum
-that a loop's statements make. Names, spelling and the number of statements make no
-difference.
+`clipcheck.gradients.powers` recognizes one term, `clipcheck.gradients.series` many, and
+`clipcheck.gradients.accumulations` the sum in a loop. Names, notation and the number of statements make no difference.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from clipcheck.gradients.series import DEPTH, flat, folded, series
 from clipcheck.python.literals import is_zero
 from clipcheck.python.source import Source, memo
 
-# Of joined gradients, "mean" is the mean of the squares; of infinity norms, "max" is the largest.
+# For joined gradients, "mean" is the mean of the squares; for infinity norms, "max" is the largest.
 Form: TypeAlias = Literal["sum", "stack", "cat", "mean", "max"]
 
 
 class Total(NamedTuple):
     """`(Σ term) ** outer` as one expression.
 
-    `form` is "cat" where the tensors were joined first, "stack" where their norms were; `cast` the dtype, if any, that the
-    norm of these is asked for in.
+    `form` is "cat" if the tensors were joined first, "stack" if their norms were; `cast` is the dtype argument, if any,
+    of the norm of these.
     """
 
     node: cst.BaseExpression
@@ -37,7 +36,7 @@ class Total(NamedTuple):
     outer: Exponent
     kind: NumberKind
     form: Form = "sum"
-    numpy: str = ""  # how the file calls numpy, where the value is a numpy number
+    numpy: str = ""  # the file's name for numpy, if the value is a numpy number
     cast: str = ""
 
     @property
@@ -59,18 +58,18 @@ class Total(NamedTuple):
         return self.form in ("cat", "mean", "max") or not self.term.exponent.is_one
 
 
-# --- one number from many ----------------------------------------------------------------------------------------------
+# --- one number from many ---------------------------------------------------------------------------------------------
 
 
 def total(source: Source, node: cst.CSTNode, depth: int = DEPTH) -> Total | None:
-    """The sum of powers over many gradients, or the norm of them all, that an expression computes."""
+    """The sum of powers over many gradients, or the norm of all of them, that an expression computes."""
     if not depth or not isinstance(node, cst.BaseExpression):
         return None
     return _at_once(source, node) or _around(source, node, depth)
 
 
 def _at_once(source: Source, node: cst.BaseExpression) -> Total | None:
-    """What one operation computes from many."""
+    """A total that one operation computes."""
     match node:
         case cst.Call(func=func) if _last(source, func) in _CALLS:
             return _summed(source, node) or _multiplied(source, node) or _norm_of_many(source, node)
@@ -81,7 +80,7 @@ _CALLS = frozenset("sum fsum max amax mean reduce dot vdot norm vector_norm".spl
 
 
 def _around(source: Source, node: cst.BaseExpression, depth: int) -> Total | None:
-    """A power or a root of a total, or a call that passes it on."""
+    """A power or a root of a total, or a call that returns it."""
     step = raised(source, node)
     if step is not None:
         inner = total(source, step.base, depth - 1)
@@ -100,7 +99,7 @@ def _around(source: Source, node: cst.BaseExpression, depth: int) -> Total | Non
 
 
 def _module(source: Source, call: cst.CSTNode) -> str:
-    """How numpy is written in `np.sqrt(…)`; empty where the function was imported by its name."""
+    """The name of numpy in `np.sqrt(…)`; empty if the function was imported by name."""
     match call:
         case cst.Call(func=cst.Attribute(value=value)):
             return source.code(value)
@@ -108,7 +107,7 @@ def _module(source: Source, call: cst.CSTNode) -> str:
 
 
 def _summed(source: Source, node: cst.Call) -> Total | None:
-    """A sum of powers in Python, numpy or torch, with no start value other than zero; or the largest of infinity norms."""
+    """A sum of powers in Python, numpy or torch without a nonzero start value; or the largest of infinity norms."""
     match node:
         case cst.Call(func=func, args=[cst.Arg(value=inner, keyword=None, star=""), *rest]) if source.qualified(func):
             function = source.qualified(func) or ""
@@ -140,7 +139,7 @@ _VERBS: dict[str, Literal["add", "max", "mean"]] = {
 
 
 def _of_series(source: Source, node: cst.Call, found: Series, how: str) -> Total | None:
-    """The sum of a series, or the largest of its elements."""
+    """The sum of a series, or its largest element."""
     if how == "max" and not (found.term.order.value == math.inf and found.term.exponent.is_one):
         return None
     function = source.qualified(node.func) or ""
@@ -209,7 +208,7 @@ def _norm_of_many(source: Source, node: cst.Call) -> Total | None:
 
 
 def _to(found: Series, term: Power, order: Exponent) -> Series:
-    """The series of the powers that a norm of this order adds up."""
+    """The series of powers that a norm of this order sums."""
     return found._replace(term=term._replace(order=order, exponent=order))
 
 
@@ -218,7 +217,7 @@ def _root(order: Exponent) -> Exponent:
 
 
 def differentiable(source: Source, found: Series) -> bool:
-    """Whether autograd may go through the tensors: then a norm without a graph would break a gradient penalty."""
+    """Whether the tensors may be part of an autograd graph: a norm without a graph would break a gradient penalty."""
     if found.term.gradient.graph:
         return True
     return any(has_graph(source, clause.iterable) for clause in found.clauses)
@@ -226,7 +225,7 @@ def differentiable(source: Source, found: Series) -> bool:
 
 @memo
 def totals(source: Source) -> tuple[Total, ...]:
-    """Every norm of many gradients that one expression computes, as the largest expression that still is one."""
+    """Every norm of many gradients in a single expression, each as the largest such expression."""
     found = (_at_once(source, node) for node in source.nodes(cst.Call))
     return tuple(_largest(source, one) for one in found if one is not None)
 
@@ -243,7 +242,7 @@ def _largest(source: Source, found: Total) -> Total:
 
 
 def _last(source: Source, func: cst.BaseExpression) -> str:
-    """The name of a function where it is defined."""
+    """The last part of the name of a function."""
     match func:
         case cst.Name(value=name):
             return (source.qualified(func) or name).rpartition(".")[2]

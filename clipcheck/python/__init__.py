@@ -1,1 +1,1 @@
-"""One parsed program text, and what can be asked about it: names, places, which values reach where."""
+"""A parsed program, and questions about it: names, positions, which values reach which uses."""

@@ -1,4 +1,4 @@
-"""What an assignment or a loop assigns to one name among its targets."""
+"""The value that an assignment or a loop gives to one of its target names."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from clipcheck.python.names import Binding
 from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
 
-# The way to a name through the tuples of a target: (1, 0) leads to `c` in `a, (c, d)`.
+# The path to a name through the tuples of a target: (1, 0) leads to `c` in `a, (c, d)`.
 Path: TypeAlias = tuple[int, ...]
 
 
 def assigned_value(source: Source, binding: Binding) -> cst.BaseExpression | None:
-    """The right side of an assignment as far as it belongs to one name, also in `a, b = x, y`."""
+    """The part of the right side of an assignment that belongs to one name, also in `a, b = x, y`."""
     if binding.value is not None:
         return binding.value
     target = source.enclosing(binding.node, cst.AssignTarget)
@@ -26,12 +26,12 @@ def assigned_value(source: Source, binding: Binding) -> cst.BaseExpression | Non
 
 
 def assigned_values(source: Source, name: cst.Name) -> list[cst.BaseExpression | None]:
-    """What a name can have been assigned where it is used; None for a binding that is not a plain assignment."""
+    """The values that a use of a name may see; None for each binding that is not a plain assignment."""
     return [assigned_value(source, binding) if binding.kind == "assign" else None for binding in reaching(source, name)]
 
 
 def only_assignment(source: Source, name: cst.Name) -> Binding | None:
-    """The assignment of a whole value that is the only thing a name can come from where it is used."""
+    """The assignment of a whole value, if a use of the name can see only this one."""
     match reaching(source, name):
         case [Binding(kind="assign", value=cst.BaseExpression()) as binding]:
             return binding
@@ -39,7 +39,7 @@ def only_assignment(source: Source, name: cst.Name) -> Binding | None:
 
 
 def loop_of(source: Source, target: cst.CSTNode) -> tuple[cst.For | cst.CompFor, Path]:
-    """The loop that binds a name in its target, and the way to that name."""
+    """The loop that binds a name in its target, and the path to that name."""
     loop = source.enclosing(target, cst.For, cst.CompFor)
     assert isinstance(loop, (cst.For, cst.CompFor))
     return loop, _path(source, target)
@@ -61,7 +61,7 @@ def _path(source: Source, name: cst.CSTNode) -> Path:
 
 
 def _element(value: cst.BaseExpression, path: Path) -> cst.BaseExpression | None:
-    """The part of nested tuples or lists at the place that the name has among the targets."""
+    """The part of nested tuples or lists at the position of the name among the targets."""
     for index in path:
         match value:
             case cst.Tuple(elements=elements) | cst.List(elements=elements) if index < len(elements):

@@ -1,4 +1,4 @@
-"""What a class derives from, as far as the file shows."""
+"""The bases of a class, as far as the file shows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clipcheck.python.source import Source
 
 
 def bases(source: Source, node: cst.ClassDef, depth: int = 4) -> Iterator[str]:
-    """The dotted origins of a class's bases, and of theirs where the file defines them; else the code of the base."""
+    """The dotted origins of a class's bases, and of their bases if the file defines them; else the code of the base."""
     for base in node.bases:
         yield source.qualified(base.value) or source.code(base.value)
         match base.value:

@@ -1,7 +1,7 @@
-"""What is too large or too deep to be parsed, and room on the stack for what is not.
+"""Limits on the size and depth of programs to parse, and enough stack for those within the limits.
 
-LibCST's parser and most of what reads its trees call themselves for each level of nesting, and a chain `a.b.b…` takes it
-the square of its length: 0.5 s for 1,000, 50 s for 5,000.
+LibCST's parser and most code that reads its trees recurse for each level of nesting, and for a chain `a.b.b…` the
+parser takes quadratic time: 0.5 s for 1,000 links, 50 s for 5,000.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from clipcheck.python.parts import MAX_CHARACTERS, NoTree, tree_of
 
 T = TypeVar("T")
 
-# What people write by hand has 30 levels, what programs write 300.
+# Handwritten code has up to 30 levels, generated code 300.
 MAX_DEPTH = 1_200
 # Python itself allows no more nested brackets.
 MAX_BRACKETS = 200
-# Stands on the stack for MAX_DEPTH levels several times over; only what is used is ever taken from the memory.
+# Enough stack for several times MAX_DEPTH levels; memory is only used as needed.
 STACK_BYTES = 512 * 1024 * 1024
 FRAMES = 30_000
 
@@ -32,14 +32,14 @@ _NEXT_STRING = re.compile(r"""["']\s+(?:\\\r?\n\s*)?[A-Za-z]{0,2}["']""")
 
 
 class Excess(NamedTuple):
-    """What there is too much of in a source, and its offset."""
+    """What exceeds a limit in a source, and its offset."""
 
     at: int
     message: str
 
 
 def excess(text: str) -> Excess | None:
-    """Why a source is not parsed, None if it can be."""
+    """Why a source is not parsed; None if it can be."""
     match tree_of(text):
         case NoTree.LARGE:
             return Excess(0, f"too large to be analyzed: {len(text):,} characters, the limit is {MAX_CHARACTERS:,}")
@@ -61,7 +61,7 @@ def _excess_parsed(tree: ast.Module, text: str) -> Excess | None:
 
 
 def _deep_statement(tree: ast.Module, text: str) -> ast.stmt | None:
-    """The first statement with too many levels; only those are looked into that are long enough for it."""
+    """The first statement with too many levels; only those that are long enough for that are inspected."""
     starts = [0]
     for line in text.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
@@ -72,7 +72,7 @@ def _deep_statement(tree: ast.Module, text: str) -> ast.stmt | None:
             around = node
             end = min(node.end_lineno or node.lineno, len(starts) - 1)
             if starts[end] - starts[min(node.lineno, end) - 1] + level < MAX_DEPTH:
-                continue  # each level takes a character
+                continue  # each level takes at least a character
         deeper = level + 1 + _levels_in_one(node, text, starts)
         if deeper > MAX_DEPTH:
             return around
@@ -81,7 +81,7 @@ def _deep_statement(tree: ast.Module, text: str) -> ast.stmt | None:
 
 
 def _levels_in_one(node: ast.AST, text: str, starts: list[int]) -> int:
-    """The levels that LibCST has for what is one node in Python's tree; they cost it about half as much as others."""
+    """The levels of LibCST for one node of Python's tree; they take it about half as much time as others."""
     match node:
         case ast.BoolOp(values=values):
             return len(values) // 2
@@ -104,7 +104,7 @@ def _excess_unparsed(text: str) -> Excess | None:
 
 
 class _Call(Generic[T]):
-    """A call in a thread of its own, with its result or error."""
+    """A call in a separate thread, with its result or error."""
 
     result: T
     error: BaseException | None = None
@@ -121,9 +121,9 @@ class _Call(Generic[T]):
 
 
 def with_room(function: Callable[[], T]) -> T:
-    """What `function` returns, called with a stack that is large enough for MAX_DEPTH levels of nesting.
+    """Calls `function` with a stack that is large enough for MAX_DEPTH levels of nesting, and returns its result.
 
-    That takes a thread; within it, the room is there already.
+    This takes a thread; in that thread, further calls are direct.
     """
     if getattr(_here, "has_room", False):
         return function()
@@ -134,7 +134,7 @@ def with_room(function: Callable[[], T]) -> T:
         thread = threading.Thread(target=call.run, daemon=True)
         sys.setrecursionlimit(max(frames, FRAMES))
         thread.start()
-    except (ValueError, RuntimeError):  # the system does not allow such a stack
+    except (ValueError, RuntimeError):  # the system does not allow a stack of this size
         sys.setrecursionlimit(frames)
         return function()
     finally:

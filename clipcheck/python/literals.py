@@ -1,4 +1,4 @@
-"""Numbers as programs write them: the value of a literal, infinities, and zeros of any type."""
+"""Numbers in source code: the value of a literal, infinities, and zeros of any type."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _CASTS = frozenset("to cuda cpu float double".split())
 
 
 def is_infinity(source: Source, node: cst.CSTNode) -> bool:
-    """Whether a name is `math.inf` or one of its like, from whichever of several imports."""
+    """Whether a name is `math.inf` or an equivalent, whichever import it comes from."""
     if isinstance(node, cst.Name) and len(bindings := source.bindings(node)) > 1:
         return all(source.names.origin(binding) in _INFINITE for binding in bindings)
     return source.qualified(node) in _INFINITE
 
 
 def number(source: Source, node: cst.BaseExpression | None) -> float | None:
-    """The value of a numeric literal, `-1`, `float("inf")`, `math.inf` and the like; None for everything else."""
+    """The value of a numeric literal, `-1`, `float("inf")`, `math.inf` and the like; None for anything else."""
     match node:
         case cst.Integer() | cst.Float():
             return float(node.evaluated_value)

@@ -1,4 +1,4 @@
-"""What a name can be bound by, and which scope's name a use of it sees: the part of Python's scoping that rules need."""
+"""What binds a name, and in which scope a use of it finds the binding: the part of Python's scoping that rules need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import libcst as cst
 BindingKind: TypeAlias = Literal["import", "assign", "augmented", "for", "with", "parameter", "def", "class", "other"]
 
 COMPREHENSIONS = (cst.GeneratorExp, cst.ListComp, cst.SetComp, cst.DictComp)
-# Looked up by exact type before a `match` is entered: most of a program's nodes are of other kinds.
+# Looked up by exact type before a `match`: most nodes of a program are of other types.
 SCOPED = frozenset({cst.FunctionDef, cst.Lambda, cst.ClassDef, *COMPREHENSIONS})
 BINDING = frozenset(
     {
@@ -24,10 +24,10 @@ DECLARING = frozenset({cst.Global, cst.Nonlocal})
 
 @dataclass(frozen=True, eq=False)
 class Binding:
-    """One place that gives a name its value.
+    """One place that binds a name.
 
     `value` is the right side of a plain assignment, the iterable of a loop whose whole target is this name, or None;
-    `path` is the dotted origin of an import, with leading dots where it is relative.
+    `path` is the dotted origin of an import, with leading dots if it is relative.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Scope:
     elsewhere: dict[str, Scope] = field(default_factory=dict)  # names declared global or nonlocal
 
     def owner(self, name: str) -> Scope | None:
-        """The scope whose binding a use of `name` in this scope sees, or None for builtins and unbound names."""
+        """The scope whose binding of `name` a use in this scope sees; None for builtins and unbound names."""
         scope: Scope | None = self
         while scope is not None:
             if name in scope.elsewhere:
                 return scope.elsewhere[name]
-            # the names of a class body are not seen from the functions inside it
+            # functions inside a class do not see the names of its body
             if name in scope.bindings and (scope is self or not isinstance(scope.node, cst.ClassDef)):
                 return scope
             scope = scope.parent
@@ -64,7 +64,7 @@ class Scope:
 
     @property
     def of_assignments(self) -> Scope:
-        """The scope that `:=` binds in: the one around all comprehensions."""
+        """The scope in which `:=` binds: the one around all comprehensions."""
         return self.parent.of_assignments if self.parent and isinstance(self.node, COMPREHENSIONS) else self
 
     def bind(self, binding: Binding) -> None:
@@ -72,7 +72,7 @@ class Scope:
         home.bindings.setdefault(binding.name, []).append(binding)
 
     def declare(self, node: cst.CSTNode) -> None:
-        """Remember a `global` or `nonlocal` statement."""
+        """Records a `global` or `nonlocal` statement."""
         match node:
             case cst.Global(names=names):
                 self.elsewhere |= {item.name.value: self.module for item in names}
@@ -83,9 +83,9 @@ class Scope:
 
 
 def scope_of_child(node: cst.CSTNode, child: cst.CSTNode, scope: Scope, inner: Scope) -> Scope:
-    """The scope in which a child of `node` is evaluated; `scope` is that of `node`, `inner` the one that it opens, if any.
+    """The scope in which a child of `node` is evaluated: `scope`, that of `node`, or `inner`, the one that it opens.
 
-    Names, decorators, defaults, annotations, bases and the first iterable of a comprehension belong to the scope outside.
+    Names, decorators, defaults, annotations, bases and the first iterable of a comprehension belong to the outer scope.
     """
     match node:
         case cst.FunctionDef() | cst.ClassDef():
@@ -98,7 +98,7 @@ def scope_of_child(node: cst.CSTNode, child: cst.CSTNode, scope: Scope, inner: S
 
 
 def bindings_by(node: cst.CSTNode, parent: cst.CSTNode | None) -> Iterator[Binding]:
-    """The names that a node itself binds, without those of the nodes below it."""
+    """The names that a node itself binds, without those bound by nodes below it."""
     match node:
         case cst.Import(names=aliases):
             yield from map(_imported, aliases)
@@ -135,7 +135,7 @@ def _bound_by_others(node: cst.CSTNode, parent: cst.CSTNode | None) -> Iterator[
 
 
 def _assigned(target: cst.CSTNode, kind: BindingKind, value: cst.BaseExpression | None = None) -> Iterator[Binding]:
-    """The names in a target; only a name that is the whole target has the value."""
+    """The names in a target; only a name that is the whole target is bound to the value itself."""
     match target:
         case cst.Name(value=name):
             yield Binding(name, target, kind, value)
@@ -162,7 +162,7 @@ def _imported_from(base: str, alias: cst.ImportAlias) -> Binding:
 
 
 def dotted(node: cst.CSTNode) -> str:
-    """`a.b.c` for nested attributes of a name, the empty string for anything else."""
+    """`a.b.c` for nested attributes of a name; the empty string for anything else."""
     match node:
         case cst.Name(value=value):
             return value
@@ -185,5 +185,5 @@ def last_name(node: cst.CSTNode) -> str:
 
 
 def canonical(path: str) -> str:
-    """One spelling for each function that torch offers under several paths."""
+    """The canonical path of a function that torch offers under several paths."""
     return path.replace("torch.nn.utils.clip_grad.", "torch.nn.utils.")

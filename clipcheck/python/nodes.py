@@ -1,4 +1,4 @@
-"""The nodes below a node of a syntax tree, in the order of the text and without whitespace and punctuation."""
+"""The nodes below a node of a syntax tree, in source order and without whitespace and punctuation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import cast
 
 import libcst as cst
 
-# Fields that hold punctuation and whitespace: nothing that a rule asks about is below them.
+# Fields for punctuation and whitespace, which rules never look at.
 _PUNCTUATION = frozenset(
     "lpar rpar lbracket rbracket leading_lines lines_after_decorators header footer trailing_whitespace comma semicolon "
     "equal colon dot indent star operator_whitespace asynchronous encoding default_indent default_newline "
     "has_trailing_newline lbrace rbrace whitespace relative first_colon second_colon posonly_ind leading_whitespace".split()
 )
-# Fields that stand in the text before others that LibCST declares before them.
+# Fields that precede, in the text, fields that LibCST declares before them.
 _FIRST: dict[type, tuple[str, ...]] = {
     cst.Arg: ("keyword",),
     cst.ClassDef: ("decorators", "name", "type_parameters", "bases", "keywords"),
@@ -40,9 +40,9 @@ def children(node: cst.CSTNode) -> list[cst.CSTNode]:
     for value in values(node):
         type_of = type(value)
         if type_of is tuple or type_of is list:
-            found += cast("Sequence[cst.CSTNode]", value)  # nothing else is in sequences
+            found += cast("Sequence[cst.CSTNode]", value)  # sequences contain nothing else
         else:
-            # `isinstance(value, CSTNode)`, asked once per class: its abstract metaclass makes a walk a third slower
+            # `isinstance(value, CSTNode)`, once per class: with its abstract metaclass, a walk takes a third longer
             known = _IS_NODE.get(type_of)
             if known is None:
                 known = _IS_NODE[type_of] = isinstance(value, cst.CSTNode)
@@ -52,7 +52,7 @@ def children(node: cst.CSTNode) -> list[cst.CSTNode]:
 
 
 def _getter(kind: type) -> Callable[[cst.CSTNode], tuple[object, ...]]:
-    """All fields of a kind of node in one call, in the order of the text."""
+    """A function that returns all fields of a node of this class, in source order."""
     names = _fields(kind)
     if len(names) > 1:
         return attrgetter(*names)

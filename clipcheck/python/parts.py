@@ -1,4 +1,4 @@
-"""The parts of a program, by Python's own parser: its functions, and what is outside of them; and the words in each."""
+"""The parts of a program, by Python's own parser: its functions, the code outside them, and the words in each."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 from clipcheck.python.stripped import stripped
 
 Words = frozenset[str]
-# A million characters of code take LibCST some 1.4 GB and 2 s, and Python's own parser 0.3 GB and 1 s.
+# For a million characters of code, LibCST needs about 1.4 GB and 2 s, Python's own parser 0.3 GB and 1 s.
 MAX_CHARACTERS = 2_000_000
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-# What holds no words: besides some nodes, the values that nodes have beside other nodes.
+# Nodes without words, and the types of values that nodes contain besides other nodes.
 _SILENT = frozenset({ast.Load, ast.Store, ast.Del, type(None), str, int, bool})
 
 _LONGEST_PATH = 80
 
 
 class Function(NamedTuple):
-    """An outermost function or method: its body, and its lines from `def` on, stripped of what is no code."""
+    """An outermost function or method: its body, and its lines from `def` on, without comments and strings."""
 
     body: Sequence[ast.AST]
     text: bytes
@@ -32,10 +32,10 @@ class Function(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The words outside of functions, and the functions; decorators, defaults and annotations are outside, as are classes.
+    """The words outside functions, and the functions; decorators, defaults, annotations and classes are outside.
 
-    Words are identifiers, `.x` for the attribute x or an import of it, `def x` for a definition, `'x'` for a string that is a
-    name or a dotted path with x in it, `<For>` for a node of that kind.
+    Words are identifiers, `.x` for the attribute x or an import of it, `def x` for a definition, `'x'` for a string
+    that is a name or a dotted path with x in it, `<For>` for a node of that type.
     """
 
     outside: Words
@@ -43,21 +43,21 @@ class Parts(NamedTuple):
 
 
 class NoTree(Enum):
-    """Why Python's parser gives no tree."""
+    """Why Python's parser returns no tree."""
 
     FAULTY = "not Python"
     DEEP = "nested too deeply"
     LARGE = "too large"
 
 
-@lru_cache(maxsize=1)  # of a program that concerns us, the depth is asked for as well as the words
+@lru_cache(maxsize=1)  # for a relevant program, the tree is needed twice: for the depth and for the words
 def tree_of(text: str) -> ast.Module | NoTree:
-    """The tree of a program by Python's own parser, a tenth as costly as LibCST's; no parser sees what is too large."""
+    """The tree of a program by Python's own parser, ten times as fast as LibCST's; too large ones are not parsed."""
     if len(text) > MAX_CHARACTERS:
         return NoTree.LARGE
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # mistakes in the user's strings are not our concern
+            warnings.simplefilter("ignore")  # warnings about the user's strings do not matter here
             return ast.parse(text)
     except (RecursionError, MemoryError):
         return NoTree.DEEP
@@ -72,19 +72,19 @@ def parts(text: str) -> Parts | None:
         return None
     lines = stripped(text.encode(errors="replace")).splitlines(
         keepends=True
-    )  # of bytes, by the line ends that Python knows
+    )  # as bytes, which are split only at Python's line ends
     outside, found = _words([tree], enter=False)
     functions = (Function(node.body, b"".join(lines[node.lineno - 1 : node.end_lineno])) for node in found)
     return Parts(outside, tuple(functions))
 
 
 def shares(function: Function, outside: Words) -> bool:
-    """Whether a function may give something to the others: by `global`, or by filling a list of the module's."""
+    """Whether a function may pass something to others: by `global`, or by adding to a list of the module."""
     return b"global" in function.text or (b"append" in function.text and "<empty list>" in outside)
 
 
 def _words(roots: Iterable[ast.AST], enter: bool = True) -> tuple[Words, list[ast.FunctionDef | ast.AsyncFunctionDef]]:
-    """The words of all that is below `roots`, and the functions there, whose bodies are left out unless `enter`.
+    """The words of everything below `roots`, and the functions there, whose bodies are left out unless `enter`.
 
     Most nodes are names, attributes and others without words; `ast.walk` would take twice the time.
     """
@@ -124,7 +124,7 @@ def _in_string(text: str) -> Iterable[str]:
     return [f"'{part}'" for part in parts] if all(map(str.isidentifier, parts)) else ()
 
 
-# --- what some nodes say beside their kind ----------------------------------------------------------------------------
+# --- words of some nodes besides their type ---------------------------------------------------------------------------
 
 
 def _of_call(node: ast.Call) -> Iterable[str]:
@@ -143,7 +143,7 @@ def _of_call(node: ast.Call) -> Iterable[str]:
 
 
 def last_name(node: ast.AST) -> str:
-    """The name that a function is called by."""
+    """The name by which a function is called."""
     match node:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name
@@ -191,7 +191,7 @@ def _of_test(node: ast.If) -> Iterable[str]:
 
 
 def _returns(statements: Sequence[ast.stmt]) -> bool:
-    """Whether one of these statements is a `return`, or has one that no further test decides on."""
+    """Whether one of these statements is a `return`, or contains one without a further test."""
     return any(type(one) is ast.Return or (type(one) is not ast.If and _holds_return(one)) for one in statements)
 
 
@@ -207,7 +207,7 @@ _COLLECTIONS = (ast.Name, ast.ListComp, ast.SetComp, ast.DictComp, ast.Generator
 
 
 def _asks(test: ast.expr) -> bool:
-    """Whether a test asks if something is there: a variable, or what a list would hold."""
+    """Whether a test checks for the existence of something: a variable, or elements of a list."""
     match test:
         case ast.BoolOp(values=values):
             return any(map(_asks, values))

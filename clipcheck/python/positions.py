@@ -1,4 +1,4 @@
-"""The place of every node of a syntax tree in its text, and the code of a single expression."""
+"""The position of every node of a syntax tree in its text, and the code of a single expression."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Placed(NamedTuple):
 
 
 def placed(text: str, module: cst.Module) -> Placed:
-    """The places of the nodes of a parsed text, which takes about half as long again as the parse."""
+    """The positions of the nodes of a parsed text; this takes about half as long as the parse."""
     state = _Spans(module)
     module._codegen(state)
-    state.of[module] = (0, len(text))  # also where the last line has no end
+    state.of[module] = (0, len(text))  # also if the last line has no newline
     return Placed(state.of, "".join(state.tokens) == text)
 
 
 def code(module: cst.Module, node: cst.BaseExpression | cst.Arg, outer: bool = False) -> str:
-    """The code of an expression, with `outer` in its parentheses; its lines have no indents if they stand in a block."""
+    """The code of an expression, with `outer` including its parentheses; lines of a block lose their indentation."""
     state = _Spans(module)
     node._codegen(state)
     start, end = state.of[node]

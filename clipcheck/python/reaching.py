@@ -1,7 +1,7 @@
 """Which assignments a use of a name can see, and which uses an assignment can reach.
 
-A reading of the source, not of its execution: both ways of an `if` are possible, a loop may run any number of times,
-and a function that is defined inside another one may run whenever it likes.
+This is static: both branches of an `if` are possible, a loop may run any number of times, and a nested function may run
+at any time.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _SKIPS = (cst.Continue, cst.Break)
 class _Effect(NamedTuple):
     """What running a piece of code does to the value of one variable.
 
-    At its end the value can be that of one of `bindings`, or still the one from before, unless `replaces`: then no way
-    leads through it that leaves the value as it was.
+    Afterwards the value can be that of one of `bindings`, or still the previous one, unless `replaces`: then every path
+    through the code changes the value.
     """
 
     bindings: tuple[Binding, ...] = ()
@@ -29,7 +29,7 @@ class _Effect(NamedTuple):
 
     @property
     def jumps(self) -> bool:
-        """Whether control never reaches its end."""
+        """Whether control never reaches the end of the code."""
         return self.replaces and not self.bindings
 
 
@@ -38,13 +38,13 @@ _JUMP = _Effect(replaces=True)
 
 
 def reaching(source: Source, use: cst.Name) -> list[Binding]:
-    """The bindings whose value the name can have at `use`; none for builtins and names bound nowhere."""
+    """The bindings whose value the name can have at `use`; none for builtins and unbound names."""
     owner = source.scope(use).owner(use.value)
     return _reaching(source, use, owner, use.value) if owner else []
 
 
 def reaching_at(source: Source, place: cst.CSTNode, name: str) -> list[Binding]:
-    """Like `reaching`, for a name that would be read right before the statement `place`."""
+    """Like `reaching`, as if the name were read right before the statement `place`."""
     owner = source.scope(place).owner(name)
     return _reaching(source, place, owner, name) if owner else []
 
@@ -61,12 +61,12 @@ def reached(source: Source, scope: Scope, bindings: Sequence[Binding]) -> list[c
 
 
 def contains(source: Source, outer: cst.CSTNode, inner: cst.CSTNode) -> bool:
-    """Whether `inner` stands within `outer`, or is it."""
+    """Whether `inner` is inside `outer`, or is the same node."""
     return inner is outer or any(above is outer for above in source.ancestors(inner))
 
 
 def _reaching(source: Source, use: cst.CSTNode, owner: Scope, name: str) -> list[Binding]:
-    """The bindings of a variable that a place can see, the latest first: a walk from there upwards through the text."""
+    """The bindings of a variable that a place can see, latest first: a walk upward through the text."""
     bindings = tuple(owner.bindings.get(name, ()))
     if len(bindings) == 1:
         return list(bindings)
@@ -86,11 +86,11 @@ def _reaching(source: Source, use: cst.CSTNode, owner: Scope, name: str) -> list
 
 
 def _before(source: Source, parent: cst.CSTNode, child: cst.CSTNode, bindings: tuple[Binding, ...]) -> _Effect:
-    """What has happened to a variable between the start of `parent` and its `child`."""
+    """The effect on a variable between the start of `parent` and its `child`."""
     match parent:
         case cst.Module() | cst.IndentedBlock() | cst.SimpleStatementLine() | cst.SimpleStatementSuite():
             earlier = _effects(source, parent.body[: _index(parent.body, child)], bindings)
-            return _in_turn(effect for effect in earlier if not effect.jumps)  # `child` is read, so no jump was taken
+            return _in_turn(effect for effect in earlier if not effect.jumps)  # `child` is reached, so no jump was taken
         case cst.For(target=target, body=body) if child is body and (by_loop := _within(source, target, bindings)):
             return _Effect(by_loop, replaces=True)
         case cst.For(body=body) | cst.While(body=body) if child is body:
@@ -109,7 +109,7 @@ def _before(source: Source, parent: cst.CSTNode, child: cst.CSTNode, bindings: t
 
 
 def _in_turn(effects: Iterable[_Effect]) -> _Effect:
-    """The effect of statements that run one after the other, from their effects, the last first."""
+    """The effect of statements that run one after the other, given their effects, last one first."""
     found: list[Binding] = []
     for effect in effects:
         if effect.jumps:
@@ -121,7 +121,7 @@ def _in_turn(effects: Iterable[_Effect]) -> _Effect:
 
 
 def _effects(source: Source, statements: Sequence[cst.CSTNode], bindings: tuple[Binding, ...]) -> Iterator[_Effect]:
-    """The effects of statements, the last first."""
+    """The effects of statements, last one first."""
     return (_effect(source, statement, bindings) for statement in reversed(statements))
 
 
@@ -180,7 +180,7 @@ def _within(source: Source, node: cst.CSTNode, bindings: tuple[Binding, ...]) ->
 def _beside(
     source: Source, part: cst.CSTNode, whole: cst.CSTNode, bindings: tuple[Binding, ...]
 ) -> tuple[Binding, ...]:
-    """The bindings in `whole`, but not in its `part`."""
+    """The bindings in `whole` that are not in its `part`."""
     return tuple(b for b in _within(source, whole, bindings) if not contains(source, part, b.node))
 
 

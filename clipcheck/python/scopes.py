@@ -1,6 +1,6 @@
-"""The scopes of a module, and what each name in it stands for: found in one walk over its tree.
+"""The scopes of a module, and what each name in it refers to, found in one walk over its tree.
 
-LibCST's own ScopeProvider answers more and costs three parses; this is one walk that skips all whitespace nodes.
+LibCST's ScopeProvider answers more but takes as long as three parses; this is one walk that skips all whitespace nodes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from clipcheck.python.names import (
 )
 from clipcheck.python.nodes import children
 
-# Nodes whose children are evaluated in more than one scope; looked up by exact type, as most nodes are of no such kind.
+# Nodes whose children are evaluated in more than one scope; looked up by exact type, since most nodes have other types.
 _SPLIT = frozenset({cst.FunctionDef, cst.ClassDef, cst.Param, cst.CompFor})
 _INSIDE = frozenset({cst.Element, cst.StarredElement, cst.Tuple, cst.List})
-# Nodes that hold a name which is not read.
+# Nodes with a name that is not read.
 _NO_LOADS = frozenset(
     {
         *(
@@ -46,7 +46,7 @@ _NO_LOADS = frozenset(
     }
 )
 
-# What `import *` of torch's modules gives, as far as rules ask for it.
+# The names that `import *` from torch's modules binds, as far as rules need them.
 _CLIPS = frozenset({"clip_grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"})
 _GIVEN_BY_STAR = {
     "torch.nn": frozenset({"functional", "parallel", "utils"}),
@@ -59,7 +59,7 @@ class Names:
     """All scopes of a module, the parents of its nodes, and every use of a name."""
 
     def __init__(self, module: cst.Module) -> None:
-        # by identity, in this class alone: a node's own hash is a function in Python, and a walk asks for it three times
+        # by identity, only in this class: the hash of a node is a Python function, which a walk would call three times
         self._parents: dict[int, cst.CSTNode] = {}
         self._scope_of: dict[int, Scope] = {}
         self.scopes: dict[cst.CSTNode, Scope] = {}
@@ -83,7 +83,7 @@ class Names:
             above = self._parents.get(id(above))
 
     def rank(self, node: cst.CSTNode) -> int:
-        """The number of a node in the order of the text; a node comes before those inside it."""
+        """The number of a node in source order; a node comes before those inside it."""
         return self._ranks[id(node)]
 
     @cached_property
@@ -95,7 +95,7 @@ class Names:
         return self._scope_of[id(node)]
 
     def uses(self, scope: Scope | None, name: str) -> list[cst.Name]:
-        """The places that read `name` as bound by `scope`, in source order; `None` for names bound nowhere."""
+        """The places that read `name` as bound by `scope` (None for unbound names), in source order."""
         return self._uses.get((scope, name), [])
 
     def bindings(self, node: cst.Name) -> list[Binding]:
@@ -104,7 +104,7 @@ class Names:
         return owner.bindings.get(node.value, []) if owner else []
 
     def qualified(self, node: cst.CSTNode, depth: int = 4) -> str | None:
-        """The dotted origin of a name or attribute, `builtins.x` for builtins, None where it is not certain.
+        """The dotted origin of a name or attribute, `builtins.x` for builtins; None if it is not certain.
 
         Follows imports in every shape and plain aliases such as `clip = torch.nn.utils.clip_grad_norm_`.
         """
@@ -129,13 +129,13 @@ class Names:
 
     def _unbound(self, name: str) -> str | None:
         if name in ("torch", "nn"):
-            # Never assigned in this text, so it comes from a star import, an earlier fragment of the same document or
-            # not at all (a NameError); nobody but torch is called that.
+            # Never assigned in this text, so it comes from a star import or an earlier fragment of the same document,
+            # or is a NameError; nothing else is called torch.
             return {"torch": "torch", "nn": "torch.nn"}[name]
         return self.from_star(name) or (f"builtins.{name}" if hasattr(builtins, name) else None)
 
     def from_star(self, name: str) -> str | None:
-        """The origin of a name that `from torch.nn.utils import *` gives; a later star of others may give it as well."""
+        """The origin of a name that `from torch.nn.utils import *` binds; a later star import may rebind it."""
         for module in reversed(self.stars):
             if name in _GIVEN_BY_STAR.get(module, ()):
                 return canonical(f"{module}.{name}")
@@ -145,7 +145,7 @@ class Names:
 
     @cached_property
     def stars(self) -> list[str]:
-        """The modules of `from … import *`, in the order of the text."""
+        """The modules of `from … import *`, in source order."""
         nodes = cast("list[cst.ImportFrom]", self.by_type.get(cst.ImportFrom, []))
         stars = (node for node in nodes if isinstance(node.names, cst.ImportStar))
         return ["." * len(node.relative) + (dotted(node.module) if node.module else "") for node in stars]
@@ -156,7 +156,7 @@ class Names:
         return frozenset(bound | {name for owner, name in self._uses if owner is None})
 
     def is_taken(self, name: str) -> bool:
-        """Whether any scope binds `name`, or some code reads it without our knowing what it is."""
+        """Whether any scope binds `name`, or some code reads it with an unknown meaning."""
         return name in self._taken
 
     # --- one walk -----------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ class Names:
 
     def _is_load(self, node: cst.CSTNode) -> bool:
         whole, parent = node, self._parents.get(id(node))
-        # (a, *b) = …: the names stand inside the target
+        # (a, *b) = …: the names are inside the target
         while type(parent) in _INSIDE:
             whole, parent = cast("cst.CSTNode", parent), self.parent(cast("cst.CSTNode", parent))
         if type(parent) not in _NO_LOADS:

@@ -1,4 +1,4 @@
-"""One parsed program text and the questions that rules ask it: where a node is, what a name refers to, what surrounds it."""
+"""A parsed program and the questions that rules ask about it: where a node is, what a name means, what surrounds it."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 class Source:
-    """A program text, parsed once.
+    """A program, parsed once.
 
-    Raises `libcst.ParserSyntaxError` if LibCST cannot read the text. `exact` is False where LibCST loses text (a lone
-    carriage return, a comment after a whitespace-only last line): findings still hold, edits would not.
+    Raises `libcst.ParserSyntaxError` if LibCST cannot parse the text. `exact` is False if LibCST loses text (a lone
+    carriage return, a comment after a whitespace-only last line): findings are valid, but edits would not be.
     """
 
-    # An offset's place in the file, where the text is not the file itself but a notebook's cells in a row.
+    # Maps an offset to its place in the file, if the text is not the file itself but the cells of a notebook.
     locate: Callable[[int], Place] | None = None
 
     def __init__(self, text: str, target: Target = "clipcheck") -> None:
         self.text = text
         self.target = target
-        self.package = package_of(target)  # where the functions that fixes call are imported from
+        self.package = package_of(target)  # from which fixes import functions
         self.module = parse_module(text)
-        self._answers: dict[object, object] = {}  # of the functions under `memo`
+        self._answers: dict[object, object] = {}  # results of `memo` functions
 
     @cached_property
     def _placed(self) -> Placed:
-        """Computed when a place is first asked for: most files need none."""
+        """Computed on first use: most files need no positions."""
         return placed(self.text, self.module)
 
     @cached_property
@@ -71,15 +71,15 @@ class Source:
             case cst.Name(value=name):
                 return name
             case cst.BaseExpression() | cst.Arg():
-                # most files never need the places of all nodes, which take time
+                # most files never need the positions of all nodes, which take time
                 written = code(self.module, node)
-                if not _LINE_END.search(written):  # what spans lines is written without their indents
+                if not _LINE_END.search(written):  # code on several lines is written without its indentation
                     return written
         start, end = self._spans[node]
         return self.text[start:end]
 
     def outer_code(self, node: cst.BaseExpression) -> str:
-        """Like `code`, with the parentheses that the expression has, or needs within another one: a tuple, as in `for p in a, b`."""
+        """Like `code`, with the parentheses that the expression has, or needs inside another one, such as a tuple."""
         if isinstance(node, cst.Tuple) and not node.lpar:
             return f"({self.code(node)})"
         written = code(self.module, node, outer=True)
@@ -89,7 +89,7 @@ class Source:
         return self.text[start:end]
 
     def spelled(self, node: cst.BaseExpression) -> str:
-        """The code of an expression without white space: two of the same spelling in one scope mean the same."""
+        """The code of an expression without white space; in one scope, the same spelling means the same."""
         return "".join((node.value if isinstance(node, cst.Name) else code(self.module, node)).split())
 
     def outer_span(self, node: cst.BaseExpression) -> tuple[int, int]:
@@ -108,16 +108,16 @@ class Source:
         return self.line_at(start), self.line_at(max(end - 1, start))
 
     def line(self, node: cst.CSTNode) -> int:
-        """The line, from 1, on which a node starts."""
+        """The line on which a node starts, counting from 1."""
         return self.line_at(self._spans[node][0])
 
     def quoted(self, node: cst.CSTNode | None, otherwise: str, limit: int = 32) -> str:
-        """The code of a node between backticks for a message; `otherwise` if it is long or spans lines."""
+        """The code of a node in backticks for a message; `otherwise` if it is long or on several lines."""
         code = "" if node is None else self.code(node)
         return f"`{code}`" if code and len(code) <= limit and "\n" not in code and "`" not in code else otherwise
 
     def where(self, node: cst.CSTNode) -> str:
-        """The line on which a node starts, in words for a message: "line 12", in a notebook "line 3 of cell 5"."""
+        """The line on which a node starts, for a message: "line 12", in a notebook "line 3 of cell 5"."""
         if self.locate is None:
             return f"line {self.line(node)}"
         place = self.locate(self._spans[node][0])
@@ -132,7 +132,7 @@ class Source:
 
     @cached_property
     def newline(self) -> str:
-        """The line end that the text uses first."""
+        """The first line ending in the text."""
         found = _LINE_END.search(self.text)
         return found.group() if found else "\n"
 
@@ -144,12 +144,12 @@ class Source:
     # --- tree ---------------------------------------------------------------------------------------------------
 
     def nodes(self, *kinds: type[NodeT]) -> Iterator[NodeT]:
-        """Every node of these exact types, each type in source order."""
+        """All nodes of these exact types, each type in source order."""
         for kind in kinds:
             yield from cast("list[NodeT]", self.names.by_type.get(kind, []))
 
     def rank(self, node: cst.CSTNode) -> int:
-        """A number that grows from node to node of the text, to ask which comes first without the places of all."""
+        """A number that increases from node to node, to compare their order without computing positions."""
         return self.names.rank(node)
 
     def parent(self, node: cst.CSTNode) -> cst.CSTNode | None:
@@ -195,9 +195,9 @@ class Source:
     # --- names --------------------------------------------------------------------------------------------------
 
     def qualified(self, node: cst.CSTNode) -> str | None:
-        """Dotted origin of a name or attribute (`torch.nn.utils.clip_grad_norm_`), None where it is not certain.
+        """Dotted origin of a name or attribute (`torch.nn.utils.clip_grad_norm_`); None if it is not certain.
 
-        A module of the user's that is the target counts as the runtime, whose functions it has.
+        If the target is a module of the user's, it counts as the runtime, whose functions it has.
         """
         found = self.names.qualified(node)
         if found is None or self.package in (RUNTIME, TORCH) or not found.startswith(f"{self.package}."):
@@ -211,7 +211,7 @@ class Source:
         return self.names.bindings(node)
 
     def is_taken(self, name: str) -> bool:
-        """Whether any scope binds `name`, or some code reads it without our knowing what it is."""
+        """Whether any scope binds `name`, or some code reads it with an unknown meaning."""
         return self.names.is_taken(name)
 
 
@@ -221,9 +221,9 @@ _NOT_ASKED = object()
 def memo(
     function: Callable[Concatenate[Source, ArgumentsT], AnswerT],
 ) -> Callable[Concatenate[Source, ArgumentsT], AnswerT]:
-    """Compute a function of a source and hashable arguments once; the result is kept with the source, and freed with it.
+    """Memoizes a function of a source and hashable arguments; results live as long as the source.
 
-    Rules ask the same about the same source one after the other. The result is shared: it must not be changed.
+    Rules ask the same questions about a source one after the other. Results are shared and must not be changed.
     """
 
     @wraps(function)

@@ -1,4 +1,4 @@
-"""Parse a program; where it is not Python, say where and why, and read on after the error."""
+"""Parses a program; if parts are not Python, reports where and why, and continues after the error."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from clipcheck.python import unread
 from clipcheck.python.source import Source
 from clipcheck.rule import Target
 
-# Lines that may be skipped at once: a file of Python 2 has a `print` on many.
+# How many lines may be skipped at once: a Python 2 file has a `print` on many.
 MAX_FAULTS = 50
-# Changed lines that are taken for what is being typed, though fewer might do: two edits far apart span many.
+# How many changed lines are assumed to be what the user is typing: two edits far apart span many lines.
 FEW = 3
 
 _LINE = re.compile(r"(?P<indent>[ \t]*)(?P<code>[^\r\n]*)")
@@ -38,9 +38,9 @@ _NOT_LINE_END = re.compile(r"[^\r\n]")
 
 
 class Fault(NamedTuple):
-    """Something that is not Python: its offset, what is wrong, and the stretch of text where nothing may be edited.
+    """A part that is not Python: its offset, what is wrong, and the span in which nothing may be edited.
 
-    `is_python` if the interpreter reads it, and only the parser does not.
+    `is_python` is set if the interpreter accepts it and only LibCST's parser does not.
     """
 
     at: int
@@ -56,10 +56,10 @@ class Parsed(NamedTuple):
 
 
 def parse(program: Program, target: Target, before: str = "") -> Parsed:
-    """The program without its faulty lines, or None where too little of it is Python. Raises RecursionError.
+    """The program without its faulty lines, or None if too little of it is Python. Raises RecursionError.
 
-    A notebook's cells are judged one by one, so that a bad one does not hide the others. `before` is what the program
-    was when it last was Python, if somebody is typing it: the lines that differ from that are the faulty ones.
+    The cells of a notebook are parsed separately, so that a bad one does not hide the others. `before` is the last
+    valid state of the program, if somebody is typing: the lines that differ from it are considered faulty.
     """
     try:
         return Parsed(Source(program.text, target))
@@ -72,7 +72,7 @@ def parse(program: Program, target: Target, before: str = "") -> Parsed:
 
 
 def _hidden(parsed: Parsed, program: Program) -> float:
-    """How many lines of a program were left out."""
+    """The number of lines of a program that were left out."""
     if parsed.source is None:
         return math.inf
     left = LINE_END.split(parsed.source.text)
@@ -93,7 +93,7 @@ def _readable_parts(program: Program, target: Target, whole: tuple[int, str]) ->
                 at = _shared(piece, left)
             faults.append(Fault(segment.start + at, message, segment.start, segment.end, is_python))
             text = text[: segment.start] + (left or _readable(piece)) + text[segment.end :]
-    if not faults:  # each part is valid Python, but not all of them together
+    if not faults:  # each part is valid Python, but the whole is not
         faults = [Fault(*whole, 0, len(text))]
     try:
         source = Source(text, target) if text != program.text else None
@@ -106,7 +106,7 @@ def _without_what_is_typed(text: str, target: Target, before: str, whole: tuple[
     """The text without the lines from the first to the last that differs from `before`, if that is enough."""
     start, end = _difference(before, text)
     start = max(text.rfind("\n", 0, start), text.rfind("\r", 0, start)) + 1
-    end = start + len(text[start:end].rstrip("\r\n"))  # of whole lines that were added, without the last one's end
+    end = start + len(text[start:end].rstrip("\r\n"))  # for added whole lines, without the last newline
     end = next(found.start() for found in _END.finditer(text, end))
     for masked in _masks(text[start:end], before[start:]):
         try:
@@ -118,14 +118,14 @@ def _without_what_is_typed(text: str, target: Target, before: str, whole: tuple[
 
 
 def _difference(old: str, new: str) -> tuple[int, int]:
-    """Start and end, in the new text, of the stretch that differs from the old one."""
+    """Start and end, in the new text, of the part that differs from the old one."""
     start = _shared(old, new)
     rest = min(len(old), len(new)) - start
     return start, len(new) - min(_shared(old[::-1], new[::-1]), rest)
 
 
 def _shared(one: str, other: str) -> int:
-    """How many characters both begin with, by halving: comparing slices is a hundred times faster than characters."""
+    """The length of the common prefix, by bisection: comparing slices is a hundred times as fast as characters."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -137,7 +137,7 @@ def _shared(one: str, other: str) -> int:
 
 
 def _masks(typed: str, before: str) -> Iterator[str]:
-    """What may stand for the lines that are typed, of their length; `before` is what the text was from there on."""
+    """Possible replacements, of the same length, for the lines being typed; `before` is the old text from there on."""
 
     def mask(indent: str | None, opens: bool | None) -> str:
         def masked(line: re.Match[str]) -> str:
@@ -150,10 +150,10 @@ def _masks(typed: str, before: str) -> Iterator[str]:
     assert was is not None  # it matches the empty line, too
     blank = _NOT_LINE_END.sub(" ", typed)
     if not was["code"]:
-        yield blank  # new lines: without them, the program is what it was
-    for opens in (None, True):  # the line may be one that a block hangs on, though it does not end so yet
+        yield blank  # new lines: without them, the program is as it was before
+    for opens in (None, True):  # the line may open a block, although its colon is not typed yet
         yield mask(None, opens)
-    if not LINE_END.search(typed) and len(typed) > len(was["indent"]):  # or one with a `#` before its indent
+    if not LINE_END.search(typed) and len(typed) > len(was["indent"]):  # or a line with a `#` before its indentation
         yield mask(was["indent"], _opens(was["code"]))
     yield blank
 
@@ -167,7 +167,7 @@ def _first_fault(text: str) -> tuple[int, str] | None:
 
 
 def _readable(text: str) -> str:
-    """The text with its faulty lines masked, blank where that does not help."""
+    """The text with its faulty lines masked, or blank if that does not help."""
     for masked in islice(_masking(text), MAX_FAULTS):
         if _interpreter_error(masked) is None and _first_fault(masked) is None:
             return masked
@@ -175,14 +175,14 @@ def _readable(text: str) -> str:
 
 
 def _masking(text: str) -> Iterator[str]:
-    """The text with one faulty line after the other replaced by a placeholder of its length, or by blanks if need be."""
+    """The text with one faulty line after the other replaced by a placeholder of the same length, or by blanks."""
     seen: set[int] = set()
     while (fault := _first_line_fault(text)) is not None:
         start = max(text.rfind("\n", 0, fault), text.rfind("\r", 0, fault)) + 1
         line = _LINE.match(text, start)
         assert line is not None
         if not line.group().strip():
-            return  # what is wrong at a blank line, changing a line cannot fix
+            return  # an error at a blank line cannot be fixed by changing a line
         code = " " * len(line["code"]) if start in seen else _placeholder(line["code"])
         text = text[:start] + line["indent"] + code + text[line.end() :]
         seen.add(start)
@@ -190,7 +190,7 @@ def _masking(text: str) -> Iterator[str]:
 
 
 def _first_line_fault(text: str) -> int | None:
-    """Where the first fault is, by the interpreter's fast parser if it sees one, else by LibCST's."""
+    """The place of the first error, by the interpreter's fast parser if it finds one, else by LibCST's."""
     word = _interpreter_error(text)
     if word is not None:
         return _offset(text, word[0], word[1])
@@ -199,9 +199,9 @@ def _first_line_fault(text: str) -> int | None:
 
 
 def _placeholder(code: str, opens: bool | None = None) -> str:
-    """A line of the same length that opens a block if `code` looks as if it did, unless told otherwise.
+    """A line of the same length that opens a block if `code` seems to, unless specified otherwise.
 
-    What belongs to a statement above it, such as Python 2's `except E, e:`, goes on belonging to it.
+    A clause of the statement above, such as Python 2's `except E, e:`, stays one.
     """
     if opens is None:
         opens = _opens(code)
@@ -210,17 +210,17 @@ def _placeholder(code: str, opens: bool | None = None) -> str:
 
 
 def _opens(code: str) -> bool:
-    """Whether a line looks as if a block hung on it."""
+    """Whether a line seems to open a block."""
     return re.search(r":[ \t]*(#.*)?$", code) is not None
 
 
 def is_python(text: str) -> bool:
-    """Whether this interpreter reads a source; LibCST reads some that no interpreter does."""
+    """Whether this interpreter accepts a source; LibCST accepts some that no interpreter does."""
     return _interpreter_error(text) is None
 
 
 def _fault(text: str, error: cst.ParserSyntaxError) -> tuple[int, str]:
-    """Where and why a source is not Python: in the interpreter's words, which people know, else in the parser's."""
+    """Where and why a source is not Python: the interpreter's message, which people know, or else the parser's."""
     line, column, message = _interpreter_error(text) or _parser_error(error)
     return _offset(text, line, column), message
 
@@ -231,14 +231,14 @@ def _offset(text: str, line: int, column: int) -> int:
 
 
 def _interpreter_error(text: str) -> tuple[int, int, str] | None:
-    """Line from 1, column from 0 and message; None where this interpreter accepts what the parser does not."""
+    """Line (from 1), column (from 0) and message; None if this interpreter accepts what the parser does not."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about escapes in strings, which are not our concern
+            warnings.simplefilter("ignore")  # warnings about escapes in strings do not matter here
             ast.parse(text)
     except SyntaxError as error:
         return error.lineno or 1, max((error.offset or 1) - 1, 0), error.msg
-    except ValueError as error:  # a null byte, to Python before 3.11.4
+    except ValueError as error:  # a null byte, before Python 3.11.4
         before = text.partition("\0")[0]
         return before.count("\n") + 1, 0, str(error)
     except (RecursionError, MemoryError):
@@ -247,7 +247,7 @@ def _interpreter_error(text: str) -> tuple[int, int, str] | None:
 
 
 def _parser_error(error: cst.ParserSyntaxError) -> tuple[int, int, str]:
-    """The same from the parser's message, whose `error at 4:0` is right where its attributes are a line off."""
+    """The same from the parser's message: its `error at 4:0` is right even when its attributes are off by one line."""
     found = re.search(r"error at (\d+):(\d+): (.*)", error.message)
     if found is None:
         return error.raw_line, error.raw_column, error.message.split("\n")[0]

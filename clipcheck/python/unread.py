@@ -1,4 +1,4 @@
-"""Python that LibCST does not read: its parser's crashes as errors like others, and a source without what it fails on."""
+"""Python that LibCST cannot parse: turns its crashes into syntax errors, and removes the code on which it fails."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import libcst as cst
 from clipcheck.documents.program import LINE_END
 
 _NOT_LINE_END = re.compile(r"[^\r\n]")
-# A line of its own that joins nothing to the next: LibCST takes it for the line whose indent counts.
+# A line with only a backslash: LibCST mistakes its indentation for that of the statement.
 _LONE_BACKSLASH = re.compile(r"(?m)(?<![^\r\n])([ \t\f]*)\\(?=\r\n|\n|\r)")
 
 
 def parse_module(text: str) -> cst.Module:
-    """The tree of a source. Raises `libcst.ParserSyntaxError` where LibCST reads none.
+    """The tree of a source. Raises `libcst.ParserSyntaxError` if LibCST cannot parse it.
 
-    It fails in other ways as well, for instance with an AttributeError on a line end between `async` and `for`.
+    LibCST also fails in other ways, for instance with an AttributeError on a newline between `async` and `for`.
     """
     try:
         return cst.parse_module(text)
@@ -40,16 +40,16 @@ def is_read(text: str) -> bool:
 
 
 def readable(text: str) -> str | None:
-    """A source that the interpreter reads, without what LibCST does not read; of the same length, None where that fails.
+    """A valid source without the code that LibCST cannot parse, of the same length; None if that fails.
 
-    What is left out are the innermost statements that LibCST does not read by themselves.
+    It lacks the innermost statements that LibCST cannot parse by themselves.
     """
     joined = _LONE_BACKSLASH.sub(r"\1 ", text)
     if is_read(joined):
         return joined
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about escapes in strings, which are not our concern
+            warnings.simplefilter("ignore")  # warnings about escapes in strings do not matter here
             tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
@@ -62,7 +62,7 @@ def readable(text: str) -> str | None:
 
 
 def _unread(lines: Sequence[str], statements: Sequence[ast.stmt]) -> Iterator[tuple[int, int]]:
-    """The lines, from and to, of the innermost statements that LibCST does not read."""
+    """The line ranges of the innermost statements that LibCST cannot parse."""
     for statement in statements:
         decorators = getattr(statement, "decorator_list", [])
         first = min([statement.lineno, *(decorator.lineno for decorator in decorators)]) - 1
@@ -75,7 +75,7 @@ def _unread(lines: Sequence[str], statements: Sequence[ast.stmt]) -> Iterator[tu
 
 
 def _below(statement: ast.AST) -> Iterator[ast.stmt]:
-    """The statements right below one, also those of its handlers and cases."""
+    """The statements directly below one, including those of its handlers and cases."""
     for child in ast.iter_child_nodes(statement):
         if isinstance(child, ast.stmt):
             yield child
@@ -84,7 +84,7 @@ def _below(statement: ast.AST) -> Iterator[ast.stmt]:
 
 
 def _left_out(lines: Sequence[str]) -> list[str]:
-    """Lines of a statement, each as long as it was, that say no more than that there is one."""
+    """Placeholder lines for a statement, each of the original length."""
     indent = len(lines[0]) - len(lines[0].lstrip(" \t\f"))
     blank = [_NOT_LINE_END.sub(" ", line) for line in lines]
     return [f"{lines[0][:indent]}_{blank[0][indent + 1 :]}", *blank[1:]]

@@ -8,7 +8,7 @@ from functools import lru_cache
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
-@lru_cache(maxsize=8192)  # a program says the same names again and again
+@lru_cache(maxsize=8192)  # a program uses the same names again and again
 def words(name: str) -> tuple[str, ...]:
-    """The words of an identifier in lower case, digits apart: `gradNorm_L2` is grad, norm, l, 2."""
+    """The words of an identifier in lower case, digits separate: `gradNorm_L2` is grad, norm, l, 2."""
     return tuple(word.lower() for word in _WORD.findall(name))

@@ -1,1 +1,1 @@
-"""What a training step does and in which order: backward, unscale, clip, step; and whose parameters these are."""
+"""What a training step does, in which order (backward, unscale, clip, step), and with which parameters."""

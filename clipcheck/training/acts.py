@@ -25,18 +25,18 @@ class EventKind(Enum):
     UPDATE = "update"  # of a loss scaler
     EDIT = "edit"  # gradients are written by hand
     MEASURE = "measure"  # the norm of gradients is computed
-    UNKNOWN = "unknown"  # may be any of them
-    LOOP = "loop"  # where an iteration begins
+    UNKNOWN = "unknown"  # could be any of these
+    LOOP = "loop"  # the start of an iteration
     START = "start"
     END = "end"
 
 
 @dataclass(frozen=True, eq=False)
 class Act:
-    """One call or assignment that concerns the gradients.
+    """One call or assignment that affects the gradients.
 
-    `subject` is what it acts upon: the optimizer that steps or zeroes, the loss that runs backward, the parameters that
-    are clipped. `scaler` is the loss scaler it goes through, `wrapper` the Accelerator, Fabric or engine.
+    `subject` is what it acts on: the optimizer that steps or zeroes, the loss that runs backward, the parameters that
+    are clipped. `scaler` is the loss scaler that it uses, `wrapper` the Accelerator, Fabric or engine.
     """
 
     kind: EventKind
@@ -48,14 +48,14 @@ class Act:
 
 @memo
 def acts(source: Source) -> dict[cst.CSTNode, Act]:
-    """The calls and assignments of a program that concern the gradients, with what each does."""
+    """The calls and assignments of a program that affect the gradients, each with its act."""
     nodes = source.nodes(cst.Call, cst.Assign, cst.AugAssign)
     measured = {node: Act(EventKind.MEASURE, node) for node in measures(source)}
     return measured | {node: found for node in nodes if (found := _act(source, node))}
 
 
 def _act(source: Source, node: cst.CSTNode) -> Act | None:
-    """What `node` does to the training step, None if nothing."""
+    """What `node` does to the training step; None for nothing."""
     match node:
         case cst.Call():
             return _torch_clip(source, node) or _call(source, node)
@@ -122,13 +122,13 @@ def _method(source: Source, node: cst.Call, receiver: cst.BaseExpression, method
 
 
 def _is_lightnings(node: cst.Call) -> bool:
-    """Whether a call is that of a LightningModule's own clip, by the arguments that no other has."""
+    """Whether a call is the clip method of a LightningModule, judging by arguments that no other clip has."""
     keywords = {arg.keyword.value for arg in node.args if arg.keyword is not None}
     return bool(keywords & {"gradient_clip_val", "gradient_clip_algorithm"})
 
 
 def _parameters(node: cst.Call) -> cst.BaseExpression | None:
-    """What a function with torch's name is given first, where that can be parameters and not a limit."""
+    """The first argument of a function with torch's name, if it can be parameters rather than a limit."""
     first = node.args[0].value if node.args else None
     return first if isinstance(first, (cst.Call, cst.Name, cst.Attribute)) and len(node.args) > 1 else None
 
@@ -147,7 +147,7 @@ def _backward(source: Source, node: cst.Call, receiver: cst.BaseExpression, firs
 
 
 def is_wrapper(name: str) -> bool:
-    """Whether a name is that of an object which runs backward and step for the program."""
+    """Whether an object with this name runs backward and step for the program."""
     return any(word in ("accelerator", "fabric", "engine", "optimizer", "manual") for word in words(name))
 
 
@@ -156,7 +156,7 @@ def _is_loss(name: str) -> bool:
 
 
 def _scaler_of(source: Source, loss: cst.BaseExpression, depth: int = 2) -> cst.BaseExpression | None:
-    """The scaler that a loss went through: in `scaler.scale(loss)`, or in what the name was assigned."""
+    """The scaler that scaled a loss: in `scaler.scale(loss)` itself, or in what was assigned to the name."""
     match loss:
         case cst.Call(func=cst.Attribute(value=scaler, attr=cst.Name("scale"))) if is_scaler(scaler) or _is_grad_scaler(
             source, scaler
@@ -232,7 +232,7 @@ def _assigns_deepspeed(source: Source, target: cst.CSTNode) -> bool:
 
 
 def _suspect(source: Source, node: cst.Call, name: str) -> Act | None:
-    """A call into code that is not here and that, by its name, may run a part of the training step."""
+    """A call of code outside the file whose name suggests that it may run a part of the training step."""
     origin = source.qualified(node.func) or ""
     if origin.startswith(("torch.", "builtins.", "functools.", "numpy.", "math.")):
         return None
@@ -263,7 +263,7 @@ _TELLING = (
     "clip",
     "accumulate",
 )
-_OF_APEX = frozenset({"scale_loss", "master_params"})  # they are given the optimizer, and run no part of the step
+_OF_APEX = frozenset({"scale_loss", "master_params"})  # they receive the optimizer but run no part of the step
 _HARMLESS = frozenset(
     "lr rate learning save load checkpoint resume schedule scheduler sched log print write state dict warmup "
     "isinstance append summary lambda count counter metrics meter set get scalar wandb loader trained steps "

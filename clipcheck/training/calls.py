@@ -1,8 +1,7 @@
-"""Which function of the file a call runs, and what it gives to that function's parameters.
+"""Which function of the file a call runs, and which arguments it passes.
 
-Followed are names, methods of `self`, `super()` and of what is made of a class of the file, through the class's bases
-in the file, lambdas, other names for a function and `functools.partial`. Where a call may run something else as well, it
-runs nothing that is known.
+Names, lambdas, aliases and `functools.partial` are followed, and methods of `self`, `super()` and instances of classes
+in the file, through their bases in the file. If a call may also run something else, the function is unknown.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from clipcheck.python.source import Source, memo
 from clipcheck.training.parameters import assigned
 
 Function: TypeAlias = "cst.FunctionDef | cst.Lambda"
-_DEPTH = 4  # how many names, partials and bases are followed
-# Bases that have none of a program's own methods.
+_DEPTH = 4  # maximum number of names, partials and bases to follow
+# Bases without any methods that programs define themselves.
 _PLAIN_BASES = frozenset({"builtins.object", "abc.ABC", "torch.nn.Module", "typing.Generic", "typing.Protocol"})
 
 
 class Callee(NamedTuple):
-    """The function that a call runs, and the expressions of the caller that its parameters are given, by their names.
+    """The function that a call runs, and the caller's arguments by the name of the parameter.
 
-    `owner` is the object whose method it is, None for the caller's own and for what is no method.
+    `owner` is the object whose method it is; None for functions and for methods of the caller's `self`.
     """
 
     function: Function
@@ -34,7 +33,7 @@ class Callee(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """A function; `bound` says that its first parameter is the object, `args` are those of partials, the innermost first."""
+    """A function; if `bound`, its first parameter is the object; `args` are those of partials, innermost first."""
 
     function: Function
     bound: bool = False
@@ -44,7 +43,7 @@ class _Found(NamedTuple):
 
 @memo
 def callee(source: Source, call: cst.Call) -> Callee | None:
-    """The function of this file that a call runs, where that is plain; None for a generator, whose body does not run."""
+    """The function of this file that a call runs, if it is known; None for a generator, whose body does not run."""
     found = _found(source, call.func, _DEPTH) if last_name(call.func) in _callable_names(source) else None
     if found is None or found.function in _generators(source):
         return None
@@ -53,13 +52,13 @@ def callee(source: Source, call: cst.Call) -> Callee | None:
 
 @memo
 def calls_of(source: Source, function: Function) -> tuple[Callee, ...]:
-    """What each call in this file gives to a function."""
+    """The arguments of every call of a function in this file."""
     found = (callee(source, call) for call in source.nodes(cst.Call))
     return tuple(called for called in found if called is not None and called.function is function)
 
 
 def callees(source: Source, call: cst.Call) -> Iterator[Callee]:
-    """The functions of this file that a call runs: the one it calls, and local functions handed to `step(closure)`."""
+    """The functions of this file that a call runs: the one it calls, and local functions passed to `step(closure)`."""
     direct = callee(source, call)
     if direct is not None:
         yield direct
@@ -67,7 +66,7 @@ def callees(source: Source, call: cst.Call) -> Iterator[Callee]:
 
 
 def closures(source: Source, call: cst.Call) -> Iterator[Function]:
-    """Functions of the file that are handed to `step(closure)`, which calls them first."""
+    """Functions of the file that are passed to `step(closure)`, which calls them first."""
     match call.func:
         case cst.Attribute(attr=cst.Name("step")):
             found = (named_function(source, arg.value) for arg in call.args if not arg.star)
@@ -75,13 +74,13 @@ def closures(source: Source, call: cst.Call) -> Iterator[Function]:
 
 
 def named_function(source: Source, node: cst.BaseExpression) -> Function | None:
-    """The function of this file that an expression stands for, such as a hook that is handed on: its name, or a lambda."""
+    """The function of this file that an expression names, such as a hook that is passed on; or a lambda."""
     found = _found(source, node, _DEPTH)
     return None if found is None or found.function in _generators(source) else found.function
 
 
 def parameters_of(function: Function) -> list[str]:
-    """The names of the parameters that can be given by position."""
+    """The names of the parameters that accept positional arguments."""
     return [param.name.value for param in (*function.params.posonly_params, *function.params.params)]
 
 
@@ -92,7 +91,7 @@ def _generators(source: Source) -> frozenset[cst.CSTNode | None]:
 
 @memo
 def _callable_names(source: Source) -> frozenset[str]:
-    """The names that may stand for a function of the file: most calls are of no such name."""
+    """The names that may refer to a function of the file; most calls use other names."""
     names = {function.name.value for function in source.nodes(cst.FunctionDef)}
     for statement in source.nodes(cst.Assign):
         match statement.value:
@@ -126,7 +125,7 @@ def _found(source: Source, node: cst.BaseExpression, depth: int) -> _Found | Non
 
 
 def is_partial(source: Source, func: cst.BaseExpression) -> bool:
-    """Whether a function is `functools.partial`; a name bound nowhere is believed, as a fragment's imports may be elsewhere."""
+    """Whether a function is `functools.partial`; an unbound `partial` counts, since fragments may lack imports."""
     unbound = isinstance(func, cst.Name) and not source.bindings(func)
     return last_name(func) == "partial" and (unbound or source.qualified(func) == "functools.partial")
 
@@ -141,12 +140,12 @@ def _bound(source: Source, bindings: Sequence[Binding], depth: int) -> _Found | 
 
 
 def _method_of(source: Source, owner: cst.BaseExpression, method: str) -> _Found | None:
-    """The function that `owner.method` is, by what `owner` is."""
+    """The function that `owner.method` refers to, according to the type of `owner`."""
     around = source.enclosing(owner, cst.ClassDef)
     match owner:
         case cst.Name("self" | "cls") if around is not None:
             if any(method in source.names.scopes[other].bindings for other in _subclasses(source, around)):
-                return None  # the object may be one of theirs
+                return None  # the object may be an instance of a subclass
             return _as_method(_of_class(source, around, method))
         case cst.Call(func=cst.Name("super"), args=[]) if around is not None:
             return _as_method(_of_bases(source, around, method))
@@ -176,7 +175,7 @@ def _of_bases(source: Source, owner: cst.ClassDef, method: str) -> cst.FunctionD
 
 
 def _first(source: Source, classes: Iterable[cst.ClassDef | None], method: str) -> cst.FunctionDef | None:
-    """The method of the first of some classes that has it; None where a class before that is not known."""
+    """The method of the first class that has it; None if a class before it is unknown."""
     for one in classes:
         match source.names.scopes[one].bindings.get(method, []) if one is not None else None:
             case [Binding(node=cst.FunctionDef() as function)]:
@@ -188,7 +187,7 @@ def _first(source: Source, classes: Iterable[cst.ClassDef | None], method: str) 
 
 
 def _lineage(source: Source, owner: cst.ClassDef, depth: int) -> Iterator[cst.ClassDef | None]:
-    """A class and its bases, in the order in which a method is looked up; None for one that is not in the file."""
+    """A class and its bases, in method resolution order; None for each that is not in the file."""
     yield owner
     for base in owner.bases:
         above = _class_named(source, base.value)
@@ -207,7 +206,7 @@ def _class_named(source: Source, node: cst.BaseExpression) -> cst.ClassDef | Non
 
 @memo
 def _subclasses(source: Source, owner: cst.ClassDef) -> tuple[cst.ClassDef, ...]:
-    """The classes of the file that derive from a class, also through others."""
+    """The classes of the file that derive from a class, directly or indirectly."""
     found: list[cst.ClassDef] = []
     for other in source.nodes(cst.ClassDef):
         parents = [_class_named(source, base.value) for base in other.bases]
@@ -216,11 +215,11 @@ def _subclasses(source: Source, owner: cst.ClassDef) -> tuple[cst.ClassDef, ...]
     return tuple(found)
 
 
-# --- what is given --------------------------------------------------------------------------------------------------
+# --- arguments ------------------------------------------------------------------------------------------------------
 
 
 def _given(found: _Found, args: Sequence[cst.Arg]) -> dict[str, cst.BaseExpression]:
-    """The expressions that a call gives to a function's parameters, by their names, up to the first `*` or `**`."""
+    """The arguments of a call by parameter name, up to the first `*` or `**`."""
     names = parameters_of(found.function)[found.bound :]
     given: dict[str, cst.BaseExpression] = {}
     position = 0

@@ -1,4 +1,4 @@
-"""What a class is for torch, as far as the file shows: a module, or one of Lightning's."""
+"""What kind of class a class is, as far as the file shows: a torch module or a Lightning module."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clipcheck.python.source import Source
 
 
 def is_lightning_module(source: Source, owner: cst.ClassDef) -> bool:
-    """Whether a class derives from LightningModule, by import, in this file."""
+    """Whether a class derives from an imported LightningModule, as far as this file shows."""
     return any(
         base.endswith(".LightningModule") and base.startswith(("pytorch_lightning", "lightning"))
         for base in bases(source, owner)
@@ -17,7 +17,7 @@ def is_lightning_module(source: Source, owner: cst.ClassDef) -> bool:
 
 
 def is_module_class(source: Source, owner: cst.ClassDef) -> bool:
-    """Whether a class derives from torch's Module (or Lightning's) in this file."""
+    """Whether a class derives from torch's Module (or Lightning's), as far as this file shows."""
     return any(base in _MODULES or base.endswith(".LightningModule") for base in bases(source, owner))
 
 

@@ -1,4 +1,4 @@
-"""Calls of torch's clipping functions: which function, and which expression is the parameters, the limit, the norm type."""
+"""Calls of torch's clipping functions: which function, and which arguments are the parameters, limit and norm type."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FUNCTIONS = {
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """One call; `arguments` are by the parameter's name, `unknown` is set where `*args` or `**kwargs` may add to them."""
+    """One call; `arguments` are by parameter name; `unknown` is set if `*args` or `**kwargs` may add more."""
 
     call: cst.Call
     function: str
@@ -42,7 +42,7 @@ class Clip:
 
     @property
     def limit(self) -> cst.BaseExpression | None:
-        """The largest norm, or the largest value, that remains."""
+        """The argument for the maximum norm or maximum absolute value."""
         return self.arguments.get("max_norm", self.arguments.get("clip_value"))
 
     @property
@@ -72,7 +72,7 @@ def _torch_calls(source: Source) -> Iterator[Clip]:
 
 
 def partial_clip(source: Source, call: cst.Call) -> Clip | None:
-    """A call of what `functools.partial` made of one of torch's clips, with the arguments of both."""
+    """A call of a `functools.partial` of one of torch's clips, with the arguments of both."""
     made = _partials(source).get(last_name(call.func))
     if made is None or assigned(source, call.func) is not made:
         return None
@@ -93,12 +93,12 @@ def _partials(source: Source) -> dict[str, cst.Call]:
 
 
 def only_measures(source: Source, node: cst.CSTNode) -> bool:
-    """Whether a clip's `max_norm` is infinite: only the norm is wanted."""
+    """Whether a clip's `max_norm` is infinite, so that only the norm is wanted."""
     return isinstance(node, cst.Call) and number(source, bound(node, "clip_grad_norm_").limit) == math.inf
 
 
 def bound(call: cst.Call, function: str, before: Sequence[cst.Arg] = ()) -> Clip:
-    """The arguments of `call` by the names that `function` gives them, those of a partial `before` them."""
+    """The arguments of `call` by parameter name of `function`, after those of a partial (`before`)."""
     names = SIGNATURES[function]
     arguments: dict[str, cst.BaseExpression] = {}
     keywords: set[str] = set()
@@ -110,7 +110,7 @@ def bound(call: cst.Call, function: str, before: Sequence[cst.Arg] = ()) -> Clip
             keywords.add(arg.keyword.value)
             arguments[arg.keyword.value] = arg.value
         elif unknown:
-            continue  # after *args: its position is not known
+            continue  # after *args, its position is unknown
         elif position < len(names):
             arguments[names[position]] = arg.value
             position += 1

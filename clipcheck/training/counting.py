@@ -1,8 +1,8 @@
 """Which tests change from one micro-batch to the next, and which of them count: the guards of gradient accumulation.
 
-A guard is known by what it does, not by its words: `if (i + 1) % every == 0:` in a loop over `i`, a counter that the loop
-raises, a flag that the loop sets, or what a framework offers for it. `if accumulation_steps > 1:` comes out alike for every
-batch and guards nothing. A test is looked at where it stands, with what the callers of its function have given.
+A guard is recognized by what it does, not by its names: `if (i + 1) % every == 0:` in a loop over `i`, a counter that
+the loop increments, a flag that the loop sets, or what a framework offers. `if accumulation_steps > 1:` has the same
+outcome for every batch and guards nothing. A test is judged in its context, with the arguments that callers pass.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from clipcheck.training.guards import Loop, conditions, loops
 from clipcheck.training.parameters import attribute_bindings
 from clipcheck.training.summaries import returned
 
-_DEPTH = 6  # how many names and calls are followed
-# What frameworks offer to ask whether the next step uses the sum; `is_accumulating` says the opposite, in the same rhythm.
+_DEPTH = 6  # maximum number of names and calls to follow
+# Attributes of frameworks that say whether the next step uses the sum; `is_accumulating` is the negation.
 _OF_FRAMEWORKS = frozenset({"sync_gradients", "is_gradient_accumulation_boundary", "is_accumulating"})
 # Methods that read a setting.
 _READS = frozenset({"get", "getattr", "hasattr", "item", "size", "keys", "values"})
@@ -35,9 +35,9 @@ _ORDER = (cst.GreaterThan, cst.GreaterThanEqual, cst.LessThan, cst.LessThanEqual
 
 
 class Test(NamedTuple):
-    """A test that decides on an event, its outcome, and where it stands: the loop that repeats it, and the calls to there.
+    """A test that decides whether an event happens, its outcome, the loop that repeats it, and the calls leading to it.
 
-    Without a loop the outermost function is what repeats, as it is called for one micro-batch after the other.
+    Without a loop, the outermost function is assumed to be called for one micro-batch after the other.
     """
 
     branch: cst.If
@@ -47,7 +47,7 @@ class Test(NamedTuple):
 
 
 def tests_around(source: Source, event: Event) -> Iterator[Test]:
-    """The tests that decide on an event within one iteration of the innermost loop around it, innermost first."""
+    """The tests that decide whether an event happens in one iteration of its innermost loop, innermost first."""
     loop = next((loop for place in event.places for loop in loops(source, place)), None)
     place, frame = event.node, event.frame
     while True:
@@ -61,17 +61,17 @@ def tests_around(source: Source, event: Event) -> Iterator[Test]:
 
 
 def counting_guard(source: Source, event: Event) -> Test | None:
-    """The test around an event that is true once in several micro-batches, for sure."""
+    """The test around an event that is certainly true only once in several micro-batches."""
     return next((test for test in tests_around(source, event) if _counts(source, test)), None)
 
 
 def may_be_guarded(source: Source, event: Event) -> bool:
-    """Whether a test around an event may be true once in several micro-batches: it counts, or is a flag that changes."""
+    """Whether a test around an event may be true once in several micro-batches: it counts, or a flag changes."""
     return any(_counts(source, test) or _is_flag(source, test) for test in tests_around(source, event))
 
 
 def is_data_dependent(source: Source, test: Test) -> bool:
-    """Whether a test may come out differently for each micro-batch without counting them."""
+    """Whether a test may have a different outcome for each micro-batch without counting them."""
     return not _counts(source, test) and _Look(source, test.loop, test.frame).varies(test.branch.test)
 
 
@@ -94,7 +94,7 @@ def _counts(source: Source, test: Test) -> bool:
 
 @memo
 def _is_flag(source: Source, test: Test) -> bool:
-    """Whether a part of a test is a name, an attribute or a call of which nothing is known but that it changes."""
+    """Whether a part of a test is a name, an attribute or a call that changes in an unknown way."""
     look = _Look(source, test.loop, test.frame)
     return any(look.varies(part) for part in _flags(source, test.branch.test))
 
@@ -115,7 +115,7 @@ def _flags(source: Source, test: cst.BaseExpression) -> Iterator[cst.BaseExpress
 
 
 class _Look(NamedTuple):
-    """The point of view from which an expression is looked at: what repeats, and the calls that lead to the code."""
+    """The context in which an expression is judged: what repeats, and the calls that lead to the code."""
 
     source: Source
     loop: Loop | None
@@ -143,7 +143,7 @@ class _Look(NamedTuple):
         return any(self.counts(child) for child in children(node))
 
     def varies(self, node: cst.CSTNode) -> bool:
-        """Whether an expression can come out differently from one micro-batch to the next."""
+        """Whether the value of an expression can differ from one micro-batch to the next."""
         match node:
             case cst.Name():
                 return self._name_varies(node)
@@ -183,14 +183,14 @@ class _Look(NamedTuple):
         return False
 
     def _is_repeated(self, name: cst.Name, binding: Binding) -> bool:
-        """Whether a binding takes place again for each micro-batch."""
+        """Whether a binding is executed again for each micro-batch."""
         here, there = self.source.function(name), self.source.function(binding.node)
         if self.loop is not None and self.source.function(self.loop) is there:
             return contains(self.source, self.loop, binding.node)
         return (here is there and here is not None) or binding.kind == "augmented"
 
     def _given(self, name: cst.Name) -> tuple[_Look, cst.BaseExpression] | None:
-        """What the caller gave for a parameter, and the point of view of the caller."""
+        """The caller's argument for a parameter, and the context of the caller."""
         if self.frame is None or name.value not in self.frame.given:
             return None
         if any(binding.kind != "parameter" for binding in self.source.bindings(name)):
@@ -198,7 +198,7 @@ class _Look(NamedTuple):
         return self._replace(frame=self.frame.outer), self.frame.given[name.value]
 
     def _divides_counter(self, node: cst.CSTNode) -> bool:
-        """Whether what a remainder is taken of changes, or comes from elsewhere: of a setting, nobody takes one."""
+        """Whether the dividend of a remainder changes or is unknown: nobody takes the remainder of a setting."""
         parts = list(self.source.walk(node))
         if any(word.startswith("epoch") for part in parts for word in words(last_name(part))):
             return False
@@ -214,7 +214,7 @@ class _Look(NamedTuple):
     # --- attributes and calls -------------------------------------------------------------------------------------
 
     def _attribute_varies(self, node: cst.Attribute) -> bool:
-        """Whether an attribute is assigned in the loop, or, one of `self`, by a method that is not the constructor."""
+        """Whether an attribute is assigned in the loop, or an attribute of `self` outside the constructor."""
         if isinstance(node.value, cst.Name) and node.value.value == "self":
             return any(self._is_set_again(*binding) for binding in attribute_bindings(self.source, node))
         spelled = self.source.spelled(node)
@@ -240,10 +240,10 @@ class _Look(NamedTuple):
             return any(look.varies(value) for look, value in results)
         if last_name(func) in _READS or (self.source.qualified(func) or "").startswith(_CONSTANT_ROOTS):
             return isinstance(func, cst.Attribute) and self.varies(func.value)
-        return True  # what it gives is not known
+        return True  # its result is unknown
 
     def _results(self, call: cst.Call) -> list[tuple[_Look, cst.BaseExpression]]:
-        """What a function of the file returns, and the point of view from which to look at it."""
+        """What a function of the file returns, and the context in which to judge it."""
         called = callee(self.source, call)
         values = None if called is None else returned(self.source, called.function)
         if called is None or values is None:
@@ -254,13 +254,13 @@ class _Look(NamedTuple):
     # --- counters -------------------------------------------------------------------------------------------------
 
     def _compares_counter(self, left: cst.CSTNode, operator: cst.BaseCompOp, right: cst.CSTNode) -> bool:
-        """`i == last`, or `count >= every` for a counter that is set back."""
+        """`i == last`, or `count >= every` for a counter that is reset."""
         if isinstance(operator, (cst.Equal, cst.NotEqual)):
             return self._is_counter(left, reset=False) or self._is_counter(right, reset=False)
         return isinstance(operator, _ORDER) and (self._is_counter(left, True) or self._is_counter(right, True))
 
     def _is_counter(self, node: cst.CSTNode, reset: bool) -> bool:
-        """Whether an expression is a number that the loop raises, and, where `reset`, sets back as well."""
+        """Whether an expression is a number that the loop increments and, with `reset`, also resets."""
         match node:
             case cst.BinaryOperation(operator=cst.Add() | cst.Subtract(), left=left, right=right):
                 return self._is_counter(left, reset) or self._is_counter(right, reset)

@@ -1,4 +1,4 @@
-"""Whether a function does nothing but compute what it returns."""
+"""Whether a function only computes its result."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import libcst as cst
 from clipcheck.python.source import Source
 from clipcheck.training.calls import callee
 
-_DEPTH = 2  # how deeply calls of functions in the file are followed
+_DEPTH = 2  # maximum depth of calls to follow
 _LIBRARIES = ("torch.", "math.", "numpy.", "builtins.", "functools.", "itertools.", "clipcheck.runtime.")
 _LOUD = frozenset("builtins.print builtins.setattr builtins.exec builtins.eval builtins.open builtins.input".split())
-# Methods of tensors, modules and lists that change nothing but a value of the function's own.
+# Methods of tensors, modules and lists that change at most a local value of the function.
 _QUIET = frozenset(
     "norm item tolist pow pow_ sum sqrt sqrt_ square abs max amax mean add add_ mul dot vdot view flatten reshape detach "
     "data float double half cpu cuda to numpy clone append extend parameters named_parameters values items keys get "
@@ -19,7 +19,7 @@ _QUIET = frozenset(
 
 
 def only_computes(source: Source, function: cst.FunctionDef | cst.Lambda, depth: int = _DEPTH) -> bool:
-    """Whether a function has no side effects: it stores, prints, raises and changes nothing that others see."""
+    """Whether a function has no side effects: it does not store, print or raise, or change anything that others see."""
     return not any(_is_effect(source, node, depth) for node in source.walk(function.body))
 
 

@@ -1,9 +1,9 @@
 """The training step: the order in which a function runs backward, unscale, clip, step, zero_grad and update.
 
 A function becomes a graph of events: every event knows which events can come right before and right after it, through
-branches, loops (the end of an iteration leads to the next one), `continue`, `break`, `return` and the local functions
-that are called. Rules then ask what comes first on every path from a clip, forwards or backwards. What may be anything is
-an event of its own kind, UNKNOWN: a rule that meets one stays silent.
+branches, loops (the end of an iteration leads to the next one), `continue`, `break`, `return` and calls of local
+functions. Rules then ask what comes first on every path from a clip, forward or backward. Code that might do anything
+is an UNKNOWN event: a rule that encounters one reports nothing.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Function: TypeAlias = "cst.FunctionDef | cst.Module"
 
 @dataclass(eq=False)
 class Event:
-    """An act and where it takes place in the function that is asked about.
+    """An act and its place in the analyzed function.
 
-    `frame` is the innermost of the calls that lead to it, `subject` what it acts upon in the words of the outermost caller
-    that names it. `facts` are the tests around it whose outcome is the same all through one iteration, and that outcome.
+    `frame` is the innermost call that leads to it; `subject` is what it acts on, as the outermost caller with a
+    name for it writes it. `facts` are the tests around it whose outcome is fixed for an iteration, with their outcomes.
     """
 
     kind: EventKind
@@ -46,12 +46,12 @@ class Event:
 
     @property
     def places(self) -> list[cst.CSTNode]:
-        """Where it takes place: its node, then the calls that lead there, the one in the function asked about last."""
+        """Its node, then the calls that lead to it; the call in the analyzed function comes last."""
         return [self.node, *(frame.call for frame in frames(self.frame))]
 
     @property
     def at(self) -> cst.CSTNode:
-        """The act's node, or the call in the function asked about that leads to it."""
+        """The act's node, or the call in the analyzed function that leads to it."""
         return self.places[-1]
 
     @property
@@ -60,19 +60,19 @@ class Event:
 
     @property
     def is_called(self) -> bool:
-        """Whether it takes place inside a function that is called here."""
+        """Whether it happens inside a called function."""
         return self.frame is not None
 
     def first_before(self, *kinds: EventKind) -> list[Event]:
-        """The first event of these kinds on every path that leads here; START where a path meets none."""
+        """The nearest earlier event of these kinds on every path that leads here; START if a path has none."""
         return list(_first(self, lambda event: event.before, lambda event: event.kind in kinds))
 
     def first_after(self, *kinds: EventKind) -> list[Event]:
-        """The first event of these kinds on every path from here; END where a path meets none."""
+        """The nearest later event of these kinds on every path from here; END if a path has none."""
         return self.next_where(lambda event: event.kind in kinds)
 
     def next_where(self, wanted: Callable[[Event], bool]) -> list[Event]:
-        """Like `first_after`, with a test of the events instead of their kinds."""
+        """Like `first_after`, with a predicate instead of kinds."""
         return list(_first(self, lambda event: event.after, wanted))
 
 
@@ -87,7 +87,7 @@ def _first(event: Event, neighbors: Callable[[Event], list[Event]], wanted: Call
             continue
         seen.add(other)
         if _contradict(event, other):
-            continue  # no run takes this path
+            continue  # this path is impossible
         if wanted(other) or other.kind in (EventKind.START, EventKind.END):
             yield other
         else:
@@ -100,7 +100,7 @@ def _contradict(one: Event, other: Event) -> bool:
 
 @dataclass(eq=False)
 class Flow:
-    """The events of one function, or of a module's top level, in the order of the text."""
+    """The events of one function, or of a module's top level, in source order."""
 
     function: Function
     events: list[Event]
@@ -112,7 +112,7 @@ class Flow:
 
 
 def flows(source: Source, kind: EventKind) -> Iterator[Flow]:
-    """The flow of every function, and of the module's top level, that may hold an event of this kind, also by a call."""
+    """The flow of every function, and of the top level, that may contain an event of this kind, also through calls."""
     functions: list[Function] = [source.module, *source.nodes(cst.FunctionDef)]
     return (flow(source, function) for function in functions if does(source, function, kind))
 
@@ -134,24 +134,24 @@ def flow(source: Source, function: Function) -> Flow:
 
 @dataclass(frozen=True)
 class _Here:
-    """Where the walk is: the calls that led from the function asked about to the code, and where control leaves it."""
+    """The state of the walk: the calls that led from the analyzed function to the code, and where control leaves it."""
 
     source: Source
     function: Function
-    events: list[Event]  # all that were found, in the order of the text
+    events: list[Event]  # all events so far, in source order
     frame: Frame | None = None  # the call that led here
-    facts: frozenset[tuple[str, bool]] = frozenset()  # what is known at that call
+    facts: frozenset[tuple[str, bool]] = frozenset()  # the known facts at that call
     head: Event | None = None  # where the next iteration begins
     breaks: list[Event] = field(default_factory=list)  # the events right before a `break`
     returns: list[Event] = field(default_factory=list)
 
     def follows(self, function: Place) -> bool:
-        """Whether a call of this function is to be followed."""
+        """Whether a call of this function should be followed."""
         running = [self.function, *(frame.function for frame in frames(self.frame))]
         return len(running) <= DEPTH and len(self.events) < MOST and function not in running
 
     def inside(self, call: cst.Call, callee: Callee) -> _Here:
-        """The place where a function that is called here begins."""
+        """The state at the start of a function that is called here."""
         frame = entered(self.source, call, callee, self.frame)
         return replace(self, frame=frame, facts=self.known(call), head=None, breaks=[], returns=[])
 
@@ -173,7 +173,7 @@ def _block(body: Sequence[cst.CSTNode], ends: list[Event], here: _Here) -> list[
     for statement in body:
         if not ends:
             break  # after a return, a continue or a break
-        # paths that meet again are one: without this, n branches in a row would be 2 ** n paths
+        # merge paths that meet again: without this, n branches in a row would be 2 ** n paths
         ends = list(dict.fromkeys(_statement(statement, ends, here)))
     return ends
 

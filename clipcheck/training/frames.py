@@ -1,4 +1,4 @@
-"""The calls that lead from a function into those that it calls, and how what is named in there is spelled by the first caller."""
+"""The calls that lead from a function into those that it calls, and the first caller's names for values there."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from clipcheck.training.summaries import in_caller_terms
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A call that led into a function, from the one that is asked about or from one that it calls.
+    """A call that led into a function, from the analyzed function or from one that it calls.
 
-    `given` are the caller's expressions for its parameters, `words` how the function asked about spells what it names by them.
+    `given` are the caller's arguments by parameter name; `words` are the analyzed function's expressions for them.
     """
 
     call: cst.Call
@@ -27,7 +27,7 @@ class Frame:
 
 
 def frames(innermost: Frame | None) -> Iterator[Frame]:
-    """The calls that lead to a place, the innermost first."""
+    """The calls that lead to a place, innermost first."""
     while innermost is not None:
         yield innermost
         innermost = innermost.outer
@@ -44,7 +44,7 @@ def entered(source: Source, call: cst.Call, callee: Callee, outer: Frame | None)
 
 
 def _spelled(source: Source, node: cst.BaseExpression, frame: Frame | None) -> str:
-    """A name or attribute as the function asked about spells it, empty where it has no word for it."""
+    """A name or attribute as the analyzed function writes it; empty if it has no name for it."""
     written = source.spelled(node)
     if frame is None:
         return written
@@ -56,7 +56,7 @@ def _spelled(source: Source, node: cst.BaseExpression, frame: Frame | None) -> s
 def in_outermost_terms(
     source: Source, node: cst.BaseExpression | None, frame: Frame | None
 ) -> cst.BaseExpression | None:
-    """An expression in the words of the outermost caller that names it: what was given for a parameter."""
+    """A parameter replaced by the argument of the outermost caller that has a name for it."""
     for inner in frames(frame):
         outer = in_caller_terms(source, node, inner.given)
         if outer is node:

@@ -1,4 +1,4 @@
-"""What surrounds a place in its function: the loops, and the tests that decide whether it runs."""
+"""The loops around a node in its function, and the tests that decide whether it runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Loop: TypeAlias = "cst.For | cst.While"
 
 
 def loops(source: Source, node: cst.CSTNode) -> list[Loop]:
-    """The loops around `node` in its function, innermost first; a loop's own header is outside of it."""
+    """The loops around `node` in its function, innermost first; the header of a loop is outside it."""
     found: list[Loop] = []
     inner = node
     for above in source.ancestors(node):
@@ -28,7 +28,7 @@ def loops(source: Source, node: cst.CSTNode) -> list[Loop]:
 
 
 def branches(source: Source, node: cst.CSTNode) -> Iterator[tuple[cst.If, bool]]:
-    """The `if` statements around `node` in its function, innermost first, and whether it stands under the test's truth."""
+    """The `if` statements around `node` in its function, innermost first, each with the outcome that leads there."""
     inner = node
     for above in source.ancestors(node):
         match above:
@@ -42,9 +42,9 @@ def branches(source: Source, node: cst.CSTNode) -> Iterator[tuple[cst.If, bool]]
 
 
 def conditions(source: Source, node: cst.CSTNode) -> Iterator[tuple[cst.If, bool]]:
-    """The tests whose outcome decides whether `node` runs, innermost first: those around it, and those that leave before it.
+    """The tests that decide whether `node` runs, innermost first: those around it, and early exits before it.
 
-    `if (i + 1) % n: continue` decides on what follows it as `if (i + 1) % n == 0:` does.
+    `if (i + 1) % n: continue` controls what follows it just like `if (i + 1) % n == 0:`.
     """
     inner = node
     for above in source.ancestors(node):
@@ -61,7 +61,7 @@ def conditions(source: Source, node: cst.CSTNode) -> Iterator[tuple[cst.If, bool
 
 
 def _left_before(body: Sequence[cst.CSTNode], until: cst.CSTNode) -> Iterator[tuple[cst.If, bool]]:
-    """The `if` statements of a block, before one of its statements, of which a branch never reaches its end."""
+    """The `if` statements before a statement in its block of which one branch never reaches its end."""
     for statement in body:
         if statement is until:
             return
@@ -82,7 +82,7 @@ def _ends_in_jump(part: cst.CSTNode | None) -> bool:
 
 
 def is_conditional(source: Source, node: cst.CSTNode) -> bool:
-    """Whether something in its statement, or the handling of an error, decides whether `node` runs."""
+    """Whether `node` runs only under a condition in its statement, or in an error handler."""
     inner = node
     for above in source.ancestors(node):
         match above:
@@ -99,7 +99,7 @@ def is_conditional(source: Source, node: cst.CSTNode) -> bool:
 
 
 def exclusive(source: Source, one: cst.CSTNode, other: cst.CSTNode) -> bool:
-    """Whether no run leads from `one` to `other`: different branches of an `if`, or `one`'s branch leaves before it."""
+    """Whether no path leads from `one` to `other`: different branches of an `if`, or the branch of `one` exits."""
     mine = {id(branch): outcome for branch, outcome in branches(source, one)}
     if any(mine.get(id(branch), outcome) != outcome for branch, outcome in branches(source, other)):
         return True
@@ -107,7 +107,7 @@ def exclusive(source: Source, one: cst.CSTNode, other: cst.CSTNode) -> bool:
 
 
 def _leaves_before(source: Source, one: cst.CSTNode, other: cst.CSTNode) -> bool:
-    """Whether a branch around `one` ends with a jump, so that `other`, outside of it, is not reached from there."""
+    """Whether a branch around `one` ends with a jump, so that `other`, outside it, is not reached from there."""
     for branch, outcome in branches(source, one):
         part = branch.body if outcome else branch.orelse
         if part is None or contains(source, part, other):

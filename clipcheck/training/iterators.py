@@ -1,8 +1,8 @@
 """One-shot iterators that are used again: `model.parameters()`, `filter`, `map`, `chain` and generators.
 
-They yield their items only once: a second loop over one runs zero times, and a function that is given it sees no
-parameters, without an error. So a clip of one clips nothing if an earlier use took everything, or if it is the same
-iterator in each iteration or each call.
+They yield their items only once: a second loop over one runs zero times, and a function that receives it sees no
+parameters, without an error. So a clip clips nothing if an earlier use has exhausted the iterator, or if every
+iteration or call uses the same one.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from clipcheck.training.one_shot import WRAPS
 from clipcheck.training.parameters import attribute_bindings
 from clipcheck.training.readings import drain_of, makes_iterator
 
-# Methods that run once for an object: what they find in an attribute, they find the first time.
+# Methods that run once per object, so that they see a fresh iterator in an attribute.
 _RUN_ONCE = ("__init__", "setup", "build")
 
 
 class Spent(NamedTuple):
-    """A use that finds nothing: `made` is the expression that makes the iterator, `name` the variable's.
+    """A use of an exhausted iterator: `made` is the expression that creates the iterator, `name` its variable.
 
-    `drained` is the earlier use that took everything, or the use itself where it takes everything the first time round.
+    `drained` is the earlier use that exhausts it, or the use itself if it does so in the first iteration.
     """
 
     use: cst.BaseExpression
@@ -35,18 +35,18 @@ class Spent(NamedTuple):
     name: str
     drained: cst.CSTNode
     again: bool
-    calls: bool = False  # the use is in a method that runs again and again
+    calls: bool = False  # the use is in a method that runs repeatedly
 
 
 class _Making(NamedTuple):
-    """An assignment of a one-shot iterator to a variable: where it stands, and the expression that makes the iterator."""
+    """An assignment of a one-shot iterator to a variable: its place, and the expression that creates the iterator."""
 
     place: cst.CSTNode
     made: cst.BaseExpression
 
 
 def spent(source: Source, use: cst.BaseExpression) -> Spent | None:
-    """Why the iterator that a name or a `self.` attribute stands for has nothing left at `use`; None if it may have."""
+    """Why the iterator in a name or a `self.` attribute is exhausted at `use`; None if it may not be."""
     match use:
         case cst.Name():
             return _spent_name(source, use)
@@ -63,7 +63,7 @@ def spent(source: Source, use: cst.BaseExpression) -> Spent | None:
 def _spent_before(
     source: Source, use: cst.Name | cst.Attribute, making: _Making, earlier: Iterable[cst.BaseExpression]
 ) -> Spent | None:
-    """The first of the earlier uses of the iterator that takes everything, on a path that leads to `use`."""
+    """The first earlier use that exhausts the iterator on a path that leads to `use`."""
     for other in earlier:
         drain = drain_of(source, other)
         if drain is not None and not contains(source, drain, use) and not exclusive(source, other, use):
@@ -74,7 +74,7 @@ def _spent_before(
 def _spent_by_itself(
     source: Source, use: cst.Name | cst.Attribute, making: _Making, places: Sequence[cst.CSTNode]
 ) -> Spent | None:
-    """The use in a loop that finds the same iterator each time; `places` are all that assign the variable."""
+    """A use in a loop that sees the same iterator each time; `places` are all assignments of the variable."""
     repeating = [loop for loop in loops(source, use) if not contains(source, loop, making.place)]
     if not repeating or any(contains(source, loop, place) for place in places for loop in repeating):
         return None
@@ -82,7 +82,7 @@ def _spent_by_itself(
 
 
 def _leaves(source: Source, use: cst.CSTNode) -> bool:
-    """Whether the loop around is left right after the use, so that it runs once."""
+    """Whether the loop is left right after the use, so that it runs once."""
     block, index = source.siblings(source.statement(use))
     for statement in block[index + 1 :]:
         match statement:
@@ -92,7 +92,7 @@ def _leaves(source: Source, use: cst.CSTNode) -> bool:
 
 
 def _value(source: Source, value: cst.BaseExpression | None, depth: int = 2) -> cst.BaseExpression | None:
-    """What a variable was assigned, through plain aliases."""
+    """The value that was assigned to a variable, through plain aliases."""
     if isinstance(value, cst.Name) and depth:
         match source.bindings(value):
             case [Binding(kind="assign", value=other)]:
@@ -101,7 +101,7 @@ def _value(source: Source, value: cst.BaseExpression | None, depth: int = 2) -> 
 
 
 def _one_shot(source: Source, place: cst.CSTNode, value: cst.BaseExpression | None) -> _Making | None:
-    """The making of a one-shot iterator, if an assignment of `value` is one."""
+    """The creation of a one-shot iterator, if `value` is one."""
     made = _value(source, value)
     return _Making(place, made) if made is not None and makes_iterator(source, made) else None
 
@@ -136,9 +136,9 @@ def _spent_name(source: Source, use: cst.Name) -> Spent | None:
 
 
 def _seen_from(source: Source, use: cst.Name, bindings: Sequence[Binding], here: bool) -> _Making | None:
-    """The last of the assignments that `use` can see, if they all make one-shot iterators.
+    """The last of the assignments that `use` can see, if they all create one-shot iterators.
 
-    A function that is defined further in sees all of them, `here` only those before it.
+    A nested function sees all of them; with `here`, only those before `use` count.
     """
     if here:
         rank = source.rank(use)
@@ -149,7 +149,7 @@ def _seen_from(source: Source, use: cst.Name, bindings: Sequence[Binding], here:
 
 
 def _other_name(source: Source, use: cst.Name) -> cst.BaseExpression | None:
-    """The name or attribute that stands for the same iterator: `own` where `params = own` is all that is assigned."""
+    """Another name or attribute of the same iterator: `own` if `params = own` is the only assignment."""
     match reaching(source, use):
         case [Binding(kind="assign", value=(cst.Name() | cst.Attribute(value=cst.Name("self"))) as other)]:
             return other
@@ -159,7 +159,7 @@ def _other_name(source: Source, use: cst.Name) -> cst.BaseExpression | None:
 def _uses_since(
     source: Source, use: cst.Name, scope: Scope | None, making: _Making, here: bool, name: str = ""
 ) -> Iterator[cst.BaseExpression]:
-    """The other uses of the variable, after the making and in the same function; `here` up to `use`."""
+    """The other uses of the variable in the same function after the creation; with `here`, up to `use`."""
     home = _function_of(source, making.place)
     for other in source.names.uses(scope, name or use.value):
         late = source.rank(other) < source.rank(making.place) or (here and source.rank(other) > source.rank(use))
@@ -168,7 +168,7 @@ def _uses_since(
 
 
 def iterator_made(source: Source, node: cst.BaseExpression) -> cst.BaseExpression | None:
-    """The expression that makes the one-shot iterator that an expression stands for, None where it may be none."""
+    """The expression that creates the one-shot iterator to which an expression refers; None if that is uncertain."""
     if makes_iterator(source, node):
         return node
     scope = source.scope(node).owner(node.value) if isinstance(node, cst.Name) else None
@@ -184,7 +184,7 @@ def iterator_made(source: Source, node: cst.BaseExpression) -> cst.BaseExpressio
 
 
 def _spent_attribute(source: Source, use: cst.Attribute) -> Spent | None:
-    """`self.params = model.parameters()` in one method, used up in another, or by another."""
+    """`self.params = model.parameters()` in one method, exhausted in another, or by another."""
     assigned = [(place, value, _one_shot(source, place, value)) for place, value in attribute_bindings(source, use)]
     makings = [making for _, _, making in assigned if making is not None]
     others = [value for _, value, making in assigned if making is None]
@@ -200,7 +200,7 @@ def _spent_attribute(source: Source, use: cst.Attribute) -> Spent | None:
 def _spent_in_method(
     source: Source, use: cst.Attribute, makings: Sequence[_Making], places: Sequence[cst.Attribute]
 ) -> Spent | None:
-    """The attribute is assigned in the method that uses it: as with a variable."""
+    """The attribute is assigned in the method that uses it, so it is treated like a variable."""
     method, rank = _function_of(source, use), source.rank(use)
     before = [place for place in places if _function_of(source, place) is method and source.rank(place) < rank]
     making = next((one for one in makings if before and one.place is before[-1]), None)
@@ -212,7 +212,7 @@ def _spent_in_method(
 
 
 def _spent_elsewhere(source: Source, use: cst.Attribute, making: _Making) -> Spent | None:
-    """The method that makes the iterator uses it up."""
+    """The method that creates the iterator exhausts it."""
     since = source.rank(making.place)
     for other in _uses_in(source, use, _function_of(source, making.place)):
         drain = drain_of(source, other) if source.rank(other) > since else None
@@ -222,7 +222,7 @@ def _spent_elsewhere(source: Source, use: cst.Attribute, making: _Making) -> Spe
 
 
 def _spent_by_calls(source: Source, use: cst.Attribute, making: _Making) -> Spent | None:
-    """The method that uses the iterator runs again and again."""
+    """The method that uses the iterator runs repeatedly."""
     method = _function_of(source, use)
     if isinstance(method, cst.FunctionDef) and method.name.value in _RUN_ONCE:
         return None
@@ -230,7 +230,7 @@ def _spent_by_calls(source: Source, use: cst.Attribute, making: _Making) -> Spen
 
 
 def _is_collection(source: Source, value: cst.BaseExpression | None) -> bool:
-    """Whether an attribute may as well be a list or a tuple; a parameter of the same name or None says nothing."""
+    """Whether an attribute may also be a list or a tuple; None and a parameter of the same name are ignored."""
     match value:
         case cst.Name("None"):
             return False

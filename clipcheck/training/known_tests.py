@@ -1,4 +1,4 @@
-"""What is known at a place because of the tests around it: which outcome each of them had."""
+"""The known outcomes of tests at a place, because they surround it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipcheck.training.guards import branches, loops
 
 
 def facts(source: Source, node: cst.CSTNode, renamed: Mapping[str, str], called: bool) -> frozenset[tuple[str, bool]]:
-    """The outcomes of the tests around `node` in its function, in the words of the caller where a call led there."""
+    """The outcomes of the tests around `node` in its function, as the caller writes them if a call led there."""
     found: set[tuple[str, bool]] = set()
     for branch, outcome in branches(source, node):
         for test, known in known_in(source, branch, outcome):
@@ -33,12 +33,12 @@ KnownOutcomes: TypeAlias = "tuple[tuple[str, bool], ...]"
 
 @memo
 def known_in(source: Source, branch: cst.If, outcome: bool) -> KnownOutcomes:
-    """What is known all through a branch; asked for every event inside of it."""
+    """The outcomes that are known throughout a branch; called for every event inside it."""
     return tuple(_outcomes(source, branch.test, outcome)) if _is_stable(source, branch.test) else ()
 
 
 def _outcomes(source: Source, test: cst.BaseExpression, outcome: bool) -> Iterator[tuple[str, bool]]:
-    """What is known once `test` came out as `outcome`."""
+    """The outcomes that follow if `test` is `outcome`."""
     match test:
         case cst.UnaryOperation(operator=cst.Not(), expression=inner):
             yield from _outcomes(source, inner, not outcome)
@@ -61,7 +61,7 @@ def _outcomes(source: Source, test: cst.BaseExpression, outcome: bool) -> Iterat
 
 
 def _is_stable(source: Source, test: cst.BaseExpression) -> bool:
-    """Whether a test has the same outcome all through a run: nothing is called, no name in it changes in a loop."""
+    """Whether a test has the same outcome throughout a run: it calls nothing, and no name in it changes in a loop."""
     for node in source.walk(test):
         match node:
             case cst.Call() | cst.Subscript() | cst.BinaryOperation():

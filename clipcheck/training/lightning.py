@@ -1,4 +1,4 @@
-"""What Lightning does around a module's own code: manual optimization, and a Trainer that scales the loss."""
+"""What Lightning does around the code of a module: manual optimization, and a Trainer that scales the loss."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clipcheck.python.source import Source
 from clipcheck.training.classes import is_lightning_module
 from clipcheck.training.possible_limits import constants
 
-# Mixed precision with float16 uses a loss scale; "16-true" and all of bfloat16 have none.
+# Mixed precision with float16 uses a loss scale; "16-true" and bfloat16 do not.
 _SCALED = frozenset({"16", "16-mixed", 16.0})
 _SCALING_PLUGINS = frozenset({"MixedPrecision", "MixedPrecisionPlugin", "NativeMixedPrecisionPlugin"})
 
@@ -22,7 +22,7 @@ def lightning_modules(source: Source) -> Iterator[cst.ClassDef]:
 
 
 def is_callback(source: Source, owner: cst.ClassDef) -> bool:
-    """Whether a class derives from Lightning's Callback, by import, in this file."""
+    """Whether a class derives from an imported Lightning Callback, as far as this file shows."""
     return any(
         base.endswith(".Callback") and base.startswith(("pytorch_lightning", "lightning"))
         for base in bases(source, owner)
@@ -30,7 +30,7 @@ def is_callback(source: Source, owner: cst.ClassDef) -> bool:
 
 
 def manual_at(source: Source, owner: cst.ClassDef) -> cst.CSTNode | None:
-    """Where a class, or a base of it in this file, switches automatic optimization off."""
+    """Where a class, or a base of it in this file, turns off automatic optimization."""
     for node in source.walk(owner):
         match node:
             case cst.Assign(
@@ -47,7 +47,7 @@ def manual_at(source: Source, owner: cst.ClassDef) -> cst.CSTNode | None:
 
 
 def scaling_trainer(source: Source) -> cst.Call | None:
-    """The Trainer of this file that scales the loss; None where one does not, or there is none."""
+    """The Trainer of this file that scales the loss; None if one does not, or if there is none."""
     trainers = [call for call in source.nodes(cst.Call) if _is_trainer(source, call)]
     return trainers[0] if trainers and all(_scales(source, trainer) for trainer in trainers) else None
 
@@ -70,7 +70,7 @@ def _scales(source: Source, trainer: cst.Call) -> bool:
 
 
 def _is_scaling(plugin: cst.Call) -> bool:
-    """Whether a precision plugin is made for float16."""
+    """Whether a precision plugin is created for float16."""
     first = next((arg.value for arg in plugin.args if not arg.star), None)
     says = isinstance(first, cst.SimpleString) and str(first.evaluated_value) in _SCALED
     return last_name(plugin.func) in _SCALING_PLUGINS and says

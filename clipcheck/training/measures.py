@@ -1,4 +1,4 @@
-"""Where a program measures the norm of gradients, as a step of the training: what takes effect there, and what is read."""
+"""Where a program measures the norm of gradients as a part of the training step, and which gradients it reads."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Gradients: TypeAlias = Literal["read", "listed", "computed", "unknown"]
 class Measure(NamedTuple):
     """A norm of gradients that is measured.
 
-    `act` is the call or assignment with which the gradients are read; `node` is what a reader takes for the measuring: the
-    loop that adds up, the expression, or the call. `result` is the expression that is the norm, where one is, `loops` are
-    those over the tensors. `gradients` says what is read: `.grad` of parameters at this place, a list that was made of
-    these before, what `torch.autograd.grad` gave, or what is not known; `local` that these are this rank's shards.
+    `act` is the call or assignment that reads the gradients; `node` is what a reader would call the measurement: the
+    accumulating loop, the expression, or the call. `result` is the expression of the norm, if any; `loops` iterate over
+    the tensors. `gradients` says what is read: `.grad` of parameters at this place, a list made of these earlier, the
+    result of `torch.autograd.grad`, or unknown. `local` means that these are this rank's shards.
     """
 
     act: cst.CSTNode
@@ -41,7 +41,7 @@ class Measure(NamedTuple):
 
 @memo
 def measures(source: Source) -> dict[cst.CSTNode, Measure]:
-    """The norms of gradients that a program measures, each by what takes effect there."""
+    """The norms of gradients that a program measures."""
     found: dict[cst.CSTNode, Measure] = {}
     for one in (*_in_loops(source), *_in_expressions(source), *_by_calls(source)):
         found.setdefault(one.act, one)
@@ -75,7 +75,7 @@ def _measure(
 
 
 def _listed(source: Source, iterable: cst.BaseExpression | None) -> Gradients:
-    """What the gradients are that a list holds."""
+    """The kind of gradients that a list contains."""
     made = element(source, iterable) if iterable is not None else None
     if made is not None and made.owner is not None:
         return "listed"
@@ -88,7 +88,7 @@ def _listed(source: Source, iterable: cst.BaseExpression | None) -> Gradients:
 
 
 def _first_read(source: Source, node: cst.BaseExpression, series: Series) -> cst.CSTNode | None:
-    """The call, or the assignment of what it is made from, with which the gradients are read."""
+    """The call, or the assignment of a value that it uses, that reads the gradients."""
     if series.used:
         return source.enclosing(series.used[0].node, cst.Assign)
     return next((inner for inner in source.walk(node) if isinstance(inner, cst.Call)), None)
@@ -118,7 +118,7 @@ def _total_norm(source: Source, call: Clip) -> Measure:
 
 
 def _is_called_norm(source: Source, call: cst.Call) -> bool:
-    """Whether a function that is not in the file says by its name that it gives the norm of gradients."""
+    """Whether the name of a function outside the file says that it returns the norm of gradients."""
     if not gives_gradient_norm(last_name(call.func)):
         return False
     match call.func:
@@ -130,22 +130,22 @@ def _is_called_norm(source: Source, call: cst.Call) -> bool:
     return False
 
 
-# --- what becomes of it ----------------------------------------------------------------------------------------------
+# --- uses of the norm ------------------------------------------------------------------------------------------------
 
 
 def shown(source: Source, at: cst.CSTNode, act: cst.CSTNode) -> cst.CSTNode:
-    """What to point at for an event whose act measures: the loop or expression, or the call that leads to it."""
+    """The node to report for an event that measures: the loop or expression, or the call that leads to it."""
     found = measures(source).get(act)
     return found.node if found is not None and at is act else at
 
 
 def is_dropped(source: Source, node: cst.CSTNode) -> bool:
-    """Whether an expression is a statement of its own."""
+    """Whether the value of an expression is discarded: it is a statement by itself."""
     return isinstance(source.parent(node), cst.Expr)
 
 
 def values(source: Source, node: cst.CSTNode, depth: int = 3) -> list[cst.CSTNode]:
-    """The expressions that are the norm that is measured at `node`, under whatever name: each where something is done with it."""
+    """The uses of the norm that is measured at `node`, under whatever name."""
     if isinstance(node, cst.For):
         targets = [one.target for one in accumulations(source) if one.loop is node]
         names = [target for target in targets if isinstance(target, cst.Name)]
@@ -159,7 +159,7 @@ def values(source: Source, node: cst.CSTNode, depth: int = 3) -> list[cst.CSTNod
 
 
 def _handed_on(source: Source, node: cst.CSTNode) -> cst.Name | None:
-    """The name that a statement gives to a norm as it is: rooted, read or stacked, but not computed with."""
+    """The name to which a statement assigns a norm: its root may be taken, it may be read or stacked, but no more."""
     for above in source.ancestors(node):
         match above:
             case cst.Attribute() | cst.Arg() | cst.Call() | cst.IfExp() | cst.BinaryOperation(operator=cst.Power()):
@@ -171,7 +171,7 @@ def _handed_on(source: Source, node: cst.CSTNode) -> cst.Name | None:
 
 
 def uses_of(source: Source, name: cst.Name) -> list[cst.Name]:
-    """Where the value can be read that a name gets, or has, at this place."""
+    """The reads of the value that a name is assigned, or has, at this place."""
     scope = source.scope(name).owner(name.value)
     if scope is None:
         return []

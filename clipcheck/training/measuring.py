@@ -11,6 +11,6 @@ from clipcheck.training.measures import measures
 
 
 def measuring(source: Source) -> Iterator[Flow]:
-    """The flow of every function that measures, or calls one that does; most programs do not, and are skipped."""
+    """The flow of every function that measures, or calls one that does; most programs have none, and are skipped."""
     if measures(source):
         yield from flows(source, EventKind.MEASURE)

@@ -1,4 +1,4 @@
-"""Gradient accumulation: what runs for every micro-batch although the optimizer steps once in several."""
+"""Gradient accumulation: code that runs for every micro-batch although the optimizer steps once in several."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _ENDS = (EventKind.STEP, EventKind.BACKWARD, EventKind.UNKNOWN)
 
 
 def guarded_step(source: Source, event: Event) -> Event | None:
-    """The step that uses what `event` did to each of several micro-batches, None where they go one to one.
+    """The step that uses the effect of `event` on several micro-batches; None if there is one step per micro-batch.
 
-    All steps that can follow are under a test that counts steps, `event` does not, and where the test fails another
+    All steps that can follow are under a test that counts steps, `event` is not, and if the test fails, another
     backward adds to the same gradients.
     """
     found = _guarded_step(source, event, EventKind.ZERO_GRAD)
     if found is None and event.kind is EventKind.UNSCALE:
-        # that they are unscaled is forgotten when the scale is updated, not when the gradients are cleared
+        # `unscale_` is recorded until the scale is updated, not until the gradients are cleared
         found = _guarded_step(source, event, EventKind.UPDATE)
     return found
 
@@ -37,14 +37,14 @@ def _guarded_step(source: Source, event: Event, forgets: EventKind) -> Event | N
 
 
 def comes_once_in_several(source: Source, step: Event, event: Event) -> bool:
-    """Whether a test that counts decides on a step, in the innermost loop around `event`."""
+    """Whether a counting test decides whether a step happens, in the innermost loop around `event`."""
     if loops_around(source, step)[:1] != loops_around(source, event)[:1]:
         return False
     return counting_guard(source, step) is not None
 
 
 def loops_around(source: Source, event: Event) -> list[Loop]:
-    """The loops around an event, innermost first, also those around the calls that lead to it."""
+    """The loops around an event, innermost first, including those around the calls that lead to it."""
     return [loop for place in event.places for loop in loops(source, place)]
 
 
@@ -60,13 +60,13 @@ def _steps_after(event: Event, loop: Loop | None, forgets: EventKind) -> list[Ev
 
 
 def _adds_to_one_backward(source: Source, event: Event, inside: list[Loop], forgets: EventKind) -> bool:
-    """Whether all that can come before is a backward of the same micro-batch."""
+    """Whether only a backward of the same micro-batch can come before."""
     earlier = event.first_before(*_ENDS, forgets)
     return all(other.kind is EventKind.BACKWARD and loops_around(source, other) == inside for other in earlier)
 
 
 def step_elsewhere(source: Source, flow: Flow, event: Event) -> Event | None:
-    """The step in the other branch of the test that counts micro-batches: `event` is in the one that only adds up."""
+    """The step in the other branch of the test that counts micro-batches; `event` is in the branch that accumulates."""
     if not leads_to_backward(event):
         return None
     mine = {(id(test.branch), test.outcome) for test in tests_around(source, event)}

@@ -1,4 +1,4 @@
-"""Which expressions are surely modules or optimizers where they are used: every assignment that a name can come from counts."""
+"""Which expressions are certainly modules or optimizers: every assignment that can reach a use must agree."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from clipcheck.training.clips import clips
 from clipcheck.training.guards import exclusive
 from clipcheck.training.parameters import assigned
 
-_DEPTH = 4  # how many names and calls are followed
+_DEPTH = 4  # maximum number of names and calls to follow
 _KEEPS = frozenset(
     "to cuda cpu train eval float double half bfloat16 requires_grad_".split()
-)  # methods that give the module
-_OF_TENSORS = frozenset({"Parameter", "ParameterList", "Buffer"})  # they are tensors, or go through some
+)  # methods that return the module
+_OF_TENSORS = frozenset({"Parameter", "ParameterList", "Buffer"})  # these are tensors or iterate over tensors
 _OF_MODULES = frozenset({"parameters", "named_parameters", "state_dict", "zero_grad"})
 
 
 def is_module(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> bool:
-    """Whether an expression is a module: made by a class of torch.nn or of this file, or used as one on every path to here."""
+    """Whether an expression is a module: an instance of a class of torch.nn or this file, or used as a module."""
     if not depth:
         return False
     match node:
@@ -44,7 +44,7 @@ def is_module(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> bool:
 
 
 def is_optimizer(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> bool:
-    """Whether an expression is an optimizer of torch's, whichever of its assignments it comes from."""
+    """Whether an expression is a torch optimizer, whichever of its assignments it comes from."""
     if not depth:
         return False
     match node:
@@ -96,7 +96,7 @@ def _is_used_as_module(source: Source, name: cst.Name) -> bool:
 
 
 def _is_clipped_uncalled(source: Source, method: cst.Attribute) -> bool:
-    """Whether `net.parameters` is given to a clip as it is: what lacks the parentheses is a module's method."""
+    """Whether `net.parameters` is passed to a clip without parentheses, so that `net` is a module."""
     return method.attr.value == "parameters" and any(clip.parameters is method for clip in clips(source))
 
 
@@ -105,7 +105,7 @@ def _are_same(some: list[Binding], others: list[Binding]) -> bool:
 
 
 def _is_conditional(source: Source, use: cst.CSTNode, place: cst.CSTNode) -> bool:
-    """Whether something decides on `use` that does not decide on `place`: a test of the type, most often."""
+    """Whether `use` has a condition that `place` does not have, most often a type check."""
     inner = use
     for above in source.ancestors(use):
         match above:
@@ -121,7 +121,7 @@ def _is_conditional(source: Source, use: cst.CSTNode, place: cst.CSTNode) -> boo
 
 
 def _is_tested_first(above: cst.CSTNode, part: cst.CSTNode) -> bool:
-    """Whether a part of a statement runs in any case: the test of an `if`, the left side of `and`."""
+    """Whether a part of a statement always runs: the test of an `if`, the left side of `and`."""
     match above:
         case cst.If(test=test) | cst.IfExp(test=test):
             return part is test

@@ -1,4 +1,4 @@
-"""Every norm of parameters' gradients in a program, with the spelling of the parameters: to say whether two are the same."""
+"""Every norm of parameters' gradients in a program, with the code of the parameters, to compare norms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clipcheck.training.clips import Clip, torch_calls
 
 
 class Norm(NamedTuple):
-    """A norm of the gradients of `parameters` (as code without white space); `value` is the expression, if it is one."""
+    """A norm of the gradients of `parameters` (code without white space); `value` is its expression, if it has one."""
 
     node: cst.CSTNode
     parameters: tuple[str, ...]
@@ -53,7 +53,7 @@ def _in_expressions(source: Source) -> Iterator[Norm]:
 
 
 def _by_torch(source: Source, call: Clip) -> Iterator[Norm]:
-    """A clip that clips nothing, as it has no limit, or `get_total_norm` of a comprehension."""
+    """A clip that clips nothing, since its limit is infinite, or `get_total_norm` of a comprehension."""
     names: tuple[str, ...] | None = None
     match call.function, call.arguments.get("tensors"):
         case "clip_grad_norm_", _ if number(source, call.limit) == math.inf and call.parameters:
@@ -75,7 +75,7 @@ def _by_runtime(source: Source) -> Iterator[Norm]:
 
 
 def _valued(source: Source, call: cst.Call) -> tuple[cst.BaseExpression, bool]:
-    """The expression that a call's number is read by: itself, or `.item()` of it."""
+    """The expression that holds the value of a call: the call itself, or its `.item()`."""
     match source.parent(call):
         case cst.Attribute(attr=cst.Name(value="item")) as attribute:
             around = source.parent(attribute)

@@ -1,4 +1,4 @@
-"""One-shot iterators: which expressions make one, and which uses take everything from it."""
+"""One-shot iterators: which expressions create one, and which uses exhaust it."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _ONE_SHOT = {
     "itertools.takewhile",
 }
 _PARAMETERS = {"parameters", "named_parameters", "buffers"}
-# `self.model.parameters.parameters()`: a module's `parameters` is a method, so this is the project's own object.
+# `self.model.parameters.parameters()`: a module's `parameters` is a method, so this must be some other object.
 _COLLECTION = {"params", "parameters", "groups", "collection"}
-# Calls that go through the whole of an iterator that they are given.
+# Calls that exhaust an iterator.
 _DRAINS = {
     f"builtins.{name}"
     for name in ("list", "tuple", "set", "sorted", "sum", "any", "all", "max", "min", "dict", "frozenset")
 } | {"torch.nn.utils.parameters_to_vector"}
-# Calls that wrap an iterator: what drains the result drains the iterator, too.
+# Calls that wrap an iterator: exhausting the result exhausts the iterator, too.
 WRAPS = {"filter", "map", "chain", "zip", "enumerate", "iter", "islice"}
 
 
 def is_one_shot(source: Source, node: cst.BaseExpression | None) -> bool:
-    """Whether an expression makes an iterator that yields its items only once."""
+    """Whether an expression creates an iterator that yields its items only once."""
     match node:
         case cst.GeneratorExp():
             return True
@@ -50,7 +50,7 @@ def is_one_shot(source: Source, node: cst.BaseExpression | None) -> bool:
 
 
 def _gives_a_list(source: Source, owner: cst.BaseExpression, method: str) -> bool:
-    """Whether the owner may be no plain module: a class of this file has that method, or it is a collection of parameters."""
+    """Whether the owner may not be a plain module: a class of this file has that method, or it is a collection."""
     if _COLLECTION & set(words(last_name(owner))):
         return True
     match owner:
@@ -65,7 +65,7 @@ def _gives_a_list(source: Source, owner: cst.BaseExpression, method: str) -> boo
 
 
 def drains(source: Source, use: cst.BaseExpression) -> cst.CSTNode | None:
-    """The call or loop that takes everything from the iterator at `use`, None where that is not certain."""
+    """The call or loop that exhausts the iterator at `use`; None if that is not certain."""
     parent = source.parent(use)
     match parent:
         case cst.For(iter=iterable) if iterable is use:
@@ -97,7 +97,7 @@ def _draining_call(source: Source, call: cst.Call, arg: cst.Arg) -> cst.CSTNode 
 
 
 def _is_class_of_optimizers(name: str) -> bool:
-    """Whether a name is that of a class chosen elsewhere: `optimizer_class`, `optim_cls`."""
+    """Whether a name refers to a class chosen elsewhere: `optimizer_class`, `optim_cls`."""
     parts = words(name)
     return parts[-1:] in (("class",), ("cls",)) and any(part.startswith("optim") for part in parts)
 

@@ -1,4 +1,4 @@
-"""What takes effect in a statement or an expression, in the order of evaluation: acts, and calls of functions with a part in the step."""
+"""The acts in a statement or expression, and its calls of functions that perform acts, in order of evaluation."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _EFFECTIVE = frozenset({cst.Call, cst.Assign, cst.AugAssign})
 
 
 def called(source: Source, call: cst.Call) -> Iterator[Callee]:
-    """The functions that a call runs and that have a part in the training step."""
+    """The functions that a call runs and that take part in the training step."""
     return (callee for callee in callees(source, call) if possible_acts(source, callee.function))
 
 
 @memo
 def effective(source: Source, node: cst.CSTNode) -> tuple[cst.CSTNode, ...]:
-    """The acts in a simple statement or an expression, and its calls of local functions, in their order."""
+    """The acts in a simple statement or an expression, and its calls of local functions, in order."""
     return tuple(inner for inner in _evaluated(node) if _takes_effect(source, inner))
 
 

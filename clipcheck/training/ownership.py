@@ -1,4 +1,4 @@
-"""Whether the parameters that a clip takes are those that a step moves, also where both are in functions that are called."""
+"""Whether a clip and a step have the same parameters, even if both are in called functions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from clipcheck.training.parameters import owners, stepped, surely_belong
 
 
 def is_for(source: Source, clip: Event, step: Event) -> bool | None:
-    """Whether a step uses (some of) what a clip clips, by what the optimizer was created with; None if that is unknown."""
+    """Whether a step uses (some of) what a clip clips, according to the optimizer's creation; None if unknown."""
     if clip.subject is None or step.subject is None:
         return None
     if clip.frame is None:
@@ -22,10 +22,10 @@ def is_for(source: Source, clip: Event, step: Event) -> bool | None:
 
 
 def owned(source: Source, clip: Event) -> frozenset[str] | None:
-    """The modules whose parameters a clip takes, as the function that is asked about spells them."""
+    """The modules whose parameters are clipped, as the analyzed function writes them."""
     found = None if clip.subject is None else owners(source, clip.subject)
     if found is None or clip.frame is None or source.function(clip.subject or clip.node) is not clip.frame.function:
-        return found  # the subject is in the caller's words already
+        return found  # the subject is already written as in the caller
     spelled = [name.partition(".") for name in found]
     words = {root: clip.frame.words.get(root, "self" if root == "self" else "") for root, _, _ in spelled}
     return frozenset(words[root] + dot + rest for root, dot, rest in spelled) if all(words.values()) else None

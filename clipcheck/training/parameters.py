@@ -1,4 +1,4 @@
-"""Whose parameters an expression holds, and which optimizer steps them: asked before two calls are said to belong together."""
+"""Whose parameters an expression contains, and which optimizer steps them: needed to relate two calls."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from clipcheck.python.names import Binding, dotted, last_name
 from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
 
-# Calls that hand their (first or only) iterable argument on.
+# Calls that pass on their (first or only) iterable argument.
 _THROUGH = frozenset("list tuple set iter reversed sorted chain from_iterable islice cast".split())
 
 
 def is_optimizer(source: Source, node: cst.CSTNode) -> bool:
-    """Whether an expression is an optimizer: by what it was assigned, or else by its name."""
+    """Whether an expression is an optimizer, judging by its assignment or else by its name."""
     match assigned(source, node):
         case cst.Call(func=func) if is_optimizer_class(source, func):
             return True
@@ -38,7 +38,7 @@ def is_scaler(node: cst.CSTNode) -> bool:
 
 
 def assigned(source: Source, node: cst.CSTNode) -> cst.BaseExpression | None:
-    """The one expression that a name or a `self.` attribute is assigned in this file, or None."""
+    """The only expression that is assigned to a name or a `self.` attribute in this file, or None."""
     match node:
         case cst.Name():
             values = [b.value for b in source.bindings(node) if b.kind == "assign"]
@@ -51,7 +51,7 @@ def assigned(source: Source, node: cst.CSTNode) -> cst.BaseExpression | None:
 
 
 def attribute_values(source: Source, node: cst.CSTNode, attr: str) -> list[cst.BaseExpression | None]:
-    """All that the class around `node` assigns to `self.attr`, None for what is not a plain assignment."""
+    """Everything that the class around `node` assigns to `self.attr`; None for each assignment that is not plain."""
     owner = source.enclosing(node, cst.ClassDef)
     if owner is None:
         return []
@@ -74,7 +74,7 @@ def _attribute_assignments(
 
 
 def _targets(statement: cst.CSTNode) -> Iterator[tuple[cst.CSTNode, cst.BaseExpression | None]]:
-    """The places that a statement assigns, with what a place is given as a whole."""
+    """The targets of a statement, each with its value if it is assigned as a whole."""
     match statement:
         case cst.Assign(targets=targets, value=value):
             for target in targets:
@@ -90,13 +90,13 @@ def _targets(statement: cst.CSTNode) -> Iterator[tuple[cst.CSTNode, cst.BaseExpr
 
 
 def attribute_bindings(source: Source, node: cst.Attribute) -> list[tuple[cst.Attribute, cst.BaseExpression | None]]:
-    """The places of the class around `node` that assign this `self.` attribute, with what they assign."""
+    """The places in the class around `node` that assign this `self.` attribute, with the assigned values."""
     owner = source.enclosing(node, cst.ClassDef)
     return _attribute_assignments(source).get((owner, node.attr.value), []) if owner else []
 
 
 def owners(source: Source, node: cst.CSTNode, depth: int = 4) -> frozenset[str] | None:
-    """The modules (as spelled) whose parameters an expression holds, None where that is not plain."""
+    """The modules (as code) whose parameters an expression contains; None if that is unclear."""
     match node:
         case cst.Call(func=cst.Attribute(value=module, attr=cst.Name("parameters" | "named_parameters")), args=[]):
             return frozenset({_unwrapped(source.spelled(module))})
@@ -109,7 +109,7 @@ def owners(source: Source, node: cst.CSTNode, depth: int = 4) -> frozenset[str] 
 
 
 def _parts(node: cst.CSTNode) -> Sequence[cst.BaseExpression]:
-    """The expressions whose parameters another expression hands on; none where that is not plain."""
+    """The expressions whose parameters another expression passes on; empty if that is unclear."""
     match node:
         case cst.Call(func=cst.Name("filter" | "map"), args=[_, cst.Arg(value=inner)]):
             return [inner]
@@ -134,13 +134,13 @@ def _is_params(element: cst.BaseDictElement) -> bool:
 
 
 def _unwrapped(module: str) -> str:
-    """A module's spelling without the wrapper that data parallelism puts around it: `net.module.head` is `net.head`."""
+    """A module's code without the wrapper of data parallelism: `net.module.head` becomes `net.head`."""
     root, *parts = module.split(".")
     return ".".join([root, *(part for part in parts if part not in ("module", "_orig_mod"))])
 
 
 def stepped(source: Source, optimizer: cst.BaseExpression) -> frozenset[str] | None:
-    """The modules whose parameters an optimizer was given, None where that is not plain."""
+    """The modules whose parameters an optimizer was created with; None if that is unclear."""
     if source.spelled(optimizer) in _extended(source):
         return None
     match assigned(source, optimizer):
@@ -151,19 +151,19 @@ def stepped(source: Source, optimizer: cst.BaseExpression) -> frozenset[str] | N
 
 @memo
 def _extended(source: Source) -> frozenset[str]:
-    """The optimizers (as spelled) that are given more parameters later."""
+    """The optimizers (as code) that receive more parameters later."""
     methods = (call.func for call in source.nodes(cst.Call) if last_name(call.func) == "add_param_group")
     return frozenset(source.spelled(method.value) for method in methods if isinstance(method, cst.Attribute))
 
 
 def belong(source: Source, parameters: cst.BaseExpression | None, optimizer: cst.BaseExpression) -> bool | None:
-    """Whether an optimizer steps (some of) these parameters, also by their names; None where the file does not say."""
+    """Whether an optimizer steps (some of) these parameters, judging by names, too; None if the file does not say."""
     known = surely_belong(source, parameters, optimizer)
     return named_alike(source, parameters, optimizer) if known is None and parameters is not None else known
 
 
 def surely_belong(source: Source, parameters: cst.BaseExpression | None, optimizer: cst.BaseExpression) -> bool | None:
-    """Like `belong`, but only by what the optimizer was created with, not by names."""
+    """Like `belong`, but judging only by what the optimizer was created with, not by names."""
     if parameters is None:
         return None
     mine, theirs = owners(source, parameters), stepped(source, optimizer)
@@ -171,14 +171,14 @@ def surely_belong(source: Source, parameters: cst.BaseExpression | None, optimiz
         return True if _is_given(source, parameters, optimizer) else None
     if any(_within(a, b) or _within(b, a) for a in mine for b in theirs):
         return True
-    # `model` in __init__ and `self.model` in a method may well be one
+    # `model` in __init__ and `self.model` in a method may be the same
     comparable = _same_scope(source, parameters, optimizer) or all(a.startswith("self.") for a in mine | theirs)
     related = any(_are_related(source, parameters, a, b) for a in mine for b in theirs)
     return False if comparable and not related else None
 
 
 def named_alike(source: Source, parameters: cst.BaseExpression, optimizer: cst.BaseExpression) -> bool | None:
-    """Whether what tells parameters apart by their name, tells the optimizer apart as well: `netG`, `g_optim`."""
+    """Whether the distinguishing part of a name is the same for the parameters and the optimizer: `netG`, `g_optim`."""
     names = owners(source, parameters) or {source.spelled(parameters)}
     labels = {_label(name) for name in names} - {""}
     other = _label(last_name(optimizer))
@@ -188,7 +188,7 @@ def named_alike(source: Source, parameters: cst.BaseExpression, optimizer: cst.B
 
 
 def _are_related(source: Source, place: cst.CSTNode, one: str, other: str) -> bool:
-    """Whether one of two modules is made from the other: `wrapped = DDP(net)`."""
+    """Whether one of two modules is created from the other: `wrapped = DDP(net)`."""
     first, second = _root(one), _root(other)
     return first != second and (
         first in _made_from(source, place, second) or second in _made_from(source, place, first)
@@ -196,12 +196,12 @@ def _are_related(source: Source, place: cst.CSTNode, one: str, other: str) -> bo
 
 
 def _root(module: str) -> str:
-    """The variable that a module is reached by: `net` of `net.head`, `self.net` of `self.net.head`."""
+    """The variable through which a module is accessed: `net` of `net.head`, `self.net` of `self.net.head`."""
     return ".".join(module.split(".")[: 2 if module.startswith("self.") else 1])
 
 
 def _made_from(source: Source, place: cst.CSTNode, variable: str, depth: int = 3) -> frozenset[str]:
-    """The variables that the values of a variable are made from, and theirs in turn."""
+    """The variables from which the values of a variable are computed, and theirs in turn."""
     found = {root for value in _values(source, place, variable) for root in _variables(source, value)}
     if depth:
         found |= {inner for root in found - {variable} for inner in _made_from(source, place, root, depth - 1)}
@@ -214,7 +214,7 @@ def _values(source: Source, place: cst.CSTNode, variable: str) -> Iterator[cst.B
         return
     owner = source.scope(place).owner(variable)
     for binding in owner.bindings.get(variable, []) if owner is not None else []:
-        statement = source.enclosing(binding.node, cst.Assign)  # in `a, b = prepare(a, b)` no value is one name's
+        statement = source.enclosing(binding.node, cst.Assign)  # in `a, b = prepare(a, b)`, no single value belongs to one name
         value = binding.value if binding.value is not None or statement is None else statement.value
         if binding.kind == "assign" and value is not None:
             yield value
@@ -230,7 +230,7 @@ def _variables(source: Source, value: cst.CSTNode) -> Iterator[str]:
 
 
 def is_all_of(source: Source, module: cst.BaseExpression, optimizer: cst.BaseExpression) -> bool:
-    """Whether the file shows that all that an optimizer steps are parameters of this module."""
+    """Whether the file shows that an optimizer steps only parameters of this module."""
     theirs = stepped(source, optimizer)
     if not theirs or (isinstance(module, cst.Name) and any(b.kind == "for" for b in source.bindings(module))):
         return False
@@ -240,7 +240,7 @@ def is_all_of(source: Source, module: cst.BaseExpression, optimizer: cst.BaseExp
 
 
 def _is_given(source: Source, parameters: cst.BaseExpression, optimizer: cst.BaseExpression) -> bool:
-    """Whether the optimizer is made of the very expression, or the expression reads the optimizer's groups."""
+    """Whether the optimizer is created from this very expression, or the expression reads the optimizer's groups."""
     given = source.spelled(parameters)
     match assigned(source, optimizer):
         case cst.Call(func=func, args=[first, *_]) if is_optimizer_class(source, func):
@@ -259,7 +259,7 @@ def _within(inner: str, outer: str) -> bool:
 
 
 def _label(name: str) -> str:
-    """The word that tells one of several apart: the g of `netG`, `optimizer_g` and `g_optim`."""
+    """The distinguishing part of a name: the g of `netG`, `optimizer_g` and `g_optim`."""
     parts = words(name.replace("parameters", "").split("(")[0])
     kept = [w for w in parts if w.isalpha() and w not in _GENERIC and not w.startswith("optim")]
     return kept[-1] if kept else ""
@@ -273,5 +273,5 @@ def single(bindings: list[Binding]) -> Binding | None:
 
 
 def is_plain(node: cst.CSTNode) -> bool:
-    """Whether an expression is a name or a chain of attributes: reading it twice gives the same."""
+    """Whether an expression is a name or a chain of attributes, so that reading it twice gives the same value."""
     return bool(dotted(node))

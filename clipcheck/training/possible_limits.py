@@ -1,4 +1,4 @@
-"""Which constants the limit of a clip can be where it is used, and which tests a limit has to pass before it is used."""
+"""Which constants the limit of a clip can be at its use, and which tests it has to pass to get there."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from clipcheck.python.source import Source
 from clipcheck.training.guards import branches
 
 Value: TypeAlias = "float | bool | str | None"
-_DEPTH = 4  # how many names and expressions are followed
+_DEPTH = 4  # maximum number of names and expressions to follow
 
 
 class Guard(NamedTuple):
-    """A test that decides whether a place is reached, and the outcome that it needs."""
+    """A test that decides whether a place is reached, and the required outcome."""
 
     test: cst.BaseExpression
     outcome: bool
 
 
 class Constant(NamedTuple):
-    """A value that an expression can have, and whether it is the only one."""
+    """A possible value of an expression, and whether it is the only one."""
 
     value: Value
     always: bool = True
 
 
 def constants(source: Source, limit: cst.BaseExpression) -> Iterator[Constant]:
-    """The constants that `limit` can be, as far as no test around it may keep one of them out."""
+    """The constants that `limit` can be, without those that a test around it may exclude."""
     looked_at = {node.value for guard in guards(source, limit) for node in _names(source, guard.test)}
     yield from _constants(source, limit, looked_at, _DEPTH)
 
@@ -74,7 +74,7 @@ def _sometimes(
 
 
 def _has_default(call: cst.Call) -> bool:
-    """Whether the last argument of a call is what it gives where something is missing: `d.get(key, 0)`."""
+    """Whether the last argument of a call is a default that it may return: `d.get(key, 0)`."""
     match call.func, call.args:
         case cst.Attribute(attr=cst.Name("get" | "pop" | "setdefault")), [
             _,
@@ -87,7 +87,7 @@ def _has_default(call: cst.Call) -> bool:
 
 
 def _of_name(source: Source, name: cst.Name, looked_at: set[str], depth: int) -> Iterator[Constant]:
-    """What a name can have been assigned; nothing where a test around its use looks at it."""
+    """The values that may have been assigned to a name; none if a test around its use refers to it."""
     bindings = reaching(source, name)
     if name.value in looked_at or not bindings:
         return
@@ -102,7 +102,7 @@ def _of_name(source: Source, name: cst.Name, looked_at: set[str], depth: int) ->
 
 
 def _runs_with(source: Source, name: cst.Name, binding: Binding) -> bool:
-    """Whether a use follows a binding without a test of its own, which may come out so that another binding was last."""
+    """Whether a use follows a binding without an additional test, which could mean that another binding was last."""
     if source.function(name) is not source.function(binding.node):
         return binding.kind == "parameter"
     around = {id(branch) for branch, _ in branches(source, binding.node)}
@@ -121,7 +121,7 @@ def _mentions(source: Source, node: cst.CSTNode, names: set[str]) -> bool:
 
 
 def guards(source: Source, node: cst.CSTNode) -> Iterator[Guard]:
-    """The tests that `node` is reached through: of branches around it, and of those that leave before it."""
+    """The tests that must pass to reach `node`: those of branches around it, and of early exits before it."""
     inner = node
     for above in source.ancestors(node):
         match above:
@@ -137,7 +137,7 @@ def guards(source: Source, node: cst.CSTNode) -> Iterator[Guard]:
 
 
 def _left_by(statements: Sequence[cst.CSTNode], before: cst.CSTNode) -> Iterator[cst.BaseExpression]:
-    """The tests of the `if`s of a block that return, or go on with the next iteration, before a statement."""
+    """The tests of `if` statements before a statement in its block that return or continue with the next iteration."""
     for statement in statements:
         if statement is before:
             return
@@ -152,7 +152,7 @@ def _left_by(statements: Sequence[cst.CSTNode], before: cst.CSTNode) -> Iterator
 
 
 def passes(source: Source, guard: Guard, limit: cst.BaseExpression, value: float) -> bool:
-    """Whether a limit of this value can get through a test; what else the test asks may come out either way."""
+    """Whether a limit of this value can pass a test; other conditions in the test may be true or false."""
     return guard.outcome in _outcomes(source, guard.test, source.spelled(limit), value)
 
 
@@ -170,7 +170,7 @@ _COMPARED: Mapping[type[cst.BaseCompOp], Callable[[float, float], bool]] = Mappi
 
 
 def _outcomes(source: Source, test: cst.BaseExpression, limit: str, value: float) -> frozenset[bool]:
-    """How a test can come out where the expression spelled `limit` has this value."""
+    """The possible outcomes of a test if the expression `limit` has this value."""
     match test:
         case cst.UnaryOperation(operator=cst.Not(), expression=inner):
             return frozenset(not outcome for outcome in _outcomes(source, inner, limit, value))
@@ -188,7 +188,7 @@ def _outcomes(source: Source, test: cst.BaseExpression, limit: str, value: float
 def _compared(
     source: Source, left: cst.BaseExpression, comparisons: Sequence[cst.ComparisonTarget], limit: str, value: float
 ) -> frozenset[bool]:
-    """How `a < b <= c` can come out."""
+    """The possible outcomes of `a < b <= c`."""
     outcomes = frozenset({True})
     for comparison in comparisons:
         compare = _COMPARED.get(type(comparison.operator))

@@ -1,6 +1,6 @@
-"""How often a function of the file goes through what a parameter is given, and whether anything is left for its clip.
+"""How often a function of the file iterates over an argument, and whether anything is left for its clip.
 
-An iterator such as `model.parameters()` yields its items only once: what goes through it a second time sees nothing.
+An iterator such as `model.parameters()` yields its items only once: a second iteration sees nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TENSOR_TYPES = ("Tensor", "Parameter", "Variable")
 
 
 class Reading(NamedTuple):
-    """A use of a parameter after which an iterator that it was given has nothing left, and the code that takes it all."""
+    """A use of a parameter that exhausts an iterator, and the code that does so."""
 
     use: cst.BaseExpression
     drain: cst.CSTNode
@@ -33,7 +33,7 @@ class Reading(NamedTuple):
 
 @memo
 def readings(source: Source, function: Function, parameter: str, depth: int = DEPTH) -> tuple[Reading, ...]:
-    """Where a function goes through all of what a parameter is given, in the order of the text."""
+    """Where a function iterates over the whole argument of a parameter, in source order."""
     scope = source.names.scopes[function]
     found = []
     for use in source.names.uses(scope, parameter):
@@ -45,7 +45,7 @@ def readings(source: Source, function: Function, parameter: str, depth: int = DE
 
 
 def drain_of(source: Source, use: cst.BaseExpression, depth: int = DEPTH) -> cst.CSTNode | None:
-    """The call or loop that takes everything from the iterator at `use`, also inside of a function of the file."""
+    """The call or loop that exhausts the iterator at `use`, possibly inside a function of the file."""
     found = drains(source, use)
     if found is not None or not depth:
         return found
@@ -62,7 +62,7 @@ def drain_of(source: Source, use: cst.BaseExpression, depth: int = DEPTH) -> cst
 
 @memo
 def clip_after_drain(source: Source, function: Function, parameter: str) -> Reading | None:
-    """The clip in a function that sees nothing of an iterator: with `drain`, what goes through all of it before."""
+    """The clip in a function that sees an exhausted iterator; its `drain` is the earlier code that exhausts it."""
     found = readings(source, function, parameter)
     for clip in found:
         for earlier in found[: found.index(clip)] if clips_by(source, clip.drain) else ():
@@ -72,7 +72,7 @@ def clip_after_drain(source: Source, function: Function, parameter: str) -> Read
 
 
 def clips_by(source: Source, drain: cst.CSTNode) -> bool:
-    """Whether the code that goes through parameters clips their gradients."""
+    """Whether the code that iterates over parameters clips their gradients."""
     if isinstance(drain, cst.For):
         return any(drain is clip.loop for clip in manual_clips(source)) or _scales_by_quotient(source, drain)
     if not isinstance(drain, cst.Call):
@@ -92,7 +92,7 @@ def clips_by(source: Source, drain: cst.CSTNode) -> bool:
 
 
 def _scales_by_quotient(source: Source, loop: cst.For) -> bool:
-    """Whether a loop multiplies gradients by one value over another, as by a limit over a norm that a function computed."""
+    """Whether a loop multiplies gradients by a quotient, such as a limit over a norm that a function has computed."""
     for node in source.walk(loop.body):
         match acts(source).get(node), node:
             case Act(kind=EventKind.EDIT), cst.AugAssign(operator=cst.MultiplyAssign(), value=by):
@@ -118,9 +118,9 @@ def _is_quotient(source: Source, node: cst.CSTNode | None, depth: int = 4) -> bo
 
 @memo
 def is_clipped_by_torch(source: Source, function: Function, parameter: str, depth: int = DEPTH) -> bool:
-    """Whether the first thing a function does with what a parameter is given is to hand it to one of torch's clips.
+    """Whether a function first passes the argument of a parameter to one of torch's clips.
 
-    Also through functions that it calls; what goes through it before may give the tensors a `.grad`.
+    Also through functions that it calls; earlier iterations over it might set the `.grad` of the tensors.
     """
     for reading in readings(source, function, parameter)[:1]:
         if any(reading.drain is clip.call and reading.use is clip.parameters for clip in clips(source)):
@@ -135,7 +135,7 @@ def is_clipped_by_torch(source: Source, function: Function, parameter: str, dept
 
 @memo
 def makes_iterator(source: Source, node: cst.BaseExpression, depth: int = DEPTH) -> bool:
-    """Whether an expression makes an iterator that yields its items only once, also by a function of the file."""
+    """Whether an expression creates an iterator that yields its items only once, possibly in a function of the file."""
     if is_one_shot(source, node):
         return True
     called = callee(source, node) if isinstance(node, cst.Call) and depth else None
@@ -144,7 +144,7 @@ def makes_iterator(source: Source, node: cst.BaseExpression, depth: int = DEPTH)
 
 
 def _still_given(source: Source, use: cst.Name) -> bool:
-    """Whether a parameter surely is what the function was given wherever that is an iterator.
+    """Whether a parameter certainly still holds its argument, if that is an iterator.
 
     `if isinstance(ps, torch.Tensor): ps = [ps]` replaces a single tensor only.
     """
@@ -152,7 +152,7 @@ def _still_given(source: Source, use: cst.Name) -> bool:
 
 
 def _wraps_one(source: Source, place: cst.CSTNode, value: cst.BaseExpression | None) -> bool:
-    """Whether an assignment makes a list of one tensor, where a test says that it is one."""
+    """Whether an assignment makes a list of one tensor, under a test that it is a tensor."""
     match value:
         case cst.List(elements=[cst.Element(value=cst.Name(value=inner))]):
             around = source.enclosing(place, cst.If)

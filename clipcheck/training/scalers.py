@@ -1,4 +1,4 @@
-"""Loss scalers: whether one does anything, and whether the code accounts for the scale of a norm."""
+"""Loss scalers: whether a scaler is enabled, and whether the code accounts for the scale of a norm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TESTS = frozenset({"isfinite", "isnan", "isinf"})
 
 
 def is_off(source: Source, scaler: cst.CSTNode) -> bool:
-    """Whether a scaler is made with `enabled=False`, or by something other than torch's class."""
+    """Whether a scaler is created with `enabled=False`, or by something other than torch's class."""
     match assigned(source, scaler):
         case cst.Call(func=func, args=args):
             if last_name(func) not in ("GradScaler", "ShardedGradScaler"):
@@ -26,7 +26,7 @@ def is_off(source: Source, scaler: cst.CSTNode) -> bool:
 
 
 def is_compensated(source: Source, node: cst.CSTNode) -> bool:
-    """Whether the norm is divided by the scale, or does not matter, as in a test for infinity."""
+    """Whether the norm is divided by the scale, or the scale does not matter, as in a test for infinity."""
     home = source.function(node) or source.module
     if any(isinstance(inner, cst.Name) and inner.value in ("get_scale", "_scale") for inner in source.walk(home)):
         return True

@@ -1,4 +1,4 @@
-"""Clips by norm that take a part of the parameters at a time: the loop that gives the parts, and whether all get one limit."""
+"""Norm clips of one part of the parameters at a time: the loop over the parts, and whether all have the same limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Loop: TypeAlias = "cst.For | cst.CompFor"
 
 @memo
 def norm_clips(source: Source) -> tuple[Clip, ...]:
-    """Torch's clips by norm, and those by a method that is given parameters and a limit, such as an Accelerator's."""
+    """Torch's norm clips, and methods that take parameters and a limit, such as an Accelerator's."""
     return (*(clip for clip in clips(source) if clip.is_norm), *_by_methods(source))
 
 
@@ -32,7 +32,7 @@ def _by_methods(source: Source) -> Iterator[Clip]:
 
 
 def loops_around(source: Source, node: cst.CSTNode) -> Iterator[Loop]:
-    """The loops and comprehensions that run `node` again and again in its function, innermost first."""
+    """The loops and comprehensions that repeat `node` in its function, innermost first."""
     inner = node
     for above in source.ancestors(node):
         match above:
@@ -55,7 +55,7 @@ def _clauses(clause: cst.CompFor | None) -> Iterator[cst.CompFor]:
 
 
 def is_bound_by(source: Source, name: cst.CSTNode, loop: Loop) -> bool:
-    """Whether a name is one that the target of a loop binds."""
+    """Whether the target of a loop binds a name."""
     if not isinstance(name, cst.Name):
         return False
     targets = {id(node) for node in source.walk(loop.target)}
@@ -63,7 +63,7 @@ def is_bound_by(source: Source, name: cst.CSTNode, loop: Loop) -> bool:
 
 
 def loop_of_part(source: Source, part: cst.BaseExpression, clip: cst.CSTNode) -> Loop | None:
-    """The innermost loop around a clip whose variable an expression goes back to."""
+    """The innermost loop around a clip whose variable an expression depends on."""
     names = [node for node in source.walk(part) if isinstance(node, cst.Name)]
     for loop in loops_around(source, clip):
         if any(is_bound_by(source, name, loop) for name in names):
@@ -72,13 +72,13 @@ def loop_of_part(source: Source, part: cst.BaseExpression, clip: cst.CSTNode) ->
 
 
 def has_one_limit(source: Source, clip: Clip, loop: Loop) -> bool:
-    """Whether every part gets the same limit: nothing that the loop binds goes into it."""
+    """Whether every part has the same limit: it does not depend on anything that the loop binds."""
     others = [value for name, value in clip.arguments.items() if name != "parameters"]
     return bool(others) and not any(_goes_into(source, value, loop) for value in others)
 
 
 def _goes_into(source: Source, value: cst.CSTNode, loop: Loop) -> bool:
-    """Whether an expression holds a name that a loop, or its body, binds."""
+    """Whether an expression contains a name that a loop, or its body, binds."""
     parts = (loop.target, loop.body) if isinstance(loop, cst.For) else (loop.target,)
     inside = {id(node) for part in parts for node in source.walk(part)}
     return any(
@@ -88,7 +88,7 @@ def _goes_into(source: Source, value: cst.CSTNode, loop: Loop) -> bool:
 
 
 def whole_of(source: Source, node: cst.BaseExpression) -> cst.BaseExpression:
-    """What a list of (some of) its elements was made from: `p` where all or only some are taken, through a name as well."""
+    """What a list was made from: `p` if it contains all or some of the elements of `p`, possibly through a name."""
     match node:
         case cst.Call(func=cst.Name("list" | "tuple" | "filter" | "iter"), args=[*_, cst.Arg(value=inner)]):
             return whole_of(source, inner)
@@ -117,7 +117,7 @@ def _selects(value: cst.BaseExpression) -> bool:
 
 
 def gives_modules(loop: Loop) -> bool:
-    """Whether a loop goes through `modules()`, which gives the whole model first, then its parts."""
+    """Whether a loop iterates over `modules()`, which yields the whole model first, then its parts."""
     match loop.iter:
         case cst.Call(func=cst.Attribute(attr=cst.Name("modules" | "named_modules")), args=[]):
             return True
@@ -125,7 +125,7 @@ def gives_modules(loop: Loop) -> bool:
 
 
 def begins_with_all(source: Source, part: cst.BaseExpression, loop: Loop) -> bool:
-    """Whether the first iteration of a loop clips the parameters of a whole model, of which the other iterations clip parts."""
+    """Whether the first iteration of a loop clips a whole model, and the other iterations clip parts of it."""
     match part:
         case cst.Call(func=cst.Attribute(value=cst.Name() as name, attr=cst.Name("parameters")), args=[]):
             return gives_modules(loop) and is_bound_by(source, name, loop)
@@ -133,7 +133,7 @@ def begins_with_all(source: Source, part: cst.BaseExpression, loop: Loop) -> boo
 
 
 def is_guarded_in(source: Source, node: cst.CSTNode, loop: Loop) -> bool:
-    """Whether a test inside of a loop decides on `node`."""
+    """Whether a test inside a loop decides whether `node` runs."""
     inside = {id(inner) for inner in source.walk(loop)}
     tested = isinstance(loop, cst.CompFor) and bool(loop.ifs)
     return tested or any(id(guard.test) in inside for guard in guards(source, node))

@@ -1,7 +1,7 @@
-"""What a function of the file does, in its own words: to the training step, to what its parameters are given, and what it returns.
+"""What a function of the file does to the training step and to its arguments, and what it returns.
 
 Each question is answered from the function's body and from the answers for the functions that it calls, three calls
-deep. What cannot be told is left out, so that nothing follows from it:
+deep. What is unknown is left out, so that nothing is concluded from it:
 
     possible_acts       the acts of the training step that a run of it may perform, measuring a norm among them, also in functions
                 that it calls
@@ -28,8 +28,8 @@ from clipcheck.training.calls import Callee, Function, callee, callees, named_fu
 from clipcheck.training.parameters import assigned
 
 Place: TypeAlias = "Function | cst.Module"
-DEPTH = 3  # how deep calls are followed
-MOST = 500  # acts of one function; a program that has more is not one that a person wrote
+DEPTH = 3  # maximum depth of calls to follow
+MOST = 500  # acts of one function; no handwritten program has more
 
 _JOINS = frozenset({"cat", "concat", "flatten_dense_tensors", "_flatten_dense_tensors"})
 _REDUCE = frozenset({"all_reduce", "all_reduce_coalesced", "allreduce", "all_reduce_", "allreduce_"})
@@ -47,8 +47,7 @@ _HOOKS: dict[str, Literal["computed", "accumulated"]] = {
 class PossibleAct(NamedTuple):
     """An act of the training step that a function may perform.
 
-    `subject` is what it acts upon in the function's own words, None where it has none; `calls` lead there, the function's own
-    call first.
+    `subject` is what it acts on, as the function writes it, or None; `calls` lead to it, the function's own call first.
     """
 
     act: Act
@@ -70,7 +69,7 @@ def home(source: Source, node: cst.CSTNode) -> Place:
 
 @memo
 def possible_acts(source: Source, function: Place, depth: int = DEPTH) -> tuple[PossibleAct, ...]:
-    """The acts that a run of a function may perform, in the order of the text; what it calls follows its own."""
+    """The acts that a function may perform, in source order; those of called functions follow its own."""
     own = [PossibleAct(act, act.subject) for act in _acts_by_home(source).get(function, ())]
     for call in _calls_by_home(source).get(function, ()):
         for called in callees(source, call):
@@ -84,12 +83,12 @@ def possible_acts(source: Source, function: Place, depth: int = DEPTH) -> tuple[
 
 
 def _too_deep(source: Source, call: cst.Call, called: Callee) -> list[PossibleAct]:
-    """What a call does that is followed no more: anything, if the function has any part in the training step."""
+    """The effect of a call that is too deep to follow: unknown if the function takes part in the training step."""
     return [PossibleAct(Act(EventKind.UNKNOWN, call), None)] if called.function in _acts_by_home(source) else []
 
 
 def act_of(source: Source, node: cst.CSTNode) -> Act | None:
-    """What `node` does itself; nothing unknown, where it calls a function of the file."""
+    """What `node` does itself; not unknown if it calls a function of the file."""
     act = acts(source).get(node)
     if act is not None and act.kind is EventKind.UNKNOWN and isinstance(node, cst.Call) and any(callees(source, node)):
         return None
@@ -97,14 +96,14 @@ def act_of(source: Source, node: cst.CSTNode) -> Act | None:
 
 
 def does(source: Source, function: Place, *kinds: EventKind) -> bool:
-    """Whether a run of a function may perform an act of these kinds."""
+    """Whether a function may perform an act of these kinds."""
     return any(act.kind in kinds for act in possible_acts(source, function))
 
 
 def in_caller_terms(
     source: Source, node: cst.BaseExpression | None, given: Mapping[str, cst.BaseExpression]
 ) -> cst.BaseExpression | None:
-    """What a call gave for an expression that is a parameter of the function called; else the expression itself."""
+    """The argument of a call if the expression is a parameter of the called function; else the expression itself."""
     match node:
         case cst.Name(value=name) if name in given and all(b.kind == "parameter" for b in source.bindings(node)):
             return given[name]
@@ -136,7 +135,7 @@ def _calls_by_home(source: Source) -> Mapping[cst.CSTNode, list[cst.Call]]:
 
 @memo
 def returned(source: Source, function: Function) -> tuple[cst.BaseExpression, ...] | None:
-    """The expressions that a function returns; None where it may return nothing at all or yields its items."""
+    """The expressions that a function returns; None if it may return nothing or is a generator."""
     if isinstance(function, cst.Lambda):
         return (function.body,)
     values = [node.value for node in _returns_by_home(source).get(function, ())]
@@ -157,7 +156,7 @@ def _returns_by_home(source: Source) -> Mapping[cst.CSTNode, list[cst.Return]]:
 
 @memo
 def reductions(source: Source, function: Place, depth: int = DEPTH) -> tuple[cst.Call, ...]:
-    """The calls by which a run of a function sums or averages gradients over ranks, such as `dist.all_reduce(p.grad)`."""
+    """The calls with which a function sums or averages gradients over ranks, such as `dist.all_reduce(p.grad)`."""
     found = [call for call in _reductions(source) if home(source, call) is function]
     for call in _calls_by_home(source).get(function, ()) if depth else ():
         for called in callees(source, call):
@@ -179,7 +178,7 @@ def is_reduction(source: Source, call: cst.Call) -> bool:
 
 
 def is_called_reduction(call: cst.Call) -> bool:
-    """Whether the name of an object's own method says that it all-reduces gradients: `self.sync_gradients(model)`."""
+    """Whether the name of a method of `self` says that it all-reduces gradients: `self.sync_gradients(model)`."""
     match call.func:
         case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=name)):
             return name in _REDUCERS and bool(call.args)
@@ -187,7 +186,7 @@ def is_called_reduction(call: cst.Call) -> bool:
 
 
 def _joins_gradients(source: Source, tensor: cst.BaseExpression) -> bool:
-    """Whether an expression is several gradients: a list of them, or one tensor, `torch.cat([p.grad.flatten() for p in ps])`."""
+    """Whether an expression is several gradients: a list or one tensor, `torch.cat([p.grad.flatten() for p in ps])`."""
     match tensor if isinstance(tensor, cst.Call) else assigned(source, tensor) or tensor:
         case (cst.ListComp() | cst.List()) as parts:
             return _mentions_grad(source, parts)
@@ -204,9 +203,9 @@ def _mentions_grad(source: Source, node: cst.CSTNode) -> bool:
 
 
 class Hook(NamedTuple):
-    """A function that autograd calls during `backward()`: with a gradient, or, once that is accumulated, with its parameter."""
+    """A function that autograd calls during `backward()`: with a gradient or, after accumulation, its parameter."""
 
-    call: cst.Call  # the registration
+    call: cst.Call  # the call that registers it
     function: Function
     when: Literal["computed", "accumulated"]
 
@@ -229,7 +228,7 @@ def _registered(source: Source) -> Iterator[Hook]:
 
 
 def _hook(source: Source, hook: cst.BaseExpression) -> Function | None:
-    """The function that a hook runs: named, a lambda, or made by a function that returns one it defines."""
+    """The function that a hook runs: by name, a lambda, or the result of a function that returns a nested one."""
     function = named_function(source, hook)
     if function is not None or not isinstance(hook, cst.Call):
         return function
