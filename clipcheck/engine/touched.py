@@ -10,7 +10,9 @@ from clipcheck.documents.program import Document
 from clipcheck.rule import INVALID_SYNTAX, NOT_ANALYZED, NOT_ROUND_TRIPPED, UNUSED, Edit, Finding
 
 Line: TypeAlias = "tuple[int | None, int]"  # the cell and the line in it
-Refused: TypeAlias = "tuple[str, int, tuple[tuple[int, int], ...]]"  # a rule, a program, and the text that its fix would replace
+Refused: TypeAlias = (
+    "tuple[str, int, tuple[tuple[int, int], ...]]"  # a rule, a program, and the text that its fix would replace
+)
 
 _NO_RULES = frozenset({INVALID_SYNTAX, NOT_ANALYZED})
 # Possible results of a correct fix: an unused suppression comment, a last line where the parser loses white space.

@@ -90,7 +90,9 @@ def _before(source: Source, parent: cst.CSTNode, child: cst.CSTNode, bindings: t
     match parent:
         case cst.Module() | cst.IndentedBlock() | cst.SimpleStatementLine() | cst.SimpleStatementSuite():
             earlier = _effects(source, parent.body[: _index(parent.body, child)], bindings)
-            return _in_turn(effect for effect in earlier if not effect.jumps)  # `child` is reached, so no jump was taken
+            return _in_turn(
+                effect for effect in earlier if not effect.jumps
+            )  # `child` is reached, so no jump was taken
         case cst.For(target=target, body=body) if child is body and (by_loop := _within(source, target, bindings)):
             return _Effect(by_loop, replaces=True)
         case cst.For(body=body) | cst.While(body=body) if child is body:

@@ -214,7 +214,9 @@ def _values(source: Source, place: cst.CSTNode, variable: str) -> Iterator[cst.B
         return
     owner = source.scope(place).owner(variable)
     for binding in owner.bindings.get(variable, []) if owner is not None else []:
-        statement = source.enclosing(binding.node, cst.Assign)  # in `a, b = prepare(a, b)`, no single value belongs to one name
+        statement = source.enclosing(
+            binding.node, cst.Assign
+        )  # in `a, b = prepare(a, b)`, no single value belongs to one name
         value = binding.value if binding.value is not None or statement is None else statement.value
         if binding.kind == "assign" and value is not None:
             yield value
