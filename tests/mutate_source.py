@@ -17,123 +17,23 @@ import json
 import os
 import queue
 import random
-import shutil
-import subprocess
 import sys
 import tempfile
-import venv
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import coverage
-import pytest
 from source_mutants import Mutant, alters, mutants
-from source_tests import TEST, Map, measured
+from source_tests import Map, measured
+from source_trees import PROJECT, Tree
 
-PROJECT = Path(__file__).resolve().parent.parent
 KERNELS = ("clipcheck/runtime/cuda.py", "clipcheck/runtime/kernels.py")  # what a GPU or Triton runs
-REQUEST = "CLIPCHECK_MUTATION"
-MEMORY = 16 << 30  # bytes of address space: a loop that does not end takes no machine down
 
 
 class Result(NamedTuple):
     mutant: Mutant
     killer: str  # "" for a survivor
     ran: int
-
-
-# --- the scratch copies ------------------------------------------------------------------------------------------
-
-
-class Tree:
-    """A copy of the project with an interpreter that imports clipcheck from it, also in isolated subprocesses."""
-
-    _clock = itertools.count(1_000_000_000, 10)
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        for name in subprocess.run(listed, cwd=PROJECT, check=True, capture_output=True).stdout.decode().split("\0"):
-            if name and (PROJECT / name).is_file():
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(PROJECT / name, root / name)
-        venv.create(root / ".venv", with_pip=False, symlinks=os.name != "nt")
-        self.python = str(root / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
-        where = "import sysconfig; print(sysconfig.get_path('purelib'))"
-        site = subprocess.run([self.python, "-c", where], check=True, capture_output=True, text=True).stdout.strip()
-        borrowed = [path for path in sys.path if "site-packages" in path]  # without what these point to, the checkout
-        start = "import os; os.environ.get('COVERAGE_PROCESS_START') and __import__('coverage').process_startup()"
-        (Path(site) / "scratch.pth").write_text("\n".join([str(root), *borrowed, start]) + "\n", encoding="utf-8")
-
-    def pytest(self, files: Iterable[str], request: dict[str, Any], seconds: float, **more: str) -> int | None:
-        """The exit code of a run with this file as a plugin, None where it takes too long."""
-        path = self.root.parent / f"{self.root.name}.json"
-        path.write_text(json.dumps(request), encoding="utf-8")
-        environment = {**os.environ, REQUEST: str(path), "PYTHONPATH": str(self.root / "tests"), **more}
-        plugins = ["-p", "mutate_source", "-p", "no:cacheprovider", "-p", "no:xdist"]
-        command = [self.python, "-m", "pytest", "-q", "-m", "not corpus", *plugins, *request["words"], *files]
-        pipe = subprocess.DEVNULL
-        with subprocess.Popen(command, cwd=self.root, env=environment, stdin=pipe, stdout=pipe, stderr=pipe) as run:
-            try:
-                return run.wait(seconds)
-            except subprocess.TimeoutExpired:
-                run.kill()
-                return None
-
-    def write(self, name: str, text: str) -> None:
-        path = self.root / name
-        path.write_bytes(text.encode())
-        stamp = next(self._clock)  # compiled files are told apart by whole seconds
-        os.utime(path, (stamp, stamp))
-
-
-# --- inside of pytest: what the run is asked for --------------------------------------------------------------------
-
-_asked: dict[str, Any] = json.loads(Path(os.environ[REQUEST]).read_text("utf-8")) if REQUEST in os.environ else {}
-_seconds: dict[str, float] = {}
-_failed: list[str] = []
-
-
-def pytest_configure() -> None:
-    if os.name != "nt":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if "tests" in _asked:
-        order = {name: place for place, name in enumerate(_asked["tests"])}
-        items[:] = sorted((item for item in items if item.nodeid in order), key=lambda item: order[item.nodeid])
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    measuring = coverage.Coverage.current()
-    os.environ[TEST] = item.nodeid  # subprocesses say so in their own data
-    if measuring:
-        measuring.switch_context(item.nodeid)
-    result = yield
-    if measuring:
-        measuring.switch_context("")
-    return result
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    _seconds[report.nodeid] = _seconds.get(report.nodeid, 0.0) + report.duration
-    if report.failed:
-        _failed.append(report.nodeid)
-
-
-def pytest_sessionfinish() -> None:
-    if "out" in _asked:
-        Path(_asked["out"]).write_text(json.dumps({"seconds": _seconds, "failed": _failed}), encoding="utf-8")
-
-
-# --- the run ----------------------------------------------------------------------------------------------------------
 
 
 def tried(tree: Tree, mutant: Mutant, tests: dict[str, list[str]], known: Map) -> Result:
@@ -216,6 +116,8 @@ def main() -> int:
 
         results = list(pool.map(judged, sample))
         report(unshaken(results, known, free, judged), texts, given.seed)
+        for tree in free.queue:
+            tree.close()
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from source_mutants import alters, mutants
-from source_tests import importers
+from source_tests import importers, lines_of, loaded
 
 
 def made(source: str) -> set[str]:
@@ -89,3 +89,17 @@ def test_who_imports_a_module() -> None:
     assert importers("clipcheck/rule.py", texts) == ["a.py", "b.py", "c.py"]
     assert importers("clipcheck/rules/__init__.py", texts) == ["d.py"]
     assert importers("clipcheck/rules/double_clip.py", texts) == ["d.py"]
+
+
+def test_what_a_module_loads_it_loads_in_steps() -> None:
+    texts = {
+        "p/a.py": "def f():\n    from p import b\n",
+        "p/b.py": "from p.c import d\n",
+        "p/c.py": "import p.a\n",
+        "p/e.py": "import p.a\n",
+    }
+    assert loaded("p/a.py", texts) == {"p/a.py", "p/b.py", "p/c.py"}
+
+
+def test_the_lines_of_a_function() -> None:
+    assert [*lines_of("f", "class A:\n    @x\n    def f(\n        y):\n        a\n        b\n    c\n")] == [5, 6]
