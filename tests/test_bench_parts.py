@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import datetime
+import importlib.metadata
+import importlib.util
+import io
 import json
-import re
+import platform
 import sys
+import time
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from conftest import runner
 
 torch = pytest.importorskip("torch")
 
-from clipcheck.bench import cli, measure, peers, report, workloads  # noqa: E402
+from clipcheck.bench import beliefs, cli, measure, peers, report, run, workloads  # noqa: E402
 from clipcheck.bench.cli import bench  # noqa: E402
 from clipcheck.bench.measure import Timing  # noqa: E402
 from clipcheck.bench.run import Row  # noqa: E402
@@ -211,65 +216,310 @@ def test_bench_alone_prints_its_help() -> None:
         assert f"  {command} " in result.stdout
 
 
-def test_a_plot_names_its_axes_and_is_drawn_for_light_pages_and_for_dark_ones(tmp_path: Path) -> None:
+# --- the commands ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that nothing keeps busy and whose bandwidth needs no measuring."""
+    monkeypatch.setattr(measure, "bandwidth", lambda device: 12.4e9)
+    monkeypatch.setattr(cli, "_warn_of_load", lambda: None)
+
+
+def test_workloads_that_are_too_large_are_named(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workloads, "_free_memory", lambda: 1_000_000)
+    words = ["norm", "--device", "cpu", "--rounds", "1", "--workload", "gpt2", "--workload", "6x64x64", "--workload", "10x1M"]  # fmt: skip
+    result = runner().invoke(bench(), words)
+    assert result.exit_code == 0, result.output
+    assert "skipped, too large for the memory: 10x1M, gpt2\n" in result.stderr
+    assert "bandwidth_GB_s 12\n" in result.stdout
+    assert "6x64x64" in result.stdout and "gpt2" not in result.stdout
+
+
+def test_nothing_is_said_of_what_was_not_skipped(quick: None) -> None:
+    result = runner().invoke(bench(), ["norm", "--device", "cpu", "--rounds", "1", "--workload", "6x64x64"])
+    assert "skipped" not in result.stderr
+
+
+def test_all_workloads_are_measured_unless_some_are_named(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {name: (lambda name=name: iter([(len(name),)]), torch.float32) for name in ("one", "other")}
+    monkeypatch.setattr(workloads, "_WORKLOADS", small)
+    result = runner().invoke(bench(), ["norm", "--device", "cpu", "--rounds", "1"])
+    assert result.exit_code == 0, result.output
+    assert {line.split()[0] for line in result.stdout.splitlines()[2:]} == {"one", "other"}
+    assert "skipped" not in result.stderr
+
+
+def test_all_models_are_trained_unless_some_are_named(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipcheck.bench import steps
+
+    asked: list[tuple[str, int, bool]] = []
+
+    def trained(name: str, device: torch.device, rounds: int, is_sharded: bool) -> list[steps.Step]:
+        asked.append((name, rounds, is_sharded))
+        return [steps.Step(name, 2, "no clip", 1.0, 0.0), steps.Step(name, 2, "torch", 2.0, 1.0)]
+
+    monkeypatch.setattr(steps, "steps", trained)
+    result = runner().invoke(bench(), ["step", "--device", "cpu"])
+    assert asked == [(name, 31, False) for name in ("ppo-policy", "resnet50", "gpt2", "deep-narrow-gpt")]
+    machine, header, *lines = result.stdout.splitlines()
+    assert machine.startswith("device ") and f"torch {torch.__version__}" in machine
+    assert header == steps.HEADER
+    assert lines[:2] == [*map(steps.line, trained("ppo-policy", CPU, 31, False))]
+
+
+def test_a_busy_machine_is_told_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "bandwidth", lambda device: 1e9)
+    monkeypatch.setattr(cli.os, "getloadavg", lambda: (99.0, 0.0, 0.0), raising=False)
+    for words in (["norm", "--workload", "6x64x64"], ["step", "--model", "ppo-policy"]):
+        result = runner().invoke(bench(), [*words, "--device", "cpu", "--rounds", "1"])
+        assert result.stderr.startswith("warning: this machine is busy (load 99.0 on ")
+
+
+def test_the_rows_are_drawn_where_that_is_asked_for(quick: None, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from clipcheck.bench import plot
-
-    machine = {"device": "a CPU", "torch": "2.13", "date": "today"}
-    rows = [Row(f"load {n}", case, peer, 1.0, None, 0.5, None, 0.1) for n in range(6) for case in ("no clip", "clip")
-            for peer in ("torch", "clipcheck", "a loop")]  # fmt: skip
-    light, dark = plot.draw(machine, rows, tmp_path / "plot.svg")
-    assert (light.name, dark.name) == ("plot.svg", "plot-dark.svg")
-    for file, background in ((light, "#ffffff"), (dark, "#1e2129")):
-        drawn = file.read_text(encoding="utf-8")
-        assert background in drawn
-        assert drawn.count(">torch<") == 1  # the line that the others are measured by, and no bar
-        for text in (
-            "time relative to torch",
-            "gradients and case",
-            "load 5, clip",
-            "a CPU, torch 2.13, today",
-            "a loop",
-        ):
-            assert f">{text}" in drawn
-        assert apart(drawn, [f"load {n}, {case}" for n in range(6) for case in ("no clip", "clip")])
+    file = tmp_path / "plot.svg"
+    words = ["norm", "--device", "cpu", "--rounds", "1", "--workload", "6x64x64", "--plot", str(file)]
+    result = runner().invoke(bench(), words)
+    assert result.exit_code == 0, result.output
+    assert f"wrote {file} and {tmp_path / 'plot-dark.svg'}" in result.stdout
+    assert file.exists()
 
 
-def test_the_bars_of_a_case_are_side_by_side_around_its_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("suffix", "wrong"), [(".svg", False), (".png", False), (".pdf", True), ("", True)])
+def test_a_plot_is_an_svg_or_a_png(suffix: str, wrong: bool) -> None:
     pytest.importorskip("matplotlib")
-    from matplotlib.axes import Axes
-
-    from clipcheck.bench import plot
-
-    drawn: list[tuple[list[float], list[float], float]] = []
-    real = Axes.barh
-
-    def noted(axes: Axes, at: list[float], lengths: list[float], height: float, **how: Any) -> object:
-        drawn.append((at, lengths, height))
-        return real(axes, at, lengths, height, **how)
-
-    monkeypatch.setattr(Axes, "barh", noted)
-    rows = [
-        Row("load", case, peer, 1.0, None, ratio, None, 0.1)
-        for case in ("no clip", "clip")
-        for peer, ratio in (("torch", 1.0), ("clipcheck", 0.5), ("a loop", 3.0))
-        if (case, peer) != ("clip", "a loop")
-    ]
-    plot.draw({"device": "a CPU", "torch": "2.13", "date": "today"}, rows, tmp_path / "plot.svg")
-    (first, lengths, height), (second, other_lengths, _) = drawn[:2]
-    assert (lengths, other_lengths) == ([-0.5, -0.5], [2.0, 0.0])  # from torch's time on; one was not measured
-    for number in (0, 1):
-        assert second[number] - first[number] == pytest.approx(height)
-        assert (first[number] + second[number]) / 2 == pytest.approx(number)
-    assert 2 * height < 1
+    if wrong:
+        with pytest.raises(click.BadParameter, match=r"must end in \.svg or \.png") as raised:
+            cli._check_plot(Path(f"plot{suffix}"))
+        assert raised.value.param_hint == "--plot"
+    else:
+        cli._check_plot(Path(f"plot{suffix}"))
 
 
-def apart(drawn: str, labels: list[str]) -> bool:
-    """Whether the baselines of labels are more than a line's height from each other."""
-    heights = sorted(
-        float(found[1])
-        for label in labels
-        if (found := re.search(rf'<text[^>]*y="([\d.]+)"[^>]*>{label}<', drawn)) is not None
+def test_a_plot_needs_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(click.UsageError, match=r"clipcheck\[bench\]"):
+        cli._check_plot(Path("plot.svg"))
+
+
+def test_beliefs_are_told_as_true_or_false(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [beliefs.Belief("one", "seen", True), beliefs.Belief("other", "not seen", False)]
+    monkeypatch.setattr(beliefs, "all_beliefs", lambda device: found)
+    result = runner().invoke(bench(), ["beliefs", "--device", "cpu"])
+    machine, *lines = result.stdout.splitlines()
+    assert machine == f"{measure.machine(CPU)['device']}, torch {torch.__version__}"
+    assert lines == ["true   one", "       seen", "FALSE  other", "       not seen"]
+
+
+def test_compiled_is_one_more_peer(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "compiled", lambda: peers.CLIPS["torch"])
+    words = ["clip", "--device", "cpu", "--rounds", "1", "--workload", "6x64x64"]
+    with_it, without = (runner().invoke(bench(), [*words, *more]).stdout for more in (["--compiled"], []))
+    assert with_it.count("torch, compiled") == 2
+    assert "compiled" not in without
+
+
+def test_a_device_that_is_not_there_is_told_in_one_line() -> None:
+    result = runner().invoke(bench(), ["norm", "--device", "nowhere"])
+    assert result.exit_code == 2
+    assert "`nowhere` cannot be used here: " in result.stderr
+
+
+@pytest.mark.parametrize(("there", "expected"), [(True, "cuda"), (False, "cpu")])
+def test_the_gpu_is_used_where_there_is_one(there: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert cli._device(click.Context(bench()), click.Option(["--device"]), None).type == expected
+
+
+def test_the_workload_that_is_measured_is_shown() -> None:
+    assert cli._name(workloads.workload("6x64x64")) == "6x64x64"
+    assert cli._name(None) is None
+    bar: Any = cli._progress([workloads.workload("6x64x64")])
+    assert (bar.label, bar.length, bar.file, bar.item_show_func) == ("measuring", 1, sys.stderr, cli._name)
+
+
+def test_what_is_not_known_of_a_machine_is_not_told() -> None:
+    assert (
+        cli._told({"device": "a CPU", "load": 0.0, "triton": None, "threads": 2}) == "device a CPU, load 0.0, threads 2"
     )
-    assert len(heights) == len(labels)
-    return all(lower - upper > 8 for upper, lower in pairwise(heights))
+
+
+def test_windows_has_no_load(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delattr(cli.os, "getloadavg", raising=False)
+    cli._warn_of_load()
+    assert capsys.readouterr().err == ""
+    assert measure.machine(CPU)["load"] is None
+
+
+# --- measuring ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gradients", "asked", "rounds"),
+    [(1 << 30, None, 61), ((1 << 30) + 4, None, 15), ((1 << 30) + 4, 3, 3), (4, 100, 100)],
+)
+def test_large_gradients_are_measured_in_fewer_rounds(gradients: int, asked: int | None, rounds: int) -> None:
+    load = workloads.Workload("", ((gradients // 4,),), torch.float32)
+    assert run.rounds_of(load, run.Options(CPU, asked)) == rounds
+
+
+def test_the_floor_is_what_must_move_over_the_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = workloads.Workload("small", ((250,),), torch.float32)  # 1000 bytes
+    rows = [*run.norm(load, run.Options(CPU, 1), 1e6), *run.clip(load, run.Options(CPU, 1), 1e6)]
+    assert {row.case: row.floor_ms for row in rows} == {"norm": 1.0, "no clip": 1.0, "clip": 3.0}
+
+
+def test_each_call_has_gradients_that_no_other_has_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def clip(params: list[torch.Tensor], max_norm: float) -> torch.Tensor:
+        before = measure.exact_norm([p.grad for p in params if p.grad is not None])
+        seen.append(max_norm / before)
+        return torch.nn.utils.clip_grad_norm_(params, max_norm)
+
+    monkeypatch.setattr(peers, "CLIPS", {"torch": clip})
+    list(run.clip(workloads.workload("6x64x64"), run.Options(CPU, 2), 1e9))
+    assert seen == pytest.approx([10.0] * 4 + [0.5] * 4, rel=1e-4)
+
+
+def test_a_peer_that_returns_no_norm_has_no_error() -> None:
+    log: list[str] = []
+    assert run._error(lambda: None, 2.0, lambda: log.append("reset")) is None
+    assert run._error(lambda: 3.0, 2.0, lambda: log.append("reset")) == 0.5
+    assert run._error(lambda: torch.tensor(1.0), 2.0, lambda: log.append("reset")) == 0.5
+    assert log == ["reset"] * 3
+
+
+def test_the_machine_is_described() -> None:
+    found = measure.machine(CPU)
+    assert [*found] == ["device", "threads", "load", "torch", "triton", "python", "system", "date"]
+    assert found["threads"] == torch.get_num_threads()
+    assert found["python"] == platform.python_version()
+    assert found["system"] == platform.system()
+    assert found["date"] == datetime.date.today().isoformat()
+    assert found["triton"] == (importlib.metadata.version("triton") if importlib.util.find_spec("triton") else None)
+
+
+def test_a_processor_is_named_by_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "processor : 0\nmodel : 85\nmodel name : A Processor @ 2 GHz\nmodel name : another\n"
+    monkeypatch.setattr(measure, "open", lambda *_, **__: io.StringIO(lines), raising=False)
+    assert measure._processor() == "A Processor @ 2 GHz"
+    monkeypatch.setattr(measure, "open", lambda *_, **__: io.StringIO("processor : 0\n"), raising=False)
+    monkeypatch.setattr(measure.platform, "processor", lambda: "arm")
+    assert measure._processor() == "arm"
+    monkeypatch.setattr(measure.platform, "processor", lambda: "")
+    monkeypatch.setattr(measure.platform, "machine", lambda: "arm64")
+    assert measure._processor() == "arm64"
+
+
+def test_without_triton_its_version_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert measure._triton_version() is None
+
+
+def test_the_memory_of_another_system_is_that_of_a_laptop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(workloads, "open", missing, raising=False)
+    assert workloads._free_memory() == 8 << 30
+
+
+def test_a_wall_time_is_in_milliseconds() -> None:
+    assert 20 <= measure._wall(lambda: time.sleep(0.02), CPU) < 2000
+
+
+def test_the_bandwidth_counts_what_is_read_and_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    walls = iter([9.0, 4.0, 8.0, 7.0, 6.0, 5.0])  # milliseconds
+    copied: list[object] = []
+
+    def wall(call: measure.Call, device: torch.device) -> float:
+        copied.append(call())
+        return next(walls)
+
+    monkeypatch.setattr(measure, "_wall", wall)
+    assert measure.bandwidth(CPU) == 2 * (4 << 25) / 4e-3
+    assert all(isinstance(copy, torch.Tensor) and copy.numel() == 1 << 25 for copy in copied)
+
+
+def test_a_large_gradient_is_summed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    split = torch.split
+
+    def noted(tensor: torch.Tensor, size: int) -> Any:
+        sizes.append(size)
+        return split(tensor, 4)
+
+    monkeypatch.setattr(torch, "split", noted)
+    assert measure.exact_norm([torch.ones(3, 3), torch.ones(7)]) == 4.0
+    assert sizes == [1 << 26] * 2
+
+
+# --- beliefs --------------------------------------------------------------------------------------------------------------
+
+
+def test_what_two_documents_claim_is_judged_by_what_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    param = torch.zeros(2, requires_grad=True)
+    for gradient, returned, alone, clipped in (([3.0, 4.0], 5.0, True, False), ([0.6, 0.8], 1.0, False, True)):
+        param.grad = torch.tensor(gradient)
+        monkeypatch.setattr(beliefs, "_clipped_by_the_old_name", lambda device, returned=returned: (param, returned))
+        assert beliefs.leaves_gradients_alone(CPU).holds is alone
+        assert beliefs.returns_the_clipped_norm(CPU).holds is clipped
+    assert beliefs.leaves_gradients_alone(CPU).seen == "their norm went from 5 to 1"
+    assert beliefs.returns_the_clipped_norm(CPU).seen == "it returned 1, the norm before clipping"
+
+
+@pytest.mark.parametrize(
+    ("norms", "squares", "seen", "holds"),
+    [
+        (6.0, 4.0, "it was 1.50 times as fast", True),
+        (6.0, 5.0, "it was 1.20 times as fast", True),
+        (5.5, 5.0, "it was 1.10 times as fast", False),
+        (2.0, 4.0, "it took 2.00 times as long", False),
+        (2.0, 2.0, "it was 1.00 times as fast", False),
+    ],
+)
+def test_how_fast_squares_are(
+    norms: float, squares: float, seen: str, holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def timed(calls: Any, device: Any, reset: Any, rounds: int) -> dict[str, Timing]:
+        asked.append(([round(call()) for call in calls.values()], device, reset(), rounds))
+        return {"norm": Timing([norms], None), "squares": Timing([squares], None)}
+
+    monkeypatch.setattr(measure, "interleaved", timed)
+    monkeypatch.setattr(beliefs, "_gradients", lambda device: [torch.tensor([3.0]), torch.tensor([4.0])])
+    belief = beliefs.squares_are_faster(CPU)
+    assert (belief.seen, belief.holds) == (f"{seen} (10 × 1000 × 1000)", holds)
+    assert asked == [([5, 5], CPU, None, 51)]
+
+
+@pytest.mark.parametrize(
+    ("errors", "holds"),
+    [
+        ({"norm": 4e-7, "squares": 1e-7, "rooted": 4e-7}, True),
+        ({"norm": 4e-7, "squares": 1e-7, "rooted": 1e-7}, False),  # the root costs nothing
+        ({"norm": 4e-7, "squares": 1e-7, "rooted": 2e-7}, False),
+        ({"norm": 1e-7, "squares": 1e-7, "rooted": 4e-7}, False),
+    ],
+)
+def test_a_root_that_is_saved_would_have_to_be_what_costs_digits(
+    errors: dict[str, float], holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beliefs, "errors_of_the_norm", lambda grads: errors)
+    monkeypatch.setattr(beliefs, "_gradients", lambda device: [])
+    belief = beliefs.squares_are_more_exact(CPU)
+    assert belief.holds is holds
+    assert belief.seen.startswith("error 4e-07 with" if errors["norm"] > 1e-7 else "error 1e-07 with")
+
+
+def test_the_gradients_of_the_claims() -> None:
+    grads = beliefs._gradients(CPU)
+    assert [tuple(grad.shape) for grad in grads] == [(1000, 1000)] * 10
+    assert not torch.equal(grads[0], grads[1])
+    assert torch.equal(grads[0], beliefs._gradients(CPU)[0])
+    param, returned = beliefs._clipped_by_the_old_name(CPU)
+    assert returned == 5.0
+    torch.testing.assert_close(param.grad, torch.tensor([0.6, 0.8]), rtol=1e-5, atol=0)
