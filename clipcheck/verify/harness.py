@@ -124,10 +124,11 @@ def run(train: Callable[..., object], setting: Setting) -> Trace:
     """One run of `train` with the objects that the names of its parameters ask for."""
     trace = Trace()
     numbers: dict[int, int] = {}
-    with _quiet(), default_dtype(torch.float64 if setting.dtype is torch.float64 else torch.float32):
-        torch.manual_seed(setting.seed)
-        random.seed(setting.seed)
+    torch.manual_seed(setting.seed)
+    random.seed(setting.seed)
+    with default_dtype(torch.float32):  # the default decides which numbers a seed gives
         objects = _objects(setting, trace)
+    with _quiet(), default_dtype(torch.float64 if setting.dtype is torch.float64 else torch.float32):
         arguments = _arguments(train, objects)
         hook = register_optimizer_step_pre_hook(_snapshot(trace, numbers))
         start = time.perf_counter()
