@@ -108,7 +108,7 @@ def _held(codes: frozenset[str], words: _Words) -> frozenset[str]:
 
 
 def _without_gradients(codes: frozenset[str], data: bytes) -> frozenset[str]:
-    """Those of `codes` that a text can concern in which no word holds `grad`: most rules are out, and most files."""
+    """Those of `codes` that can concern a file in which no word holds `grad`: most rules are out, and most files."""
     return frozenset(code for code, letters in _other_letters(codes) if any(one in data for one in letters))
 
 
