@@ -1,7 +1,7 @@
-"""Runs the code of fixtures under the audit, with objects of the harness's making by the names of their parameters.
+"""Runs the code of fixtures under the audit, with objects chosen by the names of their parameters.
 
-Frameworks that a fixture imports are stand-ins (`standins/`): they do with gradients what the real ones do, in the same order, and
-lie, as far as the audit can see, where the real ones are installed.
+Frameworks that a fixture imports are stand-ins (`standins/`): they treat gradients as the real ones do, in the same
+order, and appear to the audit to be installed where the real ones would be.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from clipcheck.audit.report import report
 from clipcheck.audit.watch import Watch
 from clipcheck.verify import harness
 
-gc.freeze()  # what is there already needs no looking through before each watch
+gc.freeze()  # modules loaded before need not be searched before each watch
 
 STANDINS = {
     "accelerate": ("accelerate", "accelerate/accelerator.py"),
@@ -42,7 +42,7 @@ STANDINS = {
 
 
 def _installed(name: str) -> ModuleType:
-    """A stand-in, whose code says that it lies where the real one does."""
+    """A stand-in whose code claims to be in the file of the real one."""
     source, place = STANDINS[name]
     text = (Path(__file__).parent / "standins" / f"{source}.py").read_text(encoding="utf-8")
     module = ModuleType(name)
@@ -55,7 +55,7 @@ LIGHTNING = FRAMEWORKS["lightning"]
 
 
 def frameworks() -> Any:
-    """The stand-ins in the place of modules, those that hold them included."""
+    """Replaces modules by the stand-ins, including their parent packages."""
     modules: dict[str, ModuleType] = {}
     for name, module in FRAMEWORKS.items():
         *above, _ = name.split(".")
@@ -74,14 +74,14 @@ class Loss(nn.Module):
 
 
 class Scalar(nn.Linear):
-    """A critic of one number for all samples."""
+    """A critic that returns one number for all samples."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return super().forward(inputs).square().mean()
 
 
 class Judged(nn.Module):
-    """A loss with a critic of its own."""
+    """A loss with a separate critic."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Judged(nn.Module):
 
 
 class Agent(nn.Module):
-    """A model with a loss and an optimizer of its own."""
+    """A model that has its own loss and optimizer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,11 +107,11 @@ class Config(SimpleNamespace):
 
 
 class Missing(Exception):
-    """A function asks for what is not made here; the message names it."""
+    """A function has a parameter that is not provided here; the message names it."""
 
 
 def objects() -> dict[str, Any]:
-    """One of everything that fixtures ask for. Gradients are large beside every limit that they clip to."""
+    """One of everything that fixtures ask for. Gradients are large compared with every limit."""
     torch.manual_seed(0)
     random.seed(0)
     made = harness._objects(harness.Setting(0, "SGD", torch.float32, 0.5), harness.Trace())
@@ -249,7 +249,7 @@ def objects() -> dict[str, Any]:
 
 
 class Play(NamedTuple):
-    """A function or class of a fixture that is run, and the codes that are expected in it or in what it calls."""
+    """A function or class of a fixture to run, and the codes expected in it or in what it calls."""
 
     fixture: str  # as `CLIP101/before`
     name: str
@@ -288,7 +288,7 @@ class Seen(SimpleNamespace):
 
 
 def audited(play: Play) -> Seen:
-    """Runs it; what neither computes gradients nor steps gets gradients before it and a step after it."""
+    """Runs it; code that neither computes gradients nor steps gets gradients before it and a step after it."""
     made, asked = objects(), _asked(play.thing)
     made |= OTHERS.get((play.fixture, play.name), lambda made: {})(made)
     if "critic" in asked and "optimizer" in asked:
@@ -354,13 +354,13 @@ def _run(play: Play, made: dict[str, Any]) -> None:
 
 
 def _fit(play: Play, made: dict[str, Any]) -> None:
-    """A module, or a callback beside a plain one, in a training by Lightning."""
+    """Trains a module, or a plain one with a callback, with Lightning."""
     kind, callbacks = play.thing, []
     if issubclass(kind, LIGHTNING.Callback):
         kind, callbacks = LIGHTNING.LightningModule, [kind()]
 
     class Module(kind):  # type: ignore[misc, valid-type]
-        clips = False  # what needs gradients before the first backward, which torch refuses
+        clips = False  # hooks that need gradients before the first backward, where torch raises
 
         def forward(self, inputs: Any) -> Any:
             return made["model"](inputs[0] if isinstance(inputs, tuple) else inputs)
@@ -381,7 +381,7 @@ def _fit(play: Play, made: dict[str, Any]) -> None:
 
 
 def _use(play: Play, made: dict[str, Any]) -> None:
-    """An object, whose methods are called in the order in which they stand, those apart that others call."""
+    """An object whose methods are called in source order, except those that others call."""
     thing = _called(play.thing, made)
     if isinstance(thing, nn.Module):
         thing.model = made["model"]
@@ -398,7 +398,7 @@ def _use(play: Play, made: dict[str, Any]) -> None:
 
 
 def _scalar() -> dict[str, Any]:
-    """A model that gives its loss."""
+    """A model that returns its loss."""
     model = Scalar(6, 1)
     return {"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.01)}
 
@@ -408,7 +408,7 @@ def _critic(made: dict[str, Any]) -> dict[str, Any]:
     return {"critic": critic, "opt_d": torch.optim.SGD(critic.parameters(), lr=0.01)}
 
 
-# What some ask for under a name that means something else elsewhere, or on a machine with a GPU.
+# Objects for names that mean something else elsewhere, or on a machine with a GPU.
 OTHERS: dict[tuple[str, str], Callable[[dict[str, Any]], dict[str, Any]]] = {
     ("CLIP102/before_2", "WeightedLoss"): lambda made: {"weights": [1.0]},
     ("CLIP111/before_2", "clip"): lambda made: {"parts": [made["model"].body, made["model"].head]},

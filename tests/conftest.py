@@ -1,4 +1,4 @@
-"""What several test files share: where the project and the optional corpus lie."""
+"""What several test files share: the location of the project and of the optional corpus."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = 13
 
 
 def runner() -> CliRunner:
-    """Calls commands with stdout and stderr apart, which click before 8.2 does only if it is told to."""
+    """Runs commands with stdout and stderr separate, which click before 8.2 does only on request."""
     if "mix_stderr" in inspect.signature(CliRunner).parameters:
         return CliRunner(mix_stderr=False)  # type: ignore[call-arg]
     return CliRunner()
@@ -25,7 +25,7 @@ def runner() -> CliRunner:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder beside the checkout that holds labelled code and documents; tests that need it skip without it."""
+    """The folder next to the checkout with labeled code and documents; tests that need it skip without it."""
     folder = PROJECT.parent / "shared"
     if not (folder / "corpus").is_dir():
         pytest.skip("the corpus is not beside this checkout (../shared)")
@@ -34,7 +34,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def tree(shared: Path) -> Path:
-    """The unpacked packages, downloaded once per checkout; skips, naming what is missing, where they cannot be had."""
+    """The unpacked packages, downloaded once per checkout; skips, naming what is missing, if they are unavailable."""
     folder = PROJECT / ".corpus" / "tree"
     if not folder.is_dir() or len(list(folder.iterdir())) < PACKAGES:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -1,11 +1,11 @@
-"""`make fuzz`: random modules around clipping idioms are checked and fixed, and nothing may be lost on the way.
+"""`make fuzz`: random modules with clipping idioms are checked and fixed, and nothing may be lost.
 
-A module is a random sentence of the grammar in fuzz_modules.py, with comments, line breaks, tabs, backslashes and odd blanks put
-between its tokens wherever Python allows them, in a file of Python, a notebook or Markdown. All of them are valid Python.
-For each: nothing fails and nothing is called invalid, what comes out is Python where what went in was, a second fix finds
-nothing to do, every comment is there once more and on its own, and the lines that no fix concerns are byte for byte the
-same and in the same order. Every 50th is also tried on torch. What fails is printed as a module that was made as short as
-leaving out lines makes it. Usage: fuzz.py [COUNT] [SEED]
+A module is a random sentence of the grammar in fuzz_modules.py, with comments, line breaks, tabs, backslashes and odd
+blanks between its tokens wherever Python allows them, in a Python file, a notebook or Markdown. All are valid Python.
+For each, nothing crashes and nothing is reported as invalid; the result is valid Python if the input was; a second fix
+changes nothing; every comment still occurs exactly once and by itself; and lines that no fix affects are byte for byte
+the same and in the same order. Every 50th fix is also verified on torch. A failing module is reduced by removing lines,
+and printed. Usage: fuzz.py [COUNT] [SEED]
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from clipcheck.rule import INVALID_SYNTAX, Safety, Verify
 from clipcheck.settings.keys import Settings
 from clipcheck.verify.sites import Verifier
 
-TRIED = 50  # one module in so many is tried on torch
+TRIED = 50  # the fixes of one module in so many are verified on torch
 ALL = Settings(codes=frozenset(RULES), fix=True)
 
 # --- what must hold ---------------------------------------------------------------------------------------------------
 
 
 class Outcome(NamedTuple):
-    """What goes wrong with a file, of which kind ("" where all is well), and the rules of the fixes that were made."""
+    """What goes wrong with a file, its kind ("" if all is well), and the rules of the applied fixes."""
 
     kind: str = ""
     detail: str = ""
@@ -74,7 +74,7 @@ def _outcome(file: File, settings: Settings) -> Outcome:
 
 
 def _loss(name: str, data: bytes, fixed: bytes, before: list[str], after: list[str]) -> tuple[str, str]:
-    """A comment that is gone, doubled or followed by something else, or a changed line that no fix concerns."""
+    """A comment that is lost, doubled or followed by something else, or a changed line that no fix affects."""
     was, now = (Counter(_comments(texts)) for texts in (before, after))
     for kind, differ in (("lost comment", was - now), ("new comment", now - was)):
         if differ:
@@ -87,7 +87,7 @@ def _loss(name: str, data: bytes, fixed: bytes, before: list[str], after: list[s
 
 
 def _outside(name: str, data: bytes) -> str:
-    """What a file holds besides its code."""
+    """The content of a file besides its code."""
     if not name.endswith(".ipynb"):
         return data.decode("utf-8-sig")
     book = json.loads(data)
@@ -104,13 +104,13 @@ def _comments(texts: list[str]) -> Iterator[str]:
 
 
 def case(seed: int, number: int) -> tuple[str, str, Settings]:
-    """Module number so many of a seed, the container to put it into, and the settings to check it with."""
+    """The module with this number for a seed, its container, and the settings to check it with."""
     rng = random.Random(f"{seed} {number}")
     plain = module(rng)
     text = decorated(rng, plain)
-    if not is_python(text):  # a tab or a break at a place where it means something
+    if not is_python(text):  # a tab or a line break where it matters
         text = plain
-    # an older interpreter sees its fault in the string, whichever it is that LibCST does not read
+    # an older interpreter reports the error in the string, whatever LibCST cannot parse
     if "PEP701" in text and (sys.version_info >= (3, 12) or is_read(text)):
         text = text.replace("PEP701", rng.choice(PEP701))
     container = rng.choice(["py", "py", "py", "py", "ipynb", "md"])
@@ -119,7 +119,7 @@ def case(seed: int, number: int) -> tuple[str, str, Settings]:
 
 
 def reduced(text: str, fails: Callable[[str], bool]) -> str:
-    """The text without the lines that it fails without, too, in stretches that become shorter and shorter."""
+    """The text without lines that the failure does not need, removed in shorter and shorter blocks."""
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     size = len(lines) // 2
     while size:
@@ -139,7 +139,7 @@ def looked_at(text: str, container: str, settings: Settings, seed: str) -> Outco
 
 
 def run(count: int, seed: int, verify: Verify | None = None, say: Callable[[str], None] = print) -> list[Outcome]:
-    """What comes of each module; `verify` tries the fixes of one in `TRIED`, and what fails is said."""
+    """The outcome of each module; `verify` runs the fixes of one in `TRIED`, and failures are printed."""
     outcomes: list[Outcome] = []
     for number in range(count):
         text, container, settings = case(seed, number)

@@ -1,6 +1,6 @@
 """The modules of `make fuzz`: sentences of a grammar of clipping idioms, with comments and blanks wherever Python allows.
 
-All of them are valid Python, some for newer interpreters only. A module goes into a file of Python, a notebook or Markdown.
+All are valid Python, some only for newer interpreters. A module goes into a Python file, a notebook or Markdown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from clipcheck.documents.program import LINE_END
 
-# --- the grammar: `<name>` is one of the lines' alternatives, a name in capitals the same word throughout a module --------
+# --- the grammar: `<name>` is one of the alternatives, an uppercase name is the same word throughout a module -------------
 
 GRAMMAR = {
     "module": ["<head><imports>\n<keep><def><more><tail>", "<imports><def><def><tail>", "<head><imports><block>\n<def>"],
@@ -144,7 +144,7 @@ TAG = re.compile(r"#[^\r\n]*?\bc\d+c[^\r\n]*")
 
 
 def sentence(rng: random.Random, symbol: str = "module", depth: int = 0) -> str:
-    """A random derivation of a symbol; what is put into a line has its further lines as deep as that line."""
+    """A random derivation of a symbol; further lines are indented like the line into which they are inserted."""
     alternatives = GRAMMAR[symbol]
     text = rng.choice(alternatives) if depth < 12 else min(alternatives, key=lambda one: one.count("<"))
     while found := re.search(r"(?m)^(?P<lead> *)(?P<before>.*?)<(?P<name>[a-z]+)>(?P<ends>(?=\n))?", text):
@@ -155,7 +155,7 @@ def sentence(rng: random.Random, symbol: str = "module", depth: int = 0) -> str:
 
 
 def module(rng: random.Random) -> str:
-    """A module of the grammar that is Python, without comments, its words chosen."""
+    """A valid module of the grammar, without comments, with its words chosen."""
     while not is_python(text := _with_words(rng, sentence(rng))):
         pass
     return text
@@ -170,7 +170,7 @@ def _with_words(rng: random.Random, text: str) -> str:
 
 
 def is_python(text: str) -> bool:
-    """Whether this interpreter reads the text; what only newer ones read is taken for what they read."""
+    """Whether this interpreter accepts the text; syntax of newer versions is assumed to be valid."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -191,7 +191,7 @@ def _without_newer(text: str) -> str:
 
 
 def decorated(rng: random.Random, text: str) -> str:
-    """The text with comments, blanks and line ends where Python allows them, each comment with a number of its own."""
+    """The text with comments, blanks and line ends where Python allows them; each comment has a different number."""
     often = rng.choice([0.0, 0.02, 0.1, 0.4])
     numbers = iter(range(10**6))
     pieces: list[str] = []
@@ -220,7 +220,7 @@ def _comment(rng: random.Random, numbers: Iterator[int]) -> str:
 
 
 def _gap(rng: random.Random, numbers: Iterator[int], depth: int) -> str:
-    """What may stand between two tokens: inside brackets line ends and comments as well."""
+    """What may come between two tokens: inside brackets, also line ends and comments."""
     blank = rng.choice([" ", "  ", "\t", " \\\n  ", "\\\n", " \f "])
     if not depth or rng.random() < 0.3:
         return blank
@@ -250,7 +250,7 @@ class File(NamedTuple):
 
 
 def file_of(rng: random.Random, text: str, container: str) -> File:
-    """The text as a file of Python, or as cells or blocks among others."""
+    """The text as a Python file, or as cells or blocks among others."""
     match container:
         case "ipynb":
             parts = _parts(text)
@@ -279,7 +279,7 @@ def _cell(source: object) -> dict[str, object]:
 
 
 def _parts(text: str) -> list[str]:
-    """The text in two at the start of a top-level statement, where it has one in its middle."""
+    """The text split in two at a top-level statement near the middle, if there is one."""
     if _without_newer(text) != text:
         return [text]
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)

@@ -1,4 +1,4 @@
-"""Expressions that try to leave a trace when a verification runs them: each in the call of a clip that has a fix."""
+"""Expressions that try to leave a trace when a verification runs them, each in the call of a clip with a fix."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 
 class Ground(NamedTuple):
-    """Where traces show: `folder` stays empty, `port` sees no connection, and `secret` stands nowhere in the output."""
+    """Where traces would show: `folder` stays empty, `port` gets no connection, and `secret` is not in the output."""
 
     folder: Path
     port: int
-    evil: Path  # files that do harm when they are loaded
+    evil: Path  # files that are harmful when loaded
 
 
 SITE = """\
@@ -24,14 +24,14 @@ from torch.nn.utils import clip_grad_norm
 def step(model):
     clip_grad_norm(model.parameters(), 1.0, error_if_nonfinite={expression})
 """
-# How Python code finds everything without a single import: the builtins of a module that any class leads to.
+# How Python code can reach everything without an import: the builtins of a module that any class leads to.
 BUILTINS = (
     "[c for c in ().__class__.__base__.__subclasses__() if c.__name__ == 'catch_warnings'][0]()._module.__builtins__"
 )
 
 
 def program(site: str, ground: Ground, name: str) -> str:
-    """A module with one hostile site; what is in front of ` :: ` in a site are imports."""
+    """A module with one hostile site; the part of a site before ` :: ` is imports."""
     imports, _, expression = site.rpartition(" :: ")
     trace = str(ground.folder / name)
     expression = expression.replace("TRACE", repr(trace)).replace("PORT", str(ground.port))
@@ -51,14 +51,14 @@ class _Evil:
 
 
 def prepare(ground: Ground) -> None:
-    """Files in `evil` that make a folder when they are loaded: a pickle, a module for torch.hub, a module."""
+    """Files in `evil` that create a folder when they are loaded: a pickle, a module for torch.hub, a module."""
     trace = str(ground.folder / "loaded")
     (ground.evil / "evil.pkl").write_bytes(pickle.dumps(_Evil(trace)))
     (ground.evil / "hubconf.py").write_text(f"import os\nos.mkdir({trace!r})\ndef x(): pass\n", encoding="utf-8")
     (ground.evil / "a.py").write_text(f"import os\nos.mkdir({trace!r})\n", encoding="utf-8")
 
 
-# By kind. The first wall must refuse every one of them.
+# By kind. The first line of defense must refuse all of them.
 SITES: dict[str, list[str]] = {
     "functions as values": [
         "import builtins :: max([CODE], key=builtins.exec)",
@@ -231,8 +231,8 @@ SITES: dict[str, list[str]] = {
     ],
 }
 
-# For the second wall alone: with the first one switched off these reach everything that Python has. What leaves a trace
-# without any wall is marked so, and a test without walls sees to it that it does.
+# For the second line of defense only: without the first one, these reach everything in Python. Those that leave a trace
+# without any defense are marked, and a test without defenses checks that they do.
 IMPORT = f"{BUILTINS}['__import__']"
 PAYLOADS: dict[str, tuple[str, bool]] = {
     "a folder": (f"{IMPORT}('os').mkdir(TRACE)", True),

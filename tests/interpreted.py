@@ -1,6 +1,6 @@
-"""The CUDA way on a machine without a GPU: the kernels in Triton's interpreter, the tables the real ones.
+"""The CUDA code on a machine without a GPU: the kernels run in Triton's interpreter, with the real tables.
 
-The environment holds `TRITON_INTERPRET=1` when Triton is imported.
+`TRITON_INTERPRET=1` must be set when Triton is imported.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import types
 
-# What errors say of a Triton whose interpreter has no float64, or does not work with this numpy.
+# Error messages of a Triton whose interpreter lacks float64 or does not work with this numpy.
 LACKING = ("only 0-dimensional arrays can be converted", "get_double_ty")
 
 
 def install() -> None:
-    """Replaces what speaks to a GPU, and makes the chunks small."""
+    """Replaces the code that communicates with a GPU, and makes the chunks small."""
     import torch
 
     from clipcheck.runtime import cuda, cuda_plan

@@ -1,8 +1,8 @@
-"""`make kill`: clipcheck is killed while it fixes files, again and again, and must never leave a damaged one.
+"""`make kill`: clipcheck is killed repeatedly while it fixes files, and must never leave a damaged one.
 
-Half of the kills come after a random time; the others before or after the n-th call that the write phase makes to the
-system. After each, every file holds the whole old or the whole new text; the next run removes leftover files; no
-process stays. Usage: kill.py [KILLS] [SEED]
+Half of the kills happen after a random time, the others before or after the n-th system call of the write phase. After
+each one, every file must contain the complete old or the complete new text, the next run must remove leftover files,
+and no process may survive. Usage: kill.py [KILLS] [SEED]
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Deadly:
 
 
 def die_at(call: int, behind: bool) -> None:
-    """Fix the files of the current folder, and die at this call of the write phase."""
+    """Fixes the files of the current folder, and dies at this call of the write phase."""
     from clipcheck import disk
     from clipcheck.cli.main import main
 
@@ -81,7 +81,7 @@ def die_at(call: int, behind: bool) -> None:
     main([*ARGUMENTS, "--jobs", "1"])
 
 
-# --- the one that kills -----------------------------------------------------------------------------------------------
+# --- the process that kills -------------------------------------------------------------------------------------------
 
 
 def run(folder: Path, *words: str) -> subprocess.Popen[bytes]:
@@ -98,7 +98,7 @@ def prepare(folder: Path) -> None:
 
 
 def damaged(folder: Path) -> list[str]:
-    """The files that hold neither the old nor the new text."""
+    """The files that contain neither the old nor the new text."""
     return [path.name for path in folder.glob("*.py") if path.read_text() not in (OLD, NEW)]
 
 
@@ -108,7 +108,7 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def orphans(folder: Path) -> list[int]:
-    """The processes that were started for a folder and still run."""
+    """The processes that were started for a folder and are still running."""
     marker = f"CLIPCHECK_KILL={folder.name}\0".encode()
     found = []
     for process in Path("/proc").glob("[0-9]*"):
@@ -128,7 +128,7 @@ def gone_by(folder: Path, seconds: float) -> bool:
 
 
 def one_kill(chance: random.Random, typical: float) -> Counter[str]:
-    """What one kill did: how it was given, and each thing that is wrong afterwards."""
+    """The result of one kill: how the process was killed, and everything that is wrong afterward."""
     seen: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -163,7 +163,7 @@ def typical_run() -> float:
 
 
 def main(kills: int, seed: int) -> int:
-    """Kill that often and say what came of it; 1 where anything is wrong."""
+    """Kills that often and prints the results; returns 1 if anything is wrong."""
     if sys.platform != "linux":
         print("make kill needs Linux: it looks for processes in /proc")
         return 2

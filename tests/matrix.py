@@ -1,7 +1,7 @@
-"""`make matrix`: the fast tests with every Python from 3.10 to 3.14 that this machine has, and the lowest versions allowed.
+"""`make matrix`: the fast tests with every Python from 3.10 to 3.14 on this machine, and with the lowest allowed versions.
 
-Each pair gets an environment of its own in `build/matrix/`, without torch: the tests that need it skip themselves. What
-could not be had is named. Usage: matrix.py [NAME...], such as `3.12` or `lowest`
+Each combination gets a separate environment in `build/matrix/`, without torch: tests that need it are skipped. Pythons
+that are unavailable are listed. Usage: matrix.py [NAME...], such as `3.12` or `lowest`
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TOOLS = (
 
 
 class Row(NamedTuple):
-    """One run: with which Python, which versions of what clipcheck needs, and pytest's last line."""
+    """One run: its Python, the versions of the dependencies, and pytest's last line."""
 
     python: str
     versions: str
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
 
 def interpreters() -> dict[str, str]:
-    """The interpreter of each Python that can be found: by name, or among those of pyenv."""
+    """The interpreter of each Python version that can be found, by name or in pyenv."""
     found = {}
     for version in PYTHONS:
         named = shutil.which(f"python{version}")
@@ -55,21 +55,21 @@ def interpreters() -> dict[str, str]:
 
 
 def _is(interpreter: str, version: str) -> bool:
-    """Whether a command is that Python: pyenv leaves names that lead nowhere."""
+    """Whether a command is that Python: pyenv has commands for versions that are not installed."""
     asked = "import sys; print('%d.%d' % sys.version_info[:2])"
     done = subprocess.run([interpreter, "-c", asked], capture_output=True, text=True)
     return done.stdout.strip() == version
 
 
 def lowest() -> list[str]:
-    """What pyproject.toml asks for, with each lower bound as the only version."""
+    """The requirements in pyproject.toml, with each lower bound as the only version."""
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [*project["dependencies"], *(line for extra in EXTRAS for line in project["optional-dependencies"][extra])]
     return sorted({re.sub(r">=", "==", line) for line in wanted})
 
 
 def run(python: str, interpreter: str, versions: str) -> Row:
-    """Make the environment and run the tests in it."""
+    """Creates the environment and runs the tests in it."""
     folder = PROJECT / "build" / "matrix" / f"{python}-{versions}"
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([interpreter, "-m", "venv", str(folder)], check=True)
@@ -79,7 +79,7 @@ def run(python: str, interpreter: str, versions: str) -> Row:
     done = subprocess.run([*install, f"{PROJECT}[{','.join(EXTRAS)}]"], capture_output=True, text=True, cwd=PROJECT)
     if done.returncode:
         return Row(python, versions, done.returncode, (done.stderr.strip().splitlines() or ["pip failed"])[-1])
-    # the tests look at the checkout; what was installed gave the dependencies
+    # the tests use the checkout; the installation is only for the dependencies
     subprocess.run([inner, "-m", "pip", "uninstall", "--quiet", "--yes", "clipcheck"], check=True)
     command = [inner, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-m", "not slow and not corpus", "-p", "no:cacheprovider"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, env=_environment())
@@ -94,7 +94,7 @@ def _environment() -> dict[str, str]:
 
 
 def main(wanted: list[str]) -> int:
-    """Run what is wanted, or all, and print the table."""
+    """Runs the given combinations, or all, and prints the table."""
     found = interpreters()
     missing = [version for version in PYTHONS if version not in found]
     pairs = [(version, "newest") for version in found] + [(version, "lowest") for version in list(found)[:1]]

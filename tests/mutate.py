@@ -1,7 +1,7 @@
-"""`make mutate`: spoils every rule's fix in every way we can think of, and counts how many the verification refutes.
+"""`make mutate`: breaks every rule's fix in every way we can think of, and counts how many the verification refutes.
 
-Each mutant is the text after a fix with one change in a line that the fix has touched. One that passes the verification is
-shown: either the verification is blind to it, or it is no fault.
+Each mutant is the text after a fix with one change in a line that the fix has touched. Mutants that pass the
+verification are shown: either the verification misses them, or they are equivalent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _name(call: ast.AST) -> str:
 
 
 def _expression(text: str, **parts: ast.expr) -> ast.expr:
-    """An expression with nodes in the place of names."""
+    """An expression with names replaced by nodes."""
 
     class Fill(ast.NodeTransformer):
         def visit_Name(self, node: ast.Name) -> ast.expr:
@@ -39,7 +39,7 @@ def _expression(text: str, **parts: ast.expr) -> ast.expr:
 
 
 def calls(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    """Faults of a norm's or a clip's call."""
+    """Mistakes in the call of a norm or a clip."""
     name = _name(node)
     if not isinstance(node, ast.Call) or name not in OURS or not node.args:
         return
@@ -98,7 +98,7 @@ OPERATORS: tuple[Operator, ...] = (calls, types, numbers, conditions)
 
 
 def mutants(pair: Pair) -> Iterator[Pair]:
-    """All single changes of the lines that the fix has touched; those that move a statement included."""
+    """All single changes of the lines that the fix has touched, including moved statements."""
     touched = _touched(pair.before, pair.after)
     tree = ast.parse(pair.after)
     nodes = [(i, n) for i, n in enumerate(ast.walk(tree)) if getattr(n, "lineno", 0) in touched]
@@ -113,7 +113,7 @@ def mutants(pair: Pair) -> Iterator[Pair]:
 
 
 def _touched(before: str, after: str) -> set[int]:
-    """The lines of `after` that are new, imports left out."""
+    """The lines of `after` that are new, without imports."""
     old, new = before.splitlines(), after.splitlines()
     changed = {
         line + 1

@@ -1,4 +1,4 @@
-"""Real processes over gloo or NCCL: how they are started, and the clip in them against the unsharded gradients."""
+"""Real processes over gloo or NCCL: how they start, and how the clip in them is compared with unsharded gradients."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Setup(NamedTuple):
         return "cuda" if "nccl" in self.backend else "cpu"
 
     def missing(self) -> str:
-        """Why it cannot be had here; empty if it can."""
+        """Why it is unavailable here; empty if it is available."""
         if not dist.is_available() or sys.platform == "win32":
             return "torch has no process groups here"
         if "gloo" in self.backend and not dist.is_gloo_available():
@@ -91,14 +91,14 @@ def whole(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
 
 
 class Sizes(list[int]):
-    """The elements of each all-reduce, and over which groups they were."""
+    """The number of elements of each all-reduce, and its group."""
 
     groups: list[object]
 
 
 @contextmanager
 def counted() -> Iterator[Sizes]:
-    """Counts the elements of each all-reduce of ours; a DTensor may make others."""
+    """Counts the elements of each all-reduce of the runtime; DTensors may make others."""
     sizes = Sizes()
     sizes.groups = []
     original = dist.all_reduce
@@ -127,7 +127,7 @@ def check(
     norm_type: float = 2.0,
     **how: object,
 ) -> None:
-    """Clips `params`, of whose whole gradients `grads` is the list, and compares norm, gradients and collectives.
+    """Clips `params`, whose whole gradients are `grads`, and compares norm, gradients and collectives.
 
     `groups` is the number of distinct process groups: one collective for each, two for powers that may overflow.
     """
@@ -189,7 +189,7 @@ def _work(rank: int, setup: Setup, cases: tuple[Case, ...], port: int, reports: 
 
 @functools.cache
 def outcomes(setup: Setup, cases: tuple[Case, ...]) -> dict[str, dict[int, str]]:
-    """Runs every case on so many processes, all in one spawn; returns the error texts by case and rank."""
+    """Runs every case on so many processes, all in one spawn; returns the error messages by case and rank."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -205,7 +205,7 @@ def outcomes(setup: Setup, cases: tuple[Case, ...]) -> dict[str, dict[int, str]]
             found.setdefault(name, {})[rank] = error
             if error:
                 break
-    except Exception:  # nothing more comes: what is missing is reported as such below
+    except Exception:  # no more results: missing ones are reported below
         pass
     finally:
         for worker in workers:
@@ -216,7 +216,7 @@ def outcomes(setup: Setup, cases: tuple[Case, ...]) -> dict[str, dict[int, str]]
 
 
 def every_rank_agrees(setup: Setup, case: Case, cases: tuple[Case, ...]) -> None:
-    """Fails where a case of those that run together fails on a rank, or hangs."""
+    """Fails if a case fails or hangs on any rank."""
     if reason := setup.missing():
         pytest.skip(reason)
     ranks = outcomes(setup, cases).get(case.__name__, {})

@@ -1,4 +1,4 @@
-"""What a call does to the training step, as far as its name and its arguments tell. Silent cases first."""
+"""What a call does to the training step, judging by its name and its arguments. Silent cases first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def acts_of(code: str, before: str = "") -> str:
     )
 
 
-# --- nothing that concerns the gradients --------------------------------------------------------------------------------
+# --- nothing that affects the gradients -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -35,14 +35,14 @@ def acts_of(code: str, before: str = "") -> str:
     "scheduler lr_scheduler sched lr_step warmup self.warmup_lr profiler prof timer env envs bar pbar ema meter tracker "
     "progress sim simulator self.progress_bar".split(),
 )
-def test_a_step_of_what_is_not_an_optimizer(name: str) -> None:
+def test_a_step_of_something_other_than_an_optimizer(name: str) -> None:
     assert acts_of(f"{name}.step()") == ""
 
 
 @pytest.mark.parametrize(
     "made", ["torch.optim.lr_scheduler.StepLR(x, 1)", "torch.profiler.profile()", "LinearWarmup(x)", "get_scheduler(x)"]
 )
-def test_a_step_of_what_was_made_as_something_else(made: str) -> None:
+def test_a_step_of_an_object_created_as_something_else(made: str) -> None:
     assert acts_of("tool.step()", f"tool = {made}") == ""
     assert acts_of("tool.step()", "tool = Trainer(x)") == "unknown"
 
@@ -80,7 +80,7 @@ def test_calls_that_do_nothing_to_the_gradients(code: str) -> None:
     assert acts_of(code) == ""
 
 
-# --- what does something ------------------------------------------------------------------------------------------------
+# --- acts -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -153,11 +153,11 @@ def test_what_a_call_does(code: str, expected: str) -> None:
         *("f(opt=optimizer)", "self.f(self.optimizer)", "xm.optimizer_step()", "super().backward()"),
     ],
 )
-def test_a_call_elsewhere_that_may_do_anything(code: str) -> None:
+def test_a_call_of_unknown_code_may_do_anything(code: str) -> None:
     assert acts_of(code) == "unknown"
 
 
-def test_a_loss_that_went_through_a_scaler_before() -> None:
+def test_a_loss_that_was_scaled_earlier() -> None:
     assert acts_of("scaled.backward()", "scaled = scaler.scale(loss)") == "backward scaled by scaler"
     assert (
         acts_of("scaled.backward()", "gs = torch.amp.GradScaler()\nscaled = gs.scale(loss)") == "backward scaled by gs"
@@ -166,7 +166,7 @@ def test_a_loss_that_went_through_a_scaler_before() -> None:
     assert acts_of("gs.step(opt)", "gs = torch.cuda.amp.GradScaler()") == "step opt by gs"
 
 
-def test_an_engine_of_deepspeed_by_what_it_was_made_of() -> None:
+def test_a_deepspeed_engine_is_known_by_its_creation() -> None:
     made = "net, _, _, _ = deepspeed.initialize(model)"
     assert acts_of("net.step()", made) == "step net (engine)"
     assert acts_of("net.step()", made.replace("deepspeed", "other")) == "unknown"

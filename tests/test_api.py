@@ -1,4 +1,4 @@
-"""The Python interface: what it takes, what it gives, and how it says no."""
+"""The Python interface: its arguments, results and errors."""
 
 from __future__ import annotations
 
@@ -76,19 +76,19 @@ def test_a_string_without_findings_does_not_change() -> None:
     assert api.fix(text) == (text, (), ())
 
 
-def test_a_declared_encoding_moves_no_column() -> None:
+def test_a_declared_encoding_does_not_change_columns() -> None:
     text = "# -*- coding: latin-1 -*-\nimport torch\nx = 'é'; torch.nn.utils.clip_grad_norm([], 1.0)\n"
     (finding,) = api.check(text, **ONLY)
     assert finding.place.column == 10
     assert api.fix(text, target="torch", **ONLY).text == text.replace("norm(", "norm_(")
 
 
-def test_text_that_its_encoding_cannot_hold_is_a_finding() -> None:
+def test_text_that_its_encoding_cannot_represent_is_a_finding() -> None:
     (finding,) = api.check("# coding: latin-1\nimport torch\nx = '€'; torch.nn.utils.clip_grad_norm([], 1)\n")
     assert finding.code == "invalid-syntax"
 
 
-def test_a_notebook_is_told_by_its_name() -> None:
+def test_a_notebook_is_recognized_by_its_name() -> None:
     cell = {"cell_type": "code", "metadata": {}, "outputs": [], "source": BEFORE}
     notebook = json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
     (finding,) = api.check(notebook, filename="train.ipynb", **ONLY)

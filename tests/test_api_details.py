@@ -1,4 +1,4 @@
-"""The Python interface in detail: every argument counts, and a forgotten path is told from a string."""
+"""The Python interface in detail: every argument counts, and a forgotten path is distinguished from a string."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ OPT_IN = "from torch.nn.utils import clip_grad_norm_\nclip_grad_norm_(ps, 1.0)\n
 
 
 @pytest.mark.parametrize("name", ["train.py", "train.pyi", "train.ipynb", "guide.md", "guide.rst", "a folder/train.py"])
-def test_a_name_of_a_file_is_no_text(name: str) -> None:
+def test_a_file_name_is_not_accepted_as_code(name: str) -> None:
     for function in (api.check, api.fix):
         with pytest.raises(ValueError, match=r"pathlib\.Path"):
             function(name)
 
 
 @pytest.mark.parametrize("text", ["x = 1  # as in train.py\n", "train.py\n", "x", ""])
-def test_a_string_may_end_like_a_name(text: str) -> None:
+def test_code_may_end_like_a_file_name(text: str) -> None:
     assert [finding for finding in api.check(text, isolated=True) if finding.code in RULES] == []
 
 
@@ -29,7 +29,7 @@ def codes(text: str, **more: Any) -> list[str]:
     return [finding.code for finding in api.check(text, isolated=True, **more)]
 
 
-def test_what_runs_is_the_callers_choice() -> None:
+def test_the_caller_selects_the_rules() -> None:
     assert codes(OPT_IN) == []
     assert codes(OPT_IN, extend_select=["CLIP011"]) == ["CLIP011"] * len(codes(OPT_IN, select=["CLIP011"])) != []
     assert codes(DEPRECATED, extend_select="CLIP011") == codes(DEPRECATED, extend_select=["CLIP011"])
@@ -38,7 +38,7 @@ def test_what_runs_is_the_callers_choice() -> None:
     assert codes(DEPRECATED, select=["CLIP003"]) == []
 
 
-def test_whose_functions_a_fix_calls_and_how_far_it_goes() -> None:
+def test_target_and_safety_of_fixes() -> None:
     text = "import torch\nx = sum(p.grad.norm() ** 2 for p in ps) ** 0.5\n"
     chosen: dict[str, Any] = {"select": ["CLIP005"], "isolated": True}
     assert api.fix(text, **chosen).text == text

@@ -75,7 +75,7 @@ def test_the_training_is_the_same_bit_for_bit(clip: Clip | None, optimizer: str)
     assert beside == alone
 
 
-def test_the_random_state_and_the_versions_of_gradients_are_as_without_it() -> None:
+def test_the_random_state_and_gradient_versions_do_not_change() -> None:
     def last() -> tuple[Tensor, list[int]]:
         torch.manual_seed(1)
         layer = nn.Linear(3, 2)
@@ -93,7 +93,7 @@ def test_the_random_state_and_the_versions_of_gradients_are_as_without_it() -> N
     assert beside == versions
 
 
-def test_functions_stay_what_they_are_and_are_themselves_afterwards() -> None:
+def test_functions_keep_their_signatures_and_are_restored() -> None:
     function, code = nn.utils.clip_grad_norm_, nn.utils.clip_grad_norm_.__code__
     names = set(function.__globals__)
     with audit.watching():
@@ -138,7 +138,7 @@ def test_compiled_code_is_left_alone() -> None:
     assert parameter.grad.norm().item() == pytest.approx(1.0, rel=1e-4)
 
 
-def test_what_fails_in_an_observer_ends_the_watch_and_not_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_an_observer_ends_the_watch_but_not_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise ArithmeticError("no")
 
@@ -151,12 +151,12 @@ def test_what_fails_in_an_observer_ends_the_watch_and_not_the_training(monkeypat
     assert f"not seen: {trouble}" in str(watch.report())
 
 
-def test_errors_of_torch_come_through() -> None:
+def test_errors_of_torch_are_passed_on() -> None:
     with audit.watching(), pytest.raises(TypeError):
         clip_grad_norm_(nn.Linear(1, 1).parameters(), None)
 
 
-def test_calls_that_a_function_refuses_come_through_as_they_are() -> None:
+def test_calls_that_a_function_rejects_are_passed_on_unchanged() -> None:
     scaler = torch.amp.GradScaler("cpu")
     with audit.watching() as watch:
         with pytest.raises(TypeError, match=r"GradScaler.unscale_\(\) missing 1 required positional argument"):
@@ -164,7 +164,7 @@ def test_calls_that_a_function_refuses_come_through_as_they_are() -> None:
         assert watch.is_on
 
 
-def test_only_python_functions_can_be_tapped() -> None:
+def test_only_python_functions_can_be_observed() -> None:
     with pytest.raises(TypeError, match="is not a Python function"):
         tap(len, lambda original, *args: original(*args))
 
@@ -201,7 +201,7 @@ def test_the_norms_are_those_that_the_program_sees() -> None:
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.01])
-def test_the_max_norm_that_is_told_would_clip_at_most_that_share(share: float) -> None:
+def test_the_suggested_max_norm_clips_at_most_that_share(share: float) -> None:
     before = [float(n) for n in range(1, 201)]
     norms = figures.Norms(before, before, [math.inf] * 200, 0)
     limit = norms.at(1 - share)
@@ -243,7 +243,7 @@ def test_gradients_that_are_not_finite_are_counted() -> None:
     assert watched(train).optimizers[0].norms.nonfinite == 1
 
 
-def test_a_step_that_the_scaler_leaves_out_is_no_fault() -> None:
+def test_a_step_that_the_scaler_skips_is_not_a_fault() -> None:
     def train() -> None:
         layer = nn.Linear(2, 1)
         optimizer, scaler = torch.optim.SGD(layer.parameters(), lr=0.1), torch.amp.GradScaler("cpu")
@@ -267,7 +267,7 @@ def test_a_step_that_the_scaler_leaves_out_is_no_fault() -> None:
         (False, "clips, then another backward adds to the clipped gradients (in 3 of 3 steps)"),
     ],
 )
-def test_what_may_be_on_purpose_is_a_note(zeroes: bool, note: str) -> None:
+def test_what_may_be_intended_is_a_note(zeroes: bool, note: str) -> None:
     def train() -> None:
         layer = nn.Linear(2, 1)
         optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
@@ -432,14 +432,14 @@ def test_the_runtime_is_tried_on_the_same_shapes() -> None:
     assert figures.tried(huge) is None
 
 
-def test_every_code_is_a_rules_and_has_a_message() -> None:
+def test_every_code_belongs_to_a_rule_and_has_a_message() -> None:
     table = (*faults.FAULTS, *faults.STRANGERS, faults.ONCE)
     codes = {fault.code for fault in table} - {""}
     assert faults.OPTIONAL < codes <= set(RULES)
     assert all(fault.says[0].islower() and not fault.says.endswith(".") for fault in table)
 
 
-def test_json_holds_what_the_text_says() -> None:
+def test_json_contains_everything_in_the_text() -> None:
     from clipcheck.audit.report import as_json
 
     content = json.loads(as_json(watched(lambda: training(after=True))))
@@ -519,7 +519,7 @@ def test_a_clip_that_raises_is_a_fault_where_the_step_is_made(steps_anyway: bool
     assert [fault.code for fault in watched(train).faults] == codes
 
 
-def test_a_generator_of_nothing_was_not_read_before() -> None:
+def test_an_empty_generator_is_not_an_exhausted_one() -> None:
     """As of a module whose parameters are all in its parts."""
 
     def train(parameters: Any) -> None:
@@ -534,7 +534,7 @@ def test_a_generator_of_nothing_was_not_read_before() -> None:
     assert [fault.code for fault in watched(lambda: train(iter(()))).faults] == ["CLIP105"]
 
 
-def test_a_step_that_calls_the_one_that_it_derives_from_is_one_step() -> None:
+def test_a_step_that_calls_the_step_of_its_base_class_is_one_step() -> None:
     """Its closure runs once, and what it leaves is what the step uses."""
 
     class Derived(torch.optim.SGD):
@@ -597,7 +597,7 @@ def test_parts_of_fsdp1s_parameters(sharding: str, codes: list[str], monkeypatch
     assert [fault.code for fault in watched(train).faults] == codes
 
 
-def test_modules_that_are_half_built_are_left_alone() -> None:
+def test_half_initialized_modules_are_left_alone() -> None:
     class Half(nn.Module):
         def named_parameters(self, *_: Any, **__: Any) -> Any:
             raise RecursionError
@@ -607,7 +607,7 @@ def test_modules_that_are_half_built_are_left_alone() -> None:
     assert kept is not None
 
 
-def test_errors_keep_nothing_alive() -> None:
+def test_caught_errors_keep_no_tensors_alive() -> None:
     """Whoever catches an error of backward to free memory must be able to."""
     alive: list[weakref.ref[Any]] = []
 
@@ -705,7 +705,7 @@ def test_a_module_runs(tmp_path: Path) -> None:
         ("import os; os._exit(3)", 2, "the program ended with exit code 3"),
     ],
 )
-def test_the_programs_end_is_told(tmp_path: Path, end: str, code: int, says: str) -> None:
+def test_the_end_of_the_program_is_reported(tmp_path: Path, end: str, code: int, says: str) -> None:
     done = run(written(tmp_path, RIGHT, end), "3", folder=tmp_path)
     assert done.returncode == code, done.stderr
     assert says in done.stderr

@@ -54,7 +54,7 @@ def test_no_step_synchronizes_while_it_watches(clip: object) -> None:
     assert report.optimizers[0].times.reads == 0
 
 
-def test_a_program_that_waits_is_told() -> None:
+def test_a_program_that_synchronizes_is_reported() -> None:
     """Without which the test above could not fail: the same mode, and a clip that reads its norm."""
 
     def waits(parameters: object, max_norm: float) -> None:

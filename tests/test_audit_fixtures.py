@@ -118,7 +118,7 @@ def test_the_audit_sees_what_the_rule_finds(path: Path) -> None:
 
 
 @pytest.mark.parametrize("stem", ["before", "before_2", "before_3", "after", "after_2", "after_3"])
-def test_a_clamp_that_is_thrown_away_is_told_from_one_that_is_not(stem: str) -> None:
+def test_a_discarded_clamp_is_distinguished_from_a_used_one(stem: str) -> None:
     path = next((PROJECT / "fixtures").glob(f"CLIP107-*/{stem}.py"))
     (play,) = plays(path)
     assert audited(play).how == {"unclipped" if stem.startswith("before") else "by hand"}
@@ -145,6 +145,6 @@ def test_the_guide_names_what_is_seen_and_what_is_not() -> None:
     assert CANNOT.keys() - judged <= set(re.findall(r"CLIP\d+", unseen))
 
 
-def test_every_difference_is_of_a_fixture_that_is_there() -> None:
+def test_every_listed_difference_belongs_to_an_existing_fixture() -> None:
     there = {(play.fixture, play.name) for path in FIXTURES for play in plays(path)}
     assert {*DIFFERENT, *RAISES, *OTHERS} <= there

@@ -95,19 +95,19 @@ def summary(**changes: object) -> ranks.Summary:
     return {"clips": [["train.py:1", 1.0, 2.0]], "parts": [], "weights": [[3.0], [4.0]], **changes}
 
 
-def test_pipeline_stages_have_norms_of_their_own() -> None:
+def test_pipeline_stages_have_different_norms() -> None:
     """Their parameters differ from the first step on, so nothing is compared."""
     stage = summary(weights=[[5.0], [6.0]], clips=[["train.py:1", 1.0, 7.0]])
     assert ranks.faults({0: summary(), 1: stage}) == []
 
 
-def test_rounding_is_no_difference() -> None:
+def test_rounding_is_not_a_difference() -> None:
     other = summary(clips=[["train.py:1", 1.0, 2.0001]])
     assert ranks.faults({0: summary(), 1: other}) == []
     assert len(ranks.faults({0: summary(), 1: summary(clips=[["train.py:1", 1.0, 2.01]])})) == 1
 
 
-def test_a_rank_that_tells_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_without_a_report_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "PATIENCE", 0.1)
     monkeypatch.setattr(ranks, "_folder", lambda: tmp_path / "none")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")

@@ -1,4 +1,4 @@
-"""Many files at once: what is looked at, in which order it is told, and what a fault in one file means for the others."""
+"""Many files at once: which are checked, the order of reports, and the effect of an error in one file on the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIXING = Settings(frozenset({"CLIP002"}), "torch", fix=True)
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
-    """Thirty files: every third one has a finding, every third one only the word, the others nothing of ours."""
+    """Thirty files: every third one has a finding, every third one only a keyword, the others neither."""
     texts = (OLD, "clip_grad_norm = 1\n", "x = 1\n")
     for n in range(30):
         (tmp_path / f"{n:02}.py").write_text(texts[n % 3])
@@ -43,7 +43,7 @@ def test_only_files_with_findings_have_a_report(files: list[str]) -> None:
     assert 10 <= outcome.candidates <= 20
 
 
-def test_reports_come_in_the_order_of_the_question_whoever_answers_it(files: list[str]) -> None:
+def test_reports_are_in_the_order_of_the_request_whichever_process_finishes_first(files: list[str]) -> None:
     backwards = list(reversed(files))
     alone = check_files(wanted(backwards), jobs=1)
     assert [name for name, _ in reported(alone)] == [f"{n:02}.py" for n in range(27, -1, -3)]
@@ -54,7 +54,7 @@ def test_reports_come_in_the_order_of_the_question_whoever_answers_it(files: lis
     assert together == check_files(wanted(backwards), jobs=1)
 
 
-def test_progress_counts_up_to_the_files_that_are_looked_at(files: list[str]) -> None:
+def test_progress_counts_up_to_the_number_of_checked_files(files: list[str]) -> None:
     seen: list[tuple[int, int]] = []
     outcome = check_files(wanted(files), jobs=1, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(n, outcome.candidates) for n in range(1, outcome.candidates + 1)]
@@ -79,7 +79,7 @@ def test_nothing_is_written_unless_asked(files: list[str]) -> None:
     assert all(Path(path).read_text() == OLD for path in files[::3])
 
 
-def test_fixes_are_written_to_their_files_alone(files: list[str]) -> None:
+def test_fixes_change_only_their_files(files: list[str]) -> None:
     before = {path: Path(path).read_text() for path in files}
     outcome = check_files(wanted(files, FIXING), jobs=1, write=True)
     assert (len(outcome.fixed), outcome.findings, outcome.errors) == (10, [], ())
@@ -120,7 +120,7 @@ def test_paths_are_walked_and_sorted(files: list[str], tmp_path: Path) -> None:
     ]
 
 
-def test_documents_are_walked_by_their_endings(tmp_path: Path) -> None:
+def test_documents_are_found_by_extension(tmp_path: Path) -> None:
     pytest.importorskip("markdown_it", reason="needs the extra clipcheck[markdown]")
     for name in ("a.md", "b.markdown", "c.mdx", "d.qmd", "e.rmd", "f.Rmd", "g.txt"):
         (tmp_path / name).write_text(f"```python\n{OLD}```\n")

@@ -32,7 +32,7 @@ def test_clip_grad_norm_is_a_deprecated_alias_that_clips_in_place() -> None:
     assert not beliefs.returns_the_clipped_norm(CPU).holds
 
 
-def test_the_root_is_not_what_costs_digits() -> None:
+def test_the_root_does_not_cause_the_loss_of_digits() -> None:
     """`pow(2).sum()` is more accurate on the CPU, with the root put back too: torch sums squares and norms differently."""
     generator = torch.Generator().manual_seed(0)
     errors = beliefs.errors_of_the_norm([torch.randn(1000, 1000, generator=generator) for _ in range(10)])
@@ -41,7 +41,7 @@ def test_the_root_is_not_what_costs_digits() -> None:
     assert errors["rooted"] < 1e-7  # a root and a square cost at most a rounding each
 
 
-def test_a_root_that_is_squared_again_costs_one_rounding() -> None:
+def test_squaring_a_root_again_costs_one_rounding() -> None:
     for value in (2.0, 3.0, 1e-3, 7e5):
         assert math.sqrt(value) ** 2 == pytest.approx(value, rel=3e-16)
 
@@ -59,7 +59,7 @@ def test_every_belief_can_be_run() -> None:
     assert "times as" in speed.seen  # how fast depends on the machine, so no figure is asserted
 
 
-def test_a_ratio_is_taken_round_by_round() -> None:
+def test_a_ratio_is_computed_per_round() -> None:
     """A machine that is slow for a while is slow for both: the ratio of the medians here would be 1."""
     from clipcheck.bench.measure import Timing
 

@@ -1,4 +1,4 @@
-"""The benchmark's commands: what they refuse, and that each measures every peer against the same norm."""
+"""The commands of the benchmark: what they reject, and that each measures every peer against the same norm."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_sharded_gradients_in_two_processes(tmp_path: Path) -> None:
     assert max(row["error"] for row in measured["rows"]) < 1e-6  # both know the norm of the whole gradients
 
 
-def test_the_models_have_the_parameters_of_those_they_stand_for() -> None:
+def test_the_models_have_as_many_parameters_as_those_they_represent() -> None:
     with torch.device("meta"):
         resnet, gpt = models.resnet50(), models.GPT(12, 768)
     assert (len([*resnet.parameters()]), sum(p.numel() for p in resnet.parameters())) == (161, 25_557_032)

@@ -185,7 +185,7 @@ def threads() -> Iterator[int]:
 @pytest.mark.parametrize(
     "words", [["norm", "--workload", "6x64x64", "--rounds", "1"], ["step", "--model", "ppo-policy", "--rounds", "1"]]
 )
-def test_the_number_of_threads_is_set_and_told(words: list[str], threads: int) -> None:
+def test_the_number_of_threads_is_set_and_reported(words: list[str], threads: int) -> None:
     result = runner().invoke(bench(), [*words, "--device", "cpu", "--threads", str(threads)])
     assert result.exit_code == 0, result.output
     assert f"threads {threads}," in result.stdout
@@ -197,7 +197,7 @@ def test_a_column_without_figures_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(("load", "cores", "warned"), [(0.4, 2, False), (1.1, 2, True), (3.0, 8, False)])
-def test_a_busy_machine_is_told(
+def test_a_busy_machine_is_reported(
     load: float, cores: int, warned: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli.os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)

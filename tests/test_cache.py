@@ -1,4 +1,4 @@
-"""The cache: the same findings without work, never stale, and a nuisance to nobody."""
+"""The cache: the same findings without the work, never stale, and never in the way."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that were really looked at."""
+    """The files that were really checked."""
     seen: list[str] = []
     real = batch.check_file
 
@@ -60,7 +60,7 @@ def run(*words: str) -> str:
     return result.stdout
 
 
-def test_a_second_run_says_the_same_without_looking(looks: list[str]) -> None:
+def test_a_second_run_reports_the_same_without_checking(looks: list[str]) -> None:
     first = run()
     assert len(json.loads(first)) == 1
     assert run() == first
@@ -70,7 +70,7 @@ def test_a_second_run_says_the_same_without_looking(looks: list[str]) -> None:
 @pytest.mark.parametrize(
     "words", [("--target", "torch"), ("--ignore-noqa",), ("--select", "CLIP001"), ("--unfixable", "CLIP002")]
 )
-def test_other_settings_are_another_question(looks: list[str], project: Path, words: tuple[str, ...]) -> None:
+def test_other_settings_do_not_use_the_entry(looks: list[str], project: Path, words: tuple[str, ...]) -> None:
     (project / "a.py").write_text(BAD.replace("😀", "noqa: CLIP002") + BAD, encoding="utf-8")
     run()
     answer = run(*words)
@@ -85,7 +85,7 @@ def test_an_ignored_rule_has_no_findings_from_the_cache(project: Path) -> None:
     assert json.loads(run("--ignore", "CLIP002")) == []
 
 
-def test_a_changed_file_is_looked_at_again(looks: list[str], project: Path) -> None:
+def test_a_changed_file_is_checked_again(looks: list[str], project: Path) -> None:
     run()
     stat = os.stat("a.py")
     (project / "a.py").write_text(BAD.replace("1.0", "2.0"), encoding="utf-8")
@@ -101,7 +101,7 @@ def test_a_changed_file_is_looked_at_again(looks: list[str], project: Path) -> N
         ("prefilter.py", "\n\nconcerned = lambda text, codes: frozenset()\n"),
     ],
 )
-def test_changed_code_of_clipcheck_is_another_question(project: Path, module: str, silent: str) -> None:
+def test_changed_code_of_clipcheck_does_not_use_the_entry(project: Path, module: str, silent: str) -> None:
     """In a copy of the package: a rule whose code has changed finds something else."""
     package = project / "copy" / "clipcheck"
     shutil.copytree(PROJECT / "clipcheck", package, ignore=shutil.ignore_patterns("__pycache__", "runtime", "bench"))
@@ -185,7 +185,7 @@ def test_where_it_is_and_that_it_can_be_off(project: Path, monkeypatch: pytest.M
         b'{"code": ' + b"9" * 5000,
     ],
 )
-def test_a_broken_cache_is_no_error(project: Path, content: bytes) -> None:
+def test_a_corrupt_cache_is_not_an_error(project: Path, content: bytes) -> None:
     first = run()
     entries_file(project).write_bytes(content.replace(b"%s", str(contents(project)["code"]).encode()))
     assert run() == first
@@ -195,7 +195,7 @@ def test_a_broken_cache_is_no_error(project: Path, content: bytes) -> None:
     "entry",
     [1, None, [], {}, "x", ["x"], ["x", "DIGEST", [[1, 2]], []], ["x", "DIGEST", 1, []], ["x", "DIGEST", [], [1]]],
 )
-def test_a_broken_entry_is_no_entry(looks: list[str], project: Path, entry: object) -> None:
+def test_a_corrupt_entry_is_ignored(looks: list[str], project: Path, entry: object) -> None:
     first = run()
     kept = contents(project)
     (folders,) = kept["files"].values()
@@ -208,7 +208,7 @@ def test_a_broken_entry_is_no_entry(looks: list[str], project: Path, entry: obje
 
 
 @pytest.mark.parametrize("broken", ["groups", "folders", "names"])
-def test_a_broken_level_of_entries_is_empty(project: Path, broken: str) -> None:
+def test_a_corrupt_level_of_entries_counts_as_empty(project: Path, broken: str) -> None:
     first = run()
     kept = contents(project)
     ((key, folders),) = kept["files"].items()
@@ -219,12 +219,12 @@ def test_a_broken_level_of_entries_is_empty(project: Path, broken: str) -> None:
     assert run() == first == run()
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(project: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_not_an_error(project: Path) -> None:
     (project / ".clipcheck_cache").write_text("a file")
     assert len(json.loads(run())) == 1
 
 
-def test_files_that_are_gone_are_forgotten(project: Path) -> None:
+def test_entries_of_deleted_files_are_removed(project: Path) -> None:
     (project / "b.py").write_text(BAD, encoding="utf-8")
     run()
     (project / "b.py").unlink()
@@ -233,7 +233,7 @@ def test_files_that_are_gone_are_forgotten(project: Path) -> None:
     assert [list(names) for folders in contents(project)["files"].values() for names in folders.values()] == [["a.py"]]
 
 
-def test_no_cache_is_made_where_there_is_little_to_keep(project: Path) -> None:
+def test_no_cache_is_created_for_few_files(project: Path) -> None:
     (project / "a.py").write_text("x = 1\n")
     run()
     assert not (project / ".clipcheck_cache").exists()
@@ -244,7 +244,7 @@ def test_no_cache_is_made_where_there_is_little_to_keep(project: Path) -> None:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that were read; the clock says that all of them have been the same for long."""
+    """The files that were read; the clock says that none of them has changed recently."""
     seen: list[str] = []
     real = batch.candidate
 
@@ -285,7 +285,7 @@ def test_a_clean_run_counts_the_files_that_were_not_read(reads: list[str], proje
 
 
 def clean_then(project: Path, monkeypatch: pytest.MonkeyPatch) -> os.stat_result:
-    """A run in which `b.py` has no findings, and what is kept about that file."""
+    """A run in which `b.py` has no findings, and the entry for that file."""
     (project / "b.py").write_text(PLAIN.ljust(len(BAD.encode())), encoding="utf-8")
     assert len(json.loads(run())) == 1
     return os.stat("b.py")
@@ -317,8 +317,10 @@ def test_another_file_in_its_place_is_read(reads: list[str], project: Path, monk
     assert len(json.loads(run())) == 2
 
 
-def test_a_file_that_may_change_within_the_clocks_grain_is_read(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock does not tell two states apart: the first was taken just when the file had changed."""
+def test_a_file_that_may_change_within_the_resolution_of_the_clock_is_read(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock cannot distinguish two states: the first was recorded right after the file had changed."""
     monkeypatch.setattr(cache, "_state", lambda path: f"{os.path.getsize(path)} 1 {FIXED} {FIXED}")
     monkeypatch.setattr(cache, "now", lambda: FIXED + 1_000_000_000)
     clean_then(project, monkeypatch)
@@ -329,8 +331,8 @@ def test_a_file_that_may_change_within_the_clocks_grain_is_read(project: Path, m
 FIXED = 1_700_000_000_000_000_000
 
 
-def test_a_state_that_is_old_enough_is_believed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The look-alike of the test above: what makes the difference there is the time, and nothing else."""
+def test_a_state_that_is_old_enough_is_trusted(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counterpart of the test above: only the time makes the difference there."""
     monkeypatch.setattr(cache, "_state", lambda path: f"{os.path.getsize(path)} 1 {FIXED} {FIXED}")
     monkeypatch.setattr(cache, "now", lambda: FIXED + 10_000_000_000)
     clean_then(project, monkeypatch)
@@ -345,7 +347,7 @@ def test_a_file_that_was_only_touched_keeps_its_findings(reads: list[str], looks
     assert (len(reads), looks) == (2, ["a.py"])
 
 
-def test_other_settings_have_entries_of_their_own(reads: list[str], looks: list[str], project: Path) -> None:
+def test_other_settings_have_separate_entries(reads: list[str], looks: list[str], project: Path) -> None:
     (project / "a.py").write_text(BAD.replace("1.0", "0.0"), encoding="utf-8")
     answers = [(run(), run("--select", "CLIP201")) for _ in range(2)]
     assert answers[0] == answers[1]
@@ -354,7 +356,7 @@ def test_other_settings_have_entries_of_their_own(reads: list[str], looks: list[
     assert looks == ["a.py", "a.py"]
 
 
-def test_a_file_that_cannot_be_read_is_said_each_time(reads: list[str], project: Path) -> None:
+def test_a_file_that_cannot_be_read_is_reported_in_each_run(reads: list[str], project: Path) -> None:
     (project / "c.py").mkdir()
     wanted = [("a.py", Settings()), ("c.py", Settings())]
     first, second = (batch.check_files(wanted, cache_folder=".clipcheck_cache") for _ in range(2))
@@ -375,7 +377,7 @@ def test_two_runs_that_write_at_once_leave_one_whole_cache(project: Path) -> Non
     assert os.listdir(entries_file(project).parent) == ["findings.json"]
 
 
-def test_the_cache_of_another_version_is_not_asked(looks: list[str], project: Path) -> None:
+def test_the_cache_of_another_version_is_not_used(looks: list[str], project: Path) -> None:
     first = run()
     kept = contents(project)
     kept["code"] = "of another version"

@@ -1,4 +1,4 @@
-"""Which function of the file a call runs, and what it gives to its parameters."""
+"""Which function of the file a call runs, and which arguments it passes."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_call_of_a_function_of_this_file(text: str) -> None:
         ("@torch.no_grad()\n    def g(self, a): pass", "self.g(x)", {"a": "x"}),
     ],
 )
-def test_what_a_call_gives_to_the_parameters(head: str, call: str, given: dict[str, str]) -> None:
+def test_the_arguments_of_a_call_by_parameter(head: str, call: str, given: dict[str, str]) -> None:
     as_method = f"class A:\n    {head}\n    def f(self):\n        {call}"
     source, node = at(as_method if call.startswith("self.") else f"{head}\n{call}")
     found = callee(source, node)

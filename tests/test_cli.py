@@ -1,4 +1,4 @@
-"""The command line: exit codes, streams, stdin, fixing, and one clear line for every fault of usage."""
+"""The command line: exit codes, streams, stdin, fixing, and one clear line for every usage error."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_exit_codes(files: dict[str, str], words: tuple[str, ...], code: int) ->
     assert run(*words).exit_code == code
 
 
-def test_a_missing_path_stops_no_other() -> None:
+def test_a_missing_path_does_not_stop_the_others() -> None:
     put("a.py")
     result = run("a.py", "missing.py")
     assert result.stdout.startswith("a.py:2:1: CLIP002")
@@ -109,7 +109,7 @@ def test_no_files_is_a_warning() -> None:
     "words",
     [["check", "--nope"], ["rule"], ["rule", "CLIP9"], ["check", "-j", "x"], ["check", "--color", "red"], ["config", "nope"]],
 )  # fmt: skip
-def test_faults_of_usage_are_one_line_on_stderr(words: list[str]) -> None:
+def test_usage_errors_are_one_line_on_stderr(words: list[str]) -> None:
     result = runner().invoke(main, words)
     assert result.exit_code == 2
     assert result.stdout == ""
@@ -149,7 +149,7 @@ def test_the_closing_lines() -> None:
     )
 
 
-def test_fix_only_says_what_it_fixed_and_nothing_of_the_rest() -> None:
+def test_fix_only_reports_only_what_it_fixed() -> None:
     put("a.py", BAD + CALL + "\n")
     put("b.py", UNSAFE)
     result = run("--fix-only", "--show-fixes")
@@ -196,7 +196,7 @@ def test_a_fix_of_stdin_gives_the_code_on_stdout_and_the_findings_on_stderr() ->
     assert "CLIP002" in left.stderr
 
 
-def test_a_fix_of_code_without_findings_gives_it_back() -> None:
+def test_a_fix_of_stdin_without_findings_returns_it_unchanged() -> None:
     assert run("--fix", "-", stdin=b"x = '\xe9'\n").stdout_bytes == b"x = '\xe9'\n"
     assert run("--fix", "-", stdin="").stdout_bytes == b""
 
@@ -212,7 +212,7 @@ def test_a_notebook_on_stdin_stays_one() -> None:
     assert result.stdout == book.replace("norm(", "norm_(")
 
 
-def test_an_excluded_name_on_stdin_gives_the_input_back() -> None:
+def test_stdin_under_an_excluded_name_is_returned_unchanged() -> None:
     words = ("--force-exclude", "--exclude", "gen", "--stdin-filename", "gen/x.py", "-")
     assert run("--fix", *words, stdin=BAD).stdout == BAD
     assert run(*words, stdin=BAD).exit_code == 0
@@ -229,7 +229,7 @@ def test_quiet_drops_the_summary_and_silent_everything() -> None:
     assert run("-q", "--isolated", "--config", "exclude = ['a.py']").stdout == ""
 
 
-def test_a_run_without_findings_says_what_was_looked_at_and_how_long_it_took() -> None:
+def test_a_run_without_findings_reports_what_was_checked_and_the_time() -> None:
     put("a.py", f"import torch\n{CALL}  # noqa: CLIP002\n")
     put("folder/b.py", "x = 1\n")
     put("book.ipynb", BOOK)
@@ -253,7 +253,7 @@ def test_a_run_without_findings_says_what_was_looked_at_and_how_long_it_took() -
     assert runner().invoke(main, ["folder", "-q"]).stdout == ""
 
 
-def test_a_run_that_did_not_see_everything_does_not_say_that_it_did() -> None:
+def test_a_run_that_skipped_files_does_not_claim_otherwise() -> None:
     put("a.py", GOOD)
     some = run("a.py", "missing.py")
     assert (some.stdout, some.stderr) == ("", "error: missing.py: no such file or directory\n")
@@ -263,7 +263,7 @@ def test_a_run_that_did_not_see_everything_does_not_say_that_it_did() -> None:
     assert run("-", stdin=GOOD).stdout == "No problems found.\n"
 
 
-def test_verbose_tells_on_stderr_which_settings_hold_and_why() -> None:
+def test_verbose_shows_on_stderr_which_settings_apply_and_why() -> None:
     put("a.py")
     lines = run("-v").stderr.splitlines()
     assert lines[0] == "settings: defaults (--isolated ignores settings files)"
@@ -329,7 +329,7 @@ print(done.returncode, done.stderr)
 
 
 @pytest.mark.parametrize("words", [("a.py",), ("--output-format", "json", "a.py"), ("--diff", "a.py")])
-def test_a_closed_pipe_is_no_crash(words: tuple[str, ...]) -> None:
+def test_a_closed_pipe_does_not_crash(words: tuple[str, ...]) -> None:
     put("a.py", "import torch\n" + f"{CALL}\n" * 500)
     done = subprocess.run([sys.executable, "-c", CLOSED, *words], capture_output=True, text=True, check=True)
     code, _, stderr = done.stdout.strip().partition(" ")
@@ -337,7 +337,7 @@ def test_a_closed_pipe_is_no_crash(words: tuple[str, ...]) -> None:
     assert "Traceback" not in stderr and "BrokenPipe" not in stderr and "Exception" not in stderr
 
 
-def test_windows_word_for_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_windows_for_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
     from clipcheck.cli.arguments import Options
@@ -359,7 +359,7 @@ def test_windows_word_for_a_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None
     assert check(Options(paths=("a.py",), isolated=True, no_cache=True)) == 1
 
 
-def test_a_terminal_that_cannot_show_a_sign_gets_an_escape() -> None:
+def test_a_terminal_that_cannot_display_a_character_gets_an_escape() -> None:
     put("a.py", f'import torch\nx = "世界"; {CALL}\n')
     done = subprocess.run(
         [sys.executable, "-m", "clipcheck", "check", "--isolated", "--no-cache", "a.py"],
@@ -368,10 +368,10 @@ def test_a_terminal_that_cannot_show_a_sign_gets_an_escape() -> None:
     assert done.returncode == 1 and "\\u4e16" in done.stdout
 
 
-# --- other commands -----------------------------------------------------------------------------------------------------
+# --- other commands ---------------------------------------------------------------------------------------------------
 
 
-def test_version_in_both_spellings() -> None:
+def test_version_as_command_and_option() -> None:
     for word in ("--version", "-V", "version"):
         assert runner().invoke(main, [word]).stdout == f"clipcheck {__version__}\n"
     assert json.loads(runner().invoke(main, ["version", "--output-format", "json"]).stdout) == {"version": __version__}
@@ -399,7 +399,7 @@ def test_help_as_a_command() -> None:
         (["check", "--select", "item-norm-lop"], "did you mean `item-norm-loop`?"),
     ],
 )
-def test_what_is_mistyped_gets_a_suggestion(words: list[str], meant: str) -> None:
+def test_typos_get_a_suggestion(words: list[str], meant: str) -> None:
     result = runner().invoke(main, words)
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert meant in result.stderr
@@ -432,7 +432,7 @@ def test_rules_are_named_by_code_or_name(name: str) -> None:
     assert "# CLIP002 " in runner().invoke(main, ["rule", name]).stdout
 
 
-def test_a_diff_is_in_color_where_that_is_wanted() -> None:
+def test_a_diff_is_colored_if_wanted() -> None:
     put("a.py")
     plain = run("--diff", "--target", "torch").stdout
     colored = run("--diff", "--target", "torch", "--color", "always").stdout
@@ -448,7 +448,7 @@ def test_a_diff_is_in_color_where_that_is_wanted() -> None:
     assert "\x1b" not in Path("fix.diff").read_text()
 
 
-def test_statistics_say_what_can_be_fixed_in_whole_and_in_part() -> None:
+def test_statistics_show_what_can_be_fixed_fully_and_partly() -> None:
     put("a.py", BAD + CALL + "\n")
     assert run("--statistics").stdout == (
         "2\tCLIP002\t[*]\tdeprecated-clip-grad-norm\nFound 2 problems.\n[*] 2 fixable with `--fix`.\n"
@@ -482,7 +482,7 @@ def test_rules_lists_every_rule() -> None:
     assert [line.split()[0] for line in runner().invoke(main, ["rules"]).stdout.splitlines()] == sorted(RULES)
 
 
-def test_rules_as_json_say_what_each_finds_when_it_runs_and_how_it_is_fixed() -> None:
+def test_rules_as_json_have_summary_tier_and_fix() -> None:
     listed = json.loads(runner().invoke(main, ["rules", "--output-format", "json"]).stdout)
     assert [one["code"] for one in listed] == sorted(RULES)
     by_code = {one["code"]: one for one in listed}
@@ -522,7 +522,7 @@ def test_shell_completion(shell: str) -> None:
     assert result.exit_code == 0 and f"{shell}_complete" in result.stdout
 
 
-# --- what changed -------------------------------------------------------------------------------------------------------
+# --- what changed -----------------------------------------------------------------------------------------------------
 
 
 def git(*words: str) -> None:
@@ -547,7 +547,7 @@ def test_since_a_revision_only_changed_files_and_lines() -> None:
     ("changed", "found"),
     [({2}, [2]), ({3}, [3]), ({2, 3}, [2, 3]), ({2, 4}, [2, 4]), ({4}, [4]), (set(), [])],
 )
-def test_only_the_lines_that_changed_count(changed: set[int], found: list[int]) -> None:
+def test_only_changed_lines_count(changed: set[int], found: list[int]) -> None:
     git("init", "-q", ".")
     lines = ["import torch", *[CALL.strip()] * 3]
     put("a.py", "\n".join(lines) + "\n")
@@ -568,7 +568,7 @@ def test_the_lines_around_one_that_was_removed_count() -> None:
     assert [int(line.split(":")[1]) for line in shown] == [3, 4]
 
 
-def test_since_nothing_that_git_knows() -> None:
+def test_since_an_unknown_revision() -> None:
     put("a.py")
     assert run("--since", "HEAD").exit_code == 2
     git("init", "-q", ".")
@@ -577,7 +577,7 @@ def test_since_nothing_that_git_knows() -> None:
     assert "nope" in result.stderr
 
 
-# --- long runs ----------------------------------------------------------------------------------------------------------
+# --- long runs --------------------------------------------------------------------------------------------------------
 
 
 def test_a_file_that_changes_is_checked_again_while_watching() -> None:
@@ -629,7 +629,7 @@ def test_progress_is_shown_on_a_terminal_after_a_second(monkeypatch: pytest.Monk
         step(3, 3)
 
 
-# A run whose clock runs a second at each look at it, so that the bar is drawn at every file.
+# A run whose clock advances a second at each reading, so that the bar is drawn for every file.
 SLOW = """
 import itertools, sys
 from clipcheck.cli import main, progress
@@ -640,7 +640,7 @@ main.main(["check", "--isolated", "--no-cache", "--output-format", "concise", "-
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudoterminal")
 @pytest.mark.parametrize("words", [(), ("missing.py", "."), ("-q",)])
-def test_the_progress_bar_is_gone_before_the_report(words: tuple[str, ...]) -> None:
+def test_the_progress_bar_is_cleared_before_the_report(words: tuple[str, ...]) -> None:
     pyte = pytest.importorskip("pyte")
     import pty
 

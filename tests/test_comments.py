@@ -1,4 +1,4 @@
-"""Comments are never lost to a fix, nor doubled by one: they go with what is written, or the fix is not offered."""
+"""A fix never loses or duplicates a comment: comments move with the new code, or the fix is not offered."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def fixed(text: str, *codes: str, target: str = "clipcheck") -> FileReport:
         "torch.nn.utils  # here\n    .clip_grad_norm(p, 1.0)",
     ],
 )
-def test_a_comment_inside_of_a_name_keeps_the_name(call: str) -> None:
+def test_a_comment_inside_a_dotted_name_keeps_the_name(call: str) -> None:
     report = fixed(f"import torch\nx = ({call})\n", "CLIP002")
     assert report.fixed_data is None
     (finding,) = report.findings
     assert finding.help == "no automatic fix: it would remove a comment"
 
 
-def test_a_comment_beside_a_name_stays() -> None:
+def test_a_comment_next_to_a_name_stays() -> None:
     report = fixed("import torch  # noqa\nx = (torch.nn.utils.clip_grad_norm  # here\n    (p, 1.0))\n", "CLIP002")
     assert report.now.decode() == (
         "import torch  # noqa\nfrom clipcheck.runtime import clip_grad_norm_\nx = (clip_grad_norm_  # here\n    (p, 1.0))\n"
     )
 
 
-def test_a_comment_on_a_keyword_that_goes_keeps_the_keyword() -> None:
+def test_a_comment_on_a_removed_keyword_keeps_the_keyword() -> None:
     text = "import torch\ntorch.nn.utils.clip_grad_norm_(p, float('inf'), norm_type=  # why\n    float('inf'))\n"
     assert b"# why" in fixed(text, *RULES).now
 
@@ -61,7 +61,7 @@ def test_a_comment_that_the_call_repeats_is_not_written_above_it() -> None:
 
 
 def test_a_comment_that_would_be_written_twice_keeps_the_loop() -> None:
-    """Towards torch the call says twice where the gradients are."""
+    """With torch as the target, the call contains the gradients twice."""
     text = (
         "import torch\n\n\ndef norm(model):\n    total = 0.0\n    for p in model.parameters():\n"
         "        total += (p  # one\n                  .grad.norm().item()) ** 2\n    return total ** 0.5\n"
@@ -80,11 +80,11 @@ def test_a_comment_that_would_be_written_twice_keeps_the_loop() -> None:
         (["# a"], "x  # a b\n", ["# a"]),
     ],
 )
-def test_comments_that_text_does_not_contain(comments: list[str], text: str, left: list[str]) -> None:
+def test_comments_that_the_new_text_does_not_contain(comments: list[str], text: str, left: list[str]) -> None:
     assert unwritten(comments, text) == left
 
 
-def test_form_feeds_are_no_line_ends_where_a_statement_moves() -> None:
+def test_form_feeds_are_not_line_ends_when_a_statement_moves() -> None:
     source = Source("if a:\n    b\nx = 'q\f    r'\n")
     branch, statement = source.module.body
     assert isinstance(branch, cst.If) and isinstance(branch.body, cst.IndentedBlock)

@@ -1,4 +1,4 @@
-"""Settings: which file holds, what each key does, what is refused, and which files are looked at."""
+"""Settings: which file is used, what each key does, what is rejected, and which files are checked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CALL = "import torch\ntorch.nn.utils.clip_grad_norm(model.parameters(), 1.0)\n"
 
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder as the current one, without settings of the user's."""
+    """An empty current folder, without user settings."""
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -52,7 +52,7 @@ def found(*words: str) -> list[str]:
 
 
 def refused(*words: str) -> str:
-    """The one line on stderr with which clipcheck refuses to run."""
+    """The single line on stderr with which clipcheck refuses to run."""
     result = run(*words)
     assert result.exit_code == 2
     assert result.stdout == ""
@@ -63,7 +63,7 @@ def refused(*words: str) -> str:
 # --- which file ---------------------------------------------------------------------------------------------------
 
 
-def test_the_hidden_file_beats_the_plain_one_beats_pyproject() -> None:
+def test_the_hidden_file_beats_the_plain_one_which_beats_pyproject() -> None:
     put("a.py")
     put("pyproject.toml", '[tool.clipcheck]\nignore = ["CLIP002"]\n')
     assert found() == []
@@ -81,7 +81,7 @@ def test_a_pyproject_without_our_table_is_skipped() -> None:
     assert found() == []
 
 
-def test_the_nearest_file_holds_and_is_not_merged() -> None:
+def test_the_nearest_file_is_used_and_not_merged() -> None:
     put("clipcheck.toml", "ignore = ['CLIP002']\n")
     put("a.py")
     put("pkg/clipcheck.toml", "")
@@ -89,7 +89,7 @@ def test_the_nearest_file_holds_and_is_not_merged() -> None:
     assert found() == ["pkg/sub/b.py"]
 
 
-def test_extend_takes_over_what_is_not_set_again() -> None:
+def test_extend_inherits_what_is_not_set_again() -> None:
     put("shared.toml", "exclude = ['old']\nignore = ['CLIP002']\n")
     put("pkg/clipcheck.toml", "extend = '../shared.toml'\nextend-select = ['CLIP002']\n")
     put("pkg/a.py")
@@ -104,7 +104,7 @@ def test_extending_in_a_circle_or_nothing_is_refused() -> None:
     assert "leads back to this file" in refused()
 
 
-def test_the_users_own_file_holds_where_there_is_no_other(tmp_path: Path) -> None:
+def test_the_users_settings_file_is_used_if_there_is_no_other(tmp_path: Path) -> None:
     put("a.py")
     put(str(tmp_path / "home" / "clipcheck" / "clipcheck.toml"), "ignore = ['CLIP002']\n")
     assert found() == []
@@ -148,7 +148,7 @@ def test_config_names_a_file_or_a_setting(tmp_path: Path) -> None:
         ("required-version = 'new'\n", "clipcheck.toml:1: `required-version` must be a version such as"),
     ],
 )  # fmt: skip
-def test_a_fault_is_named_with_file_and_line(text: str, message: str) -> None:
+def test_an_error_names_file_and_line(text: str, message: str) -> None:
     put("clipcheck.toml", text)
     assert refused().startswith(f"error: {message}")
 
@@ -174,7 +174,7 @@ def test_the_line_of_a_key_in_pyproject(text: str, line: int) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.1.0", ">=0.1,<1", "==0.1", "~=0.1", "!=3"])
-def test_a_required_version_that_holds(version: str) -> None:
+def test_a_required_version_that_matches(version: str) -> None:
     put("clipcheck.toml", f"required-version = '{version}'\n")
     put("a.py")
     assert found() == ["a.py"]
@@ -224,7 +224,7 @@ def test_per_file_ignores() -> None:
     assert "PATTERN:RULES" in refused("--per-file-ignores", "a.py")
 
 
-def test_safety_is_the_users_to_say() -> None:
+def test_the_user_decides_on_safety() -> None:
     file = put("a.py")
     put("clipcheck.toml", "unfixable = ['CLIP002']\n")
     run("--fix")
@@ -250,7 +250,7 @@ def test_fixable_keeps_other_rules_from_being_fixed() -> None:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def test_folders_of_others_are_left_out_unless_named() -> None:
+def test_vendored_folders_are_skipped_unless_named() -> None:
     for name in ("a.py", ".venv/lib/b.py", "build/c.py", "node_modules/d.py", "x/__pycache__/e.py"):
         put(name)
     assert found() == ["a.py"]
@@ -258,7 +258,7 @@ def test_folders_of_others_are_left_out_unless_named() -> None:
     assert found(".venv/lib/b.py") == [".venv/lib/b.py"]
 
 
-def test_exclude_takes_the_place_of_the_usual_and_extend_exclude_adds() -> None:
+def test_exclude_replaces_the_default_and_extend_exclude_adds_to_it() -> None:
     for name in ("a.py", "build/b.py", "old/c.py", "src/gen/d.py"):
         put(name)
     put("clipcheck.toml", "exclude = ['old']\n")
@@ -268,7 +268,7 @@ def test_exclude_takes_the_place_of_the_usual_and_extend_exclude_adds() -> None:
     assert found("--exclude", "a.py") == ["build/b.py"]
 
 
-def test_a_named_file_is_taken_unless_force_excluded() -> None:
+def test_a_named_file_is_checked_unless_force_excluded() -> None:
     put("old/a.py")
     put("clipcheck.toml", "exclude = ['old']\n")
     assert found("old/a.py") == ["old/a.py"]
@@ -300,7 +300,7 @@ def test_gitignore_is_respected_while_walking() -> None:
     assert "gen/b.py" in found("--no-respect-gitignore")
 
 
-def test_a_pattern_for_folders_leaves_a_file_of_that_name() -> None:
+def test_a_pattern_for_folders_does_not_match_a_file() -> None:
     put(".gitignore", "a.py/\n")
     put("clipcheck.toml", "extend-exclude = ['b.py/']\n")
     for name in ("a.py", "b.py", "sub/a.py/c.py", "sub/b.py/c.py", "d/c.py"):
@@ -339,7 +339,7 @@ def test_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runner().invoke(main, ["check", "--no-cache"]).stdout.startswith("a.py:2: [CLIP002]")
 
 
-def test_a_named_folder_is_looked_into_though_git_ignores_it() -> None:
+def test_a_named_folder_is_searched_even_if_git_ignores_it() -> None:
     put(".gitignore", "downloads/\n")
     put("downloads/package/train.py", "x = 1\n")
     assert find(["downloads"]).files == [os.path.join("downloads", "package", "train.py")]

@@ -44,7 +44,7 @@ def run(copy: Path, *words: str) -> str:
     return done.stdout
 
 
-def test_the_tests_take_the_rule_in(copy: Path) -> None:
+def test_the_tests_include_the_new_rule(copy: Path) -> None:
     said = run(
         copy, "pytest", "-q", "-p", "no:cacheprovider", "tests/test_fixtures.py", "tests/test_house.py", "-k", "CLIP990"
     )

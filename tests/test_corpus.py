@@ -1,4 +1,4 @@
-"""Code that nobody here wrote: 13 packages of training code, and public sites that were labelled by hand."""
+"""Third-party code: 13 packages of training code, and public sites that were labeled by hand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ALL = frozenset(RULES)
 
 @pytest.fixture(scope="module")
 def candidates(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy of those files that hold the words of any rule, so that fixing them harms nothing."""
+    """A copy of the files with keywords of any rule, so that fixing them harms nothing."""
     copy = tmp_path_factory.mktemp("candidates")
     for path in find([str(tree)]).files:
         if candidate(path, Path(path).read_bytes(), settings()):
@@ -55,7 +55,7 @@ def test_nothing_crashes(candidates: Path) -> None:
 
 
 def test_the_prefilter_loses_no_finding(tree: Path) -> None:
-    """Every rule is run on every file without it. All files take half an hour, `CLIPCHECK_WHOLE=1` asks for that.
+    """Runs every rule on every file without it. All files take half an hour: set `CLIPCHECK_WHOLE=1` for that.
 
     Otherwise the files are those with findings, and two hundred others.
     """
@@ -67,7 +67,7 @@ def test_the_prefilter_loses_no_finding(tree: Path) -> None:
     with_it, without = (check_paths(files, replace(settings(), prefilter=on)) for on in (True, False))
     assert with_it.errors == without.errors == ()
     assert with_it.candidates < without.candidates
-    # of a file that no rule concerns, nobody says that it cannot be read
+    # a file that no rule applies to is not reported as unreadable
     mine, every = ([f for f in outcome.findings if f.code in RULES] for outcome in (with_it, without))
     assert mine == every
     assert mine
@@ -114,7 +114,7 @@ def test_labelled_sites(shared: Path) -> None:
 # --- the two documents ------------------------------------------------------------------------------------------
 
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# The second document shows loops without their surroundings; these give them something to loop over.
+# The second document shows loops without context; this provides something to loop over.
 PRELUDE = "import torch\n\ngradients = [torch.randn(20, 10) for _ in range(3)]\ntotal_norm = 0.0\n"
 
 

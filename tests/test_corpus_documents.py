@@ -1,4 +1,4 @@
-"""The notebooks and Markdown files among labelled public repositories: read whole, fixed, and otherwise left alone."""
+"""The notebooks and Markdown files in labeled public repositories: read completely, fixed, and otherwise left alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.corpus
 
 @pytest.fixture(scope="module")
 def documents(shared: Path) -> dict[str, bytes]:
-    """The labelled files that are no modules, by repository and path."""
+    """The labeled files that are not modules, by repository and path."""
     repositories = os.environ.get("CLIPCHECK_REPOS")
     if not repositories:
         pytest.skip("CLIPCHECK_REPOS does not name a folder of the labelled repositories")
@@ -38,14 +38,14 @@ def documents(shared: Path) -> dict[str, bytes]:
     return found
 
 
-def test_no_edit_gives_the_same_bytes(documents: dict[str, bytes]) -> None:
+def test_no_edit_returns_the_same_bytes(documents: dict[str, bytes]) -> None:
     for path, data in documents.items():
         read = document.read(path, data)
         assert read.splice([[] for _ in read.programs]) == data, path
 
 
 def test_a_fix_changes_source_lines_only(documents: dict[str, bytes]) -> None:
-    """Of a notebook nothing but source strings, and each changed line is one that a finding's fix names."""
+    """In a notebook, only source strings change, and only in lines that a fix names."""
     settings = Settings(frozenset(RULES), fix=True, safety=Safety.UNSAFE)
     fixed = 0
     for path, data in documents.items():
@@ -71,8 +71,8 @@ def _without_sources(data: bytes) -> object:
     return content
 
 
-def test_places_in_the_json_hold_the_source(documents: dict[str, bytes]) -> None:
-    """Every finding of a notebook, placed in the file, covers the text that it covers in its cell."""
+def test_positions_in_the_json_cover_the_source(documents: dict[str, bytes]) -> None:
+    """The position of every finding in the file covers the same text as its position in the cell."""
     seen = 0
     for path, data in documents.items():
         if not path.endswith(".ipynb"):

@@ -1,4 +1,4 @@
-"""Which tests change from one micro-batch to the next, and which of them count. What guards nothing first."""
+"""Which tests change from one micro-batch to the next, and which of them count. Tests that guard nothing come first."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def guard(body: str) -> str | None:
         "if tracker.ready():\n    here()",  # may count, or may not
         "last = tell(i)\nif last:\n    here()",
         "if limit == 1.0:\n    here()",
-        "count += 1\nif count > 10:\n    here()",  # never set back
+        "count += 1\nif count > 10:\n    here()",  # never reset
         "loss = f(x)\nif loss >= limit:\n    here()",
         "for other in xs % 2:\n    if other:\n        here()",
     ],
 )
-def test_no_guard_that_counts(body: str) -> None:
+def test_tests_that_do_not_count(body: str) -> None:
     assert guard(body) is None
 
 

@@ -1,4 +1,4 @@
-"""Whether a project declares clipcheck, and the one note where a fix needs it and no file says so."""
+"""Whether a project declares clipcheck, and the note if a fix needs it and no file declares it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_project_that_only_names_clipcheck(project: Path, name: str) -> None:
     assert not declares_clipcheck(str(project / "src"))
 
 
-def test_what_lies_above_the_repository_is_not_the_project(project: Path) -> None:
+def test_files_above_the_repository_do_not_belong_to_the_project(project: Path) -> None:
     inner = project / "inner"
     (inner / ".git").mkdir(parents=True)
     put(project, "requirements.txt", "clipcheck\n")
@@ -99,16 +99,16 @@ def test_a_fix_that_needs_clipcheck_says_so_once(project: Path, words: tuple[str
 @pytest.mark.parametrize(
     "words", [("--fix", "--target", "torch"), ("--fix", "--target", "lab.clip"), (), ("--fix", "--silent")]
 )
-def test_nothing_is_said_where_nothing_is_needed(project: Path, words: tuple[str, ...]) -> None:
+def test_no_note_if_clipcheck_is_not_needed(project: Path, words: tuple[str, ...]) -> None:
     assert "note: fixed code" not in run(*words, ".").stderr
 
 
-def test_a_project_that_has_it_hears_nothing(project: Path) -> None:
+def test_no_note_if_the_project_declares_clipcheck(project: Path) -> None:
     put(project, "requirements.txt", "clipcheck\n")
     assert "note:" not in run("--fix", ".").stderr
 
 
-def test_a_file_that_imports_the_runtime_already_hears_nothing(project: Path) -> None:
+def test_no_note_if_the_file_already_imports_the_runtime(project: Path) -> None:
     put(project, "src/train.py", "from clipcheck.runtime import clip_grad_norm_\n" + LOOP)
     done = run("--fix", ".")
     assert "Found 1 problem (1 fixed" in done.stdout and "note: fixed code" not in done.stderr

@@ -1,4 +1,4 @@
-"""Files are replaced whole or not at all, stay whose they were, and only regular ones are read."""
+"""Files are replaced completely or not at all, keep their owner, and only regular ones are read."""
 
 from __future__ import annotations
 
@@ -120,8 +120,8 @@ def test_the_owner_stays(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
 
 
-def test_of_hard_links_the_others_keep_the_old_text(tmp_path: Path) -> None:
-    """Writing through all of them would empty them first, and a full disk or a kill would leave them so."""
+def test_other_hard_links_keep_the_old_content(tmp_path: Path) -> None:
+    """Writing through all of them would truncate them first, and a full disk or a kill would leave them empty."""
     one, two = tmp_path / "one.py", tmp_path / "two.py"
     one.write_text("old")
     os.link(one, two)
@@ -131,7 +131,7 @@ def test_of_hard_links_the_others_keep_the_old_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 70_000])
-def test_reading_gives_all_of_it(tmp_path: Path, size: int) -> None:
+def test_reading_returns_the_whole_file(tmp_path: Path, size: int) -> None:
     path = tmp_path / "x.py"
     path.write_bytes(b"x" * size)
     assert disk.read(str(path)) == b"x" * size
@@ -146,7 +146,7 @@ def test_reading_does_not_trust_the_size() -> None:
 
 
 @POSIX
-def test_what_a_killed_run_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+def test_only_leftovers_of_killed_runs_are_removed(tmp_path: Path) -> None:
     dead = 2**22 + 1  # above the largest process number
     mine = f".clipcheck-{os.getpid()}-0123456789ab"
     for name in (

@@ -1,4 +1,4 @@
-"""The documents: their code runs or parses, their links lead somewhere, and the site is made of them."""
+"""The documents: their code runs or parses, their links have targets, and the site builds from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from clipcheck.rule import Tier
 DOCUMENTS = sorted(
     path for path in [*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")] if path.name not in ("CHANGELOG.md",)
 )
-# Pages whose Python blocks are one program, and are run.
+# Pages whose Python blocks form one program, which is run.
 RUN = ("docs/misconceptions.md", "docs/guides/python.md", "docs/gradient-clipping.md", "docs/faq.md")
 REFERENCE = (
     "settings", "command-line", "environment", "suppression", "output-formats", "exit-codes", "python", "runtime",
@@ -70,7 +70,7 @@ def test_the_python_of_a_page_runs(path: Path, tmp_path: Path) -> None:
     assert program.count("assert ") >= 5
 
 
-# What the blocks on sharded training use: here a group of one process, which has everything.
+# What the blocks on sharded training use: here, a group of one process.
 ALONE = """
 import torch, torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -130,7 +130,7 @@ def test_commands_and_options_exist(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
-def test_links_lead_somewhere(path: Path) -> None:
+def test_links_have_a_target(path: Path) -> None:
     for link in links(path):
         if link.startswith(("http://", "https://", "#")):
             continue
@@ -146,7 +146,7 @@ def test_rules_that_are_named_exist(path: Path) -> None:
     assert set(re.findall(r"\bCLIP\d{3}\b", text)) - example <= set(RULES)
 
 
-def test_clipcheck_finds_nothing_in_itself() -> None:
+def test_clipcheck_has_no_findings_in_its_own_code() -> None:
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-m", "clipcheck", "--no-cache"]
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
@@ -158,7 +158,7 @@ def test_clipcheck_finds_nothing_in_itself() -> None:
     assert int(found[1]) >= 150 and int(found[2]) >= 10
 
 
-def test_the_task_for_vs_code_reads_our_lines(tmp_path: Path) -> None:
+def test_the_task_for_vs_code_parses_our_output(tmp_path: Path) -> None:
     """The guide's regular expression, on a line that clipcheck prints."""
     (task,) = [text for text in blocks(PROJECT / "docs/guides/editors.md", "json") if "problemMatcher" in text]
     pattern = json.loads(task)["tasks"][0]["problemMatcher"]["pattern"]
@@ -182,7 +182,7 @@ def pictures() -> Iterator[ModuleType]:
 
 
 def words(svg: str) -> list[str]:
-    """What a picture says, line by line, without the sizes of rounding errors, which belong to the machine."""
+    """The text of a picture, line by line, without the sizes of rounding errors, which depend on the machine."""
     lines = ["".join(ElementTree.fromstring(line).itertext()) for line in svg.splitlines() if line.startswith("<text")]
     return [re.sub(r"off by [\d.e-]+", "off by …", line) for line in lines]
 
@@ -223,7 +223,7 @@ def test_the_figure_of_a_training_step_is_drawn_from_the_figures_of_the_page(pic
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_home_page_opens_as_the_readme_does() -> None:
+def test_the_home_page_starts_like_the_readme() -> None:
     opening = README.partition("\n## ")[0]
     assert re.findall(r"/docs/images/(\w+\.svg)\)", opening) == ["terminal.svg", "step.svg"]
     assert "<!-- opening -->" in (PROJECT / "docs" / "index.md").read_text(encoding="utf-8")

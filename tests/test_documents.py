@@ -1,4 +1,4 @@
-"""A file's programs: where a stretch of one stands in the file, which stretches may be edited, and what is written back."""
+"""A file's programs: the position of a span in the file, which spans may be edited, and what is written back."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def notebook(*sources: str | list[str], indent: int | None = None) -> bytes:
 
 
 def place(document: Document, stretch: str, program: int = 0) -> Place:
-    """Where the first occurrence of `stretch` in a program stands in the file."""
+    """The position in the file of the first occurrence of `stretch` in a program."""
     start = document.programs[program].text.index(stretch)
     return document.place(program, start, start + len(stretch))
 
 
 def replaced(document: Document, stretch: str, new: str, program: int = 0) -> str:
-    """The file's text after an edit of one stretch."""
+    """The file's text after an edit of one span."""
     start = document.programs[program].text.index(stretch)
     edits: list[list[Edit]] = [[] for _ in document.programs]
     edits[program] = [Edit(start, start + len(stretch), new)]
@@ -74,7 +74,7 @@ def test_the_declared_encoding_is_that_of_what_is_written() -> None:
         ("a.ipynb", b'{"nbformat": 4}'),
     ],
 )
-def test_what_cannot_be_read_says_so(path: str, data: bytes) -> None:
+def test_a_file_that_cannot_be_read_is_an_error(path: str, data: bytes) -> None:
     with pytest.raises(Unreadable, match=r"^(not|unknown|encoding|utf-7|.*coding)"):
         read(path, data)
 
@@ -99,7 +99,7 @@ def test_text_is_encoded_as_its_file_would_be() -> None:
         encode("a.py", "# coding: latin-1\n'€'")
 
 
-def test_what_is_searched_holds_the_words_that_a_notebook_spells_with_escapes() -> None:
+def test_the_searched_text_includes_words_that_a_notebook_escapes() -> None:
     assert (
         searchable("a.ipynb", rb'"import torch\nclip\tand\"more\u0063\u00e9"')
         == b'"import torch\nclip\tand"morec\\u00e9"'
@@ -111,7 +111,7 @@ def test_what_is_searched_holds_the_words_that_a_notebook_spells_with_escapes() 
 
 
 @pytest.mark.parametrize("as_lists", [True, False])
-def test_places_in_a_notebook_count_within_the_cell(as_lists: bool) -> None:
+def test_positions_in_a_notebook_are_relative_to_the_cell(as_lists: bool) -> None:
     sources = ["one\ntwo", "three\nfour five\n", "six"]
     cells = [source.splitlines(keepends=True) if as_lists else source for source in sources]
     document = read("a.ipynb", notebook(*cells))
@@ -124,7 +124,7 @@ def test_places_in_a_notebook_count_within_the_cell(as_lists: bool) -> None:
     assert document.lines(2, 0) == {1: "three", 2: "four five", 3: ""}
 
 
-def test_a_stretch_that_leaves_its_cell_ends_with_the_cell_and_is_in_no_segment() -> None:
+def test_a_span_that_leaves_its_cell_ends_with_the_cell_and_is_in_no_segment() -> None:
     document = read("a.ipynb", notebook("one", "two"))
     (program,) = document.programs
     assert program.text == "one\n\ntwo\n"
@@ -167,7 +167,7 @@ def test_numbers_count_all_cells() -> None:
         ('["x\\u00e9\\n", "one é"]', '["x\\u00e9\\n", "1 é"]'),
     ],
 )
-def test_a_cell_keeps_its_spelling(source: str, written: str) -> None:
+def test_a_cell_keeps_its_json_format(source: str, written: str) -> None:
     data = '{"cells": [{"cell_type": "code", "source": %s}], "x": "é"}'
     document = read("a.ipynb", (data % source).encode())
     assert replaced(document, "one", "1") == data % written
@@ -186,7 +186,9 @@ def test_a_cell_keeps_its_spelling(source: str, written: str) -> None:
         (["one"], "one", "", []),
     ],
 )
-def test_lines_of_a_cell_come_and_go(sources: str | list[str], old: str, new: str, written: str | list[str]) -> None:
+def test_lines_of_a_cell_can_be_added_and_removed(
+    sources: str | list[str], old: str, new: str, written: str | list[str]
+) -> None:
     document = read("a.ipynb", notebook(sources))
     assert replaced(document, old, new) == notebook(written).decode()
 
@@ -199,7 +201,7 @@ def test_places_in_the_file_itself(as_list: bool) -> None:
     lines = data.decode().splitlines()
 
     def shown(at: Place) -> str:
-        """What the file has between the two ends of a place."""
+        """The text of the file between the two ends of a position."""
         found = document.in_file(at)
         assert found.cell is None
         assert found.line == found.end_line
@@ -216,7 +218,7 @@ def test_places_in_the_file_itself(as_list: bool) -> None:
     assert shown(Place(3, 1, 3, 1, 2)) == ""
 
 
-def test_cells_that_stand_apart_are_programs_of_their_own() -> None:
+def test_isolated_cells_are_separate_programs() -> None:
     document = read("a.ipynb", notebook("one", "%%writefile a.py\ntwo", "three"))
     assert [program.text for program in document.programs] == ["one\n\nthree\n", "_               \ntwo\n"]
     assert place(document, "two", 1) == Place(2, 1, 2, 4, 2)
@@ -230,7 +232,7 @@ def test_cells_that_stand_apart_are_programs_of_their_own() -> None:
 GUIDE = "# Guide\n\n> - ```python\n>   if one:\n>       two(three,\n>   \tfour)\n>   ```\n\n```py\nfive\n```\n"
 
 
-def test_places_in_markdown_are_the_files_own() -> None:
+def test_positions_in_markdown_are_those_of_the_file() -> None:
     document = read("a.md", GUIDE.encode())
     assert document.fragments
     assert not document.cells
@@ -243,7 +245,7 @@ def test_places_in_markdown_are_the_files_own() -> None:
     assert {n: document.lines(None, 0)[n] for n in (4, 5, 6)} == {n: lines[n - 1] for n in (4, 5, 6)}
 
 
-def test_an_edit_of_markdown_leaves_all_else() -> None:
+def test_an_edit_of_markdown_changes_nothing_else() -> None:
     document = read("a.md", GUIDE.encode())
     assert replaced(document, "three", "3") == GUIDE.replace("three", "3")
     assert replaced(document, "five", "5", 1) == GUIDE.replace("five", "5")

@@ -22,5 +22,5 @@ def test_the_command_fits_the_environment(prefix: str, command: str) -> None:
     assert extras.command("lsp", prefix) == command
 
 
-def test_this_environment_takes_pip() -> None:
+def test_this_environment_uses_pip() -> None:
     assert extras.command("torch") == "pip install 'clipcheck[torch]'"

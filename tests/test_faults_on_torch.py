@@ -1,4 +1,4 @@
-"""Faults that no single model and optimizer shows: the examples of their rules, run on torch, miss the limit as the pages say."""
+"""Faults that need more than one model and optimizer: run on torch, the examples miss the limit as documented."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIMIT = 0.01
 
 
 def program(name: str) -> dict[str, Any]:
-    """What a fixture's file defines."""
+    """The names that a fixture's file defines."""
     space: dict[str, Any] = {}
     path = PROJECT / "fixtures" / name
     exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), space)  # ours
@@ -25,7 +25,7 @@ def program(name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def norms() -> Iterator[dict[int, float]]:
-    """The largest norm of the gradients that each optimizer steps with, by how many parameters it has."""
+    """The largest gradient norm with which each optimizer steps, by its number of parameters."""
     seen: dict[int, float] = {}
 
     def before_step(optimizer: Any, *_: object) -> None:
@@ -43,7 +43,7 @@ def batches() -> list[tuple[Any, Any]]:
     return [(torch.randn(8, 3), torch.randn(8, 1)) for _ in range(3)]
 
 
-def test_what_has_stepped_inside_of_backward_is_not_clipped(norms: dict[int, float]) -> None:
+def test_a_step_inside_backward_is_not_clipped(norms: dict[int, float]) -> None:
     """CLIP115: each parameter steps with its whole gradient; the clip afterwards finds none."""
     model = torch.nn.Linear(3, 1)
     program("CLIP115-step-in-backward-hook/before.py")["train"](model, batches(), torch.nn.functional.mse_loss, LIMIT)
@@ -53,7 +53,7 @@ def test_what_has_stepped_inside_of_backward_is_not_clipped(norms: dict[int, flo
 
 @pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="before torch 2.3, scalers need a GPU")
 @pytest.mark.parametrize("scaled", [False, True])
-def test_only_one_branch_keeps_the_limit(norms: dict[int, float], scaled: bool) -> None:
+def test_only_one_branch_respects_the_limit(norms: dict[int, float], scaled: bool) -> None:
     """CLIP116: without the scaler, the same training runs without clipping."""
     model = torch.nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -64,7 +64,7 @@ def test_only_one_branch_keeps_the_limit(norms: dict[int, float], scaled: bool) 
 
 
 @pytest.mark.parametrize(("side", "limited"), [("before", False), ("after", True)])
-def test_the_optimizer_whose_parameters_are_clipped_keeps_the_limit(
+def test_only_the_optimizer_whose_parameters_are_clipped_respects_the_limit(
     norms: dict[int, float], side: str, limited: bool
 ) -> None:
     """CLIP117: the actor is clipped twice, the critic never, until the second clip takes the critic's parameters."""

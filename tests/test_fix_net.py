@@ -1,6 +1,6 @@
-"""The net under `--fix`: what fails clipcheck's own check of the outcome is not written, whatever a rule claims.
+"""The safety net of `--fix`: a result that fails clipcheck's own check is not written, whatever a rule claims.
 
-The rules are bad ones, put in the place of real ones; the texts hold what makes these look at a file.
+Bad rules replace real ones here; the texts contain the keywords of the real ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Install = Callable[..., None]
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Put checks in the place of the first and the second rule's."""
+    """Replaces the checks of the first and the second rule."""
 
     def put(first: Check, second: Check = lambda source: iter(())) -> None:
         checks = {FIRST: first, SECOND: second}
@@ -39,7 +39,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
 
 
 def finds(old: str, new: str | None = None, safety: Safety = Safety.SAFE, imports: tuple[Edit, ...] = ()) -> Check:
-    """A rule that finds the name `old` and writes `new` in its place."""
+    """A rule that finds the name `old` and replaces it by `new`."""
 
     def check(source: Source) -> Iterator[Hit]:
         for name in source.nodes(cst.Name):
@@ -79,7 +79,7 @@ def refusal(line: int, column: int, code: str = FIRST) -> str:
         "(",
         "old",  # changes nothing
         "old + 0",  # the finding stays
-        "g(old, old)",  # and has company
+        "g(old, old)",  # and there is another one
     ],
 )
 def test_a_fix_whose_outcome_fails_is_not_written(install: Install, new: str) -> None:
@@ -91,7 +91,7 @@ def test_a_fix_whose_outcome_fails_is_not_written(install: Install, new: str) ->
     assert [error.startswith(refusal(4, 3)) for error in report.errors] == [True]
 
 
-def test_a_fix_that_brings_a_finding_elsewhere_is_not_written(install: Install) -> None:
+def test_a_fix_that_causes_a_finding_elsewhere_is_not_written(install: Install) -> None:
     def elsewhere(source: Source) -> Iterator[Hit]:
         if "new" in source.text:
             yield from finds("far")(source)
@@ -104,7 +104,7 @@ def test_a_fix_that_brings_a_finding_elsewhere_is_not_written(install: Install) 
 
 
 def finds_without(word: str, name: str, masked: bool = False) -> Check:
-    """A rule that finds `name` where `word` is not in the text; `masked` says that it finds it as masked where it is."""
+    """A rule that finds `name` if `word` is not in the text; if it is and `masked`, the finding is masked."""
 
     def check(source: Source) -> Iterator[Hit]:
         if word not in source.text:
@@ -116,7 +116,7 @@ def finds_without(word: str, name: str, masked: bool = False) -> Check:
 
 
 def test_a_fix_that_removes_what_prevented_a_finding_elsewhere_is_not_written(install: Install) -> None:
-    """What `old` kept from happening is the fix's own harm, though the code that is found was there before."""
+    """A finding that `old` prevented is caused by the fix, even though its code was there before."""
     install(finds("old", "new"), finds_without("old", "far"))
     after, left, report = fixed("f(old)\nfar\n")
     assert (after, left) == ("f(old)\nfar\n", ["`old` is found"])
@@ -125,7 +125,7 @@ def test_a_fix_that_removes_what_prevented_a_finding_elsewhere_is_not_written(in
 
 def test_a_fix_that_moves_what_prevented_a_finding_elsewhere_is_not_written(install: Install) -> None:
     def moves(source: Source) -> Iterator[Hit]:
-        """Takes `guard` away from above `far` and puts it below."""
+        """Moves `guard` from above `far` to below it."""
         for hit in finds("guard")(source):
             start, end = source.span(hit.node)
             edits = (Edit(start, end + 1, ""), Edit(len(source.text), len(source.text), "moved\n"))
@@ -150,7 +150,7 @@ def test_a_masked_finding_is_not_reported_and_suppresses_nothing(install: Instal
     assert [finding.code for finding in report.fixed] == ["unused-suppression"]
 
 
-def test_what_was_masked_in_one_place_excuses_no_more_than_that(install: Install) -> None:
+def test_a_masked_finding_excuses_only_itself(install: Install) -> None:
     def check(source: Source) -> Iterator[Hit]:
         yield from finds_without("old", "far", masked=True)(source)
         yield from finds_without("old", "caused")(source)
@@ -161,7 +161,7 @@ def test_what_was_masked_in_one_place_excuses_no_more_than_that(install: Install
     assert len(report.errors) == 1
 
 
-def test_what_one_rule_saw_masked_excuses_no_other_rule(install: Install) -> None:
+def test_a_masked_finding_of_one_rule_does_not_excuse_another_rule(install: Install) -> None:
     def first(source: Source) -> Iterator[Hit]:
         yield from finds("old", "new")(source)
         yield from (hit._replace(masked=True) for hit in finds("far")(source))
@@ -184,7 +184,7 @@ def test_a_fix_that_makes_a_rule_crash_is_not_written(install: Install) -> None:
     assert [error.startswith(refusal(4, 3)) for error in report.errors] == [True]
 
 
-def test_a_rule_that_crashes_anyway_stops_no_fix(install: Install) -> None:
+def test_a_rule_that_always_crashes_does_not_stop_fixes(install: Install) -> None:
     def crash(source: Source) -> Iterator[Hit]:
         raise RuntimeError("first\nsecond")
 
@@ -195,7 +195,7 @@ def test_a_rule_that_crashes_anyway_stops_no_fix(install: Install) -> None:
 
 
 def test_fixes_that_do_not_settle_are_not_written(install: Install) -> None:
-    """Each fix writes to the same place as all others, so that one is made in each round."""
+    """Each fix edits the same place, so that one is applied per round."""
 
     def check(source: Source) -> Iterator[Hit]:
         for hit in finds("old", "new")(source):
@@ -217,7 +217,7 @@ def test_fixes_that_do_not_settle_are_not_written(install: Install) -> None:
 # --- one bad fix among good ones --------------------------------------------------------------------------------------
 
 
-def test_a_bad_fix_stops_no_good_one(install: Install) -> None:
+def test_a_bad_fix_does_not_stop_good_ones(install: Install) -> None:
     install(both(finds("bad", "1 1"), finds("good", "new")))
     after, left, report = fixed("f(bad)\nf(good)\nf(good)\n")
     assert after == "f(bad)\nf(new)\nf(new)\n"
@@ -226,7 +226,7 @@ def test_a_bad_fix_stops_no_good_one(install: Install) -> None:
     assert [error.startswith(refusal(4, 3)) for error in report.errors] == [True]
 
 
-def test_a_bad_fix_of_another_rule_stops_no_good_one(install: Install) -> None:
+def test_a_bad_fix_of_another_rule_does_not_stop_good_ones(install: Install) -> None:
     install(finds("good", "new"), finds("bad", "bad"))
     after, left, report = fixed("f(good)\nf(bad)\nf(good)\n")
     assert after == "f(new)\nf(bad)\nf(new)\n"
@@ -275,7 +275,7 @@ def test_an_edit_that_fixes_share_is_made_once(install: Install) -> None:
 
 
 def test_a_fix_of_a_fix_is_written_too(install: Install) -> None:
-    """A fix may put right a part of what is found, and leave the rest to a further round."""
+    """A fix may correct a part of the finding, and leave the rest to the next round."""
 
     def check(source: Source) -> Iterator[Hit]:
         olds = [name for name in source.nodes(cst.Name) if name.value in ("old", "older")]
@@ -301,7 +301,7 @@ def test_a_comment_that_a_fix_leaves_without_a_finding_to_suppress_is_removed(in
     assert [finding.code for finding in report.fixed] == [FIRST, "unused-suppression"]
 
 
-# --- how far a fix is trusted -----------------------------------------------------------------------------------------
+# --- the safety of fixes ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("safety", [Safety.MANUAL, Safety.UNSAFE])
@@ -326,7 +326,7 @@ def test_unsafe_fixes_are_written_when_asked(install: Install) -> None:
         ({"unfixable": frozenset({SECOND})}, "f(new)\n"),
     ],
 )
-def test_the_users_word_on_a_rules_fixes_counts(install: Install, more: dict[str, Any], after: str) -> None:
+def test_the_user_can_change_the_safety_of_a_rules_fixes(install: Install, more: dict[str, Any], after: str) -> None:
     install(finds("old", "new"))
     assert fixed("f(old)\n", **more)[0] == after
 
@@ -357,7 +357,7 @@ def test_with_verify_only_verified_fixes_are_written(install: Install, kind: Any
 # --- on disk ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_whose_fix_fails_keeps_its_bytes_and_the_user_is_told(install: Install, tmp_path: Path) -> None:
+def test_a_file_whose_fix_fails_is_unchanged_and_reported(install: Install, tmp_path: Path) -> None:
     install(finds("old", "1 1"), finds("bad", "good"))
     bad, good = tmp_path / "bad.py", tmp_path / "good.py"
     bad.write_bytes((HEAD + "f(old)\r\n").encode())

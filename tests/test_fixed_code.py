@@ -1,6 +1,6 @@
-"""Fixed code is clean code: ruff reports nothing that it did not report before.
+"""Fixed code is clean code: ruff reports nothing new.
 
-Import blocks in order, no import left without a use, blank lines where PEP 8 has them, no white space at the end of a line.
+Import blocks are sorted, no import is unused, blank lines follow PEP 8, and no line ends with white space.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ALL = Settings(codes=frozenset(RULES), fix=True, safety=Safety.UNSAFE)
 
 
 def complaints(folder: Path) -> dict[str, Counter[str]]:
-    """What ruff says of each file, by code. It runs in the folder, where no package of ours makes clipcheck a neighbor."""
+    """What ruff reports for each file, by code. It runs in the folder, where clipcheck is not a first-party package."""
     command = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", "--exit-zero", "--output-format=json"]
     done = subprocess.run(
         [*command, "--preview", "--select", "E3,F,I,W", "."], cwd=folder, capture_output=True, text=True, check=True
@@ -39,7 +39,7 @@ def complaints(folder: Path) -> dict[str, Counter[str]]:
 
 
 def new_complaints(pairs: Iterable[tuple[str, bytes, bytes]], folder: Path) -> dict[str, Counter[str]]:
-    """What ruff says of files only after they were fixed, by the names of these."""
+    """What ruff reports only after files were fixed, by file name."""
     names = {}
     for number, (name, before, after) in enumerate(pairs):
         names[f"{number}.py"] = name
@@ -80,8 +80,8 @@ def test_fixed_packages(tree: Path, tmp_path: Path) -> None:
     assert new_complaints(pairs, tmp_path) == {}
 
 
-def test_ruff_would_say_something(tmp_path: Path) -> None:
-    """That nothing is said means something: each kind of fault is seen."""
+def test_ruff_reports_each_kind_of_fault(tmp_path: Path) -> None:
+    """The absence of reports means something: ruff sees each kind of fault."""
     clean = b"import math\n\nimport torch\n\n\ndef f(x):\n    return math.sqrt(torch.norm(x))\n"
     faults = {
         "I001": clean.replace(b"import math\n\nimport torch\n", b"import torch\nimport math\n"),

@@ -1,4 +1,4 @@
-"""Every fixture: the findings that its lines announce, the fixed version beside it, and no finding where there is none to make."""
+"""Every fixture: the findings that its comments announce, its fixed version, and no findings in its look-alikes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(
 
 
 def fixed(path: Path, rule: Rule, target: Target = "clipcheck") -> str:
-    # A fix keeps the comments of what it replaces, and these comments are the test's own.
+    # A fix keeps the comments of the code that it replaces, but these comments belong to the test.
     bare = re.sub(r"[ \t]*" + EXPECT.pattern, "", path.read_bytes().decode())
     report = run(path, frozenset({rule.code}), fix=True, target=target, data=bare.encode())
     return (report.fixed_data or report.data).decode()
@@ -46,7 +46,7 @@ def identify(value: object) -> str:
 
 
 @pytest.mark.parametrize(("rule", "example"), EXAMPLES, ids=identify)
-def test_findings_stand_where_they_are_expected(rule: Rule, example: Example) -> None:
+def test_findings_are_where_they_are_expected(rule: Rule, example: Example) -> None:
     lines = example.before.read_text(encoding="utf-8").splitlines()
     expected = sorted(
         (number, code.strip())
@@ -60,12 +60,12 @@ def test_findings_stand_where_they_are_expected(rule: Rule, example: Example) ->
 
 
 @pytest.mark.parametrize(("rule", "example"), EXAMPLES, ids=identify)
-def test_prefilter_lets_every_example_pass(rule: Rule, example: Example) -> None:
+def test_the_prefilter_passes_every_example(rule: Rule, example: Example) -> None:
     assert wanted(example.before.read_bytes(), frozenset({rule.code})) == {rule.code}
 
 
 @pytest.mark.parametrize(("rule", "example"), FIXED, ids=identify)
-def test_fix_gives_the_text_written_beside_it(rule: Rule, example: Example) -> None:
+def test_the_fix_produces_the_expected_text(rule: Rule, example: Example) -> None:
     assert example.after is not None
     assert without_expectations(fixed(example.before, rule)) == without_expectations(example.after.read_text())
 
@@ -77,7 +77,7 @@ def test_fix_towards_torch(rule: Rule, example: Example) -> None:
 
 
 @pytest.mark.parametrize(("rule", "example"), FIXED, ids=identify)
-def test_after_is_silent_and_stays_as_it_is(rule: Rule, example: Example) -> None:
+def test_the_fixed_version_has_no_findings_and_does_not_change(rule: Rule, example: Example) -> None:
     assert example.after is not None
     codes = DEFAULT | {rule.code}
     report = run(example.after, codes, fix=True)
@@ -86,21 +86,21 @@ def test_after_is_silent_and_stays_as_it_is(rule: Rule, example: Example) -> Non
 
 
 @pytest.mark.parametrize(("rule", "example"), [pair for pair in EXAMPLES if not pair[1].after], ids=identify)
-def test_a_shape_without_fix_says_what_to_do(rule: Rule, example: Example) -> None:
+def test_an_example_without_a_fix_says_what_to_do(rule: Rule, example: Example) -> None:
     own = [f for f in run(example.before, frozenset({rule.code})).findings if f.code == rule.code]
     assert [f.fix for f in own] == [None] * len(own)
     assert all(f.help for f in own)
 
 
 @pytest.mark.parametrize(("rule", "path"), SILENT, ids=identify)
-def test_look_alikes_stay_silent(rule: Rule, path: Path) -> None:
+def test_look_alikes_have_no_findings(rule: Rule, path: Path) -> None:
     report = run(path, DEFAULT | {rule.code})
     assert [f"{f.place.line}: {f.code} {f.message}" for f in report.findings] == []
 
 
 @pytest.mark.parametrize(("rule", "example"), FIXED, ids=identify)
 def test_a_fixable_example_names_its_claim(rule: Rule, example: Example) -> None:
-    """A safe fix must keep the training, so nothing but `same` will do for it."""
+    """A safe fix must not change training, so its only valid claim is `same`."""
     claim = CLAIM.match(example.before.read_text())
     assert claim, "the first line says what running the pair must show"
     report = run(example.before, frozenset({rule.code}))
@@ -109,6 +109,6 @@ def test_a_fixable_example_names_its_claim(rule: Rule, example: Example) -> None
 
 
 def without_expectations(text: str) -> str:
-    """The comments that the tests read stay in `before` and may move with their line."""
+    """Removes the comments that the tests read; they are in `before` and may move with their lines."""
     kept = [EXPECT.sub("", line).rstrip() for line in text.splitlines() if not CLAIM.match(line)]
     return "\n".join(kept)

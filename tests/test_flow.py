@@ -1,7 +1,7 @@
-"""Which event of the training step can follow which, through loops, branches, errors and the functions that are called.
+"""Which event of the training step can follow which, through loops, branches, errors and called functions.
 
-In the programs `B` runs backward, `C` clips, `S` steps and `Z` zeroes the gradients. What is expected is a list of
-steps: `B>C` says that a clip can be what comes next after a backward.
+In the programs, `B` runs backward, `C` clips, `S` steps and `Z` zeroes the gradients. The expected result is a list of
+pairs: `B>C` means that the next event after a backward can be a clip.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def flow_of(source: Source, name: str = "f") -> Flow:
 
 
 def ways(found: Flow) -> set[str]:
-    """All pairs of events that can follow each other; forwards and backwards say the same."""
+    """All pairs of events that can follow each other; both directions must agree."""
     events = found.of(*KINDS)
     forward = {(e, other) for e in (found.start, *events) for other in e.first_after(*KINDS)}
     backward = {(other, e) for e in (*events, found.end) for other in e.first_before(*KINDS)}
@@ -69,7 +69,7 @@ def of(body: str) -> set[str]:
         ("B\nif C > 1:\n    S", "start>B B>C C>S C>end S>end"),
         ("match x:\n    case 1:\n        B\n    case 2:\n        C\nS", "start>B start>C start>S B>S C>S S>end"),
         ("match B:\n    case 1:\n        C", "start>B B>C B>end C>end"),
-        # ways out
+        # exits
         ("B\nif x:\n    return\nC", "start>B B>C B>end C>end"),
         ("B\nif x:\n    return C\nS", "start>B B>C B>S C>end S>end"),
         ("B\nif x:\n    raise E\nC", "start>B B>C C>end"),
@@ -97,7 +97,7 @@ def of(body: str) -> set[str]:
         ("try:\n    B\nexcept E:\n    C\nexcept F:\n    Z\nS", "start>B B>S start>C B>C start>Z B>Z C>S Z>S S>end"),
         ("try:\n    B\nexcept E:\n    pass\nelse:\n    C\nS", "start>B B>C C>S B>S start>S S>end"),
         ("try:\n    B\nexcept* E:\n    C", "start>B B>C start>C B>end C>end"),
-        # what is only defined does not run
+        # nested functions that are only defined do not run
         ("def g():\n    B\nC", "start>C C>end"),
         ("class A:\n    def g(self):\n        B\nC", "start>C C>end"),
         ("g = lambda: B\nC", "start>C C>end"),
@@ -106,11 +106,11 @@ def of(body: str) -> set[str]:
         ("optimizer.step(C)\n", "start>C C>S S>end"),
     ],
 )  # fmt: skip
-def test_what_follows_what(body: str, expected: str) -> None:
+def test_the_order_of_events(body: str, expected: str) -> None:
     assert of(body) == set(expected.split())
 
 
-def test_what_is_done_at_last_follows_the_body_and_what_handles_its_errors() -> None:
+def test_a_finally_block_follows_the_body_and_its_handlers() -> None:
     assert {"B>S", "S>C"} <= of("try:\n    B\nfinally:\n    S\nC")
     assert {"B>Z", "B>S", "Z>S", "S>C"} <= of("try:\n    B\nexcept E:\n    Z\nfinally:\n    S\nC")
     assert {"B>S", "S>end"} <= of("try:\n    B\n    return\nfinally:\n    S")
@@ -178,7 +178,7 @@ def test_a_call_of_a_function_of_the_file_is_followed(text: str) -> None:
     assert event.at is not event.node
 
 
-def test_an_event_of_a_called_function_takes_place_at_the_call() -> None:
+def test_an_event_of_a_called_function_happens_at_the_call() -> None:
     source = program("def f(model):\n    g(model)\ndef g(model):\n    h(model)\ndef h(model):\n    C\n")
     (event,) = flow_of(source).events
     assert source.code(event.at) == "g(model)"
@@ -188,16 +188,16 @@ def test_an_event_of_a_called_function_takes_place_at_the_call() -> None:
     assert not own.is_called
 
 
-def test_the_ways_through_a_called_function_are_its_own() -> None:
+def test_paths_through_a_called_function_are_not_mixed() -> None:
     text = "def f(model, loss, optimizer):\n    B\n    g(model, optimizer)\n    Z\ndef g(model, optimizer):\n    if x:\n        return\n    C\n    S\n"
     assert ways(flow_of(program(text))) == {"start>B", "B>C", "C>S", "S>Z", "B>Z", "Z>end"}
 
 
-def test_a_function_that_calls_itself_ends() -> None:
+def test_a_recursive_function_terminates() -> None:
     text = "def f(model, loss):\n    B\n    f(model, loss)\n    g(model)\ndef g(model):\n    C\n    g(model)\n"
     found = flow_of(program(text))
     assert {"start>B", "B>C", "C>end"} <= ways(found)
-    # what running it again does is not known
+    # the effect of running it again is unknown
     assert [event.kind for event in found.events].count(EventKind.UNKNOWN) == 2
 
 
@@ -209,7 +209,7 @@ def test_the_top_level_of_a_module_has_its_own_flow() -> None:
     assert list(flows(source, EventKind.ZERO_GRAD)) == []
 
 
-# --- tests that are known to come out alike ---------------------------------------------------------------------------
+# --- tests with the same outcome --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_the_top_level_of_a_module_has_its_own_flow() -> None:
         ("if x:\n    B\nif y:\n    C", "start>B start>C start>end B>C B>end C>end"),
     ],
 )
-def test_a_test_comes_out_alike_as_long_as_nothing_changes_it(body: str, expected: str) -> None:
+def test_a_test_has_the_same_outcome_until_something_changes_it(body: str, expected: str) -> None:
     found = of(body)
     # a way around both is only ruled out from an event on
     assert found - {"start>C", "start>end", "start>S", "B>end", "Z>end"} == set(expected.split()) - {
@@ -242,7 +242,7 @@ def test_a_test_comes_out_alike_as_long_as_nothing_changes_it(body: str, expecte
         ("fabric.clip_gradients(model, opt)", "model"),
     ],
 )
-def test_what_a_clip_acts_upon(call: str, subject: str | None) -> None:
+def test_what_a_clip_acts_on(call: str, subject: str | None) -> None:
     source = program(f"def f(self, model, ps, limit, accelerator, fabric, opt):\n    {call}\n")
     (event,) = flow_of(source).events
     assert event.kind is EventKind.CLIP
@@ -252,7 +252,7 @@ def test_what_a_clip_acts_upon(call: str, subject: str | None) -> None:
 @pytest.mark.parametrize(
     "word", "backward step optimize train unscale closure fit learn backprop clip accumulate".split()
 )
-def test_a_function_that_is_given_the_optimizer_and_is_named_after_training_may_do_anything(word: str) -> None:
+def test_a_training_function_that_receives_the_optimizer_may_do_anything(word: str) -> None:
     for call in (f"{word}_all(optimizer)", f"helper.{word}_it(model)"):
         found = flow_of(program(f"def f(model, optimizer, helper):\n    {call}\n")).events
         assert [event.kind for event in found] == [EventKind.UNKNOWN], call

@@ -1,4 +1,4 @@
-"""Tiny trainings in the real frameworks: with the runtime in torch's places they give the same losses.
+"""Tiny trainings in the real frameworks: with the runtime installed, the losses are the same.
 
 They need `pip install 'clipcheck[frameworks]'`; what is not installed is skipped.
 """
@@ -35,14 +35,14 @@ STEPS = 6
 
 
 def needed(name: str) -> ModuleType:
-    """A framework; without it the test is skipped, and says what to install."""
+    """A framework; if it is missing, the test is skipped and says what to install."""
     pytest.importorskip(name, reason=f"{name} is not installed: pip install 'clipcheck[frameworks]'")
     return importlib.import_module(name)
 
 
 @contextmanager
 def counting_torchs() -> Iterator[list[None]]:
-    """Counts the calls of torch's function, which is called all the same."""
+    """Counts the calls of torch's function, which is still called."""
     calls: list[None] = []
     original = torch.nn.utils.clip_grad_norm_
 
@@ -77,7 +77,7 @@ def counting_ours() -> Iterator[list[None]]:
 
 
 def differ(some: list[float], others: list[float]) -> float:
-    """The largest difference, of losses above 1 the relative one: a float32 of 7 has steps of 5e-7."""
+    """The largest difference, relative for losses above 1: a float32 near 7 has steps of 5e-7."""
     return max(abs(one - other) / max(1, abs(other)) for one, other in zip(some, others, strict=True))
 
 
@@ -98,7 +98,7 @@ def check(train: Train, steps: int, ours: Train | None = None) -> None:
 
 
 def test_the_check_itself_can_fail() -> None:
-    """Against a clip that is left out, one that is wrong by a thousandth, and one of torch's own."""
+    """With a missing clip, one that is off by a thousandth, and one by torch."""
     model_of = SmallLoop()
     check(model_of.train, STEPS)
     for wrong in (
@@ -265,7 +265,7 @@ def test_our_clip_unscales_as_the_accelerator_does() -> None:
 
 
 def lightning_classes() -> tuple[type, Callable[..., Any]]:
-    """A module without a clip of its own, and what makes a trainer for it."""
+    """A module without a clip, and a factory for its trainer."""
     pl = needed("lightning").pytorch
 
     class Model(pl.LightningModule):
@@ -289,7 +289,7 @@ def lightning_classes() -> tuple[type, Callable[..., Any]]:
 
 
 def fitted(bases: tuple[type, ...], max_norm: float, **options: Any) -> Any:
-    """A module that was trained, with `bases` before its own."""
+    """A trained module, with additional `bases`."""
     model_class, trainer_of = lightning_classes()
     model = type("Mixed", (*bases, model_class), {})()
     loader = torch.utils.data.DataLoader(batches(), batch_size=None)
@@ -312,7 +312,7 @@ def test_lightning_without_installing() -> None:
     )
 
 
-# What CLIP301 and CLIP410 say of Lightning: the norm of the gradients that a step takes, by where the clip is.
+# What CLIP301 and CLIP410 say about Lightning: the norm of the gradients that a step uses, by the place of the clip.
 
 SCALE = 64.0
 
@@ -322,7 +322,7 @@ def norm_of(model: nn.Module) -> float:
 
 
 def norms_at_steps(scaled: bool, **methods: Callable[..., Any]) -> list[float]:
-    """The norms at the steps of a training whose module has these methods, with a loss scale or without one."""
+    """The norms at the steps of a training whose module has these methods, with or without a loss scale."""
     pl = needed("lightning").pytorch
     plugins = importlib.import_module("lightning.pytorch.plugins")
     model_class, trainer_of = lightning_classes()
@@ -389,7 +389,7 @@ def test_lightning_scales_until_a_manual_step(scaled: bool) -> None:
     assert max(found) == pytest.approx(limit, rel=1e-2)
 
 
-def test_our_module_of_lightning_keeps_the_norm() -> None:
+def test_our_lightning_mixin_clips_to_the_norm() -> None:
     from clipcheck.integrations.lightning import ClipsWithRuntime
 
     model = fitted((ClipsWithRuntime,), MAX_NORM)
@@ -399,7 +399,7 @@ def test_our_module_of_lightning_keeps_the_norm() -> None:
     assert fitted((ClipsWithRuntime,), 0.0).total_norm is None  # Lightning does not clip then
 
 
-def test_clipping_by_value_is_lightnings() -> None:
+def test_clipping_by_value_is_left_to_lightning() -> None:
     from clipcheck.integrations.lightning import ClipsWithRuntime
 
     by_value = {"gradient_clip_algorithm": "value"}
@@ -408,7 +408,7 @@ def test_clipping_by_value_is_lightnings() -> None:
     assert model.losses == fitted((), MAX_NORM, **by_value).losses
 
 
-def test_plugins_that_clip_in_their_own_way_are_left_to_it() -> None:
+def test_plugins_with_a_different_clip_are_left_alone() -> None:
     from clipcheck.integrations.lightning import _calls_torch
 
     needed("lightning")
@@ -469,7 +469,7 @@ def test_stable_baselines3(name: str, steps: int, updates: int, options: dict[st
 
 
 def below_run(tmp_path: Path, program: str, *launcher: str) -> str:
-    """What a program prints below `python -m clipcheck.run`."""
+    """What a program prints under `python -m clipcheck.run`."""
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(program), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
@@ -484,7 +484,7 @@ def ranks_below(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="torch's launcher wants libuv there")
-def test_both_ranks_of_accelerate_launch_call_ours(tmp_path: Path) -> None:
+def test_both_ranks_of_accelerate_launch_call_our_functions(tmp_path: Path) -> None:
     needed("accelerate")
     program = """
         import torch
@@ -501,8 +501,8 @@ def test_both_ranks_of_accelerate_launch_call_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over files")
-def test_both_ranks_that_lightning_starts_call_ours(tmp_path: Path) -> None:
-    """Lightning starts the second rank itself, by the command line of the first."""
+def test_both_ranks_that_lightning_starts_call_our_functions(tmp_path: Path) -> None:
+    """Lightning starts the second rank itself, with the command line of the first."""
     needed("lightning")
     program = """
         import torch
@@ -535,8 +535,8 @@ def test_both_ranks_that_lightning_starts_call_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["DEEPSPEED", "MEGATRON_LM", "XLA", "FSDP"])
-def test_accelerators_that_clip_in_their_own_way_are_left_to_it(kind: str) -> None:
-    """A stand-in for the accelerator: those backends need devices of theirs."""
+def test_accelerators_with_a_different_clip_are_left_alone(kind: str) -> None:
+    """With a stand-in for the accelerator, since those backends need special devices."""
     from clipcheck.integrations import accelerate as ours
 
     passed_on: list[tuple[object, ...]] = []

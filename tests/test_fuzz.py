@@ -30,7 +30,7 @@ def test_random_modules_are_fixed_without_any_loss() -> None:
 
 
 def pretended(monkeypatch: pytest.MonkeyPatch, after: str, before: str = TEXT, **more: Any) -> fuzz.Outcome:
-    """What the harness says of a linter that makes `after` of `before`."""
+    """What the harness reports for a linter that turns `before` into `after`."""
     finding = Finding("x.py", Place(2, 5, 2, 8), "CLIP002", "old", "`old` is found")
 
     def check_file(path: str, data: bytes, settings: object) -> FileReport:
@@ -62,7 +62,7 @@ def test_a_wrong_fix_is_a_failure_of_its_kind(monkeypatch: pytest.MonkeyPatch, a
     assert pretended(monkeypatch, after).kind == kind
 
 
-def test_what_the_report_says_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pretended(monkeypatch, FIXED, errors=("a rule crashed",)).kind == "error"
     false = Finding("x.py", Place(1, 1, 1, 1), INVALID_SYNTAX, INVALID_SYNTAX, "not valid Python")
     assert pretended(monkeypatch, FIXED, findings=(false,)).kind == "false invalid-syntax"
@@ -83,7 +83,7 @@ def test_a_second_fix_and_an_exception_are_failures(monkeypatch: pytest.MonkeyPa
     assert fuzz.outcome(File("x.py", TEXT.encode()), fuzz.ALL) == fuzz.Outcome("exception", "KeyError: 'x'")
 
 
-def test_what_fails_is_made_short() -> None:
+def test_failures_are_reduced() -> None:
     text = "".join(f"{number}\n" for number in range(40))
     assert fuzz.reduced(text, lambda some: {"7", "31"} <= set(some.split())) == "7\n31\n"
 

@@ -1,6 +1,6 @@
-"""What is read as a gradient, as the power of its norm, as a sum of these and as the root of that sum; and what is not.
+"""What is recognized as a gradient, the power of its norm, a sum of these and the root of that sum; and what is not.
 
-Each program ends in the expression that is asked about, on a line of its own.
+Each program ends with the tested expression on a separate line.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def asked(program: str, header: str = HEADER) -> tuple[Source, cst.BaseExpressio
     return source, last.value
 
 
-# --- what a function's name says ---------------------------------------------------------------------------------------
+# --- what a function name says -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,11 @@ def asked(program: str, header: str = HEADER) -> tuple[Source, cst.BaseExpressio
         ("get_norm", False),
     ],
 )
-def test_a_function_that_gives_the_norm_of_gradients(name: str, expected: bool) -> None:
+def test_functions_that_return_the_norm_of_gradients(name: str, expected: bool) -> None:
     assert gives_gradient_norm(name) is expected
 
 
-# --- the words of a name ---------------------------------------------------------------------------------------------
+# --- words of names --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,12 @@ def test_words_of_a_name(name: str, expected: str) -> None:
         "*a, g = p.data, p.grad, p.data\ng",
     ],
 )
-def test_no_gradient(program: str) -> None:
+def test_expressions_that_are_not_gradients(program: str) -> None:
     assert gradient(*asked(program)) is None
 
 
 @pytest.mark.parametrize("header", ["import jax\n", "import tensorflow as tf\n", "from mxnet import gluon\n"])
-def test_nothing_is_a_gradient_where_another_framework_computes(header: str) -> None:
+def test_nothing_is_a_gradient_in_a_file_of_another_framework(header: str) -> None:
     assert gradient(*asked("p.grad", header)) is None
     assert gradient(*asked("p.grad", header + "import torch\n")) is not None
     assert gradient(*asked("p.grad", "")) is not None
@@ -137,7 +137,7 @@ def test_nothing_is_a_gradient_where_another_framework_computes(header: str) -> 
         ("import numpy\nfrom torch.nn.utils import *\n", "torch"),
         ("import numpy\nfrom jax.numpy import *\n", "another"),
         ("import numpy\nfrom .layers import *\n", "unknown"),
-        # numpy's arrays have no `norm`, and what else has one may be no gradient
+        # numpy's arrays have no `norm`, and other objects with one may not be gradients
         ("import numpy\nx = p.grad.data.norm(2)\n", "torch"),
         ("class Tensor:\n    def zero(self):\n        self.grad = 0\ng.grad.norm()\n", "torch"),
         ("import numpy\nx = quaternion.norm()\n", "unknown"),
@@ -228,7 +228,7 @@ def test_changes_of_dtype_are_kept_and_changes_of_shape_are_not() -> None:
         ("g = p.data\ng = p.grad\ng", True),
     ],
 )
-def test_a_gradient_is_certain_if_every_way_leads_to_it(program: str, certain: bool) -> None:
+def test_a_gradient_is_certain_if_every_path_leads_to_it(program: str, certain: bool) -> None:
     found = gradient(*asked(program))
     assert found is not None
     assert found.certain is certain
@@ -250,7 +250,7 @@ def test_a_gradient_is_certain_if_every_way_leads_to_it(program: str, certain: b
         ("p.grad.cpu().view(-1)", False),
     ],
 )
-def test_what_shares_the_memory_of_a_gradient_is_one_in_place(tensor: str, expected: bool) -> None:
+def test_views_of_a_gradient_are_gradients_in_place(tensor: str, expected: bool) -> None:
     source, node = asked(f"{tensor}.mul_(2)")
     assert isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute)
     assert is_in_place(node.func.value) is expected
@@ -278,7 +278,7 @@ def test_a_graph_through_gradients_is_seen(program: str, expected: bool) -> None
 
 
 @pytest.mark.parametrize("program", ["f(2)", "-x", "x + 1", "'nuc'", "1 / 0", "None + 1"])
-def test_no_exponent(program: str) -> None:
+def test_expressions_that_are_not_exponents(program: str) -> None:
     assert exponent_of(*asked(program)) is None
 
 
@@ -309,7 +309,7 @@ def test_exponents(program: str, value: float | None) -> None:
     assert found.value == value
 
 
-def test_exponents_multiply_where_their_names_cancel() -> None:
+def test_exponents_can_be_multiplied_if_their_names_cancel() -> None:
     def exponent(text: str):
         found = exponent_of(*asked(text))
         assert found is not None
@@ -352,11 +352,11 @@ def test_exponents_multiply_where_their_names_cancel() -> None:
         "for p in ps:\n    n = other(p)\nn ** 2",
     ],
 )
-def test_no_power_of_a_norm(program: str) -> None:
+def test_expressions_that_are_not_powers_of_a_norm(program: str) -> None:
     assert power(*asked(program)) is None
 
 
-def test_numpy_arrays_are_gradients_only_beside_torch() -> None:
+def test_numpy_arrays_are_gradients_only_with_torch() -> None:
     assert power(*asked("np.linalg.norm(layer.grad)", "import numpy as np\n")) is None
     assert power(*asked("(layer.grad ** 2).sum()", "import numpy as np\n")) is None
     assert power(*asked("np.linalg.norm(p.grad.cpu().numpy())")) is not None
@@ -428,7 +428,7 @@ def test_the_dtype_of_a_norm_is_a_cast() -> None:
         "total += p.grad.norm() ** 2",
     ],
 )
-def test_no_sum_of_norms(loop: str) -> None:
+def test_loops_that_do_not_sum_norms(loop: str) -> None:
     assert accumulations(Source(HEADER + loop)) == ()
 
 
@@ -456,7 +456,7 @@ def test_the_tests_under_which_a_loop_adds(body: str, tests: list[str]) -> None:
     assert shown == tests
 
 
-def test_a_sum_goes_through_all_loops_that_do_nothing_else() -> None:
+def test_a_sum_spans_all_loops_that_do_nothing_else() -> None:
     nested = "for group in groups:\n    for p in group['params']:\n        total += p.grad.norm() ** 2\n"
     (found,) = accumulations(source := Source(HEADER + nested))
     assert [source.code(clause.iterable) for clause in found.series.clauses] == ["groups", "group['params']"]
@@ -476,7 +476,7 @@ def test_a_sum_goes_through_all_loops_that_do_nothing_else() -> None:
         ("with torch.no_grad():\n    total += p.grad.norm() ** 2\n    print(p)", ["print(p)"]),
     ],
 )
-def test_what_a_loop_does_beside_the_sum(body: str, extras: list[str]) -> None:
+def test_what_else_a_loop_does(body: str, extras: list[str]) -> None:
     indented = "".join(f"    {line}\n" for line in body.splitlines())
     source = Source(f"{HEADER}total = 0.0\nfor p in ps:\n{indented}")
     (found,) = accumulations(source)
@@ -506,7 +506,7 @@ def test_why_a_loop_is_more_than_a_sum(obstacle: str, loop: str) -> None:
     assert found.obstacle == obstacle
 
 
-def test_the_first_obstacle_is_told() -> None:
+def test_the_first_obstacle_is_reported() -> None:
     loop = "for p in ps:\n    with lock:\n        total += p.grad.norm() ** 2\n        break\nelse:\n    pass"
     (found,) = accumulations(Source(HEADER + loop))
     assert found.obstacle == "the loop's body is inside a `with`"
@@ -540,7 +540,7 @@ def test_the_first_obstacle_is_told() -> None:
         "torch.linalg.matrix_norm(torch.stack([p.grad.norm() for p in ps]))",
     ],
 )
-def test_no_total(program: str) -> None:
+def test_expressions_that_are_not_totals(program: str) -> None:
     assert total(*asked(program)) is None
 
 
@@ -570,13 +570,13 @@ def test_a_total(program: str, degree: float, form: str, kind: str) -> None:
     assert (found.degree.value, found.form, found.kind) == (degree, form, kind)
 
 
-def test_a_total_whose_root_does_not_match_its_norm_is_no_power_of_one() -> None:
+def test_a_total_with_a_mismatched_root_is_not_a_power_of_a_norm() -> None:
     found = total(*asked("sum(p.grad.norm(3) ** 2 for p in ps) ** 0.5"))
     assert found is not None
     assert found.degree is None
 
 
-def test_of_totals_within_each_other_the_largest_is_told() -> None:
+def test_the_largest_of_nested_totals_is_reported() -> None:
     source = Source(HEADER + "print(float(sum(p.grad.norm() ** 2 for p in ps) ** 0.5) / 2)\n")
     assert [source.code(found.node) for found in totals(source)] == [
         "float(sum(p.grad.norm() ** 2 for p in ps) ** 0.5)"
@@ -612,7 +612,7 @@ def root(term: str, use: str) -> str | None:
         ("p.grad.norm(q) ** q", "total ** (1 / r)"),
     ],
 )
-def test_no_root(term: str, use: str) -> None:
+def test_expressions_without_a_root(term: str, use: str) -> None:
     assert root(term, use) is None
 
 
@@ -664,7 +664,7 @@ def bounds(program: str) -> list[str]:
         "p.grad.mul_(max_norm / total_norm)",
     ],
 )
-def test_no_clip_by_hand(program: str) -> None:
+def test_loops_that_do_not_clip_by_hand(program: str) -> None:
     assert bounds(program) == []
 
 
@@ -700,11 +700,11 @@ def test_no_clip_by_hand(program: str) -> None:
         ),
     ],
 )
-def test_what_holds_a_clip_by_hand_at_one(program: str, bound: str) -> None:
+def test_how_a_clip_by_hand_limits_the_coefficient(program: str, bound: str) -> None:
     assert bounds(program) == [bound]
 
 
-# --- the rules that ask whether something is a gradient --------------------------------------------------------------
+# --- rules that depend on what is a gradient -------------------------------------------------------------------------
 
 
 def hits(rule: str, program: str) -> list[str]:
@@ -730,7 +730,7 @@ def hits(rule: str, program: str) -> list[str]:
         "g = p.grad\ndef f():\n    h = g.clamp(-1, 1)",
     ],
 )
-def test_no_clamp_of_a_gradient_is_thrown_away(statement: str) -> None:
+def test_clamps_that_are_not_discarded(statement: str) -> None:
     assert hits("CLIP107", statement) == []
 
 
@@ -745,7 +745,7 @@ def test_no_clamp_of_a_gradient_is_thrown_away(statement: str) -> None:
         "g = p.grad\nh = g.clamp(-1, 1)",
     ],
 )
-def test_a_clamp_of_a_gradient_is_thrown_away(statement: str) -> None:
+def test_discarded_clamps_of_gradients(statement: str) -> None:
     assert hits("CLIP107", statement) == [statement.rpartition("= ")[2]]
 
 
@@ -765,7 +765,7 @@ def test_a_clamp_of_a_gradient_is_thrown_away(statement: str) -> None:
         "masters",
     ],
 )
-def test_no_gradients_in_the_place_of_parameters(given: str) -> None:
+def test_arguments_that_are_parameters(given: str) -> None:
     program = f"masters = [p.grad.float() for p in ps]\nfor m in masters:\n    m.grad = m\nclip({given}, 1.0)"
     assert hits("CLIP106", "from torch.nn.utils import clip_grad_norm_ as clip\n" + program) == []
 

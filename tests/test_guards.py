@@ -1,4 +1,4 @@
-"""What stands around a place: its loops, its branches, the guard that counts micro-batches; and which step comes of it."""
+"""What surrounds a place: its loops, its branches, the guard that counts micro-batches, and the guarded step."""
 
 from __future__ import annotations
 
@@ -91,12 +91,12 @@ def test_the_branches_around_a_place(text: str, expected: list[tuple[str, bool]]
         ("if x:\n    if y:\n        one()\n    return\nother()", True),
     ],
 )
-def test_places_that_no_run_reaches_both(text: str, expected: bool) -> None:
+def test_places_that_exclude_each_other(text: str, expected: bool) -> None:
     source = Source("def f():\n    for i in n:\n" + textwrap.indent(text, "        "))
     assert exclusive(source, calls(source, "one")[0], calls(source, "other")[0]) is expected
 
 
-# --- what decides on a place ------------------------------------------------------------------------------------------
+# --- what decides whether a place is reached --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_places_that_no_run_reaches_both(text: str, expected: bool) -> None:
         ),
     ],
 )
-def test_the_tests_that_decide_on_a_place(text: str, expected: list[tuple[str, bool]]) -> None:
+def test_the_tests_that_decide_whether_a_place_is_reached(text: str, expected: list[tuple[str, bool]]) -> None:
     source, call = here("for i in xs:\n" + textwrap.indent(text, "    "))
     assert [(source.code(test.test), outcome) for test, outcome in conditions(source, call)] == expected
 
@@ -141,7 +141,7 @@ def test_the_tests_that_decide_on_a_place(text: str, expected: list[tuple[str, b
         ("try:\n    x()\nexcept E:\n    f = lambda: here()", False),
     ],
 )
-def test_what_else_decides_on_a_place(text: str, expected: bool) -> None:
+def test_what_else_decides_whether_a_place_is_reached(text: str, expected: bool) -> None:
     assert is_conditional(*here(text)) is expected
 
 
@@ -179,16 +179,14 @@ def test_what_is_known_from_the_tests_around_a_place(text: str, expected: set[tu
 @pytest.mark.parametrize(
     ("test", "expected"),
     [
-        ("own", set()),  # a name of the called function says nothing to the caller
+        ("own", set()),  # a name of the called function means nothing in the caller
         ("scaler", {("args.scaler", True)}),
         ("scaler.enabled", {("args.scaler.enabled", True)}),
         ("scaler == other", set()),
         ("self.amp", {("self.amp", True)}),
     ],
 )
-def test_what_is_known_in_a_called_function_in_the_words_of_its_caller(
-    test: str, expected: set[tuple[str, bool]]
-) -> None:
+def test_what_is_known_in_a_called_function_in_terms_of_its_caller(test: str, expected: set[tuple[str, bool]]) -> None:
     source, call = here(f"def f(self, scaler, other):\n    own = scaler\n    if {test}:\n        here()")
     renamed = {"scaler": "args.scaler", "other": "args.other"}
     assert facts(source, call, renamed, called=True) == expected
@@ -204,7 +202,7 @@ def test_what_is_known_in_a_called_function_in_the_words_of_its_caller(
         ("x=own", {("own", True)}),
     ],
 )
-def test_a_parameter_is_known_by_the_name_that_it_is_given(given: str, expected: set[tuple[str, bool]]) -> None:
+def test_a_parameter_is_known_by_the_name_of_its_argument(given: str, expected: set[tuple[str, bool]]) -> None:
     source = Source(f"def f(model):\n    g({given})\ndef g(x):\n    if x:\n        optimizer.step()\n")
     (step,) = flow(source, next(source.nodes(cst.FunctionDef))).events
     assert step.facts == expected
@@ -223,7 +221,7 @@ LINES = {
 
 
 def step_of(text: str) -> Event | None:
-    """The guarded step of the one clip of a function, in whose body a letter stands for a line."""
+    """The guarded step of the only clip of a function; each letter of the body stands for a line."""
     lines = [line.replace(line.strip(), LINES.get(line.strip(), line.strip())) for line in text.split("\n")]
     source = Source(
         "import torch\ndef f(model, optimizer, loss, batches):\n" + textwrap.indent("\n".join(lines), "    ")
@@ -250,7 +248,7 @@ def step_of(text: str) -> Event | None:
         "G\n    for i in batches:\n        B\n        C\n        S",
     ],
 )
-def test_a_clip_that_goes_with_its_step(text: str) -> None:
+def test_a_clip_that_is_guarded_like_its_step(text: str) -> None:
     assert step_of(text) is None
 
 

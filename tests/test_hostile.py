@@ -1,4 +1,4 @@
-"""Text that breaks careless tools: what is not fixed is given back byte for byte, and one bad file stops no other."""
+"""Text that breaks careless tools: what is not fixed stays the same byte for byte, and a bad file stops no other."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_columns_count_code_points() -> None:
     assert (finding.place.line, finding.place.column) == (2, 11)
 
 
-def test_mixed_line_ends_tabs_and_no_final_newline_stay() -> None:
+def test_mixed_line_ends_tabs_and_a_missing_final_newline_are_kept() -> None:
     data = b"import torch\r\n\n\ndef clip(model):\n\tif model:\r\n\t\t" + CALL.encode() + b"\t# why\r\n\treturn 1"
     wanted = (
         b"from clipcheck.runtime import clip_grad_norm_\r\n\n\ndef clip(model):\n\tif model:\r\n\t\t"
@@ -73,7 +73,7 @@ def test_mixed_line_ends_tabs_and_no_final_newline_stay() -> None:
     [b"x = 1\n\t#c\n\t", b"x\n  \n\t"],
     ids=["comment before a last line of white space", "two lines of white space"],
 )
-def test_what_the_parser_loses_is_reported_and_not_rewritten(tail: bytes) -> None:
+def test_text_that_the_parser_loses_is_reported_and_not_rewritten(tail: bytes) -> None:
     report = check_file("x.py", PROGRAM.encode() + tail, SETTINGS)
     assert report.fixed_data is None
     assert [finding.code for finding in report.findings] == [NOT_ROUND_TRIPPED, "CLIP002"]
@@ -141,14 +141,14 @@ class A:
         "import torch\n\n\ndef clip(model):\n        x = 1\n\tprint 'x'\n" + PROGRAM,
     ],
 )
-def test_what_is_wrong_elsewhere_hides_no_finding(text: str) -> None:
+def test_an_error_elsewhere_hides_no_finding(text: str) -> None:
     report = check_file("x.py", text.encode(), Settings(SETTINGS.codes))
     codes = {finding.code for finding in report.findings}
     assert "CLIP002" in codes
     assert codes & {INVALID_SYNTAX, NOT_ROUND_TRIPPED}
 
 
-def test_one_bad_file_stops_no_other(tmp_path: Path) -> None:
+def test_one_bad_file_does_not_stop_the_others(tmp_path: Path) -> None:
     (tmp_path / "a_broken.py").write_text("torch.nn.utils.clip_grad_norm(\n")
     (tmp_path / "b_deep.py").write_text(PROGRAM + "x = " + "+".join(["1"] * 1500) + "\n")
     (tmp_path / "c_good.py").write_text(PROGRAM)
@@ -172,8 +172,8 @@ def test_a_rule_that_crashes_is_named_and_the_others_go_on(monkeypatch: pytest.M
     assert report.fixed_data is None
 
 
-def test_a_fix_whose_outcome_is_wrong_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine trusts no rule: what does not parse, or still holds the finding, is dropped and reported."""
+def test_a_fix_with_a_wrong_result_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine trusts no rule: a fix whose result does not parse or still has the finding is dropped and reported."""
     from clipcheck.rules import deprecated_clip_grad_norm
 
     real = deprecated_clip_grad_norm.check
@@ -210,20 +210,20 @@ DEEP = {
 
 
 @pytest.mark.parametrize("kind", DEEP)
-def test_what_is_deep_loses_no_finding(kind: str) -> None:
+def test_deep_nesting_loses_no_finding(kind: str) -> None:
     report = check_file("x.py", (PROGRAM + DEEP[kind](300) + "\n").encode(), Settings(SETTINGS.codes))
     assert [finding.code for finding in report.findings] == ["CLIP002"]
     assert report.errors == ()
 
 
 @pytest.mark.parametrize(("kind", "count"), [("strings", 1500), ("elif", 1000), ("and", 1500)])
-def test_what_only_looks_deep_loses_no_finding(kind: str, count: int) -> None:
+def test_apparent_nesting_loses_no_finding(kind: str, count: int) -> None:
     report = check_file("x.py", (PROGRAM + DEEP[kind](count) + "\n").encode(), Settings(SETTINGS.codes))
     assert [finding.code for finding in report.findings] == ["CLIP002"]
 
 
 @pytest.mark.parametrize("kind", DEEP)
-def test_what_is_too_deep_is_a_finding_and_takes_no_time(kind: str) -> None:
+def test_too_deep_nesting_is_a_finding_and_takes_no_time(kind: str) -> None:
     started = time.process_time()
     report = check_file("x.py", (PROGRAM + DEEP[kind](5000) + "\n").encode(), SETTINGS)
     assert [finding.code for finding in report.findings] == [NOT_ANALYZED]
@@ -235,13 +235,13 @@ def test_what_is_too_deep_is_a_finding_and_takes_no_time(kind: str) -> None:
 @pytest.mark.parametrize(
     "text", ["x = " + "(" * 1300 + "a" + ")" * 1300, "x = " + "[" * 5000 + "]" * 5000, "(" * 100_000]
 )
-def test_brackets_that_would_end_the_parser_are_a_finding(text: str) -> None:
+def test_brackets_that_would_crash_the_parser_are_a_finding(text: str) -> None:
     report = check_file("x.py", f"{PROGRAM}{text}\n".encode(), SETTINGS)
     assert [finding.code for finding in report.findings] == [NOT_ANALYZED]
     assert report.findings[0].place.line == 6
 
 
-def test_what_is_too_large_is_a_finding_that_no_parser_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_too_large_file_is_a_finding_and_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     def parse(*_: object, **__: object) -> None:
         raise AssertionError("text of millions of characters takes a parser gigabytes")
 
@@ -252,11 +252,11 @@ def test_what_is_too_large_is_a_finding_that_no_parser_is_asked_for(monkeypatch:
     assert "too large" in report.findings[0].message
 
 
-def test_a_large_file_without_our_words_is_no_finding() -> None:
+def test_a_large_file_without_keywords_is_not_a_finding() -> None:
     assert check_file("x.py", b"x = 1\n" * 400_000, SETTINGS).findings == ()
 
 
-# --- what is found on the way -----------------------------------------------------------------------------------------
+# --- special files ----------------------------------------------------------------------------------------------------
 
 
 @POSIX
@@ -274,7 +274,7 @@ def test_pipes_and_devices_are_skipped_and_never_waited_for(tmp_path: Path) -> N
 
 
 @POSIX
-def test_a_link_to_nothing_is_a_warning_and_named_outright_an_error(tmp_path: Path) -> None:
+def test_a_broken_link_is_a_warning_and_if_named_an_error(tmp_path: Path) -> None:
     lock = tmp_path / ".#train.py"
     lock.symlink_to("user@host.1234")
     (tmp_path / "train.py").write_text(PROGRAM)
@@ -317,7 +317,9 @@ def test_a_file_is_checked_and_fixed_once_however_it_is_named(tmp_path: Path, mo
     assert Path("link.py").is_symlink()
 
 
-def test_a_file_that_cannot_be_written_is_not_said_to_be_fixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_written_is_not_reported_as_fixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "x.py"
     path.write_text(PROGRAM)
 
@@ -350,8 +352,8 @@ def test_edits_change_nothing_outside_themselves(text: str, data: st.DataObject)
     assert apply(text, edits) == "<>".join(kept)
 
 
-def test_an_import_in_a_file_that_is_not_given_back_exactly_does_not_crash_a_rule() -> None:
-    """LibCST drops the blank before the colon, so that everything after it is one character off."""
+def test_an_import_in_a_file_that_libcst_does_not_reproduce_does_not_crash_a_rule() -> None:
+    """LibCST drops the blank before the colon, so everything after it is one character off."""
     text = "try:\n    import torch\nexcept ImportError :\n    torch = None\nfrom torch._six import inf{}\nx = inf\n"
     for alias in ("", " as infinity"):
         report = check_file("x.py", text.format(alias).encode(), Settings(fix=True))
@@ -359,7 +361,7 @@ def test_an_import_in_a_file_that_is_not_given_back_exactly_does_not_crash_a_rul
         assert {finding.code for finding in report.findings} >= {"CLIP003"}
 
 
-def test_a_file_that_is_not_given_back_exactly_is_reported_and_no_import_of_it_is_looked_at() -> None:
+def test_a_file_that_libcst_does_not_reproduce_is_reported_and_its_imports_are_ignored() -> None:
     text = (
         "try:\n    from torch.nn.utils import clip_grad_norm\nexcept ImportError\\\n:\n    clip_grad_norm = None\nimport torch\n"
         "for p in params:\n    norms.append(p.grad.norm())\ngrad_norm = torch.stack([p.grad.norm() for p in params]).norm()\n"

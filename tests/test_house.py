@@ -1,4 +1,4 @@
-"""The rules of the house: who may import whom, what start-up may cost, and that table, modules and folders agree."""
+"""The architecture: who may import whom, what start-up may load, and that table, modules and folders agree."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ HEAVY = {"torch", "libcst", "click", "numpy", "matplotlib", "pygls", "triton"}
 
 
 def loaded_after(code: str, *modules: str) -> set[str]:
-    """Which of `modules` are loaded in a fresh interpreter once `code` has run."""
+    """Which of `modules` are loaded in a new interpreter after `code` has run."""
     probe = f"import sys\n{code}\nprint(*[m for m in {modules!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=PROJECT)
     return set(done.stdout.splitlines()[-1].split()) if done.stdout.strip() else set()
 
 
-# Who may import whom: a folder, or a file on top, sees itself and what stands here, and nothing else. Read downwards it
-# is the way of the data. `clipcheck` stands for the package itself, which holds the version.
+# Who may import whom: a folder, or a file at the top, sees only itself and what is listed here. From top to bottom it
+# is the flow of the data. `clipcheck` means the package itself, which contains the version.
 SEES = {
     "clipcheck": "",
     "rule": "",
@@ -65,7 +65,7 @@ SEES = {
     "audit bench",
     "__main__": "cli",
 }
-# What may be imported from outside, besides the standard library; what is not listed here is imported nowhere.
+# Third-party packages that may be imported; nothing else may be, besides the standard library.
 OUTSIDE = {
     "settings": "packaging tomli tomllib",
     "documents": "markdown_it",
@@ -74,7 +74,7 @@ OUTSIDE = {
     "training": "libcst",
     "fixes": "libcst",
     "rules": "libcst",
-    "rule": "libcst",  # a type only
+    "rule": "libcst",  # only a type
     "runtime": "torch triton",
     "audit": "torch matplotlib",
     "verify": "libcst torch",
@@ -85,13 +85,13 @@ OUTSIDE = {
 
 
 def home(path: Path) -> str:
-    """The folder of a module, or its own name where it lies on top."""
+    """The folder of a module, or its own name if it is at the top."""
     first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     return "clipcheck" if first == "__init__" else first
 
 
 def imports(path: Path) -> set[str]:
-    """The modules that a file imports anywhere in it, lazily or for types only as well."""
+    """The modules that a file imports anywhere, including lazily or only for types."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         match node:
@@ -119,7 +119,7 @@ def ours(modules: set[str]) -> set[str]:
 
 
 def rooms(modules: set[str]) -> set[str]:
-    """The homes of modules of ours."""
+    """The folders of clipcheck's modules."""
     return {module.split(".")[1] if "." in module else "clipcheck" for module in ours(modules)}
 
 
@@ -127,12 +127,12 @@ def roots(modules: set[str]) -> set[str]:
     return {module.partition(".")[0] for module in modules}
 
 
-def test_every_home_is_listed_and_every_listed_home_exists() -> None:
+def test_every_folder_is_listed_and_every_listed_folder_exists() -> None:
     assert len(MODULES) > 100
     assert {home(path) for path in MODULES} == set(SEES)
 
 
-def test_the_table_itself_runs_one_way() -> None:
+def test_the_table_has_no_circles() -> None:
     above: set[str] = set()
     for room, seen in SEES.items():
         assert set(seen.split()) <= above, f"{room} sees what is listed below it"
@@ -140,13 +140,13 @@ def test_the_table_itself_runs_one_way() -> None:
 
 
 @pytest.mark.parametrize("room", SEES)
-def test_a_home_imports_what_the_table_lists_and_nothing_else(room: str) -> None:
+def test_a_folder_imports_only_what_the_table_lists(room: str) -> None:
     seen = {other for path in MODULES if home(path) == room for other in rooms(imports(path))} - {room}
     assert seen == set(SEES[room].split())
 
 
 @pytest.mark.parametrize("room", SEES)
-def test_a_home_imports_no_package_that_is_not_listed(room: str) -> None:
+def test_a_folder_imports_only_listed_packages(room: str) -> None:
     outside = {m for path in MODULES if home(path) == room for m in roots(imports(path))}
     outside -= {"clipcheck", "__future__", *sys.stdlib_module_names}
     assert outside <= set(OUTSIDE.get(room, "").split())
@@ -163,7 +163,7 @@ def test_only_runtime_audit_verify_and_bench_may_import_torch() -> None:
 
 
 def test_no_file_and_no_function_is_long() -> None:
-    """Complexity and nesting are ruff's to measure; a docstring is not counted."""
+    """Complexity and nesting are measured by ruff; docstrings do not count."""
     long = [path.name for path in MODULES if path.read_text(encoding="utf-8").count("\n") > 350]
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -175,7 +175,7 @@ def test_no_file_and_no_function_is_long() -> None:
 
 
 @pytest.mark.parametrize("module", ["libcst.matchers", "libcst.codemod"])
-def test_slow_parts_of_libcst_stay_out(module: str) -> None:
+def test_slow_parts_of_libcst_are_not_used(module: str) -> None:
     everything = "\n".join(f"import clipcheck.rules.{rule.module}" for rule in RULES.values())
     assert (
         loaded_after(
@@ -264,7 +264,7 @@ def test_every_rule_module_and_folder_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=lambda rule: rule.code)
-def test_a_rule_is_whole(rule: Rule) -> None:
+def test_a_rule_is_complete(rule: Rule) -> None:
     assert re.fullmatch(r"CLIP\d{3}", rule.code)
     assert re.fullmatch(r"[a-z]+(-[a-z]+)*", rule.name.replace("0", "o").replace("1", "l"))
     assert callable(check_of(rule))

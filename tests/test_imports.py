@@ -1,4 +1,4 @@
-"""How a fix makes a function available: by a name that already means it, or by one import, without taking another's name."""
+"""How a fix makes a function available: by an existing name, or by one import that does not shadow another name."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_name_that_means_the_function_is_used(imports: str, call: str) -> None
 @pytest.mark.parametrize(
     "text",
     [
-        # … not where the name is another one
+        # … not if the name means something else
         f"from clipcheck.runtime import grad_norm as gn\ndef f(gn):\n    return {NORM}\n",
         f"def g():\n    from clipcheck.runtime import grad_norm as gn\ndef f():\n    return {NORM}\n",
         f"from clipcheck.runtime import grad_norm as gn\ngn = None\nx = {NORM}\n",
@@ -131,7 +131,7 @@ def test_where_a_new_import_goes(before: str, after: str) -> None:
             "def g():\n    import torch\n\n\ndef f(ps):\n    \"\"\"Doc.\"\"\"\n    NEW\n\n    # why\n    HERE\n",
         ),
         ("def g():\n    import torch\n\n\ndef f(ps):\n    import os\n    HERE\n", "def g():\n    import torch\n\n\ndef f(ps):\n    import os\n    NEW\n    HERE\n"),
-        # a missing clipcheck is no missing torch
+        # a missing clipcheck is not a missing torch
         (
             "try:\n    import torch\nexcept ImportError:\n    torch = None\n\n\ndef f(ps):\n    HERE\n",
             "try:\n    import torch\nexcept ImportError:\n    torch = None\n\n\ndef f(ps):\n    NEW\n\n    HERE\n",
@@ -154,19 +154,19 @@ def test_where_a_new_import_goes(before: str, after: str) -> None:
         ),
     ],
 )  # fmt: skip
-def test_a_program_that_does_without_torch_does_without_clipcheck(before: str, after: str) -> None:
+def test_a_program_that_works_without_torch_works_without_clipcheck(before: str, after: str) -> None:
     call = CALL.rstrip().replace("(ps).item()", "(ps).item()")
     assert fixed(before.replace("HERE", f"x = {NORM}")) == after.replace("NEW", LINE.rstrip()).replace("HERE", call)
 
 
-def test_functions_that_import_for_themselves_have_an_import_each() -> None:
+def test_functions_with_local_imports_each_get_an_import() -> None:
     one = "def f(ps):\n    import torch\n    x = {}\n    return x\n"
     after = one.replace("torch\n", "torch\n    " + LINE).format("grad_norm(ps).item()")
     assert fixed(one.format(NORM) + "\n\n" + one.format(NORM)) == after + "\n\n" + after
 
 
-def test_an_import_that_is_tried_keeps_torchs_function() -> None:
-    """Were clipcheck imported there, a missing clipcheck would be taken for a missing torch."""
+def test_an_import_in_a_try_keeps_torchs_function() -> None:
+    """If clipcheck were imported there, a missing clipcheck would look like a missing torch."""
     text = "try:\n    from torch.nn.utils import clip_grad_norm\nexcept ImportError:\n    clip = None\nclip_grad_norm(ps, 1)\n"
     assert fixed(text) == text.replace("clip_grad_norm", "clip_grad_norm_")
     new = text.replace("clip_grad_norm", "clip_grad_norm_")
@@ -178,7 +178,7 @@ def test_after_a_future_import() -> None:
     assert fixed(text) == '"""Docs."""\nfrom __future__ import annotations\n\n' + LINE + CALL
 
 
-def test_an_import_below_its_use_is_too_late() -> None:
+def test_an_import_below_its_use_does_not_count() -> None:
     text = f"x = {NORM}\nimport torch\nfrom clipcheck.runtime import clip_grad_norm_\n"
     assert fixed(text) == LINE + "\n" + CALL + "import torch\nfrom clipcheck.runtime import clip_grad_norm_\n"
     between = f"import os\nx = {NORM}\nimport torch\n"
@@ -206,7 +206,7 @@ def test_one_import_is_enough_for_several_fixes() -> None:
 @pytest.mark.parametrize(
     "taken", ["grad_norm = 1", "def grad_norm(): pass", "def f(grad_norm): pass", "print(grad_norm)"]
 )
-def test_a_name_that_is_taken_is_not_taken_again(taken: str) -> None:
+def test_a_taken_name_is_not_reused(taken: str) -> None:
     text = f"import torch\n{taken}\nx = {NORM}\n"
     assert (
         fixed(text) == f"import clipcheck.runtime\nimport torch\n{taken}\nx = clipcheck.runtime.grad_norm(ps).item()\n"
@@ -220,7 +220,7 @@ def test_a_star_may_hide_the_name_that_is_imported_before_it(star: str) -> None:
     assert "import clipcheck.runtime\n" in after
 
 
-def test_a_method_of_that_name_takes_nothing() -> None:
+def test_a_method_does_not_take_a_name() -> None:
     text = f"import torch\nclass C:\n    def grad_norm(self):\n        return {NORM}\n"
     after = text.replace("import torch\n", f"import torch\n{LINE}").replace(NORM, "grad_norm(ps).item()")
     assert fixed(text) == after
@@ -231,7 +231,7 @@ def test_a_method_of_that_name_takes_nothing() -> None:
     assert fixed(old) == new
 
 
-def test_where_the_package_is_taken_as_well_the_name_is_a_longer_one() -> None:
+def test_if_the_package_name_is_taken_a_longer_name_is_used() -> None:
     text = f"import torch\nclipcheck = grad_norm = None\nx = {NORM}\n"
     assert fixed(text) == (
         "import torch\nfrom clipcheck.runtime import grad_norm as clipcheck_grad_norm\n"
@@ -257,7 +257,7 @@ def test_where_the_package_is_taken_as_well_the_name_is_a_longer_one() -> None:
         ),
     ],
 )  # fmt: skip
-def test_torchs_function_by_the_name_that_is_there(before: str, after: str) -> None:
+def test_torchs_function_by_an_existing_name(before: str, after: str) -> None:
     assert fixed(before, target="torch") == after
 
 
@@ -271,7 +271,7 @@ def test_each_function_loses_the_import_that_its_own_fix_leaves_unused() -> None
     assert "import math" not in found.text
 
 
-# --- another import in the place of one ---------------------------------------------------------------------------------
+# --- replacing an import ----------------------------------------------------------------------------------------------
 
 
 SIX = "from torch._six import inf\n"

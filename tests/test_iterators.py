@@ -1,4 +1,4 @@
-"""One-shot iterators: which uses of one find nothing left in it, and why."""
+"""One-shot iterators: which uses see an exhausted one, and why."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def why(text: str) -> Spent | None:
 
 
 def story(text: str) -> str:
-    """Why nothing is left for `see(…)`: what used the iterator up, or how often the use is repeated."""
+    """Why `see(…)` sees an exhausted iterator: what exhausted it, or how the use is repeated."""
     source = program(text)
     found = spent(source, asked(source))
     if found is None:
@@ -40,7 +40,7 @@ def story(text: str) -> str:
     return source.code(found.drained).split("\n")[0]
 
 
-# --- something may be left --------------------------------------------------------------------------------------------
+# --- the iterator may not be exhausted --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def story(text: str) -> str:
         "def own(c):\n    if c:\n        return model.parameters()\n    return []\nparams = own(1)\nlist(params)\nsee(params)",
         "params = model.parameters.parameters()\nlist(params)\nsee(params)",
         "params = self.params.parameters()\nlist(params)\nsee(params)",
-        # on another way
+        # on another path
         "params = model.parameters()\nif c:\n    list(params)\nelse:\n    see(params)",
         "if c:\n    params = model.parameters()\n    list(params)\nelse:\n    params = model.parameters()\n    see(params)",
         "def f():\n    params = model.parameters()\n    if c:\n        list(params)\n        return\n    see(params)",
@@ -99,7 +99,7 @@ def story(text: str) -> str:
         "params = model.parameters()\nfor x in see(params):\n    pass",
     ],
 )
-def test_a_variable_that_may_have_something_left(text: str) -> None:
+def test_variables_that_may_not_be_exhausted(text: str) -> None:
     assert why(text) is None
 
 
@@ -125,11 +125,11 @@ CLASS = "class A:\n    def __init__(self):\n        {}\n    def update(self):\n 
         CLASS.format("pass", "self.params = model.parameters()\n        for x in y:\n            see(self.params)\n            break"),
     ],
 )  # fmt: skip
-def test_an_attribute_that_may_have_something_left(text: str) -> None:
+def test_attributes_that_may_not_be_exhausted(text: str) -> None:
     assert why(text) is None
 
 
-# --- nothing is left --------------------------------------------------------------------------------------------------
+# --- the iterator is exhausted ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_an_attribute_that_may_have_something_left(text: str) -> None:
          "    def update(self):\n        see(self.params)", "each call"),
     ],
 )  # fmt: skip
-def test_why_nothing_is_left(text: str, reason: str) -> None:
+def test_why_an_iterator_is_exhausted(text: str, reason: str) -> None:
     assert story(text) == reason
 
 
@@ -184,7 +184,7 @@ def test_what_is_reported() -> None:
     assert (found.use, found.name, source.code(found.made)) == (asked(source), "params", "model.parameters()")
 
 
-# --- what makes one, and what takes everything ------------------------------------------------------------------------
+# --- creating and exhausting iterators --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_what_is_reported() -> None:
         ("x", False),
     ],
 )
-def test_what_makes_a_one_shot_iterator(code: str, expected: bool) -> None:
+def test_what_creates_a_one_shot_iterator(code: str, expected: bool) -> None:
     source = program(f"see({code})")
     assert is_one_shot(source, asked(source)) is expected
 
@@ -217,7 +217,7 @@ def test_what_makes_a_one_shot_iterator(code: str, expected: bool) -> None:
         *(f"itertools.{name}" for name in ("islice", "starmap", "compress", "filterfalse", "takewhile")),
     ],
 )
-def test_functions_that_give_their_items_once(name: str) -> None:
+def test_functions_that_return_a_one_shot_iterator(name: str) -> None:
     source = program(f"see({name}(x))")
     assert is_one_shot(source, asked(source))
 
@@ -229,13 +229,13 @@ def test_functions_that_give_their_items_once(name: str) -> None:
         *("torch.nn.utils.parameters_to_vector", "clip_grad_norm", "clip_grad_value_"),
     ],
 )
-def test_functions_that_take_everything(name: str) -> None:
+def test_functions_that_exhaust_an_iterator(name: str) -> None:
     source = program(f"{name}(x)")
     (call,) = source.nodes(cst.Call)
     assert drains(source, call.args[0].value) is call
 
 
-def test_the_target_of_a_loop_takes_nothing() -> None:
+def test_the_target_of_a_loop_does_not_exhaust_an_iterator() -> None:
     source = program("for self.x in y:\n    pass")
     (target,) = (node for node in source.nodes(cst.Attribute) if source.code(node) == "self.x")
     assert drains(source, target) is None
@@ -274,7 +274,7 @@ def test_a_method_of_this_file_may_return_a_list() -> None:
         ("x.step()", None),
     ],
 )
-def test_which_uses_take_everything(code: str, drain: str | None) -> None:
+def test_which_uses_exhaust_an_iterator(code: str, drain: str | None) -> None:
     source = program(code)
     use = next(node for node in source.nodes(cst.Name) if node.value == "x")
     found = drains(source, use)

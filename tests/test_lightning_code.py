@@ -1,4 +1,4 @@
-"""What is known of Lightning's part: manual optimization, and which Trainer scales the loss."""
+"""What is known about Lightning: manual optimization, and which Trainer scales the loss."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_trainer_that_scales(trainer: str, clip: str) -> None:
         'L.Trainer(precision="16-mixed")\nL.Trainer(precision="bf16-mixed")',
     ],
 )
-def test_a_trainer_that_does_not_or_may_not(trainer: str) -> None:
+def test_a_trainer_that_does_not_or_may_not_scale(trainer: str) -> None:
     assert found(trainer) == []
 
 

@@ -1,4 +1,4 @@
-"""The numbers that programs write, and what an assignment gives to one name of several."""
+"""Numbers in source code, and the part of an assignment that belongs to one of several names."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def asked(program: str) -> tuple[Source, cst.BaseExpression]:
         "f(1)",
     ],
 )
-def test_no_number(program: str) -> None:
+def test_expressions_that_are_not_numbers(program: str) -> None:
     assert number(*asked(program)) is None
 
 
@@ -60,7 +60,7 @@ def test_a_number(program: str, value: float) -> None:
     assert number(*asked(program)) == value
 
 
-def test_the_number_of_nothing_is_none() -> None:
+def test_the_number_of_a_missing_expression_is_none() -> None:
     assert number(Source(""), None) is None
 
 
@@ -68,7 +68,7 @@ def test_the_number_of_nothing_is_none() -> None:
     "program",
     ["1", "x", "[]", "[0, 0]", "'0'", "float()", "float(1)", "f(0)", "torch.ones(1)", "torch.zeros(1).add(1)", "None"],
 )
-def test_no_zero(program: str) -> None:
+def test_expressions_that_are_not_zero(program: str) -> None:
     assert not is_zero(*asked(program))
 
 
@@ -110,7 +110,7 @@ def test_a_zero(program: str) -> None:
         ("x", []),
     ],
 )
-def test_what_a_name_is_assigned(program: str, values: list[str | None]) -> None:
+def test_the_value_that_is_assigned_to_a_name(program: str, values: list[str | None]) -> None:
     source, node = asked(program)
     assert isinstance(node, cst.Name)
     found = assigned_values(source, node)
@@ -130,7 +130,7 @@ def test_what_a_name_is_assigned(program: str, values: list[str | None]) -> None
         ("x", None),
     ],
 )
-def test_the_only_assignment_that_a_name_comes_from(program: str, value: str | None) -> None:
+def test_the_only_assignment_of_a_name(program: str, value: str | None) -> None:
     source, node = asked(program)
     assert isinstance(node, cst.Name)
     binding = only_assignment(source, node)
@@ -146,7 +146,7 @@ def test_the_only_assignment_that_a_name_comes_from(program: str, value: str | N
         ("[x for a, [b, x] in y]", (1, 1)),
     ],
 )
-def test_the_way_to_a_name_in_a_loops_target(program: str, path: tuple[int, ...]) -> None:
+def test_the_path_to_a_name_in_the_target_of_a_loop(program: str, path: tuple[int, ...]) -> None:
     source = Source(program)
     scopes = source.names.scopes.values()
     (binding,) = [one for scope in scopes for one in scope.bindings.get("x", []) if one.kind == "for"]

@@ -1,4 +1,4 @@
-"""Markdown and reStructuredText: each block of Python is a program of its own, and a fix keeps the text around it."""
+"""Markdown and reStructuredText: each Python block is a separate program, and a fix keeps the text around it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fixed(text: str, target: Target = "torch") -> str:
      "{code-cell} ipython3", "python {linenos=table}", "pyi", "{code-cell}", "python3.11", "ipython", "ipython3",
      "{python, echo=FALSE}", "{python train, eval=FALSE}", ""],
 )  # fmt: skip
-def test_every_way_to_say_python_is_read(info: str) -> None:
+def test_every_language_tag_for_python_is_recognized(info: str) -> None:
     assert lines(f"# Guide\n\n```{info}\nimport torch\n{OLD}\n```\n") == [(5, 1)]
 
 
@@ -77,7 +77,7 @@ def test_a_fence_without_a_language_that_is_not_python_is_skipped(content: str) 
 
 
 @pytest.mark.parametrize("info", ["pycon", "pycon3", "python-repl", "python", "ipython", ""])
-def test_what_was_typed_in_a_session_is_read_and_left_as_it_is(info: str) -> None:
+def test_an_interactive_session_is_checked_and_left_unchanged(info: str) -> None:
     text = (
         f"```{info}\n>>> import torch\n>>> for x in xs:\n...     {OLD}\n...\n{OLD}\ntensor(1.)\n"
         f">>> print(x)\n>>> {OLD}\n```\n"
@@ -133,12 +133,12 @@ def test_tabs_of_other_frameworks_are_skipped() -> None:
     assert [line for line, _ in lines(text)] == [8, 18]
 
 
-def test_a_name_bound_in_one_block_means_nothing_in_another() -> None:
+def test_a_name_bound_in_one_block_is_unknown_in_another() -> None:
     text = f"```python\nimport mine as torch\n```\n\n```python\n{OLD}\n```\n"
     assert lines(text) == [(6, 1)]
 
 
-def test_an_abridged_block_is_no_error_and_hides_nothing() -> None:
+def test_an_abridged_block_is_not_an_error_and_hides_nothing() -> None:
     text = f"```python\nfor x, y in …:\n    {OLD}\n```\n"
     report = run(text, fix=True)
     assert [(f.code, f.place.line) for f in report.findings] == [("CLIP002", 3)]
@@ -166,7 +166,9 @@ BODY = st.lists(st.sampled_from(["x = 1", "", "    y", "é😀", "# c", "\tz"]),
 
 
 @given(MARGIN, BODY, st.sampled_from(["\n", "\r\n"]), st.data())
-def test_any_edit_of_a_block_leaves_all_else(margin: str, body: list[str], newline: str, data: st.DataObject) -> None:
+def test_any_edit_of_a_block_changes_nothing_else(
+    margin: str, body: list[str], newline: str, data: st.DataObject
+) -> None:
     head, tail = f"pröse{newline}{newline}", f"{margin}```{newline}after"
     fence = margin + "```python" + newline
     text = head + fence + "".join(f"{margin}{line}{newline}" for line in body) + tail

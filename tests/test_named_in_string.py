@@ -1,4 +1,4 @@
-"""The deprecated name in strings: what tests patch changes together with the calls, what is looked up stays looked up."""
+"""The deprecated name in strings: patches in tests change together with the calls, lookups stay lookups."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_no_call_that_is_patched_is_changed_by_another_rule_as_if_it_were_safe()
         'mock.patch("torch.nn.utils.clip_grad_norm")\n',
     ],
 )
-def test_what_cannot_change_together_is_left_with_a_word(text: str) -> None:
+def test_patches_that_cannot_change_together_are_left_with_a_reason(text: str) -> None:
     report = run(text, safety=Safety.UNSAFE)
     assert report.fixed_data is None
     assert report.findings and all("rename it together" in finding.help for finding in report.findings)
@@ -110,7 +110,7 @@ def test_what_cannot_change_together_is_left_with_a_word(text: str) -> None:
         'from torch.nn import utils\nif not hasattr(utils, "clip_grad_norm_"):\n    clip = getattr(utils, "clip_grad_norm")\n',
     ],
 )
-def test_a_look_up_that_chooses_stays(text: str) -> None:
+def test_a_lookup_that_chooses_is_left_alone(text: str) -> None:
     report = run(text, safety=Safety.UNSAFE)
     assert report.fixed_data is None and len(report.findings) == 1 and report.findings[0].help
 
@@ -142,7 +142,7 @@ STAR = "from torch.nn.utils import *\n"
         ("from torch.nn.functional import *\nclip_grad_norm(ps, 1.0)\nutils = 1\n", []),
     ],
 )
-def test_what_a_star_gives(text: str, lines: list[int]) -> None:
+def test_what_a_star_import_binds(text: str, lines: list[int]) -> None:
     report = check_file("x.py", text.encode(), Settings(frozenset({"CLIP002"})))
     assert [finding.place.line for finding in report.findings] == lines
 

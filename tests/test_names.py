@@ -1,4 +1,4 @@
-"""What a name in a program stands for, by Python's scoping: the import it comes from, or nothing where that is uncertain."""
+"""What a name in a program refers to, by Python's scoping: the import it comes from, or nothing if uncertain."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def asked(text: str) -> list[str | None]:
     ]
 
 
-# --- what is not certain has no origin --------------------------------------------------------------------------------
+# --- uncertain names have no origin -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_origins(text: str, origin: str) -> None:
         "match x:\n    case A(norm=1):\n        pass",
     ],
 )
-def test_a_word_that_is_no_variable_takes_no_name(text: str) -> None:
+def test_words_other_than_variables_do_not_take_a_name(text: str) -> None:
     assert not Source(text).is_taken("norm")
 
 

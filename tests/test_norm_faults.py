@@ -1,4 +1,4 @@
-"""What the rules of norms say happens to a training that their fixes cannot show: their examples, run on torch."""
+"""What the rules about norms say about training but their fixes cannot show: their examples, run on torch."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_norm_of_scaled_gradients_is_as_much_too_large() -> None:
 
 
 def the_shards_norm_is_no_norm(rank: int, size: int) -> None:
-    """Each rank scales by another number, and the norm after the clip is above the limit."""
+    """Each rank scales by a different number, and the norm after the clip is above the limit."""
     space: dict[str, object] = {}
     private = "torch.distributed._tensor" if torch.__version__ < "2.5" else "torch.distributed.tensor"
     text = example("CLIP412", "before.py").replace("torch.distributed.tensor", private)

@@ -1,4 +1,4 @@
-"""Norms that the host reads one tensor at a time: by whatever call, over however many names; and what only looks like one."""
+"""Norms that the host reads one tensor at a time, by any call, through any number of names; and look-alikes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SETTINGS = Settings(codes=frozenset({"CLIP001", "CLIP005", "CLIP008", "CLIP010"}
 
 
 def found(text: str, head: str = HEAD) -> list[Finding]:
-    """What the rules of norms find; the prefilter must not cost any of it."""
+    """What the rules about norms find; the prefilter must not lose any of it."""
     data = (head + text).encode()
     report, whole = (check_file("a.py", data, one) for one in (SETTINGS, replace(SETTINGS, prefilter=False)))
     assert report.errors == ()
@@ -33,7 +33,7 @@ def loop(statement: str, start: str = "0.0", end: str = "total ** 0.5") -> str:
     return f"def f(ps):\n    total = {start}\n    for p in ps:\n        {statement}\n    return {end}\n"
 
 
-# --- each tensor is read by itself --------------------------------------------------------------------------------------
+# --- each tensor is read by itself ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_sum_of_values_that_are_read_one_by_one(statement: str, read: str) -> 
     assert finding.message.startswith(f"`{read}` synchronizes once per parameter")
 
 
-def test_a_largest_value_under_a_test_of_its_own() -> None:
+def test_a_maximum_in_a_separate_if() -> None:
     text = """\
 def f(ps):
     largest = 0.0
@@ -73,7 +73,7 @@ def f(ps):
     assert lines(text) == [6]
 
 
-def test_a_square_on_a_line_of_its_own() -> None:
+def test_a_square_on_a_separate_line() -> None:
     text = """\
 def f(ps):
     total = 0.0
@@ -127,7 +127,7 @@ def test_an_expression_that_reads_each_tensor(expression: str) -> None:
         "np.sqrt(np.mean(np.square(flat)))",
     ],
 )
-def test_a_vector_of_all_gradients_on_the_host_that_only_gives_a_norm(use: str) -> None:
+def test_a_vector_of_all_gradients_on_the_host_used_only_for_a_norm(use: str) -> None:
     text = f"def f(ps):\n    flat = np.concatenate([p.grad.cpu().numpy().ravel() for p in ps])\n    return {use}\n"
     assert lines(text) == [2]
 
@@ -150,7 +150,7 @@ def test_a_list_of_norms_that_is_squared_and_summed_later(use: str) -> None:
     assert lines(text) == [4]
 
 
-def test_a_reduction_by_a_function_of_its_own() -> None:
+def test_a_reduction_by_a_separate_function() -> None:
     text = """\
 def add(total, p):
     if p.grad is None:
@@ -172,7 +172,7 @@ def test_a_module_that_does_not_import_torch(square: str) -> None:
     ) == [4]
 
 
-# --- what only looks like it --------------------------------------------------------------------------------------------
+# --- what only looks like it ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_module_that_does_not_import_torch(square: str) -> None:
         "total += p.grad.norm(2).data[1] ** 2",
     ],
 )
-def test_statements_that_add_up_no_norm(statement: str) -> None:
+def test_statements_that_do_not_sum_a_norm(statement: str) -> None:
     assert lines(loop(statement)) == []
 
 
@@ -207,7 +207,7 @@ def test_statements_that_add_up_no_norm(statement: str) -> None:
         "torch.tensor([p.grad.norm().item() for p in ps])",
     ],
 )
-def test_expressions_that_are_no_norm_of_all(expression: str) -> None:
+def test_expressions_that_are_not_the_norm_of_all_gradients(expression: str) -> None:
     assert lines(f"def f(ps, start):\n    return {expression}\n") == []
 
 
@@ -228,7 +228,7 @@ def test_gradients_of_another_autograd(head: str) -> None:
     assert lines(loop("total += (p.grad ** 2).sum().item()"), head=head) == []
 
 
-# --- each round computes the gradient of the same tensors again ----------------------------------------------------------
+# --- each iteration computes the gradients of the same tensors again --------------------------------------------------
 
 
 @pytest.mark.parametrize("code", ["CLIP001", "CLIP005"])
@@ -250,11 +250,11 @@ def test_gradients_of_another_autograd(head: str) -> None:
         "def f(ps):\n    noise = [torch.randn_like(p) for p in ps]\n    return sum((v.norm() ** 2){READ} for v in noise) ** 0.5\n",
     ],
 )  # fmt: skip
-def test_no_norm_over_many_tensors(text: str, code: str) -> None:
+def test_norms_of_a_single_tensor(text: str, code: str) -> None:
     assert lines(text.replace("{READ}", ".item()" if code == "CLIP001" else ""), code) == []
 
 
-def test_a_vector_of_ones_only_adds_up() -> None:
+def test_a_vector_of_ones_only_sums() -> None:
     text = """\
 def f(y, ps):
     gs = torch.autograd.grad(y, ps, grad_outputs=torch.ones_like(y))
@@ -263,7 +263,7 @@ def f(y, ps):
     assert lines(text) == [3]
 
 
-# --- CLIP005: what is added up on the device -----------------------------------------------------------------------------
+# --- CLIP005: sums on the device --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def f(y, ps):
         "    return sum((g * h).sum() for g, h in zip(grads, others)) ** 0.5\n",
     ],
 )
-def test_products_that_go_into_a_formula(body: str) -> None:
+def test_products_in_a_formula(body: str) -> None:
     assert lines("def f(grads, others, n):\n" + body, "CLIP005") == []
 
 
@@ -330,7 +330,7 @@ class Own({base}):
     assert (lines(text, "CLIP005") == []) is silent
 
 
-# --- CLIP008: whose norm the gradients are scaled by ---------------------------------------------------------------------
+# --- CLIP008: the norm by which gradients are scaled ------------------------------------------------------------------
 
 SCALE = """\
     if norm > limit:
@@ -352,7 +352,7 @@ SCALE = """\
         "    else:\n        norm = torch.norm(torch.stack([p.grad.norm() for p in ps]))\n",
     ],
 )
-def test_the_norm_of_what_is_scaled(norm: str) -> None:
+def test_the_norm_of_the_scaled_gradients(norm: str) -> None:
     (finding,) = (
         one
         for one in found(f"from torch import inf\n\ndef f(ps, limit, kind):\n{norm}{SCALE}")
@@ -380,7 +380,7 @@ def test_a_norm_from_elsewhere(norm: str) -> None:
     assert finding.fix is None
 
 
-def test_a_benchmark_of_norms_over_random_gradients_is_one_of_gradients() -> None:
+def test_random_gradients_in_a_benchmark_count_as_gradients() -> None:
     text = (
         "gradients = [torch.randn(9, 9) for _ in range(3)]\nfor _ in range(100):\n    total = 0.0\n"
         "    for grad in gradients:\n        total += grad.norm(2).item() ** 2\n    total = total ** 0.5\n"

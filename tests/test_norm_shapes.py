@@ -1,7 +1,7 @@
 """Thousands of ways to write the same gradient norm: each is found, rewritten, and gives the same number as before.
 
-The programs are assembled from the parts that public code is made of (iterable, guard, receiver, norm, square,
-accumulation, root), so that no list of spellings can pass for understanding.
+The programs are assembled from the parts of public code (iterable, guard, receiver, norm, square, accumulation, root),
+so that no list of notations can pass for understanding.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ IMPORTS = (
 
 @st.composite
 def loops(draw: st.DrawFn) -> tuple[str, bool]:
-    """A function with a norm loop, and whether it copes with a gradient of None."""
+    """A function with a norm loop, and whether it accepts a gradient of None."""
     loop, guard = draw(st.sampled_from(LOOPS)), draw(st.sampled_from(GUARDS))
     grad = draw(st.sampled_from(RECEIVERS)).format(p=loop.item)
     statements = draw(bodies(grad))
@@ -164,7 +164,7 @@ def assert_same(before: Any, after: Any, code: str) -> None:
 
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(loops())
-def test_every_loop_is_found_and_keeps_its_number(program: tuple[str, bool]) -> None:
+def test_every_loop_is_found_and_keeps_its_result(program: tuple[str, bool]) -> None:
     code, copes_with_none = program
     after = rewritten(code)
     assert "for " not in after.split("def measure")[1] or "[" in after, after
@@ -174,14 +174,14 @@ def test_every_loop_is_found_and_keeps_its_number(program: tuple[str, bool]) -> 
 
 @settings(max_examples=250, deadline=None, derandomize=True)
 @given(comprehensions())
-def test_every_comprehension_is_found_and_keeps_its_number(program: tuple[str, bool]) -> None:
+def test_every_comprehension_is_found_and_keeps_its_result(program: tuple[str, bool]) -> None:
     code, copes_with_none = program
     after = rewritten(code)
     for none in {False, copes_with_none}:
         assert_same(measured(code, none), measured(after, none), after)
 
 
-# The same shapes over things that are no gradients, or are not summed.
+# The same shapes with other things than gradients, or without a sum.
 SILENT = [
     "    for p in model.parameters():\n        total += p.data.norm(2).item() ** 2",
     "    for p in model.parameters():\n        total += p.norm(2).item() ** 2",
@@ -201,8 +201,8 @@ def test_norms_of_other_things_are_left_alone(loop: str) -> None:
     assert check_file("x.py", code.encode(), CORE).findings == ()
 
 
-def test_the_parts_are_worth_a_thousand_programs() -> None:
-    """A guard against a generator that draws the same program over and over."""
+def test_the_parts_make_a_thousand_programs() -> None:
+    """Guards against a generator that draws the same program repeatedly."""
     loops_there_are = math.prod(map(len, (LOOPS, GUARDS, RECEIVERS, NORMS, SQUARES_OF_NORM, ADDS, SEEDS, ROOTS)))
     assert loops_there_are > 1_000_000
     assert numpy.prod([len(part) for part in (LOOPS, SQUARES, FOLDS)]) > 400

@@ -1,4 +1,4 @@
-"""The recognizer of gradient norms on small programs: what is found, what stays silent, and what a fix makes of it."""
+"""The recognizer of gradient norms on small programs: what is found, what is not, and the result of the fix."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fixed(body: str, *wanted: str, safety: Safety = Safety.SAFE, target: Target 
     return "\n".join(line for line in lines if not line.startswith(("import ", "from "))).strip()
 
 
-# Each expression is what one parameter adds; all are its squared L2 norm, read to the host.
+# Each expression is the term of one parameter: its squared L2 norm, read on the host.
 SQUARES = [
     "p.grad.data.norm(2).item() ** 2",
     "p.grad.norm().item() ** 2",
@@ -70,7 +70,7 @@ SQUARES = [
 
 
 @pytest.mark.parametrize("square", SQUARES)
-def test_every_spelling_of_a_square_is_the_same(square: str) -> None:
+def test_every_notation_for_a_square_gives_the_same_result(square: str) -> None:
     loop = f"""
     def norm(model):
         total = 0.0
@@ -94,7 +94,7 @@ ROOTS = [
 
 
 @pytest.mark.parametrize("root", ROOTS)
-def test_every_spelling_of_a_root_goes(root: str) -> None:
+def test_every_notation_for_a_root_is_removed(root: str) -> None:
     again = f"""
     def norm(model):
         total = 0
@@ -123,7 +123,7 @@ def test_every_spelling_of_a_root_goes(root: str) -> None:
     )
 
 
-# Ways through the parameters, and the argument that the call gets.
+# Ways to iterate over the parameters, and the argument of the call.
 WAYS = [
     ("for p in model.parameters():\n    ADD(p.grad)", "model.parameters()"),
     ("for p in self.params:\n    if p.grad is None:\n        continue\n    ADD(p.grad)", "self.params"),
@@ -169,7 +169,7 @@ WAYS = [
 
 
 @pytest.mark.parametrize(("way", "argument"), WAYS)
-def test_every_way_through_the_parameters_is_kept(way: str, argument: str | None) -> None:
+def test_every_way_to_iterate_over_parameters_is_kept(way: str, argument: str | None) -> None:
     body = (
         way.replace("ADD(", "total += float(torch.norm(")
         .replace("p.grad)", "p.grad)) ** 2")
@@ -182,7 +182,7 @@ def test_every_way_through_the_parameters_is_kept(way: str, argument: str | None
     assert after == f"total = grad_norm({iterable}).item()\nprint(total)"
 
 
-# Collections of gradients: by where they come from, or by their name.
+# Collections of gradients, known by their origin or by their name.
 GRADIENTS = [
     "for g in torch.autograd.grad(loss, ps):\n    total += g.norm().item() ** 2",
     "for grad in grads:\n    total += grad.norm().item() ** 2",
@@ -203,7 +203,7 @@ def test_gradients_are_known_by_origin_or_name(loop: str) -> None:
     assert codes("total = 0.0\n" + loop + "\n", "CLIP001") == ["CLIP001"]
 
 
-# Tensors that are no gradients, gradients that nobody sums, and numbers that are no norm.
+# Tensors that are not gradients, gradients that are not summed, and numbers that are not norms.
 SILENT = [
     "for p in ps:\n    total += p.norm().item() ** 2",
     "for p in ps:\n    total += p.data.norm().item() ** 2",
@@ -224,7 +224,7 @@ SILENT = [
 
 
 @pytest.mark.parametrize("loop", SILENT)
-def test_look_alikes_stay_silent(loop: str) -> None:
+def test_look_alikes_have_no_findings(loop: str) -> None:
     assert codes("import jax\ntotal = 0.0\n" + loop + "\n", "CLIP001", "CLIP005") == []
 
 
@@ -295,7 +295,7 @@ def test_a_list_that_is_summed_later() -> None:
     assert fixed(kept, "CLIP001") == textwrap.dedent(kept).strip()
 
 
-def test_a_value_that_more_than_the_root_is_made_of_stays_squared() -> None:
+def test_a_value_with_uses_besides_the_root_stays_squared() -> None:
     text = """
     total = 0.0
     for p in ps:
@@ -342,7 +342,7 @@ def test_global_and_attribute_accumulators_are_added_to() -> None:
         assert f"    {target} += grad_norm(ps).item() ** 2" in fixed(text, "CLIP001")
 
 
-def test_statements_that_only_prepare_a_norm_go() -> None:
+def test_statements_that_only_prepare_a_norm_are_removed() -> None:
     text = """
     def norm(model):
         flat = torch.cat([p.grad.flatten() for p in model.parameters()])
@@ -380,7 +380,7 @@ def test_names_that_are_taken_are_not_shadowed() -> None:
     assert "return clipcheck.runtime.grad_norm(ps).item()" in fixed(text, "CLIP001")
 
 
-def test_towards_torch_the_fix_is_unsafe_and_takes_gradients() -> None:
+def test_with_torch_as_the_target_the_fix_is_unsafe_and_uses_gradients() -> None:
     text = "value = sum(p.grad.norm().item() ** 2 for p in ps) ** 0.5\n"
     assert fixed(text, "CLIP001", target="torch") == text.strip()
     after = fixed(text, "CLIP001", safety=Safety.UNSAFE, target="torch")
@@ -397,7 +397,7 @@ def test_sharded_gradients_make_the_fix_unsafe() -> None:
     assert "grad_norm(ps).item()" in fixed(text, "CLIP001", safety=Safety.UNSAFE)
 
 
-def test_what_else_a_loop_does_stays_and_the_norm_moves_out() -> None:
+def test_the_rest_of_a_loop_stays_and_the_norm_moves_out() -> None:
     text = """
     def norm(model):
         total = 0.0
@@ -525,7 +525,7 @@ def test_what_is_not_a_sum_by_reduce(body: str) -> None:
         ),
     ],
 )
-def test_torchs_function_is_given_gradients_and_no_none(way: str, argument: str) -> None:
+def test_torchs_function_gets_gradients_without_none(way: str, argument: str) -> None:
     after = fixed(f"total = 0.0\n{way}\nprint(total ** 0.5)\n", "CLIP001", safety=Safety.UNSAFE, target="torch")
     assert f"get_total_norm({argument}).item()" in after.replace("(\n    [", "([").replace("]\n)", "])")
 

@@ -104,7 +104,7 @@ def test_the_import_goes_to_the_cell_that_imports_torch() -> None:
     ]
 
 
-def test_a_line_that_is_added_is_an_element_of_its_own() -> None:
+def test_an_added_line_is_a_separate_element() -> None:
     data = notebook(code(["import torch"]), code([OLD]))
     cells = json.loads(fixed(data, "clipcheck"))["cells"]
     assert cells[0]["source"] == ["import torch\n", "from clipcheck.runtime import clip_grad_norm_"]
@@ -133,7 +133,7 @@ def test_magics_and_shell_lines_hide_nothing() -> None:
     assert fixed(data) == data.replace(OLD.encode(), NEW.encode())
 
 
-def test_a_percent_sign_inside_brackets_or_a_string_is_no_magic() -> None:
+def test_a_percent_sign_inside_brackets_or_a_string_is_not_a_magic() -> None:
     cell = 'x = (a\n%b)\ntext = """\n!not a command\n%s\n""" % x\n' + OLD
     data = notebook(code("import torch"), code(cell))
     assert where(run(data).findings) == [(2, 7, 1)]
@@ -151,7 +151,7 @@ def test_cells_of_another_language_are_skipped(magic: str) -> None:
     assert run(data).findings == ()
 
 
-def test_a_script_written_by_a_cell_is_a_program_of_its_own() -> None:
+def test_a_script_written_by_a_cell_is_a_separate_program() -> None:
     data = notebook(code("clip_grad_norm = print"), code(f"%%writefile train.py\nimport torch\n{OLD}"))
     assert where(run(data).findings) == [(2, 3, 1)]
     assert fixed(data) == data.replace(OLD.encode(), NEW.encode())
@@ -172,7 +172,7 @@ def test_notebooks_of_other_languages_are_skipped(metadata: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     "metadata", [{}, {"kernelspec": {"name": "my-env"}}, {"language_info": {"name": "python"}}, {"colab": {}}]
 )
-def test_every_layouts_python_is_read(metadata: dict[str, Any]) -> None:
+def test_python_in_every_notebook_format_is_read(metadata: dict[str, Any]) -> None:
     assert len(run(notebook(code(f"import torch\n{OLD}"), metadata=metadata)).findings) == 1
 
 
@@ -212,7 +212,7 @@ def test_a_cell_that_is_not_python_is_reported_and_hides_no_other() -> None:
         "assert qvalues.requires_grad\n<YOUR CODE>",
     ],
 )
-def test_a_blank_to_fill_in_or_prose_is_no_fault(broken: str) -> None:
+def test_a_blank_to_fill_in_or_prose_is_not_an_error(broken: str) -> None:
     data = notebook(code("import torch"), code(broken), code(OLD))
     assert where(run(data).findings) == [(3, 1, 1)]
     assert fixed(data) == data.replace(OLD.encode(), NEW.encode())
@@ -263,7 +263,7 @@ def test_what_is_not_a_notebook_is_one_clear_finding(data: bytes) -> None:
     "source",
     ['"import torch\\nclip_grad_norm = torch.nn.utils.clip_grad_norm"', '"torch.nn.utils.\\u0063lip_grad_norm(p, 1)"'],
 )
-def test_escapes_hide_no_mark(source: str) -> None:
+def test_escapes_hide_no_keyword(source: str) -> None:
     data = b'{"cells": [{"cell_type": "code", "source": %s}]}' % source.encode()
     assert {finding.code for finding in run(data).findings} == {"CLIP002"}
 
@@ -311,10 +311,10 @@ def test_masking_keeps_length_and_line_ends(lines: list[str]) -> None:
     st.sampled_from([None, 1, 2, "\t"]),
     st.data(),
 )
-def test_any_edit_of_any_cell_leaves_all_else(
+def test_any_edit_of_any_cell_changes_nothing_else(
     cells: list[list[str]], as_list: bool, ascii_only: bool, indent: int | str | None, data: st.DataObject
 ) -> None:
-    """Whatever a cell holds, replacing a stretch of it gives the text with that stretch replaced and nothing else."""
+    """Whatever a cell contains, an edit of a span changes that span of the text and nothing else."""
     texts = ["\n".join(lines) for lines in cells]
     written = [
         [line + "\n" for line in text.split("\n")[:-1]] + [text.split("\n")[-1]] if as_list else text for text in texts
@@ -337,7 +337,9 @@ def test_any_edit_of_any_cell_leaves_all_else(
     after = doc.splice(edits)
     expected = list(texts)
     expected[segment.cell - 1] = text[:start] + insert + text[end:]
-    lent = not text.endswith("\n") and expected[segment.cell - 1].endswith("\n")  # a line end at the very end is lent
+    lent = not text.endswith("\n") and expected[segment.cell - 1].endswith(
+        "\n"
+    )  # a line end at the very end is not part of the cell
     got = sources(after)
     assert got[: segment.cell - 1] + got[segment.cell :] == texts[: segment.cell - 1] + texts[segment.cell :]
     assert got[segment.cell - 1] in (expected[segment.cell - 1], expected[segment.cell - 1][:-1] if lent else None)

@@ -1,4 +1,4 @@
-"""CLIP508: which norms are tensors where a numpy function gets them. Silent cases first."""
+"""CLIP508: which norms are tensors when they are passed to a numpy function. Silent cases first."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fixed(body: str) -> str:
     return "\n".join(line.removeprefix("    ") for line in lines if line.strip() != NORM.strip())
 
 
-# --- tests that tell a number from a tensor ---------------------------------------------------------------------------
+# --- tests that distinguish a number from a tensor --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_norm_that_no_test_calls_a_number(body: str) -> None:
     assert finding.message == "`np.isnan` raises a TypeError for a tensor on a GPU: call `.item()` first"
 
 
-# --- what a norm is made of -------------------------------------------------------------------------------------------
+# --- the type of a norm -----------------------------------------------------------------------------------------------
 
 SQUARES = "for p in params:\n    total += p.grad.norm() ** 2\n"
 NUMBERS = SQUARES.replace("norm()", "norm().item()")
@@ -115,7 +115,7 @@ NUMBERS = SQUARES.replace("norm()", "norm().item()")
         "norms = []\nfor p in params:\n    norms.append(p.grad.norm())\nnp.asarray(norms)",
     ],
 )
-def test_what_is_not_a_tensor_or_not_known_to_be_one(body: str) -> None:
+def test_values_that_may_not_be_tensors(body: str) -> None:
     assert check(body).findings == ()
 
 
@@ -140,7 +140,7 @@ def test_what_is_not_a_tensor_or_not_known_to_be_one(body: str) -> None:
         ("total = 0.0\n" + SQUARES + "np.sqrt(total)", "total = 0.0\n" + SQUARES + "np.sqrt(float(total))"),
     ],
 )
-def test_what_is_a_tensor_becomes_a_number_first(body: str, after: str) -> None:
+def test_tensors_are_converted_to_numbers_first(body: str, after: str) -> None:
     (finding,) = check(body).findings
     assert finding.fix is not None and finding.fix.safety is Safety.UNSAFE
     assert fixed(body) == after
@@ -155,8 +155,8 @@ def test_one_finding_for_a_call_and_no_fix_of_a_computation() -> None:
 SUM = "total = 0\nfor p in params:\n    total += p.grad.norm(2) ** 2\n"
 
 
-def test_a_sum_may_still_be_the_number_that_it_began_with() -> None:
-    """Without parameters it is: then `.item()` would raise, and `float` does not."""
+def test_a_sum_may_still_be_its_initial_number() -> None:
+    """It is if there are no parameters: then `.item()` would raise, but `float` does not."""
     assert fixed(f"{SUM}np.sqrt(total)").splitlines()[-1] == "np.sqrt(float(total))"
     assert fixed(f"{SUM}total = total + x\nnp.sqrt(total ** 0.5)").splitlines()[-1] == "np.sqrt(total ** 0.5)"
     assert fixed("NORM;np.isnan(norm)") == "np.isnan(norm.item())"

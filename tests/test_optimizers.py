@@ -20,7 +20,7 @@ from .stages import OptimizationStage
 
 
 def is_in(text: str) -> bool:
-    """Whether the one call `here()` stands in an optimizer."""
+    """Whether the only call `here()` is in an optimizer."""
     source = Source(IMPORTS + textwrap.dedent(text))
     (call,) = (c for c in source.nodes(cst.Call) if source.code(c.func) == "here")
     return is_in_optimizer(source, call)
@@ -43,7 +43,7 @@ def is_in(text: str) -> bool:
         "class A(A):\n    here()",
     ],
 )
-def test_code_that_is_part_of_no_optimizer(text: str) -> None:
+def test_code_outside_optimizers(text: str) -> None:
     assert not is_in(text)
 
 
@@ -63,7 +63,7 @@ def test_code_that_is_part_of_no_optimizer(text: str) -> None:
         "Mixin, BertAdam",
     ],
 )
-def test_code_that_is_part_of_an_optimizer(base: str) -> None:
+def test_code_inside_optimizers(base: str) -> None:
     assert is_in(f"class A({base}):\n    def step(self):\n        here()")
 
 
@@ -86,7 +86,7 @@ def test_an_optimizer_by_a_class_of_this_file() -> None:
         ("make_optimizer", False),
     ],
 )
-def test_what_makes_an_optimizer(code: str, expected: bool) -> None:
+def test_what_creates_an_optimizer(code: str, expected: bool) -> None:
     source = Source(f"{IMPORTS}class Own(BertAdam): pass\nclass Plain(OptimizationStage): pass\nsee({code})\n")
     call = next(source.nodes(cst.Call))
     assert is_optimizer_class(source, call.args[0].value) is expected

@@ -1,4 +1,4 @@
-"""Whether an optimizer holds the parameters of a module: by what it was made of, and by names where that says nothing."""
+"""Whether an optimizer has the parameters of a module, judging by its creation, or else by names."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def asked(parameters: str, optimizer: str) -> tuple[Source, cst.BaseExpression, 
         ("net.parameters()", "unknown", None),
     ],
 )
-def test_what_an_optimizer_was_made_of(parameters: str, optimizer: str, expected: bool | None) -> None:
+def test_what_an_optimizer_was_created_from(parameters: str, optimizer: str, expected: bool | None) -> None:
     assert surely_belong(*asked(parameters, optimizer)) is expected
 
 
@@ -67,7 +67,7 @@ def test_what_an_optimizer_was_made_of(parameters: str, optimizer: str, expected
         ("net_g.parameters()", "optimizer", None),
     ],
 )
-def test_what_names_say(parameters: str, optimizer: str, expected: bool | None) -> None:
+def test_what_names_imply(parameters: str, optimizer: str, expected: bool | None) -> None:
     assert named_alike(*asked(parameters, optimizer)) is expected
 
 
@@ -91,7 +91,7 @@ def test_unscaled_for_another_optimizer_by_names(body: str, lines: list[int]) ->
     assert [finding.place.line for finding in report.findings] == lines
 
 
-# --- what is an optimizer, by what it was made of and else by its name ------------------------------------------------
+# --- what is an optimizer, judging by its creation or else by its name ------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_names_of_optimizers(name: str) -> None:
     "model option copt scheduler optimizer_scheduler lr_optimizer opt_lr lrs_optim warmup_optimizer optimizer_profiler "
     "prof_optim ema_optimizer optimizer_ema adams".split(),
 )
-def test_names_of_something_else(name: str) -> None:
+def test_names_of_other_things(name: str) -> None:
     source, asked_for, _ = asked(name, "None")
     assert not is_optimizer(source, asked_for)
 
@@ -126,7 +126,7 @@ def test_names_of_something_else(name: str) -> None:
         ("for x in torch.optim.SGD(net):\n        x = torch.optim.SGD(net)", False),
     ],
 )
-def test_what_was_assigned_says_more_than_the_name(made: str, expected: bool) -> None:
+def test_an_assignment_counts_more_than_the_name(made: str, expected: bool) -> None:
     name = made.split()[1 if made.startswith("for") else 0]
     source = Source(f"{BEFORE}    {made}\n    see({name})\n")
     call = next(c for c in source.nodes(cst.Call) if source.code(c.func) == "see")

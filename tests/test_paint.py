@@ -27,7 +27,7 @@ def test_a_terminal_gets_colors_and_a_file_none() -> None:
     assert not wanted("auto", None)
 
 
-def test_a_terminal_that_knows_no_colors_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_without_colors_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     assert not wanted("auto", Terminal())
 
@@ -51,7 +51,7 @@ def test_the_environment_decides_before_the_terminal(
     assert not wanted("never", Terminal())
 
 
-def test_text_is_painted_only_with_color_and_where_there_is_some() -> None:
+def test_only_nonempty_text_is_colored() -> None:
     assert Paint(True)("a", "bold", "red") == "\x1b[1;31ma\x1b[0m"
     assert Paint(True)("", "bold") == Paint(False)("", "bold") == ""
     assert Paint(False)("a", "bold") == "a"

@@ -1,4 +1,4 @@
-"""Where a fix writes an expression of the user's somewhere else, the parentheses that it needs there go with it."""
+"""When a fix moves a user's expression, it keeps the parentheses that the expression needs there."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ CLIP = "torch.nn.utils.clip_grad_norm_"
         ),
     ],
 )
-def test_parentheses_go_with_what_needs_them(code: str, before: str, after: str) -> None:
+def test_parentheses_move_with_expressions_that_need_them(code: str, before: str, after: str) -> None:
     done = fix(f"import torch\n{before}\n", unsafe=True, isolated=True, select=code, target="torch")
     assert done.text == f"import torch\n{after}\n"
     ast.parse(done.text)
 
 
-def test_a_module_in_parentheses_keeps_them_where_its_names_go() -> None:
+def test_a_module_keeps_its_parentheses_when_names_are_dropped() -> None:
     text = (
         "import torch\ndef norm(a, b):\n    total = 0.0\n    for name, p in (a or b).named_parameters():\n"
         "        total += p.grad.norm().item() ** 2\n    return total ** 0.5\n"

@@ -1,4 +1,4 @@
-"""Patterns mean to us what they mean to git, and no pattern takes long."""
+"""Patterns mean the same as in git, and no pattern is slow."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def taken(lines: list[str], path: str) -> bool:
         ("sub/a.py", "deep/sub/a.py"),
         ("a/", "a"),  # a folder, and `a` is a file
         ("*.py", "a.pyi"),
-        ("a*b", "a/b"),  # a star stands for no slash
+        ("a*b", "a/b"),  # a star does not match a slash
         ("a?b", "a/b"),
         ("a[!b]c", "a/c"),
         ("a/**", "a"),
@@ -52,7 +52,7 @@ def taken(lines: list[str], path: str) -> bool:
         ("a", ""),
     ],
 )
-def test_does_not_fit(line: str, path: str) -> None:
+def test_patterns_that_do_not_match(line: str, path: str) -> None:
     assert not taken([line], path)
 
 
@@ -78,31 +78,31 @@ def test_does_not_fit(line: str, path: str) -> None:
         ("*a*b", "xaxab"),
     ],
 )
-def test_fits(line: str, path: str) -> None:
+def test_patterns_that_match(line: str, path: str) -> None:
     assert taken([line], path)
 
 
-def test_the_last_line_that_fits_decides() -> None:
+def test_the_last_matching_line_decides() -> None:
     assert taken(["*.py", "!a.py", "a.py"], "a.py")
     assert not taken(["*.py", "!a.py"], "a.py")
-    assert taken(["gen/", "!gen/a.py"], "gen/a.py")  # nothing in a folder that is left out comes back
+    assert taken(["gen/", "!gen/a.py"], "gen/a.py")  # nothing in an excluded folder can be included again
 
 
 @pytest.mark.parametrize(
     "line", ["*a" * 40 + "b", "a" + "*" * 60 + "b", "**/" * 60 + "b", "[a-z]*" * 40 + "0", "?*" * 60]
 )
-def test_no_pattern_takes_long(line: str) -> None:
+def test_no_pattern_is_slow(line: str) -> None:
     started = time.process_time()
     taken([line], "/".join(["a" * 200] * 20))
     assert time.process_time() - started < 0.5
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-def test_as_git_has_it(tmp_path: Path) -> None:
-    """Against `git check-ignore`, on 300 files of random lines; seeded, so that a failure comes again.
+def test_patterns_agree_with_git(tmp_path: Path) -> None:
+    """Compares with `git check-ignore` on 300 files of random lines; seeded, so that failures are reproducible.
 
-    Left out are a slash between brackets, which to git makes the pattern count from the folder, and letters outside of
-    ASCII, of which it sees the single bytes.
+    Two cases are left out: a slash between brackets, which anchors the pattern in git, and non-ASCII letters, which git
+    matches byte by byte.
     """
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     for path in PATHS:

@@ -1,4 +1,4 @@
-"""Workflows, issue forms and the snippets of the guides are valid by the schemas of those who read them."""
+"""Workflows, issue forms and the snippets in the guides are valid according to their official schemas."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GITHUB = PROJECT / ".github"
 
 
 def snippets(guide: str, mark: str) -> list[str]:
-    """The YAML blocks of a guide that hold a mark."""
+    """The YAML blocks of a guide that contain a string."""
     text = (PROJECT / "docs" / "guides" / guide).read_text(encoding="utf-8")
     return [found for _, block in FENCE.findall(text) if mark in (found := textwrap.dedent(block))]
 

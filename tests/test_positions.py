@@ -1,4 +1,4 @@
-"""Every node's place is where LibCST's own providers say it is, and its code is what stands there."""
+"""Every node's position is the one that LibCST's providers report, and its code is the text there."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def git(folder: Path, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def hooks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A repository that holds this checkout as it stands, and a home for pre-commit's environments."""
+    """A repository with this checkout in its current state, and a folder for pre-commit's environments."""
     snapshot = tmp_path_factory.mktemp("clipcheck")
     for name in git(PROJECT, "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0"):
         if name and (PROJECT / name).is_file():
@@ -74,7 +74,7 @@ def test_what_the_settings_exclude_is_skipped(repository: Path, hooks: tuple[Pat
     assert run(repository, hooks, "clipcheck")[0] == 0
 
 
-def test_the_fixing_hook_fails_once_and_then_passes(repository: Path, hooks: tuple[Path, Path]) -> None:
+def test_the_fix_hook_fails_once_and_then_passes(repository: Path, hooks: tuple[Path, Path]) -> None:
     (repository / "train.py").write_text(BAD)
     (repository / "clipcheck.toml").write_text("target = 'torch'\n")
     code, output = run(repository, hooks, "clipcheck-fix")

@@ -1,4 +1,4 @@
-"""The prefilter leaves out no rule that finds something: each is run where it thinks that there is nothing, too."""
+"""The prefilter never skips a rule that finds something: results must be the same without it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CASES = PROJECT.parent / "shared" / "cases"
 
 
 def found(path: str, data: bytes, settings: Settings) -> list[Finding]:
-    """What rules find; that a file cannot be read is said only of those that concern a rule."""
+    """What rules find; unreadable files are reported only if a rule applies to them."""
     return [finding for finding in check_file(path, data, settings).findings if finding.code in RULES]
 
 
@@ -35,7 +35,7 @@ def assert_nothing_is_lost(path: str, data: bytes) -> list[Finding]:
 
 
 def codes(text: str, path: str = "a.py") -> set[str]:
-    """The rules with a finding, which have to be the same without the prefilter."""
+    """The rules with a finding, which must be the same without the prefilter."""
     return {finding.code for finding in assert_nothing_is_lost(path, text.encode())}
 
 
@@ -51,7 +51,7 @@ def test_no_finding_of_an_example_is_lost(path: Path) -> None:
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not beside this checkout (../shared/cases)")
-def test_no_finding_of_a_case_is_lost() -> None:
+def test_the_prefilter_loses_no_finding_of_a_case() -> None:
     paths = [path for path in sorted(CASES.rglob("*")) if path.suffix in (".py", ".ipynb", ".md", ".rst")]
     assert len(paths) > 50
     assert sum(len(assert_nothing_is_lost(str(path), path.read_bytes())) for path in paths) > 100
@@ -70,7 +70,7 @@ def norm(ps):
 """
 
 
-def test_a_square_on_a_line_of_its_own() -> None:
+def test_a_square_on_a_separate_line() -> None:
     assert codes(NORM) >= {"CLIP001"}
 
 
@@ -120,7 +120,7 @@ def test_a_norm_by_names_that_are_imported_under_others(text: str) -> None:
         ("", "p.grad.data.norm().data[0] ** 2"),
     ],
 )
-def test_words_in_any_shape_that_python_allows(imports: str, added: str) -> None:
+def test_keywords_in_any_form_that_python_allows(imports: str, added: str) -> None:
     text = f"{imports}import torch\n\ndef norm(ps):\n    total = 0.0\n    for p in ps:\n        total += {added}\n    return total\n"
     assert codes(text) >= {"CLIP001"}
 
@@ -132,7 +132,7 @@ def test_a_norm_of_one_vector() -> None:
     assert "CLIP001" not in concerned(joined.format("flat.dot(other).item()"), DEFAULT)
 
 
-def test_a_mean_of_what_is_not_joined_is_not_a_norm() -> None:
+def test_a_mean_of_tensors_that_are_not_joined_is_not_a_norm() -> None:
     text = (
         "import torch\n\ndef f(ps):\n    total = 0.0\n    for p in ps:\n        total += (p.grad ** 2).mean().item()\n"
     )
@@ -155,7 +155,7 @@ def norm(parameters):
 @pytest.mark.parametrize(
     "test", ["if not grads:", "if len(grads) == 0:", "if verbose and not grads:", "if not any(grads):"]
 )
-def test_a_return_where_nothing_is_there(test: str) -> None:
+def test_a_return_if_there_is_nothing(test: str) -> None:
     assert codes(RETURNS.format(test=test)) >= {"CLIP414"}
 
 
@@ -318,7 +318,7 @@ def test_every_encoding_of_python(encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-def test_utf_16_is_said_to_be_unreadable(encoding: str) -> None:
+def test_utf_16_is_reported_as_unreadable(encoding: str) -> None:
     report = check_file("a.py", NORM.encode(encoding), Settings())
     assert [finding.code for finding in report.findings] == ["invalid-syntax"]
 
@@ -332,7 +332,7 @@ def test_a_notebook_whose_words_are_escaped() -> None:
     codes(json.dumps(notebook), "a.ipynb")
 
 
-def test_a_magic_before_a_name_is_no_prose() -> None:
+def test_a_magic_before_a_name_is_not_prose() -> None:
     source = (
         "import torch\n%time grads = [p.grad for p in ps]\nt = 0.0\nfor g in grads:\n    t += g.norm(2).item() ** 2\n"
     )
@@ -340,7 +340,7 @@ def test_a_magic_before_a_name_is_no_prose() -> None:
     assert codes(json.dumps(notebook), "a.ipynb") >= {"CLIP001"}
 
 
-def test_fences_of_markdown_stand_alone() -> None:
+def test_markdown_fences_are_separate_programs() -> None:
     pytest.importorskip("markdown_it")
     assert codes(f"The gradient of\n\n```python\n{NORM}```\n\n```python\nx = 1\n```\n", "a.md") >= {"CLIP001"}
 
@@ -359,7 +359,7 @@ def test_fences_of_markdown_stand_alone() -> None:
         "limit = args.clip_grad_norm\n",
     ],
 )
-def test_prose_definitions_and_options_are_no_clips(text: str) -> None:
+def test_prose_definitions_and_options_are_not_clips(text: str) -> None:
     assert concerned(text, DEFAULT) == frozenset()
 
 
@@ -377,7 +377,7 @@ def test_prose_definitions_and_options_are_no_clips(text: str) -> None:
         "print 'no Python 3', u.clip_grad_norm_(x, 1.0)\n",
     ],
 )
-def test_code_beside_prose_is_found(text: str) -> None:
+def test_code_next_to_prose_is_found(text: str) -> None:
     assert "CLIP201" in concerned("import torch.nn.utils as u\n" + text, DEFAULT)
 
 
@@ -399,7 +399,7 @@ def test_code_beside_prose_is_found(text: str) -> None:
         ("bigGrad[0]", True),
     ],
 )
-def test_prose_is_told_from_gradients_in_code(line: str, speaks: bool) -> None:
+def test_prose_is_distinguished_from_gradients_in_code(line: str, speaks: bool) -> None:
     rest = "\nfor p in ps: x.norm(2).item() ** 2\n"
     assert ("CLIP001" in wanted((line + rest).encode(), ALL, code=True)) is speaks
 
@@ -419,7 +419,7 @@ def g(xs):
     assert "CLIP001" not in concerned(apart, DEFAULT)
 
 
-def test_a_file_without_a_word_is_no_candidate() -> None:
+def test_a_file_without_keywords_is_not_a_candidate() -> None:
     plain = b"import torch\nx = torch.ones(3).sum().item()\n"
     assert not candidate("a.py", plain, WITH)
     assert candidate("a.py", plain, WITHOUT)
@@ -428,7 +428,7 @@ def test_a_file_without_a_word_is_no_candidate() -> None:
 # --- the parts of a program -----------------------------------------------------------------------------------------
 
 
-def test_each_outermost_function_is_apart_from_what_is_outside() -> None:
+def test_each_outermost_function_is_separate_from_the_code_outside() -> None:
     split = parts(
         "import a.b\n@deco\ndef f(x=first):\n    def g():\n        inner\n    return g\ny = 1\n"
         "class C:\n    z = two\n    async def h(self): last\n"
@@ -443,7 +443,7 @@ def test_each_outermost_function_is_apart_from_what_is_outside() -> None:
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-def test_lines_end_in_any_way(newline: str) -> None:
+def test_all_line_endings_are_accepted(newline: str) -> None:
     split = parts(newline.join(["x = '\x0c \u2028'", "def f():", "    return two", "y = 3", ""]))
     assert split is not None
     assert [function.text.split() for function in split.functions] == [b"def f(): return two".split()]
@@ -453,7 +453,7 @@ def test_what_the_parser_rejects_has_no_parts() -> None:
     assert parts("print 'x'\n") is parts("x = 1\0") is None
 
 
-def test_odd_strings_of_a_program_are_no_warnings_of_ours() -> None:
+def test_odd_strings_in_a_program_cause_no_warnings() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert parts('x = "\\d"\nif 1 is 2:\n    pass\n') is not None

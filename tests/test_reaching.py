@@ -1,4 +1,4 @@
-"""Which assignments a use of a name can see: read from the program, whatever way it may run."""
+"""Which assignments a use of a name can see, on any path through the program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clipcheck.python.source import Source
 
 
 def seen(text: str) -> set[int]:
-    """The lines of the assignments to `x` that the one `see(x)` of a program can see."""
+    """The lines of the assignments to `x` that the only `see(x)` of a program can see."""
     source = Source(text)
     (call,) = (c for c in source.nodes(cst.Call) if isinstance(c.func, cst.Name) and c.func.value == "see")
     use = call.args[0].value
@@ -48,7 +48,7 @@ def seen(text: str) -> set[int]:
         ("x = 1\nif c:\n    x = 3\nelse:\n    see(x)", {1}),
         ("x = 1\nif c:\n    x = 3\n    see(x)", {3}),
         ("x = 1\nif c: x = 2\nsee(x)", {1, 2}),
-        # a branch that is left before its end brings nothing here
+        # a branch that exits before its end contributes nothing here
         ("x = 1\nif c:\n    x = 3\n    return\nsee(x)", {1}),
         ("x = 1\nif c:\n    x = 3\n    raise\nsee(x)", {1}),
         ("for i in y:\n    x = 2\n    if c:\n        x = 4\n        continue\n    see(x)", {2}),
@@ -86,7 +86,7 @@ def seen(text: str) -> set[int]:
         ("x = 1\nwith see(x) as x:\n    pass", {1}),
         ("x = 1\nwith c:\n    see(x)\nx = 4", {1}),
         ("x = 1\nwith c:\n    if d:\n        x = 4\nsee(x)", {1, 4}),
-        # errors may strike anywhere
+        # errors may occur anywhere
         ("x = 1\ntry:\n    x = 3\nexcept E:\n    pass\nsee(x)", {1, 3}),
         ("x = 1\ntry:\n    x = 3\nexcept E:\n    x = 5\nsee(x)", {3, 5}),
         ("x = 1\ntry:\n    x = 3\nexcept E:\n    x = 5\nexcept F:\n    pass\nsee(x)", {1, 3, 5}),
@@ -119,7 +119,7 @@ def test_what_a_use_can_see(text: str, lines: set[int]) -> None:
     assert seen(text) == lines
 
 
-def test_what_a_name_would_be_before_a_statement() -> None:
+def test_the_bindings_that_a_name_would_have_before_a_statement() -> None:
     source = Source("x = 1\nif c:\n    x = 3\nhere()\nx = 5\n")
     here = source.statement(next(source.nodes(cst.Call)))
     assert {source.line(binding.node) for binding in reaching_at(source, here, "x")} == {1, 3}
@@ -146,7 +146,7 @@ def test_which_uses_an_assignment_reaches(text: str, line: int, uses: set[int]) 
     assert {source.line(use) for use in reached(source, scope, wanted)} == uses
 
 
-def test_what_stands_within_what() -> None:
+def test_which_nodes_contain_which() -> None:
     source = Source("if c:\n    x = f(1)\ny = 2\n")
     branch, other = source.module.body
     call = next(source.nodes(cst.Call))

@@ -1,4 +1,4 @@
-"""The reference pages say what the code does: every variable, comment, format, option and key, and nothing else."""
+"""The reference pages agree with the code: every variable, comment, format, option and key, and nothing else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def reference() -> Iterator[ModuleType]:
 
 
 def test_the_variables_are_those_that_the_code_reads(reference: ModuleType) -> None:
-    """Apart from those of torchrun, and of verification, which hands none on."""
+    """Apart from those of torchrun, and of verification, which passes none on."""
     text = "".join(
         path.read_text(encoding="utf-8")
         for path in (PROJECT / "clipcheck").rglob("*.py")
@@ -52,7 +52,7 @@ def test_each_form_of_a_suppression_suppresses(reference: ModuleType, number: in
     assert [found.code for found in check_file("a.py", without.encode(), settings).findings] == ["CLIP002"]
 
 
-def test_each_format_has_a_sample_of_its_own_kind(reference: ModuleType) -> None:
+def test_each_format_has_a_sample_in_that_format(reference: ModuleType) -> None:
     assert list(reference.ABOUT) == list(FORMATS)
     for name in FORMATS:
         language, sample = reference.ABOUT[name][0], reference.sample(name)

@@ -1,4 +1,4 @@
-"""The output formats where it gets odd: signs that have to be escaped, severities, notebooks, several lines and files."""
+"""Special cases of the output formats: characters to escape, severities, notebooks, several lines and files."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def shown(name: str, *findings: Finding, view: View = View(), **more: Any) -> st
     return report.render(name, outcome(*findings, **more), view)
 
 
-# --- signs that would end a line, a field or an attribute -------------------------------------------------------------
+# --- characters that would end a line, a field or an attribute --------------------------------------------------------
 
 ODD = "50% of\r\nit: a, b; ]"
 
@@ -64,7 +64,7 @@ ODD = "50% of\r\nit: a, b; ]"
         ("azure", r"]50%AZP25 of\r\nit: a, b; ]"),
     ],
 )
-def test_a_message_of_a_log_command_stays_on_its_line(name: str, expected: str) -> None:
+def test_a_message_in_a_log_command_stays_on_one_line(name: str, expected: str) -> None:
     line = shown(name, finding(message=ODD))
     assert line.endswith(expected + "\n")
     assert line.count("\n") == 1
@@ -76,7 +76,7 @@ def test_properties_of_log_commands_are_escaped(project: Path) -> None:
     assert f",file={project}/a;b]%25%2Cc%3Ad.py,line=5" in shown("github", odd)
 
 
-def test_what_xml_cannot_hold_is_spelled_or_replaced() -> None:
+def test_characters_that_xml_cannot_represent_are_escaped_or_replaced() -> None:
     root = ElementTree.fromstring(shown("junit", finding(message="a\x00\ud800\ufffe<&>\t\U0001f600\x1f\x7f")))
     failure = root.find(".//failure")
     assert failure is not None
@@ -94,7 +94,7 @@ def test_what_xml_cannot_hold_is_spelled_or_replaced() -> None:
         (Severity.NOTE, "notice", "warning", "minor", "INFO", "note", "note"),
     ],
 )
-def test_each_format_has_its_own_word_for_a_severity(
+def test_the_names_of_severities_in_each_format(
     severity: Severity, github: str, azure: str, gitlab: str, rdjson: str, sarif: str, junit: str
 ) -> None:
     one = finding(severity=severity)
@@ -118,7 +118,7 @@ def test_the_advice_is_the_fix_or_else_the_help_or_nothing() -> None:
 @pytest.mark.parametrize(
     ("safety", "word"), [(Safety.SAFE, "safe"), (Safety.UNSAFE, "unsafe"), (Safety.MANUAL, "display")]
 )
-def test_json_says_how_far_a_fix_may_be_trusted(safety: Safety, word: str) -> None:
+def test_json_has_the_safety_of_a_fix(safety: Safety, word: str) -> None:
     changes = ((Place(5, 5, 5, 9), "clip_"), (Place(7, 1, 7, 1), "x"))
     (one,) = json.loads(shown("json", finding(fix=FIX._replace(safety=safety), changes=changes)))
     assert one["fix"] == {
@@ -131,7 +131,7 @@ def test_json_says_how_far_a_fix_may_be_trusted(safety: Safety, word: str) -> No
     }
 
 
-def test_json_of_a_finding_with_other_places(project: Path) -> None:
+def test_json_of_a_finding_with_related_places(project: Path) -> None:
     other = Place(1, 2, 3, 4, 9)
     (one,) = json.loads(shown("json", finding(related=((other, "here"),), silent_at=6)))
     assert one["related"] == [
@@ -254,7 +254,7 @@ def test_statistics_put_the_most_frequent_rule_first() -> None:
 # --- places in the file ----------------------------------------------------------------------------------------------
 
 
-def test_a_finding_of_several_lines_is_cut_out_whole() -> None:
+def test_a_finding_on_several_lines_is_shown_completely() -> None:
     def snippet(place: Place, data: str = TRAIN) -> str:
         (run,) = json.loads(shown("sarif", finding(place=place), data=data))["runs"]
         found: str = run["results"][0]["locations"][0]["physicalLocation"]["region"]["snippet"]["text"]
@@ -361,7 +361,7 @@ def test_a_place_without_width_has_one_caret_and_one_of_several_lines_goes_to_th
     assert "1 | abc\n  |  ^^\n2 | d\n" in framed("abc\nd\n", place=Place(1, 2, 2, 1))
 
 
-def test_other_places_out_of_sight_are_named_below() -> None:
+def test_related_places_that_are_not_shown_are_named_below() -> None:
     output = framed(
         "abc\n", place=Place(1, 1, 1, 2), related=((Place(9, 1, 9, 2), "far"), (Place(3, 1, 3, 2, 2), "cell"))
     )
@@ -394,7 +394,7 @@ def test_a_fix_is_shown_as_a_diff(changes: list[tuple[Place, str]], expected: st
     assert diffed(*changes) == f"  |\n{expected}  |\n"
 
 
-def test_color_is_put_around_text_and_around_nothing_else() -> None:
+def test_color_is_put_only_around_text() -> None:
     assert Paint(True)("text", "bold", "red") == "\x1b[1;31mtext\x1b[0m"
     assert Paint(True)("", "bold") == ""
     assert Paint(False)("text", "bold") == "text"

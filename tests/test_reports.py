@@ -1,4 +1,4 @@
-"""Every output format, byte by byte on one small file, and against the rules of those who read it."""
+"""Every output format, byte by byte for one small file, and according to its specification."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ AT = TRAIN.index("(model.parameters")
 
 
 def finding(**more: Any) -> Finding:
-    """The finding that the formats are shown with: CLIP002 at line 6, columns 5 to 34, `_` to be put at column 34."""
+    """The finding for all formats: CLIP002 at line 6, columns 5 to 34, with a fix that inserts `_` at column 34."""
     values: dict[str, Any] = {
         "path": "train.py",
         "place": Place(6, 5, 6, 34),
@@ -335,7 +335,7 @@ def test_gitlab() -> None:
     }
 
 
-def test_a_gitlab_fingerprint_stays_when_lines_move_and_tells_equal_findings_apart() -> None:
+def test_a_gitlab_fingerprint_survives_moved_lines_and_distinguishes_equal_findings() -> None:
     moved = [finding(place=Place(8, 5, 8, 34)), finding(place=Place(9, 5, 9, 34))]
     line = "    torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)\n"
     one = json.loads(shown("gitlab", finding()))
@@ -379,7 +379,7 @@ def test_junit(project: Path) -> None:
     assert suites[0][0][0].get("message") == "a < b & \\u0000 c"
 
 
-# --- SARIF --------------------------------------------------------------------------------------------------------------
+# --- SARIF ------------------------------------------------------------------------------------------------------------
 
 
 def schema() -> dict[str, Any]:
@@ -399,7 +399,7 @@ def valid(text: str) -> dict[str, Any]:
     return log
 
 
-def test_sarif_is_valid_and_holds_what_code_scanning_needs(project: Path) -> None:
+def test_sarif_is_valid_and_contains_what_code_scanning_needs(project: Path) -> None:
     (project / ".git").mkdir()
     view = View(exit_code=1, category="nightly")
     (log,) = valid(shown("sarif", finding(related=((Place(5, 5, 5, 20), "here"),)), view=view))["runs"]
@@ -441,7 +441,7 @@ def test_sarif_of_odd_names_and_files_that_do_not_parse(project: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [INVALID_SYNTAX, NOT_ANALYZED, NOT_ROUND_TRIPPED, UNUSED])
-def test_sarif_of_findings_that_no_rule_makes(code: str) -> None:
+def test_sarif_of_findings_without_a_rule(code: str) -> None:
     (log,) = valid(shown("sarif", finding(code=code, name=code)))["runs"]
     (rule,) = log["tool"]["driver"]["rules"]
     assert "helpUri" not in rule
@@ -476,7 +476,7 @@ def test_line_hashes_are_those_of_the_definition(text: str) -> None:
     assert list(line_hashes(text)) == expected
 
 
-# --- notebooks and order ------------------------------------------------------------------------------------------------
+# --- notebooks and order ----------------------------------------------------------------------------------------------
 
 
 NOTEBOOK = json.dumps(
@@ -490,7 +490,7 @@ NOTEBOOK = json.dumps(
 )
 
 
-def test_a_notebook_is_placed_by_cell_for_people_and_by_the_file_for_others(project: Path) -> None:
+def test_positions_in_a_notebook_are_by_cell_for_people_and_by_file_for_tools(project: Path) -> None:
     (project / "n.ipynb").write_text(NOTEBOOK)
 
     def output(name: str) -> str:
@@ -514,7 +514,7 @@ def test_a_notebook_is_placed_by_cell_for_people_and_by_the_file_for_others(proj
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_order_is_by_path_line_column_and_code_whatever_comes_first(name: str) -> None:
+def test_findings_are_sorted_by_path_line_column_and_code(name: str) -> None:
     some = [
         finding(path="b.py"),
         finding(place=Place(7, 1, 7, 4)),
@@ -532,7 +532,7 @@ def test_the_order_is_by_path_line_column_and_code_whatever_comes_first(name: st
         ]  # fmt: skip
 
 
-# --- names and words that would do something ----------------------------------------------------------------------------
+# --- names and messages with special characters -----------------------------------------------------------------------
 
 HOSTILE = "a\n::error::x\r\x1b[31m\x9b2J\u202e\u2028##vso[task.setvariable]##[error]\t.py"
 COMMAND = re.compile(r"\s*(::|##\[)|.*##vso\[")
@@ -540,7 +540,7 @@ COMMAND = re.compile(r"\s*(::|##\[)|.*##vso\[")
 
 @pytest.mark.parametrize("shape", FORMATS)
 @pytest.mark.parametrize("path", [f"dir/{HOSTILE}", "::error::x.py", " ::error::x.py", HOSTILE])
-def test_names_and_words_of_files_do_nothing(shape: str, path: str) -> None:
+def test_special_characters_in_names_and_messages_are_harmless(shape: str, path: str) -> None:
     source = f"x = 1\n\n\n\ny = '{HOSTILE.splitlines()[-1]}'  # \x1b[2J\nclip_grad_norm(a\x1b[31m, ##vso[x])\n"
     one = finding(path=path, message=HOSTILE, help=HOSTILE, related=((Place(5, 1, 5, 2), HOSTILE),))
     one = one._replace(fix=Fix(HOSTILE, Safety.SAFE, (Edit(0, 0, "#"),)), changes=((Place(1, 1, 1, 1), "# \x1b[1m"),))
@@ -556,7 +556,7 @@ def test_names_and_words_of_files_do_nothing(shape: str, path: str) -> None:
 
 
 @given(st.text(alphabet="ab\n\r\t\x1b\x9b\x85\u2028\u202e:#[]vso ", max_size=30))
-def test_what_is_visible_is_one_line_that_does_nothing(text: str) -> None:
+def test_escaped_text_is_one_harmless_line(text: str) -> None:
     shown = visible(text)
     assert len(shown.splitlines()) <= 1
     assert shown.replace("\t", "").isprintable()
@@ -564,6 +564,6 @@ def test_what_is_visible_is_one_line_that_does_nothing(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "train.py", "é/😀.py", "# a # b", "a\tb", "名前"])
-def test_what_does_nothing_stays_as_it_is(text: str) -> None:
+def test_harmless_text_is_not_escaped(text: str) -> None:
     assert visible(text) == text
     assert visible_lines(f"{text}\r\n{text}\n") == f"{text}\r\n{text}\n"

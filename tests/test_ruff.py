@@ -1,4 +1,4 @@
-"""Beside ruff: the table of what its command line has and ours lacks is whole, and it leaves our comments alone."""
+"""Compared with ruff: the table of what its command line has and ours lacks is complete; ruff ignores our comments."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ours(command: str) -> set[str]:
     return {word for option in main.commands[command].params for word in (*option.opts, *option.secondary_opts)}
 
 
-def test_the_table_has_what_ruff_has_and_clipcheck_lacks() -> None:
+def test_the_table_lists_what_ruff_has_and_clipcheck_lacks() -> None:
     page = (PROJECT / "docs" / "comparison.md").read_text(encoding="utf-8")
     (version,) = re.findall(r"commands and options of ruff (\d+\.\d+) that clipcheck lacks", page)
     if f" {version}." not in said_by_ruff("--version"):

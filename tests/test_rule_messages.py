@@ -1,4 +1,4 @@
-"""What a message and its help say where they depend on the code: names of the program, or which case it is."""
+"""Messages and help texts that depend on the code: names in the program, or which case applies."""
 
 from __future__ import annotations
 

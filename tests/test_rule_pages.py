@@ -1,4 +1,4 @@
-"""`clipcheck rule`: one page or all of them, and a clear word where there is none."""
+"""`clipcheck rule`: one page or all of them, and a clear error for an unknown one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_all_pages_as_json() -> None:
 @pytest.mark.parametrize(
     ("words", "said"), [(["CLIP999"], "CLIP999"), ([], "--all"), (["clip-after-steps"], "clip-after-steps")]
 )
-def test_no_such_page(words: list[str], said: str) -> None:
+def test_an_unknown_page(words: list[str], said: str) -> None:
     result = runner().invoke(main, ["rule", *words])
     assert result.exit_code == 2
     assert said in result.stderr
@@ -44,7 +44,7 @@ def test_no_such_page(words: list[str], said: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=lambda rule: rule.code)
 def test_a_rule_has_a_fix_where_its_examples_show_one(rule: Rule) -> None:
-    """The comments that only tests read must not keep a fix away, as a user's comments would."""
+    """The comments that only tests read must not prevent a fix, as a user's comments would."""
     shows = any(example.after for example in examples(rule))
     assert (pages.best_fix(rule) is not None) is shows
     head = pages.page(rule).split("\n")[2]

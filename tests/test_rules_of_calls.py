@@ -1,4 +1,4 @@
-"""The rules that look at one call of a clip: what it is given, and what becomes of its result. Silent cases first."""
+"""The rules about a single call of a clip: its arguments, and the use of its result. Silent cases first."""
 
 from __future__ import annotations
 
@@ -464,7 +464,7 @@ def test_fixed(code: str, text: str, after: str | None) -> None:
     assert fixed(text + "\n", code) == (after or text) + "\n"
 
 
-# --- gradients in the place of parameters ------------------------------------------------------------------------------
+# --- gradients instead of parameters ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -577,7 +577,7 @@ def test_gradients_in_the_place_of_parameters(text: str, after: str | None) -> N
         "for m in net.modules():\n    clip_grad_norm_(net.parameters(), 1.0)",
     ],
 )
-def test_clips_of_one_parameter_that_are_meant(text: str) -> None:
+def test_intended_clips_of_one_parameter(text: str) -> None:
     assert found(text + "\n", "CLIP110") == []
 
 
@@ -661,7 +661,7 @@ def test_clips_of_one_parameter_at_a_time(loop: str, after: str | None) -> None:
         "def clip(m):\n    clip_grad_norm_(m.parameters(), 1.0)\nfor m in models:\n    f(m).backward()\n    clip(m)",
     ],
 )
-def test_clips_of_one_group_that_are_meant(text: str) -> None:
+def test_intended_clips_of_one_group(text: str) -> None:
     assert found(text + "\n", "CLIP111") == []
 
 
@@ -764,12 +764,12 @@ def test_gradients_that_are_changed_or_only_read(text: str) -> None:
         ("def f(p):\n    g = p.grad\n    h = g.clamp(-1, 1)", "def f(p):\n    g = p.grad\n    h = g.clamp_(-1, 1)"),
     ],
 )
-def test_gradients_whose_clamp_is_thrown_away(text: str, after: str) -> None:
+def test_gradients_whose_clamp_is_discarded(text: str, after: str) -> None:
     assert len(found(text + "\n", "CLIP107")) == 1
     assert fixed(text + "\n", "CLIP107") == textwrap.dedent(after) + "\n"
 
 
-def test_parentheses_that_lack_on_one_line_say_what_a_name_is_on_another() -> None:
+def test_missing_parentheses_on_one_line_show_what_a_name_is_on_another() -> None:
     text = "def f(net):\n    clip_grad_norm_(net, 1.0)\n    clip_grad_norm_(net.parameters, 2.0)\n"
     assert found(text, "CLIP202") == [2, 3]
     assert fixed(text, "CLIP202") == text.replace("(net,", "(net.parameters(),").replace("parameters,", "parameters(),")

@@ -197,7 +197,7 @@ def test_found_and_fixed(code: str, body: str, after: str | None) -> None:
     assert check(body, code, fix=True).now.decode() == (HEAD + (after or body) + "\n").replace("CLIP", CLIP)
 
 
-# --- a result that is called by what it is not ------------------------------------------------------------------------
+# --- a result with a misleading name ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_names_that_claim_the_norm_after_clipping(body: str) -> None:
         step("clip_grad_value_(ps, 1.0)"),
     ],
 )
-def test_norms_that_are_read_seldom_or_not_at_all(body: str) -> None:
+def test_norms_that_are_read_rarely_or_never(body: str) -> None:
     assert check(body, "CLIP503").findings == ()
 
 

@@ -1,7 +1,7 @@
 """The rules about when a norm is measured (CLIP309, CLIP506, CLIP507), on short programs. Silent cases first.
 
-In the programs `B` runs backward, `C` clips, `S` steps, `Z` zeroes the gradients; `SB`, `U`, `SS` and `UP` are a scaler's
-scaled backward, unscale, step and update; `N` is the norm of the gradients, and `L` logs it as the norm of gradients.
+In the programs, `B` runs backward, `C` clips, `S` steps, `Z` zeroes the gradients; `SB`, `U`, `SS` and `UP` are a
+scaler's scaled backward, unscale, step and update; `N` is the norm of the gradients, and `L` logs it as the norm of gradients.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The rules about hand-written norms: sums that are not norms, and norms that are measured twice."""
+"""The rules about handwritten norms: sums that are not norms, and norms that are measured twice."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def summed(name: str, after: str, term: str = "p.grad.norm(2).item() ** 2") -> s
 
 @pytest.mark.parametrize("name", ["norm", "grad_norm", "total_norm", "gradNorm", "norms_total"])
 @pytest.mark.parametrize("after", ["log(NAME)", "print(NAME)", "print(f'{NAME:.3f}')", "log({'x': NAME})"])
-def test_a_sum_of_squares_that_leaves_as_a_norm(name: str, after: str) -> None:
+def test_a_sum_of_squares_that_is_returned_as_a_norm(name: str, after: str) -> None:
     (finding,) = check(summed(name, after), "CLIP006").findings
     assert f"`{name}`" in finding.message
 
@@ -126,7 +126,7 @@ LINEAR = "p.grad.norm(2).item()"
         "norm = sum(p.norm().item() for p in ps)",
     ],
 )
-def test_sums_that_are_no_claim_of_a_norm(body: str) -> None:
+def test_sums_that_do_not_claim_to_be_a_norm(body: str) -> None:
     assert check(body, "CLIP004").findings == ()
 
 
@@ -203,7 +203,7 @@ def test_one_read_for_each_parameter(body: str) -> None:
         "xs = model.parameters()\nif c:\n    xs = grads\ngrad_norm = get_total_norm(xs)",
     ],
 )
-def test_norms_of_what_their_name_says(body: str) -> None:
+def test_norms_that_are_named_correctly(body: str) -> None:
     assert check(body, "CLIP007").findings == ()
 
 
@@ -230,7 +230,7 @@ def test_norms_of_weights_in_the_place_of_gradients(body: str, after: str | None
     assert fixed(body, "CLIP007").replace("(\n    ", "(").replace("\n)", ")") == (after or body)
 
 
-# --- measured beside the clip -----------------------------------------------------------------------------------------
+# --- measured next to a clip ------------------------------------------------------------------------------------------
 
 
 MEASURED = "norm = get_total_norm([p.grad for p in ps if p.grad is not None])"
@@ -253,7 +253,7 @@ MEASURED = "norm = get_total_norm([p.grad for p in ps if p.grad is not None])"
         f"{MEASURED}\n" + "f()\n" * 8 + "clip_grad_norm_(ps, 1.0)",
     ],
 )
-def test_norms_that_the_clip_does_not_return(body: str) -> None:
+def test_norms_that_differ_from_the_result_of_the_clip(body: str) -> None:
     assert check(body, "CLIP504").findings == ()
 
 
@@ -270,7 +270,7 @@ def test_norms_that_the_clip_does_not_return(body: str) -> None:
         (f"{MEASURED}\nif c:\n    pass\nclip_grad_norm_(ps, 1.0); f()", None),
     ],
 )  # fmt: skip
-def test_norms_that_the_clip_returns(body: str, after: str | None) -> None:
+def test_norms_that_equal_the_result_of_the_clip(body: str, after: str | None) -> None:
     (finding,) = check(body, "CLIP504").findings
     assert (finding.fix is None) == (after is None)
     assert fixed(body, "CLIP504") == (after or body)

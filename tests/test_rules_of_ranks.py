@@ -35,7 +35,7 @@ def step(body: str, helper: str = HELPER) -> str:
     return f"{helper}def f(net, head, opt, loss, many):\n" + textwrap.indent(body, "    ") + "\n"
 
 
-# --- clips before the gradients of all ranks meet -----------------------------------------------------------------------
+# --- clips before the gradients of all ranks meet ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_the_all_reduce_goes_first(body: str, after: str | None) -> None:
     assert bool(report.findings) is (after is None)
 
 
-# --- ranks that return while others wait --------------------------------------------------------------------------------
+# --- ranks that return while others hang ------------------------------------------------------------------------------
 
 LIST = "grads = [p.grad for p in ps if p.grad is not None]\n"
 OF_NET = "grads = [p.grad for p in net.parameters() if p.grad is not None]\n"
@@ -184,7 +184,7 @@ def function(body: str, before: str = "") -> str:
         LIST + "if not grads:\n    return 0.0\nif many:\n    dist.all_reduce(grads[0])",
     ],
 )  # fmt: skip
-def test_a_rank_that_leaves_the_others_waiting(body: str) -> None:
+def test_a_rank_that_makes_the_others_hang(body: str) -> None:
     (finding,) = check("CLIP414", function(body)).findings
     assert finding.message.startswith("training hangs")
 
@@ -227,11 +227,11 @@ def test_a_collective_in_a_function_of_the_file() -> None:
         "total = None\nfor p in ps:\n    total = p.sum()\nif total is None:\n    return\ndist.all_reduce(p.grad)",
     ],
 )
-def test_ranks_that_go_together(body: str) -> None:
+def test_ranks_that_return_together(body: str) -> None:
     assert check("CLIP414", function(body)).findings == ()
 
 
-# --- two ranks ----------------------------------------------------------------------------------------------------------
+# --- two ranks --------------------------------------------------------------------------------------------------------
 
 RANK = """
 import datetime, json, sys
@@ -245,7 +245,7 @@ torch.manual_seed(0)
 
 
 def on_two_ranks(tmp_path: Path, example: str, program: str, timeout: float = 60) -> list[object]:
-    """What the program prints as JSON on each rank, after the code of an example."""
+    """The JSON that a program prints on each rank after the code of an example."""
     torch = pytest.importorskip("torch", reason="needs the extra clipcheck[torch]")
     if sys.platform == "win32" or not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
         pytest.skip("torch has no gloo over files here")
@@ -271,7 +271,7 @@ print(json.dumps((before - model.weight.detach()).flatten().tolist()))
 """
 
 
-def test_ranks_with_large_gradients_count_less(tmp_path: Path) -> None:
+def test_large_gradients_of_one_rank_count_less(tmp_path: Path) -> None:
     """The gradients are (0, 0.2) and (3, 0): their mean, clipped to a norm of 1, is (0.998, 0.067)."""
     folder = "CLIP413-clip-before-gradient-all-reduce"
     mean = [1.5, 0.1]
@@ -294,7 +294,7 @@ print(json.dumps(found), flush=True)
 """
 
 
-def test_the_others_wait_for_a_rank_that_has_returned(tmp_path: Path) -> None:
+def test_the_other_ranks_hang_when_one_has_returned(tmp_path: Path) -> None:
     folder = "CLIP414-return-before-collective"
     waits, returned = on_two_ranks(tmp_path, f"{folder}/before.py", HANG.replace("FUNCTION", "total_norm"), timeout=3)
     assert (waits, returned) == ("hangs", 0.0)

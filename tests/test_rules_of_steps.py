@@ -1,6 +1,6 @@
-"""The rules that look at the order of the training step, on short programs. Silent cases first.
+"""The rules about the order of the training step, on short programs. Silent cases first.
 
-In the programs `B` runs backward, `C` clips, `S` steps, `Z` zeroes the gradients; `SB`, `U`, `SS` and `UP` are a
+In the programs, `B` runs backward, `C` clips, `S` steps, `Z` zeroes the gradients; `SB`, `U`, `SS` and `UP` are a
 scaler's scaled backward, unscale, step and update. Each is the body of a training loop, unless it says otherwise.
 """
 
@@ -247,7 +247,7 @@ def test_silent(code: str, body: str) -> None:
     assert check(body, code).findings == ()
 
 
-# What is found, and what the fix makes of it; None where none is offered.
+# What is found, and the result of the fix; None if no fix is offered.
 FOUND: dict[str, list[tuple[str, str | None]]] = {
     "CLIP101": [
         ("for y in x:\n    Z\n    B\n    S\nC", None),  # once an epoch
@@ -469,7 +469,7 @@ def closure(inside: str, around: str) -> str:
         closure("B", "C\nother.run(closure)"),
     ],
 )
-def test_clips_that_a_closure_does_not_undo(body: str) -> None:
+def test_clips_that_a_closure_does_not_overwrite(body: str) -> None:
     assert check(body, "CLIP109").findings == ()
 
 

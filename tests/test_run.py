@@ -1,4 +1,4 @@
-"""`python -m clipcheck.run`: real programs, in processes of their own."""
+"""`python -m clipcheck.run`: real programs in separate processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OURS, TORCHS = "CALLS clipcheck.runtime.clip", "CALLS torch.nn.utils"
 def run(
     *arguments: str | Path, folder: Path, before: tuple[str, ...] = (), **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m clipcheck.run`, or what is `before` it, in a folder that has nothing to do with the project."""
+    """Runs `python -m clipcheck.run`, or the command `before` it, in a folder outside the project."""
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", **variables}
     command = [sys.executable, *(before or ("-m", "clipcheck.run")), *map(str, arguments)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
@@ -83,8 +83,8 @@ def test_nothing_is_installed_without_the_variable(tmp_path: Path) -> None:
     assert done.stdout.startswith(TORCHS), done.stderr
 
 
-def test_processes_below_have_it_too(tmp_path: Path) -> None:
-    """Spawned ones, the workers of a DataLoader, and another interpreter that is started by name."""
+def test_child_processes_have_it_too(tmp_path: Path) -> None:
+    """Spawned processes, the workers of a DataLoader, and an interpreter that is started by name."""
     program = written(
         tmp_path / "train.py",
         """
@@ -117,7 +117,7 @@ def test_processes_below_have_it_too(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun wants libuv there")
 @pytest.mark.parametrize("outside", [True, False])
 def test_workers_of_torchrun(tmp_path: Path, outside: bool) -> None:
-    """Above it and below it, with gradients that are sharded over both."""
+    """As its parent and as its child, with gradients that are sharded over both workers."""
     program = written(
         tmp_path / "train.py",
         """
@@ -166,8 +166,8 @@ def test_a_command_is_found_on_the_path(tmp_path: Path) -> None:
     assert done.stdout.strip() == "plain", done.stderr
 
 
-def test_an_interpreter_without_clipcheck_goes_on(tmp_path: Path) -> None:
-    """It may be another one, started by the program: it says that torch's functions are called."""
+def test_an_interpreter_without_clipcheck_continues(tmp_path: Path) -> None:
+    """The program may start a different interpreter, which warns that torch's functions are called."""
     code = f"import sys; sys.modules['clipcheck.runtime'] = None\nimport torch\n{REPORT}"
     done = run("-c", code, folder=tmp_path)
     assert done.stdout.startswith(TORCHS)
@@ -176,7 +176,7 @@ def test_an_interpreter_without_clipcheck_goes_on(tmp_path: Path) -> None:
 
 
 def test_where_torch_xla_is_installed_nothing_is_replaced(tmp_path: Path) -> None:
-    """When it is imported, it puts a clip of its own in the place of torch's, and raises if that is not torch's."""
+    """When it is imported, it replaces torch's clip by its own, and raises if the clip is not torch's."""
     written(tmp_path / "torch_xla.py", "")
     program = written(tmp_path / "train.py", f"import torch\n{REPORT}")
     done = run(program, folder=tmp_path, PYTHONPATH=os.pathsep.join([str(PROJECT), str(tmp_path)]))

@@ -1,4 +1,4 @@
-"""The runtime against the float64 reference, against torch, and in the corners of torch's contract."""
+"""The runtime compared with the float64 reference and with torch, including the edge cases of torch's contract."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_float16_beyond_65504_is_clipped_where_torch_zeroes() -> None:
 @pytest.mark.parametrize("value", [0.1, 0.3, 1.7, 3.3333e-3])
 @pytest.mark.parametrize("norm_type", [1.0, 2.0])
 def test_constant_gradients_keep_seven_digits(value: float, norm_type: float) -> None:
-    """The worst case for sums in float32: every rounding goes the same way. torch loses three digits here."""
+    """The worst case for sums in float32: all rounding errors have the same sign. torch loses three digits here."""
     constant = torch.full((4_000_000,), value)
     columns = (torch.rand(768, generator=torch.Generator().manual_seed(1)) * value).expand(2000, 768).contiguous()
     noisy = constant * (1 + 1e-5 * torch.randn(4_000_000, generator=torch.Generator().manual_seed(2)))
@@ -127,7 +127,7 @@ def test_random_gradients_keep_seven_digits(elements: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("values", [1, 2, 3, 4, 8, 16, 64])
 def test_gradients_of_few_values_keep_seven_digits(values: int, dtype: torch.dtype) -> None:
-    """Signs, masks and quantised gradients: sums of few values are rounded the same way again and again."""
+    """Signs, masks and quantized gradients: sums of few distinct values are always rounded in the same direction."""
     generator = torch.Generator().manual_seed(values)
     for scale in (1.0, 0.01, 3e-4):
         level = torch.rand(values, generator=generator) * scale
@@ -140,10 +140,10 @@ def test_gradients_of_few_values_keep_seven_digits(values: int, dtype: torch.dty
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kernel", [True, False])
-def test_sixteen_bits_with_and_without_a_kernel_of_torch(
+def test_16_bit_gradients_with_and_without_the_kernel_of_torch(
     dtype: torch.dtype, kernel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Older builds of torch may have none that sums them in float32."""
+    """Older builds of torch may not have one that sums them in float32."""
     assert rows.has_squares(dtype)
     monkeypatch.setattr(rows, "has_squares", lambda _: kernel)
     monkeypatch.setattr(cpu, "is_serial_better", lambda: False)
@@ -160,7 +160,7 @@ def test_sixteen_bits_with_and_without_a_kernel_of_torch(
     assert runtime.grad_norm(params_of(largest)).item() == pytest.approx(600 * torch.finfo(dtype).max, rel=1e-7)
 
 
-def test_small_sets_are_exact() -> None:
+def test_small_gradients_are_as_accurate_as_python_floats() -> None:
     """`.item()` must not be less accurate than the loop of Python floats that it replaces."""
     torch.manual_seed(2)
     for count in (1, 5, 6, 63):
@@ -349,7 +349,7 @@ def test_mixed_dtypes_have_one_norm() -> None:
     check([random((100,), dtype) for dtype in DTYPES[:4]] * 2, 0.3)
 
 
-def test_foreach_is_taken_as_in_torch() -> None:
+def test_foreach_is_handled_as_in_torch() -> None:
     for foreach in (None, True, False):
         assert runtime.clip_grad_norm_(params_of([torch.ones(4)]), 9.0, foreach=foreach).item() == 2.0
     with pytest.raises(RuntimeError, match="foreach=True"):
@@ -425,7 +425,7 @@ def test_under_modes_and_contexts() -> None:
     assert torch.func.vmap(lambda g: runtime.get_total_norm([g]))(torch.ones(3, 4)).tolist() == [2.0] * 3
 
 
-def test_what_is_made_in_inference_mode_serves_outside_of_it() -> None:
+def test_plans_made_in_inference_mode_work_outside_of_it() -> None:
     big = [torch.randn(20_000, dtype=torch.bfloat16)]
     found = []
 
@@ -521,7 +521,7 @@ print(sorted(name for name in sys.modules if name.startswith("clipcheck.") and "
     assert done.stdout.split("\n")[:2] == ["[]", "[]"]
 
 
-# --- torch and ours on the same made-up gradients -------------------------------------------------------------------
+# --- torch and ours on the same random gradients --------------------------------------------------------------------
 
 shapes = st.lists(st.integers(0, 40), max_size=3).map(tuple)
 values = st.floats(-1e4, 1e4, width=32, allow_subnormal=False)
@@ -563,7 +563,7 @@ def made_up(draw: st.DrawFn, device: str) -> list[torch.Tensor]:
     max_norm=st.sampled_from((0.0, 1e-3, 1.0, 10.0, 1e6, INF)),
     foreach=st.sampled_from((None, True, False)),
 )
-def test_as_torch_does(
+def test_results_agree_with_torch(
     device: str, data: st.DataObject, norm_type: float, max_norm: float, foreach: bool | None
 ) -> None:
     """Every difference from torch is listed here: the inf norm of an empty gradient, and digits that torch loses."""
@@ -596,7 +596,7 @@ def test_the_plain_norm_keeps_high_powers_in_range(scale: float, norm_type: floa
     assert plain.norm([torch.zeros(3)], norm_type).item() == 0.0
 
 
-def test_each_fast_path_has_a_plain_twin() -> None:
+def test_each_fast_path_agrees_with_a_plain_one() -> None:
     """The careful, the plain and the fast norm agree on every norm type."""
     grads = [torch.randn(300, 400), torch.randn(77)]
     for norm_type in (1.0, 2.0, 3.0, INF):
@@ -606,7 +606,7 @@ def test_each_fast_path_has_a_plain_twin() -> None:
         assert plain.norm(grads, norm_type).item() == pytest.approx(want, rel=1e-13)
 
 
-def test_a_trace_holds_the_norm_of_each_call() -> None:
+def test_a_trace_contains_the_norm_of_each_call() -> None:
     def clipped(grad: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         params = [torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(2))]
         params[0].grad, params[1].grad = grad * 1, other * 1

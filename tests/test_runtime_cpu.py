@@ -1,4 +1,4 @@
-"""The norm and the scaling on the CPU: every element once, to seven digits, and on one thread where torch has one."""
+"""The norm and the scaling on the CPU: every element once, to seven digits, and on one thread if torch uses one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def params_of(grads: list[torch.Tensor]) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [7, 1_001, 9_001, 12_001, 31_001])
-def test_many_gradients_that_are_copied_together(dtype: torch.dtype, size: int) -> None:
+def test_many_gradients_that_are_concatenated(dtype: torch.dtype, size: int) -> None:
     grads = [torch.randn(size).to(dtype) for _ in range(70)]
     got = runtime.grad_norm(params_of(grads)).item()
     assert abs(got / reference.total_norm(grads) - 1) < 1e-7
@@ -44,7 +44,7 @@ def test_the_16_bit_kernel_takes_so_many_rows_at_a_time(monkeypatch: pytest.Monk
 
 
 def every_layout(size: int) -> list[torch.Tensor]:
-    """Matrices of so many columns: as they are, transposed, sliced both ways, expanded, in three dimensions."""
+    """Matrices with this many columns: contiguous, transposed, sliced both ways, expanded, in three dimensions."""
     return [
         torch.randn(300, size),
         torch.randn(size, 300).t(),
@@ -78,7 +78,7 @@ def test_the_norm_has_every_element_once(
 
 @pytest.mark.parametrize("value", [1.1, 1.3, 1.7])
 def test_repeats_among_others_keep_seven_digits(value: float) -> None:
-    """Constants with random rows where a sample may fall, half of each, and few elements that hold nearly all."""
+    """Constants with random rows where a sample may fall, half of each, and a few elements that dominate."""
     torch.manual_seed(6)
     spotted = torch.full((4_194_304,), value)
     for at in (0, 2_097_152, 3_000_064):
@@ -92,7 +92,7 @@ def test_repeats_among_others_keep_seven_digits(value: float) -> None:
 
 
 def of_few_values(size: int, count: int, spread: float) -> torch.Tensor:
-    """So many values and signs at random, one of which holds most of the norm if the spread is large."""
+    """Random values and signs from a small set, one of which dominates the norm if the spread is large."""
     values = torch.exp(spread * torch.randn(count))
     return values[torch.randint(count, (size,))] * (torch.randint(2, (size,)) * 2 - 1)
 
@@ -122,7 +122,7 @@ def test_adversarial_gradients_keep_seven_digits(make: Callable[[int], torch.Ten
 
 
 def test_long_rows_of_few_values_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their norms differ, so that only their elements tell."""
+    """Their norms differ, so only their elements show it."""
     torch.manual_seed(0)
     sets = [[of_few_values(131_072, 3, 2.0)] for _ in range(20)]
     want = [reference.total_norm(grads) for grads in sets]
@@ -135,8 +135,8 @@ def test_long_rows_of_few_values_are_noticed(monkeypatch: pytest.MonkeyPatch) ->
     assert worst() > 1e-7
 
 
-def test_the_error_of_repeated_rows_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without that the norm would be as far off as the rows are."""
+def test_the_error_of_repeated_rows_is_subtracted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the norm would be as inaccurate as the rows."""
     grads = [torch.full((1000, 1000), 1.0 + each / 31) for each in range(30)]
     want = [reference.total_norm([grad]) for grad in grads]
     got = [cpu.norm([[grad]], 2.0) for grad in grads]
@@ -169,7 +169,7 @@ def test_nothing_waits_for_cores_that_are_busy(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_torch_has_one_thread_below_the_grain() -> None:
-    """What the runtime takes for granted; a process that never had a parallel region has one OpenMP thread."""
+    """The runtime relies on this; a process that never had a parallel region has one OpenMP thread."""
     if sys.platform != "linux":
         pytest.skip("counts threads as Linux lists them")
     script = """
@@ -203,7 +203,7 @@ print(threads() - before)
 
 
 def test_a_forked_process_clips_small_gradients() -> None:
-    """OpenMP's threads do not live on in it: a parallel region would wait for ever, and torch has none here."""
+    """OpenMP's threads do not survive a fork: a parallel region would hang, and torch has none here."""
     if sys.platform != "linux":
         pytest.skip("forks")
     script = """
@@ -231,7 +231,7 @@ child.kill()
     assert done.stdout.strip() == "0"
 
 
-def test_a_busy_machine_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_busy_machine_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "loadavg"
     monkeypatch.setattr(load, "_running", lambda: os.open(file, os.O_RDONLY))
     monkeypatch.setattr(os, "cpu_count", lambda: 4)

@@ -1,4 +1,4 @@
-"""The CUDA clip: on a GPU where there is one, and its kernels in Triton's interpreter on the CPU."""
+"""The CUDA clip: on a GPU if there is one, and its kernels in Triton's interpreter on the CPU."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_mixed_dtypes_views_and_odd_addresses() -> None:
 
 
 def in_the_place_of_each_other(memory: torch.Tensor) -> list[torch.Tensor]:
-    """Gradients at one address that differ in one thing each; `memory` is 1-D and float32."""
+    """Gradients at the same address that differ in one property each; `memory` is 1-D and float32."""
     return [
         memory[:64],
         memory[:65],
@@ -93,7 +93,7 @@ def in_the_place_of_each_other(memory: torch.Tensor) -> list[torch.Tensor]:
 
 
 @needs_gpu
-def test_nothing_is_taken_for_what_was_there_before() -> None:
+def test_changed_gradients_are_not_mistaken_for_earlier_ones() -> None:
     memory, other = random(1000), random(7)
     for _ in range(3):
         for grad in in_the_place_of_each_other(memory):
@@ -106,13 +106,13 @@ def test_nothing_is_taken_for_what_was_there_before() -> None:
 
 
 def refuses(varying: tuple[object, ...]) -> None:
-    """The launch of a Triton that takes other arguments."""
+    """A launch in a Triton with other arguments."""
     raise TypeError("function takes exactly 27 arguments")
 
 
 @needs_gpu
-def test_later_calls_are_launched_as_the_first() -> None:
-    """The second call of a plan does not go through Triton's look at the arguments; no argument may be frozen by it."""
+def test_later_calls_are_launched_like_the_first() -> None:
+    """The second call of a plan bypasses Triton's check of the arguments; no argument may be frozen by that."""
     from clipcheck.runtime import cuda, cuda_plan
 
     for _ in range(3):
@@ -223,7 +223,7 @@ def test_gradients_on_another_device_than_the_current_one() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-def test_the_host_never_waits_with_several_devices() -> None:
+def test_the_host_never_synchronizes_with_several_devices() -> None:
     params = params_of([random(1000), random(500).to("cuda:1")])
     runtime.clip_grad_norm_(params, 1.0)
     for device in (0, 1):
@@ -272,7 +272,7 @@ def test_more_than_two_to_the_31_elements() -> None:
 @needs_gpu
 @pytest.mark.parametrize("bad", [1.0, math.nan])
 def test_the_norm_of_many_elements_changes_nothing(bad: float) -> None:
-    """Above some size the norm takes the two kernels of the clip."""
+    """Above a certain size, the norm uses the two kernels of the clip."""
     from clipcheck.runtime import cuda, cuda_plan
 
     grads = [torch.full(((cuda.MANY + 1) * cuda_plan.CHUNK,), 0.5, device="cuda", dtype=torch.bfloat16), random(5)]
@@ -285,7 +285,7 @@ def test_the_norm_of_many_elements_changes_nothing(bad: float) -> None:
 
 
 @needs_gpu
-def test_the_host_never_waits() -> None:
+def test_the_host_never_synchronizes() -> None:
     grads = [random(1000, 1000), random(64, dtype=torch.bfloat16)]
     params = params_of(grads)
     runtime.clip_grad_norm_(params, 1.0)
@@ -309,7 +309,7 @@ def cuda_plans() -> list[object]:
 
 @needs_gpu
 @pytest.mark.parametrize("warm", [True, False])
-def test_in_a_cuda_graph_beside_eager_calls(warm: bool) -> None:
+def test_in_a_cuda_graph_mixed_with_eager_calls(warm: bool) -> None:
     params = params_of([random(1031 + warm, 97), random(7919), random(6113 + warm, dtype=torch.bfloat16)])
     if warm:
         runtime.clip_grad_norm_(params, 1.0)

@@ -1,4 +1,4 @@
-"""What large training says of its parameters: meshes, stages, tied embeddings, experts, gradients that live elsewhere."""
+"""The arguments for large training: meshes, stages, tied embeddings, experts, gradients stored elsewhere."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def a_mesh_is_taken_for_its_groups(rank: int, size: int) -> None:
 
 
 def stages_of_other_kinds(rank: int, size: int) -> None:
-    """The first stage has parts and whole parameters, the others only whole ones: still one number per stage."""
+    """The first stage has sharded and whole parameters, the others only whole ones: still one number per stage."""
     mesh = init_device_mesh(device(), (2, size // 2), mesh_dim_names=("pp", "tp"))
     stage, place = mesh.get_coordinate()
     split, first, second = whole((size // 2 * 3, 2), (5,), (4,))
@@ -113,7 +113,7 @@ def tied_embeddings_count_once(rank: int, size: int) -> None:
 
 
 def what_counts_beside_shards(rank: int, size: int) -> None:
-    """Duplicates of tensor parallelism count on the first rank alone, beside parts that count everywhere."""
+    """Duplicates of tensor parallelism count only on the first rank, mixed with shards that count everywhere."""
     mesh = init_device_mesh(device(), (size,))
     grads = whole((8, 6), (5,), (size * 2, 3))
     params = [
@@ -205,7 +205,7 @@ def a_rank_without_experts_takes_part(rank: int, size: int) -> None:
 
 
 def all_groups_of_a_mesh(rank: int, size: int) -> None:
-    """Two kinds of groups, of which ranks use none, one or both; the same two numbers go over each."""
+    """Two kinds of groups, of which ranks use none, one or both; the same two numbers are sent over each."""
     mesh = init_device_mesh(device(), (2, size // 2), mesh_dim_names=("dp", "ep"))
     row, column = mesh.get_coordinate()
     both, over_rows, over_columns, everywhere = whole((size * 2, 3), (2 * 3, 2), (size // 2 * 3,), (7,))
@@ -224,7 +224,7 @@ def all_groups_of_a_mesh(rank: int, size: int) -> None:
     }
     params = {name: replicated(made[name][0].clone()) for name in lists[rank]}
     of = {id(p): made[name][1] for name, p in params.items()}
-    # What a rank does not list it does not have: whole are the parts that are listed.
+    # A rank does not have the parameters that it does not list: the listed parts are complete.
     squares = reference.total_norm([both]) ** 2
     if size == 2:
         squares += reference.total_norm([over_rows]) ** 2
@@ -249,7 +249,7 @@ def all_groups_of_a_mesh(rank: int, size: int) -> None:
 
 
 def a_group_that_this_rank_is_not_in(rank: int, size: int) -> None:
-    """`new_group` gives what is no group to the ranks that are not in it."""
+    """`new_group` returns a placeholder on the ranks that are not in the group."""
     experts = dist.new_group(list(range(size - 1)), backend=dist.get_backend())
     parts = whole(*[(3, 2)] * size)
     mine = [replicated(parts[rank])]
@@ -304,7 +304,7 @@ def test_in_one_process() -> None:
     assert half.main_grad.norm().item() == pytest.approx(0.5, rel=1e-5)
 
 
-def test_mistakes_are_told() -> None:
+def test_mistakes_are_reported() -> None:
     param = torch.nn.Parameter(torch.zeros(2))
     param.grad = torch.tensor([3.0, 4.0])
     for clip in (

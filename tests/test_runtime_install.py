@@ -1,4 +1,4 @@
-"""Putting the runtime in the places of torch's functions, and taking it out again."""
+"""Replacing torch's functions by the runtime, and restoring them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NAMES = [
 
 
 def now() -> dict[str, object]:
-    """What is in torch's places."""
+    """The functions in torch's places."""
     return {name: vars(sys.modules[name.rpartition(".")[0]])[name.rpartition(".")[2]] for name in NAMES}
 
 
@@ -45,7 +45,7 @@ OURS = {name: getattr(runtime, name.rpartition(".")[2].lstrip("_")) for name in 
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    """Each test starts and ends with torch's own functions; those that this process's other tests hold are no news."""
+    """Each test starts and ends with torch's own functions; references held by other tests do not count."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="these still are torch's functions")
         yield
@@ -68,7 +68,7 @@ def made_up() -> list[nn.Parameter]:
     return [param]
 
 
-def test_ours_are_where_torchs_were_and_then_no_more() -> None:
+def test_our_functions_replace_torchs_and_are_removed_again() -> None:
     found = runtime.install()
     assert now() == OURS
     assert set(found.places) == set(NAMES)
@@ -119,8 +119,8 @@ def test_unknown_results_are_refused() -> None:
     assert now() == BEFORE
 
 
-def test_what_is_called_is_ours() -> None:
-    """`max_norm` in place of 1 shows it: ours writes nothing, torch multiplies by 1."""
+def test_calls_reach_our_functions() -> None:
+    """With a norm below `max_norm` ours writes nothing, while torch multiplies by 1."""
     params = made_up()
     version = params[0].grad._version
     with runtime.installed():
@@ -179,7 +179,7 @@ def test_uninstalling_inside_a_block_ends_it() -> None:
 
 
 def another(*args: object, **kwargs: object) -> None:
-    """Some other library's clip."""
+    """The clip of another library."""
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def another(*args: object, **kwargs: object) -> None:
     [another, functools.wraps(utils.clip_grad_norm_)(another), functools.partial(utils.clip_grad_norm_), [].append],
     ids=["function", "wrapper", "partial", "built-in"],
 )
-def test_another_librarys_function_is_left_alone(theirs: object) -> None:
+def test_a_function_of_another_library_is_left_alone(theirs: object) -> None:
     with mock.patch.object(utils, "clip_grad_norm_", theirs):
         with pytest.warns(UserWarning, match=r"torch\.nn\.utils\.clip_grad_norm_ is another library's") as caught:
             found = runtime.install()
@@ -273,14 +273,14 @@ def test_a_module_of_two_names_is_named_once(module: types.ModuleType) -> None:
     assert [holder for holder in holders if holder.endswith(".clip")] == ["made_up_trainer.clip"]
 
 
-def test_other_functions_of_torch_are_not_meant(module: types.ModuleType) -> None:
+def test_other_functions_of_torch_are_not_replaced(module: types.ModuleType) -> None:
     module.value, module.old = utils.clip_grad_value_, utils.clip_grad_norm
     found = runtime.install(rebind=True)
     assert not [name for name in (*found.places, *found.holders) if name.startswith("made_up_trainer")]
     assert module.value is utils.clip_grad_value_
 
 
-def test_our_own_modules_are_no_holders() -> None:
+def test_our_own_modules_are_not_listed_as_holders() -> None:
     runtime.install()
     assert not [holder for holder in runtime.uninstall().holders if holder.startswith("clipcheck.")]
 
@@ -294,7 +294,7 @@ def test_a_warning_that_is_an_error_ends_the_block(module: types.ModuleType) -> 
     assert now() == BEFORE
 
 
-def test_a_module_that_is_gone_is_no_error(module: types.ModuleType) -> None:
+def test_a_missing_module_is_not_an_error(module: types.ModuleType) -> None:
     module.clip = utils.clip_grad_norm_
     runtime.install(rebind=True)
     with mock.patch.dict(sys.modules):
@@ -328,7 +328,7 @@ def test_looking_for_holders_loads_no_lazy_module(tmp_path: Path) -> None:
         runtime.uninstall()
 
 
-# --- what else may look at torch's functions ------------------------------------------------------------------------
+# --- other users of torch's functions -------------------------------------------------------------------------------
 
 
 def test_threads_see_ours_until_the_last_block_ends() -> None:
@@ -382,7 +382,7 @@ def test_an_empty_iterator_is_warned_about_where_it_is_passed(results: str) -> N
 
 @pytest.fixture
 def alone() -> Iterator[None]:
-    """A process group of this process alone."""
+    """A process group with only this process."""
     if not (dist.is_available() and dist.is_gloo_available()):
         pytest.skip("torch has no gloo here")
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -425,8 +425,8 @@ def test_the_norm_of_dtensors_is_a_dtensor_when_asked(clip: Clip) -> None:
 
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("use_orig_params", [False, True])
-def test_fsdp1_that_shards_nothing_calls_ours(use_orig_params: bool) -> None:
-    """It calls `torch.nn.utils.clip_grad_norm_` itself, with parameters that are refused otherwise."""
+def test_fsdp1_without_sharding_calls_our_function(use_orig_params: bool) -> None:
+    """It calls `torch.nn.utils.clip_grad_norm_` itself, with parameters that are otherwise rejected."""
     from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
 
     model = FullyShardedDataParallel(

@@ -32,7 +32,7 @@ def params_of(grads: list[torch.Tensor]) -> list[nn.Parameter]:
 
 
 def made_up(dtype: torch.dtype, device: str) -> list[torch.Tensor]:
-    """One of many elements, a strided one, an empty one, a scalar."""
+    """A large gradient, a strided one, an empty one, and a scalar."""
     generator = torch.Generator().manual_seed(3)
     wide = torch.complex64 if dtype.is_complex else torch.float32
     shapes = [(300, 301), (40, 50), (0,), ()]
@@ -60,9 +60,7 @@ def test_a_skipped_norm_zeroes_every_gradient(device: str, dtype: torch.dtype, n
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("norm_type", NORM_TYPES)
 @pytest.mark.parametrize("max_norm", [0.5, 1e9])
-def test_a_finite_norm_is_clipped_all_the_same(
-    device: str, dtype: torch.dtype, norm_type: float, max_norm: float
-) -> None:
+def test_a_finite_norm_is_still_clipped(device: str, dtype: torch.dtype, norm_type: float, max_norm: float) -> None:
     ours, other = made_up(dtype, device), made_up(dtype, device)
     norm = runtime.clip_grad_norm_(params_of(ours), max_norm, norm_type, nonfinite="skip")
     assert torch.equal(norm, runtime.clip_grad_norm_(params_of(other), max_norm, norm_type))
@@ -72,7 +70,7 @@ def test_a_finite_norm_is_clipped_all_the_same(
 @pytest.mark.parametrize("norm_type", NORM_TYPES)
 @pytest.mark.parametrize("bad", BAD)
 def test_where_no_value_may_reach_the_host(bad: float, norm_type: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The way of torch.compile, of other devices and of tensor subclasses, on values that can be looked at."""
+    """The path for torch.compile, other devices and tensor subclasses, with values that can be inspected."""
     monkeypatch.setattr(local, "_observed", lambda: True)
     grads = [torch.randn(3, 4), torch.randn(5)]
     grads[0][1, 2] = bad
@@ -117,7 +115,7 @@ def test_skipping_sparse_and_conjugated_and_shared_gradients() -> None:
 
 @pytest.mark.parametrize("optimizer_class", [torch.optim.AdamW, torch.optim.SGD])
 def test_a_fused_optimizer_takes_the_flag(optimizer_class: type[torch.optim.Optimizer]) -> None:
-    """The step of a norm that is not finite leaves parameters and state as they are, momentum and decay included."""
+    """The step of a norm that is not finite leaves parameters and state unchanged, including momentum and decay."""
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
         pytest.skip("fused optimizers on the CPU are young")
     momentum = {"momentum": 0.9} if optimizer_class is torch.optim.SGD else {}
@@ -181,14 +179,14 @@ def test_an_error_says_when_the_norm_alone_is_infinite() -> None:
         runtime.clip_grad_norm_(params_of(grads), 1.0, 1.0, nonfinite="raise")
 
 
-def test_names_are_read_for_the_error_alone() -> None:
+def test_names_are_read_only_for_the_error() -> None:
     model = Model()
     names = model.named_parameters()
     runtime.clip_grad_norm_(model.parameters(), 1.0, nonfinite="raise", names=names)
     assert len(list(names)) == 4
 
 
-def test_what_contradicts_is_refused() -> None:
+def test_contradictory_arguments_are_rejected() -> None:
     params = params_of([torch.ones(2)])
     with pytest.raises(ValueError, match="contradicts"):
         runtime.clip_grad_norm_(params, 1.0, error_if_nonfinite=True, nonfinite="skip")
@@ -220,7 +218,7 @@ def test_clipping_with_a_norm_that_is_not_finite(device: str, bad: float, as_num
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("norm_type", [2.0, 3.0])
-def test_skipping_does_not_wait_for_the_gpu(norm_type: float) -> None:
+def test_skipping_does_not_synchronize_with_the_gpu(norm_type: float) -> None:
     grads = [torch.randn(100, 50, device="cuda"), torch.randn(3, device="cuda")]
     params = params_of(grads)
     runtime.clip_grad_norm_(params, 0.5, norm_type, nonfinite="skip")  # compiles

@@ -1,4 +1,4 @@
-"""A sharded clip after anything that its plan follows from has changed: as right as the first one."""
+"""A sharded clip is still right after anything that its plan depends on has changed."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from clipcheck.runtime import reference, spread  # noqa: E402
 
 
 def with_a_group_of_its_own(size: int) -> DeviceMesh:
-    """A mesh of all ranks; one that torch makes may use the group of all."""
+    """A mesh of all ranks with a separate group; torch might reuse the default group."""
     return DeviceMesh.from_group(dist.new_group(list(range(size)), backend=dist.get_backend()), device())
 
 
 def a_plan_is_made_once(rank: int, size: int) -> None:
-    """Also where every step lays the gradients out again; each list has one plan."""
+    """Even if every step redistributes the gradients; each list has one plan."""
     mesh = init_device_mesh(device(), (size,))
     grads = whole((7, 13), (5,))
     params = [distributed(g, mesh, [Shard(0)]) for g in grads]
@@ -64,7 +64,7 @@ def a_plan_is_made_once(rank: int, size: int) -> None:
 
 
 def other_placements_of_the_same_parameters(rank: int, size: int) -> None:
-    """The parameters stay the objects that they were, and get another layout."""
+    """The parameters stay the same objects, with a different layout."""
     mesh = init_device_mesh(device(), (size,))
     grads = whole((8, 6), (5, 4))
     params = [distributed(g, mesh, [Shard(0)]) for g in grads]
@@ -81,7 +81,7 @@ def other_placements_of_the_same_parameters(rank: int, size: int) -> None:
     params[1].grad = other.grad
     params[0].grad = distribute_tensor(grads[0].clone(), mesh, [Shard(0)])
     check(params, grads, 1)
-    # A layout that is changed where it stands.
+    # A layout that is changed in place.
     params[1]._spec.placements = (Shard(0),)
     params[1]._local_tensor = grads[1].tensor_split(size)[rank].contiguous()
     params[1].grad = distribute_tensor(grads[1].clone(), mesh, [Shard(0)])
@@ -90,12 +90,12 @@ def other_placements_of_the_same_parameters(rank: int, size: int) -> None:
 
 
 def other_meshes_that_are_equal(rank: int, size: int) -> None:
-    """A mesh of the same ranks with groups of its own, and one that is freed and followed by another in its place."""
+    """A mesh of the same ranks with different groups, and one that is freed and replaced at the same address."""
     grads = whole((8, 6), (5,))
     meshes = [with_a_group_of_its_own(size) for _ in range(2)]
     assert meshes[0] == meshes[1]
     for mesh in (*meshes, *meshes):
-        # No `Parameter`: to make one is an operation, whose result torch puts on the first of equal meshes.
+        # Not a `Parameter`: creating one is an operation, whose result torch puts on the first of equal meshes.
         params = [distribute_tensor(torch.zeros_like(g), mesh, [Shard(0)]).requires_grad_() for g in grads]
         for p, grad in zip(params, grads, strict=True):
             p.grad = distribute_tensor(grad.clone(), mesh, [Shard(0)])
@@ -117,7 +117,7 @@ def other_meshes_that_are_equal(rank: int, size: int) -> None:
 
 
 def a_gradient_in_the_place_of_another(rank: int, size: int) -> None:
-    """Replaced by one of another layout, mesh, dtype, or by a partial sum; taken away, on one rank or on all."""
+    """Replaced by one with another layout, mesh or dtype, or by a partial sum; removed on one rank or on all."""
     mesh, twin = init_device_mesh(device(), (size,)), init_device_mesh(device(), (size,))
     grads = whole((8, 6), (12,))
     params = [distributed(g, mesh, [Shard(0)]) for g in grads]
@@ -148,7 +148,7 @@ def a_gradient_in_the_place_of_another(rank: int, size: int) -> None:
 
 
 def a_local_part_in_the_place_of_another(rank: int, size: int) -> None:
-    """The DTensor stays, and its memory is replaced: other addresses, dtypes, strides, as many elements."""
+    """The DTensor stays but its memory is replaced: other addresses, dtypes, strides, the same number of elements."""
     mesh = init_device_mesh(device(), (size,))
     grads = whole((8, 6), (12,))
     params = [distributed(g, mesh, [Shard(0)]) for g in grads]
@@ -168,7 +168,7 @@ def a_local_part_in_the_place_of_another(rank: int, size: int) -> None:
 
 
 def other_lists_of_the_same_length(rank: int, size: int) -> None:
-    """The order of the parameters, plain ones among them, and what `shard_group` says of them."""
+    """The order of the parameters, including plain ones, and what `shard_group` returns for them."""
     mesh = init_device_mesh(device(), (size,))
     grads = whole((8, 6), (size * 3,), (4,))
 
@@ -207,7 +207,7 @@ def other_lists_of_the_same_length(rank: int, size: int) -> None:
 
 
 def a_destroyed_group(rank: int, size: int) -> None:
-    """What is destroyed is not used again; a new group of the same ranks is."""
+    """A destroyed group is not used again; a new group of the same ranks is."""
     grads = whole((size * 3, 2), (5,))
 
     def params() -> list[torch.Tensor]:
@@ -253,12 +253,12 @@ CASES: tuple[Case, ...] = (
 
 @pytest.mark.parametrize("setup", SETUPS, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_a_plan_is_dropped_when_what_it_follows_from_changes(setup: Setup, case: Case) -> None:
+def test_a_plan_is_dropped_when_its_inputs_change(setup: Setup, case: Case) -> None:
     every_rank_agrees(setup, case, CASES)
 
 
 def test_no_process_group_outlives_the_interpreter() -> None:
-    """With gloo one in four processes of a job was aborted at its end, after all its work was done."""
+    """With gloo, one in four processes of a job was aborted at exit, after all its work was done."""
     script = """
 import atexit, sys
 atexit.register(lambda: print(len(sys.modules["clipcheck.runtime.spread"]._plans)))  # the last to run

@@ -1,4 +1,4 @@
-"""The sharded clip, in real processes over gloo or NCCL, against the float64 norm of the whole gradients."""
+"""The sharded clip in real processes over gloo or NCCL, compared with the float64 norm of the whole gradients."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def nonfinite(rank: int, size: int) -> None:
 
 
 def nonfinite_is_skipped_by_all(rank: int, size: int) -> None:
-    """Sharded, replicated and staged: the bad element is on the last rank, and all ranks zero what they hold."""
+    """Sharded, replicated and staged: the bad element is on the last rank, and all ranks zero their gradients."""
     mesh = init_device_mesh(device(), (size,))
     for bad in (float("nan"), float("inf")):
         for norm_type in (2.0, 3.0, INF):
@@ -199,7 +199,7 @@ def nonfinite_is_skipped_by_all(rank: int, size: int) -> None:
 
 
 def under_torch_compile(rank: int, size: int) -> None:
-    """A graph break is fine; every call measures the gradients that are there."""
+    """A graph break is fine; every call measures the current gradients."""
     mesh = init_device_mesh(device(), (size,))
     grads = whole((7, 13), (5,))
     params = [distributed(g, mesh, [Shard(0)]) for g in grads]
@@ -277,7 +277,7 @@ def fsdp2_offloaded_to_the_cpu(rank: int, size: int) -> None:
 
 
 def plain_and_sharded_on_two_devices(rank: int, size: int) -> None:
-    """A parameter on the CPU beside DTensors on GPUs, and the other way round."""
+    """A parameter on the CPU mixed with DTensors on GPUs, and the other way around."""
 
     mesh = init_device_mesh(device(), (size,))
     grads = whole((8, 6), (5,))
@@ -344,7 +344,7 @@ def test_every_rank_agrees_with_the_unsharded_gradients(setup: Setup, case: Case
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch has no process groups here")
-def test_a_group_that_torch_has_no_list_of_is_itself() -> None:
+def test_a_group_that_torch_does_not_list_stands_for_itself() -> None:
     from clipcheck.runtime.spread import _one_for_equal
 
     one, other = dist.ProcessGroup(0, 2), dist.ProcessGroup(0, 2)

@@ -1,4 +1,4 @@
-"""A fix gives the same bytes wherever it is asked for: on the command line, from Python, and in an editor, one by one or all at once."""
+"""A fix produces the same bytes on the command line, from Python, and in an editor, one by one or all at once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FIXED = [(rule, example) for rule in RULES.values() for example in examples(rule
 
 @pytest.fixture(scope="module")
 def on_the_command_line(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, bytes]:
-    """Every example after `--fix` of its own rule: one run for each rule, which fixes all of its examples."""
+    """Every example after `--fix` with its rule: one run per rule, which fixes all of its examples."""
     results = {}
     for rule in {rule.code: rule for rule, _ in FIXED}.values():
         folder = tmp_path_factory.mktemp(rule.code)
@@ -42,7 +42,7 @@ def on_the_command_line(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, 
 
 
 def bare(path: Path) -> str:
-    """An example without the comments that other tests read, which may stand in a fix's way."""
+    """An example without the comments that other tests read, which may prevent a fix."""
     return re.sub(r"[ \t]*# expect:.*", "", path.read_bytes().decode())
 
 
@@ -51,7 +51,7 @@ def opened(text: str) -> Opened:
 
 
 def applied(text: str, changes: list[tuple[Place, str]]) -> str:
-    """A string after changes in it, as an editor makes them: all places are those of the string before."""
+    """A string after changes, as an editor applies them: all positions refer to the original string."""
     starts = [0]
     for line in text.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
@@ -64,7 +64,9 @@ def applied(text: str, changes: list[tuple[Place, str]]) -> str:
 @pytest.mark.parametrize(
     ("rule", "example"), FIXED, ids=lambda one: one.name if isinstance(one, (Rule, Example)) else ""
 )
-def test_every_way_gives_the_same_bytes(rule: Rule, example: Example, on_the_command_line: dict[Path, bytes]) -> None:
+def test_every_way_to_fix_gives_the_same_bytes(
+    rule: Rule, example: Example, on_the_command_line: dict[Path, bytes]
+) -> None:
     wanted = on_the_command_line[example.before].decode()
     before = bare(example.before)
     assert wanted != before

@@ -1,4 +1,4 @@
-"""What belongs to a loop goes with it: the zero before it, the root after it, names for squares and parentheses."""
+"""What belongs to a loop is rewritten with it: the zero before, the root after, names for squares, parentheses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEAD = "import math\nimport numpy as np\nimport torch\nUSED = math, np, torch\n"
 
 
 def check(body: str, *codes: str, fix: bool = False) -> tuple[str, tuple[Finding, ...]]:
-    """A function of this body after the fixes of these rules, and what is found of it."""
+    """A function with this body after the fixes of these rules, and the findings in it."""
     text = (
         HEAD + "def f(ps, gs, model, limit, device):\n" + textwrap.indent(textwrap.dedent(body).strip(), "    ") + "\n"
     )
@@ -67,7 +67,7 @@ TENSOR = "for p in ps:\n    total += p.grad.norm() ** 2"
         (f"sqsum = 0.0\n{FLOAT}\nlog(sqsum)".replace("total", "sqsum"), "sqsum = grad_norm(ps).item() ** 2\nlog(sqsum)"),
     ],
 )  # fmt: skip
-def test_what_prepares_a_norm_goes_with_the_loop(before: str, after: str) -> None:
+def test_the_preparation_of_a_norm_is_removed_with_the_loop(before: str, after: str) -> None:
     assert fixed(before) == after
 
 
@@ -115,7 +115,7 @@ POWER = "sum(p.grad.norm().item() ** 2 for p in ps)"
         (f"total = {POWER}\nif limit:\n    total = total ** 0.5\nreturn total", "total = grad_norm(ps).item() ** 2\nif limit:\n    total = total ** 0.5\nreturn total"),
     ],
 )  # fmt: skip
-def test_roots_that_are_taken_elsewhere_go(before: str, after: str) -> None:
+def test_roots_that_are_taken_elsewhere_are_removed(before: str, after: str) -> None:
     assert fixed(before, "CLIP001", "CLIP005") == after
 
 
@@ -173,7 +173,7 @@ def test_other_casts_leave_no_fix(body: str) -> None:
         ("torch.pow(sum(p.grad.norm().item() ** 2 for p in ps), 0.5)", "grad_norm(ps)"),
     ],
 )
-def test_what_makes_failing_code_run_is_no_safe_fix(norm: str, after: str) -> None:
+def test_a_fix_that_makes_failing_code_run_is_not_safe(norm: str, after: str) -> None:
     _, (finding,) = check(f"return {norm}", "CLIP001")
     assert finding.fix is not None
     assert finding.fix.safety is Safety.UNSAFE
@@ -189,7 +189,7 @@ def test_what_makes_failing_code_run_is_no_safe_fix(norm: str, after: str) -> No
         "sum(p.grad.norm().item() ** 2 for p in ps) ** 0.5",
     ],
 )
-def test_what_runs_today_is_fixed_safely(norm: str) -> None:
+def test_code_that_runs_is_fixed_safely(norm: str) -> None:
     _, (finding,) = check(f"return {norm}", "CLIP001")
     assert finding.fix is not None
     assert finding.fix.safety is Safety.SAFE
@@ -212,7 +212,7 @@ NORM = "sum(p.grad.norm().item() ** 2 for p in ps)"
         (f"x = (  # why\n    {NORM} ** 0.5\n)\nreturn x", "x = (  # why\n    grad_norm(ps).item()\n)\nreturn x"),
     ],
 )
-def test_parentheses_that_nothing_needs_any_more_go(before: str, after: str) -> None:
+def test_unneeded_parentheses_are_removed(before: str, after: str) -> None:
     assert fixed(before) == after
 
 

@@ -32,13 +32,13 @@ from clipcheck.runtime import clip_grad_norm_
 def clip(model):
     return clip_grad_norm_(model.parameters(), 1.0)
 """
-# Nobody waits longer than this for an answer that comes in milliseconds.
+# The longest wait for an answer, which usually takes milliseconds.
 PATIENCE = 20.0
 SERVER = ("-m", "clipcheck", "server")
 
 
 class Editor(LanguageClient):
-    """A client that keeps what the server says, as an editor does."""
+    """A client that stores what the server sends, as an editor does."""
 
     def __init__(self) -> None:
         super().__init__("editor", "1")
@@ -158,7 +158,7 @@ def typed(line: int, character: int, text: str, deleted: int = 0) -> lsp.TextDoc
 
 
 def applied(text: str, edit: lsp.WorkspaceEdit | None, uri: str) -> str:
-    """The text after an editor has applied an edit; columns are code points here, as the tests' texts are ASCII."""
+    """The text after an editor has applied an edit; columns are code points, since the texts here are ASCII."""
     assert edit is not None
     edits: list[lsp.TextEdit] = []
     for change in edit.document_changes or ():
@@ -181,7 +181,7 @@ def applied(text: str, edit: lsp.WorkspaceEdit | None, uri: str) -> str:
 URI = "file:///project/train%20me.py"
 
 
-def test_findings_follow_the_keystrokes() -> None:
+def test_findings_follow_keystrokes() -> None:
     async def run() -> None:
         async with session() as client:
             client.open(URI, BEFORE)
@@ -208,7 +208,7 @@ def test_findings_follow_the_keystrokes() -> None:
     asyncio.run(run())
 
 
-def test_a_half_typed_line_is_no_end() -> None:
+def test_a_half_typed_line_does_not_stop_the_analysis() -> None:
     async def run() -> None:
         async with session() as client:
             client.open(URI, BEFORE + "x = (\n")
@@ -264,7 +264,7 @@ def test_columns_are_counted_as_agreed(encoding: lsp.PositionEncodingKind | None
     asyncio.run(run())
 
 
-def test_lines_end_where_the_protocol_says() -> None:
+def test_lines_end_where_the_protocol_says_so() -> None:
     """A form feed or a line separator in a string ends no line, a lone carriage return does."""
     text = "import torch\n\f\nname = 'a\u2028b'\r\nx = 1\r" + "torch.nn.utils.clip_grad_norm([], 1.0)\n"
 
@@ -378,7 +378,7 @@ def test_hover_shows_the_rules_page() -> None:
     asyncio.run(run())
 
 
-# --- notebooks ----------------------------------------------------------------------------------------------------------
+# --- notebooks --------------------------------------------------------------------------------------------------------
 
 NOTEBOOK = "file:///project/train.ipynb"
 CELLS = ["import torch\n", "# a heading", "%matplotlib inline\ntorch.nn.utils.clip_grad_norm([], 1.0)"]
@@ -452,7 +452,7 @@ def test_cells_change_come_and_go() -> None:
     asyncio.run(run())
 
 
-# --- settings -----------------------------------------------------------------------------------------------------------
+# --- settings ---------------------------------------------------------------------------------------------------------
 
 
 def test_settings_are_noticed_when_they_change(tmp_path: Path) -> None:
@@ -502,7 +502,7 @@ def test_a_fault_in_the_settings_is_shown_once(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-# --- faults -------------------------------------------------------------------------------------------------------------
+# --- faults -----------------------------------------------------------------------------------------------------------
 
 FAULTY = """
 from clipcheck.editor import looks, server
@@ -519,7 +519,7 @@ server.main()
 """
 
 
-def test_a_fault_in_one_file_ends_nothing() -> None:
+def test_an_error_in_one_file_does_not_stop_the_server() -> None:
     async def run() -> None:
         async with session(("-c", FAULTY)) as client:
             other = "file:///project/other.py"
@@ -533,7 +533,7 @@ def test_a_fault_in_one_file_ends_nothing() -> None:
     asyncio.run(run())
 
 
-def test_hostile_texts_end_nothing() -> None:
+def test_hostile_texts_do_not_stop_the_server() -> None:
     texts = [
         "(" * 100_000,
         "# coding: nonsense\nclip_grad_norm",
@@ -554,7 +554,7 @@ def test_hostile_texts_end_nothing() -> None:
 
 
 def raw(method: str, params: object, length: str | None = None, number: int | None = None) -> bytes:
-    """A message as it goes over the wire, of a client that the protocol's own checks do not hold back."""
+    """A message as it is sent, by a client without the checks of the protocol library."""
     message = {"jsonrpc": "2.0", "method": method, "params": params} | ({} if number is None else {"id": number})
     body = json.dumps(message).encode()
     return f"Content-Length: {len(body) if length is None else length}\r\n\r\n".encode() + body
@@ -611,7 +611,7 @@ def test_positions_outside_of_the_text_do_not_stop_the_server() -> None:
         ((0, 1), (0, 99), "f\nsecond\n"),  # beyond a line's end is at its end
         ((1, 0), (99, 0), "first\n"),  # after the last line is at the end
         ((9, 9), (9, 9), "first\nsecond\n"),
-        ((1, 3), (0, 0), "ond\n"),  # the wrong way round
+        ((1, 3), (0, 0), "ond\n"),  # the wrong way around
     ],
 )
 def test_a_change_outside_of_the_text_is_made_at_its_edge(
@@ -651,7 +651,7 @@ for x, y in …:  # abridged, and no fault
 > torch.nn.utils.clip_grad_norm(model.parameters(), 2.0)
 > ```
 """
-# Both calls, each under the import that it needs, in the list's indentation and after the quote's marks.
+# Both calls, each below the import that it needs, with the list's indentation and after the quote's marks.
 FIXED_LIST = MARKDOWN.replace(
     "  import torch\n", "  import torch\n  from clipcheck.runtime import clip_grad_norm_\n", 1
 )
@@ -753,8 +753,8 @@ def test_the_server_ends_when_the_client_is_gone() -> None:
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_a_shutdown_right_after_a_keystroke_is_heard(asked: bool) -> None:
-    """What the keystroke has set going is not waited for, and does not keep the server alive."""
+def test_a_shutdown_right_after_a_keystroke_is_handled(asked: bool) -> None:
+    """The work that the keystroke started is not waited for, and does not keep the server alive."""
 
     async def run() -> None:
         client = editor()
@@ -780,8 +780,8 @@ def test_a_shutdown_right_after_a_keystroke_is_heard(asked: bool) -> None:
     asyncio.run(run())
 
 
-def test_what_cannot_be_told_is_told_once() -> None:
-    """A client that is gone is not told of each message that did not reach it."""
+def test_a_lost_client_is_reported_once() -> None:
+    """If the client is gone, the server does not log each message that it could not deliver."""
 
     class Gone:
         tries = 0
@@ -789,7 +789,7 @@ def test_what_cannot_be_told_is_told_once() -> None:
         def write(self, data: bytes) -> None:
             self.tries += 1
             if self.tries > 3:
-                raise KeyboardInterrupt  # or it would go on without an end
+                raise KeyboardInterrupt  # otherwise it would go on forever
             raise ValueError("write to closed file")
 
     ls, gone = server(), Gone()
@@ -798,7 +798,7 @@ def test_what_cannot_be_told_is_told_once() -> None:
     assert gone.tries == 1
 
 
-def test_nothing_begins_after_the_shutdown() -> None:
+def test_nothing_starts_after_the_shutdown() -> None:
     begun: list[str] = []
 
     async def run() -> None:

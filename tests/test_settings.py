@@ -1,4 +1,4 @@
-"""Which settings hold for a file: patterns as git reads them, layers from the widest to the nearest, selections."""
+"""Which settings apply to a file: patterns as in git, layers from the widest to the nearest, selections."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ from clipcheck.settings.table import KEYS, in_pyproject
         ("*.py", "..a/b.py", True),
     ],
 )
-def test_a_pattern_takes_a_file(pattern: str, path: str, taken: bool) -> None:
+def test_a_pattern_matches_a_file(pattern: str, path: str, taken: bool) -> None:
     globs = Globs((pattern,), os.path.join(os.sep, "project"))
     assert globs.match(os.path.normpath(os.path.join(os.sep, "project", path))) is taken
 
 
-def test_a_pattern_that_ends_with_a_slash_takes_folders_alone() -> None:
+def test_a_pattern_that_ends_with_a_slash_matches_only_folders() -> None:
     globs = Globs(("a/",), os.path.join(os.sep, "project"))
     path = os.path.join(os.sep, "project", "a")
     assert globs.match(path, is_folder=True)
@@ -64,7 +64,7 @@ def test_a_pattern_that_ends_with_a_slash_takes_folders_alone() -> None:
     assert not globs.decides_entry(path, is_folder=False)
 
 
-def test_the_last_pattern_that_fits_decides() -> None:
+def test_the_last_matching_pattern_decides() -> None:
     globs = Globs(("*.py", "!a.py"), os.path.join(os.sep, "project"))
 
     def decides(name: str) -> bool | None:
@@ -73,7 +73,7 @@ def test_the_last_pattern_that_fits_decides() -> None:
     assert (decides("b.py"), decides("a.py"), decides("b.md")) == (True, False, None)
 
 
-def test_of_an_entry_that_is_walked_only_its_own_name_counts() -> None:
+def test_only_the_name_of_a_walked_entry_counts() -> None:
     globs = Globs(("build",), os.path.join(os.sep, "project"))
     assert globs.decides_entry(os.path.join(os.sep, "project", "build"), True)
     assert not globs.decides_entry(os.path.join(os.sep, "project", "build", "a.py"), False)
@@ -111,7 +111,7 @@ def test_what_runs(chosen: list[str], extra: list[str], ignored: list[str], expe
 
 
 @pytest.mark.parametrize("word", ["CLIP9", "E501", "CLIP0011", "clip-after-steps"])
-def test_what_no_rule_is_called_is_an_error(word: str) -> None:
+def test_an_unknown_rule_is_an_error(word: str) -> None:
     for words in (([word], [], []), ([], [word], []), ([], [], [word])):
         with pytest.raises(ConfigError, match=word):
             select(*words)
@@ -143,7 +143,7 @@ def test_a_mistyped_rule_gets_a_suggestion(word: str, meant: str | None) -> None
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_the_reference_of_a_key_is_true(name: str) -> None:
+def test_the_reference_of_a_key_is_correct(name: str) -> None:
     """Its example is accepted and changes something; its default is accepted and changes nothing."""
     key = KEYS[name]
     example = parse_toml(key.example)
@@ -266,13 +266,13 @@ def test_what_is_left_out() -> None:
         ({"output-format": "xml"}, "xml"),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_one_clear_line(values: dict[str, Any], message: str) -> None:
+def test_an_invalid_setting_is_one_clear_line(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as raised:
         checked(Layer(values, ROOT))
     assert "\n" not in str(raised.value)
 
 
-def test_settings_that_make_sense_pass() -> None:
+def test_valid_settings_are_accepted() -> None:
     values: dict[str, Any] = {
         "select": ["ALL"], "ignore": ["unused-suppression"], "per-file-ignores": {"a.py": ["CLIP1"]}, "exclude": ["x"],
         "unsafe-fixes": True, "target": "torch", "cache-dir": "here", "output-format": "json",

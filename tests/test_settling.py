@@ -1,4 +1,4 @@
-"""Fixes settle: what one of them uncovers is for the next round, and what it may not bring about refuses it alone."""
+"""Fixes settle: the next round handles what a fix uncovers, and an unacceptable result blocks only that fix."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FIRST, SECOND = "CLIP002", "CLIP003"
 
 
 def swaps(**names: str) -> Check:
-    """A rule that finds these names and writes others in their place; "" offers no fix."""
+    """A rule that finds these names and replaces them; "" offers no fix."""
 
     def check(source: Source) -> Iterator[Hit]:
         for name in source.nodes(cst.Name):
@@ -36,7 +36,7 @@ def swaps(**names: str) -> Check:
 
 @pytest.fixture
 def fixed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, list[str], FileReport]]:
-    """Fix a string with two checks in place of real rules'."""
+    """Fixes a string with two checks instead of those of real rules."""
 
     def run(text: str, first: Check, second: Check = lambda source: iter(())) -> tuple[str, list[str], FileReport]:
         checks = {FIRST: first, SECOND: second}
@@ -64,7 +64,7 @@ def test_fixes_that_undo_each_other_are_not_written(fixed: Any) -> None:
     assert report.errors == ("x.py: the fixes do not settle after 10 rounds",)
 
 
-def test_a_bad_fix_refuses_none_of_the_same_words_elsewhere(fixed: Any) -> None:
+def test_a_bad_fix_does_not_block_the_same_fix_elsewhere(fixed: Any) -> None:
     def check(source: Source) -> Iterator[Hit]:
         """Finds `old` everywhere, and fixes it everywhere but in the first call."""
         for hit in swaps(old="new")(source):
@@ -92,8 +92,8 @@ def test_a_bad_fix_is_refused_once_though_others_move_it(fixed: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.py", "x.md"])
-def test_a_fix_that_leaves_what_only_the_parser_reads_is_not_written(monkeypatch: Any, name: str) -> None:
-    """LibCST takes a bare generator beside another argument for Python; in Markdown no finding names the fault."""
+def test_a_fix_that_leaves_code_that_only_the_parser_accepts_is_not_written(monkeypatch: Any, name: str) -> None:
+    """LibCST accepts a bare generator next to another argument; in Markdown no finding reports the error."""
     checks = {FIRST: swaps(one="x for x in y"), SECOND: swaps()}
     monkeypatch.setattr(clipcheck.rules, "check_of", lambda rule: checks[rule.code])
     text = f"```python\n{HEAD}f(one, 2)\n```\n" if name == "x.md" else f"{HEAD}f(one, 2)\n"
@@ -113,11 +113,11 @@ def document(text: str, margins: tuple[str, ...] = ()) -> Document:
     ("edit", "old", "new"),
     [
         (Edit(2, 3, "x"), {2}, {2}),  # in a line
-        (Edit(2, 2, "x"), {2}, {2}),  # put into one
-        (Edit(2, 4, ""), {2}, set()),  # a line that is left out
+        (Edit(2, 2, "x"), {2}, {2}),  # inserted into one
+        (Edit(2, 4, ""), {2}, set()),  # a deleted line
         (Edit(2, 3, ""), {2}, {2}),  # one that is emptied
         (Edit(3, 4, ""), {2}, {2}),  # one that is joined to the next
-        (Edit(2, 2, "x\ny\n"), set(), {2, 3}),  # lines put between others
+        (Edit(2, 2, "x\ny\n"), set(), {2, 3}),  # lines inserted between others
         (Edit(0, 0, "x\n"), set(), {1}),
         (Edit(3, 3, "\nx"), {2}, {2, 3}),  # after the end of a line
         (Edit(0, 4, "x\n"), {1, 2}, {1}),
@@ -172,13 +172,13 @@ LINES = frozenset({(None, 5), (None, 6)})
         ([found(9, SECOND), found(10, SECOND)], False),
     ],
 )
-def test_what_fixes_promise(after: list[Finding], promised: bool) -> None:
+def test_which_findings_may_follow_a_fix(after: list[Finding], promised: bool) -> None:
     before = [found(5), found(9, SECOND)]
     assert touched.is_promised(before, after, [before[0]], LINES, LINES) is promised
 
 
-def test_a_finding_that_spoke_of_touched_code_may_stay_where_nothing_is_touched() -> None:
-    """Of two clips after a step the first is moved above it: what is said of the second is no new finding."""
+def test_a_finding_related_to_touched_code_may_remain() -> None:
+    """If the first of two clips after a step is moved above it, the finding for the second one is not new."""
     before = [found(5), found(7, about=4)]
     assert touched.is_promised(before, [found(7, about=6)], [before[0]], frozenset({(None, 5)}), frozenset({(None, 4)}))
     more = [found(7, about=6), found(9)]

@@ -1,4 +1,4 @@
-"""What a parsed text answers about itself, and what it remembers."""
+"""The answers of a parsed program, and their memoization."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_memo_computes_once_for_each_source_and_arguments() -> None:
     assert asked == [("1", "a"), ("1", "b"), ("2", "a")]
 
 
-def test_a_memo_remembers_none_and_tells_functions_apart() -> None:
+def test_a_memo_stores_none_and_distinguishes_functions() -> None:
     calls = 0
 
     @memo
@@ -41,7 +41,7 @@ def test_a_memo_remembers_none_and_tells_functions_apart() -> None:
     assert (calls, length(source)) == (1, 1)
 
 
-def test_a_memo_does_not_remember_an_error() -> None:
+def test_a_memo_does_not_store_errors() -> None:
     calls = 0
 
     @memo
@@ -58,7 +58,7 @@ def test_a_memo_does_not_remember_an_error() -> None:
     assert fails_once(source) == fails_once(source) == 2
 
 
-def test_what_a_memo_remembers_is_freed_with_its_source() -> None:
+def test_the_results_of_a_memo_are_freed_with_the_source() -> None:
     class Answer: ...
 
     @memo

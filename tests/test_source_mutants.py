@@ -1,4 +1,4 @@
-"""The mutants that `make mutate-source` makes: what is changed, what is left out, and that nothing else of the text is."""
+"""The mutants of `make mutate-source`: what is changed, what is left out, and that nothing else changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model of the training step: which events a function holds, in which order they come, and what rules make of it."""
+"""The model of the training step: which events a function contains, in which order, and what rules conclude."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_line_is_one_event(line: str, kind: str) -> None:
         "print(loss.item())",
     ],
 )
-def test_a_line_that_does_not_concern_the_gradients(line: str) -> None:
+def test_a_line_that_does_not_affect_the_gradients(line: str) -> None:
     source = Source(IMPORTS + f"def f(model, optimizer):\n    {line}\n")
     assert flow_of(source, "f").events == []
     assert [list(flows(source, kind)) for kind in EventKind] == [[] for _ in EventKind]
@@ -153,7 +153,7 @@ def test_branches_exclude_each_other() -> None:
     assert kinds(clip.first_after(EventKind.STEP)) == ["end"]
 
 
-def test_two_tests_of_the_same_value_come_out_alike() -> None:
+def test_two_tests_of_the_same_value_have_the_same_outcome() -> None:
     found = events(
         "if use_amp:\n"
         "    scaler.scale(loss).backward()\n"
@@ -179,7 +179,7 @@ def test_a_test_that_changes_in_the_loop_says_nothing() -> None:
 
 
 @pytest.mark.parametrize("leave", ["return", "raise ValueError", "continue", "break"])
-def test_what_follows_a_way_out_is_not_reached_from_it(leave: str) -> None:
+def test_code_after_an_exit_is_not_reached_from_it(leave: str) -> None:
     found = events(
         "for batch in batches:\n"
         "    if batch.bad:\n"
@@ -232,19 +232,19 @@ def test_local_functions_are_followed() -> None:
     assert all(event.is_called for event in fit.events)
 
 
-def test_a_function_that_calls_itself_ends() -> None:
+def test_a_recursive_function_terminates() -> None:
     found = events("loss.backward()\nf(model, optimizer, batches, loss_fn, scaler)\n")
     assert kinds(found) == ["backward", "unknown"]
 
 
 def test_many_branches_in_a_row_are_cheap() -> None:
-    """Ways that meet again are one way: sixty branches are not 2 ** 60."""
+    """Paths that meet again are merged: sixty branches are not 2 ** 60 paths."""
     body = "".join(f"if a{n}:\n    print({n})\n" for n in range(60))
     found = events("loss.backward()\n" + body + "clip_grad_norm_(model.parameters(), 1.0)\n")
     assert kinds(found[-1].first_before(EventKind.BACKWARD)) == ["backward"]
 
 
-# --- what rules make of it ------------------------------------------------------------------------------------------
+# --- what rules conclude --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

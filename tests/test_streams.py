@@ -1,4 +1,4 @@
-"""Whatever goes wrong around a run ends in one line on stderr and exit code 2, never in a traceback or in "findings"."""
+"""Any failure around a run ends in one line on stderr and exit code 2, never in a traceback or in exit code 1."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def shell(words: str, streams: str) -> subprocess.CompletedProcess[str]:
-    """The command with its streams turned elsewhere by the shell."""
+    """The command with its streams redirected by the shell."""
     command = f'exec "{sys.executable}" -m clipcheck {words} {streams}'
     return subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
 
@@ -42,7 +42,7 @@ def assert_one_line(result: subprocess.CompletedProcess[str], code: int, *words:
 
 @POSIX
 @pytest.mark.parametrize("words", ["check --no-cache", "rules", "rule CLIP002", "config", "version"])
-def test_a_closed_stdout_is_told(words: str) -> None:
+def test_a_closed_stdout_is_reported(words: str) -> None:
     assert_one_line(shell(words, ">&-"), 2, "stdout is closed")
 
 
@@ -51,13 +51,13 @@ def test_a_closed_stdout_is_told(words: str) -> None:
 @pytest.mark.parametrize(
     "words", ["check --no-cache", "check --no-cache --output-format json", "rules", "rule CLIP002"]
 )
-def test_a_full_disk_below_stdout_is_told(words: str) -> None:
+def test_a_full_disk_is_reported(words: str) -> None:
     assert_one_line(shell(words, ">/dev/full"), 2, "No space left on device")
 
 
 @POSIX
 @pytest.mark.parametrize("streams", ["2>&-", "2>/dev/full"])
-def test_the_report_comes_though_nobody_hears_the_warnings(streams: str) -> None:
+def test_the_report_is_written_even_if_stderr_is_closed(streams: str) -> None:
     if "full" in streams and not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full")
     result = shell("check --no-cache train.py no/such.py", streams)
@@ -67,7 +67,7 @@ def test_the_report_comes_though_nobody_hears_the_warnings(streams: str) -> None
 
 
 @POSIX
-def test_a_closed_stdin_is_told_where_it_is_read_and_nowhere_else() -> None:
+def test_a_closed_stdin_is_reported_only_if_it_is_read() -> None:
     assert_one_line(shell("check --no-cache -", "<&-"), 2, "stdin is closed")
     assert shell("check --no-cache train.py", "<&-").returncode == 1
 
@@ -88,7 +88,7 @@ def test_all_streams_may_be_closed() -> None:
     ],
     ids=["deep", "digits", "parts", "code"],
 )
-def test_odd_settings_are_told(project: Path, text: str, why: str) -> None:
+def test_odd_settings_are_reported(project: Path, text: str, why: str) -> None:
     (project / "clipcheck.toml").write_text(text + "\n")
     result = run("check", "--no-cache", ".")
     assert_one_line(result, 2, "clipcheck.toml", why)
@@ -96,7 +96,7 @@ def test_odd_settings_are_told(project: Path, text: str, why: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["!", "\\", "[z-a]"])
-def test_patterns_that_mean_nothing_do_nothing(project: Path, line: str) -> None:
+def test_meaningless_patterns_have_no_effect(project: Path, line: str) -> None:
     (project / "clipcheck.toml").write_text(
         f"extend-exclude = ['gone.py', '{line}']\nper-file-ignores = {{'{line}' = ['ALL']}}\n"
     )
@@ -107,7 +107,7 @@ def test_patterns_that_mean_nothing_do_nothing(project: Path, line: str) -> None
 
 
 @pytest.mark.parametrize("line", ["!", "\\", "[z-a]", "!\\", "x[z-a]y", "[[]", "[", "**", "a\\"])
-def test_lines_of_a_gitignore_that_git_ignores_do_nothing(project: Path, line: str) -> None:
+def test_gitignore_lines_that_git_ignores_have_no_effect(project: Path, line: str) -> None:
     subprocess.run(["git", "init", "-q", "."], check=True)
     (project / "gone.py").write_text(FAULTY)
     (project / ".gitignore").write_text(f"gone.py\n{line}\n" if line != "**" else "gone.py\n")
@@ -116,7 +116,7 @@ def test_lines_of_a_gitignore_that_git_ignores_do_nothing(project: Path, line: s
     assert [row.split(":")[0] for row in result.stdout.splitlines() if "CLIP" in row] == ["train.py"]
 
 
-def test_a_file_name_that_is_no_text_stands_in_every_report(project: Path) -> None:
+def test_a_file_name_with_invalid_characters_is_in_every_report(project: Path) -> None:
     name = os.fsencode(project) + b"/\xff.py"
     try:
         with open(name, "w") as file:
@@ -130,7 +130,7 @@ def test_a_file_name_that_is_no_text_stands_in_every_report(project: Path) -> No
             assert (result.returncode, result.stderr) == (1, ""), shape
 
 
-def test_a_fault_of_our_own_is_one_line(project: Path) -> None:
+def test_an_internal_error_is_one_line(project: Path) -> None:
     code = (
         "import clipcheck.cli.check as check\n"
         "def broken(*_): raise ValueError('one\\ntwo')\n"
@@ -142,7 +142,7 @@ def test_a_fault_of_our_own_is_one_line(project: Path) -> None:
     assert_one_line(result, 2, "ValueError: one two", "please report it")
 
 
-# --- the cache ----------------------------------------------------------------------------------------------------------
+# --- the cache --------------------------------------------------------------------------------------------------------
 
 
 def link(at: Path, to: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_link_inside_of_the_cache_is_not_followed_either(project: Path, part: 
 
 
 @pytest.mark.parametrize("folder", ["../outside", "{absolute}"])
-def test_settings_of_a_project_do_not_lead_its_cache_out_of_it(project: Path, folder: str) -> None:
+def test_project_settings_cannot_move_the_cache_outside_the_project(project: Path, folder: str) -> None:
     inner, outside = project / "inner", project / "outside"
     inner.mkdir()
     (inner / "train.py").write_text(FAULTY)
@@ -197,5 +197,5 @@ def test_settings_of_a_project_do_not_lead_its_cache_out_of_it(project: Path, fo
     (inner / "clipcheck.toml").write_text("cache-dir = 'kept/here'\n")
     assert run("check", ".").stderr == ""
     assert (inner / "kept" / "here").is_dir()
-    assert run("check", "--cache-dir", "../outside", ".").stderr == ""  # the user's own word
+    assert run("check", "--cache-dir", "../outside", ".").stderr == ""  # the user's own choice
     assert outside.is_dir()

@@ -1,4 +1,4 @@
-"""What is left of a program without comments and text: all of its code, line by line."""
+"""A program without comments and strings: all of its code, line by line."""
 
 import io
 import re
@@ -20,14 +20,14 @@ ROOT = Path(__file__).parents[1]
         ("x = 'it\\'s of the gradient'; y\n", "x =  ; y\n"),
         ('"""One gradient.\n\nTwo.\n"""\nx\n', " \n\n\n\nx\n"),
         ("'''a \" b''' + c\n", "  + c\n"),
-        ("r'a \\' + b\n", "r'a \\' + b\n"),  # the string goes on, and has no end on its line
+        ("r'a \\' + b\n", "r'a \\' + b\n"),  # the string continues on the next line
         ('x = "# no comment"; grad\n', "x =  ; grad\n"),
         ('x = "a \\\nb c"; grad\n', "x =  \n; grad\n"),
         ("x = 1  # a \"quote\ngrad = 'a b'\n", "x = 1   \ngrad =  \n"),
         ('rb"a b" rB"c d"\n', "rb  rB \n"),
     ],
 )
-def test_comments_and_text_are_gone(program: str, left: str) -> None:
+def test_comments_and_strings_are_removed(program: str, left: str) -> None:
     assert stripped(program.encode()).decode() == left
 
 
@@ -57,7 +57,7 @@ def test_each_line_stays_on_its_line(end: str) -> None:
     assert lines[-1] == b"grad"
 
 
-def test_a_quote_without_an_end_takes_no_other_line_with_it() -> None:
+def test_an_unterminated_quote_affects_no_other_line() -> None:
     assert stripped(b"x = 'a b\ngrad\n") == b"x = 'a b\ngrad\n"
 
 
@@ -65,7 +65,7 @@ FILES = sorted(path for folder in ("clipcheck", "fixtures", "tests") for path in
 
 
 def test_no_name_of_a_program_is_lost() -> None:
-    """As Python's own tokenizer sees them; it gives an f-string as one token before 3.12, and its parts since."""
+    """According to Python's tokenizer, for which an f-string is one token before 3.12, and several since."""
     assert len(FILES) > 300
     for path in FILES:
         data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""What a function of the file does, reads, returns, measures and reduces, in its own words. Silent cases first."""
+"""What a function of the file does, reads, returns, measures and reduces. Silent cases first."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def test_a_function_that_does_nothing_to_the_step(text: str) -> None:
     [
         ("def f(loss, opt):\n    opt.zero_grad()\n    loss.backward()\n    opt.step()", ["zero_grad opt", "backward loss", "step opt"]),
         ("def f(scaler, opt):\n    scaler.unscale_(opt)\n    scaler.update()", ["unscale opt", "update"]),
-        # what it calls, in its own words
+        # what it calls, as the function writes it
         ("def f(net, x):\n    g(net.parameters(), x)\ndef g(ps, o):\n    clip_grad_norm_(ps, 1.0)\n    o.step()", ["clip net.parameters()", "unknown"]),
         ("def f(optim):\n    g(optim)\ndef g(opt):\n    h(opt=opt)\ndef h(opt):\n    opt.step()", ["step optim"]),
         ("def f(net):\n    g(net)\ndef g(net):\n    ps = net.parameters()\n    clip_grad_norm_(ps, 1.0)", ["clip ps"]),
-        ("def f(net):\n    g(net.parameters())\ndef g(ps):\n    ps = list(ps)\n    clip_grad_norm_(ps, 1.0)", ["clip ps"]),  # no longer what was given
+        ("def f(net):\n    g(net.parameters())\ndef g(ps):\n    ps = list(ps)\n    clip_grad_norm_(ps, 1.0)", ["clip ps"]),  # no longer the argument
         # closures, lambdas, partials, other names
         ("def f(opt):\n    def g():\n        opt.step()\n    g()", ["step opt"]),
         ("def f(opt, loss):\n    def g():\n        loss.backward()\n    opt.step(g)", ["step opt", "backward loss"]),
@@ -127,7 +127,7 @@ def test_the_calls_that_lead_to_an_act() -> None:
 
 
 def read(text: str, name: str = "ps") -> list[str]:
-    """The first lines of what goes through all of a parameter of `f`."""
+    """The first lines of the code that iterates over all of a parameter of `f`."""
     source = program(text)
     return [source.code(reading.drain).split("\n")[0] for reading in readings(source, function(source), name)]
 
@@ -147,7 +147,7 @@ def read(text: str, name: str = "ps") -> list[str]:
         "def f(ps):\n    filter(None, ps)",
     ],
 )
-def test_a_parameter_that_is_not_surely_used_up(text: str) -> None:
+def test_a_parameter_that_may_not_be_exhausted(text: str) -> None:
     assert read(text) == []
 
 
@@ -163,11 +163,11 @@ def test_a_parameter_that_is_not_surely_used_up(text: str) -> None:
         ("def f(ps):\n    g(filter(None, ps))\ndef g(qs):\n    list(qs)", ["g(filter(None, ps))"]),
     ],
 )  # fmt: skip
-def test_how_often_a_parameter_is_gone_through(text: str, expected: list[str]) -> None:
+def test_how_often_a_parameter_is_iterated_over(text: str, expected: list[str]) -> None:
     assert read(text) == expected
 
 
-def test_a_function_that_hands_its_parameter_to_itself_ends() -> None:
+def test_a_recursive_function_with_its_parameter_terminates() -> None:
     assert read("def f(ps):\n    f(ps)\n    list(ps)") == ["f(ps)", "list(ps)"]
 
 
@@ -194,7 +194,7 @@ SCALE = "for p in ps:\n        p.grad.mul_(limit / total)"
         "def f(ps, limit):\n    if limit:\n        return list(ps)\n    clip_grad_norm_(ps, limit)",
     ],
 )
-def test_a_function_whose_clip_has_something_left(text: str) -> None:
+def test_a_function_whose_clip_is_not_too_late(text: str) -> None:
     assert starving(text) is None
 
 

@@ -74,7 +74,7 @@ def test_other_comments_do_not(comment: str) -> None:
     assert ("CLIP002", 2) in codes(f"import torch\n{CALL}  {comment}\n")
 
 
-def test_a_comment_in_a_string_is_none() -> None:
+def test_a_comment_in_a_string_does_not_count() -> None:
     assert ("CLIP002", 2) in codes(f'import torch\nx = ["# noqa", {CALL}]\n')
 
 
@@ -147,7 +147,7 @@ def test_a_notebook_is_suppressed_across_its_cells() -> None:
         ("x = 1\n# clipcheck: enable[CLIP002]", "x = 1"),
     ],
 )
-def test_an_unused_suppression_is_a_finding_and_its_fix_takes_it_away(line: str, after: str) -> None:
+def test_an_unused_suppression_is_a_finding_and_its_fix_removes_it(line: str, after: str) -> None:
     assert [code for code, _ in codes(line + "\n")] == ["unused-suppression"]
     assert fixed(line + "\n") == after + "\n"
 
@@ -185,7 +185,7 @@ def test_enable_needs_a_disable_of_the_same_rule_before_it(text: str, expected: 
     assert sum("`enable` without" in finding.message for finding in report.findings) == expected
 
 
-def test_one_unused_name_of_two_is_taken_away() -> None:
+def test_one_unused_name_of_two_is_removed() -> None:
     both = Settings(frozenset({"CLIP001", "CLIP002"}), "torch", fix=True)
     after = check_file("x.py", f"import torch\n{CALL}  # clipcheck: ignore[CLIP001, CLIP002] old\n".encode(), both)
     assert [finding.code for finding in after.fixed] == ["unused-suppression"]
@@ -246,7 +246,7 @@ def test_ignore_noqa_shows_everything(tmp_path: Path) -> None:
     assert run("--ignore-noqa", str(path)).exit_code == 1
 
 
-def test_a_malformed_suppression_is_told_on_stderr(tmp_path: Path) -> None:
+def test_a_malformed_suppression_is_reported_on_stderr(tmp_path: Path) -> None:
     path = tmp_path / "x.py"
     path.write_text(f"import torch\n{CALL}  # clipcheck: ignore[CLIP02]\n")
     result = run("--output-format", "concise", str(path))
@@ -263,7 +263,7 @@ def test_a_malformed_suppression_is_told_on_stderr(tmp_path: Path) -> None:
         ("--add-noqa=later", "# noqa: CLIP002 later"),
     ],
 )
-def test_a_baseline_suppresses_what_there_is(tmp_path: Path, flag: str, comment: str) -> None:
+def test_a_baseline_suppresses_existing_findings(tmp_path: Path, flag: str, comment: str) -> None:
     path = tmp_path / "x.py"
     path.write_text(f"import torch\n{CALL}\nif 1:\n    torch.nn.utils.clip_grad_norm(\n        a, 1.0\n    )  # why\n")
     result = run(flag, str(path))
@@ -276,7 +276,7 @@ def test_a_baseline_suppresses_what_there_is(tmp_path: Path, flag: str, comment:
     assert run(flag, str(path)).stdout == "Added 0 suppressions.\n"
 
 
-def test_a_baseline_joins_what_is_there(tmp_path: Path) -> None:
+def test_a_baseline_extends_existing_directives(tmp_path: Path) -> None:
     path = tmp_path / "x.py"
     path.write_text(f"import torch\n{CALL}  # clipcheck: ignore[CLIP001] old\n{CALL}  # noqa: CLIP001\n")
     run("--add-ignore", str(path))

@@ -1,4 +1,4 @@
-"""The survey of public code: each finding beside the verdict that was given to its place at its commit, and to no other."""
+"""The survey of public code: each finding gets the verdict for its place at its commit, and no other."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_verdict_holds_for_its_commit_alone(survey: ModuleType, checkouts: Pat
     assert survey.main([str(checkouts), "--judged", str(table(tmp_path, *places))]) == 1
 
 
-def test_a_word_that_is_no_verdict_is_refused(survey: ModuleType, checkouts: Path, tmp_path: Path) -> None:
+def test_an_unknown_verdict_is_rejected(survey: ModuleType, checkouts: Path, tmp_path: Path) -> None:
     judged = table(tmp_path, "one/train\tabc\tsrc/step.py\t1\tCLIP002\tfine\t")
     with pytest.raises(SystemExit, match="not a verdict: 'fine'"):
         survey.main([str(checkouts), "--judged", str(judged)])
@@ -107,7 +107,7 @@ def test_the_page_has_the_counts_of_the_table_by_rule(survey: ModuleType) -> Non
     assert shown == expected
 
 
-def test_the_page_says_what_the_first_run_and_the_last_gave(survey: ModuleType) -> None:
+def test_the_page_has_the_results_of_the_first_and_the_last_run(survey: ModuleType) -> None:
     rows = survey.judged(survey.JUDGED).values()
     runs = [row for row in rows if not row.reason.startswith(LATER)]
     first = Counter(row.verdict for row in runs)

@@ -1,4 +1,4 @@
-"""CLIP114 on short programs: an error of the clip that nobody hears of, and those that somebody does."""
+"""CLIP114 on short programs: errors of a clip that are swallowed, and errors that are not."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ HEARD = [
 
 
 @pytest.mark.parametrize("body", SWALLOWED)
-def test_a_clip_whose_error_nobody_hears_of(body: str) -> None:
+def test_a_clip_whose_error_is_swallowed(body: str) -> None:
     (message,) = found(body)
     assert "the step on line" in message
 
 
 @pytest.mark.parametrize("body", HEARD)
-def test_a_clip_whose_error_is_heard_or_expected(body: str) -> None:
+def test_a_clip_whose_error_is_handled_or_expected(body: str) -> None:
     assert found(body) == []
 
 

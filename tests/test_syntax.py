@@ -1,4 +1,4 @@
-"""What is not Python is named where it stands, and hides nothing of the rest; least of all a line that is being typed."""
+"""Code that is not Python is reported where it is, and hides nothing else; least of all a line that is being typed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def look(text: str, fix: bool = False) -> FileReport:
     return report
 
 
-def test_a_file_of_python_2_is_read_around_its_prints() -> None:
+def test_a_python_2_file_is_checked_apart_from_its_prints() -> None:
     prints = "".join(f"    print 'step', {i}\n" for i in range(20))
     report = look(f"import torch\nfor i in xrange(9):\n{prints}    {CALL}\nexec 'x'\n", fix=True)
     assert [(f.code, f.place.line) for f in report.findings] == [("invalid-syntax", 3), ("CLIP002", 23)]
@@ -64,7 +64,7 @@ def test_a_broken_file_without_clipping_is_not_reported() -> None:
         "    model = {{ name | lower }}.from_config(config)",
     ],
 )
-def test_a_template_is_no_broken_program_and_its_code_is_read(line: str) -> None:
+def test_a_template_is_not_a_broken_program_and_its_code_is_checked(line: str) -> None:
     assert [f.code for f in look(f"import torch\n{CALL}\n\n\n{line}\nx = = 1\n").findings] == ["CLIP002"]
 
 
@@ -97,7 +97,7 @@ def test_nonsense_is_one_finding() -> None:
         "\ttorch.nn.utils.clip_grad_norm\n  x",
     ],
 )
-def test_odd_ends_are_findings_and_no_crash(text: str) -> None:
+def test_odd_line_ends_are_findings_and_do_not_crash(text: str) -> None:
     assert [f.code for f in look(text).findings] == ["invalid-syntax"]
 
 
@@ -149,7 +149,7 @@ def test_only_the_cell_that_is_not_read_is_left_alone() -> None:
     assert [(f.code, f.place.cell) for f in report.fixed] == [("CLIP002", 3)]
 
 
-# --- what is being typed ------------------------------------------------------------------------------------------------
+# --- what is being typed ----------------------------------------------------------------------------------------------
 
 BEFORE = f"""\
 import torch
@@ -224,7 +224,7 @@ def test_a_line_that_is_typed_hides_no_other_finding(line: int, text: str) -> No
 
 
 @pytest.mark.parametrize("before", ["", "x = (", "import os\n", BEFORE.replace("first", "fst")])
-def test_what_the_text_was_need_not_be_of_any_help(before: str) -> None:
+def test_the_earlier_text_may_be_useless(before: str) -> None:
     assert calls(typed(10, "    y = xs["), before) == [6, 18]
 
 

@@ -1,4 +1,4 @@
-"""What is a total norm and what is not: numbers that look like one stay as they are, whatever fixes are asked for."""
+"""What is a total norm and what is not: look-alikes stay unchanged, whichever fixes are requested."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def fixed(body: str) -> str:
         # the sum does not start at zero
         "sum((p.grad.norm().item() ** 2 for p in ps), 5.0) ** 0.5",
         "sum([p.grad.norm().item() ** 2 for p in ps], start) ** 0.5",
-        # not each value is that of a gradient
+        # not every value is that of a gradient
         "sum(p.norm().item() ** 2 for p in ps) ** 0.5",
         "sum(p.grad.mean().item() ** 2 for p in ps) ** 0.5",
         "sum(p.grad.norm().item() ** 2 + 1 for p in ps) ** 0.5",
@@ -64,7 +64,7 @@ def fixed(body: str) -> str:
         "sum([p.grad.norm().item() ** 2 async for p in ps]) ** 0.5",
     ],
 )
-def test_what_looks_like_a_total_norm_and_is_none(expression: str) -> None:
+def test_look_alikes_of_a_total_norm(expression: str) -> None:
     body = f"async def f(ps, qs, start):\n    x = {expression}\n    return x"
     found, after = check(body, fix=True)
     assert not {"CLIP001", "CLIP005", "CLIP008"} & set(found)
@@ -144,7 +144,7 @@ def test_a_list_that_has_another_use_is_left(body: str) -> None:
     ("iterable", "argument"),
     [("w, b", "(w, b)"), ("(w, b)", "(w, b)"), ("[w, b]", "[w, b]"), ("(q for q in ps)", "(q for q in ps)")],
 )
-def test_what_a_loop_goes_over_is_one_argument(iterable: str, argument: str) -> None:
+def test_what_a_loop_iterates_over_is_one_argument(iterable: str, argument: str) -> None:
     text = f"total = 0.0\nfor p in {iterable}:\n    total += p.grad.norm().item() ** 2\ntotal = total ** 0.5"
     assert fixed(text) == f"total = grad_norm({argument}).item()"
 
@@ -234,7 +234,7 @@ def test_a_missing_gradient_may_count_as_zero(value: str) -> None:
         "p.grad.norm().item() ** 2 if p.ndim > 1 else 1",
     ],
 )
-def test_anything_else_in_its_place_is_another_sum(value: str) -> None:
+def test_anything_other_than_zero_makes_it_a_different_sum(value: str) -> None:
     text = f"x = sum({value} for p in ps) ** 0.5"
     assert fixed(text) == text
 
@@ -252,7 +252,7 @@ def test_anything_else_in_its_place_is_another_sum(value: str) -> None:
         "torch.linalg.norm(p.grad.view(3), 2)",
     ],
 )
-def test_a_norm_of_matrices_is_no_part_of_a_total(norm: str) -> None:
+def test_a_matrix_norm_is_not_part_of_a_total(norm: str) -> None:
     text = f"import numpy as np\nx = sum(float({norm}) ** 2 for p in ps) ** 0.5"
     assert fixed(text) == text.partition("\n")[2]
 
@@ -269,7 +269,7 @@ def test_a_norm_of_matrices_is_no_part_of_a_total(norm: str) -> None:
         "torch.linalg.vector_norm(p.grad, 2)",
     ],
 )
-def test_a_norm_of_all_entries_is_a_part_of_a_total(norm: str) -> None:
+def test_a_norm_of_all_entries_is_part_of_a_total(norm: str) -> None:
     assert fixed(f"import numpy as np\nx = sum(float({norm}) ** 2 for p in ps) ** 0.5") == "x = grad_norm(ps).item()"
 
 

@@ -1,7 +1,7 @@
-"""Two and three mistakes in one place: the fix of one uncovers the other, or stands in its way, and all ends well.
+"""Two and three mistakes in one place: the fix of one uncovers or blocks the other, and the result is still right.
 
-A training loop consists of a measurement, a clip, an order and a framework; each has a right way, and others that
-a rule finds. Every mistake of one kind meets every mistake of the other kinds.
+A training loop consists of a measurement, a clip, an order and a framework; each has a right version, and others that
+a rule finds. Every mistake of one kind is combined with every mistake of the other kinds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from clipcheck.settings.keys import Settings
 
 
 class Mistake(NamedTuple):
-    """What a rule finds: lines in the place of the right ones, and what they need at the top of the file."""
+    """What a rule finds: lines that replace the right ones, and what they need at the top of the file."""
 
     code: str
     lines: str
@@ -93,7 +93,7 @@ def _put(line: str, word: str, lines: str) -> str:
 
 
 def meetings(count: int) -> Iterator[tuple[Mistake, ...]]:
-    """The programs with so many mistakes, each of another kind."""
+    """The programs with this number of mistakes, each of a different kind."""
     for kinds in itertools.combinations(range(len(KINDS)), count):
         for mistakes in itertools.product(*(KINDS[kind] for kind in kinds)):
             parts = list(RIGHT)
@@ -124,7 +124,7 @@ def test_there_are_many() -> None:
 
 
 @pytest.mark.parametrize("parts", [*PAIRS, *THREE], ids=name)
-def test_several_mistakes_end_clean_or_with_findings_without_a_fix(parts: tuple[Mistake, ...]) -> None:
+def test_several_mistakes_end_without_fixable_findings(parts: tuple[Mistake, ...]) -> None:
     text = program(*parts)
     report = fixed(text)
     assert report.errors == ()

@@ -1,4 +1,4 @@
-"""A fix writes one `unscale_` for all that reads the scaled gradients of a step, above the first: a second one raises."""
+"""A fix adds one `unscale_` for all readers of a step's scaled gradients, above the first: a second call raises."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BOTH = frozenset({"CLIP301", "CLIP309"})
 
 
 def fixed(body: str, codes: frozenset[str] = BOTH) -> tuple[str, list[str]]:
-    """The body after `backward()` as it is fixed, and the findings that are left."""
+    """The fixed body after `backward()`, and the remaining findings."""
     text = HEAD + "".join(f"        {line}\n" for line in body.split("\n")) + TAIL
     report = check_text("x.py", text, Settings(codes, fix=True, safety=Safety.UNSAFE))
     assert report.errors == ()
@@ -51,7 +51,7 @@ def fixed(body: str, codes: frozenset[str] = BOTH) -> tuple[str, list[str]]:
         "total = 0.0\nfor p in a.parameters():\n    total += p.grad.norm() ** 2\nlog(total ** 0.5)\n" + CLIP,
     ],
 )
-def test_all_that_read_the_gradients_share_one_line(body: str) -> None:
+def test_all_readers_of_the_gradients_share_one_line(body: str) -> None:
     after, left = fixed(body)
     lines = after.split("\n")
     assert [line for line in lines if LINE not in line] == body.split("\n")
@@ -65,7 +65,7 @@ def test_a_clip_alone_is_selected_and_the_norm_before_it_is_unscaled_with_it() -
 
 
 def test_a_norm_that_is_divided_by_the_scale_stays_above() -> None:
-    """Unscaled before it, it would be divided twice."""
+    """If the gradients were unscaled before it, it would be divided twice."""
     norm = "log(get_total_norm([p.grad for p in b.parameters()]) / scaler.get_scale())"
     assert fixed(f"{norm}\n{CLIP}") == (f"{norm}\n{LINE}\n{CLIP}", [])
 
@@ -110,13 +110,13 @@ def test_no_fix_where_no_line_is_above_all_of_them(body: str) -> None:
     assert set(left) == {"CLIP301"}
 
 
-# --- gradients that were cleared ---------------------------------------------------------------------------------------
+# --- gradients that were cleared --------------------------------------------------------------------------------------
 
 CLEARED = "optimizer.zero_grad()"
 
 
 @pytest.mark.parametrize("body", [f"{CLEARED}\n{CLIP}", f"{CLEARED}\n{NORM}", f"{CLEARED}\n{NORM}\n{CLIP}"])
-def test_of_cleared_gradients_nothing_is_said_to_be_scaled(body: str) -> None:
+def test_cleared_gradients_are_not_reported_as_scaled(body: str) -> None:
     assert fixed(body) == (body, [])
 
 

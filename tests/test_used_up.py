@@ -1,4 +1,4 @@
-"""Iterators that give their items once, and which clip finds nothing left in them. Silent cases first.
+"""Iterators that yield their items once, and which clip sees an exhausted one. Silent cases first.
 
 `ITER` in a program is `model.parameters()`, `CLIP` the clip of `params`.
 """
@@ -64,7 +64,7 @@ SILENT = [
     "def f(params, xs):\n    for x in xs:\n        CLIP",
     "def f(model, xs, params):\n    if xs:\n        params = ITER\n    for x in xs:\n        CLIP",
     "for params in groups:\n    for x in xs:\n        CLIP",
-    # uses that do not take everything
+    # uses that do not exhaust it
     function("params = ITER", "next(params)", "CLIP"),
     function("params = ITER", "print(params)", "CLIP"),
     function("params = ITER", "for p in params:", "    break", "CLIP"),
@@ -117,7 +117,7 @@ MADE = [
 
 
 @pytest.mark.parametrize("made", MADE)
-def test_everything_that_makes_an_iterator(made: str) -> None:
+def test_everything_that_creates_an_iterator(made: str) -> None:
     body = function(f"params = {made}", "for x in xs:", "    CLIP")
     (finding,) = check(body).findings
     assert "first iteration only" in finding.message
@@ -163,7 +163,7 @@ DRAINS = [
 
 
 @pytest.mark.parametrize("drain", DRAINS)
-def test_everything_that_uses_an_iterator_up(drain: str) -> None:
+def test_everything_that_exhausts_an_iterator(drain: str) -> None:
     (finding,) = [f for f in check(function("params = ITER", drain, "CLIP")).findings if f.place.line == 8]
     assert "was used up on line 7" in finding.message
     assert [place.line for place, _ in finding.related] == [6, 7]

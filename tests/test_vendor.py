@@ -1,4 +1,4 @@
-"""`clipcheck vendor`: the copy stands alone, is renewed, and keeps what was edited by hand; fixes import it."""
+"""`clipcheck vendor`: the copy is self-contained, is updated, and keeps manual edits; fixes import it."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_a_package_of_the_same_name_is_not_written_over(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["my-clip", "class", "a file.py"])
-def test_a_folder_that_is_no_package_is_refused(folder: Path, name: str) -> None:
+def test_a_folder_that_is_not_a_package_is_rejected(folder: Path, name: str) -> None:
     done = run("vendor", name)
     assert done.exit_code == 2 and "not a valid name" in done.stderr
     assert not (folder / name).exists()
@@ -203,7 +203,7 @@ assert not [name for name in sys.modules if name.partition(".")[0] == "clipcheck
 
 
 def trained(folder: Path, code: str, use: str) -> str:
-    """What a program prints that runs the code, with the copied runtime beside it and clipcheck out of reach."""
+    """The output of a program that runs the code with the copied runtime, without clipcheck."""
     (folder / "program.py").write_text(PROGRAM.format(code=code, use=use), encoding="utf-8")
     done = subprocess.run([sys.executable, "program.py"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,6 @@
-"""The edits of a program: lines put in, taken away and replaced, and the import that makes a function available.
+"""The edits of a program: inserting, deleting and replacing lines, and the import that makes a function available.
 
-A program holds `HERE` where the code of a fix is to stand.
+A program contains `HERE` where the code of a fix goes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def here(source: Source) -> cst.Name:
 
 
 def statement(text: str) -> tuple[Source, Statement]:
-    """A program and the statement that holds `HERE`."""
+    """A program and the statement that contains `HERE`."""
     source = Source(text)
     return source, source.statement(here(source))
 
@@ -44,7 +44,7 @@ def statement(text: str) -> tuple[Source, Statement]:
 # --- lines -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_expression_is_replaced_where_it_stands() -> None:
+def test_an_expression_is_replaced_in_place() -> None:
     source = Source("x = f(HERE, 1)  # HERE\n")
     assert applied(source.text, [replace(source, here(source), "y")]) == "x = f(y, 1)  # HERE\n"
     assert applied(source.text, [insert_after(source, here(source), "[0]")]) == "x = f(HERE[0], 1)  # HERE\n"
@@ -64,7 +64,7 @@ def test_an_expression_is_replaced_where_it_stands() -> None:
         ("if HERE:\n    y\nz\n", "new\nif HERE:\n    y\nz\n", "if HERE:\n    y\nnew\nz\n"),
     ],
 )
-def test_a_line_is_put_before_or_after_a_statement(text: str, before: str, after: str) -> None:
+def test_a_line_is_inserted_before_or_after_a_statement(text: str, before: str, after: str) -> None:
     source, at = statement(text)
     assert applied(text, [insert_line_before(source, at, "new")]) == before
     assert applied(text, [insert_line_after(source, at, "new")]) == after
@@ -86,7 +86,7 @@ def test_a_line_is_put_before_or_after_a_statement(text: str, before: str, after
         ("@HERE\ndef f():\n    pass\nb\n", "b\n"),
     ],
 )
-def test_a_statement_goes_with_its_lines(text: str, left: str) -> None:
+def test_a_statement_is_removed_with_its_lines(text: str, left: str) -> None:
     source, at = statement(text)
     assert applied(text, [delete_lines(source, at)]) == left
 
@@ -95,7 +95,7 @@ def test_a_statement_goes_with_its_lines(text: str, left: str) -> None:
 
 
 def written(text: str, function: str = "grad_norm", target: Target = "clipcheck") -> str:
-    """The program with the function in the place of `HERE`, and the import that it needs."""
+    """The program with the function instead of `HERE`, and the import that it needs."""
     source = Source(text, target)
     reached = reach(source, here(source), function)
     return applied(text, [*reached.imports, replace(source, here(source), reached.text)])
@@ -103,7 +103,7 @@ def written(text: str, function: str = "grad_norm", target: Target = "clipcheck"
 
 NEW = "from clipcheck.runtime import grad_norm\n"
 
-# What is at hand already is used as it is called there.
+# An available function is used by its existing name.
 REUSED = [
     (NEW + "HERE\n", "grad_norm"),
     ("from clipcheck.runtime import grad_norm as gn\nHERE\n", "gn"),
@@ -122,7 +122,7 @@ def test_what_is_imported_is_used(text: str, name: str) -> None:
     assert written(text) == text.replace("HERE", name)
 
 
-# What looks like it and is something else: a new import is written.
+# Look-alikes that are something else: a new import is added.
 @pytest.mark.parametrize(
     ("text", "after"),
     [
@@ -143,7 +143,7 @@ def test_what_is_imported_is_used(text: str, name: str) -> None:
         ),
     ],
 )
-def test_what_is_not_in_reach_is_imported(text: str, after: str) -> None:
+def test_what_is_not_available_is_imported(text: str, after: str) -> None:
     assert written(text) == after
 
 
@@ -173,7 +173,7 @@ def test_what_is_not_in_reach_is_imported(text: str, after: str) -> None:
         ("if x:\n    import torch\nHERE\n", f"if x:\n    import torch\n{NEW}\ngrad_norm\n"),
     ],
 )
-def test_a_new_import_stands_with_the_imports_above_its_use(text: str, after: str) -> None:
+def test_a_new_import_goes_to_the_imports_above_its_use(text: str, after: str) -> None:
     assert written(text) == after
 
 
@@ -208,7 +208,7 @@ def test_a_name_is_not_added_to_an_import_below_its_use() -> None:
         "try:\n    from clipcheck.runtime import grad_norm\nexcept ImportError:\n    grad_norm = None\n",
     ],
 )
-def test_a_name_that_is_taken_is_not_given_another_meaning(taken: str) -> None:
+def test_a_taken_name_keeps_its_meaning(taken: str) -> None:
     after = written(f"import torch\n{taken}HERE\n")
     assert after.endswith(f"{taken}clipcheck.runtime.grad_norm\n")
     assert "import clipcheck.runtime\n" in after
@@ -234,15 +234,15 @@ def test_a_name_that_is_taken_is_not_given_another_meaning(taken: str) -> None:
         ),
     ],
 )
-def test_toward_torch_the_shortest_way_that_is_imported_is_taken(text: str, after: str) -> None:
+def test_with_torch_as_the_target_the_shortest_import_is_used(text: str, after: str) -> None:
     assert written(text, "get_total_norm", "torch") == after
 
 
-# --- imports that nothing needs any more -----------------------------------------------------------------------------
+# --- imports that are no longer needed -------------------------------------------------------------------------------
 
 
 def without(text: str, added: str = "", ours_alone: bool = False) -> str:
-    """The program without the line that holds `HERE`, or with a call of `added` in the place of it."""
+    """The program without the line that contains `HERE`, or with a call of `added` instead."""
     source, at = statement(text)
     reached = reach(source, at, added) if added else None
     change = replace(source, at, reached.text) if reached else Edit(*lines_of(source, at), "")
@@ -286,7 +286,7 @@ def test_an_import_that_is_used_or_holds_more_stays(imports: str) -> None:
         ("import grad_norm\nprint(vars(x))\n", "print(vars(x))\n"),
     ],
 )
-def test_an_import_goes_with_the_last_use_of_its_name(imports: str, after: str) -> None:
+def test_an_import_is_removed_with_the_last_use_of_its_name(imports: str, after: str) -> None:
     assert without(f"{imports}HERE = grad_norm(ps) + grad_norm(qs)\n") == after
 
 
@@ -296,7 +296,7 @@ def test_where_others_may_need_an_import_only_those_of_the_runtime_go() -> None:
     assert without(text, ours_alone=True) == "import math\n"
 
 
-def test_an_import_in_a_function_goes_unless_nothing_would_be_left() -> None:
+def test_an_import_in_a_function_is_removed_unless_the_body_would_be_empty() -> None:
     text = "def f():\n    import math\n    HERE = math.pi\n    return 1\n"
     assert without(text) == "def f():\n    return 1\n"
 
@@ -309,7 +309,7 @@ def test_a_name_that_the_change_writes_again_stays(new: str, after: str) -> None
     assert applied(source.text, without_unused(source, [replace(source, at, new)])) == after
 
 
-def test_a_name_that_becomes_an_attribute_is_no_use() -> None:
+def test_a_name_that_becomes_an_attribute_is_not_a_use() -> None:
     source = Source("from mine import clip\nclip(ps)\n")
     call = next(source.nodes(cst.Call))
     edits = [Edit(source.span(call)[0], source.span(call)[0], "model.")]
@@ -325,11 +325,11 @@ def test_the_name_of_an_import_makes_way_for_the_one_that_is_needed() -> None:
     assert without(f"{known}{NEW}HERE = grad_norm(ps)\n", "clip_grad_norm_") == f"{known}clip_grad_norm_\n"
 
 
-# --- variables that nothing needs any more ------------------------------------------------------------------------------
+# --- variables that are no longer needed ------------------------------------------------------------------------------
 
 
 def in_function(before: str, after: str = "x = f()") -> str:
-    """The function of these lines after `HERE` has made way for another statement."""
+    """The function with these lines after `HERE` is replaced by another statement."""
     text = "def function(ps):\n" + "".join(
         f"    {line}\n" for line in [*before.splitlines(), "x = HERE(device)", "return x"]
     )
@@ -343,7 +343,7 @@ def in_function(before: str, after: str = "x = f()") -> str:
     "value",
     ["ps[0].grad.device", "torch.device('cpu')", "next(model.parameters()).device", "2.0", "list(model.parameters())"],
 )
-def test_a_variable_that_looks_something_up_goes_with_its_last_use(value: str) -> None:
+def test_a_variable_that_looks_something_up_is_removed_with_its_last_use(value: str) -> None:
     assert in_function(f"device = {value}") == "x = f()"
     assert in_function(f"device: str = {value}") == "x = f()"
 
@@ -376,6 +376,6 @@ def test_a_variable_of_the_module_may_be_read_from_elsewhere() -> None:
 
 
 @pytest.mark.parametrize(("value", "name"), [("pick(ps)", "device"), ("ps[0].device", "")])
-def test_a_fix_that_would_leave_a_variable_unused_is_told(value: str, name: str) -> None:
+def test_a_fix_that_would_leave_a_variable_unused_is_refused_with_a_reason(value: str, name: str) -> None:
     source, at = statement(f"def f(ps):\n    device = {value}\n    HERE(device)\n")
     assert left_unused(source, [replace(source, at, "f()")]) == name

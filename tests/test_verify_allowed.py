@@ -1,4 +1,4 @@
-"""The first wall, rule by rule: each snippet breaks one rule, and beside it stands the nearest that breaks none."""
+"""The first line of defense, rule by rule: each snippet breaks one rule, and its closest look-alike breaks none."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ HARM = (
 )
 
 
-def test_the_list_itself_holds_nothing_that_could_do_harm() -> None:
+def test_the_list_contains_nothing_harmful() -> None:
     words = {word for path in (*FUNCTIONS, *CONSTANTS, *METHODS) for word in path.lower().split(".")}
     assert not words & set(HARM.split())
     assert not any(word.startswith("__") for word in words)

@@ -1,4 +1,4 @@
-"""The cases that a site is tried on: which there are for which roles, and the objects that stand in its names."""
+"""The cases for a site: which there are for which roles, and the objects for its names."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_role_adds_the_cases_in_which_it_matters(role: str, added: set[str]) -
         ("gradients that are all None", [None, None]),
     ],
 )
-def test_cases_hold_what_their_titles_say(title: str, gradients: list[Any]) -> None:
+def test_cases_contain_what_their_titles_say(title: str, gradients: list[Any]) -> None:
     found = build(named(title, "parameters"), {}).gradients
     assert len(found) == len(gradients)
     for one, other in zip(found, gradients, strict=True):
@@ -149,7 +149,7 @@ def test_a_container_that_may_be_read_twice(container: str, kind: type) -> None:
     assert list(made.names["params"]) == made.parameters
 
 
-def test_a_generator_is_used_up_unless_a_call_gives_it() -> None:
+def test_a_generator_is_exhausted_unless_a_call_returns_it() -> None:
     made = build(small(container="a generator"), {"params": "parameters", "params_call": "parameters"})
     assert len(list(made.names["params"])) == 2
     assert list(made.names["params"]) == []
@@ -200,7 +200,7 @@ def test_numbers_and_switches() -> None:
         build(small(), {"s": "scaler"})
 
 
-def test_a_model_gives_its_parameters_under_names_of_networks() -> None:
+def test_a_model_has_parameters_with_realistic_names() -> None:
     made = build(small(), {"model": "model"})
     model = made.names["model"]
     assert isinstance(model, nn.Module)

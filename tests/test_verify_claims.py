@@ -342,8 +342,8 @@ def test_the_first_line_names_the_claim(line: str, claim: Claim | None) -> None:
 
 
 @pytest.mark.parametrize("spelling", ["torch.nn.utils.get_total_norm(", "nn.utils.get_total_norm(", "get_total_norm("])
-def test_what_this_torch_has_not_is_not_verified(spelling: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Older ones have no halves of the clip: that says nothing about the fix."""
+def test_what_this_torch_does_not_have_is_not_verified(spelling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older ones lack the two halves of the clip, which says nothing about the fix."""
     monkeypatch.delattr(torch.nn.utils, "get_total_norm", raising=False)
     imports = "from torch import nn\nfrom torch.nn.utils import clip_grad_norm_, get_total_norm\n"
     after = SAME_AFTER.replace("from clipcheck.runtime import clip_grad_norm_, get_total_norm, grad_norm\n", imports)

@@ -1,4 +1,4 @@
-"""`clipcheck verify`: the table, the JSON, the exit codes, and a worker that is not to be trusted to end."""
+"""`clipcheck verify`: the table, the JSON, the exit codes, and a worker that may hang or die."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_unknown_code_is_one_line() -> None:
     assert "CLIP999" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_what_fails_and_what_was_not_tried_are_told_apart() -> None:
+def test_failed_and_skipped_pairs_are_distinguished() -> None:
     rows = [
         Row("A", Claim("same"), Outcome(True, difference=0.0, nearer="equal", speed=0.5)),
         Row("B", Claim("bounded"), Outcome(False, "a gradient of norm 3 reaches a step " * 6)),
@@ -70,7 +70,7 @@ def test_what_fails_and_what_was_not_tried_are_told_apart() -> None:
     assert [row["verdict"] for row in json.loads(as_json(rows))] == ["holds", "fails", "not-verified-here"]
 
 
-def test_pairs_that_cannot_be_tried_are_never_passed() -> None:
+def test_pairs_that_cannot_run_never_pass() -> None:
     good = TRAIN.format(name="_")
     rows = verify(
         [
@@ -83,7 +83,7 @@ def test_pairs_that_cannot_be_tried_are_never_passed() -> None:
     assert [row.outcome.holds for row in rows] == [None, None, False]
 
 
-def test_a_program_that_ends_the_process_is_a_failure_and_not_the_end() -> None:
+def test_a_program_that_exits_is_a_failure_but_does_not_stop_the_others() -> None:
     good, old = TRAIN.format(name="_"), TRAIN.format(name="")
     rows = verify(
         [

@@ -1,4 +1,4 @@
-"""What is said of a case: that both sides agree, that only the old one is wrong, or how the new one is."""
+"""The remark on a case: both sides agree, only the old one is wrong, or how the new one is wrong."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ ERROR = seen(raised=ValueError("no"))
         (ERROR, seen(raised=TypeError())),
     ],
 )
-def test_nothing_is_said_where_both_sides_agree(before: Seen, after: Seen) -> None:
+def test_no_remark_if_both_sides_agree(before: Seen, after: Seen) -> None:
     assert said(before, after) == Note()
 
 
@@ -92,7 +92,7 @@ def test_errors_of_both_sides_are_kept_by_precision() -> None:
     assert errors[torch.float32] == [pytest.approx((2e-6, 4e-6), rel=1e-2)]
 
 
-# --- only the old side is wrong -----------------------------------------------------------------------------------------
+# --- only the old side is wrong ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_result_that_is_not_the_largest_element_is_not_a_norm_of_that_type() -
     assert fault(seen(7.0), seen(5.0), of=case())[0] == "differs by 0.29"
 
 
-# --- the new side is wrong ----------------------------------------------------------------------------------------------
+# --- the new side is wrong --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -148,11 +148,11 @@ def test_a_result_that_is_not_the_largest_element_is_not_a_norm_of_that_type() -
         (seen(5.0), seen(5), ("a float became an int", "5", "5")),
     ],
 )
-def test_a_fault_stands_with_both_sides(before: Seen, after: Seen, expected: tuple[str, str, str]) -> None:
+def test_a_failure_shows_the_values_of_both_sides(before: Seen, after: Seen, expected: tuple[str, str, str]) -> None:
     assert fault(before, after, seen()) == expected
 
 
-def test_another_number_of_gradients_is_a_fault() -> None:
+def test_a_different_number_of_gradients_is_a_failure() -> None:
     fewer = seen(gradients=[vector(3)])
     assert fault(seen(), fewer)[0] == fault(fewer, seen())[0] == "differs by an infinity or a NaN"
 
@@ -177,7 +177,7 @@ def test_long_lists_are_shortened() -> None:
     assert fault(four, five) == ("`total` holds 5 values instead of 4", "[0, 1, 2, 3]", "[0, 1, 2, 3, …]")
 
 
-# --- values of another kind ---------------------------------------------------------------------------------------------
+# --- values of another kind -------------------------------------------------------------------------------------------
 
 LOW = case(vector(3, dtype=torch.bfloat16), vector(4, dtype=torch.bfloat16), dtype=torch.bfloat16)
 
@@ -207,7 +207,7 @@ def test_a_result_of_low_gradients_may_be_of_higher_precision() -> None:
     assert fault(low, seen(5.0), of=LOW)[0] == "a torch.Tensor became a float"
 
 
-# --- fixes that change training -----------------------------------------------------------------------------------------
+# --- fixes that change training ---------------------------------------------------------------------------------------
 
 
 def test_a_new_side_is_right_where_it_is_what_float64_gives() -> None:
@@ -245,7 +245,7 @@ def test_a_norm_that_counts_a_parameter_twice_counts_it_once() -> None:
     assert is_right(case(one, one, vector(4)), ERROR, seen(5.0), norm=True)
 
 
-def test_what_raises_gives_no_norm() -> None:
+def test_a_side_that_raises_returns_no_norm() -> None:
     assert not is_right(case(), seen(), seen(5.0, raised=ValueError()), norm=True)
 
 

@@ -1,4 +1,4 @@
-"""How far two results lie apart: equal ones first, then rounding, then what cannot be compared."""
+"""How far apart two results are: equal ones first, then rounding, then what cannot be compared."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def sparse(*numbers: float) -> torch.Tensor:
         (None, None),
     ],
 )
-def test_equal_values_are_no_distance_apart(one: Any, other: Any) -> None:
+def test_equal_values_have_no_distance(one: Any, other: Any) -> None:
     assert of_values(one, other) == of_values(other, one) == 0.0
 
 
@@ -109,7 +109,7 @@ def test_the_largest_difference_of_any_tensor_counts() -> None:
     assert of_tensors([vector(2), vector(4)], [vector(2.2), vector(5)]) == pytest.approx(0.25)
 
 
-def test_what_is_much_smaller_than_its_neighbors_is_measured_against_a_thousandth_of_all() -> None:
+def test_a_tiny_tensor_is_measured_relative_to_a_thousandth_of_all() -> None:
     rounding = [vector(3000, 4000), vector(1e-9)], [vector(3000, 4000), vector(2e-9)]
     assert of_tensors(*rounding) == pytest.approx(1e-9 / 5)  # 5000 in all, and a thousandth of that
     assert of_tensors([vector(1e-9)], [vector(2e-9)]) == pytest.approx(1.0)
@@ -212,7 +212,7 @@ def test_training_and_records_are_measured_apart() -> None:
         (run(1), "a float became an int"),
     ],
 )
-def test_runs_that_did_other_things(other: Trace, message: str) -> None:
+def test_runs_that_cannot_be_compared(other: Trace, message: str) -> None:
     with pytest.raises(Different, match=f"^{message}$"):
         of_traces(run(1.0), other)
 

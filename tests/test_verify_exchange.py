@@ -1,4 +1,4 @@
-"""One function in another's place, in a call, a string or an import: the two are compared, and a wrong one is refuted."""
+"""One function replaced by another in a call, a string or an import: both are compared, and a wrong one is refuted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def verify() -> Iterator[Verifier]:
 
 
 def change(code: str, new: str, safety: Safety = Safety.SAFE) -> Change:
-    """The fix that puts `new` in the place of what is between `«` and `»` in a program."""
+    """The fix that replaces the text between `«` and `»` in a program by `new`."""
     text = HEAD + code
     start, end = text.index("«"), text.index("»") - 1
     text = text.replace("«", "").replace("»", "")
@@ -60,7 +60,7 @@ def test_another_function_is_not_verified(verify: Verifier, name: str, other: st
 
 
 def test_a_function_that_does_something_else_is_refuted(verify: Verifier) -> None:
-    """Both take parameters and a number, so both run: the one clips by norm, the other by value."""
+    """Both take parameters and a number, so both run: one clips by norm, the other by value."""
     code = "«utils.clip_grad_norm_»(self.trained, config['clip'])\n"
     asked = change(code, "utils.clip_grad_value_")
     (experiment,) = exchanges(change(code, "runtime.clip_grad_norm_"))
@@ -104,7 +104,7 @@ MORE = {
 
 
 @pytest.mark.parametrize("name", MORE)
-def test_what_changes_more_than_the_function_is_no_exchange(name: str) -> None:
+def test_fixes_that_change_more_than_the_function(name: str) -> None:
     with pytest.raises(NotVerifiable):
         exchanges(change(*MORE[name]))
 

@@ -1,4 +1,4 @@
-"""Hostile sites: none leaves a trace, with both walls, and with the second one or a half of it alone."""
+"""Hostile sites: none leaves a trace, with both lines of defense, with only the second one, or with half of that."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RAN = re.compile(r"(before|after): ")  # a reason that names the side of a case:
 
 
 class Watched:
-    """A project of hostile files, and all that tells whether one of them did something."""
+    """A project with hostile files, and everything that shows whether one of them did something."""
 
     def __init__(self, root: Path) -> None:
         self.project, folder, evil = root / "project", root / "traces", root / "evil"
@@ -91,7 +91,7 @@ def without_first_wall(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *parts: str) -> None:
-    """Take parts of the second wall away: names of functions of `clipcheck.verify.seal`."""
+    """Disables parts of the second line of defense: names of functions of `clipcheck.verify.seal`."""
     away = "".join(f"seal.{part} = lambda *given: None\n" for part in parts)
     boot = worker._BOOT.replace("serve(kind,", f"from clipcheck.verify import seal\n{away}serve(kind,")
     monkeypatch.setattr(worker, "_BOOT", boot)
@@ -102,7 +102,7 @@ def add_payloads(watched: Watched, *names: str) -> None:
         watched.add(name, PAYLOADS[name][0])
 
 
-# --- the first wall -------------------------------------------------------------------------------------------------
+# --- the first line of defense --------------------------------------------------------------------------------------
 
 
 def test_no_hostile_site_is_run(watched: Watched) -> None:
@@ -132,7 +132,7 @@ LONG = GOOD.replace("1.0", "[" + "1.0, " * 8000 + "]")
 
 
 @pytest.mark.parametrize("text", [NESTED, LONG], ids=["a nested f-string", "a long list"])
-def test_a_site_that_cannot_be_read_does_not_take_the_others_down(watched: Watched, text: str) -> None:
+def test_a_site_that_cannot_be_parsed_does_not_stop_the_others(watched: Watched, text: str) -> None:
     (watched.project / "a.py").write_text(text, encoding="utf-8")
     (watched.project / "b.py").write_text(GOOD, encoding="utf-8")
     watched.run()
@@ -141,10 +141,10 @@ def test_a_site_that_cannot_be_read_does_not_take_the_others_down(watched: Watch
     assert (watched.project / "a.py").read_text(encoding="utf-8") == text
 
 
-# --- the second wall ------------------------------------------------------------------------------------------------
+# --- the second line of defense -------------------------------------------------------------------------------------
 
 
-def test_the_second_wall_holds_alone(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_line_of_defense_is_enough(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     without_first_wall(monkeypatch)
     add_payloads(watched, *PAYLOADS)
     verdicts = watched.run()
@@ -154,8 +154,8 @@ def test_the_second_wall_holds_alone(watched: Watched, monkeypatch: pytest.Monke
         assert {verdict["kind"] for verdict in found} == {"not-verified"}, (name, found)
 
 
-def test_what_python_can_refuse_holds_alone(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a system that forbids nothing. What libraries do in their own code is then not seen."""
+def test_what_python_can_deny_is_enough(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a system without restrictions. What libraries do in native code is not seen then."""
     without_first_wall(monkeypatch)
     without(monkeypatch, "confine")
     unseen = {"a file that torch opens itself", "a writer of torch's", "a pipe with a name", "a file of torch's"}
@@ -165,17 +165,17 @@ def test_what_python_can_refuse_holds_alone(watched: Watched, monkeypatch: pytes
 
 
 @pytest.mark.skipif(not LINUX, reason="Landlock and seccomp are Linux's")
-def test_what_the_kernel_refuses_holds_alone(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_kernel_denies_is_enough(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     without_first_wall(monkeypatch)
     without(monkeypatch, "watch")
-    # Code from a string needs nothing of the system; what it then does is another payload.
+    # Running code from a string needs no system call; what the code then does is another payload.
     add_payloads(watched, *PAYLOADS)
     watched.run()
     assert watched.traces() == set()
 
 
 @pytest.mark.skipif(not LINUX, reason="some payloads are POSIX's")
-def test_without_walls_the_payloads_leave_their_traces(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_defenses_the_payloads_leave_traces(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     without_first_wall(monkeypatch)
     without(monkeypatch, "confine", "watch")
     harm = {name for name, (_, traces) in PAYLOADS.items() if traces}
@@ -200,7 +200,7 @@ READ = {
 
 @pytest.mark.parametrize("how", READ)
 @pytest.mark.parametrize("away", [["confine", "watch"], ["watch"], ["confine"], []], ids=" and ".join)
-def test_a_secret_is_read_only_without_walls(
+def test_a_secret_is_read_only_without_defenses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, away: list[str]
 ) -> None:
     (tmp_path / "secret").write_text(SECRET, encoding="utf-8")
@@ -217,7 +217,7 @@ def test_a_secret_is_read_only_without_walls(
         assert isinstance(answer, Lost) and "(open " in answer.how
 
 
-def test_what_a_worker_is_refused_says_nothing_of_a_fix() -> None:
+def test_what_a_worker_is_denied_says_nothing_about_a_fix() -> None:
     with Worker("sites") as one:
         answer = one.ask(site(f"{BUILTINS}['open']('x')"))
         assert isinstance(answer, Lost) and answer.harmless and "open x" in answer.how
@@ -294,7 +294,7 @@ def test_torch_is_found_beside_the_installed_packages(tmp_path: Path, monkeypatc
     assert libraries.path() == [str(installed)]
 
 
-def test_nonsense_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_output_is_not_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     for line in ("[" * 5000, "nonsense", '"x" * 9', '{"result"'):
         boot = f"print('{{\"ready\": true}}'); input(); print({line!r}, flush=True); input()"
         monkeypatch.setattr(worker, "_BOOT", boot)

@@ -1,4 +1,4 @@
-"""What a module imports before and after a fix, with torch and without, and with clipcheck and without."""
+"""The imports of a module before and after a fix, with and without torch, and with and without clipcheck."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def verify() -> Iterator[Verifier]:
 
 
 def change(before: str, after: str) -> Change:
-    """The fix that exchanges the imports of a module, and an expression in it."""
+    """The fix that replaces the imports of a module, and an expression in it."""
     text = before + BODY
     at = text.index(CALL)
     edits = (Edit(at, at + len(CALL), "p.grad.norm()"),)

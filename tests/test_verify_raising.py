@@ -1,4 +1,4 @@
-"""A fix of code that raises: where the old side stops, it is no evidence for or against the new one."""
+"""A fix of code that raises: from the point where the old side stops, it is no evidence for or against the new one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixes of training on several ranks: verified with stand-ins for the process group, and what is no fix is not."""
+"""Fixes of training on several ranks: verified with stand-ins for the process group; wrong fixes are not."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_right_fix_is_verified_by_the_steps_of_all_ranks(verify: Verifier, nam
     assert any("gradients above max_norm" in note for note in found.exceptions), found
 
 
-# By the fix that they pretend to be.
+# By the fix that they imitate.
 WRONG = {
     ("an all-reduce", "none at all"): loop(CLIP + STEP),
     ("an all-reduce", "the clip dropped"): loop(REDUCE + STEP),
@@ -118,7 +118,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("fix", "name"), WRONG)
-def test_what_is_no_fix_is_not_verified(verify: Verifier, fix: str, name: str) -> None:
+def test_wrong_fixes_are_not_verified(verify: Verifier, fix: str, name: str) -> None:
     found = tried(verify, RIGHT[fix][0], WRONG[fix, name])
     assert found.kind == "not verified", found
     if not found.cases:
@@ -126,8 +126,8 @@ def test_what_is_no_fix_is_not_verified(verify: Verifier, fix: str, name: str) -
             rehearsal(change(RIGHT[fix][0], WRONG[fix, name]))
 
 
-def test_ranks_that_do_not_wait_for_one_another_are_a_fault(verify: Verifier) -> None:
-    """A test of which ranks reduce has the same outcome on all of them; one that a rank's own gradients decide has not."""
+def test_ranks_that_get_out_of_step_are_a_failure(verify: Verifier) -> None:
+    """A test that decides whether ranks reduce may depend on a rank's own gradients, and then differs between ranks."""
     own = "if float(next(model.parameters()).grad.sum()) > 0:\n"
     found = tried(verify, *(loop(one + STEP) for one in (CLIP + REDUCE, own + "    dist.all_reduce(p.grad)\n" + CLIP)))
     assert found.kind == "not verified", found

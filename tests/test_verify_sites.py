@@ -1,4 +1,4 @@
-"""Sites: a user's own statements lifted, tried and judged; sabotaged fixes refuted; and nothing else ever run."""
+"""Sites: a user's statements are lifted, run and judged; sabotaged fixes are refuted; and nothing else ever runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def verify() -> Iterator[Verifier]:
 
 
 def rewrite(before: str, after: str, roles: tuple[tuple[str, Role], ...]) -> tuple[str, Fix]:
-    """A program that holds `before` in a function, and the fix that puts `after` in its place."""
+    """A program with `before` in a function, and the fix that replaces it by `after`."""
     head = IMPORTS + "\ndef step(model, params, grads, args, norm_type, optimizer, log):\n"
     indented, changed = ("".join(f"    {line}\n" for line in text.splitlines()) for text in (before, after))
     text = head + indented + "    log(total)\n"
@@ -192,7 +192,7 @@ def test_a_detached_result_may_not_join_the_graph(verify: Verifier) -> None:
     assert found.kind == "refuted" and "graph" in found.reason
 
 
-def test_a_result_that_leaves_the_graph_is_said(verify: Verifier) -> None:
+def test_a_result_that_leaves_the_graph_is_noted(verify: Verifier) -> None:
     before = "total = torch.stack([g.norm() for g in grads]).norm()"
     found = verdict(verify, before, "total = get_total_norm(grads)", LIST_ROLES[:1])
     assert found.kind == "verified"
@@ -201,7 +201,7 @@ def test_a_result_that_leaves_the_graph_is_said(verify: Verifier) -> None:
     assert not any("graph" in note for note in found.exceptions)
 
 
-def test_a_result_of_low_gradients_may_be_wider_and_that_is_said(verify: Verifier) -> None:
+def test_a_result_of_low_precision_gradients_may_be_wider_and_is_noted(verify: Verifier) -> None:
     before = "total = torch.stack([g.norm() for g in grads]).norm()"
     found = verdict(verify, before, "total = get_total_norm(grads)", LIST_ROLES[:1])
     assert found.kind == "verified"
@@ -223,7 +223,7 @@ def test_a_value_keeps_its_kind(verify: Verifier, name: str) -> None:
     assert found.kind == "refuted" and reason in found.reason
 
 
-def test_the_smallest_failing_case_stands_with_both_values(verify: Verifier) -> None:
+def test_the_smallest_failing_case_is_shown_with_both_values(verify: Verifier) -> None:
     found = verdict(verify, LOOP, LOOP_MUTATIONS["no root"])
     assert found.reason == "gradients [3, 4]: differs by 4 (before total = 5, after total = 25)"
 
@@ -301,7 +301,7 @@ def test_a_role_without_a_stand_in_is_a_reason() -> None:
         lift(Change(*rewrite("total = args", "total = args", (("args", Role.SCALER),))))
 
 
-def test_a_case_that_hangs_is_a_verdict_and_not_the_end(verify: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_case_that_hangs_gets_a_verdict_and_the_others_run(verify: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = "total = sum(p.grad.norm() for p in params for a in range(1000000) for b in range(1000000))"
     with Verifier() as impatient:
         monkeypatch.setattr(impatient._worker, "seconds", 3.0)
@@ -401,7 +401,7 @@ def test_statements_at_the_very_start_are_lifted_without_the_import(verify: Veri
     assert verify(data.decode(), finding.fix).kind == "verified"
 
 
-def test_a_refuted_fix_is_clipchecks_own_fault(tmp_path: Path) -> None:
+def test_a_refuted_fix_is_reported_as_a_bug_in_clipcheck(tmp_path: Path) -> None:
     def refuting(text: str, fix: Fix, target: str) -> Verdict:
         return Verdict("refuted", 3, reason="with gradients [3, 4] it differs")
 
@@ -418,8 +418,8 @@ def test_each_verified_fix_is_lifted_from_the_text_it_is_made_for(verify: Verifi
     assert {verify(text, finding.fix).kind for finding in report.findings if finding.fix} == {"verified"}
 
 
-def test_names_of_comprehensions_are_not_taken_for_names_that_are_left(verify: Verifier) -> None:
-    """Nothing reads the sum: what both sides leave bound is compared, which a comprehension's name is not."""
+def test_names_of_comprehensions_do_not_count_as_bound_afterward(verify: Verifier) -> None:
+    """Nothing reads the sum, so the names bound afterward are compared; a comprehension's name is not one of them."""
     text = (
         "import torch\n\ntotal = 0.0\nfor group in optimizer.param_groups:\n    for p in group['params']:\n"
         "        total += p.grad.norm(2).item() ** 2\n"

@@ -1,4 +1,4 @@
-"""What stands in for a model, an optimizer, a scaler and the like, and what is kept of each step that they take."""
+"""The stand-ins for a model, an optimizer, a scaler and the like, and the record of each step that they take."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def world(*sizes: float, clip: str = "norm", norm_type: float = 2.0, clears: boo
 
 
 def stand_ins(of: World, *roles: str, groups: int = 1) -> Any:
-    """What stands for these roles, in their order."""
+    """The stand-ins for these roles, in order."""
     made = objects(of, {role: role for role in roles}, groups)
     found = [made.get(role, made.get(f"{role}__call")) for role in roles]
     return found[0] if len(found) == 1 else found
@@ -35,15 +35,15 @@ def norm(gradients: Any) -> float:
 
 
 def left(of: World) -> float:
-    """The norm of the gradients that the parameters hold."""
+    """The norm of the parameters' current gradients."""
     return norm(p.grad for p in of.parameters)
 
 
-# --- gradients and what they should be ----------------------------------------------------------------------------------
+# --- gradients and what they should be --------------------------------------------------------------------------------
 
 
 def batch(of: World) -> list[Any]:
-    """The gradients of the next batch alone."""
+    """The gradients of only the next batch."""
     for p in of.parameters:
         p.grad = None
     of.backward(1.0)
@@ -69,11 +69,11 @@ def test_backward_adds_up_until_a_step_has_used_the_gradients() -> None:
         assert torch.allclose(gradient.double(), wanted)
     stand_ins(one, "optimizer").step()
     one.loss().backward()
-    assert norm(one.wanted) == pytest.approx(2.0 * LIMIT)  # new ones are wanted; the sum is what was not cleared
+    assert norm(one.wanted) == pytest.approx(2.0 * LIMIT)  # new ones are expected; the sum was not cleared
     assert left(one) != pytest.approx(2.0 * LIMIT)
 
 
-def test_gradients_that_nobody_clears_are_wanted_where_the_code_clears_none() -> None:
+def test_gradients_are_expected_to_stay_if_the_code_never_clears_them() -> None:
     one = world(2.0, 2.0, clip="", clears=False)
     optimizer = stand_ins(one, "optimizer")
     for _ in range(2):
@@ -82,7 +82,7 @@ def test_gradients_that_nobody_clears_are_wanted_where_the_code_clears_none() ->
     assert norm(one.steps[1].wanted) == pytest.approx(left(one))
 
 
-def test_a_parameter_may_have_no_part_in_the_loss() -> None:
+def test_the_loss_may_not_depend_on_a_parameter() -> None:
     one = world(2.0, idle=True)
     one.loss().backward()
     assert [p.grad is None for p in one.parameters] == [False, True, False]
@@ -114,10 +114,10 @@ def test_what_is_within_the_limit_stays(clip: str, gradients: list[float]) -> No
     assert [float(g) for g in Aim("value", 2.0, LIMIT, True).clipped(below)] == [-LIMIT]
 
 
-# --- the model and the optimizer ----------------------------------------------------------------------------------------
+# --- the model and the optimizer --------------------------------------------------------------------------------------
 
 
-def test_a_step_notes_what_it_takes_and_what_it_should_take() -> None:
+def test_a_step_records_its_gradients_and_the_right_ones() -> None:
     one = world(2.0)
     optimizer = stand_ins(one, "optimizer")
     before = [p.detach().clone() for p in one.parameters]
@@ -153,7 +153,7 @@ def test_gradients_that_are_cleared_before_a_step_are_lost(who: str) -> None:
     assert one.lost and left(one) == 0
 
 
-def test_what_was_not_cleared_is_wanted_in_the_next_step_as_it_was_clipped() -> None:
+def test_gradients_that_were_not_cleared_are_expected_in_the_next_step_after_clipping() -> None:
     one = world(2.0, clears=False)
     one.loss().backward()
     stand_ins(one, "optimizer").step()
@@ -177,7 +177,7 @@ def test_a_model_has_the_parameters() -> None:
     assert all(a is b for a, b in zip(model.parameters(), one.parameters, strict=True))
 
 
-# --- what scales ----------------------------------------------------------------------------------------------------------
+# --- scalers and wrappers ---------------------------------------------------------------------------------------------
 
 
 def test_a_scaler_unscales_before_the_step_at_the_latest() -> None:
@@ -207,7 +207,7 @@ def test_a_scaler_unscales_once() -> None:
 
 
 def test_a_scaler_does_not_unscale_after_the_step() -> None:
-    """As torch's, https://pytorch.org/docs/stable/amp.html; a step unscales by itself, so both reasons apply."""
+    """Like torch's, https://pytorch.org/docs/stable/amp.html; a step unscales by itself, so both reasons apply."""
     one = world(2.0)
     scaler, optimizer = stand_ins(one, "scaler", "optimizer")
     scaler.scale(one.loss()).backward()
@@ -329,7 +329,7 @@ def test_without_apex_the_optimizer_has_the_models_parameters() -> None:
     assert all(a is b for a, b in zip(optimizer.param_groups[0]["params"], one.parameters, strict=True))
 
 
-# --- by roles -----------------------------------------------------------------------------------------------------------
+# --- by roles ---------------------------------------------------------------------------------------------------------
 
 
 def test_numbers_of_a_side() -> None:

@@ -1,4 +1,4 @@
-"""Fixes that change training: each shows that its steps are right and the old ones were not; sabotage shows nothing."""
+"""Fixes that change training: each shows that its steps are right and the old ones are not; sabotage fails."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def verify() -> Iterator[Verifier]:
 
 
 def change(before: str, after: str, safety: Safety = Safety.UNSAFE) -> Change:
-    """The fix that makes one program of another, as one edit of whole lines."""
+    """The fix that turns one program into another, as one edit of whole lines."""
     old, new = (HEAD + text for text in (before, after))
     first, second = (text.splitlines(keepends=True) for text in (old, new))
     least = min(len(first), len(second))
@@ -73,7 +73,7 @@ def micro(body: str) -> str:
     return loop(body).replace("for inputs, targets in batches", "for index, (inputs, targets) in enumerate(batches)")
 
 
-# By what a fix does: the program before, after, and the fault that it takes away.
+# By the purpose of the fix: the program before, after, and the fault that it removes.
 RIGHT = {
     "a clip before the step": (loop(BACKWARD + STEP + CLIP), loop(BACKWARD + CLIP + STEP), "a step above max_norm with gradients above"),
     "a clip after backward": (loop(CLIP + BACKWARD + STEP), loop(BACKWARD + CLIP + STEP), "a step above max_norm"),
@@ -140,7 +140,7 @@ def test_a_right_fix_is_verified_by_what_the_optimizer_sees(verify: Verifier, na
     assert any(note.startswith(fault) for note in found.exceptions), found
 
 
-# Of the first program in RIGHT, and of the one with a scaler: what would be no fix.
+# Wrong fixes of the first program in RIGHT, and of the one with a scaler.
 SABOTAGE = {
     "nothing": loop(BACKWARD + STEP + CLIP + "record(loss)\n"),
     "the clip dropped": loop(BACKWARD + STEP),
@@ -174,13 +174,13 @@ SCALED_SABOTAGE = {
 
 
 @pytest.mark.parametrize("name", SABOTAGE)
-def test_what_is_no_fix_is_not_verified(verify: Verifier, name: str) -> None:
+def test_wrong_fixes_are_not_verified(verify: Verifier, name: str) -> None:
     found = tried(verify, RIGHT["a clip before the step"][0], SABOTAGE[name])
     assert found.kind == "not verified", found
 
 
 @pytest.mark.parametrize("name", SCALED_SABOTAGE)
-def test_what_is_no_fix_of_scaled_gradients_is_not_verified(verify: Verifier, name: str) -> None:
+def test_wrong_fixes_of_scaled_gradients_are_not_verified(verify: Verifier, name: str) -> None:
     found = tried(verify, RIGHT["an unscale"][0], SCALED_SABOTAGE[name])
     assert found.kind == "not verified", found
 
@@ -202,7 +202,7 @@ def test_a_fix_may_leave_right_steps_as_they_are(verify: Verifier) -> None:
     assert found.kind == "verified" and found.exceptions == ()
 
 
-# --- what is left out, and what is made up -------------------------------------------------------------------------
+# --- what is left out, and what is replaced ------------------------------------------------------------------------
 
 
 def reduced(before: str, after: str) -> Training:
@@ -315,7 +315,7 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_what_no_stand_in_can_do_is_not_tried(name: str) -> None:
+def test_code_without_a_stand_in_is_not_run(name: str) -> None:
     body = UNKNOWN[name]
     last = body.splitlines(keepends=True)[-1]
     moved = body.removesuffix(last).replace("        optimizer.step()\n", last + "        optimizer.step()\n")
@@ -340,7 +340,7 @@ FORBIDDEN = {
 }
 
 
-# What no act of the training step is: it is made up as a whole, whatever it says.
+# Expressions that are not acts of the training step: they are replaced as a whole, whatever they contain.
 MADE_UP = [
     "model.__class__.parameters()",
     "model._own_world",
@@ -351,7 +351,7 @@ MADE_UP = [
 
 
 @pytest.mark.parametrize("parameters", MADE_UP)
-def test_what_is_made_up_is_not_run(parameters: str) -> None:
+def test_replaced_expressions_are_not_run(parameters: str) -> None:
     clip = CLIP.replace("model.parameters()", parameters).replace("max_norm", "limits(record)")
     found = reduced(loop(BACKWARD + STEP + clip), loop(BACKWARD + clip + STEP))
     for code in (found.before.code, found.after.code):

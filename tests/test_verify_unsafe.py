@@ -1,4 +1,4 @@
-"""What an unsafe fix may change, and what is said of it; nothing is verified that was not compared."""
+"""What an unsafe fix may change, and the notes about it; nothing counts as verified without a comparison."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tried(
     safety: Safety = Safety.UNSAFE,
     roles: tuple[tuple[str, Role], ...] = (PARAMETERS, LIMIT),
 ) -> Verdict:
-    """The verdict on putting `new` in the place of what is between `«` and `»` in a function."""
+    """The verdict on replacing the text between `«` and `»` in a function by `new`."""
     lines = "".join(f"    {line}\n" for line in code.splitlines())
     text = f"{HEAD}def step(model, optimizer, params, limit, loss, log, skipped, writer):\n{lines}"
     start, end = text.index("«"), text.index("»") - 1
@@ -37,7 +37,7 @@ def tried(
     return verify(text.replace("«", "").replace("»", ""), fix)
 
 
-# --- torch's clip in place of one written by hand -------------------------------------------------------------------
+# --- torch's clip instead of a handwritten one ----------------------------------------------------------------------
 
 BY_HAND = """\
 «norm = torch.sqrt(sum(torch.sum(p.grad ** 2) for p in params))
@@ -50,7 +50,7 @@ def by_hand(verify: Verifier, new: str, safety: Safety = Safety.UNSAFE) -> Verdi
     return tried(verify, BY_HAND.replace("\n    ", "\n"), new, safety)
 
 
-def test_torchs_epsilon_is_said(verify: Verifier) -> None:
+def test_torchs_epsilon_is_noted(verify: Verifier) -> None:
     found = by_hand(verify, "clip_grad_norm_(params, limit)")
     assert found.kind == "verified", found
     assert "gradients are smaller, since torch adds 1e-6 to the norm, with small gradients" in found.reason
@@ -77,7 +77,7 @@ def test_another_clip_is_not_verified(verify: Verifier, name: str) -> None:
     assert found.kind == "not verified" and found.reason.startswith("an unsafe fix"), found
 
 
-# --- the norm before the clip in place of that after it -------------------------------------------------------------
+# --- the norm before the clip instead of the one after it -----------------------------------------------------------
 
 AFTER = "«clip_grad_norm_(params, limit)\nnorm = torch.stack([p.grad.norm() for p in params]).norm()»\nlog(norm)"
 NO_NORM = {
@@ -100,7 +100,7 @@ def test_what_is_not_the_norm_before_the_clip(verify: Verifier, name: str) -> No
     assert tried(verify, AFTER, NO_NORM[name]).kind == "not verified"
 
 
-# --- a number in place of a tensor, and statements above ------------------------------------------------------------
+# --- a number instead of a tensor, and statements above -------------------------------------------------------------
 
 NUMBERS = {
     "of a clip": "norm = clip_grad_norm_(params, limit)\nlog(np.isnan(«norm»))",
@@ -109,7 +109,7 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_the_number_in_a_tensor_is_another_kind_of_value_and_that_is_said(verify: Verifier, name: str) -> None:
+def test_a_number_instead_of_a_tensor_is_noted(verify: Verifier, name: str) -> None:
     code = NUMBERS[name]
     old = code[code.index("«") + 1 : code.index("»")]
     found = tried(verify, code, f"{old}.item()")
@@ -158,13 +158,13 @@ log(total)"""
 
 
 @pytest.mark.parametrize("safety", [Safety.SAFE, Safety.UNSAFE])
-def test_right_steps_are_no_verdict_of_a_value_that_is_left_out(verify: Verifier, safety: Safety) -> None:
+def test_right_steps_do_not_verify_a_value_that_is_left_out(verify: Verifier, safety: Safety) -> None:
     found = tried(verify, STEP, "0.0", safety, roles=())
     assert found.kind != "verified", found
 
 
-def test_right_steps_are_no_verdict_of_the_result_of_a_clip(verify: Verifier) -> None:
-    """The steps are the same, and the name holds something else."""
+def test_right_steps_do_not_verify_the_result_of_a_clip(verify: Verifier) -> None:
+    """The steps are the same, but the name has a different value."""
     code = "optimizer.zero_grad()\nloss.backward()\n«norm = clip_grad_norm_(model.parameters(), limit, foreach=log())»\noptimizer.step()\nwriter(norm)"
     new = "norm = clip_grad_norm_(model.parameters(), limit, foreach=log()) * 2"
     assert tried(verify, code, new, Safety.SAFE, roles=()).kind == "not verified"

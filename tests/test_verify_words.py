@@ -1,4 +1,4 @@
-"""What the verification says of many cases, of several places, and of what its worker answers."""
+"""The verdicts of the verification: on many cases, on several places, and for the answers of its worker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clipcheck.verify.claims import Answer
 from clipcheck.verify.seeds import read_before_bound
 from clipcheck.verify.sites import together, verdict
 
-# --- which names a site needs from before -------------------------------------------------------------------------------
+# --- names that a site reads before it binds them ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_names_whose_value_from_before_is_read(code: str, names: str) -> None:
     assert sorted(read_before_bound(ast.parse(code).body)) == sorted(names.split())
 
 
-# --- verdicts -----------------------------------------------------------------------------------------------------------
+# --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
 def test_an_answer_of_the_worker_as_a_verdict() -> None:
@@ -76,7 +76,7 @@ UNKNOWN = Verdict("not verified", reason="no stand-in")
         ([BAD, Verdict("refuted", 9)], BAD),
     ],
 )  # fmt: skip
-def test_of_several_places_the_worst_decides(places: list[Verdict], expected: Verdict) -> None:
+def test_the_worst_of_several_places_decides(places: list[Verdict], expected: Verdict) -> None:
     assert together(places) == expected
 
 

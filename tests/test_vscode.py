@@ -1,4 +1,4 @@
-"""The extension for VS Code: its own tests, run by node where that is installed."""
+"""The VS Code extension: its tests, run by node if that is installed."""
 
 from __future__ import annotations
 

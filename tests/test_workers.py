@@ -1,4 +1,4 @@
-"""Worker processes: nothing of the folder at hand is run in them, a death costs one file, none outlives its parent."""
+"""Worker processes: they run no code of the current folder, a crash costs one file, and none outlives its parent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such 
 
 
 def double(number: int) -> int:
-    """Dies on 3, for good; a negative number takes long."""
+    """Always dies on 3; a negative number takes long."""
     if number == 3:
         os._exit(7)
     if number < 0:
@@ -27,7 +27,7 @@ def double(number: int) -> int:
     return number * 2
 
 
-def test_a_death_costs_one_item() -> None:
+def test_a_dead_worker_costs_one_item() -> None:
     with Workers(2) as workers:
         done = dict(workers.each(double, range(8)))
     assert done.pop(3) == Died("ended with exit code 7")
@@ -35,7 +35,7 @@ def test_a_death_costs_one_item() -> None:
 
 
 def once(path: str) -> str:
-    """Dies the first time, as a process does that the system ends for its memory."""
+    """Dies the first time, like a process that the system kills for its memory."""
     if not os.path.exists(path):
         Path(path).touch()
         os.kill(os.getpid(), signal.SIGTERM)
@@ -44,7 +44,7 @@ def once(path: str) -> str:
 
 
 @POSIX
-def test_what_dies_once_is_tried_again(tmp_path: Path) -> None:
+def test_an_item_whose_worker_died_once_is_tried_again(tmp_path: Path) -> None:
     with Workers(1) as workers:
         assert list(workers.each(once, [str(tmp_path / "tried")])) == [(str(tmp_path / "tried"), "done")]
 
@@ -70,7 +70,7 @@ def test_the_processes_end_with_the_block() -> None:
 
 # --- the whole program ------------------------------------------------------------------------------------------------
 
-# What the standard library imports on the way, in any Python from 3.10 on, and what we do.
+# What the standard library imports indirectly, in any Python from 3.10 on, and what clipcheck imports.
 NAMES = """
     abc argparse ast asyncio base64 bisect bz2 codecs collections concurrent configparser contextlib contextvars copy
     copyreg ctypes dataclasses datetime decimal difflib enum errno fnmatch functools gc genericpath getpass glob hashlib
@@ -85,7 +85,7 @@ NAMES = """
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A folder with enough files for several processes, and a trap by every name that might be imported."""
+    """A folder with enough files for several processes, and a trap for every name that might be imported."""
     folder = tmp_path / "a folder"
     folder.mkdir()
     for number in range(30):
@@ -113,8 +113,8 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_nothing_of_the_current_folder_is_run(hostile: Path, command: list[str]) -> None:
-    script = hostile.parent / "bin" / "clipcheck"  # what pip makes of the entry point
+def test_no_code_of_the_current_folder_is_run(hostile: Path, command: list[str]) -> None:
+    script = hostile.parent / "bin" / "clipcheck"  # what pip creates for the entry point
     script.parent.mkdir()
     script.write_text("from clipcheck.cli.main import main\nmain()\n")
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
@@ -125,8 +125,8 @@ def test_nothing_of_the_current_folder_is_run(hostile: Path, command: list[str])
     assert trace(hostile) == ""
 
 
-def test_nothing_of_the_current_folder_is_run_by_the_module(hostile: Path) -> None:
-    """`python -m` itself puts the folder in front; what it imports before us is in its hands, the rest is in ours."""
+def test_no_code_of_the_current_folder_is_run_by_the_module(hostile: Path) -> None:
+    """`python -m` puts the folder first on the path; only what it imports before clipcheck is beyond our control."""
     probe = hostile.parent / "probe.py"
     probe.write_text("import sys; print(*{name.partition('.')[0] for name in sys.modules})")
     before = subprocess.run(
@@ -164,7 +164,7 @@ with Workers(2) as workers:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the children of a process are looked up in /proc")
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT"])
-def test_no_worker_outlives_its_parent_or_holds_its_streams(how: str) -> None:
+def test_no_worker_outlives_its_parent_or_keeps_its_streams_open(how: str) -> None:
     parent = subprocess.Popen([sys.executable, "-c", SLOW], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=PROJECT)
     assert parent.stdout is not None
     assert parent.stdout.readline() == b"ready\n"
@@ -174,7 +174,7 @@ def test_no_worker_outlives_its_parent_or_holds_its_streams(how: str) -> None:
     assert len(workers) == 2
     time.sleep(0.3)
     parent.send_signal(getattr(signal, how))
-    parent.communicate(timeout=20)  # returns when nobody holds the pipes any more
+    parent.communicate(timeout=20)  # returns when all ends of the pipes are closed
     while any(os.path.exists(f"/proc/{worker}") for worker in workers) and time.monotonic() < until:
         time.sleep(0.05)
     assert not [worker for worker in workers if os.path.exists(f"/proc/{worker}")]

@@ -1,4 +1,4 @@
-"""`make dist`: each distribution is installed into an empty environment and tried there, far from this checkout.
+"""`make dist`: each distribution is installed into an empty environment and tried there, outside this checkout.
 
     python tests/try_dist.py FOLDER
 
@@ -56,7 +56,7 @@ def try_one(distribution: Path) -> None:
         assert "clip_grad_norm_(" in train.read_text()
         assert "No problems found in 1 file" in environment.run("clipcheck")
         environment.install(f"{distribution}[lsp]")
-        environment.run("clipcheck", "server")  # and its client is gone at once
+        environment.run("clipcheck", "server")  # its client disconnects at once
         environment.install(f"{distribution}[torch]")
         table = environment.run("clipcheck", "verify")
         assert "CLIP002" in table

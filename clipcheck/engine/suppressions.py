@@ -78,7 +78,7 @@ class Sifted(NamedTuple):
 
 
 def names_us(data: bytes) -> bool:
-    """Whether a text names clipcheck or its rules; plain searches are fifty times as fast, and few files match."""
+    """Whether a file names clipcheck or its rules; plain searches are fifty times as fast, and few files match."""
     return b"clipcheck:" in data or ((b"noqa" in data or b"NOQA" in data) and _NOQA_BYTES.search(data) is not None)
 
 

@@ -3,13 +3,13 @@
 Each question is answered from the function's body and from the answers for the functions that it calls, three calls
 deep. What is unknown is left out, so that nothing is concluded from it:
 
-    possible_acts       the acts of the training step that a run of it may perform, measuring a norm among them, also in functions
-                that it calls
-    returned    what it returns
-    reductions  the collectives over gradients that it runs
-    hooks       the functions that autograd calls during `backward()`
+    possible_acts  the acts of the training step that it may perform, including in functions that it calls; measuring a
+                   norm is one of them
+    returned       what it returns
+    reductions     the collectives over gradients that it runs
+    hooks          the functions that autograd calls during `backward()`
 
-How often it goes through what its parameters are given is asked of `clipcheck.training.readings`.
+How often it iterates over its arguments is answered by `clipcheck.training.readings`.
 """
 
 from __future__ import annotations

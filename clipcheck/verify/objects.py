@@ -1,4 +1,4 @@
-"""The objects behind the names of a side that trains."""
+"""The objects for the names of a side that trains."""
 
 from __future__ import annotations
 

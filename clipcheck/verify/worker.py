@@ -151,7 +151,7 @@ class Worker:
         match hello:
             case {"ready": True}:
                 if sys.platform != "win32":
-                    self._leave_folder()  # delete the folder now: nothing can be written to it or left behind
+                    self._leave_folder()  # delete the folder now: nothing can be written to it, and nothing is left over
                 return process
             case {"missing": missing}:
                 self.stop()

@@ -41,7 +41,7 @@ class Accelerator:
 
 
 class AcceleratedOptimizer:
-    """Its `step` and `zero_grad` do something where gradients are synchronized only."""
+    """Its `step` and `zero_grad` do something only if gradients are synchronized."""
 
     def __init__(self, optimizer, accelerator):
         self.optimizer, self.accelerator, self.param_groups = optimizer, accelerator, optimizer.param_groups
@@ -63,7 +63,7 @@ class AcceleratedOptimizer:
             self.accelerator.scaler.update()
 
     def step_param(self, parameter):
-        """Of a trainer of its own: each parameter has an optimizer."""
+        """As in a custom trainer: each parameter has an optimizer."""
         if parameter not in self.each:
             self.each[parameter] = torch.optim.SGD([parameter], lr=0.01)
         self.each[parameter].step()

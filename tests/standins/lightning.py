@@ -1,4 +1,4 @@
-"""In which order Lightning 2.5 calls what users write: `Trainer.fit`, the closure, hooks and the scaler of `16-mixed`."""
+"""The order in which Lightning 2.5 calls user code: `Trainer.fit`, the closure, hooks and the scaler of `16-mixed`."""
 
 import torch
 from torch import nn
@@ -42,7 +42,7 @@ class LightningModule(nn.Module):
 
 
 class LightningOptimizer:
-    """What `self.optimizers()` and `optimizer_step` are given: its step lets the precision step."""
+    """What `self.optimizers()` returns and `optimizer_step` receives: its step delegates to the precision plugin."""
 
     def __init__(self, optimizer, trainer):
         self.optimizer, self.trainer = optimizer, trainer

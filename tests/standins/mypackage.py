@@ -1,4 +1,4 @@
-"""Classes of a project's own, with the names of Lightning's."""
+"""Classes of a project with the same names as Lightning's."""
 
 from torch import nn
 

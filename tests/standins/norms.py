@@ -1,4 +1,4 @@
-"""A module of the user's own that measures norms."""
+"""A user's module that measures norms."""
 
 import torch
 

@@ -4,7 +4,7 @@
 def reduce_gradients(optimizer):
     for group in optimizer.param_groups:
         for p in group["params"]:
-            p.grad.add_(p.grad.flip(0)).div_(2)  # the other replica's are these upside down
+            p.grad.add_(p.grad.flip(0)).div_(2)  # the gradients of the other replica, reversed
 
 
 def optimizer_step(optimizer):
