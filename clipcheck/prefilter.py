@@ -70,7 +70,7 @@ def concerned(text: str, codes: frozenset[str]) -> frozenset[str]:
     return frozenset(code for code in near if _met(RULES[code].needs, everywhere))
 
 
-def speaks_of_clipping(text: str) -> bool:
+def contains_clipping_code(text: str) -> bool:
     """Whether code, also such as no parser reads, clips or measures gradients, or scales them; prose does not count.
 
     A name for a gradient is not enough: that of a gradient penalty is none of a parameter, and TensorFlow has its `GradientTape`.

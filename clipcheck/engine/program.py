@@ -14,7 +14,7 @@ from clipcheck.documents.program import Document
 from clipcheck.engine import suppressions
 from clipcheck.engine.suppressions import Directive, Naming, Standing, names_us
 from clipcheck.fixes.unused import left_unused, without_unused
-from clipcheck.prefilter import speaks_of_clipping
+from clipcheck.prefilter import contains_clipping_code
 from clipcheck.python import syntax
 from clipcheck.python.limits import Excess, excess
 from clipcheck.python.source import Source
@@ -280,8 +280,8 @@ def _reported_faults(document: Document, index: int, faults: Sequence[Fault]) ->
     if not faults or document.fragments or any(_is_of_template(text, fault) for fault in faults):
         return ()
     if document.cells:
-        return [fault for fault in faults if speaks_of_clipping(text[fault.start : fault.end])]
-    return faults if speaks_of_clipping(text) else ()
+        return [fault for fault in faults if contains_clipping_code(text[fault.start : fault.end])]
+    return faults if contains_clipping_code(text) else ()
 
 
 # A Jinja statement, `{% if layers %}`, or a value outside strings: `class {{ cookiecutter.name }}Model:`.
