@@ -16,8 +16,8 @@ class DefaultGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
         if not args or (args[0] not in self.commands and args[0] not in own):
-            if args and not os.path.exists(args[0]) and (command := alike(args[0], self.commands)):
-                raise click.UsageError(f"no command, file or folder `{args[0]}`, did you mean `{command}`?")
+            if args and not os.path.exists(args[0]) and (hint := suggestion(args[0], self.commands)):
+                raise click.UsageError(f"no command, file or folder `{args[0]}`{hint}")
             args = ["check", *args]
         return super().parse_args(ctx, args)
 
@@ -25,6 +25,8 @@ class DefaultGroup(click.Group):
         """Run; whatever goes wrong is one line on stderr and exit code 2."""
         try:
             return super().main(*args, **{**extra, "standalone_mode": False})
+        except click.NoSuchOption as error:
+            fail(f"unknown option `{error.option_name}`{suggestion(error.option_name, error.possibilities or ())}")
         except click.ClickException as error:
             fail(error.format_message())
         except (click.Abort, KeyboardInterrupt):
@@ -43,8 +45,22 @@ def fail(why: str) -> NoReturn:
     sys.exit(2)
 
 
-def alike(word: str, known: Iterable[str]) -> str:
-    """The known word that is most similar to a mistyped one, "" if none is."""
+class Choice(click.Choice):  # type: ignore[type-arg]  # not generic before click 8.2
+    """A choice whose error suggests the value that was probably meant."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            *others, last = self.choices
+            hint = suggestion(str(value), self.choices) or f" (expected {', '.join(others)} or {last})"
+            name = "" if param is None else f" for `{max(param.opts, key=len)}`"
+            raise click.UsageError(f"invalid value {value!r}{name}{hint}") from None
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the most similar known one, "" if none is similar."""
     from difflib import get_close_matches
 
-    return next(iter(get_close_matches(word, list(known), 1, 0.7)), "")
+    near = get_close_matches(word, list(known), 1, 0.7)
+    return f", did you mean `{near[0]}`?" if near else ""

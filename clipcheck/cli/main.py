@@ -9,7 +9,7 @@ import click
 
 from clipcheck import __version__, extras
 from clipcheck.cli import reference
-from clipcheck.cli.group import DefaultGroup
+from clipcheck.cli.group import Choice, DefaultGroup
 from clipcheck.cli.options import OF_CHECK, CheckCommand
 from clipcheck.cli.progress import progress
 
@@ -64,7 +64,7 @@ def version(output_format: str) -> None:
 
 
 @main.command("generate-shell-completion")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=Choice(["bash", "zsh", "fish"]))
 def generate_shell_completion(shell: str) -> None:
     """Generate a shell completion script."""
     from click.shell_completion import get_completion_class
@@ -81,7 +81,7 @@ def generate_shell_completion(shell: str) -> None:
 @click.option("--unsafe-fixes", is_flag=True, default=None, help="With PATHS: verify fixes that change training too.")
 @click.option("--target", metavar="clipcheck|torch|MODULE", help="With PATHS: which functions fixes call.")
 @click.option("--isolated", is_flag=True, help="With PATHS: ignore all settings files.")
-@click.option("--output-format", type=click.Choice(["full", "json"]), default="full", help="How results are printed.")
+@click.option("--output-format", type=Choice(["full", "json"]), default="full", help="How results are printed.")
 @click.option("-j", "--jobs", type=click.IntRange(min=0), default=0, help="Number of processes; 0 is one per core.")
 def verify(paths: tuple[str, ...], output_format: str, jobs: int, **words: Any) -> None:
     """Run code before and after each fix on torch and compare the results.

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from clipcheck.cli.group import Choice
 from clipcheck.formats import FORMATS
 
 _rules = {"multiple": True, "metavar": "RULES"}
@@ -74,13 +75,13 @@ GROUPS: dict[str, tuple[click.Option, ...]] = {
     "Output": (
         _option(
             "--output-format",
-            type=click.Choice(FORMATS),
+            type=Choice(FORMATS),
             envvar="CLIPCHECK_OUTPUT_FORMAT",
             help="How to print findings.",
         ),
         _option("-o", "--output-file", metavar="FILE", help="Write the report to a file."),
         _option("--statistics", **_flag, help="Print the number of findings of each rule."),
-        _option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", help="When to use color."),
+        _option("--color", type=Choice(["auto", "always", "never"]), default="auto", help="When to use color."),
         _option("-q", "--quiet", **_flag, help="Print findings, but no summary."),
         _option("-s", "--silent", **_flag, help="Print nothing; the exit code tells."),
         _option(

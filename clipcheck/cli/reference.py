@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from clipcheck.cli.group import alike
+from clipcheck.cli.group import Choice, suggestion
 
 
 def output_format() -> click.Option:
     """The option of the commands that print text or JSON."""
     about = "Text for people or JSON for programs."
-    return click.Option(["--output-format"], type=click.Choice(["text", "json"]), default="text", help=about)
+    return click.Option(["--output-format"], type=Choice(["text", "json"]), default="text", help=about)
 
 
 @click.command(short_help="Explain a rule.", params=[output_format()])
@@ -93,8 +93,7 @@ def show_help(ctx: click.Context, command: str | None) -> None:
         return
     found: Any = parent.command.get_command(parent, command)
     if found is None:
-        near = alike(command, parent.command.commands)
-        raise click.UsageError(f"unknown command `{command}`" + (f", did you mean `{near}`?" if near else ""))
+        raise click.UsageError(f"unknown command `{command}`{suggestion(command, parent.command.commands)}")
     if command == "bench":  # its options come from a group of its own, which imports torch
         ctx.invoke(found, words=("--help",))
         return
