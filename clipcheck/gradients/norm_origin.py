@@ -54,7 +54,7 @@ def _bound(source: Source, binding: Binding, depth: int) -> list[Series] | None:
     if added is not None:
         return [added.series]
     match source.enclosing(binding.node, cst.Assign, cst.AnnAssign, cst.AugAssign):
-        case cst.AugAssign(operator=cst.PowerAssign(), target=cst.Name() as target):
+        case cst.AugAssign(operator=cst.PowerAssign(), target=cst.Name() as target) if depth:
             return _named_before(source, target, binding, depth)
     if binding.kind != "assign" or binding.value is None:
         return None

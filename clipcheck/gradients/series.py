@@ -213,7 +213,7 @@ def flat(source: Source, node: cst.CSTNode, depth: int = DEPTH) -> Series | None
         return None
     match node:
         case cst.Call(func=func, args=[cst.Arg(value=parts, keyword=None), *_]) if source.qualified(func) in _JOINS:
-            found = _joined(source, parts)
+            found = _joined(source, parts, depth - 1)
             return found and found._replace(joined=node)
         case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value=method))) if method in _SAME_VECTOR:
             return flat(source, value, depth - 1) if source.qualified(node.func) is None else None
@@ -222,13 +222,13 @@ def flat(source: Source, node: cst.CSTNode, depth: int = DEPTH) -> Series | None
     return None
 
 
-def _joined(source: Source, parts: cst.BaseExpression) -> Series | None:
+def _joined(source: Source, parts: cst.BaseExpression, depth: int) -> Series | None:
     match parts:
         case cst.ListComp(elt=elt, for_in=clause) | cst.GeneratorExp(elt=elt, for_in=clause):
             found = gradient(source, elt)
             return Series(clauses(clause), Power(found, TWO, ONE, read=found.host)) if found else None
-        case cst.Name():
-            return _assigned(source, parts, lambda _, value: _joined(source, value))
+        case cst.Name() if depth:
+            return _assigned(source, parts, lambda _, value: _joined(source, value, depth - 1))
     return None
 
 

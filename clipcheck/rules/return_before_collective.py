@@ -206,7 +206,7 @@ def _compared(
     return None
 
 
-def _holds_gradients(source: Source, subject: cst.BaseExpression) -> bool:
+def _holds_gradients(source: Source, subject: cst.BaseExpression, depth: int = 4) -> bool:
     """Whether an expression is made of the gradients that are there: a filtered list, or what a loop has collected."""
     match subject:
         case cst.ListComp() | cst.GeneratorExp() | cst.SetComp() | cst.DictComp():
@@ -214,19 +214,19 @@ def _holds_gradients(source: Source, subject: cst.BaseExpression) -> bool:
         case cst.Call(func=cst.Name("filter"), args=[cst.Arg(value=chooses), _]):
             return _mentions_grad(source, chooses)
         case cst.Call(func=cst.Name("list" | "tuple" | "set"), args=[cst.Arg(value=inner)]):
-            return _holds_gradients(source, inner)
-        case cst.Name():
-            return _collects(source, subject)
+            return _holds_gradients(source, inner, depth)
+        case cst.Name() if depth:
+            return _collects(source, subject, depth - 1)
     return False
 
 
-def _collects(source: Source, name: cst.Name) -> bool:
+def _collects(source: Source, name: cst.Name, depth: int) -> bool:
     """Whether a variable holds what has a gradient: it was filtered, or a loop has put it in."""
     bindings = reaching(source, name)
     if any(binding.kind == "parameter" for binding in bindings):
         return False
     values = [value for binding in bindings if (value := assigned_value(source, binding)) is not None]
-    if any(not isinstance(value, cst.Name) and _holds_gradients(source, value) for value in values):
+    if any(not isinstance(value, cst.Name) and _holds_gradients(source, value, depth) for value in values):
         return True
     empty = any(_is_empty(source, value) for value in values)
     return empty and any(_depends_on_grad(source, node) for node in _filled_at(source, name))

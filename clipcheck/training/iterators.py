@@ -152,7 +152,7 @@ def _other_name(source: Source, use: cst.Name) -> cst.BaseExpression | None:
     """Another name or attribute of the same iterator: `own` if `params = own` is the only assignment."""
     match reaching(source, use):
         case [Binding(kind="assign", value=(cst.Name() | cst.Attribute(value=cst.Name("self"))) as other)]:
-            return other
+            return other if source.rank(other) < source.rank(use) else None  # two may stand for each other in a loop
     return None
 
 

@@ -87,23 +87,23 @@ def _goes_into(source: Source, value: cst.CSTNode, loop: Loop) -> bool:
     )
 
 
-def whole_of(source: Source, node: cst.BaseExpression) -> cst.BaseExpression:
+def whole_of(source: Source, node: cst.BaseExpression, depth: int = 4) -> cst.BaseExpression:
     """What a list was made from: `p` if it contains all or some of the elements of `p`, possibly through a name."""
     match node:
         case cst.Call(func=cst.Name("list" | "tuple" | "filter" | "iter"), args=[*_, cst.Arg(value=inner)]):
-            return whole_of(source, inner)
+            return whole_of(source, inner, depth)
         case cst.ListComp(elt=cst.Name(value=elt), for_in=cst.CompFor(target=cst.Name(value=target), iter=inner)) if (
             elt == target
         ):
-            return whole_of(source, inner)
+            return whole_of(source, inner, depth)
         case cst.GeneratorExp(
             elt=cst.Name(value=elt), for_in=cst.CompFor(target=cst.Name(value=target), iter=inner)
         ) if elt == target:
-            return whole_of(source, inner)
-        case cst.Name():
+            return whole_of(source, inner, depth)
+        case cst.Name() if depth:
             binding = only_assignment(source, node)
             if binding is not None and binding.value is not None and _selects(binding.value):
-                return whole_of(source, binding.value)
+                return whole_of(source, binding.value, depth - 1)
     return node
 
 

@@ -1,0 +1,249 @@
+"""How far a question follows names, calls and expressions within each other: so far, and not one step further.
+
+What goes round in a circle has an answer as well. Each row is a question, where the code is asked about, what is at the
+bottom of it, one step around that, and how many such steps are followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import libcst as cst
+import pytest
+
+from clipcheck.catalogue import RULES
+from clipcheck.engine.file import check_file
+from clipcheck.gradients.gradient import element, gradient
+from clipcheck.gradients.graphs import has_graph
+from clipcheck.gradients.norm_origin import base, origins
+from clipcheck.gradients.powers import power
+from clipcheck.gradients.series import flat, series
+from clipcheck.gradients.totals import total
+from clipcheck.python.classes import bases
+from clipcheck.python.source import Source
+from clipcheck.rules.per_parameter_clip import check as per_parameter_clip
+from clipcheck.rules.total_norm_of_parameters import are_parameters
+from clipcheck.settings.keys import Settings
+from clipcheck.training.calls import callee, named_function
+from clipcheck.training.modules import is_module, is_optimizer
+from clipcheck.training.parameters import owners
+from clipcheck.training.possible_limits import constants
+
+Question: TypeAlias = Callable[[Source, cst.BaseExpression], object]
+
+HEAD = "import numpy as np\nimport torch\nfrom torch import nn\n\n"
+NAME = "name = {}"  # a step that is an assignment
+NORMS = "[p.grad.norm() for p in ps]"
+STACK = f"torch.stack({NORMS})"
+
+
+def nested(around: str, inner: str, step: str, times: int) -> str:
+    """The program with `inner` in so many steps; each that is an assignment has a line and a name of its own."""
+    lines: list[str] = []
+    code = inner
+    for number in range(times):
+        code = step.replace("{}", code)
+        if code.startswith("name = "):
+            lines.append(code.replace("name", f"name{number}", 1))
+            code = f"name{number}"
+    return HEAD + "\n".join([*lines, around.replace("{}", code)]) + "\n"
+
+
+def answer(question: Question, program: str) -> object:
+    """The answer to a question about the expression on the last line."""
+    source = Source(program)
+    *_, last = source.nodes(cst.Expr)
+    return question(source, last.value)
+
+
+ROWS: list[tuple[Question, str, str, str, int]] = [
+    # a gradient
+    (gradient, "{}", "p.grad", "{}.data", 7),
+    (gradient, "{}", "p.grad", "{}.to_local()", 7),
+    (gradient, "{}", "p.grad", "{}.float()", 7),
+    (gradient, "{}", "p.grad", "({} if x else 0)", 7),
+    (gradient, "{}", "p.grad", "(p.grad if x else {})", 7),
+    (gradient, "{}", "p.grad", NAME, 7),
+    (gradient, "{}[0]", "[p.grad]", "list({})", 5),
+    # that of a loop
+    (gradient, "for x in {}:\n    x", "[p.grad]", "list({})", 5),
+    (gradient, "for x in {}:\n    x", "[p.grad]", "({} + [p.grad])", 5),
+    (gradient, "for x in {}:\n    x", "[p.grad]", "([p.grad] if y else {})", 5),
+    (gradient, "for x in {}:\n    x", "[p.grad]", "{}[0]", 5),
+    (gradient, "for x in {}:\n    x", "[p.grad]", "{}.values()", 5),
+    (gradient, "for x in {}:\n    x", "[p.grad]", NAME, 5),
+    (gradient, "for x in [{}]:\n    x", "p.grad", "{}.data", 5),
+    (gradient, "for x in [{} for p in ps]:\n    x", "p.grad", "{}.data", 5),
+    (gradient, "for x, y in zip({}, ps):\n    x", "[p.grad]", "list({})", 4),
+    (gradient, "for i, x in enumerate({}):\n    x", "[p.grad]", "list({})", 4),
+    (gradient, "for k, x in {}.items():\n    x", "{k: p.grad for k in ks}", NAME, 4),
+    (gradient, "for i, x in {}:\n    x", "enumerate([p.grad])", "list({})", 4),
+    (gradient, "for i, x in {}:\n    x", "enumerate([p.grad])", NAME, 4),
+    (gradient, "for i, x in [(p, {}) for p in ps]:\n    x", "p.grad", "{}.data", 5),
+    (element, "[{} for p in ps]", "p.grad", "{}.data", 6),
+    (element, "{}", "[p.grad for p in ps]", NAME, 6),
+    # whether autograd goes through it
+    (has_graph, "{}", "f(create_graph=True)", "list({})", 7),
+    (has_graph, "{}", "f(create_graph=True)", "[g for g in {}]", 7),
+    (has_graph, "{}", "f(create_graph=True)", "{}[0]", 7),
+    (has_graph, "{}", "f(create_graph=True)", NAME, 7),
+    # a power of its norm
+    (power, "{}", "p.grad.norm()", "({} ** 2)", 7),
+    (power, "{}", "p.grad.norm()", "({} if x else 0)", 7),
+    (power, "{}", "p.grad.norm()", "({} * {})", 7),
+    (power, "{}", "p.grad.norm()", "{}.data", 7),
+    (power, "{}", "p.grad.norm()", "{}.data[0]", 7),
+    (power, "{}", "p.grad.norm()", "float({})", 7),
+    (power, "{}", "p.grad.norm()", NAME, 7),
+    # many of these
+    (series, "{}", NORMS, "[n ** 2 for n in {}]", 7),
+    (series, "{}", NORMS, "list({})", 7),
+    (series, "{}", NORMS, "np.array({})", 7),
+    (series, "{}", NORMS, "torch.stack({})", 7),
+    (series, "{}", NORMS, "torch.tensor({})", 7),
+    (series, "{}", NORMS, NAME, 7),
+    (series, "{}", STACK, "({} ** 2)", 6),
+    (series, "{}", STACK, "torch.sqrt({})", 6),
+    (series, "{}", STACK, "{}.float()", 6),
+    (flat, "{}", "torch.cat([p.grad for p in ps])", "{}.float()", 7),
+    (flat, "{}", "torch.cat([p.grad for p in ps])", NAME, 7),
+    # their total
+    (total, "{}", "sum(p.grad.norm() ** 2 for p in ps)", "({} ** 0.5)", 7),
+    (total, "{}", "sum(p.grad.norm() ** 2 for p in ps)", "float({})", 7),
+    (origins, "{}", f"{STACK}.norm()", "({} ** 2)", 12),
+    (origins, "{}", f"{STACK}.norm()", "float({})", 12),
+    (origins, "{}", f"{STACK}.norm()", "{}.item()", 12),
+    (origins, "{}", f"{STACK}.norm()", NAME, 5),
+    (lambda source, node: base(source, node) == "ps", "{}", "ps", "name = list({})", 6),
+    # modules, optimizers, parameters
+    (is_module, "{}", "nn.Linear(2, 2)", "{}.cuda()", 3),
+    (is_module, "{}", "nn.Linear(2, 2)", NAME, 3),
+    (is_optimizer, "{}", "torch.optim.SGD(ps)", NAME, 3),
+    (owners, "{}", "model.parameters()", NAME, 4),
+    (are_parameters, "{}", "model.parameters()", "list({})", 5),
+    (are_parameters, "{}", "model.parameters()", "[p for p in {}]", 5),
+    (are_parameters, "{}", "model.parameters()", NAME, 5),
+    # functions
+    (named_function, "def f():\n    pass\n\n{}", "f", "partial({}, 1)", 4),
+    # limits
+    (lambda source, node: [*constants(source, node)], "{}", "None", "float({})", 3),
+    (lambda source, node: [*constants(source, node)], "{}", "None", "({} if x else x)", 3),
+    (lambda source, node: [*constants(source, node)], "{}", "None", "(x or {})", 3),
+    (lambda source, node: [*constants(source, node)], "{}", "None", "options.get('k', {})", 3),
+    (lambda source, node: [*constants(source, node)], "{}", "None", NAME, 3),
+    # origins
+    (lambda source, node: source.qualified(node), "{}", "torch.nn", NAME, 4),
+]
+
+
+@pytest.mark.parametrize(("question", "around", "inner", "step", "times"), ROWS)
+def test_so_many_steps_are_followed(question: Question, around: str, inner: str, step: str, times: int) -> None:
+    assert answer(question, nested(around, inner, step, times))
+    assert not answer(question, nested(around, inner, step, times + 1))
+
+
+# --- functions and classes --------------------------------------------------------------------------------------------
+
+
+def test_the_bases_of_a_class_are_followed_five_classes_up() -> None:
+    source = Source("".join(f"class C{i}(C{i + 1}):\n    pass\n" for i in reversed(range(9))) + "C0\n")
+    lowest = next(one for one in source.nodes(cst.ClassDef) if one.name.value == "C0")
+    assert [*bases(source, lowest)] == ["C1", "C2", "C3", "C4", "C5"]
+
+
+@pytest.mark.parametrize(("above", "expected"), [(4, True), (5, False)])
+def test_a_method_is_looked_up_in_four_bases(above: int, expected: bool) -> None:
+    chain = [f"class C{i}(C{i + 1}):\n    pass\n" for i in reversed(range(above))]
+    program = "".join([f"class C{above}:\n    def run(self):\n        pass\n", *chain, "C0.run(x)\n"])
+    source = Source(program)
+    *_, call = source.nodes(cst.Call)
+    assert (callee(source, call) is not None) is expected
+
+
+@pytest.mark.parametrize(("times", "expected"), [(4, True), (5, False)])
+def test_four_names_of_a_function_are_followed(times: int, expected: bool) -> None:
+    source = Source(nested("def f():\n    pass\n\n{}()", "f", NAME, times))
+    *_, call = source.nodes(cst.Call)
+    assert (callee(source, call) is not None) is expected
+
+
+@pytest.mark.parametrize(("times", "findings"), [(3, 1), (4, 0)])
+def test_three_names_of_parameters_are_followed_to_a_clip_of_each(times: int, findings: int) -> None:
+    loop = "for x in {}:\n    nn.utils.clip_grad_norm_(x, 1.0)"
+    source = Source(nested(loop, "model.parameters()", NAME, times))
+    assert len([*per_parameter_clip(source)]) == findings
+
+
+# --- circles ----------------------------------------------------------------------------------------------------------
+
+IN_A_LOOP = """\
+def f(model, loss, grads, optimizer):
+    while True:
+        a = {b}
+        b = {a}
+        loss.backward()
+        clip_grad_norm_(a, b)
+        clip_grad_norm_(a.parameters(), max_norm=a)
+        for x in a:
+            clip_grad_norm_(x, 1.0)
+            total += x.grad.norm().item() ** 2
+        torch.cat(a).norm().item()
+        [p.grad for p in b]
+        if not a:
+            return None
+        dist.all_reduce(a)
+        a.step(b)
+"""
+OF_AN_OBJECT = """\
+class Trainer(Base):
+    def __init__(self):
+        self.a = {self_b}
+        self.b = {self_a}
+
+    def run(self, loss, xs):
+        for i, x in enumerate(xs):
+            loss.backward()
+            clip_grad_norm_(self.a, self.b)
+            torch.cat(self.a).norm().item()
+            self.a.step(self.b)
+
+class Base(Trainer):
+    pass
+"""
+OF_FUNCTIONS = """\
+def f(a):
+    while True:
+        b = {a}
+        clip_grad_norm_(b, g(b))
+        b.backward()
+        return g(b)
+
+def g(b):
+    for a in {b}:
+        clip_grad_norm_(a, f(b))
+        f(a).step()
+    return f(b)
+"""
+
+
+@pytest.mark.parametrize(
+    "step", ["{}", "list({})", "[x for x in {}]", "{}.cuda()", "partial({}, 1)", "{}.norm() ** 0.5"]
+)
+@pytest.mark.parametrize("program", [IN_A_LOOP, OF_AN_OBJECT, OF_FUNCTIONS], ids=["loop", "object", "functions"])
+def test_names_that_stand_for_each_other_have_an_answer(program: str, step: str) -> None:
+    made = {
+        f"{prefix}{name}": step.replace("{}", f"{dot}{name}")
+        for name in "ab"
+        for prefix, dot in (("", ""), ("self_", "self."))
+    }
+    text = f"import torch\nimport torch.distributed as dist\nfrom functools import partial\nfrom torch.nn.utils import clip_grad_norm_\n\n{program.format(**made)}"
+    report = check_file("x.py", text.encode(), Settings(codes=frozenset(RULES), prefilter=False))
+    assert report.errors == ()
+    assert {finding.code for finding in report.findings} <= RULES.keys()  # none says that the file is too deep
+
+
+def test_a_norm_whose_powers_stand_for_each_other_has_no_origin() -> None:
+    program = f"n = {STACK}.norm()\nwhile True:\n    n **= 0.5\n    n **= 2.0\n    n\n"
+    assert answer(origins, HEAD + program) is None
+    assert answer(origins, HEAD + program.replace("    n **= 2.0\n", ""))
