@@ -49,7 +49,8 @@ def check(source: Source) -> Iterator[Hit]:
                 name = source.quoted(step.at, "the step", 24)
                 message = f"clips another optimizer's parameters: {name} on {source.where(step.at)} is not clipped"
                 fix = _fix(source, clip, step)
-                yield Hit(clip.at, message, fix, "" if fix else BY_HAND, ((step.at, "the step is here"),))
+                related = () if step.at is clip.at else ((step.at, "the step is here"),)
+                yield Hit(clip.at, message, fix, "" if fix else BY_HAND, related)
 
 
 def _of_another(source: Source, flow: Flow, clip: Event) -> Event | None:
