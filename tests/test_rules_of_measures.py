@@ -1,15 +1,15 @@
 """The rules about when a norm is measured (CLIP309, CLIP506, CLIP507), on short programs. Silent cases first.
 
-In the programs, `B` runs backward, `C` clips, `S` steps, `Z` zeroes the gradients; `SB`, `U`, `SS` and `UP` are a
-scaler's scaled backward, unscale, step and update; `N` is the norm of the gradients, and `L` logs it as the norm of gradients.
+The programs are written in the short names of `abbreviated`; `N` is the norm of the gradients, and `L` logs it as the norm
+of gradients.
 """
 
 from __future__ import annotations
 
-import re
 import textwrap
 
 import pytest
+from abbreviated import STEPS, written
 
 from clipcheck.engine.file import check_file
 from clipcheck.engine.results import FileReport
@@ -27,22 +27,14 @@ def norm_of(module):
 def f(model, head, loss, log):
 """
 CALLS = {
-    "B": "loss.backward()",
-    "C": "clip_grad_norm_(model.parameters(), 1.0)",
-    "S": "optimizer.step()",
-    "Z": "optimizer.zero_grad()",
-    "SB": "scaler.scale(loss).backward()",
-    "U": "scaler.unscale_(optimizer)",
-    "SS": "scaler.step(optimizer)",
-    "UP": "scaler.update()",
+    **STEPS,
     "N": "torch.norm(torch.stack([p.grad.norm() for p in model.parameters()]))",
     "L": 'log("grad_norm", norm_of(model))',
 }
 
 
 def program(body: str, head: str = HEAD) -> str:
-    written = re.sub(r"\b(SB|SS|UP|[BCSZUNL])\b(?!\()", lambda found: CALLS[found[0]], body)
-    return head + textwrap.indent(written, "    ") + "\n"
+    return head + textwrap.indent(written(body, CALLS), "    ") + "\n"
 
 
 def check(body: str, code: str, fix: bool = False, head: str = HEAD) -> FileReport:

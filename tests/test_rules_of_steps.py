@@ -1,7 +1,6 @@
 """The rules about the order of the training step, on short programs. Silent cases first.
 
-In the programs, `B` runs backward, `C` clips, `S` steps, `Z` zeroes the gradients; `SB`, `U`, `SS` and `UP` are a
-scaler's scaled backward, unscale, step and update. Each is the body of a training loop, unless it says otherwise.
+The programs are written in the short names of `abbreviated`. Each is the body of a training loop, unless it says otherwise.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import re
 import textwrap
 
 import pytest
+from abbreviated import written
 
 from clipcheck.engine.file import check_file
 from clipcheck.engine.results import FileReport
@@ -18,20 +18,6 @@ from clipcheck.settings.keys import Settings
 
 HEAD = "import torch  # noqa\nfrom torch.nn.utils import clip_grad_norm_  # noqa\n"
 LOOP = "def f(model, optimizer, scaler, loss, xs, accelerator, fabric, amp):\n    for i, x in enumerate(xs):\n"
-CALLS = {
-    "B": "loss.backward()",
-    "C": "clip_grad_norm_(model.parameters(), 1.0)",
-    "S": "optimizer.step()",
-    "Z": "optimizer.zero_grad()",
-    "SB": "scaler.scale(loss).backward()",
-    "U": "scaler.unscale_(optimizer)",
-    "SS": "scaler.step(optimizer)",
-    "UP": "scaler.update()",
-}
-
-
-def written(text: str) -> str:
-    return re.sub(r"\b(SB|SS|UP|[BCSZU])\b(?!\()", lambda found: CALLS[found[0]], text)
 
 
 def program(body: str) -> str:
