@@ -148,12 +148,7 @@ def _is_only_asserted(source: Source, node: cst.BaseExpression) -> bool:
 
 def _is_in_assertion(source: Source, node: cst.CSTNode) -> bool:
     """Whether a node is in an `assert`, or in a call of a function of that name: `self.assertGreater(norm, 0)`."""
-    for above in source.ancestors(node):
-        if _asserts(above):
-            return True
-        if isinstance(above, cst.BaseStatement):
-            return False
-    return False
+    return any(map(_asserts, source.ancestors(node)))
 
 
 def _hit(node: cst.CSTNode, term: Power, outcome: Fix | Refused) -> Hit:

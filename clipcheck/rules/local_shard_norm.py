@@ -97,17 +97,15 @@ def _use(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:
     return next((value for value in found if _serves(source, value)), None)
 
 
+_SERVING = (
+    *(cst.BinaryOperation, cst.Comparison, cst.Call, cst.Return, cst.DictElement),
+    cst.FormattedStringExpression,
+)
+
+
 def _serves(source: Source, value: cst.CSTNode) -> bool:
     """Whether something is done with a norm: it is computed with, compared, given away or returned."""
-    for above in source.ancestors(value):
-        match above:
-            case cst.BinaryOperation() | cst.Comparison() | cst.Call() | cst.Return() | cst.DictElement():
-                return True
-            case cst.FormattedStringExpression():
-                return True
-            case cst.SimpleStatementLine() | cst.BaseCompoundStatement():
-                return False
-    return False
+    return source.enclosing(value, *_SERVING) is not None
 
 
 def _names(source: Source, value: cst.CSTNode) -> Iterator[str]:
@@ -125,8 +123,6 @@ def _names(source: Source, value: cst.CSTNode) -> Iterator[str]:
                 yield str(key.evaluated_value)
             case cst.Call(args=args):
                 yield from (source.code(arg.value) for arg in args if isinstance(arg.value, _TEXTS))
-            case cst.SimpleStatementLine() | cst.BaseCompoundStatement():
-                return
 
 
 _TEXTS = (cst.SimpleString, cst.FormattedString, cst.ConcatenatedString)

@@ -97,8 +97,6 @@ def _is_checked(source: Source, value: cst.CSTNode) -> bool:
                 return True
             case cst.Comparison(left=left, comparisons=[cst.ComparisonTarget(comparator=right)]):
                 return is_zero(source, left) or is_zero(source, right)
-            case cst.BaseCompoundStatement() | cst.SimpleStatementLine():
-                return False
     return False
 
 

@@ -116,13 +116,7 @@ def _rootless(source: Source, one: Accumulation) -> Iterator[Hit]:
 
 def _is_computed_with(source: Source, use: cst.Name) -> bool:
     """Whether more arithmetic follows: a root that is not recognized, a mean, a ratio."""
-    for above in source.ancestors(use):
-        match above:
-            case cst.BinaryOperation() | cst.AugAssign() | cst.Comparison():
-                return True
-            case cst.SimpleStatementLine() | cst.BaseCompoundStatement():
-                return False
-    return False
+    return source.enclosing(use, cst.BinaryOperation, cst.AugAssign, cst.Comparison) is not None
 
 
 def _leaves(source: Source, use: cst.Name) -> bool:

@@ -132,13 +132,7 @@ def _comments(source: Source, node: cst.CSTNode) -> list[str]:
 
 
 def _is_compared(source: Source, value: cst.CSTNode) -> bool:
-    for above in source.ancestors(value):
-        match above:
-            case cst.Assert() | cst.Comparison():
-                return True
-            case cst.BaseCompoundStatement() | cst.SimpleStatementLine():
-                return False
-    return False
+    return source.enclosing(value, cst.Assert, cst.Comparison) is not None
 
 
 def _said(source: Source, value: cst.CSTNode) -> Iterator[str]:
@@ -161,8 +155,6 @@ def _said(source: Source, value: cst.CSTNode) -> Iterator[str]:
             case cst.Return():
                 function = source.function(value)
                 yield function.name.value if function else ""
-            case cst.BaseCompoundStatement() | cst.SimpleStatementLine():
-                return
         below = above
 
 

@@ -126,8 +126,6 @@ def _names_of_result(source: Source, call: cst.Call) -> set[str]:
             case cst.Return():
                 function = source.enclosing(call, cst.FunctionDef)
                 found.append(function.name.value if function else "")
-            case cst.SimpleStatementLine() | cst.BaseCompoundStatement():
-                break
     return {word for text in found for part in re.split(r"\W+", text) for word in words(part)}
 
 
