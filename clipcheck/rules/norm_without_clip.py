@@ -111,7 +111,7 @@ _PROMISES = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_DENIES = re.compile(r"\b(?:no|not|never|without|before|un)\W+(?:\w+\W+)?clip", re.IGNORECASE)
+_DENIES = re.compile(r"\b(?:no|not|never|without|before|un)\W+(?:\w+\W+){0,2}clip", re.IGNORECASE)
 _NO_CLIP = frozenset("coef coefficient factor ratio value values stats should need needs before pre no un info".split())
 
 
