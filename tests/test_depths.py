@@ -1,6 +1,6 @@
 """How far a question follows names, calls and expressions within each other: so far, and not one step further.
 
-What forms a cycle in a circle has an answer as well. Each row is a question, where the code is asked about, what is at the
+A cycle has an answer as well. Each row is a question, where the code is asked about, what is at the
 bottom of it, one step around that, and how many such steps are followed.
 """
 
