@@ -58,7 +58,7 @@ def loaded(command: Sequence[str]) -> str:
 
 
 def torchfix(folder: Path) -> Path | None:
-    """TorchFix in an environment of its own, since it pins libcst below 1.6."""
+    """TorchFix in a separate environment, since it pins libcst below 1.6."""
     home = folder / "torchfix"
     venv.create(home, with_pip=True)
     program = home / ("Scripts" if os.name == "nt" else "bin") / "torchfix"

@@ -8,7 +8,7 @@
         print(finding.path, finding.place.line, finding.code, finding.message)
 
 Importing this module loads neither torch nor LibCST; `check` and `fix` never execute the code that they read. The command line
-uses `run_files`, with settings of its own.
+uses `run_files`, with its own settings.
 """
 
 from __future__ import annotations

@@ -209,7 +209,7 @@ class _Words:
 
 
 def _places(name: bytes, data: bytes) -> Iterator[int]:
-    """Where the bytes have a name as an identifier of its own."""
+    """Where the bytes contain a name as a whole identifier."""
     at = data.find(name)
     while at >= 0:
         end = at + len(name)

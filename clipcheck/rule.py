@@ -64,7 +64,7 @@ class Tier(Enum):
 class Role(str, Enum):
     """What an expression of the user means in the statements that a fix replaces.
 
-    With the roles a finding becomes an experiment: verification puts objects of its own in place of these expressions.
+    With the roles a finding becomes an experiment: verification replaces these expressions by its own objects.
     """
 
     PARAMETERS = "parameters"

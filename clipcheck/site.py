@@ -10,7 +10,7 @@ PUBLISHED = "https://clipcheck.github.io/clipcheck"  # as in pyproject.toml
 
 
 def address() -> str:
-    """The site's address; those who publish a site of their own name it in CLIPCHECK_DOCS_URL."""
+    """The site's address; those who publish their own copy set CLIPCHECK_DOCS_URL."""
     return (os.environ.get("CLIPCHECK_DOCS_URL") or PUBLISHED).rstrip("/")
 
 

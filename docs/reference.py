@@ -139,7 +139,7 @@ SUPPRESSIONS = (
     ),
     (
         "The next line",
-        "On a line of its own, for the next line of code.",
+        "On a separate line, for the next line of code.",
         f"import torch\n\n# clipcheck: ignore[CLIP002] the old name is kept for torch 0.3\n{CALL}\n",
     ),
     (
@@ -173,7 +173,7 @@ def suppression() -> str:
         "## For many findings\n\n`clipcheck --add-ignore .` writes such a comment on every line with findings, "
         '`--add-ignore="a reason"` with a reason, `--add-noqa` as `# noqa`. `--ignore-noqa` ignores all comments for one '
         "run. To leave rules out of whole folders, see [`per-file-ignores`](settings.md#per-file-ignores).\n\n"
-        "ruff may remove `# noqa: CLIP002` unless [its settings](../guides/ci.md#beside-ruff) know clipcheck's codes."
+        "ruff may remove `# noqa: CLIP002` unless [its settings](../guides/ci.md#with-ruff) know clipcheck's codes."
     )
     return "\n\n".join(parts)
 
@@ -183,7 +183,7 @@ EXIT_CODES = {
     1: "There are findings. With `--diff`, there is something to fix; with `--exit-non-zero-on-fix`, something was fixed. "
     "`clipcheck verify` without paths: the claim of an example does not hold. `clipcheck vendor --check`: the copy is not current.",
     2: "Something went wrong: a wrong option or setting, a path that does not exist, a file that cannot be read or written, "
-    "a rule that failed. The other files were checked all the same. `clipcheck verify PATH`: a fix was refuted.",
+    "a rule that failed. The other files were still checked. `clipcheck verify PATH`: a fix was refuted.",
 }
 
 

@@ -2,7 +2,7 @@
 
 Where the system can fork, a copy's runs are children of one process that has imported the libraries of the tests, but
 nothing of the project: a run then starts in the time that the test file takes to load, about a tenth of a second, and
-not in the several seconds of torch. Elsewhere each run is a process of its own.
+not in the several seconds of torch. Elsewhere each run is a separate process.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def a_mesh_is_taken_for_its_groups(rank: int, size: int) -> None:
             held = params()
             got = runtime.clip_grad_norm_(held, MAX_NORM, group=group, shard_group=of_experts(held, of))
             assert got.item() == pytest.approx(want, rel=2e-7)
-    # Every rank holds parameters of its own: a mesh of two dimensions stands for both groups.
+    # Every rank has different parameters: a mesh of two dimensions stands for both groups.
     own = [whole((3, other + 1))[0] for other in range(size)]
     with counted() as sizes:
         got = runtime.grad_norm([replicated(own[rank])], group=mesh)

@@ -234,7 +234,7 @@ def fsdp2_module(rank: int, size: int) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(13, 7), torch.nn.Linear(7, 3)).to(device())
     twin = [p.detach().clone().requires_grad_() for p in model.parameters()]
     inputs = torch.randn(4, 13, device=device())
-    for layer in model:  # beside gloo, where there are GPUs, each mesh makes a group of its own
+    for layer in model:  # with gloo and GPUs, each mesh creates a separate group
         fully_shard(layer, mesh=init_device_mesh(device(), (size,)))
     fully_shard(model, mesh=init_device_mesh(device(), (size,)))
     model(inputs).square().sum().backward()

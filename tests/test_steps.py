@@ -380,7 +380,7 @@ def test_many_branches_in_a_row_are_cheap() -> None:
                 scaler.update()
             """,
             ["CLIP301"],
-            id="a scaled loss under a name of its own",
+            id="a scaled loss under a separate name",
         ),
         pytest.param(
             """

@@ -86,7 +86,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched
     one.listener.close()
 
 
-def without_first_wall(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_allowlist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allowed, "check", lambda root, names: None)
 
 
@@ -145,7 +145,7 @@ def test_a_site_that_cannot_be_parsed_does_not_stop_the_others(watched: Watched,
 
 
 def test_the_second_line_of_defense_is_enough(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    without_first_wall(monkeypatch)
+    without_allowlist(monkeypatch)
     add_payloads(watched, *PAYLOADS)
     verdicts = watched.run()
     assert watched.traces() == set()
@@ -156,7 +156,7 @@ def test_the_second_line_of_defense_is_enough(watched: Watched, monkeypatch: pyt
 
 def test_what_python_can_deny_is_enough(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a system without restrictions. What libraries do in native code is not seen then."""
-    without_first_wall(monkeypatch)
+    without_allowlist(monkeypatch)
     without(monkeypatch, "confine")
     unseen = {"a file that torch opens itself", "a writer of torch's", "a pipe with a name", "a file of torch's"}
     add_payloads(watched, *(name for name in PAYLOADS if name not in unseen))
@@ -166,7 +166,7 @@ def test_what_python_can_deny_is_enough(watched: Watched, monkeypatch: pytest.Mo
 
 @pytest.mark.skipif(not LINUX, reason="Landlock and seccomp are Linux's")
 def test_what_the_kernel_denies_is_enough(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    without_first_wall(monkeypatch)
+    without_allowlist(monkeypatch)
     without(monkeypatch, "watch")
     # Running code from a string needs no system call; what the code then does is another payload.
     add_payloads(watched, *PAYLOADS)
@@ -176,7 +176,7 @@ def test_what_the_kernel_denies_is_enough(watched: Watched, monkeypatch: pytest.
 
 @pytest.mark.skipif(not LINUX, reason="some payloads are POSIX's")
 def test_without_defenses_the_payloads_leave_traces(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    without_first_wall(monkeypatch)
+    without_allowlist(monkeypatch)
     without(monkeypatch, "confine", "watch")
     harm = {name for name, (_, traces) in PAYLOADS.items() if traces}
     add_payloads(watched, *harm)

@@ -49,7 +49,7 @@ FINE = {
         "try:\n    import torch\n    try:\n        from clipcheck.runtime import clip_grad_norm_\n"
         "    except ImportError:\n        clip_grad_norm_ = None\nexcept ImportError:\n    torch = None\n",
     ),
-    "a guard of its own": (
+    "a separate guard": (
         GUARDED,
         GUARDED
         + "try:\n    from clipcheck.runtime import clip_grad_norm_\nexcept ImportError:\n    clip_grad_norm_ = None\n",

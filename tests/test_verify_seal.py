@@ -1,4 +1,4 @@
-"""The second wall as every Python has it: the gate for what code does, and the limits."""
+"""The second line of defense in any Python: the audit hook that gates what code does, and the limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker from inside, without its walls: what it answers to each kind of request, and what it says about it."""
+"""The worker from inside, without its defenses: its answers to each kind of request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from clipcheck.verify.seal import Refused  # noqa: E402
 
 @pytest.fixture
 def process(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What `serve` would do to a process of its own, as a log, and the lines of the input and of the output."""
+    """What `serve` would do to its process, as a log, and the lines of the input and of the output."""
     log: list[Any] = []
     answers = io.StringIO()
     own = SimpleNamespace(

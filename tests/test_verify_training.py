@@ -306,7 +306,7 @@ UNKNOWN = {
     "several optimizers": loop(BACKWARD + STEP + "other_optimizer.step()\n" + CLIP),
     "an engine": loop(BACKWARD + STEP + "engine.backward(loss)\n" + CLIP),
     "a return from a loop": loop(BACKWARD + STEP + "if record(loss):\n    return loss\n" + CLIP),
-    "a clip of its own": loop(BACKWARD + STEP + "model.clip_grad_norm_(max_norm)\n"),
+    "a custom clip": loop(BACKWARD + STEP + "model.clip_grad_norm_(max_norm)\n"),
     "a part of a model": loop(BACKWARD + STEP + CLIP.replace("model.parameters()", "record(model)")),
     "many tests": loop(
         "".join(f"if record({i}):\n    optimizer.zero_grad()\n" for i in range(4)) + BACKWARD + STEP + CLIP

@@ -1,4 +1,4 @@
-"""The command line: words in, exit code out. No logic of its own; what a command needs is imported inside it."""
+"""The command line: words in, exit code out. It contains no logic; what a command needs is imported inside it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def generate_shell_completion(shell: str) -> None:
 def verify(paths: tuple[str, ...], output_format: str, jobs: int, **words: Any) -> None:
     """Run code before and after each fix on torch and compare the results.
 
-    With PATHS, each fix found there is run on made-up gradients: only the statements that it replaces, in a sandboxed
+    With PATHS, each fix found there is run on random gradients: only the statements that it replaces, in a sandboxed
     process. Exit code 2 if a fix is refuted, else 0. Without PATHS, the examples of the rules are trained: exit code 1
     if the claim of one does not hold, else 0.
     """
@@ -106,14 +106,14 @@ def verify(paths: tuple[str, ...], output_format: str, jobs: int, **words: Any) 
     sys.exit(code)
 
 
-@main.command(short_help="Copy the runtime as a package of your own.")
+@main.command(short_help="Copy the runtime into your project.")
 @click.argument("folder")
 @click.option(
     "--check", "only_check", is_flag=True, help="Check whether the copy is current; exit code 1 if it is not."
 )
 @click.option("--force", is_flag=True, help="Overwrite files that were edited by hand.")
 def vendor(folder: str, only_check: bool, force: bool) -> None:
-    """Copy the runtime to FOLDER, as a package of your own.
+    """Copy the runtime to FOLDER, as a package of your project.
 
     Code that is fixed with `--target PACKAGE` runs without clipcheck. Run the command again after an upgrade of
     clipcheck. Files that were edited by hand are never overwritten without --force.

@@ -94,7 +94,7 @@ def show_help(ctx: click.Context, command: str | None) -> None:
     found: Any = parent.command.get_command(parent, command)
     if found is None:
         raise click.UsageError(f"unknown command `{command}`{suggestion(command, parent.command.commands)}")
-    if command == "bench":  # its options come from a group of its own, which imports torch
+    if command == "bench":  # its options come from a separate group, which imports torch
         ctx.invoke(found, words=("--help",))
         return
     _print(found.get_help(click.Context(found, parent, command)))

@@ -6,7 +6,7 @@ import re
 
 # Cell magics whose body is Python of the notebook's own namespace.
 _TRANSPARENT = frozenset("capture debug heat memit mprun prun pypy snakeviz tab time timeit wandb".split())
-# Cell magics whose body is a Python program of its own, run or written elsewhere.
+# Cell magics whose body is a separate Python program, run or written elsewhere.
 _APART = frozenset("python python3 writefile file".split())
 _TORCH_TABS = frozenset({"pytorch", "torch", "all"})
 

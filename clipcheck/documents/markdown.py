@@ -1,4 +1,4 @@
-"""Python in documents: the fenced blocks of Markdown, and the code blocks of reStructuredText, each a program of its own."""
+"""Python in documents: the fenced blocks of Markdown, and the code blocks of reStructuredText, each a separate program."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ def clip(accelerator: Any, parameters: Any, max_norm: float, norm_type: float = 
     """Unscales the gradients as the accelerator does, clips them with the runtime, and returns the norm before.
 
     Call it where `accelerator.clip_grad_norm_` is called: if `accelerator.sync_gradients`. DeepSpeed, Megatron-LM, XLA
-    and FSDP1 clip in ways of their own: those calls are passed on to `accelerator.clip_grad_norm_`, whose result may be
+    and FSDP1 clip in other ways: those calls are passed on to `accelerator.clip_grad_norm_`, whose result may be
     None.
 
     Args:
@@ -22,7 +22,7 @@ def clip(accelerator: Any, parameters: Any, max_norm: float, norm_type: float = 
         options: its other arguments, `nonfinite="skip"` or `group=…`.
 
     Raises:
-        ValueError: options are given, and the accelerator clips in a way of its own.
+        ValueError: options are given, but the accelerator clips in another way.
     """
     kind = accelerator.distributed_type.value
     if kind in _CLIP_THEMSELVES or (kind == "FSDP" and not getattr(accelerator, "is_fsdp2", False)):

@@ -42,6 +42,6 @@ class ClipsWithRuntime:
 
 
 def _calls_torch(plugin: Any) -> bool:
-    """Whether a precision plugin clips as Lightning's plain one does; FSDP1's and others have methods of their own."""
+    """Whether a precision plugin clips as Lightning's plain one does; FSDP1's and others have different methods."""
     is_plain = type(plugin).clip_grad_by_norm.__qualname__ == "Precision.clip_grad_by_norm"
     return is_plain and not type(plugin).__name__.startswith("XLA")

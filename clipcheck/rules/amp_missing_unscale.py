@@ -60,7 +60,7 @@ _BEFORE = (
     *(EventKind.BACKWARD, EventKind.UNSCALE, EventKind.EDIT, EventKind.UNKNOWN),
     *(EventKind.STEP, EventKind.UPDATE, EventKind.ZERO_GRAD),
 )
-# A `zero_grad` after the backward discards what would be scaled: it is a mistake of its own, and masks the missing `unscale_`.
+# A `zero_grad` after the backward discards what would be scaled: it is a separate mistake, and masks the missing `unscale_`.
 _BEFORE_CLEARED = tuple(kind for kind in _BEFORE if kind is not EventKind.ZERO_GRAD)
 BY_HAND = "call `scaler.unscale_(optimizer)` before the clip"
 LIGHTNING = "clips scaled gradients: under 16-mixed precision Lightning unscales them in `step()`"

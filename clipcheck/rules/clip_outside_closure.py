@@ -56,7 +56,7 @@ def check(source: Source) -> Iterator[Hit]:
 
 
 def _recomputing_step(source: Source, flow: Flow, clip: Event) -> Event | None:
-    """The `step(closure)` after `clip` whose closure runs backward and has no clip of its own."""
+    """The `step(closure)` after `clip` whose closure runs backward and does not clip."""
     later = clip.first_after(EventKind.STEP, EventKind.UNKNOWN, EventKind.BACKWARD)
     inside = {event.at for event in flow.of(EventKind.BACKWARD) if event.is_called}
     for event in later:

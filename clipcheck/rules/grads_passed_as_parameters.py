@@ -4,7 +4,7 @@ Finds torch's in-place clips that are given gradients, `.data` tensors or the va
 parameters, also through a function in this file.
 
 ## Why is this bad?
-The function reads `.grad` of each tensor that it is given. A gradient has no gradient of its own, so nothing is
+The function reads `.grad` of each tensor that it is given. A gradient does not have a gradient itself, so nothing is
 clipped, the result is 0.0, and neither an error nor a warning says so.
 
 ## How to fix by hand
@@ -21,7 +21,7 @@ Unsafe: passes the parameters themselves, so that gradients are clipped and trai
 results of `torch.autograd.grad`, which do not belong to a parameter.
 
 ## When to suppress it
-Where the tensors have a `.grad` of their own that is set elsewhere, as for FP32 master weights.
+Where the tensors have their own `.grad` that is set elsewhere, as for FP32 master weights.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html
@@ -156,7 +156,7 @@ def _appended(source: Source, name: cst.Name) -> tuple[str, cst.BaseExpression]:
 
 
 def _has_gradients(source: Source, name: cst.Name) -> bool:
-    """Whether the program gives the tensors a `.grad` of their own, as for FP32 master weights."""
+    """Whether the program sets the `.grad` of the tensors, as for FP32 master weights."""
     for use in source.names.uses(source.scope(name).owner(name.value), name.value):
         match source.parent(use):
             case cst.Attribute(attr=cst.Name("grad" | "requires_grad" | "requires_grad_")):

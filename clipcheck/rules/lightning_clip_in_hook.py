@@ -10,7 +10,7 @@ None: no step is ever clipped. Gradients that are still multiplied by the loss s
 `max_norm / 65536` when they are used.
 
 ## How to fix by hand
-Pass `gradient_clip_val` to the `Trainer`. For a clip of your own override `configure_gradient_clipping`, or clip in
+Pass `gradient_clip_val` to the `Trainer`. For a custom clip, override `configure_gradient_clipping`, or clip in
 `on_before_optimizer_step(self, optimizer)`: Lightning calls both after backward and unscaling, before the step.
 
 ## Fix safety

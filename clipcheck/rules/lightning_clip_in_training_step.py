@@ -8,7 +8,7 @@ that it returns. A clip in `training_step` gets the gradients of the previous st
 clipped.
 
 ## How to fix by hand
-Delete the call, and pass `gradient_clip_val=max_norm` to the `Trainer`. For a clip of your own, override
+Delete the call, and pass `gradient_clip_val=max_norm` to the `Trainer`. For a custom clip, override
 `configure_gradient_clipping`, which Lightning calls after `backward()` and unscaling.
 
 ## Fix safety

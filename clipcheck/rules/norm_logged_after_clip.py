@@ -13,7 +13,7 @@ both norms are wanted, give the second one a name that says so, such as `clipped
 
 ## Fix safety
 Unsafe: the logged norm changes; the steps stay the same, and the gradients are read once instead of twice. Offered
-where the clip is a statement of its own in the same block, and a single assignment computes the norm.
+where the clip is a separate statement in the same block, and a single assignment computes the norm.
 
 ## When to suppress it
 Where the norm after clipping is wanted. It is not reported where a name, key or comment says so (`clipped`, `after`,

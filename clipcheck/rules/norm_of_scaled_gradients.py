@@ -49,7 +49,7 @@ _ENDS = (
     *(EventKind.BACKWARD, EventKind.UNSCALE, EventKind.CLIP, EventKind.EDIT),
     *(EventKind.STEP, EventKind.UPDATE, EventKind.ZERO_GRAD, EventKind.UNKNOWN),
 )
-# A `zero_grad` after the backward leaves nothing to measure: it is a mistake of its own, and masks that of the scale.
+# A `zero_grad` after the backward leaves nothing to measure: it is a separate mistake, and masks that of the scale.
 _ENDS_CLEARED = tuple(kind for kind in _ENDS if kind is not EventKind.ZERO_GRAD)
 
 
@@ -91,7 +91,7 @@ def _is_scaled(source: Source, event: Event) -> bool:
 
 
 def _is_in_float16(source: Source) -> bool:
-    """Whether Accelerate is told to train in float16, with a scaler of its own: in bfloat16 it has none."""
+    """Whether Accelerate is told to train in float16, with its own scaler; in bfloat16 it has none."""
     return any(
         arg.keyword is not None and arg.keyword.value == "mixed_precision" and source.code(arg.value)[1:-1] == "fp16"
         for call in source.nodes(cst.Call)

@@ -8,7 +8,7 @@ larger: with `max_norm=1.0`, a gradient with norm 0.05 is scaled up to norm 1. N
 shrink with the gradient.
 
 ## Why is this rule opt-in?
-Normalized gradients, which always have the same norm, are a method of their own and look just like this.
+Normalized gradients, which always have the same norm, are a different method and look just like this.
 
 ## How to fix by hand
 Clamp the coefficient to 1, or call `clip_grad_norm_(parameters, max_norm)` instead:

@@ -132,7 +132,7 @@ def _step_of_several(source: Source, zero: Event) -> Event | None:
     if not steps or not rest or any(event is not zero for event in rest):
         return None
     if zero.at is steps[0].at:
-        return None  # in one function that is called, which has a flow of its own
+        return None  # in one called function, which has a separate flow
     counted = all(comes_once_in_several(source, step, zero) and _is_cleared(source, zero, step) for step in steps)
     return steps[0] if counted else None
 

@@ -2,7 +2,7 @@
 
 `clip_grad_norm_`, `get_total_norm` and `clip_grads_with_norm_` replace the functions of the same names in
 `torch.nn.utils`: same arguments, same results or more accurate ones. `install()` puts them in torch's places, so that
-frameworks call them too. Differences from torch: https://clipcheck.github.io/clipcheck/runtime/
+frameworks call them too. Differences from torch: <https://clipcheck.github.io/clipcheck/runtime/>
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class _WaitsForTorch:
             from clipcheck.runtime import install
 
             if importlib.util.find_spec("torch_xla"):  # it would refuse to replace a function that is not torch's
-                raise ImportError("torch_xla brings a clip of its own")
+                raise ImportError("torch_xla has its own clip")
         except ImportError as error:
             print(f"clipcheck.run: torch keeps its own functions in {sys.executable}: {error}", file=sys.stderr)
         else:
