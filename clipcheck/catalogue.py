@@ -86,17 +86,21 @@ _ITERATORS = (
 _BY_NAME = ("get_total_norm", "<gradient norm>")
 _MEASURED = tuple((*((need,) if isinstance(need, str) else need), *_BY_NAME) for need in _WRITTEN_OUT)
 # Also torch's clip, whose result is the norm.
-_NUMPY_NORM = tuple((*need, *_TORCH_CLIPS[0]) for need in _MEASURED)
+_NORM_OR_CLIP = tuple((*need, *_TORCH_CLIPS[0]) for need in _MEASURED)
 _BACKWARD = ("backward", "manual_backward")
 _LIGHTNING_HOOKS = tuple(
-    f"def on_{hook}" for hook in ("train_batch_end", "train_batch_start", "train_epoch_end", "before_zero_grad")
+    f"def on_{hook}"
+    for hook in (
+        *("train_batch_end", "train_batch_start", "train_epoch_end", "before_zero_grad"),
+        *("batch_end", "batch_start"),
+    )
 )
 # What all ranks of a process group call together; the first ones all-reduce.
 _REDUCE = ("all_reduce", "all_reduce_coalesced", "allreduce", "all_reduce_", "allreduce_")
 # Functions that do so with the gradients, wherever they are defined.
 _REDUCERS = tuple(
     f"{verb}_{what}"
-    for verb in ("sync", "synchronize", "average", "reduce", "allreduce", "all_reduce")
+    for verb in ("sync", "synchronize", "average", "avg", "mpi_avg", "reduce", "allreduce", "all_reduce")
     for what in ("grads", "gradients")
 )
 _OTHER_COLLECTIVES = (
@@ -269,8 +273,8 @@ RULES: dict[str, Rule] = {
             severity=Severity.NOTE,
         ),
         _rule("CLIP505", "double-clip", *_TORCH_CLIPS),
-        _rule("CLIP506", "norm-after-zero-grad", "zero_grad", near=_MEASURED),
+        _rule("CLIP506", "norm-after-zero-grad", "zero_grad", near=_NORM_OR_CLIP),
         _rule("CLIP507", "norm-logged-after-clip", *_CLIPS, near=_MEASURED),
-        _rule("CLIP508", "numpy-on-norm", "numpy", near=_NUMPY_NORM, severity=Severity.ERROR),
+        _rule("CLIP508", "numpy-on-norm", "numpy", near=_NORM_OR_CLIP, severity=Severity.ERROR),
     )
 }

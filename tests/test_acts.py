@@ -64,6 +64,7 @@ def test_a_step_of_an_object_created_as_something_else(made: str) -> None:
         "trained(model)",
         "self.optimizers()",
         "amp.scale_loss(loss, optimizer)",
+        "fabric.no_backward_sync(model, enabled=True)",
         "f(model)",
         "f(optimizer.lr, [optimizer], x=3)",
         "x.zero_()",
@@ -170,3 +171,12 @@ def test_a_deepspeed_engine_is_known_by_its_creation() -> None:
     made = "net, _, _, _ = deepspeed.initialize(model)"
     assert acts_of("net.step()", made) == "step net (engine)"
     assert acts_of("net.step()", made.replace("deepspeed", "other")) == "unknown"
+
+
+@pytest.mark.parametrize(("maker", "expected"), [("deepspeed", "step self.net (engine)"), ("other", "unknown")])
+def test_an_engine_of_deepspeed_that_is_an_attribute(maker: str, expected: str) -> None:
+    made = f"self.net, *_ = {maker}.initialize(model)"
+    assert (
+        acts_of(f"class A:\n    def __init__(self):\n        {made}\n    def f(self):\n        self.net.step()")
+        == expected
+    )

@@ -9,7 +9,8 @@ import pytest
 
 from clipcheck.python.source import Source
 from clipcheck.training.calls import callee, closures
-from clipcheck.training.parameters import belong, is_optimizer, owners
+from clipcheck.training.optimizers import is_optimizer
+from clipcheck.training.parameters import belong, owners
 
 
 def at(text: str, name: str = "g") -> tuple[Source, cst.Call]:
@@ -38,6 +39,10 @@ def at(text: str, name: str = "g") -> tuple[Source, cst.Call]:
         "class A:\n    def g(self): pass\nclass B:\n    def f(self):\n        self.g()",
         "class A:\n    def g(self): pass\n    def f(self):\n        self.h.g()",
         "class A:\n    def g(self): pass\n    g = cached(g)\n    def f(self):\n        self.g()",
+        # an object of a class that derives from this one may have another
+        "class A:\n    def g(self): pass\n    def f(self):\n        self.g()\nclass B(A):\n    def g(self): pass",
+        "class A:\n    def f(self):\n        self.g()\nclass B(A):\n    def g(self): pass\nclass C(A):\n    def g(self): pass",
+        "class A(Elsewhere):\n    def f(self):\n        self.g()\nclass B(A):\n    def g(self): pass",
     ],
 )
 def test_a_call_that_may_run_something_else(text: str) -> None:
@@ -53,6 +58,7 @@ def test_a_call_that_may_run_something_else(text: str) -> None:
         "class A:\n    def f(self):\n        self.g()\n    def g(self): pass",
         "class A:\n    def f(self):\n        def inner():\n            self.g()\n    def g(self): pass",
         "def g():\n    def h():\n        yield 1\ng()",  # another one is the generator
+        "class A:\n    def f(self):\n        self.g()\nclass B(A):\n    def g(self): pass",  # no other object has it
     ],
 )
 def test_a_call_of_a_function_of_this_file(text: str) -> None:
@@ -153,11 +159,26 @@ def test_whose_parameters_an_expression_holds(code: str, expected: set[str] | No
         ("adam", True),
         ("plain", True),  # by what it was assigned
         ("option", False),
+        # by what holds it
+        ("by_key['g']", True),
+        ("by_name['g']", True),
+        ("by_index[0]", True),
+        ("made[0]", True),
+        ("given['g']", True),
+        ("left", True),
+        ("meters['g']", False),
+        ("counted['g']", False),
+        ("right", False),
+        ("by_key", False),
     ],
 )
 def test_what_is_an_optimizer(code: str, expected: bool) -> None:
     source = Source(
         "import torch\nplain = torch.optim.SGD(x)\naveraged = torch.optim.swa_utils.AveragedModel(x)\n"
+        "by_key = {k: torch.optim.SGD(v) for k, v in x}\nby_name = {'g': torch.optim.SGD(x)}\n"
+        "by_index = [torch.optim.SGD(v) for v in x]\nmade = [torch.optim.SGD(x), 1]\n"
+        "given, counted, meters = {}, {}, {k: Meter(v) for k, v in x}\n"
+        "given['g'] = torch.optim.SGD(x)\ncounted['g'] = Meter(x)\nleft, right = torch.optim.SGD(x), Meter(x)\n"
         f"optimizer_schedule = torch.optim.lr_scheduler.StepLR(x)\nsee({code})\n"
     )
     call = next(c for c in source.nodes(cst.Call) if source.code(c.func) == "see")

@@ -188,6 +188,14 @@ def test_an_event_of_a_called_function_happens_at_the_call() -> None:
     assert not own.is_called
 
 
+def test_a_function_called_backward_runs_backward_once() -> None:
+    text = "class A:\n    def f(self, loss, model):\n        self.backward(loss)\n        C\n    def backward(self, loss):\n        {}\n"
+    (inner,) = flow_of(program(text.format("B"))).of(EventKind.BACKWARD)
+    assert inner.is_called
+    (call,) = flow_of(program(text.format("print(loss)"))).of(EventKind.BACKWARD)
+    assert not call.is_called
+
+
 def test_paths_through_a_called_function_are_not_mixed() -> None:
     text = "def f(model, loss, optimizer):\n    B\n    g(model, optimizer)\n    Z\ndef g(model, optimizer):\n    if x:\n        return\n    C\n    S\n"
     assert ways(flow_of(program(text))) == {"start>B", "B>C", "C>S", "S>Z", "B>Z", "Z>end"}

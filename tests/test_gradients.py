@@ -145,6 +145,11 @@ def test_nothing_is_a_gradient_in_a_file_of_another_framework(header: str) -> No
         ("import numpy as np\nx = np.linalg.norm(p.grad.norm)\n", "unknown"),
         ("import numpy\nx = (p.grad ** 2).sum()\n", "unknown"),
         ("import keras\nx = p.grad.norm()\n", "another"),
+        # nor have they `cpu` and `detach`
+        ("import numpy\nx = p.grad.cpu().numpy()\n", "torch"),
+        ("import numpy\nx = p.grad.detach()\n", "torch"),
+        ("import numpy\nclass Tensor:\n    def cpu(self): return self\nx = p.grad.cpu()\n", "unknown"),
+        ("import numpy\nx = image.cpu().numpy()\n", "unknown"),
     ],
 )
 def test_the_framework_of_a_file(imports: str, expected: str) -> None:

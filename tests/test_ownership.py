@@ -8,7 +8,8 @@ import pytest
 from clipcheck.engine.file import check_file
 from clipcheck.python.source import Source
 from clipcheck.settings.keys import Settings
-from clipcheck.training.parameters import is_optimizer, is_scaler, named_alike, surely_belong
+from clipcheck.training.optimizers import is_optimizer, is_scaler
+from clipcheck.training.parameters import named_alike, surely_belong
 
 BEFORE = """\
 import torch

@@ -37,13 +37,14 @@ _MODULE = "torch.nn.utils"
 
 def swapped(source: Source, swap: Swap) -> Iterator[Hit]:
     """Every reference to the old function, with the edits that replace it by the new one."""
-    strings = list(named_in_strings(source, _MODULE, swap.old))
+    named = named_in_strings(source, _MODULE, swap.old)
+    strings = [one for one in named if not _is_for_old_torch(source, one.string, swap)]
     if any(named.patched for named in strings):
         yield from _with_patches(source, swap, list(_in_code(source, swap)), strings)
         return
     yield from _in_code(source, swap)
-    for named in strings if swap.old != swap.new else ():
-        yield _looked_up(source, named, swap)
+    for one in strings if swap.old != swap.new else ():
+        yield _looked_up(source, one, swap)
 
 
 def _in_code(source: Source, swap: Swap) -> Iterator[Hit]:

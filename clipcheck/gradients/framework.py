@@ -16,6 +16,7 @@ _OTHERS = frozenset(
     "mxnet jax flax haiku optax tensorflow keras paddle mindspore lucid mlx tinygrad chainer cupy oneflow autograd "
     "minitorch needle theano brainstorm dynet megengine jittor".split()
 )
+_OF_TENSORS = frozenset({"norm", "cpu", "detach"})
 
 
 @memo
@@ -34,14 +35,17 @@ def framework(source: Source) -> Framework:
     if roots & _OTHERS:
         return "another"
     made_otherwise = "numpy" in roots or _makes_gradients(source)
-    return "unknown" if made_otherwise and not _has_norm_method(source) else "torch"
+    return "unknown" if made_otherwise and not _calls_tensor_method(source) else "torch"
 
 
-def _has_norm_method(source: Source) -> bool:
-    """Whether the method `norm` of a gradient is called: numpy's arrays do not have it."""
+def _calls_tensor_method(source: Source) -> bool:
+    """Whether a method of a gradient is called that neither numpy's arrays nor the classes of the file have."""
+    own = {function.name.value for function in source.nodes(cst.FunctionDef)}
     for call in source.nodes(cst.Call):
         match call.func:
-            case cst.Attribute(value=receiver, attr=cst.Name("norm")) if source.qualified(call.func) is None:
+            case cst.Attribute(value=receiver, attr=cst.Name(value=name)) if (
+                name in _OF_TENSORS - own and source.qualified(call.func) is None
+            ):
                 named = (node.value for node in source.walk(receiver) if isinstance(node, cst.Name))
                 if any(map(called_gradients, named)):
                     return True

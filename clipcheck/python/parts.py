@@ -151,7 +151,10 @@ def last_name(node: ast.AST) -> str:
 
 
 def _of_statement(node: ast.Expr) -> Iterable[str]:
-    return (f"{last_name(node.value.func)}();",) if type(node.value) is ast.Call else ()
+    match node.value:
+        case ast.Call(func=func) | ast.ListComp(elt=ast.Call(func=func)) | ast.SetComp(elt=ast.Call(func=func)):
+            return (f"{last_name(func)}();",)
+    return ()
 
 
 def _of_assignment(node: ast.Assign) -> Iterable[str]:

@@ -97,7 +97,7 @@ def _never_unscales(source: Source) -> bool:
 
 def _scaled_elsewhere(source: Source, clip: Event) -> Act | None:
     """The scaled backward of another function, where a clip and the scaler's step are all that this function does."""
-    if clip.wrapper or clip.is_called:
+    if clip.wrapper:
         return None
     earlier = clip.first_before(*_BEFORE)
     later = clip.first_after(EventKind.STEP, EventKind.BACKWARD, EventKind.UNKNOWN)
@@ -113,9 +113,11 @@ def _scaled_elsewhere(source: Source, clip: Event) -> Act | None:
 
 def _hit_elsewhere(source: Source, clip: Event, backward: Act) -> Hit:
     message = f"clips scaled gradients: nothing in this file calls `{_unscale(source, backward)}`"
-    fix = _fix(source, clip, None)
-    related = ((backward.node, "the gradients are scaled here"),)
-    return Hit(clip.node, message, fix, "" if fix else BY_HAND, related)
+    fix = None if clip.is_called else _fix(source, clip, None)
+    related = [(backward.node, "the gradients are scaled here")]
+    if clip.is_called:
+        related.insert(0, (clip.at, "called here"))
+    return Hit(clip.node, message, fix, "" if fix else BY_HAND, tuple(related))
 
 
 def _scaled(source: Source, clip: Event, kinds: Sequence[EventKind]) -> Event | None:

@@ -44,7 +44,7 @@ from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, Flow, flows
 from clipcheck.training.microbatches import guarded_step
-from clipcheck.training.parameters import is_scaler
+from clipcheck.training.optimizers import is_scaler
 
 BY_HAND = "unscale once, right before the clip and the step"
 BY_HAND_ONCE = "unscale once, before the first clip"

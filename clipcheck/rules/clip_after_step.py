@@ -37,13 +37,14 @@ import libcst as cst
 
 from clipcheck.fixes.move import carrier, moved, names_settled
 from clipcheck.fixes.verbs import indentation
+from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source, Statement
 from clipcheck.rule import Edit, Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
 from clipcheck.training.clips import only_measures
 from clipcheck.training.flows import Event, Flow, flows
 from clipcheck.training.microbatches import loops_around
-from clipcheck.training.parameters import belong
+from clipcheck.training.parameters import belong, owners
 
 TITLE = "Clip before the step"
 BY_HAND = "clip between `backward()` and the step"
@@ -52,7 +53,7 @@ BY_HAND = "clip between `backward()` and the step"
 def check(source: Source) -> Iterator[Hit]:
     for flow in flows(source, EventKind.CLIP):
         for clip in flow.of(EventKind.CLIP):
-            step = _used_by(source, flow, clip)
+            step = _used_by(source, flow, clip) or _cleared_unused(source, flow, clip)
             if step is not None:
                 yield _hit(source, flow, clip, step)
 
@@ -61,7 +62,8 @@ def _used_by(source: Source, flow: Flow, clip: Event) -> Event | None:
     """The step that used the gradients before `clip`, on every path."""
     earlier = clip.first_before(EventKind.BACKWARD, EventKind.STEP, EventKind.EDIT, EventKind.UNKNOWN)
     steps = [event for event in earlier if event.kind is EventKind.STEP]
-    if not steps or any(event.kind is not EventKind.START for event in earlier if event not in steps):
+    rest = [event for event in earlier if event not in steps and event.kind is not EventKind.START]
+    if not steps or (rest and not _is_each(source, steps, rest, clip)):
         return None
     if len(steps) < len(earlier) and not all(_in_inner_loop(source, step, clip) for step in steps):
         return None  # on some path nothing has stepped yet
@@ -74,6 +76,61 @@ def _used_by(source: Source, flow: Flow, clip: Event) -> Event | None:
     optimizers = {source.spelled(event.subject) for event in flow.of(EventKind.STEP) if event.subject is not None}
     same = step.subject is not None and belong(source, clip.subject, step.subject)
     return step if same or (same is None and len(optimizers) == 1) else None
+
+
+def _cleared_unused(source: Source, flow: Flow, clip: Event) -> Event | None:
+    """The last step of a clip's own optimizer, where the next one comes after a `zero_grad` of what is clipped.
+
+    Between the two, others may run backward and step: as one net of a GAN does through the other.
+    """
+    if clip.subject is None or only_measures(source, clip.node):
+        return None
+    known = {step: _steps(source, clip, step) for step in flow.of(EventKind.STEP)}
+    own = {step for step, is_own in known.items() if is_own}
+    if len(own) == len(known) or None in known.values():
+        return None
+    if any(event.kind is EventKind.STEP for event in clip.first_after(EventKind.STEP, EventKind.BACKWARD)):
+        return None  # another optimizer's clip, with the wrong parameters
+
+    def ends(event: Event) -> bool:
+        return event in own or event.kind is EventKind.UNKNOWN or _clears(source, clip, event)
+
+    earlier = clip.previous_where(ends)
+    # the function may be called again
+    later = [
+        event for start in (clip, flow.start) for event in start.next_where(ends) if event.kind is not EventKind.END
+    ]
+    stepped = bool(earlier) and all(event in own for event in earlier)
+    return earlier[0] if stepped and later and all(event.kind is EventKind.ZERO_GRAD for event in later) else None
+
+
+def _steps(source: Source, clip: Event, step: Event) -> bool | None:
+    return None if step.subject is None else belong(source, clip.subject, step.subject)
+
+
+def _clears(source: Source, clip: Event, event: Event) -> bool:
+    """Whether an event is a `zero_grad` of what is clipped: of its optimizer, or of the module itself."""
+    if event.kind is not EventKind.ZERO_GRAD or event.subject is None or clip.subject is None:
+        return False
+    modules = owners(source, clip.subject) or ()
+    return source.spelled(event.subject) in modules or belong(source, clip.subject, event.subject) is True
+
+
+def _is_each(source: Source, steps: list[Event], rest: list[Event], clip: Event) -> bool:
+    """Whether the steps are those of `for optimizer in optimizers: optimizer.step()`, which somebody wrote for at least one."""
+    backward = all(event.kind is EventKind.BACKWARD for event in rest)
+    return backward and all(_in_inner_loop(source, step, clip) and _is_of_target(source, step) for step in steps)
+
+
+def _is_of_target(source: Source, step: Event) -> bool:
+    """Whether what steps is what the loop around goes through."""
+    loop = loops_around(source, step)[0]
+    names = [node for node in source.walk(step.subject) if isinstance(node, cst.Name)] if step.subject else []
+    return isinstance(loop, cst.For) and any(
+        binding.kind == "for" and contains(source, loop.target, binding.node)
+        for name in names
+        for binding in source.bindings(name)
+    )
 
 
 def _in_inner_loop(source: Source, step: Event, clip: Event) -> bool:

@@ -64,7 +64,7 @@ def _reductions(source: Source) -> tuple[cst.Call, ...]:
 
 def _reduces(source: Source, call: cst.Call) -> bool:
     called = list(callees(source, call))
-    by_name = not called and is_called_reduction(call)
+    by_name = not called and is_called_reduction(source, call)
     return by_name or is_reduction(source, call) or any(reductions(source, one.function) for one in called)
 
 

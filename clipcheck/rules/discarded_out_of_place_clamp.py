@@ -39,10 +39,11 @@ _FUNCTIONS = {f"torch.{name}": name for name in ("clamp", "clip", "clamp_min", "
 
 def check(source: Source) -> Iterator[Hit]:
     for statement in source.nodes(cst.Expr):
-        if isinstance(statement.value, cst.Call):
-            name = _out_of_place(source, statement.value)
-            if name is not None:
-                yield _hit(source, statement.value, name)
+        match statement.value:
+            case (cst.Call() as call) | cst.ListComp(elt=cst.Call() as call) | cst.SetComp(elt=cst.Call() as call):
+                name = _out_of_place(source, call)
+                if name is not None:
+                    yield _hit(source, call, name)
     for assign in source.nodes(cst.Assign):
         match assign:
             case cst.Assign(

@@ -35,6 +35,7 @@ import libcst as cst
 
 from clipcheck.fixes.verbs import replace
 from clipcheck.gradients.gradient import gradient
+from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety
 from clipcheck.training.calls import Callee, callee
@@ -115,8 +116,8 @@ def _owner(source: Source, node: cst.BaseExpression) -> cst.BaseExpression | Non
 
 
 def _variable(source: Source, name: cst.Name) -> tuple[str, cst.BaseExpression]:
-    """What a name stands for, where all that it is bound to are tensors instead of parameters."""
-    bindings = source.bindings(name)
+    """What a name stands for, where all that it can be bound to here are tensors instead of parameters."""
+    bindings = reaching(source, name)
     values = [binding.value for binding in bindings if binding.value is not None]
     kinds = {binding.kind for binding in bindings}
     if not values or len(values) != len(bindings):

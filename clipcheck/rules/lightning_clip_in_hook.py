@@ -41,7 +41,9 @@ from clipcheck.training.flows import Event, flows
 from clipcheck.training.lightning import is_callback, manual_at, scaling_trainer
 
 BY_HAND = "use `Trainer(gradient_clip_val=…)`, or clip in `on_before_optimizer_step`"
-_AFTER_STEP = frozenset({"on_train_batch_end", "on_train_batch_start", "on_train_epoch_end", "on_before_zero_grad"})
+_AFTER_STEP = frozenset(
+    f"on_{hook}" for hook in ("train_batch_end", "train_batch_start", "train_epoch_end", "before_zero_grad")
+) | {"on_batch_end", "on_batch_start"}  # of older versions; the current ones never call them
 # What may bring new gradients, or have used them, before the clip.
 _EARLIER = (EventKind.BACKWARD, EventKind.STEP, EventKind.UNSCALE, EventKind.EDIT, EventKind.UNKNOWN)
 
@@ -64,7 +66,8 @@ def _fault(source: Source, owner: cst.ClassDef, hook: str, clip: Event) -> str:
     """What is wrong with the time at which Lightning calls a hook, "" if nothing is."""
     earlier = {event.kind for event in clip.first_before(*_EARLIER)}
     untouched = earlier == {EventKind.START}
-    if hook in _AFTER_STEP and untouched and not (hook == "on_before_zero_grad" and manual_at(source, owner)):
+    # what scales gradients after the step is as late as the clip
+    if hook in _AFTER_STEP and _runs_nothing(clip) and not (hook == "on_before_zero_grad" and manual_at(source, owner)):
         return f"has no effect: Lightning calls `{hook}` after the step"
     if hook == "optimizer_step" and untouched:
         return "clips the previous step's gradients: the closure, which runs backward, is called later"
@@ -73,6 +76,12 @@ def _fault(source: Source, owner: cst.ClassDef, hook: str, clip: Event) -> str:
     if hook == "on_after_backward" and untouched and scaling_trainer(source) is not None:
         return "clips scaled gradients: Lightning unscales them after `on_after_backward`"
     return ""
+
+
+def _runs_nothing(clip: Event) -> bool:
+    """Whether nothing before a clip runs a part of the training step."""
+    kinds = (kind for kind in _EARLIER if kind is not EventKind.EDIT)
+    return {event.kind for event in clip.first_before(*kinds)} == {EventKind.START}
 
 
 def _measures(source: Source, clip: Event) -> bool:

@@ -109,9 +109,9 @@ def _serves(source: Source, value: cst.CSTNode) -> bool:
 
 
 def _names(source: Source, value: cst.CSTNode) -> Iterator[str]:
-    """The names and keys of a norm, and the name of the function that computes it."""
+    """The names and keys of a norm, and the name of the function that computes it; what clips is not named after a norm."""
     function = source.function(value)
-    if function is not None:
+    if function is not None and "clip" not in words(function.name.value):
         yield function.name.value
     if isinstance(value, cst.Name):
         yield value.value

@@ -32,8 +32,9 @@ from clipcheck.python.literals import is_zero
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
-from clipcheck.training.flows import Event, Flow
-from clipcheck.training.measures import measures, shown, values
+from clipcheck.training.clips import only_measures
+from clipcheck.training.flows import Event, Flow, flows
+from clipcheck.training.measures import is_dropped, measures, shown, values
 from clipcheck.training.measuring import measuring
 from clipcheck.training.parameters import belong
 
@@ -54,28 +55,49 @@ def check(source: Source) -> Iterator[Hit]:
             cleared = _cleared(source, flow, event)
             if cleared is not None and node not in seen and not _is_expected(source, node):
                 seen.add(node)
-                fix = _fix(source, node, cleared)
-                yield Hit(node, MESSAGE, fix, "" if fix else BY_HAND, ((cleared.at, "the gradients are cleared here"),))
+                yield _hit(source, node, cleared)
+    for flow in flows(source, EventKind.CLIP):
+        for clip in flow.of(EventKind.CLIP):
+            cleared = _cleared_before_clip(source, flow, clip) if only_measures(source, clip.node) else None
+            if cleared is not None and clip.at not in seen and not _is_expected(source, clip.at):
+                seen.add(clip.at)
+                yield _hit(source, clip.at, cleared)
+
+
+def _hit(source: Source, node: cst.CSTNode, cleared: Event) -> Hit:
+    fix = _fix(source, node, cleared)
+    return Hit(node, MESSAGE, fix, "" if fix else BY_HAND, ((cleared.at, "the gradients are cleared here"),))
 
 
 def _cleared(source: Source, flow: Flow, event: Event) -> Event | None:
     """The `zero_grad()` of the same gradients that comes first on all paths back from the norm."""
     if measures(source)[event.node].gradients != "read":
         return None  # a list keeps the tensors that it was made of
+    loops = measures(source)[event.node].loops
+    return _zero_before(source, flow, event, loops[0].iterable if loops and not event.is_called else None)
+
+
+def _cleared_before_clip(source: Source, flow: Flow, clip: Event) -> Event | None:
+    """As `_cleared`, of a clip without a limit, which is there for the norm that it returns."""
+    if is_dropped(source, clip.node):
+        return None
+    return _zero_before(source, flow, clip, None if clip.is_called else clip.subject)
+
+
+def _zero_before(source: Source, flow: Flow, event: Event, parameters: cst.BaseExpression | None) -> Event | None:
     earlier = event.first_before(*_ENDS)
     if not earlier or any(one.kind is not EventKind.ZERO_GRAD or one.subject is None for one in earlier):
         return None
     cleared = earlier[0]
-    if cleared.at is event.at or not all(_is_same(source, flow, event, one) for one in earlier):
+    if cleared.at is event.at or not all(_is_same(source, flow, parameters, one) for one in earlier):
         return None
     return cleared
 
 
-def _is_same(source: Source, flow: Flow, event: Event, cleared: Event) -> bool:
+def _is_same(source: Source, flow: Flow, parameters: cst.BaseExpression | None, cleared: Event) -> bool:
     """Whether the gradients that are cleared are those measured; where only one kind is ever cleared here, they are."""
     assert cleared.subject is not None
-    loops = measures(source)[event.node].loops
-    known = None if event.is_called or not loops else belong(source, loops[0].iterable, cleared.subject)
+    known = None if parameters is None else belong(source, parameters, cleared.subject)
     if known is not None:
         return known
     return len({source.spelled(one.subject) for one in flow.of(EventKind.ZERO_GRAD) if one.subject is not None}) == 1

@@ -1,7 +1,7 @@
 """
 ## What it does
 Finds gradient norms whose exponents are inconsistent: `x ** 1 / 2`, which is half of `x`; a 1-norm that is squared and
-summed; a sum of squares that is returned or logged as a norm, without the root.
+summed; a sum of squares that is returned or logged as a norm, without the root, or that gets its root inside the loop.
 
 ## Why is this bad?
 The p-norm of many tensors is the p-th root of the sum of the p-th powers of their p-norms. Anything else gives a number
@@ -47,6 +47,7 @@ from clipcheck.rule import Fix, Hit, Role, Safety
 
 HALVED = "`{base} ** 1 / {root}` divides by {root} instead of taking the root"
 MIXED = "sums {order}-norms raised to the power of {exponent}, which is not a norm: use one number for both"
+INSIDE = "`{name}` is replaced with its root in every iteration: the result is not a norm"
 ROOTLESS = "`{name}` is a sum of squares, but is returned or logged as a norm: take the root"
 
 
@@ -59,7 +60,13 @@ def check(source: Source) -> Iterator[Hit]:
             advice = "use the norm type as the exponent, and take the matching root of the sum"
             yield Hit(one.statement, message, help=advice)
         elif one.how == "add" and not one.term.exponent.is_one:
-            yield from _rootless(source, one)
+            rooted = _rooted_inside(source, one)
+            if rooted is None:
+                yield from _rootless(source, one)
+            else:
+                yield Hit(
+                    rooted, INSIDE.format(name=source.code(one.target)), help="take the root once, after the loop"
+                )
 
 
 def _disagree(term: Power) -> bool:
@@ -87,6 +94,20 @@ def _halved(source: Source, sums: tuple[Accumulation, ...]) -> Iterator[Hit]:
                     edit = replace(source, node, f"{source.code(base)} ** {text}")
                     fix = Fix("Put the exponent in parentheses", Safety.UNSAFE, (edit,))
                     yield Hit(node, HALVED.format(base=source.code(base), root=source.code(root)), fix)
+
+
+def _rooted_inside(source: Source, one: Accumulation) -> cst.CSTNode | None:
+    """The statement of the loop that replaces the sum so far with its root: the next power is added to a norm."""
+    name = one.target.value if isinstance(one.target, cst.Name) else ""
+    scope = source.scope(one.target).owner(name)
+    for use in source.names.uses(scope, name) if scope is not None else ():
+        root = root_of(source, use, one.term) if contains(source, one.loop.body, use) else None
+        match source.parent(root.node) if root is not None else None:
+            case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=target))]) if target == name:
+                return source.statement(use)
+        if root is not None and isinstance(root.node, cst.AugAssign):
+            return source.statement(use)
+    return None
 
 
 def _rootless(source: Source, one: Accumulation) -> Iterator[Hit]:

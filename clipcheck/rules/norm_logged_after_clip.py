@@ -148,8 +148,12 @@ def _said(source: Source, value: cst.CSTNode) -> Iterator[str]:
                 yield name
             case cst.DictElement(key=cst.SimpleString() as key):
                 yield str(key.evaluated_value)
-            case cst.Call(args=args) if below is not above.func:
-                yield from (source.code(arg.value) for arg in args if isinstance(arg.value, _TEXTS))
+            case cst.Call(func=func, args=args) if below is not func:
+                texts = [arg.value for arg in args]
+                texts += [func.value] if isinstance(func, cst.Attribute) else []  # `"norm: {}".format(…)`
+                yield from (source.code(text) for text in texts if isinstance(text, _TEXTS))
+            case cst.BinaryOperation(operator=cst.Modulo(), left=text) if isinstance(text, _TEXTS):
+                yield source.code(text)
             case cst.FormattedString(parts=parts):
                 yield from (part.value for part in parts if isinstance(part, cst.FormattedStringText))
             case cst.Return():

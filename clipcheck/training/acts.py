@@ -13,7 +13,8 @@ from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
 from clipcheck.training.clips import Clip, clips, partial_clip
 from clipcheck.training.measures import measures
-from clipcheck.training.parameters import assigned, is_optimizer, is_scaler
+from clipcheck.training.optimizers import is_optimizer, is_scaler
+from clipcheck.training.parameters import assigned, attribute_bindings
 
 
 class EventKind(Enum):
@@ -217,10 +218,15 @@ def _steps_schedule(source: Source, receiver: cst.BaseExpression) -> bool:
 
 
 def is_deepspeed(source: Source, node: cst.CSTNode) -> bool:
-    """Whether a name is bound by `engine, … = deepspeed.initialize(…)`."""
-    return isinstance(node, cst.Name) and any(
-        binding.kind == "assign" and _assigns_deepspeed(source, binding.node) for binding in source.bindings(node)
-    )
+    """Whether a name or a `self.` attribute is bound by `engine, … = deepspeed.initialize(…)`."""
+    match node:
+        case cst.Name():
+            places = [binding.node for binding in source.bindings(node) if binding.kind == "assign"]
+        case cst.Attribute(value=cst.Name("self")):
+            places = [place for place, _ in attribute_bindings(source, node)]
+        case _:
+            return False
+    return any(_assigns_deepspeed(source, place) for place in places)
 
 
 def _assigns_deepspeed(source: Source, target: cst.CSTNode) -> bool:
@@ -239,7 +245,7 @@ def _suspect(source: Source, node: cst.Call, name: str) -> Act | None:
     if name == "optimizers":
         return None  # Lightning's list of them
     parts = words(name)
-    if name in _OF_APEX or any(part in _HARMLESS for part in parts):
+    if name in _OF_FRAMEWORKS or any(part in _HARMLESS for part in parts):
         return None
     if any(part.startswith(_TELLING) for part in parts) and not (name == "train" and len(node.args) < 2):
         return Act(EventKind.UNKNOWN, node)
@@ -263,7 +269,8 @@ _TELLING = (
     "clip",
     "accumulate",
 )
-_OF_APEX = frozenset({"scale_loss", "master_params"})  # they receive the optimizer but run no part of the step
+# They receive the optimizer or have `backward` in their names, but run no part of the step.
+_OF_FRAMEWORKS = frozenset({"scale_loss", "master_params", "no_backward_sync"})
 _HARMLESS = frozenset(
     "lr rate learning save load checkpoint resume schedule scheduler sched log print write state dict warmup "
     "isinstance append summary lambda count counter metrics meter set get scalar wandb loader trained steps "

@@ -144,9 +144,14 @@ def _method_of(source: Source, owner: cst.BaseExpression, method: str) -> _Found
     around = source.enclosing(owner, cst.ClassDef)
     match owner:
         case cst.Name("self" | "cls") if around is not None:
-            if any(method in source.names.scopes[other].bindings for other in _subclasses(source, around)):
-                return None  # the object may be an instance of a subclass
-            return _as_method(_of_class(source, around, method))
+            theirs = [one for one in _subclasses(source, around) if method in source.names.scopes[one].bindings]
+            own = _of_class(source, around, method)
+            match theirs:
+                case []:
+                    return _as_method(own)
+                case [only] if own is None and _is_whole(source, around):
+                    return _as_method(_of_class(source, only, method))  # no other object has this method
+            return None  # the object may be an instance of a subclass
         case cst.Call(func=cst.Name("super"), args=[]) if around is not None:
             return _as_method(_of_bases(source, around, method))
     of_class = _class_named(source, owner)
@@ -195,6 +200,11 @@ def _lineage(source: Source, owner: cst.ClassDef, depth: int) -> Iterator[cst.Cl
             yield from _lineage(source, above, depth - 1)
         elif source.qualified(base.value) not in _PLAIN_BASES:
             yield None
+
+
+def _is_whole(source: Source, owner: cst.ClassDef) -> bool:
+    """Whether all bases of a class are in the file, so that no other can have a method that these lack."""
+    return None not in _lineage(source, owner, _DEPTH)
 
 
 def _class_named(source: Source, node: cst.BaseExpression) -> cst.ClassDef | None:

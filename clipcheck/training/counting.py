@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import libcst as cst
 
+from clipcheck.python.assignments import assigned_value
 from clipcheck.python.names import Binding, last_name
 from clipcheck.python.nodes import children
 from clipcheck.python.reaching import contains
@@ -163,8 +164,8 @@ class _Look(NamedTuple):
             return given[0].counts(given[1])
         if _mentions_accumulation(name.value) and self.varies(name):
             return True
-        values = [b.value for b in self.source.bindings(name) if b.kind == "assign" and b.value is not None]
-        return self.depth > 0 and any(self.deeper().counts(value) for value in values)
+        values = (assigned_value(self.source, b) for b in self.source.bindings(name) if b.kind == "assign")
+        return self.depth > 0 and any(self.deeper().counts(value) for value in values if value is not None)
 
     def _name_varies(self, name: cst.Name) -> bool:
         given = self._given(name)
@@ -177,7 +178,8 @@ class _Look(NamedTuple):
             return False
         match binding.kind:
             case "assign":
-                return binding.value is None or self.deeper().varies(binding.value)
+                value = assigned_value(self.source, binding)
+                return value is None or self.deeper().varies(value)
             case "for" | "augmented" | "with" | "other":
                 return True
         return False

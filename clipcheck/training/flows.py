@@ -65,11 +65,15 @@ class Event:
 
     def first_before(self, *kinds: EventKind) -> list[Event]:
         """The nearest earlier event of these kinds on every path that leads here; START if a path has none."""
-        return list(_first(self, lambda event: event.before, lambda event: event.kind in kinds))
+        return self.previous_where(lambda event: event.kind in kinds)
 
     def first_after(self, *kinds: EventKind) -> list[Event]:
         """The nearest later event of these kinds on every path from here; END if a path has none."""
         return self.next_where(lambda event: event.kind in kinds)
+
+    def previous_where(self, wanted: Callable[[Event], bool]) -> list[Event]:
+        """Like `first_before`, with a test of the events instead of their kinds."""
+        return list(_first(self, lambda event: event.before, wanted))
 
     def next_where(self, wanted: Callable[[Event], bool]) -> list[Event]:
         """Like `first_after`, with a predicate instead of kinds."""
@@ -265,6 +269,7 @@ def _expression(node: cst.CSTNode, ends: list[Event], here: _Here) -> list[Event
 
 
 def _act(node: cst.CSTNode, ends: list[Event], here: _Here) -> list[Event]:
+    count = len(here.events)
     if isinstance(node, cst.Call):
         for callee in called(here.source, node):
             if here.follows(callee.function):
@@ -272,7 +277,9 @@ def _act(node: cst.CSTNode, ends: list[Event], here: _Here) -> list[Event]:
             else:
                 ends = _event(Act(EventKind.UNKNOWN, node), ends, here)
     act = act_of(here.source, node)
-    return ends if act is None else _event(act, ends, here)
+    if act is None or (act.kind is EventKind.BACKWARD and any(e.kind is act.kind for e in here.events[count:])):
+        return ends  # nothing, or a function of the file, called `backward`, that has run it
+    return _event(act, ends, here)
 
 
 def _event(act: Act, ends: list[Event], here: _Here) -> list[Event]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import libcst as cst
 
+from clipcheck.python.assignments import assigned_value
 from clipcheck.python.names import Binding, Scope, last_name
 from clipcheck.python.reaching import contains, reaching
 from clipcheck.python.source import Source
@@ -143,7 +144,7 @@ def _seen_from(source: Source, use: cst.Name, bindings: Sequence[Binding], here:
     if here:
         rank = source.rank(use)
         bindings = [b for b in bindings if source.rank(b.node) < rank and not exclusive(source, b.node, use)]
-    values = ((b.node, b.value if b.kind == "assign" else None) for b in bindings)
+    values = ((b.node, assigned_value(source, b) if b.kind == "assign" else None) for b in bindings)
     makings = [_one_shot(source, place, value) for place, value in values]
     return makings[-1] if makings and None not in makings else None
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import libcst as cst
+
+from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source
 from clipcheck.training.acts import EventKind
 from clipcheck.training.counting import counting_guard, may_be_guarded, tests_around
@@ -9,19 +12,20 @@ from clipcheck.training.flows import Event, Flow
 from clipcheck.training.guards import Loop, loops
 
 _ENDS = (EventKind.STEP, EventKind.BACKWARD, EventKind.UNKNOWN)
+_CHANGES = (EventKind.ZERO_GRAD, EventKind.EDIT)
 
 
 def guarded_step(source: Source, event: Event) -> Event | None:
     """The step that uses the effect of `event` on several micro-batches; None if there is one step per micro-batch.
 
     All steps that can follow are under a test that counts steps, `event` is not, and if the test fails, another
-    backward adds to the same gradients.
+    backward adds to the same gradients. Or the step comes after a loop over the micro-batches.
     """
     found = _guarded_step(source, event, EventKind.ZERO_GRAD)
     if found is None and event.kind is EventKind.UNSCALE:
         # `unscale_` is recorded until the scale is updated, not until the gradients are cleared
         found = _guarded_step(source, event, EventKind.UPDATE)
-    return found
+    return found or _step_after_loop(source, event)
 
 
 def _guarded_step(source: Source, event: Event, forgets: EventKind) -> Event | None:
@@ -41,6 +45,39 @@ def comes_once_in_several(source: Source, step: Event, event: Event) -> bool:
     if loops_around(source, step)[:1] != loops_around(source, event)[:1]:
         return False
     return counting_guard(source, step) is not None
+
+
+def _step_after_loop(source: Source, event: Event) -> Event | None:
+    """The step after a `for` loop whose iterations all add to the same gradients, and all do what `event` does."""
+    inside = loops_around(source, event)
+    if not inside or not isinstance(inside[0], cst.For) or may_be_guarded(source, event):
+        return None
+    if _may_turn_once(source, event, inside[0]) or _is_of_iteration(source, event, inside[0]):
+        return None
+    earlier = event.first_before(*_ENDS, *_CHANGES)
+    later = event.first_after(*_ENDS, *_CHANGES)
+    again = [other for other in later if other.kind is EventKind.BACKWARD]
+    steps = [other for other in later if other.kind is EventKind.STEP]
+    if not again or not steps or len(again) + len(steps) < len(later):
+        return None
+    adds = all(other.kind is EventKind.BACKWARD and loops_around(source, other) == inside for other in earlier + again)
+    return steps[0] if adds and all(loops_around(source, step) == inside[1:] for step in steps) else None
+
+
+def _may_turn_once(source: Source, event: Event, loop: Loop) -> bool:
+    """Whether a loop may only try again what has failed."""
+    around = (
+        above for place in event.places for above in source.ancestors(place) if contains(source, loop.body, above)
+    )
+    return any(isinstance(above, (cst.Try, cst.TryStar)) for above in around)
+
+
+def _is_of_iteration(source: Source, event: Event, loop: Loop) -> bool:
+    """Whether each iteration may act upon parameters of its own, as in `for net in nets: …`."""
+    names = (node for node in source.walk(event.subject) if isinstance(node, cst.Name)) if event.subject else ()
+    return event.subject is None or any(
+        contains(source, loop, binding.node) for name in names for binding in source.bindings(name)
+    )
 
 
 def loops_around(source: Source, event: Event) -> list[Loop]:

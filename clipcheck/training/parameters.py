@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import libcst as cst
 
 from clipcheck.gradients.optimizers import is_optimizer_class
+from clipcheck.python.assignments import assigned_value
 from clipcheck.python.names import Binding, dotted, last_name
 from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
@@ -15,35 +16,14 @@ from clipcheck.python.words import words
 _THROUGH = frozenset("list tuple set iter reversed sorted chain from_iterable islice cast".split())
 
 
-def is_optimizer(source: Source, node: cst.CSTNode) -> bool:
-    """Whether an expression is an optimizer, judging by its assignment or else by its name."""
-    match assigned(source, node):
-        case cst.Call(func=func) if is_optimizer_class(source, func):
-            return True
-        case cst.Call(func=func) if (source.qualified(func) or "").startswith("torch.optim."):
-            return False  # a scheduler or an averaged model
-    name = words(last_name(node))
-    return not _is_schedule(name) and any(word.startswith("optim") or word in _SHORT for word in name)
-
-
-_SHORT = {"opt", "opts", "adam", "adamw", "sgd", "rmsprop", "lbfgs"}
-
-
-def _is_schedule(name: tuple[str, ...]) -> bool:
-    return any(word.startswith(("sched", "lr", "warm", "prof", "ema")) for word in name)
-
-
-def is_scaler(node: cst.CSTNode) -> bool:
-    return "scaler" in words(last_name(node))
-
-
 def assigned(source: Source, node: cst.CSTNode) -> cst.BaseExpression | None:
     """The only expression that is assigned to a name or a `self.` attribute in this file, or None."""
     match node:
         case cst.Name():
-            values = [b.value for b in source.bindings(node) if b.kind == "assign"]
-            others = [b for b in source.bindings(node) if b.kind != "assign"]
-            return values[0] if len(values) == 1 and not others else None
+            match source.bindings(node):
+                case [Binding(kind="assign") as binding]:
+                    return assigned_value(source, binding)
+            return None
         case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=attr)):
             values = attribute_values(source, node, attr)
             return values[0] if len(values) == 1 else None
@@ -79,14 +59,26 @@ def _targets(statement: cst.CSTNode) -> Iterator[tuple[cst.CSTNode, cst.BaseExpr
         case cst.Assign(targets=targets, value=value):
             for target in targets:
                 match target.target:
-                    case cst.Tuple(elements=elements) | cst.List(elements=elements):
-                        yield from ((element.value, None) for element in elements)
+                    case cst.Tuple(elements=places) | cst.List(elements=places):
+                        yield from _pairs(places, value)
                     case whole:
                         yield whole, value
         case cst.AnnAssign(target=target, value=value) if value is not None:
             yield target, value
         case cst.AugAssign(target=target):
             yield target, None
+
+
+def _pairs(
+    places: Sequence[cst.BaseElement], value: cst.BaseExpression
+) -> Iterator[tuple[cst.CSTNode, cst.BaseExpression | None]]:
+    """The places of `a, b = x, y`, each with its value; without one where they do not correspond."""
+    match value:
+        case cst.Tuple(elements=values) | cst.List(elements=values) if len(values) == len(places):
+            if not any(isinstance(element, cst.StarredElement) for element in (*places, *values)):
+                yield from ((place.value, own.value) for place, own in zip(places, values, strict=True))
+                return
+    yield from ((place.value, None) for place in places)
 
 
 def attribute_bindings(source: Source, node: cst.Attribute) -> list[tuple[cst.Attribute, cst.BaseExpression | None]]:

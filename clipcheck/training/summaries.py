@@ -20,7 +20,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import libcst as cst
 
-from clipcheck.gradients.gradient import gradient, is_in_place
+from clipcheck.gradients.gradient import element, gradient, is_in_place
+from clipcheck.python.assignments import only_assignment
 from clipcheck.python.names import last_name
 from clipcheck.python.source import Source, memo
 from clipcheck.training.acts import Act, EventKind, acts
@@ -35,9 +36,10 @@ _JOINS = frozenset({"cat", "concat", "flatten_dense_tensors", "_flatten_dense_te
 _REDUCE = frozenset({"all_reduce", "all_reduce_coalesced", "allreduce", "all_reduce_", "allreduce_"})
 _REDUCERS = frozenset(
     f"{verb}_{what}"
-    for verb in ("sync", "synchronize", "average", "reduce", "allreduce", "all_reduce")
+    for verb in ("sync", "synchronize", "average", "avg", "mpi_avg", "reduce", "allreduce", "all_reduce")
     for what in ("grads", "gradients")
 )
+_ELSEWHERE = ("torch_xla.", "accelerate.")  # what these do with gradients is the concern of other rules
 _HOOKS: dict[str, Literal["computed", "accumulated"]] = {
     "register_hook": "computed",
     "register_post_accumulate_grad_hook": "accumulated",
@@ -177,22 +179,41 @@ def is_reduction(source: Source, call: cst.Call) -> bool:
     return is_in_place(tensor) or gradient(source, tensor) is not None or _joins_gradients(source, tensor)
 
 
-def is_called_reduction(call: cst.Call) -> bool:
-    """Whether the name of a method of `self` says that it all-reduces gradients: `self.sync_gradients(model)`."""
+def is_called_reduction(source: Source, call: cst.Call) -> bool:
+    """Whether a function that is not in the file says by its name that it all-reduces the gradients that it is given.
+
+    It is an object's own method, `self.sync_gradients(model)`, or imported, `distributed.avg_grads(model)`.
+    """
+    if last_name(call.func) not in _REDUCERS or not call.args:
+        return False
     match call.func:
-        case cst.Attribute(value=cst.Name("self"), attr=cst.Name(value=name)):
-            return name in _REDUCERS and bool(call.args)
+        case cst.Attribute(value=cst.Name("self")):
+            return True
+        case (cst.Name() as root) | cst.Attribute(value=cst.Name() as root):
+            bindings = source.bindings(root)
+            of_project = not (source.qualified(call.func) or "").startswith(_ELSEWHERE)
+            return of_project and bool(bindings) and all(binding.kind == "import" for binding in bindings)
     return False
 
 
 def _joins_gradients(source: Source, tensor: cst.BaseExpression) -> bool:
     """Whether an expression is several gradients: a list or one tensor, `torch.cat([p.grad.flatten() for p in ps])`."""
-    match tensor if isinstance(tensor, cst.Call) else assigned(source, tensor) or tensor:
+    match _made(source, tensor):
         case (cst.ListComp() | cst.List()) as parts:
-            return _mentions_grad(source, parts)
+            return _holds_gradients(source, parts)
         case cst.Call(func=func, args=[cst.Arg(value=parts), *_]) if last_name(func) in _JOINS:
-            return _mentions_grad(source, assigned(source, parts) or parts)
+            return _holds_gradients(source, _made(source, parts))
     return False
+
+
+def _made(source: Source, node: cst.BaseExpression) -> cst.BaseExpression:
+    """The expression that a name or an attribute stands for at this place, or else itself."""
+    only = only_assignment(source, node) if isinstance(node, cst.Name) else None
+    return (only.value if only is not None else assigned(source, node)) or node
+
+
+def _holds_gradients(source: Source, parts: cst.BaseExpression) -> bool:
+    return _mentions_grad(source, parts) or element(source, parts) is not None
 
 
 def _mentions_grad(source: Source, node: cst.CSTNode) -> bool:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from clipcheck.training.acts import Act, EventKind
 from clipcheck.training.clips import Clip
-from clipcheck.training.parameters import is_optimizer
+from clipcheck.training.optimizers import is_optimizer
 from clipcheck.verify.allowed import NotVerifiable
 from clipcheck.verify.called import as_called
 from clipcheck.verify.program import Program
