@@ -117,7 +117,7 @@ def test_the_page_has_the_results_of_the_first_and_the_last_run(survey: ModuleTy
     assert f"{len(runs)} findings in {len({row.repository for row in runs})} repositories: {counts}." in text
     silent, later, left = len(rows) - last.total(), len(rows) - len(runs), last.total()
     assert (
-        f"{silent} findings are no longer reported, {later} has been reported since then, and {left} are left" in text
+        f"{silent} findings are no longer reported, {later} have been reported since then, and {left} are left" in text
     )
     assert f"are left: {last['right']} right, {last['noise']} noise, {last['wrong']} wrong." in text
     assert f"rely on, {len(runs) - first['wrong']} of {len(runs)}," in text
