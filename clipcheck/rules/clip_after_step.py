@@ -1,7 +1,7 @@
 """
 ## What it does
-Finds clips that run after `optimizer.step()` has used the gradients, with no `backward()` in between and no other step
-of that optimizer before the gradients are cleared.
+Finds clips that run after `optimizer.step()` has used the gradients, with no other step of that optimizer before the
+gradients are cleared, and with no `backward()` in between, unless it is followed by another optimizer's step.
 
 ## Why is this bad?
 The optimizer has already used the unclipped gradients, and the clipped ones are discarded by the next `zero_grad()`.

@@ -1,7 +1,8 @@
 """
 ## What it does
 Finds clips that run for every micro-batch although the optimizer steps only once for several of them: the step is under
-an accumulation guard such as `if (i + 1) % accumulation_steps == 0:`, the clip is not.
+an accumulation guard such as `if (i + 1) % accumulation_steps == 0:`, the clip is not; or the step comes after a loop over
+the micro-batches, and the clip is inside it.
 
 ## Why is this bad?
 Each clip scales the sum of the gradients so far, not the gradient of the whole batch: the first micro-batches are

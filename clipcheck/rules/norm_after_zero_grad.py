@@ -1,6 +1,7 @@
 """
 ## What it does
-Finds a gradient norm that is measured after `zero_grad()`, before the next backward.
+Finds a gradient norm that is measured after `zero_grad()`, before the next backward, also by a clip with an infinite
+`max_norm`.
 
 ## Why is this bad?
 `zero_grad()` has cleared the gradients: the norm is 0 in every step. Since torch 2.0 the gradients are None by
