@@ -10,9 +10,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from conftest import PROJECT
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "survey.py"
-PAGE = (Path(__file__).parent.parent / "docs" / "found.md").read_text(encoding="utf-8")
+PAGE = (PROJECT / "docs" / "found.md").read_text(encoding="utf-8")
 SILENT = "no longer reported: "
 LATER = "first reported later: "
 CLIP = "from torch.nn.utils import clip_grad_norm\nclip_grad_norm(ps, 1)\n"
@@ -144,3 +145,12 @@ def test_the_ten_findings_of_the_page_are_right_and_at_their_commit(survey: Modu
     places = [(repository, commit, path, int(line), code) for code, repository, commit, path, line in told]
     assert len(set(places)) == 10
     assert [rows[place].verdict for place in places] == ["right"] * 10
+
+
+def test_the_readme_and_the_changelog_have_the_number_of_repositories_of_the_page() -> None:
+    (number,) = re.findall(r"^What the default rules report in (\d+) public repositories", PAGE, re.MULTILINE)
+    for name, sentence in {
+        "README.md": f"a survey of {number} repositories",
+        "CHANGELOG.md": f"what the rules found in {number} public repositories",
+    }.items():
+        assert sentence in " ".join((PROJECT / name).read_text(encoding="utf-8").split())
