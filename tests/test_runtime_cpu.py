@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from clipcheck import runtime  # noqa: E402
-from clipcheck.runtime import cpu, load, reference, rows  # noqa: E402
+from clipcheck.runtime import cpu, cpu_plan, load, reference, rows  # noqa: E402
 
 INF = math.inf
 
@@ -131,7 +133,7 @@ def test_long_rows_of_few_values_are_noticed(monkeypatch: pytest.MonkeyPatch) ->
         return max(abs(cpu.norm([grads], 2.0) / exact - 1) for grads, exact in zip(sets, want, strict=True))
 
     assert worst() < 5e-8
-    monkeypatch.setattr(cpu, "_of_long_row", lambda *_: [])
+    monkeypatch.setattr(cpu, "_start_of_row", lambda *_: [])
     assert worst() > 1e-7
 
 
@@ -244,3 +246,42 @@ def test_a_busy_machine_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(load, "_running", lambda: None)
     assert not load.is_serial_better()
+
+
+def test_a_plan_is_for_gradients_that_look_alike() -> None:
+    """Each of these is in turn the one that the plan was made for, and all others are not taken for it."""
+    memory = torch.randn(40_000)
+    other = torch.randn(7_000)
+    look_alikes = [
+        memory[:20_000],
+        memory[:20_001],
+        memory[:20_000].view(100, 200),
+        memory[:20_000].view(100, 200).t(),
+        memory[::2],
+        memory.view(torch.bfloat16)[:20_000],
+        memory.view(torch.float64)[:20_000],
+        memory.view(torch.complex64)[:20_000],
+        memory[:0],
+    ]
+    for _ in range(2):
+        for grad in look_alikes:
+            grad.normal_()
+            params = params_of([grad, other])
+            want = reference.total_norm([grad, other])
+            assert runtime.clip_grad_norm_(params, INF).item() == pytest.approx(want, rel=1e-7)
+            plan = cpu_plan.plan_for([grad, other])
+            assert plan is cpu_plan._plans[0]
+            assert [plan.looks_alike(each, other) for each in look_alikes] == [each is grad for each in look_alikes]
+    assert cpu_plan.plan_for([other, other]) is None
+    assert not cpu_plan.plan_for([other, memory[:7_000]]).looks_alike(other, other)
+
+
+def test_plans_are_few_and_keep_no_gradient() -> None:
+    for size in range(1, cpu_plan.PLANS + 10):
+        grad = torch.randn(size)
+        runtime.clip_grad_norm_(params_of([grad]), 1.0)
+    assert len(cpu_plan._plans) == cpu_plan.PLANS
+    kept = weakref.ref(grad)
+    del grad
+    gc.collect()
+    assert kept() is None

@@ -362,7 +362,8 @@ def test_compiles_into_one_graph() -> None:
 INTERPRETED = """
 import math
 import interpreted, torch
-from clipcheck.runtime import cuda, cuda_plan, reference
+from clipcheck.runtime import cuda, reference
+from clipcheck.runtime.looks import look, properties
 
 interpreted.install()
 
@@ -420,7 +421,7 @@ look_alikes = [memory[:64], memory[:65], memory.view(torch.bfloat16)[:64], memor
 for _ in range(2):
     for grad in look_alikes:
         assert abs(cuda.norm([grad.normal_(), other], 2.0).item() / reference.total_norm([grad, other]) - 1) < 1e-7
-        for looks in (cuda_plan._look([grad, other]), lambda a, b: [*map(cuda_plan._properties, (a, b))] == [*map(cuda_plan._properties, (grad, other))]):
+        for looks in (look([grad, other]), lambda a, b: [*map(properties, (a, b))] == [*map(properties, (grad, other))]):
             assert [looks(each, other) for each in look_alikes] == [each is grad for each in look_alikes]
 assert cuda.norm([memory[:128][::2], other], 2.0) is None  # gaps
 

@@ -71,7 +71,7 @@ def test_a_finite_norm_is_still_clipped(device: str, dtype: torch.dtype, norm_ty
 @pytest.mark.parametrize("bad", BAD)
 def test_where_no_value_may_reach_the_host(bad: float, norm_type: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """The path for torch.compile, other devices and tensor subclasses, with values that can be inspected."""
-    monkeypatch.setattr(local, "_observed", lambda: True)
+    monkeypatch.setattr(local, "is_observed", lambda: True)
     grads = [torch.randn(3, 4), torch.randn(5)]
     grads[0][1, 2] = bad
     norm = runtime.clip_grad_norm_(params_of(grads), 0.5, norm_type, nonfinite="skip")

@@ -12,13 +12,13 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from clipcheck.runtime import dtensors, local, sharded
+from clipcheck.runtime import again, dtensors, local, sharded
 from clipcheck.runtime.culprits import NamedTensors, culprits
 from clipcheck.runtime.gradients import (
+    ORDINARY,
     Gradient,
     Tensors,
     gradients,
-    is_compiling,
     listed,
     no_subclass,
     parameters_of,
@@ -96,6 +96,7 @@ def clip_grad_norm_(
     is_local = group is None and shard_group is None and all_groups is None
     if is_local and not raises and counts is None and gradient is None:
         clipped = _clip_here_(params, max_norm, norm_type, skips)
+        clipped = again.clip_(params, max_norm, norm_type, skips) if clipped is None else clipped
         if clipped is not None:
             return clipped
     with torch.no_grad():
@@ -255,11 +256,9 @@ def _clip_here_(params: list[Tensor], max_norm: float, norm_type: float, skips: 
     Inspecting 2,000 small gradients takes the host longer than clipping them takes the GPU, so they are inspected once.
     Repeated parameters, and whatever needs a warning, are left to the general path.
     """
-    if is_compiling() or not (params and no_subclass(params)):
+    if local.is_observed() or not (params and set(map(type, params)) <= ORDINARY):
         return None
     clip_ = local.clip_on_cuda_ if params[0].is_cuda else local.clip_on_cpu_
-    if clip_ is local.clip_on_cpu_ and len(set(map(id, params))) < len(params):
-        return None
     refuse_fsdp1(params)
     grads = [grad for p in params if (grad := p.grad) is not None]
     if not grads:

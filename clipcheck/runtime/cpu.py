@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -19,9 +19,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from clipcheck.runtime import plain, rows
 from clipcheck.runtime.load import GRAIN, is_serial_better
+from clipcheck.runtime.rows import Division
 
 TINY = 192  # elements: up to this many, Python adds them up faster than torch
-FEW = 1_024  # row norms: up to this many, Python adds them up faster than torch
+FEW = 512  # row norms: up to this many, Python adds them up faster than torch
 SAMPLE = 32  # row norms that are inspected
 ELEMENTS = 16  # elements of one row that are inspected
 MEASURED = 16  # rows whose error is measured
@@ -31,14 +32,17 @@ _CPU = torch.device("cpu")
 _vector_norm = torch.linalg.vector_norm
 
 
-def norm(groups: list[list[Tensor]], norm_type: float) -> float:
+def norm(groups: list[list[Tensor]], norm_type: float, divisions: Sequence[Division | None] = ()) -> float:
     """Returns the total norm of gradients, grouped by dtype; `norm_type` is not 0.
 
-    The dtypes are real and complex floating-point ones of at least 16 bits; the norm of no elements is 0.
+    The dtypes are real and complex floating-point ones of at least 16 bits; the norm of no elements is 0. `divisions`
+    says how the gradients of each dtype are divided, where that is known.
     """
+    known = divisions or [None] * len(groups)
     if len(groups) == 1:
-        return _group_norm(groups[0], norm_type)
-    return combined([_group_norm(grads, norm_type) for grads in groups], norm_type) if groups else 0.0
+        return _group_norm(groups[0], norm_type, known[0])
+    norms = [_group_norm(grads, norm_type, how) for grads, how in zip(groups, known, strict=True)]
+    return combined(norms, norm_type) if norms else 0.0
 
 
 def scale_(groups: list[list[Tensor]], coefficient: float) -> None:
@@ -83,39 +87,41 @@ def careful_norm(grads: list[Tensor], norm_type: float) -> float:
     if norm_type > 0 and not 0 < largest < math.inf:
         return largest
     unit = largest if 0 < largest < math.inf else 1.0
-    sizes = [grad.numel() for grad in grads]
-    norms = [float(_vector_norm(part.double() / unit, norm_type)) for part in _parts_of(grads, sizes)]
+    norms = [float(_vector_norm(part.double() / unit, norm_type)) for part in _parts_of(grads)]
     return unit * combined(norms, norm_type)
 
 
 def max_abs(grads: list[Tensor]) -> float:
     """Returns the largest absolute value, NaN if there is one; `aminmax` is ten times as fast as torch's inf norm."""
-    sizes = [grad.numel() for grad in grads]
-    extremes = [extreme for part in _parts_of(grads, sizes) for extreme in torch.aminmax(part)]
+    extremes = [extreme for part in _parts_of(grads) for extreme in torch.aminmax(part)]
     return float(torch.stack(extremes).abs_().max())
 
 
-def _group_norm(grads: list[Tensor], norm_type: float) -> float:
-    """The norm of gradients of one dtype: fast, then again with care if the fast way may have overflowed."""
-    sizes = [grad.numel() for grad in grads]
-    if 0 in sizes:
-        grads, sizes = [grad for grad in grads if grad.numel()], [size for size in sizes if size]
+def _group_norm(grads: list[Tensor], norm_type: float, how: Division | None) -> float:
+    """The norm of gradients of one dtype: fast, then again with care if the fast way may have overflowed.
+
+    If `how` they are divided is known, none is empty or complex.
+    """
+    if how is None:
+        grads = [grad for grad in grads if grad.numel()]
         if not grads:
             return 0.0
-    if grads[0].is_complex():
-        grads = [torch.view_as_real(g.resolve_conj()) if norm_type == 2 else g.abs() for g in grads]
-        sizes = [grad.numel() for grad in grads]
+        if grads[0].is_complex():
+            grads = [torch.view_as_real(g.resolve_conj()) if norm_type == 2 else g.abs() for g in grads]
+    if norm_type != 2:
+        return _norm_of_order(grads, norm_type)
+    how = how or rows.division(grads)
+    are_small = len(how.small) == len(grads) and not how.small_as_rows
+    norm = _exact_norm(grads, how.elements) if are_small else _norm_by_rows(grads, how)
+    is_wide = are_small or grads[0].dtype in WIDE
+    return norm if _in_range(norm, how.elements, is_wide) else careful_norm(grads, 2)
+
+
+def _norm_of_order(grads: list[Tensor], norm_type: float) -> float:
+    """The norm of any order but 0 and 2."""
     if norm_type == math.inf:
         return max_abs(grads)
-    if norm_type == -math.inf:
-        return careful_norm(grads, norm_type)
-    if norm_type != 2:
-        return _by_powers(grads, sizes, norm_type)
-    elements = sum(sizes)
-    are_small = max(sizes) < rows.alone(grads[0].dtype)
-    norm = _exact_norm(grads, elements) if are_small else _norm_by_rows(grads, sizes)
-    is_wide = are_small or grads[0].dtype in WIDE
-    return norm if _in_range(norm, elements, is_wide) else careful_norm(grads, 2)
+    return careful_norm(grads, norm_type) if norm_type == -math.inf else _by_powers(grads, norm_type)
 
 
 def _in_range(norm: float, elements: int, wide: bool) -> bool:
@@ -130,34 +136,38 @@ def _exact_norm(grads: list[Tensor], elements: int) -> float:
     """The norm in float64."""
     if elements <= TINY:
         return math.hypot(*rows.joined(grads).tolist())
-    runs = rows.together(grads) if elements >= GRAIN else (grads,)
-    norms = [float(_vector_norm(rows.joined(run).double())) for run in runs]
-    return norms[0] if len(norms) == 1 else math.hypot(*norms)
+    if elements < GRAIN:
+        return _norm_in_double(grads[0] if len(grads) == 1 else rows.joined(grads))
+    return math.hypot(*[_norm_in_double(rows.joined(run)) for run in rows.together(grads)])
 
 
-def _by_powers(grads: list[Tensor], sizes: list[int], norm_type: float) -> float:
+def _norm_in_double(tensor: Tensor) -> float:
+    return float(_vector_norm(tensor, dtype=torch.float64))
+
+
+def _by_powers(grads: list[Tensor], norm_type: float) -> float:
     """The norm from a sum of powers in float64, which cannot overflow up to the eighth power of a float32."""
-    parts = (part.abs().double() for part in _parts_of(grads, sizes))
+    parts = (part.abs().double() for part in _parts_of(grads))
     sums = [part.sum() if norm_type == 1 else part.pow_(norm_type).sum() for part in parts]
     total = math.fsum(torch.stack(sums).tolist())
     return total ** (1 / norm_type) if 1e-280 < total < math.inf else careful_norm(grads, norm_type)
 
 
-def _parts_of(grads: list[Tensor], sizes: list[int]) -> Iterator[Tensor]:
+def _parts_of(grads: list[Tensor]) -> Iterator[Tensor]:
     """Yields the elements in tensors that torch processes on one thread each."""
-    for piece in rows.split(rows.pieces(grads, sizes)):
+    for piece in rows.split(rows.pieces(grads, rows.division(grads))):
         yield rows.joined(piece) if isinstance(piece, list) else piece
 
 
-def _norm_by_rows(grads: list[Tensor], sizes: list[int]) -> float:
-    matrices, small = rows.divided(grads, sizes)
+def _norm_by_rows(grads: list[Tensor], how: Division) -> float:
+    matrices, small = rows.divided(grads, how)
     norms = [_exact_norm(small, sum(map(Tensor.numel, small)))] if small else []
-    if max(sizes) >= GRAIN:
+    if max(how.sizes) >= GRAIN:
         matrices, norm = _divided(matrices)
         norms.append(norm)
     if matrices:
-        norms.append(_norm_of_rows(matrices))
-    return math.hypot(*norms)
+        norms.append(_norm_of_rows(matrices, how.any_long))
+    return norms[0] if len(norms) == 1 else math.hypot(*norms)
 
 
 def _divided(matrices: list[Tensor]) -> tuple[list[Tensor], float]:
@@ -176,34 +186,46 @@ def _divided(matrices: list[Tensor]) -> tuple[list[Tensor], float]:
     return [*matrices, *rows.split(others)], norm  # split, since a float32 copy of a large one would need memory
 
 
-def _norm_of_rows(matrices: list[Tensor]) -> float:
-    """The norm of real matrices of one dtype from the norms of their rows."""
-    dtype = torch.float32 if matrices[0].dtype in rows.SIXTEEN else None
-    vectors = [_vector_norm(matrix, 2, 1, dtype=dtype) for matrix in matrices]
+def _norm_of_rows(matrices: list[Tensor], any_long: bool) -> float:
+    """The norm of real matrices of one dtype from the norms of their rows, some of which may be long."""
+    is_wide = matrices[0].dtype in WIDE
+    if matrices[0].dtype in rows.SIXTEEN:
+        vectors = [_vector_norm(matrix, 2, 1, dtype=torch.float32) for matrix in matrices]
+    else:
+        vectors = [_vector_norm(matrix, 2, 1) for matrix in matrices]
     count = sum(map(Tensor.numel, vectors))
     step = -(-count // SAMPLE)
-    norms = [torch.cat(run) for run in (rows.together(vectors) if count >= GRAIN else (vectors,))]
-    if count <= FEW:
-        values = norms[0].tolist()
-        norm, sample = math.hypot(*values), values[::step]
-    else:
-        norm, sample = math.sqrt(_sum(norms, square=True)), rows.joined(list(_every(norms, step))).tolist()
-    if vectors[0].dtype in WIDE or not 0 < norm < math.inf:
+    norm, sample = _norm_and_sample(vectors, count, step)
+    if is_wide or not 0 < norm < math.inf:
         return norm
-    largest = max(sample)
-    is_seen = _is_seen(sample, norm, count)
-    if is_seen and not _repeats(sample) and not _repeats(_of_long_row(matrices, step * sample.index(largest))):
-        return norm
-    if is_seen and 4 * largest < math.hypot(*sample):
+    largest, root = max(sample), math.hypot(*sample)
+    # whether the sample is representative: no row dominates, inside the sample or outside
+    is_seen = 3 * largest < norm and 0.7 * norm < root * math.sqrt(count / len(sample)) < 1.4 * norm
+    if is_seen and not _repeats(sample):
+        first = _start_of_row(matrices, step * sample.index(largest)) if any_long else []
+        if not _repeats(first):
+            return norm
+    if is_seen and 4 * largest < root:
         return norm * _even_correction(matrices, step, sample)
     return norm * _correction(matrices, vectors)
 
 
+def _norm_and_sample(vectors: list[Tensor], count: int, step: int) -> tuple[float, list[float]]:
+    """The norm of vectors with `count` elements in all, and every `step`-th element."""
+    if count >= GRAIN:
+        joined = [torch.cat(run) for run in rows.together(vectors)]
+        return math.sqrt(_sum(joined, square=True)), rows.joined(list(_every(joined, step))).tolist()
+    vector = vectors[0] if len(vectors) == 1 else torch.cat(vectors)
+    if count <= FEW:
+        values: list[float] = vector.tolist()
+        return math.hypot(*values), values[::step]
+    return _norm_in_double(vector), vector[::step].tolist()
+
+
 def _sum(vectors: list[Tensor], square: bool = False) -> float:
     """The sum of float32 numbers, or of their squares, in float64, on one thread: MKL's dot product would use all."""
-    parts = (part for each in vectors for part in (torch.split(each, GRAIN - 1) if len(each) >= GRAIN else (each,)))
-    wide = map(Tensor.double, parts)
-    return math.fsum(float(_vector_norm(part)) ** 2 if square else float(part.sum()) for part in wide)
+    parts = (part for each in vectors for part in (torch.split(each, GRAIN - 1) if each.numel() >= GRAIN else (each,)))
+    return math.fsum(_norm_in_double(part) ** 2 if square else float(part.double().sum()) for part in parts)
 
 
 def _every(tensors: list[Tensor], step: int) -> Iterator[Tensor]:
@@ -215,35 +237,33 @@ def _every(tensors: list[Tensor], step: int) -> Iterator[Tensor]:
         start = (start - count) % step
 
 
-def _is_seen(sample: list[float], norm: float, count: int) -> bool:
-    """Whether a sample of row norms is representative: no row dominates, inside the sample or outside."""
-    share = math.hypot(*sample) * math.sqrt(count / len(sample))
-    return 0.7 * norm < share < 1.4 * norm and 3 * max(sample) < norm
-
-
 def _repeats(values: list[float]) -> bool:
     """Whether nonzero values repeat; zeros are added without error."""
-    return len(set(values)) < len(values) - values.count(0.0) - 1
+    distinct = len(set(values))
+    return distinct < len(values) and distinct < len(values) - values.count(0.0) - 1
 
 
-def _of_long_row(matrices: list[Tensor], row: int) -> list[float]:
-    """The magnitudes of the first elements of the given row, counted over all matrices, if any rows are long.
+def _start_of_row(matrices: list[Tensor], row: int) -> list[float]:
+    """The magnitudes of the first elements of the given row, counted over all matrices.
 
     The rounding error of a long row with few distinct values exceeds 1e-7 even if such rows differ from each other.
     """
-    if not any(matrix.size(1) > rows.SHORT_ROWS for matrix in matrices):
-        return []
     for matrix in matrices:
         if row < (count := matrix.size(0)):
-            return list(map(abs, matrix[row, :ELEMENTS].tolist()))
+            return list(map(abs, matrix.select(0, row)[:ELEMENTS].tolist()))  # twice as fast as [row, :16]
         row -= count
     return []
 
 
 def _even_correction(matrices: list[Tensor], step: int, sample: list[float]) -> float:
-    """Returns what to multiply the norm by: 1 plus the mean error of the rows in the sample."""
+    """Returns what the norm is to be multiplied by: 1 and the error of the rows whose norms are in the sample.
+
+    If all are equal, as in a constant gradient, so are the errors, and a quarter of the rows tells as much.
+    """
+    if len(set(sample)) == 1:
+        step, sample = 4 * step, sample[::4]
     chosen = rows.joined(list(_every(matrices, step)))
-    return float(_vector_norm(chosen.double())) / math.hypot(*sample)
+    return _norm_in_double(chosen) / math.hypot(*sample)
 
 
 def _correction(matrices: list[Tensor], vectors: list[Tensor]) -> float:

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from clipcheck.runtime.gradients import distinct, ordinary
+from clipcheck.runtime.looks import look
 from clipcheck.runtime.sections import Sections
 
 CHUNK = 8_192  # elements that a program processes at a time
@@ -99,7 +100,7 @@ def plan_for(grads: list[Tensor], sections: Sections | None = None) -> Plan | No
             return plan
     if torch.cuda.is_current_stream_capturing() or not _suit(grads):
         return None
-    looks_alike = _look(grads)  # in the caller's mode, which the guards compare
+    looks_alike = look(grads)  # in the caller's mode, which the guards compare
     with torch.inference_mode(False):  # not inference tensors, since calls outside that mode write to them too
         plan = _new_plan(grads, looks_alike, sections)
     _plans[PLANS - 1 :] = []
@@ -145,26 +146,6 @@ def _suit(grads: list[Tensor]) -> bool:
         and all(map(_is_dense, grads))
         and distinct(grads) is grads
     )
-
-
-def _look(grads: list[Tensor]) -> Callable[..., bool]:
-    """Returns a function that checks whether the same number of other gradients match in all that a plan depends on.
-
-    It uses the guards of torch.compile, which check this in one pass in C++ (torch 2.1 to 2.13), five times as fast as
-    comparing dtype, device, strides … in Python. They keep no gradient, and detect repeated objects.
-    """
-    try:
-        from torch._C._dynamo.guards import TensorGuards
-    except ImportError:
-        seen = list(map(_properties, grads))
-        return lambda *others: list(map(_properties, others)) == seen
-    return TensorGuards(*grads, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
-
-
-def _properties(grad: Tensor) -> tuple[object, ...]:
-    """The properties that `_look` compares, in plain Python."""
-    strided = grad.layout == torch.strided
-    return type(grad), grad.layout, grad.dtype, grad.device, grad.shape, grad.stride() if strided else ()
 
 
 def _new_plan(grads: list[Tensor], looks_alike: Callable[..., bool], sections: Sections | None) -> Plan:

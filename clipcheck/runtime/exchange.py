@@ -16,9 +16,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from clipcheck.runtime.sections import Sections
 from clipcheck.runtime.spread import Exchange, ProcessGroup, Spread
 
 BY_SUMS = frozenset({1.0, 2.0, math.inf})  # orders whose powers of float32 values cannot overflow float64
+
+
+def sections_of(how: Spread, norm_type: float, section_of: list[int] | None = None) -> Sections:
+    """Returns the sections of tensors that are spread so, or of some of them, and how their sums are joined."""
+    return Sections(
+        how.section_of if section_of is None else section_of,
+        how.sections,
+        lambda sums: joined_sums(sums, norm_type, how),
+    )
 
 
 def sums_of(norms: Tensor, norm_type: float) -> Tensor:

@@ -22,7 +22,7 @@ is_compiling = torch.compiler.is_compiling if hasattr(torch.compiler, "is_compil
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_ORDINARY = frozenset({Tensor, Parameter})
+ORDINARY = frozenset({Tensor, Parameter})
 
 
 def uncompiled(function: Callable[P, T]) -> Callable[P, T]:
@@ -126,7 +126,7 @@ def no_subclass(tensors: list[Tensor]) -> bool:
     """Whether each is exactly a `torch.Tensor` or parameter, not a DTensor, a fake tensor or another subclass."""
     if is_compiling():  # torch.compile of torch 2.2 has no sets
         return all(type(tensor) is Tensor or type(tensor) is Parameter for tensor in tensors)
-    return set(map(type, tensors)) <= _ORDINARY
+    return set(map(type, tensors)) <= ORDINARY
 
 
 def ordinary(grads: list[Tensor]) -> bool:

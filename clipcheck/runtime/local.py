@@ -11,15 +11,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from clipcheck.runtime import cpu, plain
+from clipcheck.runtime import cpu, cpu_plan, plain
 from clipcheck.runtime.gradients import distinct, is_compiling, ordinary, stored, values
 from clipcheck.runtime.sections import Sections
-
-_FAST_ON_CPU = frozenset(
-    {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128}
-)
-
-_CPU = torch.device("cpu")
 
 # A norm computed on the host is a float; one computed on a device is a 0-dim tensor that the host has not read.
 Norm: TypeAlias = float | Tensor
@@ -27,8 +21,11 @@ Groups: TypeAlias = dict[torch.device, list[list[Tensor]]]  # by device: gradien
 
 
 def clip_on_cuda_(grads: list[Tensor], max_norm: float, norm_type: float, skips: bool = False) -> Tensor | None:
-    """Clips gradients on one CUDA device in place and returns the norm before; otherwise returns None."""
-    cuda = _kernels(grads)
+    """Clips gradients on one CUDA device in place and returns the norm before; otherwise returns None.
+
+    Only for calls that nothing observes: see `is_observed`.
+    """
+    cuda = _cuda() if grads[0].is_cuda else None
     return cuda.clip_(grads, norm_type, max_norm, skips=skips) if cuda else None
 
 
@@ -49,27 +46,24 @@ def joined_norm_on_cuda(grads: list[Tensor], norm_type: float, sections: Section
 def clip_on_cpu_(grads: list[Tensor], max_norm: float, norm_type: float, skips: bool = False) -> Tensor | None:
     """Clips gradients on the CPU in place and returns the norm before; None, and nothing done, for others.
 
-    Where possible they are inspected once: for small models, calls beyond the two passes take noticeable time.
+    Only for calls that nothing observes: see `is_observed`. For small models, calls beyond the two passes take
+    noticeable time.
     """
-    if norm_type == 0 or _observed() or not ordinary(grads):
+    if norm_type == 0 or (plan := _plan_on_cpu(grads)) is None:
         return None
-    groups = _groups_on_cpu(grads)
-    if groups is None:
-        return None
-    total_norm = cpu.norm(groups, norm_type)
+    groups = plan.groups(grads)
+    total_norm = cpu.norm(groups, norm_type, plan.divisions)
     coefficient = max_norm / (total_norm + 1e-6)
-    if 0 < coefficient < 1 and distinct(grads) is grads:
+    if 0 < coefficient < 1:
         cpu.scale_(groups, coefficient)
     elif not coefficient >= 1:
         scale_(grads, total_norm, max_norm, skips)
-    is_double = any(group[0].dtype in plain.DOUBLE for group in groups)
-    return cpu.scalar(total_norm, torch.float64 if is_double else torch.float32)
+    return cpu.scalar(total_norm, plan.dtype)
 
 
 def clip_(grads: list[Tensor], max_norm: float, norm_type: float, skips: bool = False) -> Norm:
     """Clips at least one gradient in place and returns the norm before: `norm`, then `scale_`."""
-    clipped = clip_on_cpu_(grads, max_norm, norm_type, skips)
-    if clipped is not None:
+    if not is_observed() and (clipped := clip_on_cpu_(grads, max_norm, norm_type, skips)) is not None:
         return clipped
     total_norm = norm(grads, norm_type)
     scale_(grads, total_norm, max_norm, skips)
@@ -85,8 +79,10 @@ def norm(grads: list[Tensor], norm_type: float, dtype: torch.dtype | None = torc
         total: Tensor | None = cuda.norm(grads, norm_type, dtype)
         if total is not None:
             return total
-    if _observed():
+    if is_observed():
         return plain.norm(grads, norm_type)
+    if norm_type != 0 and (plan := _plan_on_cpu(grads)):
+        return cpu.norm(plan.groups(grads), norm_type, plan.divisions)
     if not ordinary(grads):
         grads = [values(grad) for grad in grads]
         if not ordinary(grads):
@@ -110,13 +106,16 @@ def scale_(grads: list[Tensor], norm: Norm, max_norm: float, skips: bool = False
         return
     if skips:
         norm = _zeroed_if_nonfinite_(grads, norm)
-    if _observed():
+    if is_observed():
         known = norm if isinstance(norm, Tensor) else torch.as_tensor(norm)
         plain.scale_(grads, plain.coefficient(known, max_norm))
         return
     if not isinstance(norm, Tensor) or norm.device.type == "cpu":
         coefficient = max_norm / (float(norm) + 1e-6)
         if coefficient >= 1:
+            return
+        if 0 < coefficient < 1 and (plan := _plan_on_cpu(grads)):
+            cpu.scale_(plan.groups(grads), coefficient)
             return
         factor = torch.tensor(coefficient, dtype=torch.float64, device="cpu")
     else:
@@ -138,7 +137,7 @@ def _zeroed_if_nonfinite_(grads: list[Tensor], norm: Norm) -> Norm:
 
     A norm computed on a device stays there: each gradient is filled under a mask, even if there is nothing to fill.
     """
-    if not isinstance(norm, Tensor) or (norm.device.type == "cpu" and not _observed()):
+    if not isinstance(norm, Tensor) or (norm.device.type == "cpu" and not is_observed()):
         if is_finite(norm):
             return norm
         for grad in grads:
@@ -186,17 +185,12 @@ def _device_norm(device: torch.device, groups: list[list[Tensor]], norm_type: fl
     return plain.norm(together, norm_type)
 
 
-def _groups_on_cpu(grads: list[Tensor]) -> list[list[Tensor]] | None:
-    """Ordinary gradients grouped by dtype, if all are on the CPU and have a dtype that is fast there."""
-    dtypes = {grad.dtype for grad in grads}
-    if len(dtypes) == 1 and dtypes <= _FAST_ON_CPU:
-        return [grads] if all(grad.is_cpu for grad in grads) else None
-    groups = _by_device(grads)
-    return groups[_CPU] if [*groups] == [_CPU] and _fast_on_cpu(groups[_CPU]) else None
+def _plan_on_cpu(grads: list[Tensor]) -> cpu_plan.Plan | None:
+    return cpu_plan.plan_for(grads) if grads[0].is_cpu else None
 
 
 def _fast_on_cpu(groups: list[list[Tensor]]) -> bool:
-    return all(group[0].dtype in _FAST_ON_CPU for group in groups)
+    return all(group[0].dtype in cpu_plan.FAST for group in groups)
 
 
 def _combined(norms: list[Norm], norm_type: float, device: torch.device) -> Tensor:
@@ -215,7 +209,7 @@ def _by_device(grads: list[Tensor]) -> Groups:
     return groups
 
 
-def _observed() -> bool:
+def is_observed() -> bool:
     """Whether torch.compile, a trace, a dispatch mode or a functorch transform is active: no value may be read."""
     if is_compiling() or torch._C._get_tracing_state() is not None:
         return True
@@ -224,7 +218,7 @@ def _observed() -> bool:
 
 def _kernels(grads: list[Tensor]) -> ModuleType | None:
     """The CUDA functions if the first gradient is on CUDA; they return None for what they do not support."""
-    return _cuda() if grads[0].is_cuda and not _observed() else None
+    return _cuda() if grads[0].is_cuda and not is_observed() else None
 
 
 @functools.cache

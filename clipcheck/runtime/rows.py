@@ -10,7 +10,7 @@ import functools
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
-from typing import TypeAlias, overload
+from typing import NamedTuple, TypeAlias, overload
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ from clipcheck.runtime.load import GRAIN
 ALONE, ALONE_OF_16 = 6_144, 16_384  # gradients with fewer (16-bit) elements are concatenated: a call costs more
 LONGEST, SHORT_ROWS = 256, 104  # elements per row: shorter rows take more time, longer ones round more
 SHORTEST = 64  # elements: rows of a matrix are used as they are from this length on
-MANY = 65_536  # elements of all gradients: from this number on, rows are long
+MANY = 131_072  # elements of all gradients: from this number on, rows are long
+COPIED = 4_194_304  # elements of small 16-bit gradients: from MANY to this number, rows of a copy are used
 SQUARED = 262_144  # elements: 16-bit gradients with more are squared by the kernel of `squares`
 LONG, SHORT = 256, 32  # elements per row of bfloat16 and float16, where sums of squares are rounded from the fifth on
 ROWS = 524_288  # rows of a matrix for the 16-bit kernel: 2 MB of sums
@@ -30,35 +31,85 @@ SIXTEEN = frozenset({torch.float16, torch.bfloat16})
 Piece: TypeAlias = Tensor | list[Tensor]
 
 
-def pieces(grads: list[Tensor], sizes: list[int]) -> Iterator[Piece]:
-    """Yields every element of gradients of one dtype once; `sizes` are their numbers of elements, all positive."""
-    matrices, small = divided(grads, sizes)
+class Division(NamedTuple):
+    """How gradients of one dtype are divided, as indices in their list; it follows from their sizes and strides."""
+
+    sizes: list[int]  # elements of each, all positive
+    elements: int  # of all
+    matrices: list[tuple[int, tuple[int, int] | None]]  # rows as they are, or in the given shape
+    dense: list[tuple[int, tuple[int, int]]]  # rows of the given shape in memory order: transposed, channels_last
+    small: list[int]  # to be concatenated
+    others: list[int]  # partly a matrix; the remainder is concatenated with the small ones
+    small_as_rows: bool  # of 16 bits and MANY elements: their conversion to float64 would take longer
+    any_long: bool  # whether rows may have more than SHORT_ROWS elements
+
+
+def division(grads: list[Tensor]) -> Division:
+    """Returns how nonempty gradients of one dtype are divided."""
+    sizes = list(map(Tensor.numel, grads))
+    longest, least = longest_row(sizes), alone(grads[0].dtype)
+    matrices: list[tuple[int, tuple[int, int] | None]] = []
+    dense: list[tuple[int, tuple[int, int]]] = []
+    small: list[int] = []
+    others: list[int] = []
+    widest = 0
+    for at, (grad, size) in enumerate(zip(grads, sizes, strict=True)):
+        if size < least:
+            small.append(at)
+        elif _has_rows(grad, longest):
+            matrices.append((at, None))
+            widest = max(widest, grad.size(1))
+        elif size % (across := length(size, longest)) == 0 and _in_memory(grad) is not None:
+            shape = size // across, across
+            (matrices if grad.is_contiguous() else dense).append((at, shape))
+            widest = max(widest, across)
+        else:
+            others.append(at)
+            widest = max(widest, longest)
+    as_rows = grads[0].dtype in SIXTEEN and MANY <= sum(sizes[at] for at in small) <= COPIED
+    widest = max(widest, longest) if as_rows else widest
+    return Division(sizes, sum(sizes), matrices, dense, small, others, as_rows, widest > SHORT_ROWS)
+
+
+def pieces(grads: list[Tensor], how: Division) -> Iterator[Piece]:
+    """Yields every element of gradients once."""
+    matrices, small = divided(grads, how)
     yield from matrices
     yield from together(small)
 
 
-def divided(grads: list[Tensor], sizes: list[int]) -> tuple[list[Tensor], list[Tensor]]:
+def divided(grads: list[Tensor], how: Division) -> tuple[list[Tensor], list[Tensor]]:
     """Returns large gradients as matrices of rows, and the rest: small gradients, and remainders of large ones."""
-    matrices: list[Tensor] = []
-    small: list[Tensor] = []
-    longest, least = longest_row(sizes), alone(grads[0].dtype)
-    for grad, size in zip(grads, sizes, strict=True):
-        if size < least:
-            small.append(grad)
-        elif grad.dim() == 2 and SHORTEST <= grad.size(1) <= longest and grad.stride(1) == 1:
-            matrices.append(grad)
-        elif (view := grad if grad.is_contiguous() else _in_memory(grad)) is None:
+    matrices = [grads[at] if shape is None else grads[at].view(shape) for at, shape in how.matrices]
+    matrices += [grads[at].as_strided(shape, (shape[1], 1)) for at, shape in how.dense]
+    small = [grads[at] for at in how.small]
+    longest = longest_row(how.sizes) if how.others or how.small_as_rows else 0
+    for grad in [grads[at] for at in how.others]:
+        if (view := _in_memory(grad)) is None:
             if grad.dim() == 2 and grad.stride(1) == 1 and grad.size(1) > longest and grad.size(0) >= LONGEST:
                 matrices += torch.split(grad, longest, 1)  # columns of a matrix that is a slice of a larger one
             else:
                 small += _parts(grad)
-        elif rest := size % (across := length(size, longest)):
-            flat = view.view(-1)
-            matrices.append(flat[:-rest].view(-1, across))
-            small.append(flat[-rest:])
         else:
-            matrices.append(view.view(-1, across))
+            small += _as_rows(view.view(-1), longest, matrices)
+    if how.small_as_rows:
+        small = [rest for run in together(small) for rest in _as_rows(joined(run), longest, matrices)]
     return matrices, small
+
+
+def _as_rows(vector: Tensor, longest: int, matrices: list[Tensor]) -> list[Tensor]:
+    """Appends a matrix of rows to `matrices`; returns the remainder."""
+    size = vector.numel()
+    across = length(size, longest)
+    rest = size % across
+    if size > rest:
+        matrices.append(vector[: size - rest].view(-1, across) if rest else vector.view(-1, across))
+    return [vector[size - rest :]] if rest else []
+
+
+def _has_rows(grad: Tensor, longest: int) -> bool:
+    """Whether a gradient is a matrix of rows as it is."""
+    return grad.dim() == 2 and SHORTEST <= grad.size(1) <= longest and grad.stride(1) == 1
 
 
 def together(grads: list[Tensor]) -> Iterator[list[Tensor]]:
@@ -155,6 +206,8 @@ def _in_memory(grad: Tensor) -> Tensor | None:
 
     None if there are gaps or overlaps.
     """
+    if grad.is_contiguous():
+        return grad
     view = grad.t() if grad.dim() == 2 else grad.permute(sorted(range(grad.dim()), key=grad.stride, reverse=True))
     return view if view.is_contiguous() else None
 

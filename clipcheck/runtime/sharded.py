@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from clipcheck.runtime import dtensors, exchange, local
+from clipcheck.runtime import again, dtensors, exchange, local
 from clipcheck.runtime.gradients import uncompiled
 from clipcheck.runtime.sections import Sections
 from clipcheck.runtime.spread import Spread
@@ -66,6 +65,8 @@ def clip_(
     if held.values and held.values is held.stored and norm_type in exchange.BY_SUMS:
         clipped = local.clip_joined_on_cuda_(held.values, max_norm, norm_type, held.sections, skips)
         if clipped is not None:
+            if counts is None:
+                again.remember(tensors, grads, how)
             return clipped
     total = _norm(held, norm_type, how)
     if held.stored:
@@ -84,8 +85,8 @@ def _held(
         section_of, placements = [section_of[index] for index in at], [placements[index] for index in at]
     if counts is not None:
         section_of = [own if counts(t) else how.sections for t, own in zip(tensors, section_of, strict=True)]
-    join = partial(exchange.joined_sums, norm_type=norm_type, how=how)
-    return _Held(at, *dtensors.parts(grads, tensors, placements), Sections(section_of, how.sections, join), device)
+    sections = exchange.sections_of(how, norm_type, section_of)
+    return _Held(at, *dtensors.parts(grads, tensors, placements), sections, device)
 
 
 def _norm(held: _Held, norm_type: float, how: Spread) -> Tensor:

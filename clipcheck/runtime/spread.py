@@ -77,7 +77,7 @@ class _Seen(NamedTuple):
 class _Plan:
     seen: _Seen
     spread: Spread
-    are_listed: tuple[bool, ...]  # one per group: whether torch lists it, as it does until it is destroyed
+    listed: tuple[bool, ...]  # one per group: whether torch lists it, as it does until it is destroyed
     meshes: list[Any]  # kept alive, since a layout refers to its mesh by identity
 
 
@@ -105,7 +105,7 @@ def _planned(tensors: list[Tensor], asked: Asked) -> Spread:
     seen = _seen(tensors, asked)
     with _lock:
         for at, plan in enumerate(_plans):
-            if plan.seen == seen and plan.are_listed == tuple(map(_is_listed, plan.spread.every_group)):
+            if plan.seen == seen and plan.listed == _listed(plan.spread):
                 if at:
                     _plans.insert(0, _plans.pop(at))
                 return plan.spread
@@ -169,9 +169,8 @@ def _new_plan(tensors: list[Tensor], seen: _Seen) -> _Plan:
         groups=seen.groups,
         is_aligned=seen.all_groups is None,
     )
-    listed = tuple(map(_is_listed, found.every_group))
     meshes = {id(mesh): mesh for t in tensors if (mesh := getattr(t, "device_mesh", None)) is not None}
-    return _Plan(seen, found, listed, [*meshes.values()])
+    return _Plan(seen, found, _listed(found), [*meshes.values()])
 
 
 def _sections_met(shards: list[Groups]) -> tuple[list[int], list[tuple[ProcessGroup, list[int]]]]:
@@ -270,6 +269,15 @@ def _ranks(group: ProcessGroup) -> object:
         return tuple(dist.get_process_group_ranks(group))
     except KeyError:
         return group
+
+
+def are_listed(how: Spread) -> bool:
+    """Whether torch has a list of the ranks of every group, as of those of meshes until they are destroyed."""
+    return all(_listed(how))
+
+
+def _listed(how: Spread) -> tuple[bool, ...]:
+    return tuple(map(_is_listed, how.every_group))
 
 
 def _is_listed(group: ProcessGroup) -> bool:
