@@ -1,0 +1,475 @@
+"""What is read from a program before any rule looks at it: its words, its places, what a name is assigned. Silent cases first."""
+
+from __future__ import annotations
+
+import libcst as cst
+import pytest
+
+from clipcheck import extras, pages
+from clipcheck.catalogue import RULES
+from clipcheck.prefilter import speaks_of_clipping
+from clipcheck.python.assignments import assigned_values, only_assignment
+from clipcheck.python.literals import is_infinity, is_zero, number
+from clipcheck.python.names import canonical, dotted, last_name
+from clipcheck.python.nodes import children, walk
+from clipcheck.python.parts import NoTree, parts, shares, tree_of
+from clipcheck.python.source import Source
+from clipcheck.python.stripped import stripped
+from clipcheck.python.syntax import is_python
+from clipcheck.python.unread import is_read, readable
+from clipcheck.rule import Place
+
+INFINITY = float("inf")
+HEAD = "import math\nimport numpy as np\nimport torch\n"
+
+
+def words(text: str) -> frozenset[str]:
+    found = parts(text)
+    assert found is not None
+    return found.outside
+
+
+def asked(program: str) -> tuple[Source, cst.BaseExpression]:
+    source = Source(HEAD + program + "\n")
+    *_, last = source.nodes(cst.Expr)
+    return source, last.value
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "absent", "present"),
+    [
+        ("x", ".x x()", "x"),
+        ("a.b", ".a a() b()", "a b .b"),
+        ("f(x)", "x()", "f f() x <Expr> <Call>"),
+        ("a.f(x)", "a()", "a .f f() f();"),
+        ("self.f(x)", "f()", "self .f f();"),
+        ("a.b.f(x)", "f()", ".b .f f();"),
+        ("y = f(x)", "f();", "f()"),
+        ("y = a.f(x)", "", "f(); f()"),
+        ("y.z = a.f(x)", "f();", "f()"),
+        ("y = a.b.f(x)", "f(); f()", ".f"),
+        ("y = f", "f();", "f()"),
+        ("y = a.f", "f();", "f()"),
+        ("y = 1", "y()", "y <Assign>"),
+        ("list()", "", "<empty list> list()"),
+        ("list(x)", "<empty list>", "list()"),
+        ("[]", "", "<empty list> <List>"),
+        ("[x]", "<empty list>", "<List>"),
+        ("x.dot(x)", "", "<dot>"),
+        ("x.vdot(x)", "", "<dot>"),
+        ("x.dot(y)", "<dot>", "dot()"),
+        ("x.mul(x)", "<dot>", "mul()"),
+        ("torch.dot(x, x)", "", "<dot>"),
+        ("vdot(x, x)", "", "<dot>"),
+        ("torch.dot(x, y)", "<dot>", "dot()"),
+        ("torch.mul(x, x)", "<dot>", "mul()"),
+        ("x * x", "", "<square> <BinOp>"),
+        ("x * y", "<square>", "<BinOp>"),
+        ("x + x", "<square>", "<BinOp>"),
+        ("x.data[0]", ".x[]", ".data[]"),
+        ("x[0]", ".x[] x[]", "x"),
+        ("f(a=1)", ".a", "a"),
+        ("f(**a)", "None", "a"),
+        ("import a.b", "", "a b .a.b a.b()"),
+        ("from a.b import c", "", "a b c .c c()"),
+        ("from a import b as c", ".a.b", "a b .b b()"),
+        ("from . import b", "None", "b .b"),
+        ("'a'", "a", "'a'"),
+        ("'a.b'", "'a.b'", "'a' 'b'"),
+        ("'a.b c'", "'a'", ""),
+        ("'a b'", "'a'", ""),
+        ("''", "''", ""),
+        ("b'a'", "'a'", ""),
+        (f"'{'a' * 79}'", "", f"'{'a' * 79}'"),
+        (f"'{'a' * 80}'", f"'{'a' * 80}'", ""),
+        ("def f(a: b = c) -> d:\n    e", "e a", "def f b c d"),
+        ("def clip_it():\n    pass", "", "def clip_it <clips>"),
+        ("def f():\n    'Clips it.'", "", "def f <clips>"),
+        ("def f():\n    x\n    'clips'", "<clips>", "def f"),
+        ("def f():\n    clip", "<clips>", "def f"),
+        ("async def clip():\n    pass", "<clips>", "def clip"),
+        ("class A(B):\n    c\n    def d(self):\n        e", "e", "def A B c def d"),
+        # a return under a test whether something is there
+        ("if x:\n    return", "", "<return>"),
+        ("if not x:\n    return", "", "<return>"),
+        ("if x:\n    pass\nelse:\n    return", "", "<return>"),
+        ("if x and 1:\n    return", "", "<return>"),
+        ("if 1 and 2:\n    return", "<return>", ""),
+        ("if len(x) == 0:\n    return", "", "<return>"),
+        *((f"if {name}(x):\n    return", "", "<return>") for name in ("len", "any", "all", "bool", "list", "tuple", "set", "filter")),
+        ("if f(x):\n    return", "<return>", ""),
+        ("if a.len(x):\n    return", "<return>", ""),
+        ("if x.y:\n    return", "<return>", ""),
+        ("if [p for p in x]:\n    return", "", "<return>"),
+        ("if {p for p in x}:\n    return", "", "<return>"),
+        ("if {p: p for p in x}:\n    return", "", "<return>"),
+        ("if (p for p in x):\n    return", "", "<return>"),
+        ("if x:\n    pass", "<return>", ""),
+        ("if x:\n    if 1:\n        return", "<return>", ""),
+        ("if x:\n    for y in z:\n        return", "", "<return>"),
+        ("if x:\n    with y:\n        return", "", "<return>"),
+        ("if x:\n    try:\n        pass\n    except E:\n        return", "", "<return>"),
+        ("if x:\n    try:\n        pass\n    finally:\n        return", "", "<return>"),
+        ("if x:\n    for y in z:\n        pass\n    else:\n        return", "", "<return>"),
+        ("if x:\n    match y:\n        case 1:\n            return", "", "<return>"),
+    ],
+)  # fmt: skip
+def test_the_words_of_a_program(text: str, absent: str, present: str) -> None:
+    found = words(text)
+    for word in present.replace("def ", "def~").replace("empty list", "empty~list").split():
+        assert word.replace("~", " ") in found
+    for word in absent.replace("empty list", "empty~list").split():
+        assert word.replace("~", " ") not in found
+
+
+def test_the_functions_of_a_program() -> None:
+    found = parts("x\ndef f():\n    a\n    def g():\n        b\nclass C:\n    async def h(self):\n        c  # d e\n")
+    assert found is not None
+    assert sorted(one.text for one in found.functions) == [
+        b"    async def h(self):\n        c   \n",
+        b"def f():\n    a\n    def g():\n        b\n",
+    ]
+    assert {"a", "b"} <= {word for one in found.functions for word in one.words()}
+    assert not {"a", "b", "c"} & found.outside
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("def f():\n    x", False),
+        ("def f():\n    global x", True),
+        ("def f():\n    x.append(1)", False),
+        ("y = []\ndef f():\n    y.append(1)", True),
+        ("y = [1]\ndef f():\n    y.append(1)", False),
+        ("y = list()\ndef f():\n    y.append(1)", True),
+    ],
+)
+def test_whether_a_function_gives_something_to_the_others(text: str, expected: bool) -> None:
+    found = parts(text)
+    assert found is not None
+    assert shares(found.functions[0], found.outside) is expected
+
+
+def test_programs_without_a_tree() -> None:
+    assert tree_of("x = = 1") is NoTree.FAULTY
+    assert tree_of("x = '\0'") is NoTree.FAULTY
+    assert tree_of("x = 1\n" * 400_000) is NoTree.LARGE
+    assert parts("x = = 1") is None
+    assert not isinstance(tree_of("x = '\\d'"), NoTree)
+
+
+@pytest.mark.parametrize(
+    ("program", "left"),
+    [
+        (b"'a b'", b" "),
+        (b"'a_b'", b"'a_b'"),
+        (b"x # a", b"x  "),
+        (b"f'a {b}'", b"f'a {b}'"),
+        (b"F'a {b}'", b"F'a {b}'"),
+        (b"t'a {b}'", b"t'a {b}'"),
+        (b"fr'a {b}'", b"fr'a {b}'"),
+        (b"rf'a {b}'", b"rf'a {b}'"),
+        (b"TR'a {b}'", b"TR'a {b}'"),
+        (b"r'a b'", b"r "),
+        (b"b'a b'", b"b "),
+        (b"'''a b\nc'''", b" \n"),
+        (b"'''a b\rc'''", b" \r"),
+        (b"'''a\r\nb c'''", b" \r\n"),
+    ],
+)
+def test_a_program_without_its_prose(program: bytes, left: bytes) -> None:
+    assert stripped(program) == left
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x = 1", False),
+        ("# p.grad", False),
+        ("torch.autograd.grad(y, x)", False),
+        ("clip_range = 1", False),
+        ("np.clip(x)", False),
+        ("gradient_penalty = 1", False),
+        ("'the gradient norm of'", False),
+        ("norm_of = 1", False),
+        ("p.grad", True),
+        ("ps[0].grad", True),
+        ("f(x).grad", True),
+        ("max_grad_norm = 1", True),
+        ("grad_norms = 1", True),
+        ("GradScaler()", True),
+        ("clip_gradients(x)", True),
+        ("gradient_clipping = 1", True),
+        ("clip_norm = 1", True),
+        ("max_norm_clipping = 1", True),
+        ("CLIP_NORM = 1", True),
+        ("x = = p.grad", True),
+        ("p.gr\0ad", True),
+    ],
+)
+def test_what_is_about_clipping(text: str, expected: bool) -> None:
+    assert speaks_of_clipping(text) is expected
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "path", "name"),
+    [
+        ("a", "a", "a"),
+        ("a.b.c", "a.b.c", "c"),
+        ("f(x).b", "", "b"),
+        ("a[0]", "", "a"),
+        ("a.b[0][1]", "", "b"),
+        ("a.f(x)", "", "f"),
+        ("await_(x)(y)", "", "await_"),
+        ("1", "", ""),
+        ("a + b", "", ""),
+    ],
+)
+def test_the_name_of_an_expression(code: str, path: str, name: str) -> None:
+    node = cst.parse_expression(code)
+    assert (dotted(node), last_name(node)) == (path, name)
+
+
+def test_one_path_for_each_of_torchs_clips() -> None:
+    assert canonical("torch.nn.utils.clip_grad.clip_grad_norm_") == "torch.nn.utils.clip_grad_norm_"
+    assert canonical("other.clip_grad.clip_grad_norm_") == "other.clip_grad.clip_grad_norm_"
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("x", []),
+        ("x = 1\nx", ["1"]),
+        ("for x in y:\n    x", [None]),
+        ("x, y = 1, 2\nx", ["1"]),
+        ("y, x = 1, 2\nx", ["2"]),
+        ("[y, x] = [1, 2]\nx", ["2"]),
+        ("y, (z, x) = 1, (2, 3)\nx", ["3"]),
+        ("y, x = f()\nx", [None]),
+        ("y, x = 1, *z\nx", [None]),
+        ("*y, x = 1, 2\nx", [None]),
+        ("z, y, x = 1, 2\nx", [None]),
+        ("y = x = 1\nx", ["1"]),
+        ("if y:\n    x = 1\nelse:\n    x = 2\nx", ["1", "2"]),
+    ],
+)
+def test_what_a_name_can_have_been_assigned(program: str, expected: list[str | None]) -> None:
+    source, node = asked(program)
+    assert isinstance(node, cst.Name)
+    found = [None if value is None else source.code(value) for value in assigned_values(source, node)]
+    assert sorted(map(str, found)) == sorted(map(str, expected))
+    whole = only_assignment(source, node)
+    assert (whole is not None) is (program in ("x = 1\nx", "y = x = 1\nx"))
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("x", None),
+        ("f(1)", None),
+        ("float(x)", None),
+        ("float('x')", None),
+        ("'1'", None),
+        ("+1", None),
+        ("1", 1.0),
+        ("1.5", 1.5),
+        ("-1", -1.0),
+        ("--1", 1.0),
+        ("-x", None),
+        ("float('2')", 2.0),
+        ("float('inf')", INFINITY),
+        ("-float('inf')", -INFINITY),
+        *((name, INFINITY) for name in ("math.inf", "torch.inf", "np.inf", "np.Inf", "np.infty", "torch._six.inf")),
+        ("math.nan", None),
+    ],
+)
+def test_numbers(code: str, expected: float | None) -> None:
+    assert number(*asked(code)) == expected
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("try:\n    from math import inf\nexcept E:\n    from torch import inf\ninf", True),
+        ("try:\n    from math import inf\nexcept E:\n    from other import inf\ninf", False),
+        ("inf = 1\ninf", False),
+        ("from math import inf\ninf", True),
+    ],
+)
+def test_infinities(program: str, expected: bool) -> None:
+    assert is_infinity(*asked(program)) is expected
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        *((code, False) for code in ("x", "1", "f(0)", "float()", "float(1)", "torch.tensor(1)", "torch.ones(1)", "[]", "[0, 0]", "[1]", "None", "x.to(0)", "torch.zeros(1).exp()")),
+        *((code, True) for code in ("0", "0.0", "float(0)", "int(0)", "torch.tensor(0.0)", "torch.as_tensor(0)", "torch.FloatTensor([0])", "torch.zeros(1)")),
+        *((code, True) for code in ("torch.zeros_like(x)", "torch.zeros(1, device=d)", "[0]", "torch.tensor([0.0])")),
+        *((f"torch.zeros(1).{method}()", True) for method in ("to", "cuda", "cpu", "float", "double")),
+    ],
+)  # fmt: skip
+def test_zeros(code: str, expected: bool) -> None:
+    assert is_zero(*asked(code)) is expected
+
+
+# --- a source ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "plain", "outer", "spelled"),
+    [
+        ("x", "x", "x", "x"),
+        ("(x)", "x", "(x)", "x"),
+        ("a + b", "a + b", "a + b", "a+b"),
+        ("((a + b))", "a + b", "((a + b))", "a+b"),
+        ("f( x,\n  y )", "f( x,\n  y )", "f( x,\n  y )", "f(x,y)"),
+        ("a, b", "a, b", "(a, b)", "a,b"),
+    ],
+)
+def test_the_code_of_an_expression(code: str, plain: str, outer: str, spelled: str) -> None:
+    source, node = asked(code)
+    assert source.code(node) == plain
+    assert source.outer_code(node) == outer
+    assert source.spelled(node) == spelled
+
+
+def test_places_in_words() -> None:
+    source, node = asked("x = 1\nprint(x)")
+    assert source.where(node) == "line 5"
+    source.locate = lambda offset: Place(2, 1, 2, 3)
+    assert source.where(node) == "line 2"
+    source.locate = lambda offset: Place(2, 1, 2, 3, 4)
+    assert source.where(node) == "line 2 of cell 4"
+
+
+@pytest.mark.parametrize(
+    ("code", "limit", "shown"),
+    [
+        ("abc", 3, "`abc`"),
+        ("abcd", 3, "it"),
+        ("f(\nx)", 9, "it"),
+        ("f('`')", 9, "it"),
+    ],
+)
+def test_code_in_a_message(code: str, limit: int, shown: str) -> None:
+    source, node = asked(code)
+    assert source.quoted(node, "it", limit) == shown
+    assert source.quoted(None, "it", limit) == "it"
+
+
+@pytest.mark.parametrize(
+    ("text", "newline", "lines"),
+    [("x", "\n", 1), ("x\ny", "\n", 2), ("x\r\ny\r\n", "\r\n", 3), ("x\ry", "\r", 2), ("x\ny\r\n", "\n", 3)],
+)
+def test_the_line_ends_of_a_source(text: str, newline: str, lines: int) -> None:
+    source = Source(text)
+    assert source.newline == newline
+    assert len(source.line_starts) == lines
+    assert source.line_at(0) == 1 and source.line_at(len(text)) == lines
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "last"),
+    [
+        ("x = (1,\n     2)\n", 1, 2),
+        ("if (a and\n    b):\n    x\n", 1, 2),
+        ("if a: x\n", 1, 1),
+        ("def f(a,\n      b):\n    x\n", 1, 2),
+    ],
+)
+def test_the_logical_line_of_a_statement(text: str, first: int, last: int) -> None:
+    source = Source(text)
+    assert source.logical_line(source.module.body[0]) == (first, last)
+
+
+def test_the_nodes_of_a_tree_come_in_the_order_of_the_text() -> None:
+    text = "@a\nclass B(C, d=E):\n    @f\n    def g(h, /, i: J = k) -> L:\n        m(n=o) if p else q\n"
+    names = [node.value for node in walk(cst.parse_module(text)) if isinstance(node, cst.Name)]
+    assert names == ["a", "B", "C", "d", "E", "f", "g", "h", "i", "J", "k", "L", "m", "n", "o", "p", "q"]
+    caught = "try:\n    pass\nexcept A as b:\n    c\nmatch d:\n    case e if f:\n        g\n"
+    names = [node.value for node in walk(cst.parse_module(caught)) if isinstance(node, cst.Name)]
+    assert names == ["A", "b", "c", "d", "e", "f", "g"]
+    assert children(cst.parse_expression("( x )")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "python"),
+    [("x = 1", True), ("x = '\\d'", True), ("x = = 1", False), ("print 1", False), ("x = '\0'", False)],
+)
+def test_whether_the_interpreter_reads_a_source(text: str, python: bool) -> None:
+    assert is_python(text) is python
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("x = 1\n", "x = 1\n"),
+        ("x = = 1\n", None),
+    ],
+)
+def test_what_is_left_of_a_source(text: str, left: str | None) -> None:
+    assert readable(text) == left
+    assert is_read(text) is (left == text)
+
+
+# --- pages and extras -------------------------------------------------------------------------------------------------
+
+
+def test_the_facts_of_a_rule() -> None:
+    assert pages.facts(RULES["CLIP002"]) == "Runs by default · warning · safe fix"
+    assert pages.facts(RULES["CLIP101"]) == "Runs by default · warning · unsafe fix"
+    assert pages.facts(RULES["CLIP503"]) == "Opt-in · note · no automatic fix"
+    assert pages.facts(RULES["CLIP206"]).startswith("Runs by default · error · ")
+
+
+def test_a_rule_as_json() -> None:
+    found = pages.described(RULES["CLIP101"])
+    assert (
+        found["summary"].startswith("Finds ") and found["summary"].endswith(".") and found["summary"].count(". ") == 0
+    )
+    assert {key: found[key] for key in ("code", "name", "severity", "tier", "fix")} == {
+        "code": "CLIP101",
+        "name": "clip-after-step",
+        "severity": "warning",
+        "tier": "default",
+        "fix": "unsafe",
+    }
+    assert found["url"].endswith("CLIP101-clip-after-step/") or "clip-after-step" in found["url"]
+
+
+def test_a_page_ends_in_an_example() -> None:
+    fixed = pages.page(RULES["CLIP101"])
+    assert fixed.startswith("# CLIP101 `clip-after-step`\n\n*Runs by default")
+    example = fixed.partition("## Example\n\n```diff\n")[2]
+    lines = example.removesuffix("\n```").split("\n")
+    assert {line[:1] for line in lines} <= {" ", "+", "-", ""}
+    assert any(line.startswith("+") for line in lines) and any(line.startswith("-") for line in lines)
+    assert not any(line.startswith(("---", "+++", "@@")) for line in lines)
+    shown = pages.page(RULES["CLIP503"]).partition("## Example\n\n```python\n")[2]
+    assert shown.endswith("```") and "# expect" not in shown and "# claim" not in shown
+
+
+def test_rules_come_in_the_order_of_their_codes() -> None:
+    codes = [rule.code for rule in pages.by_code()]
+    assert codes == sorted(codes) and len(codes) == len(RULES)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "command"),
+    [
+        ("/a/pipx/b", "pip install 'clipcheck[x]'"),
+        ("/a/venvs/b", "pip install 'clipcheck[x]'"),
+        ("/a/uv/b", "pip install 'clipcheck[x]'"),
+        ("/a/tools/b", "pip install 'clipcheck[x]'"),
+        ("C:\\a\\uv\\tools\\b", "uv tool install 'clipcheck[x]'"),
+    ],
+)
+def test_how_an_extra_is_installed(prefix: str, command: str) -> None:
+    assert extras.command("x", prefix) == command
