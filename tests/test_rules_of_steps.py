@@ -396,7 +396,7 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
 def test_found_and_fixed(code: str, body: str, after: str | None) -> None:
     (finding,) = check(body, code).findings
     assert (finding.fix is None) == (after is None)
-    assert after is not None or finding.help
+    assert bool(finding.help) == (after is None)
     assert check(body, code, fix=True).now.decode() == program(after or body)
 
 
