@@ -7,7 +7,7 @@ import pytest
 
 from clipcheck import extras, pages
 from clipcheck.catalogue import RULES
-from clipcheck.prefilter import speaks_of_clipping
+from clipcheck.prefilter import contains_clipping_code
 from clipcheck.python.assignments import assigned_values, only_assignment
 from clipcheck.python.literals import is_infinity, is_zero, number
 from clipcheck.python.names import canonical, dotted, last_name
@@ -211,7 +211,7 @@ def test_a_program_without_its_prose(program: bytes, left: bytes) -> None:
     ],
 )
 def test_what_is_about_clipping(text: str, expected: bool) -> None:
-    assert speaks_of_clipping(text) is expected
+    assert contains_clipping_code(text) is expected
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

@@ -22,11 +22,11 @@ from clipcheck.training.modules import is_module
 from clipcheck.training.modules import is_optimizer as is_torch_optimizer
 from clipcheck.training.norm_places import measured
 from clipcheck.training.one_shot import drains, is_one_shot
+from clipcheck.training.optimizers import is_optimizer
 from clipcheck.training.parameters import (
     assigned,
     belong,
     is_all_of,
-    is_optimizer,
     named_alike,
     owners,
     stepped,
@@ -230,7 +230,8 @@ def test_what_is_called_an_optimizer(code: str, expected: bool) -> None:
         ("class A:\n    def f(self):\n        self.x: int = 1\n    def g(self):\n        self.x", "1"),
         ("class A:\n    def f(self):\n        self.x: int\n        self.x = 1\n    def g(self):\n        self.x", "1"),
         ("class A:\n    def f(self):\n        self.x = 1\n        self.x += 1\n    def g(self):\n        self.x", None),
-        ("class A:\n    def f(self):\n        self.x, self.y = 1, 2\n    def g(self):\n        self.x", None),
+        ("class A:\n    def f(self):\n        self.x, self.y = 1, 2\n    def g(self):\n        self.x", "1"),
+        ("class A:\n    def f(self):\n        self.x, self.y = h()\n    def g(self):\n        self.x", None),
         ("class A:\n    def f(self):\n        self.x = 1\nclass B:\n    def g(self):\n        self.x", None),
     ],
 )  # fmt: skip
