@@ -363,3 +363,46 @@ def test_how_often_a_name_is_read(text: str, reads: int) -> None:
     source = Source(text)
     scopes = [None, *source.names.scopes.values()]
     assert sum(len(source.names.uses(scope, "x")) for scope in scopes) == reads
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value", "path"),
+    [
+        ("import x", "import", None, "x"),
+        ("import x.y", "import", None, "x"),
+        ("import y.z as x", "import", None, "y.z"),
+        ("from y import x", "import", None, "y.x"),
+        ("from y import z as x", "import", None, "y.z"),
+        ("from . import x", "import", None, ".x"),
+        ("from ..y import x", "import", None, "..y.x"),
+        ("x = 1", "assign", "1", ""),
+        ("x: int = 1", "assign", "1", ""),
+        ("(x := 1)", "assign", "1", ""),
+        ("x, y = z", "assign", None, ""),
+        ("[y, *x] = z", "assign", None, ""),
+        ("x += 1", "augmented", None, ""),
+        ("for x in y: pass", "for", "y", ""),
+        ("for x, y in z: pass", "for", None, ""),
+        ("[1 for x in y]", "for", "y", ""),
+        ("with y as x: pass", "with", None, ""),
+        ("with y as (x, z): pass", "with", None, ""),
+        ("try: pass\nexcept E as x: pass", "other", None, ""),
+        ("del x", "other", None, ""),
+        ("match y:\n    case x: pass", "other", None, ""),
+        ("match y:\n    case [*x]: pass", "other", None, ""),
+        ("def x(): pass", "def", None, ""),
+        ("class x: pass", "class", None, ""),
+        ("def f(x): pass", "parameter", None, ""),
+        ("lambda x: 1", "parameter", None, ""),
+    ],
+)
+def test_how_a_name_is_bound(text: str, kind: str, value: str | None, path: str) -> None:
+    source = Source(text + "\n")
+    (found,) = (b for scope in source.names.scopes.values() for b in scope.bindings.get("x", []))
+    assert (found.kind, found.path) == (kind, path)
+    assert (None if found.value is None else source.code(found.value)) == value
+
+
+def test_an_annotation_alone_binds_nothing() -> None:
+    source = Source("x: int\n")
+    assert not any("x" in scope.bindings for scope in source.names.scopes.values())

@@ -167,6 +167,7 @@ def test_programs_without_a_tree() -> None:
         (b"'a b'", b" "),
         (b"'a_b'", b"'a_b'"),
         (b"x # a", b"x  "),
+        (b"x #ab", b"x  "),
         (b"f'a {b}'", b"f'a {b}'"),
         (b"F'a {b}'", b"F'a {b}'"),
         (b"t'a {b}'", b"t'a {b}'"),
