@@ -26,9 +26,12 @@ from clipcheck.rules.per_parameter_clip import check as per_parameter_clip
 from clipcheck.rules.total_norm_of_parameters import are_parameters
 from clipcheck.settings.keys import Settings
 from clipcheck.training.calls import callee, named_function
+from clipcheck.training.effects import only_computes
 from clipcheck.training.modules import is_module, is_optimizer
 from clipcheck.training.parameters import owners
 from clipcheck.training.possible_limits import constants
+from clipcheck.training.readings import makes_iterator
+from clipcheck.training.summaries import DEPTH
 
 Question: TypeAlias = Callable[[Source, cst.BaseExpression], object]
 
@@ -247,3 +250,65 @@ def test_a_norm_whose_powers_stand_for_each_other_has_no_origin() -> None:
     program = f"n = {STACK}.norm()\nwhile True:\n    n **= 0.5\n    n **= 2.0\n    n\n"
     assert answer(origins, HEAD + program) is None
     assert answer(origins, HEAD + program.replace("    n **= 2.0\n", ""))
+
+
+# --- through rules ----------------------------------------------------------------------------------------------------
+
+
+def count_of(code: str, program: str) -> int:
+    return len(check_file("x.py", program.encode(), Settings(codes=frozenset({code}), prefilter=False)).findings)
+
+
+@pytest.mark.parametrize("step", ["{}.float()", "({} + 1)", "(1 + {})", NAME])
+def test_five_steps_are_followed_from_a_numpy_function_to_a_norm(step: str) -> None:
+    norm = "nn.utils.get_total_norm(grads)"
+    assert count_of("CLIP508", nested("np.isnan({})", norm, step, 5)) == 1
+    assert count_of("CLIP508", nested("np.isnan({})", norm, step, 6)) == 0
+
+
+@pytest.mark.parametrize(("names", "expected"), [(1, 1), (2, 1), (3, 0)])
+def test_two_names_of_a_scaled_loss_are_followed(names: int, expected: int) -> None:
+    clip = "nn.utils.clip_grad_norm_(model.parameters(), 1.0)\nscaler.step(optimizer)"
+    program = nested(f"{{}}.backward()\n{clip}", "scaler.scale(loss)", NAME, names)
+    assert count_of("CLIP301", program) == expected
+
+
+@pytest.mark.parametrize(("names", "expected"), [(5, 1), (6, 0)])
+def test_five_names_of_a_test_that_counts_are_followed(names: int, expected: int) -> None:
+    lines = ["name0 = i % 4 == 0", *(f"name{i} = name{i - 1}" for i in range(1, names))]
+    body = "".join(f"        {line}\n" for line in lines)
+    program = (
+        f"import torch\n\ndef f(xs):\n    for i, x in enumerate(xs):\n{body}        loss.backward()\n"
+        "        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n"
+        f"        if name{names - 1}:\n            optimizer.step()\n            optimizer.zero_grad()\n"
+    )
+    assert count_of("CLIP108", program) == expected
+
+
+@pytest.mark.parametrize(("calls", "expected"), [(1, 1), (2, 1), (3, 1), (4, 0)])
+def test_three_functions_are_followed_to_what_shards_a_model(calls: int, expected: int) -> None:
+    functions = "".join(f"def wrap{i}(n):\n    return wrap{i - 1}(n)\n\n" for i in range(1, calls))
+    program = (
+        "import torch\nfrom torch.distributed.fsdp import FullyShardedDataParallel as FSDP\n\n"
+        f"def wrap0(n):\n    return FSDP(n)\n\n{functions}"
+        f"m = wrap{calls - 1}(n)\ntorch.nn.utils.clip_grad_norm_(m.parameters(), 1.0)\n"
+    )
+    assert count_of("CLIP405", program) == expected
+
+
+@pytest.mark.parametrize(("calls", "expected"), [(1, True), (2, True), (3, False)])
+def test_two_functions_are_followed_to_a_side_effect(calls: int, expected: bool) -> None:
+    chain = "".join(f"def f{i}(x):\n    return f{i + 1}(x)\n\n" for i in range(calls))
+    source = Source(f"{chain}def f{calls}(x):\n    return abs(x)\n")
+    assert only_computes(source, next(iter(source.nodes(cst.FunctionDef)))) is expected
+
+
+def test_functions_are_followed_to_an_iterator() -> None:
+    def program(calls: int) -> str:
+        chain = "".join(f"def f{i}():\n    return f{i + 1}()\n\n" for i in range(calls))
+        return f"{chain}def f{calls}():\n    return iter([])\n\nf0()\n"
+
+    followed = [bool(answer(makes_iterator, program(calls))) for calls in range(12)]
+    assert followed[0]
+    assert followed == sorted(followed, reverse=True)
+    assert followed.count(True) == DEPTH
