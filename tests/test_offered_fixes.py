@@ -126,6 +126,9 @@ def test_a_fix(code: str, body: str, after: str) -> None:
 
 SILENT = [
     ("CLIP110", "for p in model.parameters():\n    clip_grad_norm_(max_norm=1.0)"),
+    ("CLIP104", loop("run()\nS\nlog(scaler)") + "\n" + f("B\nZ", "def run():")),
+    ("CLIP104", loop("B\ngo()\nlog(scaler)") + "\n" + f("Z\nS", "def go():")),
+    ("CLIP202", "for p in state.parameters:\n    pass\nclip_grad_norm_(state.parameters, 1.0)"),
     ("CLIP111", "for m in models:\n    clip_grad_norm_(max_norm=1.0)"),
     ("CLIP106", "clip_grad_norm_(max_norm=1.0)"),
     ("CLIP105", "clip_grad_norm_(max_norm=1.0)"),
@@ -155,6 +158,8 @@ def test_silent(code: str, body: str) -> None:
     ("code", "body", "line"),
     [
         ("CLIP116", loop("if x:\n    B\n    C\n    S\nelif y:\n    B\n    go()\nelse:\n    B\n    S") + "\n" + f("S", "def go():"), C),
+        ("CLIP202", "state.parameters()\nclip_grad_norm_(state.parameters, 1.0)", "clip_grad_norm_(state.parameters, 1.0)"),
+        ("CLIP202", "f(state.parameters)\nclip_grad_norm_(state.parameters, 1.0)", "clip_grad_norm_(state.parameters, 1.0)"),
         ("CLIP403", SHARDED + loop("accelerator.backward(loss)\nif x:\n    accelerator.unscale_gradients()\nC\nS"), C),
         ("CLIP403", loop("accelerator.backward(loss)\nclip()\nS") + "\n" + f("C", "def clip():"), "clip()"),
         ("CLIP405", SHARDED + "from x import m\nm = FSDP(n)\nclip_grad_norm_(m.parameters(), 1.0)", "clip_grad_norm_(m.parameters(), 1.0)"),

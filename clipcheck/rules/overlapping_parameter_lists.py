@@ -38,7 +38,7 @@ def check(source: Source) -> Iterator[Hit]:
     for clip in clips(source):
         parts = list(_parts(source, clip.parameters)) if clip.parameters is not None else []
         for index, (part, owner) in enumerate(parts):
-            outer = next((o for i, (_, o) in enumerate(parts) if i != index and _holds(o, owner, i < index)), None)
+            outer = next((o for i, (_, o) in enumerate(parts) if _holds(o, owner, i < index)), None)
             if outer is not None:
                 reason = f": `{outer}` already contains them" if outer != owner else ""
                 message = f"counts and scales the parameters of `{owner}` twice{reason}"

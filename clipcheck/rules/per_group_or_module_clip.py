@@ -71,15 +71,14 @@ def check(source: Source) -> Iterator[Hit]:
     for clip in norm_clips(source):
         if is_in_optimizer(source, clip.call) or clip.parameters is None:
             continue
-        for split in (_split(source, clip), *_by_calls(source, clip)):
+        part = whole_of(source, clip.parameters)
+        for split in (_split(source, clip, part), *_by_calls(source, clip, part)):
             if split is not None:
                 fix = _fix(source, clip, split) if split.call is clip.call else None
                 yield Hit(split.call, MESSAGE, fix, "" if fix else BY_HAND, ((split.loop, "the loop over the groups"),))
 
 
-def _split(source: Source, clip: Clip) -> Split | None:
-    assert clip.parameters is not None
-    part = whole_of(source, clip.parameters)
+def _split(source: Source, clip: Clip, part: cst.BaseExpression) -> Split | None:
     loop = loop_of_part(source, part, clip.call)
     if loop is None or not has_one_limit(source, clip, loop) or not _is_group(source, part, loop):
         return None
@@ -108,12 +107,11 @@ def _is_called_group(name: str) -> bool:
     return [word for word in words(name) if word.isalpha()][-1:] in (["params"], ["parameters"])
 
 
-def _by_calls(source: Source, clip: Clip) -> Iterator[Split]:
+def _by_calls(source: Source, clip: Clip, part: cst.BaseExpression) -> Iterator[Split]:
     """The calls, in a loop over groups, of the function that clips what it is given."""
     function = source.function(clip.call)
-    if function is None or clip.parameters is None:
+    if function is None:
         return
-    part = whole_of(source, clip.parameters)
     name = _parameter_in(source, part, function)
     limit = {node.value for node in source.walk(clip.limit or part) if isinstance(node, cst.Name)}
     if name is None or name in limit:
@@ -157,17 +155,17 @@ def _fix(source: Source, clip: Clip, split: Split) -> Fix | None:
             pass
         case _:
             return None
-    if clip.parameters is None or loop.orelse is not None or "#" in source.code(loop):
+    if loop.orelse is not None or "#" in source.code(loop):
         return None
     target = source.code(loop.target)
     groups = source.outer_code(loop.iter)
     if isinstance(loop.iter, cst.IfExp) and not loop.iter.lpar:
         groups = f"({groups})"  # what a loop may go over and a comprehension may not
-    every = f"[p for {target} in {groups} for p in {source.outer_code(clip.parameters)}]"
+    every = f"[p for {target} in {groups} for p in {source.outer_code(split.part)}]"
     names = {node.value for node in source.walk(loop.target) if isinstance(node, cst.Name)}
     if "p" in names or "\n" in source.code(clip.call):
         return None
     start, end = source.span(clip.call)
-    at, to = source.outer_span(clip.parameters)
+    at, to = source.outer_span(split.part)
     text = source.text[start:at] + every + source.text[to:end]
     return Fix("Clip all groups in one call", Safety.UNSAFE, (replace(source, loop, text),))

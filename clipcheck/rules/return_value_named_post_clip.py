@@ -184,20 +184,19 @@ def _key(source: Source, use: cst.CSTNode) -> str:
                 pass
             case cst.Call() if above is node:  # the `float(…)` around it
                 pass
-            case cst.DictElement(key=cst.SimpleString() as key) if above.value is node:
-                text = str(key.evaluated_value)
-                return text if _says_after(text) else ""
-            case cst.Assign(
-                targets=[
-                    cst.AssignTarget(
-                        target=cst.Subscript(
-                            slice=[cst.SubscriptElement(slice=cst.Index(value=cst.SimpleString() as key))]
+            case (
+                cst.DictElement(key=cst.SimpleString() as key)
+                | cst.Assign(
+                    targets=[
+                        cst.AssignTarget(
+                            target=cst.Subscript(
+                                slice=[cst.SubscriptElement(slice=cst.Index(value=cst.SimpleString() as key))]
+                            )
                         )
-                    )
-                ]
-            ) if above.value is node:
-                text = str(key.evaluated_value)
-                return text if _says_after(text) else ""
+                    ]
+                )
+            ):
+                return _if_after(key)
             case cst.Arg(keyword=None):
                 call = source.parent(above)
                 if isinstance(call, cst.Call) and source.qualified(call.func) == "builtins.float":
@@ -217,9 +216,13 @@ def _logged(source: Source, call: cst.CSTNode | None, arg: cst.Arg) -> str:
             func=cst.Attribute(attr=cst.Name("log" | "add_scalar" | "log_metric" | "scalar" | "record")),
             args=[cst.Arg(value=cst.SimpleString() as key), second, *_],
         ) if second is arg:
-            text = str(key.evaluated_value)
-            return text if _says_after(text) else ""
+            return _if_after(key)
     return ""
+
+
+def _if_after(key: cst.SimpleString) -> str:
+    text = str(key.evaluated_value)
+    return text if _says_after(text) else ""
 
 
 def _asserted_below(source: Source, use: cst.Name, limit: cst.BaseExpression) -> bool:
