@@ -94,7 +94,7 @@ def _explained(finding: Finding) -> tuple[str, str]:
 
 def _first_paragraph(explanation: str) -> str:
     """The text under the first heading, in one line."""
-    return " ".join(explanation.split("## What it does", 1)[-1].strip().split("\n\n")[0].split())
+    return " ".join(explanation.rpartition("## What it does")[2].strip().split("\n\n")[0].split())
 
 
 def _result(row: Row, root: str, codes: list[str], marks: _Fingerprints) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def _expression(word: str) -> str:
     first, *middle, last = pieces if len(pieces) > 1 else (pieces[0], "")
     if len(pieces) == 1:
         return first
-    caught = "".join(f"(?=(?P<g{i}>.*?{piece}))(?P=g{i})" for i, piece in enumerate(middle) if piece)
+    caught = "".join(f"(?=(?P<g{i}>.*?{piece}))(?P=g{i})" for i, piece in enumerate(middle))
     return f"{first}{caught}.*{last}"
 
 
