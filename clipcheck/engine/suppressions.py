@@ -257,13 +257,11 @@ def removal(source: Source, directive: Directive, name: Naming | None) -> Fix:
         return Fix("Remove the suppression", Safety.SAFE, (_without(source, directive),))
     start, end = name.start, name.end
     text = source.text
-    before = re.compile(r",?\s*$")
-    after = re.compile(r"\s*,\s*").match(text, end)
-    if after:
+    if after := re.compile(r"\s*,\s*").match(text, end):
         end = after.end()
     else:
-        found = before.search(text, directive.start, start)
-        start = found.start() if found and text[found.start() : start].strip() else start
+        head = text[:start].rstrip()
+        start = len(head) - head.endswith(",")
     return Fix(f"Remove `{name.code}` from the suppression", Safety.SAFE, (Edit(start, end, ""),))
 
 
