@@ -150,6 +150,28 @@ def test_a_string_that_names_no_function_is_not_tried() -> None:
         exchanges(change("print('«clip_grad_norm»')\n", "clip_grad_norm_"))
 
 
+@pytest.mark.parametrize(
+    ("code", "new", "why"),
+    [
+        ("from torch.nn.utils import «clip_grad_norm»\n", "get_total_norm as clip_grad_norm", "`get_total_norm` takes other arguments than `clip_grad_norm`"),
+        ("mock.patch.object(utils, '«clip_grad_norm»')\n", "get_total_norm", "`get_total_norm` takes other arguments than `clip_grad_norm`"),
+        ("mock.patch.object(utils, '«clip_grad_norm»')\n", "clip' + name + '", "its string names no clip or norm"),
+        ("mock.patch.object(utils, '«clip_grad_norm»')\n", "clip\\", "its string names no clip or norm"),
+        ("mock.patch.object(utils, 'clip_grad«»_norm')\n", "", "its string names the same function as before"),
+        ("from torch.nn.utils import «clip_grad_norm»\n", "rnn as clip_grad_norm", "the import of `clip_grad_norm` becomes another one"),
+        ("import torch«»\n", ", sys", "only imports change, and not those of a clip"),
+        ("«utils.clip_grad_norm_»(self.trained, limit)\n", "utils.clip_grad_norm_ ", "it does not only exchange the function that is called"),
+        ("«utils.clip_grad_norm_»(self.trained, (lambda: 1.0))\n", "runtime.clip_grad_norm_", "`lambda: 1.0` cannot be resolved"),
+        ("«utils.clip_grad_norm_»(*given)\n", "runtime.clip_grad_norm_", "its arguments are in a list or a dictionary"),
+        ("«torch.save»(model, limit)\n", "runtime.clip_grad_norm_", "it is no call of a clip or a norm"),
+    ],
+)  # fmt: skip
+def test_why_two_functions_are_not_compared(code: str, new: str, why: str) -> None:
+    with pytest.raises(NotProvable) as caught:
+        exchanges(change(code, new))
+    assert str(caught.value) == why
+
+
 def test_an_infinity_is_the_same_wherever_it_comes_from(verify: Verifier) -> None:
     code = "«from torch._six import inf  # where it was\n»\nprint(inf)\n"
     assert tried(verify, code, "from math import inf\n").kind == "verified"

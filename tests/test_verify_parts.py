@@ -328,6 +328,9 @@ def test_torch_that_is_installed_elsewhere_is_found(tmp_path: Path, monkeypatch:
     assert libraries.path() == [site, built]
     with_path(monkeypatch, script, here, site)
     assert libraries.path() == [site]
+    (Path(script) / "more" / "torch").mkdir(parents=True)  # a folder of that name, and no package
+    with_path(monkeypatch, script, str(Path(script) / "more"), site)
+    assert libraries.path() == [site]
     (Path(site) / "torch").mkdir()
     (Path(site) / "torch" / "__init__.py").touch()
     with_path(monkeypatch, script, here, site, built)

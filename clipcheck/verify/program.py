@@ -96,7 +96,7 @@ class Program:
         spans = [trimmed(source.text, edit) for edit in edits]
         held = []
         for index, (start, end) in enumerate(map(self.span, self.functions)):
-            line = source.line_at(max(start, end - 1))  # with the comment at its end
+            line = source.line_at(end)  # with the comment at its end
             stop = source.line_starts[line] if line < len(source.line_starts) else len(source.text)
             if all(start <= first and last <= stop for first, last in spans):
                 held.append((stop - start, index))

@@ -1,0 +1,83 @@
+"""A clip that is written out becomes one call where it does what torch's does; else the finding says why it stays."""
+
+from __future__ import annotations
+
+import pytest
+
+from clipcheck.engine.file import check_file
+from clipcheck.rule import Safety
+from clipcheck.settings.keys import Settings
+
+HEADER = "import torch\nps = list(model.parameters())\ncount = 0\n"
+NORM = "norm = sum(p.grad.norm() ** 2 for p in ps) ** 0.5\n"
+SCALE = "for p in ps:\n    p.grad.mul_(theta / norm)\n"
+COEFFICIENT = "coef = theta / (norm + 1e-6)\n"
+BY = "for p in ps:\n    p.grad.mul_(coef)\n"
+
+
+def indented(text: str) -> str:
+    return "".join(f"    {line}\n" for line in text.splitlines())
+
+
+def fixed(text: str) -> tuple[str, str]:
+    """The text after the fix, without imports, and what the finding says in its place."""
+    settings = Settings(frozenset({"CLIP008"}), fix=True, safety=Safety.UNSAFE)
+    report = check_file("x.py", (HEADER + text).encode(), settings)
+    assert report.errors == ()
+    lines = report.now.decode().splitlines()
+    (help_text,) = [finding.help for finding in report.findings] or [""]
+    return "\n".join(line for line in lines if not line.startswith(("import", "from", "ps =", "count ="))), help_text
+
+
+CALL = "clip_grad_norm_(ps, theta)"
+
+
+@pytest.mark.parametrize("test", ["norm > theta", "norm >= theta", "theta < norm", "theta <= norm"])
+def test_the_norm_is_compared_with_the_limit(test: str) -> None:
+    assert fixed(f"{NORM}if {test}:\n{indented(SCALE)}") == (CALL, "")
+
+
+@pytest.mark.parametrize("test", ["coef < 1", "coef <= 1", "coef < 1.0", "coef < 1."])
+def test_the_coefficient_is_compared_with_one(test: str) -> None:
+    assert fixed(f"{NORM}{COEFFICIENT}if {test}:\n{indented(BY)}") == (CALL, "")
+
+
+OTHER_TEST = "no automatic fix: the check does not compare the norm with `max_norm`"
+
+
+@pytest.mark.parametrize(
+    "test", ["norm < theta", "theta > norm", "norm > 1", "norm == theta", "norm", "norm > theta > 1", "other > theta"]
+)
+def test_another_comparison_is_another_clip(test: str) -> None:
+    text = f"{NORM}if {test}:\n{indented(SCALE)}"
+    after, why = fixed(text)
+    assert after == text.rstrip()
+    assert "compare the norm" in why or why == ""
+
+
+@pytest.mark.parametrize("test", ["coef > 1", "coef < 2", "coef == 1", "1 > coef", "other < 1"])
+def test_another_comparison_of_the_coefficient_is_another_clip(test: str) -> None:
+    text = f"{NORM}{COEFFICIENT}if {test}:\n{indented(BY)}"
+    after, why = fixed(text)
+    assert after == text.rstrip()
+    assert "compare the norm" in why or why == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (f"{NORM}if norm > theta:\n{indented(SCALE)}else:\n    count += 1\n", "the check has another branch"),
+        (f"{NORM}if norm > theta:\n    count += 1\n{indented(SCALE)}", "the check guards something else as well"),
+        (f"{NORM}count += 1\nif norm > theta:\n{indented(SCALE)}", "something else happens between the norm and the loop"),
+        (f"{NORM}if count:\n    pass\nif norm > theta:\n{indented(SCALE)}", "something else happens between the norm and the loop"),
+        (f"if count:\n{indented(NORM)}if norm > theta:\n{indented(SCALE)}", "the norm and the loop are in different blocks"),
+        (f"{NORM}{COEFFICIENT}if coef < 1:\n{indented(BY)}print(coef)\n", "`coef` is used later"),
+        (f"kept = {NORM}if norm > theta:\n{indented(SCALE)}", "the norm is part of a larger statement"),
+        (f"{NORM.replace('norm =', 'norm: float =')}if norm > theta:\n{indented(SCALE)}", "the norm is part of a larger statement"),
+        (f"{NORM}if norm > theta:\n{indented(SCALE)}    print(1)\n", "the check guards something else as well"),
+    ],
+)  # fmt: skip
+def test_why_a_clip_stays(text: str, why: str) -> None:
+    after, told = fixed(text)
+    assert after == text.rstrip()
+    assert why in told
