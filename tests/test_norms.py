@@ -433,6 +433,9 @@ REFUSED = {
     "individual norms are kept": "kept = []\nfor p in ps:\n    kept.append(p.grad.norm().item() ** 2)\nprint(kept)",
     "used after the loop": "for p in ps:\n    n = p.grad.norm()\n    total += n.item() ** 2\nprint(n)",
     "the loop has side effects": "for p in list(ps):\n    total += p.grad.norm().item() ** 2\n    p.grad.zero_()",
+    "the loop has side effects ": "for p in list(ps):\n    total += p.grad.norm().item() ** 2\n    p.grad[:] = 0",
+    "the loop has side effects  ": "for p in list(ps):\n    total += p.grad.norm().item() ** 2\n    p.grad *= 2",
+    "the loop has side effects   ": "for p in list(ps):\n    total += p.grad.norm().item() ** 2\n    p.seen = True",
     "can be read only once": "for p in ps:\n    total += p.grad.norm().item() ** 2\n    count += 1",
     "of each tensor is needed": "for p in m.parameters():\n    n = p.grad.norm()\n    print(n)\n    total += n.item() ** 2",
     "may exit early": "for p in ps:\n    total += p.grad.norm().item() ** 2\n    if total > 9:\n        break",
@@ -452,7 +455,13 @@ REFUSED = {
 def test_what_cannot_be_rewritten_says_why(why: str, loop: str) -> None:
     (finding,) = report("total = 0.0\ncount = 0\n" + loop + "\n", "CLIP001").findings
     assert finding.fix is None
-    assert why in finding.help
+    assert why.strip() in finding.help
+
+
+@pytest.mark.parametrize("begins", ["n = ", "n: float = ", "total = ", "return "])
+def test_a_root_keeps_the_beginning_of_its_statement(begins: str) -> None:
+    text = f"def f(ps):\n    total = 0.0\n    for p in ps:\n        total += p.grad.norm().item() ** 2\n    {begins}total ** 0.5\n"
+    assert fixed(text, "CLIP001") == f"def f(ps):\n    {begins}grad_norm(ps).item()"
 
 
 CLIPS = [
