@@ -101,6 +101,11 @@ CALL = "x = grad_norm(ps).item()\n"
         ("#!/usr/bin/env python\nsetup()\n", "#!/usr/bin/env python\n" + LINE + "\nsetup()\n"),
         ("# Copyright Me\nsetup()\n", "# Copyright Me\n" + LINE + "\nsetup()\n"),
         ("# about the file\n\nsetup()\n", "# about the file\n\n" + LINE + "\nsetup()\n"),
+        ("# trains\ndef f():\n    pass\n", "# trains\n" + LINE + "\n\ndef f():\n    pass\n"),
+        ("# License: MIT\nsetup()\n", "# License: MIT\n" + LINE + "\nsetup()\n"),
+        ('"""Docs."""\n# starts\nsetup()\n', '"""Docs."""\n\n' + LINE + "\n# starts\nsetup()\n"),
+        ('"""Docs."""\nclass A:\n    pass\n', '"""Docs."""\n\n' + LINE + "\n\nclass A:\n    pass\n"),
+        ('"""Docs."""\n\n\ndef f():\n    pass\n', '"""Docs."""\n\n\n' + LINE + "\n\ndef f():\n    pass\n"),
         # an import that the new name joins, in its order
         ("from clipcheck.runtime import clip_grad_norm_\nimport torch\n", "from clipcheck.runtime import clip_grad_norm_, grad_norm\nimport torch\n"),
         ("from clipcheck.runtime import zero\nimport torch\n", "from clipcheck.runtime import grad_norm, zero\nimport torch\n"),
