@@ -58,9 +58,7 @@ class Workers:
             process.wait()
 
     def each(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[Item, Result | Died]]:
-        """The items with their results, in the order in which they finish; they start in the given order.
-        -->
-        # A process whose streams are ours"""
+        """The items with their results, in the order in which they finish; they start in the given order."""
         waiting = deque(items)
         done: SimpleQueue[tuple[Item, Result | Died] | BaseException] = SimpleQueue()
 
