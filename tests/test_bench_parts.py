@@ -341,7 +341,8 @@ def test_the_workload_that_is_measured_is_shown() -> None:
 
 def test_what_is_not_known_of_a_machine_is_not_told() -> None:
     assert (
-        cli._told({"device": "a CPU", "load": 0.0, "triton": None, "threads": 2}) == "device a CPU, load 0.0, threads 2"
+        cli._in_one_line({"device": "a CPU", "load": 0.0, "triton": None, "threads": 2})
+        == "device a CPU, load 0.0, threads 2"
     )
 
 

@@ -70,8 +70,8 @@ def test_processes_are_used_where_they_are_faster(
     assert batch._worker_count([("x.py", FIXING)] * files, jobs) == count
     monkeypatch.setattr(batch.os, "cpu_count", lambda: None)
     assert batch._worker_count([("x.py", FIXING)] * files, 0) == 0
-    proving = Settings(prove=lambda *_: None)  # type: ignore[arg-type,return-value]
-    assert batch._worker_count([*[("x.py", FIXING)] * files, ("y.py", proving)], jobs) == 0
+    verifying = Settings(verify=lambda *_: None)  # type: ignore[arg-type,return-value]
+    assert batch._worker_count([*[("x.py", FIXING)] * files, ("y.py", verifying)], jobs) == 0
 
 
 class Pool:
@@ -276,7 +276,7 @@ def test_the_state_of_what_is_not_there_is_unknown(tmp_path: Path) -> None:
 # --- finding files --------------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_file_is_told_as_what_it_is(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_named_for_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "broken").symlink_to(tmp_path / "gone")
     names = [str(tmp_path / name) for name in ("gone", "broken")] + [os.devnull]
     found = find.find(names)

@@ -38,7 +38,7 @@ def vector(*numbers: float) -> torch.Tensor:
         ((1, 2), "`tuple`"),
     ],
 )
-def test_what_is_no_tensor_is_told_as_what_it_is(item: object, advice: str) -> None:
+def test_an_item_that_is_not_a_tensor_is_named_for_what_it_is(item: object, advice: str) -> None:
     with pytest.raises(TypeError) as caught:
         gradients.reject(item, "parameters")
     assert str(caught.value) == f"`parameters` must be a tensor or an iterable of tensors, got {advice}"

@@ -167,7 +167,7 @@ def test_a_string_that_names_no_function_is_not_tried() -> None:
     ],
 )  # fmt: skip
 def test_why_two_functions_are_not_compared(code: str, new: str, why: str) -> None:
-    with pytest.raises(NotProvable) as caught:
+    with pytest.raises(NotVerifiable) as caught:
         exchanges(change(code, new))
     assert str(caught.value) == why
 

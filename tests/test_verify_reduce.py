@@ -7,7 +7,7 @@ import ast
 import pytest
 
 from clipcheck.python.source import Source
-from clipcheck.verify.allowed import NotProvable
+from clipcheck.verify.allowed import NotVerifiable
 from clipcheck.verify.parts import parts
 from clipcheck.verify.program import Program
 from clipcheck.verify.reduce import reduced
@@ -145,6 +145,6 @@ UNKNOWN = {
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_is_not_known_is_not_made_up(name: str) -> None:
     body, why = UNKNOWN[name]
-    with pytest.raises(NotProvable) as caught:
+    with pytest.raises(NotVerifiable) as caught:
         left(body)
     assert str(caught.value) == why
