@@ -1,8 +1,9 @@
 """The changes that `make mutate-source` makes: every way to spoil one expression, pattern or statement of a source text.
 
 Left out is what no test could notice, or only one that repeats the text: annotations and what serves mypy alone,
-docstrings, prose (strings with spaces: messages and help), memoizing decorators, and the inside of f-strings, whose
-places Python before 3.12 does not know.
+docstrings, prose (strings with spaces: messages and help), memoizing decorators, None in the place of another empty
+value that is returned (mypy refuses it, and a test of the value cannot tell them apart; the value itself is spoiled), and
+the inside of f-strings, whose places Python before 3.12 does not know.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def patterns(node: ast.AST) -> Iterator[Change]:
 
 def statements(node: ast.AST) -> Iterator[Change]:
     match node:
-        case ast.Return(value=ast.expr() as value) if not (isinstance(value, ast.Constant) and value.value is None):
+        case ast.Return(value=ast.expr() as value) if not _is_empty(value):
             yield "nothing returned", "return None"
         case ast.Expr(value=value) if not isinstance(value, ast.Constant):
             yield "statement dropped", "pass"
@@ -105,6 +106,16 @@ def statements(node: ast.AST) -> Iterator[Change]:
             yield "jump", "break"
         case ast.Break():
             yield "jump", "continue"
+
+
+def _is_empty(value: ast.expr) -> bool:
+    """Whether a value is None, or counts as little as None does in a test: False, 0, "", [], ()."""
+    match value:
+        case ast.Constant(value=constant):
+            return not constant
+        case ast.Tuple(elts=[]) | ast.List(elts=[]) | ast.Dict(keys=[]):
+            return True
+    return False
 
 
 def tests(node: ast.AST) -> Iterator[tuple[ast.AST, Change]]:

@@ -29,6 +29,8 @@ def made(source: str) -> set[str]:
         ("x = a, b", {"x = ((a,))", "x = ((b,))"}),
         ("f(é, 1)  # ü", {"f(é, 2)  # ü", "pass  # ü"}),
         ("def f():\n    return x", {"def f():\n    return None"}),
+        ("def f():\n    return False", {"def f():\n    return True"}),
+        ("def f():\n    return [x]", {"def f():\n    return None"}),
         ("for a in b:\n    break", {"for a in b:\n    continue"}),
         ("if a:\n    b = c", {"if not (a):\n    b = c"}),
         ("[a for a in b if c]", {"[a for a in b if not (c)]", "[a for a in b if True]", "pass"}),
@@ -61,6 +63,7 @@ def test_what_is_changed(source: str, expected: set[str]) -> None:
         "__all__ = ['a', 'b']",
         "@lru_cache(maxsize=8)\ndef f():\n    y",
         "x = f'{y + 1}'",
+        "def f():\n    return []",
         "import a, b",
     ],
 )
