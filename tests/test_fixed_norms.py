@@ -1,0 +1,250 @@
+"""What a fix makes of a norm that is written out: the call, the type of its result, and what is around it."""
+
+from __future__ import annotations
+
+import pytest
+
+from clipcheck.engine.file import check_file
+from clipcheck.rule import Safety, Target
+from clipcheck.settings.keys import Settings
+
+HEADER = "import math\nimport numpy as np\nimport torch\nps = list(model.parameters())\ngrads = [p.grad for p in ps]\n"
+CODES = frozenset({"CLIP001", "CLIP003", "CLIP004", "CLIP005"})
+
+
+def fixed(text: str, target: Target = "clipcheck") -> tuple[str, str]:
+    """The program after the fix, without what is above it, and why a finding that is left has no fix."""
+    settings = Settings(CODES, target, fix=True, safety=Safety.UNSAFE)
+    report = check_file("x.py", (HEADER + text).encode(), settings)
+    assert report.errors == ()
+    lines = report.now.decode().splitlines()
+    (why,) = [finding.help for finding in report.findings] or [""]
+    kept = [line for line in lines if not line.startswith(("import", "from", "ps =", "grads ="))]
+    return "\n".join(kept), why.removeprefix("no automatic fix: ").partition(";")[0]
+
+
+SQUARES = "sum(p.grad.norm(2).item() ** 2 for p in ps)"
+NORM = "grad_norm(ps).item()"
+
+# --- conversions --------------------------------------------------------------------------------------------------------------------
+
+FLOAT32 = [".float()", ".to(torch.float32)", ".to(torch.float)"]
+FLOAT64 = [".double()", ".to(torch.float64)", ".to(torch.double)"]
+
+
+@pytest.mark.parametrize("cast", ["", ".cpu()", *FLOAT32, *FLOAT64])
+def test_a_number_has_no_dtype(cast: str) -> None:
+    assert fixed(f"n = sum(p.grad{cast}.norm(2).item() ** 2 for p in ps) ** 0.5\n") == (f"n = {NORM}", "")
+
+
+@pytest.mark.parametrize(
+    ("cast", "after"), [*((cast, cast) for cast in FLOAT32), *((cast, "") for cast in FLOAT64), ("", "")]
+)
+def test_a_tensor_keeps_the_precision_that_was_asked_for(cast: str, after: str) -> None:
+    found = fixed(f"n = torch.sqrt(sum(p.grad{cast}.norm() ** 2 for p in ps))\n")
+    assert found == (f"n = grad_norm(ps){after}", "")
+
+
+@pytest.mark.parametrize(
+    ("expression", "cast", "target"),
+    [
+        ("sum(p.grad.half().norm(2).item() ** 2 for p in ps) ** 0.5", ".half()", "clipcheck"),
+        ("torch.sqrt(sum(p.grad.half().norm() ** 2 for p in ps))", ".half()", "clipcheck"),
+        # what takes gradients returns float32
+        *((f"sum(g{cast}.norm(2).item() ** 2 for g in grads) ** 0.5", cast, "clipcheck") for cast in FLOAT64),
+        ("torch.sqrt(sum(p.grad.float().norm() ** 2 for p in ps))", ".float()", "torch"),
+    ],
+)
+def test_another_precision_is_left(expression: str, cast: str, target: Target) -> None:
+    assert fixed(f"n = {expression}\n", target) == (f"n = {expression}", f"each gradient is cast by `{cast}`")
+
+
+def test_gradients_are_handed_over_where_there_are_no_parameters() -> None:
+    assert fixed("n = sum(g.norm(2).item() ** 2 for g in grads) ** 0.5\n")[0] == "n = get_total_norm(grads).item()"
+    found = fixed(f"n = {SQUARES} ** 0.5\n", "torch")
+    assert found[0] == "n = torch.nn.utils.get_total_norm([p.grad for p in ps if p.grad is not None]).item()"
+
+
+@pytest.mark.parametrize(
+    ("expression", "after"),
+    [
+        (f"np.sqrt({SQUARES})", f"np.float64({NORM})"),
+        (f"math.sqrt({SQUARES})", NORM),
+        (f"float({SQUARES}) ** 0.5", NORM),
+        (f"({SQUARES} ** 0.5)", NORM),
+        (f"{SQUARES} ** 0.5 / 2", f"{NORM} / 2"),
+        (f"f({SQUARES})", f"f({NORM} ** 2)"),
+        (f"({SQUARES}).real", f"({NORM} ** 2).real"),
+        (f"x ** {SQUARES}", f"x ** {NORM} ** 2"),
+        (f"-{SQUARES}", f"-{NORM} ** 2"),
+    ],
+)
+def test_the_result_is_of_the_same_type_and_power(expression: str, after: str) -> None:
+    assert fixed(f"n = {expression}\n") == (f"n = {after}", "")
+
+
+# --- exponents ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("order", "root", "shown"),
+    [
+        ("2", "0.5", ""),
+        ("2.0", "(1 / 2)", ""),
+        ("3", "(1 / 3)", ", 3"),
+        ("k", "(1 / k)", ", k"),
+        ("k", "(1.0 / k)", ", k"),
+    ],
+)
+def test_the_order_of_a_norm(order: str, root: str, shown: str) -> None:
+    found = fixed(f"n = sum(p.grad.norm({order}).item() ** {order} for p in ps) ** {root}\n")
+    assert found == (f"n = grad_norm(ps{shown}).item()", "")
+
+
+def test_a_root_of_another_order_is_left() -> None:
+    text = f"n = {SQUARES} ** (1 / 3)"
+    assert fixed(f"{text}\n") == (text, "the root does not match the norm type")
+
+
+# --- roots that are taken later -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        (f"n = {SQUARES}\nprint(n ** 0.5)", f"n = {NORM}\nprint(n)"),
+        (f"n = {SQUARES}\nm = n ** 0.5", f"m = {NORM}"),
+        (f"n = {SQUARES}\nm = n ** 0.5  # why", f"m = {NORM}  # why"),
+        (f"n = {SQUARES}  # why\nm = n ** 0.5", f"n = {NORM}  # why\nm = n"),
+        (f"n = {SQUARES}\nn = n ** 0.5", f"n = {NORM}"),
+        (f"n = {SQUARES}\nn **= 0.5", f"n = {NORM}"),
+        (f"n = {SQUARES}\nprint(1)\nm = n ** 0.5", f"n = {NORM}\nprint(1)\nm = n"),
+        (f"n = {SQUARES}\nprint(n)", f"n = {NORM} ** 2\nprint(n)"),
+        (f"n = {SQUARES}\nprint(n, n ** 0.5)", f"n = {NORM} ** 2\nprint(n, n ** 0.5)"),
+        (f"sq = {SQUARES}\nprint(sq ** 0.5, sq ** 0.5)", f"norm = {NORM}\nprint(norm, norm)"),
+        (f"total_sq = {SQUARES}\nnorm = 1\nprint(total_sq ** 0.5)", f"total_norm = {NORM}\nnorm = 1\nprint(total_norm)"),
+        (f"n = {SQUARES}\nn = 2\nprint(n ** 0.5)", f"n = {NORM} ** 2\nn = 2\nprint(n ** 0.5)"),
+        (f"n = {SQUARES}; print(n ** 0.5)", f"n = {NORM} ** 2; print(n ** 0.5)"),
+        (f"n = m = {SQUARES}\nprint(n ** 0.5)", f"n = m = {NORM} ** 2\nprint(n ** 0.5)"),
+    ],
+)  # fmt: skip
+def test_a_root_in_a_later_statement(text: str, after: str) -> None:
+    assert fixed(f"{text}\n") == (after, "")
+
+
+# --- statements that only prepare it ------------------------------------------------------------------------------------------------
+
+LIST = "norms = [p.grad.norm(2).item() ** 2 for p in ps]"
+FILLED = "norms = []\nfor p in ps:\n    norms.append(p.grad.norm(2).item() ** 2)"
+
+
+@pytest.mark.parametrize("prepared", [LIST, FILLED])
+def test_what_only_prepares_a_norm_goes_with_it(prepared: str) -> None:
+    assert fixed(f"{prepared}\nn = sum(norms) ** 0.5\n") == (f"n = {NORM}", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (f"{LIST}\nn = sum(norms) ** 0.5\nprint(norms)", "`norms` is used elsewhere"),
+        (f"{LIST}  # why\nn = sum(norms) ** 0.5", "it would remove a comment"),
+        (f"{LIST}\nprint(1)\nn = sum(norms) ** 0.5", "the norms are computed and combined in different places"),
+        (f"{LIST}\nif x:\n    n = sum(norms) ** 0.5", "the norms are computed and combined in different places"),
+        (f"x = 1; {LIST}\nn = sum(norms) ** 0.5", "`norms` is used elsewhere"),
+        (f"n = {SQUARES.replace(' for', '  # why' + chr(10) + '    for')} ** 0.5", "it would remove a comment inside the expression"),
+    ],
+)  # fmt: skip
+def test_what_prepares_something_else_as_well_stays(text: str, why: str) -> None:
+    assert fixed(f"{text}\n") == (text, why)
+
+
+# --- long lines -----------------------------------------------------------------------------------------------------------------------
+
+LONG = "p.is_frozen_by_somebody_else_in_this_project_who_is_no_longer_here"
+
+
+def test_a_long_call_is_on_several_lines() -> None:
+    assert fixed(f"n = sum(p.grad.norm(2).item() ** 2 for p in ps if p.ready and not {LONG}) ** 0.5\n")[0] == (
+        f"n = grad_norm(\n    [\n        p\n        for p in ps\n        if p.ready\n        if not {LONG}\n    ]\n).item()"
+    )
+
+
+def test_a_call_may_be_as_long_as_the_longest_line() -> None:
+    expression = (
+        "sum(p.grad.norm(2).item() ** 2 for p in ps if not p.is_frozen_by_somebody_else_in_this_project_of_us) ** 0.5"
+    )
+    short = "n = grad_norm([p for p in ps if not p.is_frozen_by_somebody_else_in_this_project_of_us]).item()"
+    assert len(short) > 88
+    assert "\n" in fixed(f"n = {expression}\n")[0]
+    assert fixed(f"# {'x' * 100}\nn = {expression}\n")[0].splitlines()[1] == short
+    assert (
+        "\n" in fixed(f"# {'grad' * 25}\nn = {expression}\n")[0].partition("\n")[2]
+    )  # a line that may go does not count
+    in_a_string = fixed(f"print(f'{{{expression}}}')\n")[0]
+    assert in_a_string.count("\n") == 0
+
+
+# --- loops ----------------------------------------------------------------------------------------------------------------------------
+
+LOOP = "for p in ps:\n    total += p.grad.norm(2).item() ** 2"
+ON_DEVICE = "for p in ps:\n    total += p.grad.norm(2) ** 2"
+
+
+@pytest.mark.parametrize(
+    ("zero", "begins"),
+    [("total = 0.0", "total = "), ("total = 0", "total = "), ("total: float = 0.0", "total: float = ")],
+)
+def test_the_zero_of_a_loop_goes_with_it(zero: str, begins: str) -> None:
+    assert fixed(f"{zero}\n{LOOP}\ntotal = total ** 0.5\n") == (f"{begins}{NORM}", "")
+
+
+@pytest.mark.parametrize(
+    "zero",
+    [
+        "0.0",
+        "torch.tensor(0.0)",
+        "torch.tensor(0.0, device=device)",
+        "torch.as_tensor(0.0)",
+        "torch.zeros(())",
+        "torch.zeros([])",
+        "torch.tensor(0.0).cuda()",
+        "torch.tensor(0.0).to(device)",
+    ],
+)
+def test_a_zero_without_dimensions(zero: str) -> None:
+    assert fixed(f"total = {zero}\n{ON_DEVICE}\ntotal = total ** 0.5\n") == ("total = grad_norm(ps)", "")
+
+
+@pytest.mark.parametrize(
+    "zero",
+    [
+        "torch.zeros(1)",  # a norm has no dimension
+        "torch.tensor([0.0])",
+        "torch.zeros(2)",
+        "torch.zeros(1, 1)",
+        "torch.tensor(0.0, dtype=torch.float64)",
+        "torch.tensor(0.0).to(torch.float64)",
+        "torch.ones(1)",
+        "torch.tensor(1.0)",
+        "other",
+    ],
+)
+def test_another_zero_stays(zero: str) -> None:
+    text = f"total = {zero}\n{ON_DEVICE}\ntotal = total ** 0.5\n"
+    after, _ = fixed(text)
+    assert f"total = {zero}\n" in after and "total ** 0.5" in after
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        (f"total = 0.0\n{LOOP}\nprint(total ** 0.5)", f"total = {NORM}\nprint(total)"),
+        (f"total = 0.0\n{LOOP}\nnorm = total ** 0.5", f"norm = {NORM}"),
+        (f"total = 0.0\n{LOOP}\nprint(1)\nsize = total ** 0.5", f"size = {NORM}\nprint(1)"),
+        (f"total = 0.0\n{LOOP}\nprint(size)\nsize = total ** 0.5", f"total = {NORM}\nprint(size)\nsize = total"),
+        (f"total = 0.0\n{LOOP}\ntotal **= 0.5", f"total = {NORM}"),
+        (f"sq = 0.0\n{LOOP.replace('total', 'sq')}\nprint(sq ** 0.5)", f"norm = {NORM}\nprint(norm)"),
+    ],
+)  # fmt: skip
+def test_where_the_root_of_a_loop_is_taken(text: str, after: str) -> None:
+    assert fixed(f"{text}\n") == (after, "")
