@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ torch = pytest.importorskip("torch")
 import torch.distributed as dist  # noqa: E402
 from torch import nn  # noqa: E402
 
-from clipcheck.runtime import culprits, gradients, load, plain, reference  # noqa: E402
+from clipcheck.runtime import culprits, dtensors, gradients, load, plain, reference  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -320,3 +321,72 @@ def test_the_norm_of_sections() -> None:
     for order, norm in ((1.0, 7.0), (2.0, 5.0), (math.inf, 4.0)):
         assert exchange.norm_of(exchange.sums_of(norms.clone(), order), order).item() == norm
     assert exchange.sums_of(-norms, math.inf).tolist() == [3.0, 4.0]
+
+
+# --- parts of distributed tensors -----------------------------------------------------------------------------------------------------
+
+
+class Replicate:
+    def is_partial(self) -> bool:
+        return False
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Replicate)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+class Partial(Replicate):
+    def is_partial(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def distributed(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module of distributed tensors as far as it is asked for, and what was made with it."""
+    made: list[Any] = []
+
+    class DTensor:
+        @staticmethod
+        def from_local(*given: Any, **how: Any) -> str:
+            made.append((given, how))
+            return "made"
+
+    module = SimpleNamespace(DTensor=DTensor, Replicate=Replicate)
+    monkeypatch.setattr(dtensors, "_module", lambda: module)
+    return made
+
+
+def test_a_replicated_norm_is_made_without_sending_anything(distributed: Any) -> None:
+    norm, mesh = vector(5.0), SimpleNamespace(ndim=2)
+    assert dtensors.replicated(norm, mesh) == "made"
+    assert distributed == [((norm, mesh, [Replicate(), Replicate()]), {"run_check": False})]
+
+
+def test_partial_sums_do_not_count_as_they_are(distributed: Any) -> None:
+    placements = (Partial(), Replicate())
+    wanted = dtensors.wanted(SimpleNamespace(placements=placements))
+    assert [type(placement) for placement in wanted] == [Replicate, Replicate]
+
+
+def test_a_part_that_is_on_its_way_is_waited_for() -> None:
+    class Asynchronous:
+        def wait(self) -> str:
+            return "arrived"
+
+    assert dtensors._memory(SimpleNamespace(_local_tensor=Asynchronous())) == "arrived"
+    one = vector(1.0)
+    assert dtensors._memory(SimpleNamespace(_local_tensor=one)) is one
+    assert dtensors.local_storage(one) is one
+    assert dtensors.plain(3.0) == 3.0
+
+
+def test_without_the_module_there_are_no_distributed_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dtensors, "_module", lambda: None)
+    assert dtensors.dtensor_class() == ()
+    assert not dtensors.is_dtensor(vector(1.0))
+    assert dtensors.layouts([vector(1.0)], lambda tensor: "plain") == ["plain"]
+    one = vector(1.0)
+    parts = dtensors.parts([one], [one], [None])
+    assert parts.stored is parts.values and parts.stored[0] is one
