@@ -248,3 +248,17 @@ def test_another_zero_stays(zero: str) -> None:
 )  # fmt: skip
 def test_where_the_root_of_a_loop_is_taken(text: str, after: str) -> None:
     assert fixed(f"{text}\n") == (after, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        (f"total = 0.0\n{ON_DEVICE}\nprint(total ** 0.5)", "total = grad_norm(ps)\nprint(total)"),
+        (f"total = 0.0\n{ON_DEVICE}\nprint(math.sqrt(total))", "total = grad_norm(ps)\nprint(total.item())"),
+        (f"total = 0.0\n{ON_DEVICE}\nprint(total.item() ** 0.5)", "total = grad_norm(ps)\nprint(total.item())"),
+        (f"total = 0.0\n{LOOP}\nprint(np.sqrt(total))", f"total = {NORM}\nprint(np.float64(total))"),
+        (f"total = 0.0\n{LOOP}\nprint(math.sqrt(total))", f"total = {NORM}\nprint(total)"),
+    ],
+)
+def test_a_root_keeps_its_type(text: str, after: str) -> None:
+    assert fixed(f"{text}\n") == (after, "")
