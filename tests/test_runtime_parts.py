@@ -382,6 +382,28 @@ def test_a_part_that_is_on_its_way_is_waited_for() -> None:
     assert dtensors.plain(3.0) == 3.0
 
 
+def test_the_parts_of_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    class DTensor:
+        def __init__(self, part: Any, placements: Any) -> None:
+            self._local_tensor, self._spec = part, SimpleNamespace(placements=placements)
+
+    class Asynchronous:
+        def wait(self) -> str:
+            return "arrived"
+
+    monkeypatch.setattr(dtensors, "_module", lambda: SimpleNamespace(DTensor=DTensor, Replicate=Replicate))
+    monkeypatch.setattr(dtensors, "_redistributed", lambda grad, tensor: ("reduced", tensor))
+    one, other = vector(1.0), vector(2.0)
+    same, partial = (Replicate(),), (Partial(), Replicate())
+    found = dtensors.parts([one, DTensor(other, same)], ["a", "b"], [None, same])
+    assert found.stored == [one, other] and found.values is found.stored
+    late = DTensor(Asynchronous(), same)
+    assert dtensors.parts([late], ["a"], [same]).stored == ["arrived"]
+    found = dtensors.parts([DTensor(one, partial), DTensor(other, same)], ["a", "b"], [same, same])
+    assert found.stored == [one, other]
+    assert found.values == [("reduced", "a"), other]
+
+
 def test_without_the_module_there_are_no_distributed_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dtensors, "_module", lambda: None)
     assert dtensors.dtensor_class() == ()

@@ -121,6 +121,13 @@ def test_a_result_that_is_not_the_largest_element_is_not_a_norm_of_that_type() -
     assert said(seen(7.0), seen(4.0), of=largest) == Note("a result that is not a norm")
     assert said(seen(4.0), seen(4.0), of=largest) == Note()
     assert fault(seen(4.0), seen(7.0), of=largest)[0] == "differs by 0.75"
+    several = case(vector(1, -4), vector(2, 3), norm_type=INF)
+    assert (
+        said(seen(1.0), seen(4.0), of=several)
+        == said(seen(3.0), seen(4.0), of=several)
+        == Note("a result that is not a norm")
+    )
+    assert fault(seen(4.0), seen(3.0), of=several)[0] == "differs by 0.25"
     assert fault(seen(7.0), seen(5.0), of=case())[0] == "differs by 0.29"
 
 

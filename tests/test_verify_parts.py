@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra clipcheck[torch]")
 
-from clipcheck.verify import importing, libraries, pairs, replay, table  # noqa: E402
+from clipcheck.verify import import_blocks, importing, libraries, pairs, replay, table  # noqa: E402
 from clipcheck.verify.battery import Case  # noqa: E402
 from clipcheck.verify.claims import Answer, Claim, Outcome  # noqa: E402
 from clipcheck.verify.importing import load  # noqa: E402
@@ -88,6 +89,29 @@ def test_torch_is_the_one_that_is_loaded_and_other_modules_are_stand_ins() -> No
     assert isinstance(find("torch.missing.module", wanted=("x",)), importing._Module)
     with pytest.raises(ModuleNotFoundError, match="No module named 'torch'"):
         importing._importer(("torch", "clipcheck"))("torch.nn")
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("import a, b\nfrom c import d", ["import a, b", "from c import d"]),
+        ("from __future__ import annotations", []),
+        ("from a.b import *", ["import a.b"]),
+        ("from . import *\nfrom .a import *", []),
+        ("x = 1\nprint(x)\ndef f():\n    import a", []),
+        ("try:\n    import a\nexcept ImportError:\n    a = None\n    b = 1", ["try:\n    import a\nexcept ImportError:\n    a = None"]),
+        ("try:\n    import a\nexcept ImportError:\n    print(1)\nelse:\n    b = True", ["try:\n    import a\nexcept ImportError:\n    pass\nelse:\n    b = True"]),
+        ("try:\n    import a\nexcept ImportError:\n    raise ValueError(x)", ["try:\n    import a\nexcept ImportError:\n    raise ImportError"]),
+        ("try:\n    import a\nfinally:\n    x = None", ["import a"]),
+        ("try:\n    x = None\nexcept ImportError:\n    import a", []),
+        ("if x:\n    import a\nelse:\n    import b", ["import a"]),
+        ("if TYPE_CHECKING:\n    import a\nelse:\n    import b", ["import b"]),
+        ("if typing.TYPE_CHECKING:\n    import a", []),
+        ("a = None\nraise ImportError", []),
+    ],
+)  # fmt: skip
+def test_a_module_as_far_as_it_imports(text: str, left: list[str]) -> None:
+    assert [ast.unparse(ast.fix_missing_locations(node)) for node in import_blocks._blocks(ast.parse(text))] == left
 
 
 # --- ranks ------------------------------------------------------------------------------------------------------------------

@@ -75,6 +75,10 @@ LESS = {
     "arguments of backward": ("loss.backward(retain_graph=True)", "loss.backward()"),
     "arguments of zero_grad": ("optimizer.zero_grad(set_to_none=True)\noptimizer.step()", "optimizer.zero_grad()\noptimizer.step()"),
     "a call without an effect": ("model.parameters()\noptimizer.step()", "optimizer.step()"),
+    **{
+        f"what surrounds {act}": (f"print({act})\noptimizer.step()", f"{act}\noptimizer.step()")
+        for act in ("scaler.update()", "scaler.unscale_(optimizer)", "optimizer.zero_grad()", CLIP.strip(), "loss.backward()", "scaler.step(optimizer)")
+    },
     "what is printed": ("print(p.grad for p in model.parameters())\noptimizer.step()", "optimizer.step()"),
 }  # fmt: skip
 
