@@ -39,7 +39,6 @@ _REDUCERS = frozenset(
     for verb in ("sync", "synchronize", "average", "avg", "mpi_avg", "reduce", "allreduce", "all_reduce")
     for what in ("grads", "gradients")
 )
-_ELSEWHERE = ("torch_xla.", "accelerate.")  # what these do with gradients is the concern of other rules
 _HOOKS: dict[str, Literal["computed", "accumulated"]] = {
     "register_hook": "computed",
     "register_post_accumulate_grad_hook": "accumulated",
@@ -191,8 +190,7 @@ def is_called_reduction(source: Source, call: cst.Call) -> bool:
             return True
         case (cst.Name() as root) | cst.Attribute(value=cst.Name() as root):
             bindings = source.bindings(root)
-            of_project = not (source.qualified(call.func) or "").startswith(_ELSEWHERE)
-            return of_project and bool(bindings) and all(binding.kind == "import" for binding in bindings)
+            return bool(bindings) and all(binding.kind == "import" for binding in bindings)
     return False
 
 
