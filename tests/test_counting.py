@@ -45,6 +45,9 @@ def guard(body: str) -> str | None:
         "count += 1\nif count > 10:\n    here()",  # never reset
         "loss = f(x)\nif loss >= limit:\n    here()",
         "for other in xs % 2:\n    if other:\n        here()",
+        "for j in xs:\n    if j == 3:\n        here()",
+        "for j, y in zip(xs, xs):\n    if j == 3:\n        here()",
+        "self.n += 1\nif self.n >= 4:\n    here()",
     ],
 )
 def test_tests_that_do_not_count(body: str) -> None:
@@ -61,6 +64,10 @@ def test_tests_that_do_not_count(body: str) -> None:
         ("if i + 1 == len(xs) or i % 4 == 0:\n    here()", "i + 1 == len(xs) or i % 4 == 0"),
         ("if i == accum:\n    here()", "i == accum"),
         ("if len(xs) - 1 == i:\n    here()", "len(xs) - 1 == i"),
+        ("for j in range(9):\n    if j == 3:\n        here()", "j == 3"),
+        ("for j in tqdm.trange(9):\n    if j == 3:\n        here()", "j == 3"),
+        ("if i != accum:\n    here()", "i != accum"),
+        ("if i - 1 == accum:\n    here()", "i - 1 == accum"),
         ("last = i % 4 == 0\nis_last = last\nif is_last:\n    here()", "is_last"),
         ("count += 1\nif count % 4 == 0:\n    here()", "count % 4 == 0"),
         ("count += 1\nif count == accum:\n    here()", "count == accum"),
@@ -106,6 +113,10 @@ CLIP = "torch.nn.utils.clip_grad_norm_(ps, 1.0)"
         (f"def f(ps, accum):\n    if accum > 1:\n        {CLIP}", False),
         (f"class A:\n    def f(self, ps):\n        self.n += 1\n        if self.n == 4:\n            {CLIP}", True),
         (f"class A:\n    def __init__(self, n):\n        self.n = n\n    def f(self, ps):\n        if self.n == 4:\n            {CLIP}", False),
+        (f"class A:\n    def f(self, ps):\n        self.n += 1\n        if self.n >= 4:\n            {CLIP}", False),
+        (f"class A:\n    def __init__(self):\n        self.n = 0\n    def f(self, ps):\n        self.n += 1\n        if self.n >= 4:\n            {CLIP}", False),
+        (f"class A:\n    def f(self, ps):\n        self.n += 1\n        if self.n >= 4:\n            {CLIP}\n            self.n = 0", True),
+        (f"class A:\n    def f(self, ps):\n        self.n += 1\n        if 4 < self.n:\n            {CLIP}\n            self.n = 0", True),
         (f"class A:\n    def f(self, ps):\n        if self.due():\n            {CLIP}\n    def due(self):\n        return self.n % 4 == 0", True),
     ],
 )  # fmt: skip

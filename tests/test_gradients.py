@@ -122,6 +122,8 @@ def test_nothing_is_a_gradient_in_a_file_of_another_framework(header: str) -> No
     [
         ("import numpy\n", "unknown"),
         ("import keras\n", "another"),
+        ("import numpy\nnn.Linear(1, 1)\n", "torch"),
+        ("import numpy\ntorch.zeros(1)\n", "torch"),
         ("import keras\nimport pytorch_lightning\n", "torch"),
         ("from torch.nn import Linear\n", "torch"),
         ("torch.zeros(1)\n", "torch"),

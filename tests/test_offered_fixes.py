@@ -171,6 +171,7 @@ def test_silent(code: str, body: str) -> None:
         ) for call in ("list", "tuple", "set")),
         ("CLIP414", "import torch.distributed as td\ndef g(ps):\n    grads = [p.grad for p in ps]\n    if not grads:\n        return 0\n    td.all_reduce(x)", "return 0"),
         ("CLIP507", f(f"B\nclip_grad_norm_(ps, 1.0)\nlog(f'gradient {{{TOTAL}}}')\nS"), f"log(f'gradient {{{TOTAL}}}')"),
+        ("CLIP507", f"B\nclip_grad_norm_(ps, 1.0)\nlog('gradient', {TOTAL})\nS", f"log('gradient', {TOTAL})"),
         ("CLIP507", f(f"B\nclip_grad_norm_(ps, 1.0)\nlog('gradient', {TOTAL})\nS"), f"log('gradient', {TOTAL})"),
         *(("CLIP202", f"clip_grad_norm_([{part}], 1.0)", f"clip_grad_norm_([{part}], 1.0)") for part in (
             *("m.parameters()", "list(m.parameters())", "tuple(m.parameters())", "iter(m.parameters())", "filter(None, m.parameters())"),

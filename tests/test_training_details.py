@@ -156,6 +156,7 @@ def test_a_partial_of_a_clip_clips() -> None:
         ("f(ps, 1.0, n, True)", "clip_grads_with_norm_", "parameters=ps max_norm=1.0 total_norm=n foreach=True", 0, False),
         ("f(gs, 2, True, False)", "get_total_norm", "tensors=gs norm_type=2 error_if_nonfinite=True foreach=False", 0, False),
         ("f(ps, *args, x)", "clip_grad_norm_", "parameters=ps", 0, True),
+        ("f(ps, *args, x, norm_type=1)", "clip_grad_norm_", "parameters=ps norm_type=1", 0, True),
         ("f(ps, *args, norm_type=1)", "clip_grad_norm_", "parameters=ps norm_type=1", 0, True),
         ("f(ps, **options)", "clip_grad_norm_", "parameters=ps", 0, True),
         ("f(max_norm=1.0, other=2)", "clip_grad_norm_", "max_norm=1.0 other=2", 0, False),

@@ -128,7 +128,7 @@ def _added(
     """What a statement adds, and to what."""
     match statement:
         case cst.AugAssign(target=target, operator=cst.AddAssign(), value=value):
-            return (target, value, "add") if not isinstance(value, (cst.List, cst.Tuple)) else None
+            return target, value, "add"
         case cst.Assign(
             targets=[cst.AssignTarget(target=target)],
             value=cst.BinaryOperation(left=left, operator=cst.Add(), right=right),
