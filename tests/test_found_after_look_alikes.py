@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_rules_in_detail import LOCAL, NORMS, READ, f, found, loop
+from test_rules_in_detail import LOCAL, NORMS, READ, TOTAL, f, found, loop
 from test_rules_of_places import LIGHTNING, SHARDED
 
 CLIP = "clip_grad_norm_(model.parameters(), 1.0)"
@@ -46,6 +46,9 @@ ROWS: list[tuple[str, str, list[str]]] = [
     ("CLIP503", "clip_grad_norm_(ps, 1.0).item()\n" + loop("clip_grad_norm_(ps, 1.0).tolist()"), ["clip_grad_norm_(ps, 1.0).tolist()"]),
     ("CLIP504", "clip_grad_value_(ps, 1.0)\nn = get_total_norm([p.grad for p in ps])\nclip_grad_norm_(ps, 2.0)", ["n = get_total_norm([p.grad for p in ps])"]),
     ("CLIP504", "n = get_total_norm([p.grad for p in ps])\nlog(1)\nm = get_total_norm([p.grad for p in ps])\nclip_grad_norm_(ps, 2.0)", ["m = get_total_norm([p.grad for p in ps])"]),
+    ("CLIP506", loop("S\nrun()") + "\n" + f(f"Z\nlog({TOTAL})", "def run(optimizer, ps):"), [f"log({TOTAL})"]),
+    ("CLIP507", f("B\nrun(ps)\nS") + "\n" + f(f"clip_grad_norm_(ps, 1.0)\nlog('grad_norm', {TOTAL})", "def run(ps):"), [f"log('grad_norm', {TOTAL})"]),
+    ("CLIP101", loop("Z\nrun()") + "\n" + f("B\nS\nC", "def run():"), [CLIP]),
     ("CLIP508", "np.mean(get_total_norm(gs))\nnp.maximum(1, get_total_norm(gs))", ["np.maximum(1, get_total_norm(gs))"]),
     ("CLIP508", "a = get_total_norm(gs)\nnp.maximum(a, a)", ["np.maximum(a, a)"]),
 ]  # fmt: skip
