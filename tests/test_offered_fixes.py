@@ -181,3 +181,30 @@ def test_silent(code: str, body: str) -> None:
 )  # fmt: skip
 def test_found(code: str, body: str, line: str) -> None:
     assert found(body, code) == [line]
+
+
+@pytest.mark.parametrize(
+    ("body", "advice"),
+    [
+        ("clip_grad_norm_(torch.autograd.grad(loss, ps), 1.0)", "scale them by `max_norm / get_total_norm(grads)`"),
+        ("clip_grad_norm_(model.state_dict().values(), 1.0)", "pass the parameters themselves"),
+        ("def g(ps):\n    clip_grad_norm_(ps, 1.0)\n\ng(torch.autograd.grad(loss, qs))", "scale them by `max_norm / get_total_norm(grads)`"),
+        ("def g(ps):\n    clip_grad_norm_(ps, 1.0)\n\ng([p.grad for p in qs])", "pass the parameters themselves"),
+    ],
+)  # fmt: skip
+def test_what_to_do_with_gradients_that_are_no_parameters(body: str, advice: str) -> None:
+    (finding,) = findings(body, "CLIP106")
+    assert finding.help.startswith(advice)
+
+
+def test_a_list_in_a_loop_is_a_group_as_well() -> None:
+    for made in ("list", "tuple"):
+        body = f"for m in models:\n    ps = {made}(m.parameters())\n    clip_grad_norm_(ps, 1.0)"
+        assert found(body, "CLIP111") == ["clip_grad_norm_(ps, 1.0)"]
+    assert found("for p in model.parameters():\n    model.clip_grad_norm_(p)", "CLIP110") == []
+
+
+def test_a_function_that_is_called_a_norm_says_so() -> None:
+    body = f"B\nclip_grad_norm_(ps, 1.0)\nreturn {TOTAL}"
+    assert found(f(body, "def grad_norm(ps, loss):"), "CLIP507") == [f"return {TOTAL}"]
+    assert found(f(body, "def train(ps, loss):"), "CLIP507") == []

@@ -527,6 +527,7 @@ def test_a_scaler_that_is_off(code: str, expected: bool) -> None:
     [
         ("def f(x):\n    n = get_total_norm(x)\n    log(n)", False),
         ("def f(x):\n    get_total_norm(x)", False),
+        ("def f(x):\n    n = get_total_norm(x)", False),
         ("def f(x):\n    n = get_total_norm(x)\n    log(n / s.get_scale())", True),
         ("def f(x):\n    n = get_total_norm(x)\n    log(n / s._scale)", True),
         *(
@@ -1020,6 +1021,7 @@ def test_the_uses_of_a_loops_sum() -> None:
         ("clip_grad_norm_(ps, math.inf)", [("ps", 2, False)]),
         ("clip_grad_norm_(ps, math.inf, 1).item()", [("ps", 1, True)]),
         ("get_total_norm([p.grad for p in ps], 3)", [("ps", 3, False)]),
+        ("get_total_norm((p.grad for p in ps), 3)", [("ps", 3, False)]),
         ("import clipcheck.runtime\nclipcheck.runtime.grad_norm(ps)", [("ps", 2, False)]),
         ("import clipcheck.runtime\nclipcheck.runtime.grad_norm(ps, 1).item()", [("ps", 1, True)]),
         ("import clipcheck.runtime\nclipcheck.runtime.grad_norm()", []),
