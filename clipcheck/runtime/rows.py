@@ -21,7 +21,7 @@ ALONE, ALONE_OF_16 = 6_144, 16_384  # gradients with fewer (16-bit) elements are
 LONGEST, SHORT_ROWS = 256, 104  # elements per row: shorter rows take more time, longer ones round more
 SHORTEST = 64  # elements: rows of a matrix are used as they are from this length on
 MANY = 131_072  # elements of all gradients: from this number on, rows are long
-COPIED = 4_194_304  # elements of small 16-bit gradients: from MANY to this number, rows of a copy are used
+COPIED = 4_194_304  # elements of small float16 gradients: from MANY to this number, rows of a copy are used
 SQUARED = 262_144  # elements: 16-bit gradients with more are squared by the kernel of `squares`
 LONG, SHORT = 256, 32  # elements per row of bfloat16 and float16, where sums of squares are rounded from the fifth on
 ROWS = 524_288  # rows of a matrix for the 16-bit kernel: 2 MB of sums
@@ -40,7 +40,7 @@ class Division(NamedTuple):
     dense: list[tuple[int, tuple[int, int]]]  # rows of the given shape in memory order: transposed, channels_last
     small: list[int]  # to be concatenated
     others: list[int]  # partly a matrix; the remainder is concatenated with the small ones
-    small_as_rows: bool  # of 16 bits and MANY elements: their conversion to float64 would take longer
+    small_as_rows: bool  # float16 from MANY elements on: converting them to float64 would take longer
     any_long: bool  # whether rows may have more than SHORT_ROWS elements
 
 
@@ -66,7 +66,7 @@ def division(grads: list[Tensor]) -> Division:
         else:
             others.append(at)
             widest = max(widest, longest)
-    as_rows = grads[0].dtype in SIXTEEN and MANY <= sum(sizes[at] for at in small) <= COPIED
+    as_rows = grads[0].dtype == torch.float16 and MANY <= sum(sizes[at] for at in small) <= COPIED
     widest = max(widest, longest) if as_rows else widest
     return Division(sizes, sum(sizes), matrices, dense, small, others, as_rows, widest > SHORT_ROWS)
 
