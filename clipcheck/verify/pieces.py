@@ -32,19 +32,15 @@ class Piece(NamedTuple):
 def apart(source: Source, edits: Sequence[Edit]) -> list[list[Edit]]:
     """Edits to expressions in different statements can be tested separately; others only together."""
     groups: dict[cst.CSTNode, list[Edit]] = {}
+    nodes: list[cst.BaseExpression] = []
     for edit in edits:
-        found = smallest(source, edit)
-        if found is None:
+        node = smallest(source, edit)
+        if node is None:
             return [list(edits)]
-        groups.setdefault(source.statement(found), []).append(edit)
-    free = all(_is_function(source, edit) for edit in edits)
-    return list(groups.values()) if free else [list(edits)]
-
-
-def _is_function(source: Source, edit: Edit) -> bool:
-    """Whether an edit only replaces one function by another."""
-    node = smallest(source, edit)
-    return node is not None and source.qualified(node) in allowed.FUNCTIONS
+        nodes.append(node)
+        groups.setdefault(source.statement(node), []).append(edit)
+    exchange = all(source.qualified(node) in allowed.FUNCTIONS for node in nodes)  # one function for another
+    return list(groups.values()) if exchange else [list(edits)]
 
 
 def pieces(source: Source, fix: Fix, edits: Sequence[Edit]) -> list[Piece]:
