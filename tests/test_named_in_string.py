@@ -151,3 +151,17 @@ def test_a_name_of_a_star_is_not_renamed_to_one_of_the_files_own() -> None:
     text = STAR + "def clip_grad_norm_(x):\n    pass\nclip_grad_norm(ps, 1.0)\n"
     assert run(text, target="torch").fixed_data is None
     assert run(STAR + "clip_grad_norm(ps, 1.0)\n", target="torch").now.decode() == STAR + "clip_grad_norm_(ps, 1.0)\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("if TORCH_VERSION < (1, 0):\n    f = getattr(utils, 'clip_grad_norm', None)", "it is inside a version check; keep the newer branch only"),
+        ("f = getattr(utils, 'clip_grad_norm', None)", "the program works without it; call `clip_grad_norm_` unconditionally"),
+        ("f = mine or getattr(utils, 'clip_grad_norm')", "the program works without it; call `clip_grad_norm_` unconditionally"),
+    ],
+)  # fmt: skip
+def test_why_a_name_that_is_looked_up_stays(text: str, why: str) -> None:
+    (finding,) = run(f"from torch.nn import utils\n{text}\n").findings
+    assert finding.fix is None
+    assert finding.help == f"no automatic fix: {why}"
