@@ -424,3 +424,23 @@ def test_the_summary_of_verify_counts_the_results() -> None:
         "Ran 4 fixes: 1 verified, 2 refuted, 1 not verified; 1 finding without a fix.\n"
     )
     assert text.verdicts(outcome()) == "No fixes to verify.\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "severity", "tags", "problem"),
+    [
+        ("CLIP002", Severity.WARNING, ["pytorch", "gradient-clipping"], "warning"),
+        ("CLIP002", Severity.ERROR, ["pytorch", "gradient-clipping"], "error"),
+        ("CLIP002", Severity.NOTE, ["pytorch", "gradient-clipping"], "recommendation"),
+        ("unused-suppression", Severity.WARNING, ["clipcheck"], "warning"),
+    ],
+)
+def test_a_rule_in_sarif(code: str, severity: Severity, tags: list[str], problem: str) -> None:
+    from clipcheck.report import sarif
+
+    found = sarif._rule(Finding("x.py", Place(1, 1, 1, 1), code, "a-name", "message", severity))
+    assert (found["id"], found["name"], found["defaultConfiguration"]) == (code, "a-name", {"level": severity.value})
+    assert found["properties"] == {"tags": tags, "precision": "very-high", "problem.severity": problem}
+    assert found["shortDescription"]["text"].endswith(".")
+    assert "#" not in found["fullDescription"]["text"] and found["fullDescription"]["text"]
+    assert found["help"]["markdown"].startswith(found["help"]["text"])
