@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from clipcheck.documents.program import Document, Program, Segment
 from clipcheck.engine import batch, cache, find, touched, workers
 from clipcheck.engine.batch import check_files
 from clipcheck.engine.results import FileReport, Task
@@ -55,6 +56,16 @@ def place(line: int, last: int = 0, cell: int | None = None) -> Place:
 def test_where_a_finding_is_touched(at: Place, related: list[Place], touch: str | None) -> None:
     finding = Finding("x.py", at, "A", "a", "m", related=tuple((one, "here") for one in related))
     assert touched._touch(finding, frozenset({(None, 5)})) == touch
+
+
+@pytest.mark.parametrize("end", ["\n", "\r"])
+def test_a_line_that_is_left_out_or_added_touches_no_other(end: str) -> None:
+    def document(text: str) -> Document:
+        return Document((Program(text, (Segment(0, len(text)),)),), lambda edits: b"")
+
+    text, less = f"a{end}b{end}c{end}", f"a{end}c{end}"
+    assert touched.written_lines(document(text), document(less), [[Edit(2, 4, "")]]) == frozenset()
+    assert touched.replaced_lines(document(less), [[Edit(2, 2, f"b{end}")]]) == frozenset()
 
 
 # --- processes ------------------------------------------------------------------------------------------------------------------
