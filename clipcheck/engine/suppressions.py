@@ -23,7 +23,8 @@ _OWN = re.compile(r"#\s*clipcheck:\s*(?P<verb>[\w-]*)(?P<rest>[^#]*)", re.IGNORE
 _NOQA = re.compile(r"#\s*noqa(?![\w-])(?P<rest>[^#]*)", re.IGNORECASE)
 _IN_BRACKETS = re.compile(r"\s*\[([^\]]*)\]")
 _AFTER_COLON = re.compile(r"\s*:((?:[\s,]*[A-Za-z]+\d+\b)+)")
-_UNCLOSED = re.compile(r"\s*[\[:(]|\w")
+# Also a code without brackets: read as a comment, it would suppress every rule.
+_UNCLOSED = re.compile(r"\s*[\[:(]|\w|\s+CLIP\d", re.IGNORECASE)
 _CODE = re.compile(r"[A-Za-z]+\d+")
 _SEPARATOR = re.compile(r"[\s,]*")
 _LISTED = re.compile(r"[\w-]+")
