@@ -7,7 +7,6 @@ order, and appear to the audit to be installed where the real ones would be.
 from __future__ import annotations
 
 import ast
-import gc
 import inspect
 import random
 import sys
@@ -24,8 +23,6 @@ from torch import nn
 from clipcheck.audit.report import report
 from clipcheck.audit.watch import Watch
 from clipcheck.verify import harness
-
-gc.freeze()  # modules loaded before need not be searched before each watch
 
 STANDINS = {
     "accelerate": ("accelerate", "accelerate/accelerator.py"),

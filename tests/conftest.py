@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import inspect
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,16 @@ def runner() -> CliRunner:
     if "mix_stderr" in inspect.signature(CliRunner).parameters:
         return CliRunner(mix_stderr=False)  # type: ignore[call-arg]
     return CliRunner()
+
+
+@pytest.fixture(scope="module")
+def frozen_heap() -> Iterator[None]:
+    """A watch of the audit looks through all objects of the process; those that are there before are looked through once."""
+    importlib.import_module("torch._dynamo")  # which the first optimizer would load
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import PROJECT
@@ -21,7 +22,9 @@ PROGRAM = """
     import os
     import torch
     import torch.distributed as dist
-    dist.init_process_group("gloo")
+    alone = not dist.is_initialized()
+    if alone:
+        dist.init_process_group("gloo")
     rank = dist.get_rank()
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
@@ -40,54 +43,84 @@ PROGRAM = """
         {body}
         optimizer.step()
     {end}
-    dist.destroy_process_group()
-    os._exit(0)  # gloo aborts one process in a few at its end
+    if alone:
+        dist.destroy_process_group()
+        os._exit(0)  # gloo aborts one process in a few at its end
 """
 DDP = "model = torch.nn.parallel.DistributedDataParallel(model)"
 FSDP2 = (
     "torch.distributed.fsdp.fully_shard(model, mesh=torch.distributed.device_mesh.init_device_mesh('cpu', (2,))); "
     "norms = []"
 )
+# Runs several under the audit, one after the other.
+SEVERAL = """
+    import os, sys
+    import torch.distributed as dist
+    from clipcheck.audit.__main__ import main
+    dist.init_process_group("gloo")
+    for name in sys.argv[1:]:
+        code = main(["--output-file", name + ".txt", name + ".py"])
+        if dist.get_rank() == 0:
+            print(name, code, flush=True)
+    dist.destroy_process_group()
+    os._exit(0)
+"""
 
 
-def report_of(folder: Path, body: str, prepare: str = "", end: str = "", code: int = 1) -> str:
-    program = folder / "train.py"
-    program.write_text(textwrap.dedent(PROGRAM).format(body=body, prepare=prepare, end=end), encoding="utf-8")
+def write(folder: Path, name: str, text: str, **parts: str) -> None:
+    parts = {"prepare": "", "end": "", **parts}
+    (folder / f"{name}.py").write_text(textwrap.dedent(text).format(**parts), encoding="utf-8")
+
+
+def torchrun(folder: Path, *words: str) -> Any:
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    command = [sys.executable, *torchrun, "-m", "clipcheck.audit", "--output-file", "report.txt", "train.py"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == code, done.stderr
-    return (folder / "report.txt").read_text(encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_replicas_that_are_clipped_alike(tmp_path: Path) -> None:
-    report = report_of(tmp_path, "clip(model.parameters(), 1.0)", DDP, code=0)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the reports of several programs, which share their two processes, since starting them takes most of the time."""
+    folder = tmp_path_factory.mktemp("ranks")
+    norms = "norms.append(clip(model.parameters(), 1.0).full_tensor().item())"
+    end = "rank or open('norms.txt', 'w').write(' '.join(f'{norm:.4g}' for norm in sorted(norms)))"
+    write(folder, "alike", PROGRAM, body="clip(model.parameters(), 1.0)", prepare=DDP)
+    write(folder, "early", PROGRAM, body="clip(model.parameters(), 1.0); all_reduce()")
+    write(folder, "shards", PROGRAM, body=norms, prepare=FSDP2, end=end)
+    write(folder, "several", SEVERAL)
+    done = torchrun(folder, "several.py", "alike", "early", "shards")
+    assert done.stdout.splitlines() == ["alike 0", "early 1", "shards 0"], done.stderr
+    return folder
+
+
+def test_replicas_that_are_clipped_alike(folder: Path) -> None:
+    report = (folder / "alike.txt").read_text(encoding="utf-8")
     assert "5 of 5 used clipped gradients" in report
     assert report.endswith("no faults found\n")
 
 
 def test_a_clip_on_one_rank_only(tmp_path: Path) -> None:
     """What broke BLOOM's training: the replicas drift apart."""
-    report = report_of(tmp_path, "rank or clip(model.parameters(), 1.0)", DDP)
-    said = "CLIP406 train.py:21: clips on some ranks only, 5 times on rank 0, 0 times on rank 1"
+    write(tmp_path, "train", PROGRAM, body="rank or clip(model.parameters(), 1.0)", prepare=DDP)
+    done = torchrun(tmp_path, "-m", "clipcheck.audit", "--output-file", "report.txt", "train.py")
+    assert done.returncode == 1, done.stderr
+    report = (tmp_path / "report.txt").read_text(encoding="utf-8")
+    said = "CLIP406 train.py:23: clips on some ranks only, 5 times on rank 0, 0 times on rank 1"
     assert said in report
     assert "the replicas' parameters were alike at the first step and are not at the last one" in report
 
 
-def test_a_clip_before_the_gradients_are_reduced(tmp_path: Path) -> None:
+def test_a_clip_before_the_gradients_are_reduced(folder: Path) -> None:
     """Each rank clips its own by another coefficient; the parameters stay alike."""
-    report = report_of(tmp_path, "clip(model.parameters(), 1.0); all_reduce()")
-    assert "train.py:21: replicas were clipped unlike in 5 calls: first norm " in report
-    assert "CLIP413  train.py:21: clips before the gradients of all ranks are added up (in 5 of 5 steps)" in report
+    report = (folder / "early.txt").read_text(encoding="utf-8")
+    assert "early.py:23: replicas were clipped unlike in 5 calls: first norm " in report
+    assert "CLIP413  early.py:23: clips before the gradients of all ranks are added up (in 5 of 5 steps)" in report
     assert "not at the last one" not in report
 
 
-def test_the_norms_of_shards_are_combined(tmp_path: Path) -> None:
-    body = "norms.append(clip(model.parameters(), 1.0).full_tensor().item())"
-    end = "rank or open('norms.txt', 'w').write(' '.join(f'{norm:.4g}' for norm in sorted(norms)))"
-    report = report_of(tmp_path, body, FSDP2, end, code=0)
-    norms = (tmp_path / "norms.txt").read_text().split()
+def test_the_norms_of_shards_are_combined(folder: Path) -> None:
+    report = (folder / "shards.txt").read_text(encoding="utf-8")
+    norms = (folder / "norms.txt").read_text().split()
     assert f"median {norms[2]}, 90% ≤ {norms[4]}, 99% ≤ {norms[4]}, max {norms[4]}; at the step max 1\n" in report
 
 

@@ -56,9 +56,10 @@ SEES = {
     "integrations": "runtime",
     "startup": "runtime",
     "run": "",
-    "audit": "catalogue runtime",
     "verify": "rule extras catalogue documents python training examples",
-    "bench": "runtime",
+    "plots": "",
+    "bench": "runtime plots",
+    "audit": "catalogue runtime plots bench",
     "api": "rule catalogue settings documents engine verify",
     "editor": "clipcheck rule catalogue site settings documents engine pages",
     "cli": "clipcheck rule formats disk extras catalogue settings documents engine pages report api editor verify "

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import NoReturn
 
 from clipcheck.audit import plot, ranks
-from clipcheck.audit.report import Report, as_json, report
-from clipcheck.audit.watch import Enough, Watch
+from clipcheck.audit.report import as_json, report
+from clipcheck.audit.watch import Watch
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
+        self.exit(2, f"{self.prog}: {message}; `{self.prog} --help` shows how\n")
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
-    """Raises a ValueError where they are wrong."""
+    """Raises a SystemExit where they are wrong."""
     parser = _Parser(
         prog="clipcheck audit",
         usage="clipcheck audit [OPTION]... (FILE | -m MODULE) [ARGUMENT]...",
@@ -34,35 +34,28 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--stop", action="store_true", help="end the program after these steps")
     parser.add_argument("--output-format", choices=["text", "json"], default="text")
     parser.add_argument("--output-file", type=Path, help="write the report there, not to standard output")
-    parser.add_argument(
-        "--plot",
-        type=Path,
-        help="draw the norms as .svg or .png, and again for dark pages, with `-dark` in the name; needs matplotlib",
-    )
+    drawing = "draw the norms as .svg or .png, and again for dark pages, with `-dark` in the name; needs matplotlib"
+    parser.add_argument("--plot", type=Path, help=drawing)
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="run a module, with its arguments")
     parser.add_argument("program", nargs=argparse.REMAINDER, help="run a file, with its arguments")
     options = parser.parse_args(arguments)
     if not (options.module or options.program):
-        raise ValueError("what to run is missing")
+        parser.error("what to run is missing")
     if not options.module and not Path(options.program[0]).exists():
-        raise ValueError(f"{options.program[0]}: no such file")
+        parser.error(f"{options.program[0]}: no such file")
     if options.steps < 1:
-        raise ValueError("`--steps` must be at least 1")
+        parser.error("`--steps` must be at least 1")
     if options.plot and options.plot.suffix not in (".svg", ".png"):
-        raise ValueError("`--plot` must end in .svg or .png")
+        parser.error("`--plot` must end in .svg or .png")
     if options.plot and importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("`--plot` needs matplotlib: pip install 'clipcheck[bench]'")
+        parser.error("`--plot` needs matplotlib: pip install 'clipcheck[bench]'")
     return options
 
 
 def main(arguments: list[str]) -> int:
     """Runs the program; returns the exit code."""
-    try:
-        options = _options(arguments)
-    except ValueError as error:
-        print(f"clipcheck audit: {error}; `clipcheck audit --help` shows how", file=sys.stderr)
-        return 2
-    watch = Watch(options.steps, options.stop, ranks.leave if ranks.world() > 1 else None).begin()
+    options = _options(arguments)
+    watch = Watch(options.steps, options.stop).begin()
     leave, this = os._exit, os.getpid()
 
     def exit_now(status: int) -> NoReturn:
@@ -81,15 +74,12 @@ def main(arguments: list[str]) -> int:
 def _run(options: argparse.Namespace) -> int:
     """Runs the program as Python would; returns its exit code."""
     sys.argv = options.module or options.program
+    sys.path[0] = os.getcwd() if options.module else str(Path(sys.argv[0]).resolve().parent)
     try:
         if options.module:
-            sys.path[0] = os.getcwd()
             runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         else:
-            sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
             runpy.run_path(sys.argv[0], run_name="__main__")
-    except Enough:
-        return 0
     except SystemExit as end:
         if isinstance(end.code, int) or end.code is None:
             return end.code or 0
@@ -107,33 +97,29 @@ def _run(options: argparse.Namespace) -> int:
 def _conclude(watch: Watch, options: argparse.Namespace, code: int) -> int:
     """Shows the report, on the first rank of a host; returns the exit code."""
     log = watch.end()
+    if ranks.world() > 1:
+        ranks.leave(log)
     if int(os.environ.get("LOCAL_RANK", "0")):
         return 2 if code else 0  # a launcher ends all ranks when one has another code
-    found, unseen = ranks.collect() if ranks.world() > 1 else ({}, [])
-    log = ranks.joined(log, found)
     failed = f"the program ended with exit code {code}" if code else ""
     try:
-        seen = report(log, ranks.faults(found), unseen)
-        _show(seen, options)
+        found, unseen = ranks.collect() if ranks.world() > 1 else ({}, [])
+        seen = report(ranks.joined(log, found), ranks.faults(found), unseen)
+        content = as_json(seen) if options.output_format == "json" else str(seen)
+        if options.output_file:
+            options.output_file.write_text(content, encoding="utf-8")
+        else:
+            sys.stdout.flush()
+            print(content, end="", file=sys.__stdout__, flush=True)
+        if options.plot:
+            plot.plot(seen, options.plot)
     except OSError as error:
         failed = f"{error.filename}: {error.strerror}"
     except Exception as error:
         failed = f"{type(error).__name__}: {error}. This is a bug in clipcheck, please report it"
     if failed:
         print(f"clipcheck audit: {failed}", file=sys.stderr)
-        return 2
-    return seen.exit_code
-
-
-def _show(seen: Report, options: argparse.Namespace) -> None:
-    content = as_json(seen) if options.output_format == "json" else str(seen)
-    if options.output_file:
-        options.output_file.write_text(content, encoding="utf-8")
-    else:
-        sys.stdout.flush()
-        print(content, end="", file=sys.__stdout__, flush=True)
-    if options.plot:
-        plot.plot(seen, options.plot)
+    return 2 if failed else seen.exit_code
 
 
 if __name__ == "__main__":

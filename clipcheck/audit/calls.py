@@ -1,17 +1,17 @@
-"""What a clipping function is called with."""
+"""What a function is called with."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from inspect import GEN_CREATED, Signature, getgeneratorstate
+from inspect import GEN_CREATED, BoundArguments, Signature, getgeneratorstate
 from types import GeneratorType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Module, Parameter
 from torch.overrides import TorchFunctionMode
 
 from clipcheck.audit import gradients
@@ -35,50 +35,52 @@ class Reads(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-class Once(list[Any]):
-    """What an iterator held: it can be read once, so whoever reads it passes another one on."""
+class Given(NamedTuple):
+    """The arguments of a call; if the first was an iterator that had been read before, it is spent."""
 
-    def __init__(self, iterator: Iterator[Any]) -> None:
-        self.is_generator = isinstance(iterator, GeneratorType)
-        self.is_fresh = isinstance(iterator, GeneratorType) and getgeneratorstate(iterator) == GEN_CREATED
-        super().__init__(iterator)
+    bound: BoundArguments
+    is_spent: bool = False
 
 
-def read(value: Any) -> Any:
-    return Once(value) if isinstance(value, Iterator) else value
+def given(signature: Signature, args: Any, kwargs: Any) -> Given:
+    """An iterator can be read once, so what it holds takes its place; an empty one stays, since torch warns of some.
+
+    Raises a `TypeError` where the function would, too.
+    """
+    bound = signature.bind(*args, **kwargs)
+    name, first = next(iter(bound.arguments.items()), ("", None))
+    if not isinstance(first, Iterator):
+        return Given(bound)
+    is_fresh = isinstance(first, GeneratorType) and getgeneratorstate(first) == GEN_CREATED
+    items = list(first)
+    bound.arguments[name] = items or first
+    return Given(bound, is_spent=not items and not is_fresh)
 
 
-def again(value: Any) -> Any:
-    """The value for the function that is called; torch warns of empty generators, so one stays one."""
-    match value:
-        case Once(is_generator=True):
-            return (item for item in value)
-        case Once():
-            return iter(value)
-    return value
-
-
-def called(function: str, signature: Signature, args: Any, kwargs: Any) -> tuple[Call, list[Tensor]]:
+def called(function: str, given: Given) -> tuple[Call, list[Tensor]]:
     """What the call is before its outcome, and the tensors that it lists."""
-    try:
-        given = signature.bind(*args, **kwargs).arguments
-    except TypeError:  # which the function raises, too
-        given = {}
-    first = next(iter(given.values()), None)
+    arguments = given.bound.arguments
+    first = next(iter(arguments.values()), None)
     items = first.parameters() if isinstance(first, Module) else [first] if isinstance(first, Tensor) else first
     tensors = [item for item in items if isinstance(item, Tensor)] if isinstance(items, Iterable) else []
-    limit = given.get("max_norm", given.get("clip_value"))
-    call = Call(
+    limit = arguments.get("max_norm", arguments.get("clip_value"))
+    marks = {
+        "spent": given.is_spent,
+        "no parameters": bool(tensors) and not any(map(_could_hold, tensors)),
+        "shards": not isinstance(first, Module) and _are_shards(tensors),
+    }
+    return Call(
         function,
-        math.inf if limit is None else float(limit) if isinstance(limit, int) else limit,
-        given.get("norm_type", 2.0),
-        given.get("total_norm"),
+        math.inf if limit is None else limit if isinstance(limit, (int, float, Tensor)) else math.nan,
+        arguments.get("norm_type", 2.0),
         tuple(map(id, tensors)),
-        is_spent=isinstance(first, Once) and not first and not first.is_fresh,
-        is_fsdp1=not isinstance(first, Module) and _are_shards(tensors),
-        can_hold=any(map(gradients.could_hold, tensors)),
-    )
-    return call, tensors
+        tuple(mark for mark, holds in marks.items() if holds),
+    ), tensors
+
+
+def _could_hold(tensor: Tensor) -> bool:
+    """Whether a tensor has or could get a gradient."""
+    return isinstance(tensor, Parameter) or (tensor.is_leaf and (tensor.requires_grad or tensor.grad is not None))
 
 
 def _are_shards(tensors: list[Tensor]) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import statistics
-import time
-from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from collections.abc import Collection
+from typing import NamedTuple
 
 import torch
 from torch.nn import Parameter
@@ -15,9 +15,9 @@ from torch.nn import Parameter
 from clipcheck import runtime
 from clipcheck.audit.log import Log, Optimizer
 from clipcheck.audit.steps import Step, scope
+from clipcheck.bench import measure
 
 MOST = 2**30  # bytes of gradients that are made up at most, to try the runtime on them
-ROUNDS = 5
 
 
 class Norms(NamedTuple):
@@ -45,15 +45,15 @@ def norms(log: Log, optimizer: Optimizer, steps: list[Step], scaled: Collection[
     skipped = sum(event.kind == "K" and bool(event.about.intersection(optimizer.parameters)) for event in log.events)
     before, after, limits = [], [], []
     for step in steps:
-        if step.use is None or step.use.norm is None:
+        if step.end is None or step.end.norm is None:
             continue
-        calls = [clip.call for clip, _ in step.clips if clip.call is not None and id(clip) not in scaled]
-        known = [call for call in calls if call.norm is not None and call.function != "clip_grad_value_"]
-        first = {call.listed: call.norm for call in reversed(known)}  # of several of the same parameters
-        by_clips = math.sqrt(sum(norm**2 for norm in first.values()))
-        before.append(max(by_clips, step.use.norm) if by_clips == by_clips else by_clips)
-        after.append(step.use.norm)
-        limits.append(min((call.limit for call in known), default=math.inf))
+        clips = [clip for clip, _ in step.clips if clip.norm is not None and id(clip) not in scaled]
+        calls = [(clip.call, clip.norm) for clip in clips if clip.call and clip.call.function != "clip_grad_value_"]
+        first = {call.listed: norm for call, norm in reversed(calls)}  # of several of the same parameters
+        by_clips = math.hypot(*first.values())
+        before.append(max(by_clips, step.end.norm) if by_clips == by_clips else by_clips)
+        after.append(step.end.norm)
+        limits.append(min((call.limit for call, _ in calls), default=math.inf))
     return Norms(before, after, limits, sum(not math.isfinite(norm) for norm in before) + skipped)
 
 
@@ -67,7 +67,7 @@ class Times(NamedTuple):
 
 def times(steps: list[Step]) -> Times | None:
     """As the host sees it: work that a device does later is in the step, not in the call."""
-    begun = [step.use.time for step in steps if step.use is not None and not step.use.in_closure]
+    begun = [step.end.time for step in steps if step.end is not None and not step.end.in_closure]
     called = [e.call for step in steps for e in step.events if e.call is not None and scope(e, step)]
     if len(begun) < 2 or not called:
         return None
@@ -84,24 +84,13 @@ def tried(optimizer: Optimizer) -> dict[str, float] | None:
     sizes = [math.prod(shape) for shape, _, _ in optimizer.shapes]
     if not sizes or sum(sizes) * 8 > MOST:
         return None
-    clips = {"torch": torch.nn.utils.clip_grad_norm_, "clipcheck": runtime.clip_grad_norm_}
     try:
-        parameters = [
-            Parameter(torch.empty(shape, dtype=dtype, device=device)) for shape, dtype, device in optimizer.shapes
-        ]
-        for parameter in parameters:
+        made = [Parameter(torch.empty(shape, dtype=dtype, device=device)) for shape, dtype, device in optimizer.shapes]
+        for parameter in made:
             parameter.grad = torch.ones_like(parameter)
-        runtime.clip_grad_norm_(parameters, 1.0)  # its first call makes a plan
-        rounds = [{name: _seconds(clip, parameters) for name, clip in clips.items()} for _ in range(ROUNDS)]
+        clips = {"torch": torch.nn.utils.clip_grad_norm_, "clipcheck": runtime.clip_grad_norm_}
+        calls = {name: functools.partial(clip, made, 1.0) for name, clip in clips.items()}
+        taken = measure.interleaved(calls, made[0].device, lambda: None, rounds=5, only_wall=True)
     except RuntimeError:
         return None
-    return {name: statistics.median(taken[name] for taken in rounds) for name in clips}
-
-
-def _seconds(clip: Callable[..., Any], parameters: list[Parameter]) -> float:
-    wait: Callable[[], None] = torch.cuda.synchronize if any(p.is_cuda for p in parameters) else lambda: None
-    wait()
-    start = time.perf_counter()
-    clip(parameters, 1.0)
-    wait()
-    return time.perf_counter() - start
+    return {name: timing.wall / 1e3 for name, timing in taken.items()}

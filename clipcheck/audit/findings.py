@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from clipcheck.audit.faults import FAULTS, ONCE, OPTIONAL, STRANGERS, Fault
+from clipcheck.audit.faults import FAULTS, OPTIONAL, STRANGERS, Fault
 from clipcheck.audit.log import Event, Log, Optimizer
-from clipcheck.audit.sites import Site
-from clipcheck.audit.steps import Step, is_own, scope, story
+from clipcheck.audit.sites import NOWHERE, Site
+from clipcheck.audit.steps import Step, is_own, scope, story, told
 
 
 class Finding(NamedTuple):
@@ -24,59 +24,59 @@ class Finding(NamedTuple):
     site: Site
 
 
-def of_step(step: Step, used: Collection[int]) -> Iterator[tuple[Fault, Event]]:
-    """The faults of a step and their events; `used` are the clips, by identity, that reach a step of any optimizer."""
-    is_clipped = step.how == "clipped"
+def of_step(step: Step, used: Collection[int], once: Collection[Site]) -> Iterator[tuple[Fault, Event]]:
+    """The faults of a step and their events.
+
+    `used` are the clips, by identity, that reach a step of any optimizer, `once` the lines that call once in all steps.
+    """
     has_clips = any(event.kind == "C" and scope(event, step) for event in step.events)
     for event in step.events:
-        is_foreign = event.kind == "C" and not scope(event, step)
-        if is_own(event, step) or (is_foreign and (has_clips or not event.about or id(event) in used)):
+        is_foreign = not scope(event, step)
+        if is_own(event, step) or not event.site.file:
             continue
-        if not is_foreign and not scope(event, step):
+        if is_foreign and (event.kind != "C" or has_clips or not event.about or id(event) in used):
             continue
-        reaches = any(clip is event for clip, _ in step.clips)
-        faults = [fault for fault in FAULTS if fault.group != "lost" or not (is_clipped or reaches)]
-        for fault in _first_of_each(faults, "F" if is_foreign else event.kind, event, step):
-            yield fault, event
+        reaches = step.how == "clipped" or any(clip is event for clip, _ in step.clips)
+        facts = told(event, step) + ("\nonce" if event.site in once else "")
+        for fault in _first_of_each(FAULTS, "F" if is_foreign else event.kind, story(event, step), facts):
+            if fault.group != "lost" or not reaches:
+                yield fault, event
 
 
-def _first_of_each(faults: Collection[Fault], kind: str, event: Event, step: Step) -> Iterator[Fault]:
-    word, groups = story(event, step), set()
-    for fault in faults:
-        if fault.group not in groups and kind in fault.of and re.search(fault.story, word) and fault.when(event, step):
+def _first_of_each(table: Collection[Fault], kind: str, word: str, facts: str) -> Iterator[Fault]:
+    groups = set()
+    for fault in table:
+        holds = kind in fault.of and re.search(fault.story, word) and re.search(fault.when, facts, re.MULTILINE)
+        if holds and fault.group not in groups:
             groups.add(fault.group)
             yield fault
 
 
-def of_optimizer(log: Log, steps: list[Step], found: list[list[tuple[Fault, Event]]]) -> list[Finding]:
+def of_optimizer(steps: list[Step], found: list[list[tuple[Fault, Event]]]) -> list[Finding]:
     """What was found in all steps, each line once; faults first."""
-    calls = Counter(event.site for event in log.events if event.call is not None)
     counted: Counter[tuple[Fault, Site]] = Counter()
     early: dict[Site, Fault] = {}  # before the first step: the same line is not after the step before later ones
     for step, of in zip(steps, found, strict=True):
-        seen = {(fault, event.site) for fault, event in of if event.site is not None}
+        seen = {(fault, event.site) for fault, event in of}
         if not step.before:
             early = {site: fault for fault, site in seen if fault.code in ("CLIP102", "CLIP109")}
         if step.end is None and any(one.how == "clipped" for one in steps):  # another line may clip the next step
             seen = {(fault, site) for fault, site in seen if fault.group != "lost"}
         counted.update((early.get(site, f) if f.code == "CLIP101" else f, site) for f, site in seen)
-    listed, count = [], len(steps) - 1
-    for (fault, site), times in counted.items():
-        is_once = fault.code == "CLIP102" and count > 2 and calls[site] == 1
-        listed.append(_finding(ONCE if is_once else fault, site, times, count))
+    listed = [_finding(fault, site, times, len(steps) - 1) for (fault, site), times in counted.items()]
     return sorted(listed, key=lambda one: (not one.is_fault, -one.times, one.code))
 
 
 def of_strangers(log: Log) -> list[Finding]:
     """Clips of nothing that an optimizer steps."""
-    stepped = {event.optimizer for event in log.events if event.use is not None}
+    stepped = {event.optimizer for event in log.events if event.kind in "sp"}
     own = {p for optimizer in log.optimizers if optimizer.key in stepped for p in optimizer.parameters}
-    whole = Step(Optimizer(0, "", None, {}, [], []), "", log.events)
-    clips = [event for event in log.events if event.call is not None and event.kind == "C"]
+    whole = Step(Optimizer(0, "", NOWHERE, {}, [], []), "", log.events)
+    clips = [event for event in log.events if event.kind == "C" and event.call]
     strange = [event for event in clips if event.call and own.isdisjoint(event.call.listed)]
-    counted = Counter((f, event.site) for event in strange for f in _first_of_each(STRANGERS, "C", event, whole))
     of = Counter(event.site for event in clips)
-    return [_finding(fault, site, times, of[site]) for (fault, site), times in counted.items() if site is not None]
+    counted = Counter((f, e.site) for e in strange for f in _first_of_each(STRANGERS, "C", "", told(e, whole)))
+    return [_finding(fault, site, times, of[site]) for (fault, site), times in counted.items()]
 
 
 def _finding(fault: Fault, site: Site, times: int, of: int) -> Finding:

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn import Module, Parameter
+from torch.nn import Module
+from torch.utils._pytree import tree_map_only
 
 from clipcheck.runtime.gradients import stored
 
@@ -33,17 +34,19 @@ def marks(tensors: Iterable[Tensor]) -> Marks:
     return {id(t): (id(t.grad), local(t.grad)._version) for t in tensors if t.is_leaf and t.grad is not None}
 
 
+def smallest(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return sorted(tensors, key=Tensor.numel)[:PROBES]
+
+
+def norms(tensors: Iterable[Tensor]) -> list[Tensor]:
+    parts = [local(tensor).detach() for tensor in tensors]
+    return list(torch._foreach_norm(parts)) if parts else []
+
+
 def probe(tensors: Iterable[Tensor]) -> dict[int, Tensor]:
     """Norms of the smallest gradients."""
-    small = sorted(tensors, key=Tensor.numel)[:PROBES]
-    grads = {id(t): local(t.grad) for t in small if t.grad is not None and not t.grad.is_sparse}
-    return dict(zip(grads, torch._foreach_norm([*grads.values()]), strict=True)) if grads else {}
-
-
-def weights(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """Norms of the smallest parameters, by which replicas are known."""
-    small = sorted(tensors, key=Tensor.numel)[:PROBES]
-    return tuple(torch._foreach_norm([local(t).detach() for t in small])) if small else ()
+    grads = {id(t): t.grad for t in smallest(tensors) if t.grad is not None and not t.grad.is_sparse}
+    return dict(zip(grads, norms(grads.values()), strict=True))
 
 
 def parts(tensors: Iterable[Any]) -> int:
@@ -55,11 +58,6 @@ def parts(tensors: Iterable[Any]) -> int:
 def values(tensors: Iterable[Tensor]) -> list[Tensor]:
     """The memory of this rank's parts of gradients."""
     return [stored(local(t.grad)) for t in tensors if t.grad is not None]
-
-
-def could_hold(tensor: Tensor) -> bool:
-    """Whether a tensor has or could get a gradient."""
-    return isinstance(tensor, Parameter) or (tensor.is_leaf and (tensor.requires_grad or tensor.grad is not None))
 
 
 def holders(tensors: Iterable[Tensor], among: Iterable[Tensor]) -> frozenset[int]:
@@ -77,19 +75,14 @@ def _address(tensor: Tensor) -> int:
 
 def numbers(value: Any) -> Any:
     """The same with floats in the place of tensors, in containers as well; this synchronizes with the device."""
-    match value:
-        case Tensor():
-            try:
-                return float(local(value.detach()))
-            except RuntimeError:  # the device has failed, and with it the program
-                return math.nan
-        case dict():
-            return {key: numbers(one) for key, one in value.items()}
-        case tuple() if hasattr(value, "_replace"):
-            return type(value)(*map(numbers, value))
-        case list() | tuple():
-            return type(value)(map(numbers, value))
-    return value
+    return tree_map_only(Tensor, _number, value)
+
+
+def _number(tensor: Tensor) -> float:
+    try:
+        return float(local(tensor.detach()))
+    except RuntimeError:  # the device has failed, and with it the program
+        return math.nan
 
 
 def living(kind: type) -> list[Any]:

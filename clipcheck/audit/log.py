@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, TypeAlias
 
-from clipcheck.audit.sites import Site
+from clipcheck.audit.sites import NOWHERE, Site
 
 # A    a backward of a loss that a GradScaler has scaled      M    a norm is measured
 # B    a backward                                             O    other code, which is not watched, writes to gradients
@@ -20,41 +20,29 @@ class Call(NamedTuple):
     """A call of a function that clips or measures."""
 
     function: str
-    limit: float  # infinite where the call only measures
+    limit: Any  # infinite where the call only measures, NaN for what is no number
     norm_type: float
-    norm: Any  # before clipping, where the function tells it
     listed: tuple[int, ...]  # the identities of all tensors that were passed
-    is_spent: bool = False  # an iterator that was read before
-    is_fsdp1: bool = False  # its parts of parameters, passed to a function that does not know of the others
-    can_hold: bool = True  # whether one of the tensors could ever hold a gradient
-    inside: int = 0  # the optimizer in whose `step` it was made
+    marks: tuple[str, ...]  # what is odd about these
     error: str = ""
     seconds: float = 0.0
     reads: int | None = None  # how often the host read a value of the device, where that was counted
-    parts: int = 1  # over how many ranks what the norm is of is spread; 0 where they cannot be combined
-
-
-class Use(NamedTuple):
-    """What a step is about to use; with a closure, what each of its calls has left."""
-
-    number: int
-    time: float
-    norm: Any
-    parts: int
-    probe: Any
-    weights: Any  # norms of the smallest parameters, where there are several ranks
-    in_closure: bool
-    through: str  # the library's line that makes the step, empty if the program does so itself
 
 
 class Event(NamedTuple):
     kind: Kind
     about: frozenset[int]  # the parameters whose gradients it writes to, or that it was called with
-    site: Site | None = None
-    optimizer: int = 0  # the one that steps
+    site: Site = NOWHERE
+    optimizer: int = 0  # the one that steps, or in whose `step` a clip is called
     call: Call | None = None
-    use: Use | None = None
     probe: Any = None  # norms of the smallest gradients: what is written through `.data` leaves no other mark
+    norm: Any = None  # of all gradients: before a clip, where the function tells it, or as a step uses them
+    parts: int = 1  # over how many ranks what the norm is of is spread; 0 where their norms cannot be combined
+    # of a step alone, or, with a closure, of what each call of the closure has left
+    number: int = 0
+    time: float = 0.0
+    weights: Any = ()  # norms of the smallest parameters, where there are several ranks
+    in_closure: bool = False
 
 
 class Optimizer(NamedTuple):
@@ -62,7 +50,7 @@ class Optimizer(NamedTuple):
 
     key: int
     name: str
-    site: Site | None
+    site: Site
     parameters: dict[int, str]  # their names by their identities
     shapes: list[tuple[tuple[int, ...], Any, Any]]  # shape, dtype and device of this rank's parts
     asks: list[str]

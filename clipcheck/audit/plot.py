@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
+from clipcheck import plots
 from clipcheck.audit.report import Report
-
-# The color of text and lines, and that of the background.
-_LIGHT, _DARK = ("#20282b", "#ffffff"), ("#d3dde0", "#1e2129")
 
 
 def plot(report: Report, path: Path) -> None:
@@ -17,13 +14,7 @@ def plot(report: Report, path: Path) -> None:
 
     A second file, with `-dark` in its name, is for dark pages.
     """
-    from matplotlib import rc_context
-
-    names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    for file, (ink, background) in ((path, _LIGHT), (path.with_stem(f"{path.stem}-dark"), _DARK)):
-        style: Any = dict.fromkeys(names, ink) | dict.fromkeys(("figure.facecolor", "axes.facecolor"), background)
-        with rc_context(style):
-            _draw(report, file)
+    plots.for_both(path, lambda file, _: _draw(report, file))
 
 
 def _draw(report: Report, path: Path) -> None:
@@ -33,23 +24,18 @@ def _draw(report: Report, path: Path) -> None:
     figure = Figure(figsize=(8, 3 * max(1, len(parts))), layout="constrained")
     for index, part in enumerate(parts):
         axes = figure.add_subplot(len(parts), 1, index + 1)
-        norms = part.norms
-        steps = range(1, len(norms.before) + 1)
-        axes.plot(steps, norms.before, ".-", color="#8c8c8c", label="before clipping")
-        axes.plot(steps, norms.after, ".", color="#3b8fd0", label="used by the step")
-        limits = [limit if limit < math.inf else math.nan for limit in norms.limits]
-        if any(limit == limit for limit in limits):
-            axes.plot(steps, limits, "--", color="#d55e00", label="max_norm")
-        positive = [norm for norm in (*norms.before, *norms.after) if 0 < norm < math.inf]
+        before, after = part.norms.before, part.norms.after
+        steps = range(1, len(before) + 1)
+        axes.plot(steps, before, ".-", color="#8c8c8c", label="before clipping")
+        axes.plot(steps, after, ".", color="#3b8fd0", label="used by the step")
+        if any(limit < math.inf for limit in part.norms.limits):
+            axes.plot(steps, part.norms.limits, "--", color="#d55e00", label="max_norm")
+        positive = [norm for norm in (*before, *after) if 0 < norm < math.inf]
         if positive and max(positive) > 20 * min(positive):
             axes.set_yscale("log")
-        else:
-            axes.ticklabel_format(useOffset=False)
-        if positive and max(positive) < 1.01 * min(positive):  # else rounding errors fill the whole height
+        elif positive and max(positive) < 1.01 * min(positive):  # else rounding errors fill the whole height
             axes.set_ylim(0, 1.3 * max(positive))
-        axes.set_title(f"{part.optimizer}, {sum(part.steps.values())} steps", loc="left")
-        axes.set_xlabel("optimizer step")
-        axes.set_ylabel("norm")
+        axes.set(title=f"{part.optimizer}, {sum(part.steps.values())} steps", xlabel="optimizer step", ylabel="norm")
     labels = {
         label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }

@@ -17,6 +17,15 @@ from clipcheck.catalogue import RULES
 
 SHOWN = 5  # names of parameters
 
+_HOW = {
+    "clipped": "used clipped gradients",
+    "partly": "used gradients of which only some were clipped",
+    "unclipped": "used gradients that were not clipped",
+    "by hand": "used gradients that were changed after backward by other code, such as hand-written clipping",
+    "by itself": "clipped inside the optimizer's own step",
+    "no gradients": "had no gradients",
+}
+
 
 class Part(NamedTuple):
     """What is said of one optimizer."""
@@ -24,17 +33,12 @@ class Part(NamedTuple):
     optimizer: str
     made_at: str
     parameters: int
-    on_host: bool
     steps: dict[str, int]
     findings: list[Finding]
     never_clipped: list[str]  # names of parameters that step and are never clipped, though others of it are
     norms: figures.Norms
     times: figures.Times | None
     tried: dict[str, float] | None
-
-    @property
-    def title(self) -> str:
-        return f"{self.optimizer} ({self.made_at})" if self.made_at else self.optimizer
 
 
 class Report(NamedTuple):
@@ -49,16 +53,27 @@ class Report(NamedTuple):
 
     @property
     def faults(self) -> list[Finding]:
-        return [
-            one for found in (*(p.findings for p in self.optimizers), self.findings) for one in found if one.is_fault
-        ]
+        every = [*(one for part in self.optimizers for one in part.findings), *self.findings]
+        return [one for one in every if one.is_fault]
 
     @property
     def exit_code(self) -> int:
         return 1 if self.faults or self.ranks else 0 if self.steps else 2
 
     def __str__(self) -> str:
-        return "\n".join(_text(self)) + "\n"
+        lines = [f"clipcheck audit: watched {_count(self.steps, 'step')} in {self.seconds:.1f} s"]
+        if not self.steps:
+            lines.append("no optimizer was seen to step: nothing can be said about clipping")
+        for part in self.optimizers:
+            lines += ["", *_of_part(part)]
+        others = [line for one in self.findings for line in _of_finding(one, "call")]
+        others += [f"  ranks    {fault}" for fault in self.ranks]
+        lines += ["", *others] if others else []
+        lines += ["", *(f"not seen: {one}" for one in self.not_seen)] if self.not_seen else []
+        if self.steps:
+            faults = len(self.faults) + len(self.ranks)
+            lines += ["", f"{_count(faults, 'fault')} found" if faults else "no faults found"]
+        return "\n".join(lines) + "\n"
 
 
 def report(log: Log, ranks: Sequence[str] = (), unseen: Sequence[str] = ()) -> Report:
@@ -71,18 +86,19 @@ def report(log: Log, ranks: Sequence[str] = (), unseen: Sequence[str] = ()) -> R
 
 
 def _part(log: Log, optimizer: Optimizer, seen: list[Step], used: set[int]) -> Part:
-    found = [list(findings.of_step(step, used)) for step in seen]
+    calls = Counter(event.site for event in log.events if event.call)
+    once = {site for site, times in calls.items() if times == 1 and len(seen) > 3}
+    found = [list(findings.of_step(step, used, once)) for step in seen]
     scaled = {id(event) for of in found for fault, event in of if fault.group == "scaled"}
     clipped = {p for step in seen for _, of in step.clips for p in of}
     never = {p for step in seen for p in step.unclipped} - clipped if clipped else set()
     times = figures.times(seen)
     return Part(
         optimizer.name,
-        str(optimizer.site or ""),
+        str(optimizer.site) if optimizer.site.file else "",
         len(optimizer.parameters),
-        all(device.type == "cpu" for _, _, device in optimizer.shapes),
-        dict(Counter({step.use.number: step.how for step in seen if step.use}.values())),
-        findings.of_optimizer(log, seen, found),
+        dict(Counter({step.end.number: step.how for step in seen if step.end}.values())),
+        findings.of_optimizer(seen, found),
         [name for parameter, name in optimizer.parameters.items() if parameter in never],
         figures.norms(log, optimizer, seen, scaled),
         times,
@@ -100,7 +116,7 @@ def _not_seen(log: Log) -> list[str]:
             said.append(f"{one.name} has {', '.join(one.asks)}: clipping inside its step is not seen")
         elif one.key not in stepped and with_gradients.intersection(one.parameters):
             said.append(f"{one.name} ({one.site}) was not seen to step: compiled, or its step is called in another way")
-    if any(record.parts != 1 for event in log.events for record in (event.call, event.use) if record):
+    if any(event.parts != 1 for event in log.events):
         said.append("the norms of other ranks' parts: those of sharded parameters are of this rank's part")
     if "deepspeed" in sys.modules:
         said.append("DeepSpeed's engine clips and steps by itself: only calls of torch's functions are seen")
@@ -116,11 +132,11 @@ def as_json(report: Report) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
     match value:
         case dict():
             return {key: _plain(one) for key, one in value.items()}
+        case tuple() if hasattr(value, "_asdict"):
+            return _plain(value._asdict())
         case list():
             return [*map(_plain, value)]
         case float() if not math.isfinite(value):
@@ -130,35 +146,10 @@ def _plain(value: Any) -> Any:
 
 # --- as text -------------------------------------------------------------------------------------------------------
 
-_HOW = {
-    "clipped": "used clipped gradients",
-    "partly": "used gradients of which only some were clipped",
-    "unclipped": "used gradients that were not clipped",
-    "by hand": "used gradients that were changed after backward by other code, such as hand-written clipping",
-    "by itself": "clipped inside the optimizer's own step",
-    "no gradients": "had no gradients",
-}
-
-
-def _text(report: Report) -> list[str]:
-    lines = [f"clipcheck audit: watched {_count(report.steps, 'step')} in {report.seconds:.1f} s"]
-    if not report.steps:
-        lines.append("no optimizer was seen to step: nothing can be said about clipping")
-    for part in report.optimizers:
-        lines += ["", *_of_part(part)]
-    others = [*(line for one in report.findings for line in _of_finding(one, "call"))]
-    others += [f"  ranks    {fault}" for fault in report.ranks]
-    lines += ["", *others] if others else []
-    lines += ["", *(f"not seen: {one}" for one in report.not_seen)] if report.not_seen else []
-    faults = len(report.faults) + len(report.ranks)
-    if report.steps:
-        lines += ["", f"{_count(faults, 'fault')} found" if faults else "no faults found"]
-    return lines
-
 
 def _of_part(part: Part) -> list[str]:
-    total = sum(part.steps.values())
-    lines = [f"{part.title}: {_count(total, 'step')}, {_count(part.parameters, 'parameter')}"]
+    total, title = sum(part.steps.values()), part.optimizer + f" ({part.made_at})" * bool(part.made_at)
+    lines = [f"{title}: {_count(total, 'step')}, {_count(part.parameters, 'parameter')}"]
     lines += [f"  steps    {part.steps[how]} of {total} {words}" for how, words in _HOW.items() if how in part.steps]
     lines += [line for finding in part.findings for line in _of_finding(finding, "step")]
     if names := part.never_clipped:
@@ -184,7 +175,7 @@ def _of_norms(norms: figures.Norms) -> list[str]:
     if norms.nonfinite:
         lines.append(f"  norm     NaN or infinite in {_count(norms.nonfinite, 'step')}")
     if limits := sorted({limit for limit in norms.limits if limit < math.inf}):
-        shown = f"{limits[0]:g}" if len(limits) == 1 else f"{limits[0]:g} … {limits[-1]:g}"
+        shown = " … ".join(f"{limit:g}" for limit in dict.fromkeys((limits[0], limits[-1])))
         lines.append(f"  max_norm {shown} clipped {norms.clipped:.0%} of the steps")
     would = ", ".join(f"{norms.at(1 - share):.4g} clips {share:.0%}" for share in (0.5, 0.1, 0.01))
     return [*lines, f"  max_norm of {would}"]
@@ -196,14 +187,14 @@ def _of_times(part: Part) -> list[str]:
     step, clipping, reads = part.times
     said = f"  time     clipping takes {_seconds(clipping)} of {_seconds(step)} a step, {clipping / step:.1%}"
     if part.tried:
-        theirs, ours = part.tried.values()
-        said += f"; on gradients of these shapes torch takes {_seconds(theirs)}, clipcheck.runtime {_seconds(ours)}"
+        theirs, ours = map(_seconds, part.tried.values())
+        said += f"; on gradients of these shapes torch takes {theirs}, clipcheck.runtime {ours}"
     if reads is None:
         return [said]
-    waits = (
-        "the gradients are on the host, nothing waits" if part.on_host else f"the host waits {_count(reads, 'time')}"
-    )
-    return [said, f"  time     in a call {waits}"]
+    return [
+        said,
+        f"  time     a call reads {_count(reads, 'value')} of the gradients' device: on a GPU, each is a wait",
+    ]
 
 
 def _seconds(seconds: float) -> str:

@@ -5,19 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import torch
 
-_INSIDE = tuple(
-    os.path.join(Path(folder).resolve(), "")
-    for folder in (Path(torch.__file__).parent, Path(__file__).parent, Path(__file__).parents[1] / "runtime")
-)
-_PATHS = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-_PACKAGES = tuple(sorted((os.path.join(path, "") for path in _PATHS), key=len, reverse=True))
+from clipcheck import runtime
 
 
 class Site(NamedTuple):
@@ -39,30 +32,33 @@ class Site(NamedTuple):
         return f"{shown}:{self.line}{through}"
 
 
+NOWHERE = Site("", 0, "")
+_FOLDERS = [os.path.join(Path(file).resolve().parent, "") for file in (torch.__file__, __file__, runtime.__file__)]
+_INSIDE = (*_FOLDERS, "<frozen")
+_PATHS = {os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+_PACKAGES = tuple(sorted(_PATHS, key=len, reverse=True))
+
+
 def here() -> Site:
     """The innermost line outside of torch and clipcheck, and the innermost outside of all installed packages."""
-    direct = site = None
+    direct = site = NOWHERE
     called = ""
-    for frame in _outside():
+    frame = sys._getframe()
+    while above := frame.f_back:
+        frame = above
         line = Site(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+        if line.file.startswith(_INSIDE):
+            continue
         is_library = line.file.startswith(_PACKAGES)
-        if site is not None and is_library:
+        if is_library and site.file:
             return site._replace(hook=f"{_short(line)} {called}")
         if not is_library:
-            site, called = site or line._replace(through=_short(direct) if direct else ""), line.function
-        direct = direct or line
-    return site or direct or Site("?", 0, "")
-
-
-def _outside() -> Iterator[FrameType]:
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        if not frame.f_code.co_filename.startswith((*_INSIDE, "<frozen")):
-            yield frame
-        frame = frame.f_back
+            site, called = site if site.file else line._replace(through=_short(direct)), line.function
+        direct = direct if direct.file else line
+    return site if site.file else direct
 
 
 def _short(site: Site) -> str:
-    """A line of an installed package, without the folder that it is installed in."""
-    folder = next(folder for folder in _PACKAGES if site.file.startswith(folder))
-    return f"{site.file.removeprefix(folder).replace(os.sep, '/')}:{site.line}"
+    """A line of an installed package, without the folder that it is installed in; empty for none."""
+    folder = next((folder for folder in _PACKAGES if site.file.startswith(folder)), "")
+    return f"{site.file.removeprefix(folder).replace(os.sep, '/')}:{site.line}" if site.file else ""

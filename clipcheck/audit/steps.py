@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
-from clipcheck.audit.log import Event, Log, Optimizer, Use
-
-How: TypeAlias = Literal["clipped", "partly", "unclipped", "by hand", "by itself", "no gradients"]
+from clipcheck.audit.log import Event, Log, Optimizer
 
 _WRITES = "ABORZ"  # after these the gradient is another one
 _TOLD = "ABCGORUZ"  # what a story tells of
@@ -27,48 +26,33 @@ class Step(NamedTuple):
     clips: list[tuple[Event, frozenset[int]]] = []  # noqa: RUF012  # those that reach it, and for which parameters
 
     @property
-    def use(self) -> Use | None:
-        return self.end.use if self.end else None
-
-    @property
-    def used(self) -> frozenset[int]:
-        """The parameters with gradients."""
-        return self.end.about if self.end else frozenset()
-
-    @property
     def unclipped(self) -> frozenset[int]:
-        return self.used.difference(*(of for _, of in self.clips))
+        """The parameters that step with gradients that no clip has gone through."""
+        return self.end.about.difference(*(of for _, of in self.clips)) if self.end else frozenset()
 
     @property
-    def how(self) -> How:
-        if self.use is not None and any(is_own(event, self) for event, _ in self.clips):
-            return "by itself"
-        if not self.used:
+    def how(self) -> str:
+        if self.end is None or not self.end.about:
             return "no gradients"
+        if any(is_own(event, self) for event, _ in self.clips):
+            return "by itself"
         if not self.unclipped:
             return "clipped"
-        return "partly" if self.clips else "by hand" if self._is_by_hand() else "unclipped"
+        return "partly" if self.clips else "by hand" if self._is_by_hand(self.end) else "unclipped"
 
-    def _is_by_hand(self) -> bool:
+    def _is_by_hand(self, end: Event) -> bool:
         """Whether other code wrote to gradients after the last watched event: hand-written clipping, most likely."""
-        kinds = "".join(event.kind for event in self.events if event.about & self.used)
-        probes = [event.probe for event in self.events if event.probe is not None]
-        before, after = probes[-1] if probes else {}, self.use.probe if self.use else {}
-        changed = any(before[p] != after[p] for p in before if p in after and before[p] == before[p])
+        kinds = "".join(event.kind for event in self.events if event.about & end.about)
+        before: dict[int, float] = next((event.probe for event in reversed(self.events) if event.probe is not None), {})
+        changed = any(before[p] != end.probe[p] for p in before if p in end.probe and before[p] == before[p])
         return changed or "O" in re.split("[ABC]", kinds)[-1]
-
-
-def is_own(event: Event, step: Step) -> bool:
-    """Whether the optimizer's `step` clips by itself, not through its closure."""
-    is_inside = event.call is not None and event.call.inside == step.optimizer.key
-    return is_inside and step.use is not None and not step.use.in_closure
 
 
 def steps(log: Log, optimizer: Optimizer) -> Iterator[Step]:
     before, events = "", list[Event]()
     reached: dict[int, list[int]] = {}  # the clips, as places in `events`, that each present gradient has gone through
     for event in log.events:
-        if event.use is None:
+        if event.kind not in "sp":
             if event.kind in _WRITES:
                 reached = {p: clips for p, clips in reached.items() if p not in event.about}
             elif event.kind == "C":
@@ -83,6 +67,12 @@ def steps(log: Log, optimizer: Optimizer) -> Iterator[Step]:
     yield Step(optimizer, before, events)
 
 
+def is_own(event: Event, step: Step) -> bool:
+    """Whether the optimizer's `step` clips by itself, not through its closure."""
+    is_inside = event.call is not None and event.optimizer == step.optimizer.key
+    return is_inside and step.end is not None and not step.end.in_closure
+
+
 def scope(event: Event, step: Step) -> frozenset[int]:
     """The optimizer's parameters that an event is about; of a clip also those without a gradient."""
     listed = event.call.listed if event.call is not None and event.kind != "M" else ()
@@ -94,8 +84,7 @@ def story(event: Event, step: Step) -> str:
 
     An unscaling of other parameters is a `u`.
     """
-    of = scope(event, step)
-    word = step.before
+    of, word = scope(event, step), step.before
     for other in step.events:
         if other is event:
             word += "!"
@@ -106,3 +95,31 @@ def story(event: Event, step: Step) -> str:
         elif other.kind == "U":
             word += "u"
     return word + (step.end.kind if step.end else "")
+
+
+def told(event: Event, step: Step) -> str:
+    """What else is known of an event, one fact a line."""
+    facts = [f"backward {other.site.through}" for other in step.events if other.kind in "AB"]
+    facts.append(f"hook {event.site.hook}")
+    if step.end:
+        facts += [f"step {step.end.site.through}", *([] if step.end.norm else ["moves nothing"])]
+    if call := event.call:
+        facts += [*call.marks, f"error {' '.join(call.error.split())}", *_beside(event, step)]
+        facts += [] if call.limit > 0 else ["not positive"]
+        facts += ["twice"] if len(call.listed) > len(set(call.listed)) else []
+    return "\n".join(facts)
+
+
+def _beside(event: Event, step: Step) -> Iterator[str]:
+    """How a clip compares with the others of its step."""
+    this = event.call
+    assert this is not None
+    earlier = itertools.takewhile(lambda other: other is not event, step.events)
+    last = next((e.call for e in reversed([*earlier]) if e.kind == "C" and e.about & event.about), None)
+    is_like_it = last and (last.function, last.norm_type) == (this.function, this.norm_type)
+    if last and is_like_it and {*this.listed} <= {*last.listed} and this.limit >= last.limit:
+        yield "again"  # the clip before has done at least as much with the same gradients
+    alike = [clip.call for clip, _ in step.clips if clip.site == event.site and clip.call]
+    parts = {call.listed for call in alike if call.limit == this.limit and call.function != "clip_grad_value_"}
+    if len(parts) > 1 and this.listed in parts:
+        yield "each alone" if all(len(part) == 1 for part in parts) else "in parts"

@@ -13,46 +13,39 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from contextlib import nullcontext, suppress
-from typing import Any, NamedTuple, TypeAlias
+from contextlib import ExitStack, nullcontext, suppress
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.utils import clip_grad
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from clipcheck import runtime
 from clipcheck.audit import calls, gradients, log, ranks, sites
+from clipcheck.audit.calls import Given
 from clipcheck.audit.log import Event, Kind, Log
 from clipcheck.audit.report import Report, report
 from clipcheck.audit.taps import tap
 from clipcheck.runtime import as_torch
 from clipcheck.runtime.gradients import is_compiling
 
-Function: TypeAlias = Callable[..., Any]
-# Looks before a call, is sent how it ended, and looks again.
-Observer: TypeAlias = "Generator[None, Done, None]"
-
 COUNTED = range(2, 5)  # the calls of each place in which reads by the host are counted: counting takes time
 
 
-class Enough(SystemExit):
-    """Ends the program once as many steps were seen as were asked for."""
-
-
-class Done(NamedTuple):
-    """How a call ended."""
-
-    result: Any
-    error: str  # not the exception, which would keep alive all that its traceback knows
+# Looks before a call, is sent its result or the text of its error, and looks again. The error itself would keep alive all
+# that its traceback knows.
+Looking: TypeAlias = Generator[None, tuple[Any, str], None]
+Observer: TypeAlias = Callable[[Given], Looking]
 
 
 class Watch:
-    """Notes events from `begin` to `end`; after so many steps it ends by itself, and calls `finished`."""
+    """Notes events from `begin` to `end`; after so many steps it ends by itself."""
 
-    def __init__(self, most: int, stops_program: bool = False, finished: Callable[[Log], None] | None = None) -> None:
-        self.most, self.stops_program, self.finished = most, stops_program, finished
+    def __init__(self, most: int, stops_program: bool = False) -> None:
+        self.most, self.stops_program = most, stops_program
         self.log: Log | None = None
         self.is_on = False
         self.start = 0.0
@@ -62,12 +55,12 @@ class Watch:
         self.made_at: dict[int, sites.Site] = {}
         self.steps: Counter[int] = Counter()  # of each optimizer
         self.calls: Counter[sites.Site] = Counter()  # of clipping functions
-        self.uses: dict[int, log.Use | None] = {}  # of the steps that run now
         self.stepping: list[int] = []  # the optimizers whose `step` runs now, one for each that is inside another
+        self.uses: dict[int, Event | None] = {}  # what they are about to use, if they have no closure
         self.backwards = 0  # how many run now, one inside the other
         self.backward: Kind = "B"
         self.is_scaled = self.is_clipping = False
-        self.undo: list[Callable[[], None]] = []
+        self.undo = ExitStack()
         self.troubles: list[str] = []
 
     def begin(self) -> Watch:
@@ -77,11 +70,11 @@ class Watch:
                 self.optimizers[id(optimizer)] = optimizer
         for function, observer in _places(self):
             try:
-                self.undo.append(tap(function, self._observed(observer)))
+                self.undo.callback(tap(function, self._observed(inspect.signature(function), observer)))
             except TypeError as error:
                 self.troubles.append(str(error))
-        self.undo.append(register_optimizer_step_pre_hook(self._before_step).remove)
-        self.undo.append(register_optimizer_step_post_hook(self._after_step).remove)
+        self.undo.callback(register_optimizer_step_pre_hook(self._before_step).remove)
+        self.undo.callback(register_optimizer_step_post_hook(self._after_step).remove)
         self._look()
         self.start, self.is_on = time.perf_counter(), True
         return self
@@ -95,8 +88,6 @@ class Watch:
             seen = [self._described(optimizer, names) for optimizer in self.optimizers.values()]
             events, troubles = gradients.numbers(self.events), [*dict.fromkeys(self.troubles)]
             self.log = Log(events, seen, self.steps.total(), seconds, troubles)
-            if self.finished is not None:
-                self.finished(self.log)
             self.optimizers.clear()
         return self.log
 
@@ -106,38 +97,37 @@ class Watch:
 
     def _take_out(self) -> None:
         self.is_on = False
-        while self.undo:
-            self.undo.pop()()
+        self.undo.close()
 
     def _described(self, optimizer: Optimizer, names: dict[int, str]) -> log.Optimizer:
-        own, name, site = gradients.parameters(optimizer), type(optimizer).__name__, self.made_at.get(id(optimizer))
+        own, site = gradients.parameters(optimizer), self.made_at.get(id(optimizer), sites.NOWHERE)
         options = {k: v for group in (optimizer.defaults, *optimizer.param_groups[:1]) for k, v in group.items()}
         asks = [f"{k}={v}" for k, v in options.items() if v and ("clip" in k or "grad_norm" in k)]
         shapes = [(tuple(gradients.local(p).shape), p.dtype, p.device) for p in own]
-        return log.Optimizer(id(optimizer), name, site, {id(p): names.get(id(p), "?") for p in own}, shapes, asks)
+        named = {id(p): names.get(id(p), "?") for p in own}
+        return log.Optimizer(id(optimizer), type(optimizer).__name__, site, named, shapes, asks)
 
     # --- how it looks ----------------------------------------------------------------------------------------------
 
-    def _observed(self, observer: Callable[..., Observer]) -> Function:
-        def run(original: Function, *args: Any, **kwargs: Any) -> Any:
+    def _observed(self, signature: inspect.Signature, observer: Observer) -> Callable[..., Any]:
+        def run(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             if is_compiling() or not self.is_on or self.is_clipping:
                 return original(*args, **kwargs)
-            args, kwargs = tuple(map(calls.read, args)), {name: calls.read(value) for name, value in kwargs.items()}
             try:
-                looking = observer(*args, **kwargs)
-            except TypeError:  # a call that the function refuses, too
-                return original(*map(calls.again, args), **{k: calls.again(v) for k, v in kwargs.items()})
+                given = calls.given(signature, args, kwargs)
+            except TypeError:
+                return original(*args, **kwargs)
+            looking, result, error = observer(given), None, ""
             self._safely(self._catch_up)
             self._safely(lambda: next(looking))
-            result, error = None, ""
             try:
-                result = original(*map(calls.again, args), **{k: calls.again(v) for k, v in kwargs.items()})
+                result = original(*given.bound.args, **given.bound.kwargs)
                 return result
             except Exception as raised:
                 error = f"{type(raised).__name__}: {raised}"
                 raise
             finally:
-                self._safely(lambda: looking.send(Done(result, error)))
+                self._safely(lambda: looking.send((result, error)))
 
         return run
 
@@ -182,13 +172,14 @@ class Watch:
 
     # --- what it looks at ------------------------------------------------------------------------------------------
 
-    def _add_param_group(self, optimizer: Optimizer, *_: Any, **__: Any) -> Observer:
+    def _add_param_group(self, given: Given) -> Looking:
         yield
+        optimizer = given.bound.args[0]
         self.optimizers[id(optimizer)] = optimizer
         self.made_at.setdefault(id(optimizer), sites.here())
         self._look()
 
-    def _backward(self, *_: Any, **__: Any) -> Observer:
+    def _backward(self, given: Given) -> Looking:
         if not self.backwards:
             self.backward, self.is_scaled = "A" if self.is_scaled else "B", False
         self.backwards += 1
@@ -197,39 +188,41 @@ class Watch:
         if not self.backwards:
             self._note(self.backward)
 
-    def _zero(self, *_: Any, **__: Any) -> Observer:
+    def _zero(self, given: Given) -> Looking:
         yield
         self._note("Z")
 
-    def _scale(self, scaler: Any, *_: Any, **__: Any) -> Observer:
-        self.is_scaled |= scaler.is_enabled()
+    def _scale(self, given: Given) -> Looking:
+        self.is_scaled |= given.bound.args[0].is_enabled()
         yield
 
-    def _read_scale(self, *_: Any, **__: Any) -> Observer:
+    def _read_scale(self, given: Given) -> Looking:
         yield
         if not sites.here().through:  # frameworks read it to see whether a step was skipped
             self._note("G")
 
-    def _unscale(self, scaler: Any, optimizer: Any, *_: Any, **__: Any) -> Observer:
-        done = yield
+    def _unscale(self, given: Given) -> Looking:
+        scaler, optimizer = given.bound.args
+        _, error = yield
         if scaler.is_enabled():
-            self._note("X" if done.error else "U", self._with_gradient(optimizer))
+            self._note("X" if error else "U", self._with_gradient(optimizer))
 
-    def _scaler_step(self, scaler: Any, optimizer: Any, *_: Any, **__: Any) -> Observer:
+    def _scaler_step(self, given: Given) -> Looking:
+        scaler, optimizer, *_ = given.bound.args
         before = self.steps.total()
-        done = yield
-        if scaler.is_enabled() and not done.error and self.steps.total() == before:
+        _, error = yield
+        if scaler.is_enabled() and not error and self.steps.total() == before:
             self._note("K", self._with_gradient(optimizer))
 
-    def _all_reduce(self, tensor: Tensor, *_: Any, **__: Any) -> Observer:
-        done = yield
-        own = [p for p in self._parameters() if p.grad is not None]
-        if own and not done.error:
+    def _all_reduce(self, given: Given) -> Looking:
+        tensor, own = given.bound.args[0], [p for p in self._parameters() if p.grad is not None]
+        _, error = yield
+        if own and not error:
             is_buffer = tensor.numel() >= sum(p.numel() for p in own)  # of all of them
             self._note("R", frozenset(map(id, own)) if is_buffer else gradients.holders([tensor], own))
 
-    def _clip(self, function: str, signature: inspect.Signature, *args: Any, **kwargs: Any) -> Observer:
-        call, tensors = calls.called(function, signature, args, kwargs)
+    def _clip(self, function: str, given: Given) -> Looking:
+        call, tensors = calls.called(function, given)
         site, measures = sites.here(), not function.startswith("clip") or call.limit == math.inf
         measured = gradients.holders(tensors, self._parameters()) if measures else frozenset()
         about = measured.union(call.listed) & self.marks.keys()
@@ -237,19 +230,20 @@ class Watch:
         is_counted = self.calls[site] in COUNTED
         self.is_clipping, start = True, time.perf_counter()
         with calls.Reads(tensors) if is_counted else nullcontext() as reads:
-            done = yield
+            result, error = yield
         self.is_clipping, seconds = False, time.perf_counter() - start
-        norm = call.norm if done.result is None else done.result
-        is_part = any("Partial" in type(one).__name__ for one in getattr(norm, "placements", ()))
-        call = call._replace(
+        norm = given.bound.arguments.get("total_norm") if result is None else result
+        parts = 1
+        if any("Partial" in type(one).__name__ for one in getattr(norm, "placements", ())):
+            parts = gradients.parts([norm]) if call.norm_type == 2 else 0
+        self._note(
+            "E" if error else "M" if measures else "C",
+            about,
+            call=call._replace(error=error, seconds=seconds, reads=reads.count if reads else None),
             norm=norm.detach().clone() if isinstance(norm, Tensor) else norm,  # the program may write to its own
-            error=done.error,
-            seconds=seconds,
-            reads=reads.count if reads else None,
-            inside=self.stepping[-1] if self.stepping else 0,
-            parts=(gradients.parts([norm]) if call.norm_type == 2 else 0) if is_part else 1,
+            parts=parts,
+            optimizer=self.stepping[-1] if self.stepping else 0,
         )
-        self._note("E" if done.error else "M" if measures else "C", about, call=call)
 
     # --- steps -----------------------------------------------------------------------------------------------------
 
@@ -280,25 +274,35 @@ class Watch:
         if not is_nested:
             self.steps[key] += 1
             self._note("<", frozenset(), optimizer=key)
-            self.uses[key] = None if has_closure else self._use(optimizer, in_closure=False)
-        elif self.uses[key] is not None:
-            self.uses[key] = self._use(optimizer, in_closure=False)
+            self.uses[key] = None  # with a closure
+        if not has_closure and (not is_nested or self.uses[key]):
+            self.uses[key] = self._use(optimizer)
 
-    def _note_use(self, optimizer: Optimizer, use: log.Use) -> None:
-        kind: Kind = "p" if self.backwards else "s"
-        self._note(kind, self._with_gradient(optimizer), optimizer=id(optimizer), use=use)
-
-    def _use(self, optimizer: Optimizer, in_closure: bool) -> log.Use:
-        own, key, now = gradients.parameters(optimizer), id(optimizer), time.perf_counter()
-        values = gradients.values(own)
+    def _use(self, optimizer: Optimizer, in_closure: bool = False) -> Event:
+        own, key = gradients.parameters(optimizer), id(optimizer)
+        values, now = gradients.values(own), time.perf_counter()
         self.is_clipping = True  # it is a call of our own
         try:
             norm = runtime.get_total_norm(values) if values else None
         finally:
             self.is_clipping = False
-        weights = gradients.weights(own) if ranks.world() > 1 else ()
-        parts, probe, through = gradients.parts(own), gradients.probe(own), sites.here().through
-        return log.Use(self.steps[key], now, norm, parts, probe, weights, in_closure, through)
+        return Event(
+            "p" if self.backwards else "s",
+            frozenset(),
+            sites.here(),
+            optimizer=key,
+            number=self.steps[key],
+            time=now,
+            norm=norm,
+            parts=gradients.parts(own),
+            probe=gradients.probe(own),
+            weights=tuple(gradients.norms(gradients.smallest(own))) if ranks.world() > 1 else (),
+            in_closure=in_closure,
+        )
+
+    def _note_use(self, optimizer: Optimizer, use: Event) -> None:
+        self._look()
+        self.events.append(use._replace(about=self._with_gradient(optimizer)))
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         key = id(optimizer)
@@ -312,13 +316,11 @@ class Watch:
         if self.steps.total() >= self.most and not self.stepping:
             self._safely(self.end)
             if self.stops_program:
-                raise Enough(0)
+                raise SystemExit(0)
 
 
-def _places(watch: Watch) -> Iterator[tuple[Any, Callable[..., Observer]]]:
+def _places(watch: Watch) -> Iterator[tuple[Any, Observer]]:
     """Every function that is watched, once, and what observes it."""
-    from torch.nn.utils import clip_grad
-
     names = ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm")
     theirs = (getattr(clip_grad, prefix + name, None) for name in names for prefix in ("", "_"))
     ours = (getattr(module, name, None) for name in (*names, "grad_norm") for module in (runtime, as_torch))
@@ -329,7 +331,7 @@ def _places(watch: Watch) -> Iterator[tuple[Any, Callable[..., Observer]]]:
         clips.add(FullyShardedDataParallel.clip_grad_norm_)
         yield torch.distributed.all_reduce, watch._all_reduce
     for function in clips:
-        yield function, functools.partial(watch._clip, function.__name__.lstrip("_"), inspect.signature(function))
+        yield function, functools.partial(watch._clip, function.__name__.lstrip("_"))
     yield torch.autograd.backward, watch._backward
     yield Optimizer.add_param_group, watch._add_param_group
     yield Optimizer.zero_grad, watch._zero

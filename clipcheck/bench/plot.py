@@ -5,20 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from clipcheck import plots
 from clipcheck.bench.run import Row
 
-_DARK = {"text": "#d3dde0", "background": "#1e2129", "grid": "#5b676c"}
-_LIGHT = {"text": "#20282b", "background": "#ffffff", "grid": "#b8c2c6"}
 # Distinguishable without seeing red and green, on both backgrounds (Okabe and Ito).
 _COLORS = ("#009e73", "#e69f00", "#56b4e9", "#cc79a7", "#d55e00", "#8c8c8c")
 
 
 def draw(machine: dict[str, Any], rows: list[Row], path: Path) -> tuple[Path, Path]:
     """Writes `path` for light pages and a file of its name with `-dark` for dark ones; returns both paths."""
-    dark = path.with_stem(f"{path.stem}-dark")
-    for file, colors in ((path, _LIGHT), (dark, _DARK)):
-        _draw(machine, rows, file, colors)
-    return path, dark
+    return plots.for_both(path, lambda file, colors: _draw(machine, rows, file, colors))
 
 
 def _draw(machine: dict[str, Any], rows: list[Row], path: Path, colors: dict[str, str]) -> None:
@@ -28,13 +24,10 @@ def _draw(machine: dict[str, Any], rows: list[Row], path: Path, colors: dict[str
     from matplotlib import pyplot
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    ink, background = colors["text"], colors["background"]
-    style: Any = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink)
-    style |= {"figure.facecolor": background, "axes.facecolor": background, "svg.fonttype": "none", "svg.hashsalt": ""}
     peers = [peer for peer in dict.fromkeys(row.peer for row in rows) if peer != "torch"]
     cases = list(dict.fromkeys((row.workload, row.case) for row in rows))
     ratios = {(row.workload, row.case, row.peer): row.ratio for row in rows}
-    with pyplot.rc_context(style):
+    with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": ""}):
         inches = 1.6 + 0.13 * len(cases) * (len(peers) + 1)
         figure, axes = pyplot.subplots(figsize=(8, inches), layout="constrained")
         height = 1 / (len(peers) + 1)
@@ -43,7 +36,7 @@ def _draw(machine: dict[str, Any], rows: list[Row], path: Path, colors: dict[str
             # from torch's time on: left of the line is faster, and a peer that was not measured has no bar
             lengths = [ratios.get((*case, peer), 1.0) - 1 for case in cases]
             axes.barh(at, lengths, height, left=1, label=peer, color=_COLORS[index % len(_COLORS)], zorder=2)
-        axes.axvline(1, color=ink, linewidth=1, label="torch", zorder=3)
+        axes.axvline(1, color=colors["text"], linewidth=1, label="torch", zorder=3)
         axes.set_yticks(range(len(cases)), [f"{workload}, {case}" for workload, case in cases], fontsize=8)
         axes.margins(y=0.01)
         axes.invert_yaxis()
