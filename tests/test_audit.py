@@ -644,7 +644,7 @@ PROGRAM = """
         optimizer.zero_grad()
         layer(torch.randn(8, 4)).square().sum().backward()
         {body}
-    print("done", __name__, sys.argv[1:], layer.weight.sum().item(), flush=True)
+    print("done", __name__, sys.argv[1:], layer.weight.sum().item(), sys.path, flush=True)
 """
 RIGHT = "clip_grad_norm_(layer.parameters(), 0.1); optimizer.step()"
 WRONG = "optimizer.step(); clip_grad_norm_(layer.parameters(), 0.1)"
@@ -717,6 +717,7 @@ def test_a_module_runs(tmp_path: Path) -> None:
     done = run("-m", "package.train", "3", folder=tmp_path, start=("-m", "clipcheck.audit"))
     assert done.returncode == 0, done.stderr
     assert "done __main__ ['3']" in done.stdout
+    assert f"[{str(tmp_path)!r}, {str(PROJECT)!r}, " in done.stdout  # as Python has it
     assert "3 of 3 used clipped gradients" in done.stdout
 
 

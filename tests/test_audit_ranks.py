@@ -15,6 +15,7 @@ from conftest import PROJECT
 torch = pytest.importorskip("torch")
 
 from clipcheck.audit import ranks  # noqa: E402
+from clipcheck.audit.log import Log  # noqa: E402
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun wants libuv there")
 
@@ -142,12 +143,13 @@ def test_rounding_is_not_a_difference() -> None:
 
 def test_a_rank_without_a_report_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "PATIENCE", 0.1)
-    monkeypatch.setattr(ranks, "_folder", lambda: tmp_path / "none")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    found, unseen = ranks.collect()
-    assert found == {}
-    assert unseen == [
-        "rank 0 has told nothing: it was not audited, or ended before",
-        "the ranks of other hosts are not compared",
-    ]
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    for name, value in (("LOCAL_WORLD_SIZE", "2"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "0"), ("RANK", "2")):
+        monkeypatch.setenv(name, value)
+    empty = Log([], [], 0, 0.0, [])
+    assert ranks.compared(empty) == (
+        empty,
+        [],
+        ["rank 3 has told nothing: it was not audited, or ended before", "the ranks of other hosts are not compared"],
+    )
+    assert list(tmp_path.iterdir()) == []

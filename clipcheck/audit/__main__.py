@@ -73,8 +73,11 @@ def main(arguments: list[str]) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     """Runs the program as Python would; returns its exit code."""
+    if sys.path[0] == os.path.dirname(sys.argv[0]):
+        del sys.path[0]  # of the command `clipcheck`
     sys.argv = options.module or options.program
-    sys.path[0] = os.getcwd() if options.module else str(Path(sys.argv[0]).resolve().parent)
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, os.getcwd() if options.module else str(Path(sys.argv[0]).resolve().parent))
     try:
         if options.module:
             runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
@@ -96,15 +99,12 @@ def _run(options: argparse.Namespace) -> int:
 
 def _conclude(watch: Watch, options: argparse.Namespace, code: int) -> int:
     """Shows the report, on the first rank of a host; returns the exit code."""
-    log = watch.end()
-    if ranks.world() > 1:
-        ranks.leave(log)
-    if int(os.environ.get("LOCAL_RANK", "0")):
-        return 2 if code else 0  # a launcher ends all ranks when one has another code
     failed = f"the program ended with exit code {code}" if code else ""
     try:
-        found, unseen = ranks.collect() if ranks.world() > 1 else ({}, [])
-        seen = report(ranks.joined(log, found), ranks.faults(found), unseen)
+        log, found, unseen = ranks.compared(watch.end())
+        if ranks.number("LOCAL_RANK"):
+            return 2 if code else 0  # a launcher ends all ranks when one has another code
+        seen = report(log, found, unseen)
         content = as_json(seen) if options.output_format == "json" else str(seen)
         if options.output_file:
             options.output_file.write_text(content, encoding="utf-8")
@@ -114,7 +114,7 @@ def _conclude(watch: Watch, options: argparse.Namespace, code: int) -> int:
         if options.plot:
             plot.plot(seen, options.plot)
     except OSError as error:
-        failed = f"{error.filename}: {error.strerror}"
+        failed = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
     except Exception as error:
         failed = f"{type(error).__name__}: {error}. This is a bug in clipcheck, please report it"
     if failed:
@@ -123,4 +123,6 @@ def _conclude(watch: Watch, options: argparse.Namespace, code: int) -> int:
 
 
 if __name__ == "__main__":
+    if not getattr(sys.flags, "safe_path", False):
+        del sys.path[0]  # the current folder, which `python -m` puts there
     sys.exit(main(sys.argv[1:]))

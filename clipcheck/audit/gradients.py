@@ -66,6 +66,12 @@ def holders(tensors: Iterable[Tensor], among: Iterable[Tensor]) -> frozenset[int
     return frozenset(id(p) for p in among if p.grad is not None and _address(p.grad) in there)
 
 
+def reduced(buffer: Tensor, among: Iterable[Tensor]) -> frozenset[int]:
+    """The parameters whose gradients an all-reduce of this tensor adds up, which is one of them or as large as all together."""
+    own = [p for p in among if p.grad is not None]
+    return frozenset(map(id, own)) if buffer.numel() >= sum(p.numel() for p in own) else holders([buffer], own)
+
+
 def _address(tensor: Tensor) -> int:
     try:
         return stored(local(tensor)).data_ptr() or id(tensor)

@@ -39,7 +39,6 @@ class Event(NamedTuple):
     norm: Any = None  # of all gradients: before a clip, where the function tells it, or as a step uses them
     parts: int = 1  # over how many ranks what the norm is of is spread; 0 where their norms cannot be combined
     # of a step alone, or, with a closure, of what each call of the closure has left
-    number: int = 0
     time: float = 0.0
     weights: Any = ()  # norms of the smallest parameters, where there are several ranks
     in_closure: bool = False

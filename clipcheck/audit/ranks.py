@@ -22,26 +22,48 @@ UNLIKE = 1e-3  # a relative difference of norms that rounding does not make
 Summary: TypeAlias = dict[str, Any]  # what other ranks want to know of one
 
 
-def _number(name: str, default: str) -> int:
+def number(name: str, default: int = 0) -> int:
+    """What the launcher has put into the environment."""
     return int(os.environ.get(name, default))
 
 
 def world() -> int:
     """The number of ranks on this host."""
-    return _number("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))
+    return number("LOCAL_WORLD_SIZE", number("WORLD_SIZE", 1))
 
 
 def _folder() -> Path:
     """One for each job on this host: its processes have the same parent and the same port."""
-    return Path(tempfile.gettempdir()) / f"clipcheck-audit-{os.getppid()}-{os.environ.get('MASTER_PORT', '')}"
+    return Path(tempfile.gettempdir()) / f"clipcheck-audit-{os.getppid()}-{number('MASTER_PORT')}"
 
 
-def leave(log: Log) -> None:
-    """Writes the summary of this rank."""
-    part = _folder() / f"{_number('RANK', '0')}.part"
-    part.parent.mkdir(mode=0o700, exist_ok=True)
+def compared(log: Log) -> tuple[Log, list[str], list[str]]:
+    """The log with the norms of whole gradients, faults that comparing the ranks has shown, and what could not be seen.
+
+    Only the first rank of a host looks at what the others leave.
+    """
+    if world() == 1:
+        return log, [], []
+    first, folder = number("RANK"), _folder()
+    folder.mkdir(mode=0o700, exist_ok=True)
+    part = folder / f"{first}.part"
     part.write_text(json.dumps(summary(log)), encoding="utf-8")
     part.replace(part.with_suffix(".json"))
+    if number("LOCAL_RANK"):
+        return log, [], []
+    found = _collected({one: folder / f"{one}.json" for one in range(first, first + world())})
+    shutil.rmtree(folder, ignore_errors=True)
+    said = "rank {} has told nothing: it was not audited, or ended before"
+    unseen = [said.format(one) for one in range(first, first + world()) if one not in found]
+    unseen += ["the ranks of other hosts are not compared"] * (number("WORLD_SIZE") > world())
+    return joined(log, found), faults(found), unseen
+
+
+def _collected(paths: dict[int, Path]) -> dict[int, Summary]:
+    end = time.monotonic() + PATIENCE
+    while not all(path.exists() for path in paths.values()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return {one: json.loads(path.read_text(encoding="utf-8")) for one, path in paths.items() if path.exists()}
 
 
 def summary(log: Log) -> Summary:
@@ -52,18 +74,6 @@ def summary(log: Log) -> Summary:
         "parts": [event.norm for event in log.events if event.parts != 1],
         "weights": [event.weights for event in log.events if event.weights],
     }
-
-
-def collect() -> tuple[dict[int, Summary], list[str]]:
-    """The summaries of the ranks of this host, and what could not be seen of them."""
-    folder, end, first = _folder(), time.monotonic() + PATIENCE, _number("RANK", "0")
-    paths = {one: folder / f"{one}.json" for one in range(first, first + world())}
-    while not all(path.exists() for path in paths.values()) and time.monotonic() < end:
-        time.sleep(0.05)
-    found = {one: json.loads(path.read_text(encoding="utf-8")) for one, path in paths.items() if path.exists()}
-    shutil.rmtree(folder, ignore_errors=True)
-    unseen = [f"rank {one} has told nothing: it was not audited, or ended before" for one in paths if one not in found]
-    return found, unseen + ["the ranks of other hosts are not compared"] * (_number("WORLD_SIZE", "1") > world())
 
 
 def joined(log: Log, ranks: dict[int, Summary]) -> Log:

@@ -97,7 +97,7 @@ def _part(log: Log, optimizer: Optimizer, seen: list[Step], used: set[int]) -> P
         optimizer.name,
         str(optimizer.site) if optimizer.site.file else "",
         len(optimizer.parameters),
-        dict(Counter({step.end.number: step.how for step in seen if step.end}.values())),
+        dict(Counter({step.number: step.how for step in seen if step.end}.values())),
         findings.of_optimizer(seen, found),
         [name for parameter, name in optimizer.parameters.items() if parameter in never],
         figures.norms(log, optimizer, seen, scaled),
@@ -110,12 +110,15 @@ def _not_seen(log: Log) -> list[str]:
     """What cannot be seen, as far as it concerns this run."""
     stepped = {event.optimizer for event in log.events}
     with_gradients = {p for event in log.events for p in event.about}
+    skipped = {p for event in log.events if event.kind == "K" for p in event.about}
     said = list(log.troubles)
     for one in log.optimizers:
         if one.asks and one.key in stepped:
             said.append(f"{one.name} has {', '.join(one.asks)}: clipping inside its step is not seen")
         elif one.key not in stepped and with_gradients.intersection(one.parameters):
-            said.append(f"{one.name} ({one.site}) was not seen to step: compiled, or its step is called in another way")
+            every = "a GradScaler skipped every step, for NaN or infinity"
+            why = every if skipped.intersection(one.parameters) else "compiled, or its step is called in another way"
+            said.append(f"{one.name} ({one.site}) was not seen to step: {why}")
     if any(event.parts != 1 for event in log.events):
         said.append("the norms of other ranks' parts: those of sharded parameters are of this rank's part")
     if "deepspeed" in sys.modules:

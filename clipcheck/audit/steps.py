@@ -24,6 +24,7 @@ class Step(NamedTuple):
     events: list[Event]
     end: Event | None = None
     clips: list[tuple[Event, frozenset[int]]] = []  # noqa: RUF012  # those that reach it, and for which parameters
+    number: int = 0  # a closure that is called again makes another one with the same number
 
     @property
     def unclipped(self) -> frozenset[int]:
@@ -49,7 +50,7 @@ class Step(NamedTuple):
 
 
 def steps(log: Log, optimizer: Optimizer) -> Iterator[Step]:
-    before, events = "", list[Event]()
+    before, number, events = "", 0, list[Event]()
     reached: dict[int, list[int]] = {}  # the clips, as places in `events`, that each present gradient has gone through
     for event in log.events:
         if event.kind not in "sp":
@@ -58,11 +59,12 @@ def steps(log: Log, optimizer: Optimizer) -> Iterator[Step]:
             elif event.kind == "C":
                 for parameter in event.about & optimizer.parameters.keys():
                     reached.setdefault(parameter, []).append(len(events))
+            number += event.kind == "<" and event.optimizer == optimizer.key
             events.append(event)
         elif event.optimizer == optimizer.key:
             places = sorted({place for p in event.about for place in reached.get(p, ())})
             clips = [(events[i], frozenset(p for p in event.about if i in reached.get(p, ()))) for i in places]
-            yield Step(optimizer, before, events, event, clips)
+            yield Step(optimizer, before, events, event, clips, number)
             before, events, reached = event.kind.upper(), [], {}
     yield Step(optimizer, before, events)
 

@@ -6,9 +6,9 @@ not the training.
 
 from __future__ import annotations
 
-import functools
 import gc
 import inspect
+import itertools
 import math
 import time
 from collections import Counter
@@ -32,13 +32,13 @@ from clipcheck.audit.taps import tap
 from clipcheck.runtime import as_torch
 from clipcheck.runtime.gradients import is_compiling
 
+_CLIPS = ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm", "grad_norm")
 COUNTED = range(2, 5)  # the calls of each place in which reads by the host are counted: counting takes time
 
 
 # Looks before a call, is sent its result or the text of its error, and looks again. The error itself would keep alive all
 # that its traceback knows.
 Looking: TypeAlias = Generator[None, tuple[Any, str], None]
-Observer: TypeAlias = Callable[[Given], Looking]
 
 
 class Watch:
@@ -68,11 +68,11 @@ class Watch:
         for optimizer in gradients.living(Optimizer):
             if "param_groups" in vars(optimizer):  # a framework's wrapper has those of another
                 self.optimizers[id(optimizer)] = optimizer
-        for function, observer in _places(self):
+        for function in _watched():
             try:
-                self.undo.callback(tap(function, self._observed(inspect.signature(function), observer)))
-            except TypeError as error:
-                self.troubles.append(str(error))
+                self.undo.callback(tap(function, self._observed(function)))
+            except (AttributeError, TypeError, ValueError) as error:  # of what is no Python function
+                self.troubles.append(f"calls of {function!r}: {error}")
         self.undo.callback(register_optimizer_step_pre_hook(self._before_step).remove)
         self.undo.callback(register_optimizer_step_post_hook(self._after_step).remove)
         self._look()
@@ -109,7 +109,10 @@ class Watch:
 
     # --- how it looks ----------------------------------------------------------------------------------------------
 
-    def _observed(self, signature: inspect.Signature, observer: Observer) -> Callable[..., Any]:
+    def _observed(self, function: Any) -> Callable[..., Any]:
+        name, signature = function.__name__.lstrip("_"), inspect.signature(function)
+        observer = self._clip if name in _CLIPS else self._backward if name == "backward" else self._after
+
         def run(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             if is_compiling() or not self.is_on or self.is_clipping:
                 return original(*args, **kwargs)
@@ -117,7 +120,7 @@ class Watch:
                 given = calls.given(signature, args, kwargs)
             except TypeError:
                 return original(*args, **kwargs)
-            looking, result, error = observer(given), None, ""
+            looking, result, error = observer(name, given), None, ""
             self._safely(self._catch_up)
             self._safely(lambda: next(looking))
             try:
@@ -172,14 +175,7 @@ class Watch:
 
     # --- what it looks at ------------------------------------------------------------------------------------------
 
-    def _add_param_group(self, given: Given) -> Looking:
-        yield
-        optimizer = given.bound.args[0]
-        self.optimizers[id(optimizer)] = optimizer
-        self.made_at.setdefault(id(optimizer), sites.here())
-        self._look()
-
-    def _backward(self, given: Given) -> Looking:
+    def _backward(self, name: str, given: Given) -> Looking:
         if not self.backwards:
             self.backward, self.is_scaled = "A" if self.is_scaled else "B", False
         self.backwards += 1
@@ -188,42 +184,31 @@ class Watch:
         if not self.backwards:
             self._note(self.backward)
 
-    def _zero(self, given: Given) -> Looking:
-        yield
-        self._note("Z")
-
-    def _scale(self, given: Given) -> Looking:
-        self.is_scaled |= given.bound.args[0].is_enabled()
-        yield
-
-    def _read_scale(self, given: Given) -> Looking:
-        yield
-        if not sites.here().through:  # frameworks read it to see whether a step was skipped
-            self._note("G")
-
-    def _unscale(self, given: Given) -> Looking:
-        scaler, optimizer = given.bound.args
+    def _after(self, name: str, given: Given) -> Looking:
+        """What is noted after a call of any other function."""
+        (one, *others), before = given.bound.args, self.steps.total()
         _, error = yield
-        if scaler.is_enabled():
-            self._note("X" if error else "U", self._with_gradient(optimizer))
+        match name:
+            case "zero_grad":
+                self._note("Z")
+            case "add_param_group":
+                self.optimizers[id(one)] = one
+                self.made_at.setdefault(id(one), sites.here())
+                self._look()
+            case "all_reduce" if not error:
+                self._note("R", gradients.reduced(one, self._parameters()))
+            case "get_scale" if not sites.here().through:  # frameworks read it to see whether a step was skipped
+                self._note("G")
+            case "scale":
+                self.is_scaled |= one.is_enabled()
+            case "unscale_" if one.is_enabled():
+                self._note("X" if error else "U", self._with_gradient(others[0]))
+            case "step" if one.is_enabled() and not error and self.steps.total() == before:
+                self._note("K", self._with_gradient(others[0]))
 
-    def _scaler_step(self, given: Given) -> Looking:
-        scaler, optimizer, *_ = given.bound.args
-        before = self.steps.total()
-        _, error = yield
-        if scaler.is_enabled() and not error and self.steps.total() == before:
-            self._note("K", self._with_gradient(optimizer))
-
-    def _all_reduce(self, given: Given) -> Looking:
-        tensor, own = given.bound.args[0], [p for p in self._parameters() if p.grad is not None]
-        _, error = yield
-        if own and not error:
-            is_buffer = tensor.numel() >= sum(p.numel() for p in own)  # of all of them
-            self._note("R", frozenset(map(id, own)) if is_buffer else gradients.holders([tensor], own))
-
-    def _clip(self, function: str, given: Given) -> Looking:
-        call, tensors = calls.called(function, given)
-        site, measures = sites.here(), not function.startswith("clip") or call.limit == math.inf
+    def _clip(self, name: str, given: Given) -> Looking:
+        call, tensors = calls.called(name, given)
+        site, measures = sites.here(), not name.startswith("clip") or call.limit == math.inf
         measured = gradients.holders(tensors, self._parameters()) if measures else frozenset()
         about = measured.union(call.listed) & self.marks.keys()
         self.calls[site] += 1
@@ -291,7 +276,6 @@ class Watch:
             frozenset(),
             sites.here(),
             optimizer=key,
-            number=self.steps[key],
             time=now,
             norm=norm,
             parts=gradients.parts(own),
@@ -319,25 +303,14 @@ class Watch:
                 raise SystemExit(0)
 
 
-def _places(watch: Watch) -> Iterator[tuple[Any, Observer]]:
-    """Every function that is watched, once, and what observes it."""
-    names = ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm")
-    theirs = (getattr(clip_grad, prefix + name, None) for name in names for prefix in ("", "_"))
-    ours = (getattr(module, name, None) for name in (*names, "grad_norm") for module in (runtime, as_torch))
-    clips: set[Any] = {*theirs, *ours} - {None}
+def _watched() -> Iterator[Any]:
+    """Every function that is watched, once."""
+    places = itertools.product((clip_grad, runtime, as_torch), ("", "_"), _CLIPS)
+    yield from {getattr(module, prefix + name, None) for module, prefix, name in places} - {None}
+    yield from (torch.autograd.backward, Optimizer.add_param_group, Optimizer.zero_grad, Module.zero_grad)
+    scaler = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler  # before torch 2.3
+    yield from (scaler.scale, scaler.get_scale, scaler.unscale_, scaler.step)
     if torch.distributed.is_available():
         from torch.distributed.fsdp import FullyShardedDataParallel
 
-        clips.add(FullyShardedDataParallel.clip_grad_norm_)
-        yield torch.distributed.all_reduce, watch._all_reduce
-    for function in clips:
-        yield function, functools.partial(watch._clip, function.__name__.lstrip("_"))
-    yield torch.autograd.backward, watch._backward
-    yield Optimizer.add_param_group, watch._add_param_group
-    yield Optimizer.zero_grad, watch._zero
-    yield Module.zero_grad, watch._zero
-    scaler = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler  # before torch 2.3
-    yield scaler.scale, watch._scale
-    yield scaler.get_scale, watch._read_scale
-    yield scaler.unscale_, watch._unscale
-    yield scaler.step, watch._scaler_step
+        yield from (torch.distributed.all_reduce, FullyShardedDataParallel.clip_grad_norm_)
