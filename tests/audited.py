@@ -12,10 +12,10 @@ import random
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
-from unittest import mock
 
 import torch
 from torch import nn
@@ -51,8 +51,8 @@ FRAMEWORKS = {name: _installed(name) for name in STANDINS}
 LIGHTNING = FRAMEWORKS["lightning"]
 
 
-def frameworks() -> Any:
-    """Replaces modules by the stand-ins, including their parent packages."""
+def _modules() -> dict[str, ModuleType]:
+    """The stand-ins by their names, and what holds them."""
     modules: dict[str, ModuleType] = {}
     for name, module in FRAMEWORKS.items():
         *above, _ = name.split(".")
@@ -60,7 +60,22 @@ def frameworks() -> Any:
         for index in range(len(above), 0, -1):
             holder = modules.setdefault(".".join(above[:index]), ModuleType(".".join(above[:index])))
             setattr(holder, name.split(".")[index], modules[".".join(name.split(".")[: index + 1])])
-    return mock.patch.dict(sys.modules, modules)
+    return modules
+
+
+@contextmanager
+def frameworks() -> Iterator[None]:
+    """Has the stand-ins in the place of modules; what is loaded meanwhile stays loaded."""
+    modules = _modules()
+    before = {name: sys.modules.get(name) for name in modules}
+    sys.modules.update(modules)
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            sys.modules.pop(name)
+            if module is not None:
+                sys.modules[name] = module
 
 
 class Loss(nn.Module):

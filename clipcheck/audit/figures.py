@@ -67,7 +67,7 @@ class Times(NamedTuple):
 
 def times(steps: list[Step]) -> Times | None:
     """As the host sees it: work that a device does later is in the step, not in the call."""
-    begun = [step.end.time for step in steps if step.end is not None and not step.end.in_closure]
+    begun = [e.time for step in steps for e in step.events if e.kind == "<" and e.optimizer == step.optimizer.key]
     called = [e.call for step in steps for e in step.events if e.call is not None and scope(e, step)]
     if len(begun) < 2 or not called:
         return None
@@ -90,7 +90,7 @@ def tried(optimizer: Optimizer) -> dict[str, float] | None:
             parameter.grad = torch.ones_like(parameter)
         clips = {"torch": torch.nn.utils.clip_grad_norm_, "clipcheck": runtime.clip_grad_norm_}
         calls = {name: functools.partial(clip, made, 1.0) for name, clip in clips.items()}
-        taken = measure.interleaved(calls, made[0].device, lambda: None, rounds=5, only_wall=True)
+        taken = measure.interleaved(calls, made[0].device, lambda: None, rounds=11, only_wall=True)
     except RuntimeError:
         return None
     return {name: timing.wall / 1e3 for name, timing in taken.items()}

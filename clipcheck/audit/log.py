@@ -38,10 +38,9 @@ class Event(NamedTuple):
     probe: Any = None  # norms of the smallest gradients: what is written through `.data` leaves no other mark
     norm: Any = None  # of all gradients: before a clip, where the function tells it, or as a step uses them
     parts: int = 1  # over how many ranks what the norm is of is spread; 0 where their norms cannot be combined
-    # of a step alone, or, with a closure, of what each call of the closure has left
-    time: float = 0.0
-    weights: Any = ()  # norms of the smallest parameters, where there are several ranks
-    in_closure: bool = False
+    time: float = 0.0  # when a step begins
+    weights: Any = ()  # of a step: norms of the smallest parameters, where there are several ranks
+    in_closure: bool = False  # of a step: it is about what one call of its closure has left
 
 
 class Optimizer(NamedTuple):

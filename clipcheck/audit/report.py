@@ -170,13 +170,14 @@ def _of_finding(finding: Finding, unit: str) -> list[str]:
 
 
 def _of_norms(norms: figures.Norms) -> list[str]:
-    if not norms.before:
-        return []
+    lines = [f"  norm     NaN or infinite in {_count(norms.nonfinite, 'step')}"] if norms.nonfinite else []
+    if not any(map(math.isfinite, norms.before)):
+        return lines
     shares = {"median": 0.5, "90% ≤": 0.9, "99% ≤": 0.99, "max": 1.0}
     quantiles = ", ".join(f"{name} {norms.at(share):.4g}" for name, share in shares.items())
-    lines = [f"  norm     {quantiles}; at the step max {max(norms.after):.4g}"]
-    if norms.nonfinite:
-        lines.append(f"  norm     NaN or infinite in {_count(norms.nonfinite, 'step')}")
+    lines.insert(
+        0, f"  norm     {quantiles}; at the step max {max(filter(math.isfinite, norms.after), default=math.nan):.4g}"
+    )
     if limits := sorted({limit for limit in norms.limits if limit < math.inf}):
         shown = " … ".join(f"{limit:g}" for limit in dict.fromkeys((limits[0], limits[-1])))
         lines.append(f"  max_norm {shown} clipped {norms.clipped:.0%} of the steps")

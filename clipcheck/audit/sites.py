@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 import torch
 
-from clipcheck import runtime
-
 
 class Site(NamedTuple):
     """A line of the user's code, and the library's line through which it makes the call, empty if it does so itself.
@@ -33,8 +31,8 @@ class Site(NamedTuple):
 
 
 NOWHERE = Site("", 0, "")
-_FOLDERS = [os.path.join(Path(file).resolve().parent, "") for file in (torch.__file__, __file__, runtime.__file__)]
-_INSIDE = (*_FOLDERS, "<frozen")
+_FOLDERS = (Path(torch.__file__).resolve().parent, Path(__file__).resolve().parents[1])
+_INSIDE = (*(os.path.join(folder, "") for folder in _FOLDERS), "<frozen")
 _PATHS = {os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 _PACKAGES = tuple(sorted(_PATHS, key=len, reverse=True))
 

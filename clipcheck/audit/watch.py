@@ -258,14 +258,14 @@ class Watch:
         self.stepping.append(key)
         if not is_nested:
             self.steps[key] += 1
-            self._note("<", frozenset(), optimizer=key)
+            self._note("<", frozenset(), optimizer=key, time=time.perf_counter())
             self.uses[key] = None  # with a closure
         if not has_closure and (not is_nested or self.uses[key]):
             self.uses[key] = self._use(optimizer)
 
     def _use(self, optimizer: Optimizer, in_closure: bool = False) -> Event:
         own, key = gradients.parameters(optimizer), id(optimizer)
-        values, now = gradients.values(own), time.perf_counter()
+        values = gradients.values(own)
         self.is_clipping = True  # it is a call of our own
         try:
             norm = runtime.get_total_norm(values) if values else None
@@ -276,7 +276,6 @@ class Watch:
             frozenset(),
             sites.here(),
             optimizer=key,
-            time=now,
             norm=norm,
             parts=gradients.parts(own),
             probe=gradients.probe(own),
