@@ -10,12 +10,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+import clipcheck
 
 PROGRAM = """\
 import torch
@@ -117,28 +120,26 @@ def written(script: Script, folder: Path) -> Path:
     return path
 
 
-def ran(*words: str | Path) -> tuple[subprocess.CompletedProcess[str], float]:
-    """How it ended, and its seconds."""
+def ran(folder: Path, *words: str | Path) -> tuple[str, float]:
+    """What it printed, and its seconds."""
     start = time.perf_counter()
     path = os.pathsep.join([str(Path(words[0]).parent), os.environ["PATH"]])
-    done = subprocess.run(
-        [*map(str, words)], capture_output=True, text=True, env={**os.environ, "PATH": path}, timeout=300
-    )
-    return done, time.perf_counter() - start
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(Path(clipcheck.__file__).parents[1])}
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, env=environment, cwd=folder, timeout=900)
+    return done.stdout + done.stderr, time.perf_counter() - start
 
 
 def audited(script: Script, path: Path) -> bool:
     """Prints what the audit names; returns whether that is so."""
     report = path.with_suffix(".json")
-    done, seconds = ran(
-        sys.executable, "-m", "clipcheck.audit", "--output-format", "json", "--output-file", report, path
-    )
-    assert report.exists(), done.stderr
+    options = ("--output-format", "json", "--output-file", report)
+    printed, seconds = ran(path.parent, sys.executable, "-m", "clipcheck.audit", *options, path)
+    assert report.exists(), printed
     content = json.loads(report.read_text(encoding="utf-8"))
     (part,) = content["optimizers"]
     found = [*part["findings"], *content["findings"]]
     said = ", ".join(f"{one['code'] or 'note'} in {one['times']} of {one['of']}" for one in found)
-    _, alone = ran(sys.executable, path)
+    _, alone = ran(path.parent, sys.executable, path)
     print(f"{script.name}: {said or 'no fault'}; {part['steps']}; {seconds:.1f} s, alone {alone:.1f} s", flush=True)
     codes = tuple(one["code"] for one in found if one["is_fault"])
     return codes == script.codes and part["steps"].get("clipped", 0) == script.steps
@@ -147,19 +148,17 @@ def audited(script: Script, path: Path) -> bool:
 def traced(commands: Path, path: Path) -> tuple[Path, float]:
     folder = path.with_suffix("")
     words = ("--pyscript", path, "--models-to-track", "model", "--output-dir", folder)
-    done, seconds = ran(commands / "traincheck-collect", *words)
-    assert done.returncode == 0, done.stderr[-2000:]
+    printed, seconds = ran(path.parent, commands / "traincheck-collect", *words)
+    assert folder.exists(), printed
     return folder, seconds
 
 
 def checked(commands: Path, script: Script, path: Path, invariants: Path) -> None:
     """Prints how many invariants TrainCheck reports as violated."""
     folder, tracing = traced(commands, path)
-    done, seconds = ran(commands / "traincheck-check", "-f", folder, "-i", invariants, "-o", folder / "checked")
-    failed = [path for path in (folder / "checked").rglob("failed.log")]
-    count = sum(path.read_text(encoding="utf-8").count('"invariant"') for path in failed)
-    told = [line for line in (done.stdout + done.stderr).splitlines() if "violat" in line or "failed" in line.lower()]
-    print(f"{script.name}: {count} violated; traced {tracing:.1f} s, checked {seconds:.1f} s; {told[-3:]}", flush=True)
+    printed, seconds = ran(path.parent, commands / "traincheck-check", "-f", folder, "-i", invariants)
+    told = re.findall(r"Total failed invariants: (\d+)/(\d+)", printed)
+    print(f"{script.name}: violated, of all: {told}; traced in {tracing:.1f} s, checked in {seconds:.1f} s", flush=True)
 
 
 def main() -> int:
@@ -172,7 +171,7 @@ def main() -> int:
         if options.traincheck:
             folder, _ = traced(options.traincheck, paths[RIGHT[0]])
             invariants = Path(name) / "invariants.json"
-            _, seconds = ran(options.traincheck / "traincheck-infer", "-f", folder, "-o", invariants)
+            _, seconds = ran(Path(name), options.traincheck / "traincheck-infer", "-f", folder, "-o", invariants)
             print(f"TrainCheck: {len(invariants.read_text().splitlines())} invariants in {seconds:.1f} s", flush=True)
             for script, path in paths.items():
                 if script != RIGHT[0]:

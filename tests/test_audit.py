@@ -97,6 +97,24 @@ def test_the_random_state_and_gradient_versions_do_not_change() -> None:
     assert beside == versions
 
 
+def test_no_observer_reads_a_value() -> None:
+    """Tensors on the meta device have none: whatever would wait for a device raises there."""
+
+    def train() -> None:
+        model = nn.Sequential(nn.Linear(8, 32), nn.Linear(32, 1)).to("meta")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            model(torch.empty(16, 8, device="meta")).sum().backward()
+            clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+
+    with pytest.raises(RuntimeError, match="meta"):
+        torch.ones((), device="meta").item()
+    report = watched(train)
+    assert (report.optimizers[0].steps, report.not_seen) == ({"clipped": STEPS}, [])
+
+
 def test_functions_keep_their_signatures_and_are_restored() -> None:
     function, code = nn.utils.clip_grad_norm_, nn.utils.clip_grad_norm_.__code__
     names = set(function.__globals__)

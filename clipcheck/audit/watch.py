@@ -208,7 +208,8 @@ class Watch:
 
     def _clip(self, name: str, given: Given) -> Looking:
         call, tensors = calls.called(name, given)
-        site, measures = sites.here(), not name.startswith("clip") or call.limit == math.inf
+        is_limit = isinstance(call.limit, Tensor) or call.limit < math.inf  # reading a tensor would wait
+        site, measures = sites.here(), not (name.startswith("clip") and is_limit)
         measured = gradients.holders(tensors, self._parameters()) if measures else frozenset()
         about = measured.union(call.listed) & self.marks.keys()
         self.calls[site] += 1
