@@ -753,7 +753,9 @@ def test_a_module_runs(tmp_path: Path) -> None:
         ("import os; os._exit(3)", 2, "the program ended with exit code 3"),
     ],
 )
-def test_the_end_of_the_program_is_reported(tmp_path: Path, audited: Callable[..., Any], end: str, code: int, says: str) -> None:
+def test_the_end_of_the_program_is_reported(
+    tmp_path: Path, audited: Callable[..., Any], end: str, code: int, says: str
+) -> None:
     program = written(tmp_path, RIGHT, end)
     done = run(program, "3", folder=tmp_path) if "_exit" in end else audited(program, "3")
     assert done.returncode == code, done.stderr
