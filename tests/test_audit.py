@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import importlib.util
@@ -582,6 +583,32 @@ def test_a_step_that_calls_the_step_of_its_base_class_is_one_step() -> None:
 
     part = watched(train).optimizers[0]
     assert (part.steps, len(part.norms.before)) == ({"clipped": 3}, 3)
+
+
+def test_steps_after_one_that_has_raised() -> None:
+    """As for want of memory: the program drops the batch and goes on."""
+
+    class Fails(torch.optim.SGD):
+        calls = 0
+
+        def step(self, closure: Any = None) -> Any:
+            Fails.calls += 1
+            if Fails.calls == 2:
+                raise MemoryError
+            return super().step(closure)
+
+    def train() -> None:
+        layer = nn.Linear(2, 1)
+        optimizer = Fails(layer.parameters(), lr=0.1)
+        for _ in range(4):
+            optimizer.zero_grad()
+            layer(torch.ones(1, 2)).sum().backward()
+            clip_grad_norm_(layer.parameters(), 0.1)
+            with contextlib.suppress(MemoryError):
+                optimizer.step()
+
+    (part,) = watched(train).optimizers
+    assert part.steps == {"clipped": 3}
 
 
 def test_gradients_that_a_step_changes_before_it_uses_them() -> None:

@@ -10,10 +10,13 @@ import gc
 import inspect
 import itertools
 import math
+import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, nullcontext, suppress
+from types import FrameType
 from typing import Any, TypeAlias
 
 import torch
@@ -55,7 +58,7 @@ class Watch:
         self.made_at: dict[int, sites.Site] = {}
         self.steps: Counter[int] = Counter()  # of each optimizer
         self.calls: Counter[sites.Site] = Counter()  # of clipping functions
-        self.stepping: list[int] = []  # the optimizers whose `step` runs now, one for each that is inside another
+        self.stepping: list[tuple[int, FrameType]] = []  # the optimizers whose `step` has begun, and the call of it
         self.uses: dict[int, Event | None] = {}  # what they are about to use, if they have no closure
         self.backwards = 0  # how many run now, one inside the other
         self.backward: Kind = "B"
@@ -97,6 +100,7 @@ class Watch:
 
     def _take_out(self) -> None:
         self.is_on = False
+        self.stepping.clear()
         self.undo.close()
 
     def _described(self, optimizer: Optimizer, names: dict[int, str]) -> log.Optimizer:
@@ -228,8 +232,14 @@ class Watch:
             call=call._replace(error=error, seconds=seconds, reads=reads.count if reads else None),
             norm=norm.detach().clone() if isinstance(norm, Tensor) else norm,  # the program may write to its own
             parts=parts,
-            optimizer=self.stepping[-1] if self.stepping else 0,
+            optimizer=next(reversed(self._running()), 0),
         )
+
+    def _running(self) -> list[int]:
+        """The optimizers whose `step` runs now, one for each that is inside another; one that has raised is over."""
+        calls = {id(frame) for frame, _ in traceback.walk_stack(sys._getframe())}
+        self.stepping = [one for one in self.stepping if id(one[1]) in calls]
+        return [key for key, _ in self.stepping]
 
     # --- steps -----------------------------------------------------------------------------------------------------
 
@@ -237,7 +247,8 @@ class Watch:
         if is_compiling() or not self.is_on:
             return None
         closure = kwargs.get("closure") or next((one for one in args[1:] if callable(one)), None)
-        is_nested = id(optimizer) in self.stepping  # its class calls the `step` of the one that it derives from
+        is_nested = id(optimizer) in self._running()  # its class calls the `step` of the one that it derives from
+        self.stepping.append((id(optimizer), sys._getframe(1)))
         self._safely(lambda: self._begin_step(optimizer, is_nested, closure is not None))
         if closure is None or is_nested:
             return None
@@ -256,7 +267,6 @@ class Watch:
         key = id(optimizer)
         self.optimizers[key] = optimizer
         self._catch_up()
-        self.stepping.append(key)
         if not is_nested:
             self.steps[key] += 1
             self._note("<", frozenset(), optimizer=key, time=time.perf_counter())
@@ -290,10 +300,10 @@ class Watch:
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         key = id(optimizer)
-        if is_compiling() or not self.is_on or key not in self.stepping:
+        if is_compiling() or not self.is_on or key not in self._running():
             return
-        self.stepping.remove(key)
-        if key not in self.stepping:
+        self.stepping.pop()
+        if key not in self._running():
             use = self.uses.pop(key)
             if use is not None:
                 self._safely(lambda: self._note_use(optimizer, use))
