@@ -174,6 +174,20 @@ def test_an_error_in_an_observer_ends_the_watch_but_not_the_training(monkeypatch
     assert f"not seen: {trouble}" in str(watch.report())
 
 
+def test_an_error_of_the_iterator_comes_through() -> None:
+    def parameters() -> Any:
+        yield nn.Parameter(torch.ones(1))
+        raise TypeError("of the program")
+
+    with audit.watching(), pytest.raises(TypeError, match="of the program"):
+        clip_grad_norm_(parameters(), 1.0)
+
+
+def test_a_limit_that_is_no_number_is_a_fault() -> None:
+    report = watched(lambda: training(lambda parameters, _: clip_grad_norm_(parameters, math.nan)))
+    assert "CLIP201" in [fault.code for fault in report.faults]
+
+
 def test_errors_of_torch_are_passed_on() -> None:
     with audit.watching(), pytest.raises(TypeError):
         clip_grad_norm_(nn.Linear(1, 1).parameters(), None)

@@ -79,6 +79,7 @@ OUTSIDE = {
     "runtime": "torch triton",
     "audit": "torch matplotlib",
     "verify": "libcst torch",
+    "plots": "matplotlib",
     "bench": "torch triton click matplotlib",
     "editor": "click pygls lsprotocol",
     "cli": "click watchfiles",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from inspect import GEN_CREATED, BoundArguments, Signature, getgeneratorstate
+from inspect import GEN_CREATED, BoundArguments, getgeneratorstate
 from types import GeneratorType
 from typing import Any, NamedTuple
 
@@ -42,12 +42,8 @@ class Given(NamedTuple):
     is_spent: bool = False
 
 
-def given(signature: Signature, args: Any, kwargs: Any) -> Given:
-    """An iterator can be read once, so what it holds takes its place; an empty one stays, since torch warns of some.
-
-    Raises a `TypeError` where the function would, too.
-    """
-    bound = signature.bind(*args, **kwargs)
+def read(bound: BoundArguments) -> Given:
+    """An iterator can be read once, so what it holds takes its place; an empty one stays, since torch warns of some."""
     name, first = next(iter(bound.arguments.items()), ("", None))
     if not isinstance(first, Iterator):
         return Given(bound)

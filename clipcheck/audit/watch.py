@@ -121,9 +121,10 @@ class Watch:
             if is_compiling() or not self.is_on or self.is_clipping:
                 return original(*args, **kwargs)
             try:
-                given = calls.given(signature, args, kwargs)
-            except TypeError:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError:  # which the function raises, too
                 return original(*args, **kwargs)
+            given = calls.read(bound)
             looking, result, error = observer(name, given), None, ""
             self._safely(self._catch_up)
             self._safely(lambda: next(looking))
@@ -212,7 +213,7 @@ class Watch:
 
     def _clip(self, name: str, given: Given) -> Looking:
         call, tensors = calls.called(name, given)
-        is_limit = isinstance(call.limit, Tensor) or call.limit < math.inf  # reading a tensor would wait
+        is_limit = isinstance(call.limit, Tensor) or call.limit != math.inf  # reading a tensor would wait
         site, measures = sites.here(), not (name.startswith("clip") and is_limit)
         measured = gradients.holders(tensors, self._parameters()) if measures else frozenset()
         about = measured.union(call.listed) & self.marks.keys()
