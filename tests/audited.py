@@ -35,6 +35,8 @@ STANDINS = {
     "apex": ("apex", "apex/amp/handle.py"),
     "mypackage": ("mypackage", "mypackage/__init__.py"),
     "norms": ("norms", "norms/__init__.py"),
+    "project.mpi": ("project", "project/mpi.py"),
+    "project.distributed": ("project", "project/distributed.py"),
 }
 
 
@@ -48,7 +50,7 @@ def _installed(name: str) -> ModuleType:
 
 
 FRAMEWORKS = {name: _installed(name) for name in STANDINS}
-LIGHTNING = FRAMEWORKS["lightning"]
+LIGHTNING = FRAMEWORKS["lightning.pytorch"] = FRAMEWORKS["lightning"]
 
 
 def _modules() -> dict[str, ModuleType]:
@@ -171,6 +173,13 @@ def objects() -> dict[str, Any]:
         "params": list(model.parameters()),
         "defaults": {"lr": 0.01, "max_grad_norm": 0.5},
         "generator": generator,
+        "discriminator": critic,
+        "split": lambda batch: (batch, batch),
+        "sums": [torch.zeros_like(p) for p in model.parameters()],
+        "nets": [model.body, nn.Linear(6, 5)],
+        "others": [],
+        "lr": 0.01,
+        "tools": SimpleNamespace(avg_grads=lambda _: None),
         "critic": critic,
         "encoder": encoder,
         "decoder": decoder,
@@ -306,7 +315,7 @@ def audited(play: Play) -> Seen:
     if "critic" in asked and "optimizer" in asked:
         made["critic"] = made["model"]
     if "optimizers" in asked:
-        made["optimizers"] = {p: torch.optim.SGD([p], lr=0.01) for p in made["model"].parameters()}
+        made.setdefault("optimizers", {p: torch.optim.SGD([p], lr=0.01) for p in made["model"].parameters()})
     if accelerator := play.namespace.get("accelerator") or ("accelerator" in asked and made["accelerator"]):
         (made["optimizer"],) = accelerator.prepare(made["optimizer"])
     if "fabric" in asked and "fabric.backward" in play.source:
@@ -386,7 +395,7 @@ def _fit(play: Play, made: dict[str, Any]) -> None:
                 return self.loss(batch)
 
     module = _called(Module, {**made, "net": made["model"]})
-    module.model = made["model"]
+    module.model, module.head, module.scale = made["model"], made["model"].head, made["model"].weight
     trainer = made.get("lightning") or play.namespace.get("trainer") or LIGHTNING.Trainer()
     trainer.callbacks = callbacks
     trainer.fit(module, made["batches"])
@@ -398,10 +407,12 @@ def _use(play: Play, made: dict[str, Any]) -> None:
     if isinstance(thing, nn.Module):
         thing.model = made["model"]
     own = {**made, "loss": lambda _: made["loss"], "parameters": made["model"].parameters, "several": True}
+    own["optimizers"] = [made["optimizer"]]
     for name, value in own.items():
         if not hasattr(type(thing), name) and name not in vars(thing):
             vars(thing)[name] = value
-    for name, method in vars(play.thing).items():
+    kinds = [kind for kind in reversed(play.thing.__mro__) if play.namespace.get(kind.__name__) is kind]
+    for name, method in {name: method for kind in kinds for name, method in vars(kind).items()}.items():
         is_called = f"self.{name}" in play.source
         if inspect.isfunction(method) and not name.startswith("_") and not is_called:
             own = {"batch": made["batches"][0], "outputs": None, "batch_idx": 0, "epoch": 0, **made}
@@ -420,8 +431,48 @@ def _critic(made: dict[str, Any]) -> dict[str, Any]:
     return {"critic": critic, "opt_d": torch.optim.SGD(critic.parameters(), lr=0.01)}
 
 
+def _adversarial(made: dict[str, Any]) -> dict[str, Any]:
+    """A loss of two outputs, or of one."""
+    return {"loss_fn": lambda *outputs: sum(one.mean() for one in outputs if one is not None)}
+
+
+def _parts(made: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer for each part of the model."""
+    model = made["model"]
+    optimizers = [torch.optim.SGD(part.parameters(), lr=0.01) for part in (model.body, model.head)]
+    return {"optimizers": optimizers, "loss": lambda _: model(made["inputs"]).square().mean()}
+
+
+def _in_float32(made: dict[str, Any]) -> dict[str, Any]:
+    fabric = FRAMEWORKS["fabric"].Fabric(enabled=False)
+    return {"fabric": fabric, "optimizer": fabric.setup(made["optimizer"])}
+
+
+class _Engine:
+    """An engine that is not DeepSpeed's."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.parameters = model, model.parameters
+
+    def __call__(self, batch: Any) -> torch.Tensor:
+        result: torch.Tensor = self.model(batch).square().mean()
+        return result
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+
 # Objects for names that mean something else elsewhere, or on a machine with a GPU.
 OTHERS: dict[tuple[str, str], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    ("CLIP101/before_5", "adversarial"): lambda made: _adversarial(made),
+    ("CLIP101/after_5", "adversarial"): lambda made: _adversarial(made),
+    ("CLIP106/clean", "either"): lambda made: {"first": False},
+    ("CLIP108/clean", "only_the_last_part"): lambda made: {"parts": made["samples"]},
+    ("CLIP108/before_4", "with_fabric"): lambda made: _in_float32(made),
+    ("CLIP108/before_4", "Learner"): lambda made: {"critic": made["model"]},
+    ("CLIP303/clean", "each_optimizer_once"): lambda made: _parts(made),
+    ("CLIP404/before_2", "Runner"): lambda made: _scalar(),
+    ("CLIP404/clean", "AnotherRunner"): lambda made: {"args": SimpleNamespace(make=_Engine)},
     ("CLIP102/before_2", "WeightedLoss"): lambda made: {"weights": [1.0]},
     ("CLIP111/before_2", "clip"): lambda made: {"parts": [made["model"].body, made["model"].head]},
     ("CLIP113/before_2", "Learner"): lambda made: {"net": made["model"]},

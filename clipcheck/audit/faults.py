@@ -26,7 +26,7 @@ _SCALED, _CHANGED = r"^[^G]*A[^GOUZ]*!", r"![^ABZ]*O[^ABZ]*[sp]$"
 _HOOK = (
     r"^hook (lightning/pytorch|pytorch_lightning)/.* "  # Lightning calls a function of this name, which makes the call
 )
-_AFTER = rf"{_HOOK}(on_train_batch_end|optimizer_step|on_before_zero_grad)$"
+_AFTER = rf"{_HOOK}(on_train_batch_end|on_batch_end|optimizer_step|on_before_zero_grad)$"
 OPTIONAL = {"CLIP111", "CLIP505"}  # may be on purpose, and harm nothing
 
 # fmt: off
@@ -40,7 +40,7 @@ FAULTS = (
     Fault("lost", "CLIP102", "C", _EARLY, "", "clips before backward: there are no new gradients yet"),
     Fault("lost", "CLIP408", "C", _CHANGED, "^step torch_xla/", "clips before `xm.optimizer_step` reduces the gradients"),
     Fault("lost", "CLIP409", "C", _CHANGED, "^step horovod/", "clips before Horovod's step reduces the gradients"),
-    Fault("lost", "CLIP413", "C", r"!.*R.*[sp]$", "", "clips before the gradients of all ranks are added up"),
+    Fault("lost", "CLIP413", "C", r"!.*(R|Q[^ABZ]*O).*[sp]$", "", "clips before the gradients of all ranks are added up"),
     Fault("lost", "", "C", _CHANGED, "", "clips, then the gradients are changed by other code before the step"),
     Fault("lost", "", "C", r"[ABO][^SPZ]*!.*Z.*[AB].*[sp]$", "", "clips gradients that were zeroed before a step used them"),
     Fault("lost", "", "C", r"[ABO][^SPZ]*![^CZ]*[AB][^C]*[sp]$", "", "clips, then another backward adds to the clipped gradients"),
@@ -56,7 +56,7 @@ FAULTS = (
     Fault("unscaled", "CLIP308", "X", r"U.*!", "", "unscales again after a step that was skipped without `scaler.update()`: the scaler raises"),
     Fault("raised", "CLIP304", "E", r"U.*!", "^error .*non-finite", "raises on gradients that the GradScaler would have skipped"),
     Fault("zeroed", "CLIP104", "Z", r"[AB][^SPZ]*![^ABO]*[sp]$", "^moves nothing$", "zeroes the gradients between backward and the step, which moves nothing"),
-    Fault("added to", "CLIP108", "C", r"[AB][^SPZ]*![^Z]*[AB][^Z]*C.*[sp]$", "", "clips each micro-batch; the next backward adds to what was clipped"),
+    Fault("added to", "CLIP108", "C", r"[AB][^SPZ]*![^OZ]*[AB][^Z]*C.*[sp]$", "", "clips each micro-batch; the next backward adds to what was clipped"),
     Fault("parts", "CLIP110", "C", r"", "^each alone$", "clips each parameter by itself: the norm of all may exceed `max_norm`, and the direction changes"),
     Fault("parts", "CLIP111", "C", r"", "^in parts$", "clips several groups one by one: the norm of all may exceed `max_norm`"),
     Fault("listed", "CLIP112", "C", r"", "^twice$", "lists parameters twice: they are scaled twice"),

@@ -27,7 +27,7 @@ class Finding(NamedTuple):
 def of_step(step: Step, used: Collection[int], once: Collection[Site]) -> Iterator[tuple[Fault, Event]]:
     """The faults of a step and their events.
 
-    `used` are the clips, by identity, that reach a step of any optimizer, `once` the lines that call once in all steps.
+    `used` are the clips, by identity, of gradients that a step of any optimizer uses, `once` the lines that call once in all steps.
     """
     has_clips = any(event.kind == "C" and scope(event, step) for event in step.events)
     for event in step.events:

@@ -66,10 +66,10 @@ def holders(tensors: Iterable[Tensor], among: Iterable[Tensor]) -> frozenset[int
     return frozenset(id(p) for p in among if p.grad is not None and _address(p.grad) in there)
 
 
-def reduced(buffer: Tensor, among: Iterable[Tensor]) -> frozenset[int]:
-    """The parameters whose gradients an all-reduce of this tensor adds up, which is one of them or as large as all together."""
+def fits(buffer: Tensor, among: Iterable[Tensor]) -> frozenset[int]:
+    """The parameters with gradients, if the buffer is large enough for these together."""
     own = [p for p in among if p.grad is not None]
-    return frozenset(map(id, own)) if buffer.numel() >= sum(p.numel() for p in own) else holders([buffer], own)
+    return frozenset(map(id, own) if buffer.numel() >= sum(p.numel() for p in own) else ())
 
 
 def _address(tensor: Tensor) -> int:

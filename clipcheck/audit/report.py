@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from clipcheck.audit import figures, findings
 from clipcheck.audit.findings import Finding
 from clipcheck.audit.log import Log, Optimizer
-from clipcheck.audit.steps import Step, steps
+from clipcheck.audit.steps import Step, is_used, steps
 from clipcheck.catalogue import RULES
 
 SHOWN = 5  # names of parameters
@@ -79,7 +79,7 @@ class Report(NamedTuple):
 def report(log: Log, ranks: Sequence[str] = (), unseen: Sequence[str] = ()) -> Report:
     """The report on what was seen, with what comparing the ranks has shown, and what could not be seen of them."""
     seen = [(optimizer, list(steps(log, optimizer))) for optimizer in log.optimizers]
-    used = {id(clip) for _, all_steps in seen for step in all_steps for clip, _ in step.clips}
+    used = {id(event) for _, all_steps in seen for step in all_steps for event in step.events if is_used(event, step)}
     parts = [_part(log, optimizer, all_steps, used) for optimizer, all_steps in seen]
     said = [part for part in parts if part.steps or part.findings]
     return Report(log.steps, log.seconds, said, findings.of_strangers(log), [*ranks], [*_not_seen(log), *unseen])

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from clipcheck.audit.log import Event, Log, Optimizer
 
 _WRITES = "ABORZ"  # after these the gradient is another one
-_TOLD = "ABCGORUZ"  # what a story tells of
+_TOLD = "ABCGOQRUZ"  # what a story tells of
 
 
 class Step(NamedTuple):
@@ -97,6 +97,12 @@ def story(event: Event, step: Step) -> str:
         elif other.kind == "U":
             word += "u"
     return word + (step.end.kind if step.end else "")
+
+
+def is_used(event: Event, step: Step) -> bool:
+    """Whether the step uses the gradients of a clip, even if something was added to them."""
+    is_clip = event.kind == "C" and step.end is not None and not scope(event, step).isdisjoint(step.end.about)
+    return is_clip and "Z" not in story(event, step).partition("!")[2]
 
 
 def told(event: Event, step: Step) -> str:

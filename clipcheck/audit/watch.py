@@ -201,7 +201,8 @@ class Watch:
                 self.made_at.setdefault(id(one), sites.here())
                 self._look()
             case "all_reduce" if not error:
-                self._note("R", gradients.reduced(one, self._parameters()))
+                held = gradients.holders([one], self._parameters())
+                self._note("R" if held else "Q", held or gradients.fits(one, self._parameters()))
             case "get_scale" if not sites.here().through:  # frameworks read it to see whether a step was skipped
                 self._note("G")
             case "scale":

@@ -3,8 +3,8 @@
 import torch
 
 
-def initialize(model, config):
-    engine = Engine(model, config)
+def initialize(model, config=None, args=None, model_parameters=None):
+    engine = Engine(model, config or {})
     return engine, engine.optimizer, None, None
 
 
@@ -16,6 +16,9 @@ class Engine:
 
     def __call__(self, inputs):
         return self.model(inputs)
+
+    def parameters(self):
+        return self.model.parameters()
 
     def backward(self, loss):
         loss.backward()

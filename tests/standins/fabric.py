@@ -1,13 +1,18 @@
 """What `lightning.fabric.Fabric` does with gradients at `16-mixed` (lightning/fabric/fabric.py of 2.5)."""
 
+import contextlib
+
 import torch
 
 
 class Fabric:
-    """lightning/fabric/fabric.py, at `16-mixed`."""
+    """lightning/fabric/fabric.py, at `16-mixed`, or in float32 with a scaler that is not enabled."""
 
-    def __init__(self):
-        self.scaler = torch.amp.GradScaler("cpu")
+    def __init__(self, enabled=True):
+        self.scaler = torch.amp.GradScaler("cpu", enabled=enabled)
+
+    def no_backward_sync(self, model, enabled=True):
+        return contextlib.nullcontext()
 
     def setup(self, optimizer):
         fabric = self

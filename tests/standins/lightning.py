@@ -8,6 +8,9 @@ class Callback:
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         pass
 
+    def on_batch_end(self, trainer, pl_module):
+        pass
+
 
 class LightningModule(nn.Module):
     """The hooks do nothing, as in lightning/pytorch/core/module.py."""
@@ -93,6 +96,7 @@ class Trainer:
             outputs = self.manual(batch, index) if not model.automatic_optimization else self.automatic(batch, index)
             for callback in self.callbacks:
                 callback.on_train_batch_end(self, model, outputs, batch, index)
+                callback.on_batch_end(self, model)  # of Lightning before 2.0
             model.on_train_batch_end(outputs, batch, index)
 
     def manual(self, batch, index):
