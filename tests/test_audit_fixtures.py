@@ -51,6 +51,10 @@ DIFFERENT: dict[tuple[str, str], tuple[set[str], str]] = {
     ("CLIP105/before_4", "train"): (set(), "the clip is hand-written: the steps are called unclipped"),
     ("CLIP105/clean", "another_name"): ({"CLIP108"}, "the harness steps once after its loop, which clips each batch"),
     ("CLIP108/before_3", "train"): ({"CLIP303"}, "the scaler raises before a clip of a second micro-batch"),
+    ("CLIP301/clean_4", "Overrides"): (
+        {"CLIP301"},
+        "its base class unscales nowhere, so it does clip scaled gradients; the rule lets overridden hooks be",
+    ),
     ("CLIP303/before_2", "train"): ({"CLIP303"}, "the scaler raises before a clip of a second micro-batch"),
     ("CLIP110/before_4", "train"): (
         set(),
