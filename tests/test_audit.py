@@ -183,7 +183,7 @@ def test_an_error_of_the_iterator_comes_through() -> None:
         clip_grad_norm_(parameters(), 1.0)
 
 
-def test_a_limit_that_is_no_number_is_a_fault() -> None:
+def test_a_max_norm_of_nan_is_a_fault() -> None:
     report = watched(lambda: training(lambda parameters, _: clip_grad_norm_(parameters, math.nan)))
     assert "CLIP201" in [fault.code for fault in report.faults]
 

@@ -88,6 +88,8 @@ RAISES = {
     ("CLIP201/clean", "types_of_the_call"),
     ("CLIP301/clean_2", "NotLightning"),
     ("CLIP301/clean_3", "trainers"),
+    ("CLIP301/clean_4", "Prepares"),
+    ("CLIP301/clean_4", "PreparesOtherwise"),
     ("CLIP305/clean", "other_words"),
     ("CLIP308/before", "train"),
     ("CLIP308/before_2", "train"),

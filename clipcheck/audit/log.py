@@ -21,7 +21,7 @@ class Call(NamedTuple):
     """A call of a function that clips or measures."""
 
     function: str
-    limit: Any  # infinite where the call only measures, NaN for what is no number
+    limit: Any  # infinite where the call only measures, NaN for anything but a number
     norm_type: float
     listed: tuple[int, ...]  # the identities of all tensors that were passed
     marks: tuple[str, ...]  # what is odd about these
