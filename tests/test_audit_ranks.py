@@ -88,9 +88,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder, "alike", PROGRAM, body="clip(model.parameters(), 1.0)", prepare=DDP)
     write(folder, "early", PROGRAM, body="clip(model.parameters(), 1.0); all_reduce()")
     write(folder, "shards", PROGRAM, body=norms, prepare=FSDP2, end=end)
+    ones = "[torch.nn.init.ones_(p) for p in model.parameters()]; " + FSDP2  # the shards of both ranks begin alike
+    write(folder, "ones", PROGRAM, body="clip(model.parameters(), 1.0)", prepare=ones)
     write(folder, "several", SEVERAL)
-    done = torchrun(folder, "several.py", "alike", "early", "shards")
-    assert done.stdout.splitlines() == ["alike 0", "early 1", "shards 0"], done.stderr
+    done = torchrun(folder, "several.py", "alike", "early", "shards", "ones")
+    assert done.stdout.splitlines() == ["alike 0", "early 1", "shards 0", "ones 0"], done.stderr
     return folder
 
 
@@ -117,6 +119,11 @@ def test_a_clip_before_the_gradients_are_reduced(folder: Path) -> None:
     assert "early.py:23: replicas were clipped unlike in 5 calls: first norm " in report
     assert "CLIP413  early.py:23: clips before the gradients of all ranks are added up (in 5 of 5 steps)" in report
     assert "not at the last one" not in report
+
+
+def test_shards_are_no_replicas(folder: Path) -> None:
+    """They may begin alike, and need not stay so."""
+    assert (folder / "ones.txt").read_text(encoding="utf-8").endswith("no faults found\n")
 
 
 def test_the_norms_of_shards_are_combined(folder: Path) -> None:

@@ -40,7 +40,7 @@ class Event(NamedTuple):
     norm: Any = None  # of all gradients: before a clip, where the function tells it, or as a step uses them
     parts: int = 1  # over how many ranks what the norm is of is spread; 0 where their norms cannot be combined
     time: float = 0.0  # when a step begins
-    weights: Any = ()  # of a step: norms of the smallest parameters, where there are several ranks
+    weights: Any = ()  # of a step: norms of the smallest matrices, where there are several ranks
     in_closure: bool = False  # of a step: it is about what one call of its closure has left
 
 

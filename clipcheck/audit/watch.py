@@ -279,6 +279,8 @@ class Watch:
     def _use(self, optimizer: Optimizer, in_closure: bool = False) -> Event:
         own, key = gradients.parameters(optimizer), id(optimizer)
         values = gradients.values(own)
+        # Vectors begin as ones or zeros on all ranks, and shards are no replicas.
+        matrices = [p for p in own if p.dim() > 1 and not hasattr(p, "device_mesh")]
         self.is_clipping = True  # it is a call of our own
         try:
             norm = runtime.get_total_norm(values) if values else None
@@ -292,7 +294,7 @@ class Watch:
             norm=norm,
             parts=gradients.parts(own),
             probe=gradients.probe(own),
-            weights=tuple(gradients.norms(gradients.smallest(own))) if ranks.world() > 1 else (),
+            weights=tuple(gradients.norms(gradients.smallest(matrices))) if ranks.world() > 1 else (),
             in_closure=in_closure,
         )
 
