@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import types
 
-# Error messages of a Triton whose interpreter lacks float64 or does not work with this numpy.
-LACKING = ("only 0-dimensional arrays can be converted", "get_double_ty")
+# Error messages of a Triton whose interpreter lacks float64 (2.2), loses track of the kernel (3.2), or fails with this numpy.
+LACKING = ("only 0-dimensional arrays can be converted", "get_double_ty", "outside of the scope of a kernel")
 
 
 def install() -> None:
