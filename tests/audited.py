@@ -436,6 +436,15 @@ def _adversarial(made: dict[str, Any]) -> dict[str, Any]:
     return {"loss_fn": lambda *outputs: sum(one.mean() for one in outputs if one is not None)}
 
 
+def _network_and_head() -> dict[str, Any]:
+    return {"net": nn.Linear(6, 5), "head": nn.Linear(5, 1)}
+
+
+def _actor_and_critic() -> dict[str, Any]:
+    parts: dict[str, Any] = {"actor": nn.Linear(6, 6), "critic": nn.Linear(6, 1)}
+    return parts | {f"{name}_optimizer": torch.optim.SGD(part.parameters(), lr=0.01) for name, part in parts.items()}
+
+
 def _parts(made: dict[str, Any]) -> dict[str, Any]:
     """An optimizer for each part of the model."""
     model = made["model"]
@@ -466,8 +475,20 @@ class _Engine:
 OTHERS: dict[tuple[str, str], Callable[[dict[str, Any]], dict[str, Any]]] = {
     ("CLIP101/before_5", "adversarial"): lambda made: _adversarial(made),
     ("CLIP101/after_5", "adversarial"): lambda made: _adversarial(made),
+    ("CLIP101/before_5", "two_parts"): lambda made: _network_and_head(),
+    ("CLIP101/after_5", "two_parts"): lambda made: _network_and_head(),
+    ("CLIP101/before_5", "by_its_optimizer"): lambda made: _actor_and_critic(),
+    ("CLIP101/after_5", "by_its_optimizer"): lambda made: _actor_and_critic(),
+    ("CLIP101/clean", "kept_for_the_next_call"): lambda made: {**_actor_and_critic(), "last": False},
     ("CLIP106/clean", "either"): lambda made: {"first": False},
     ("CLIP108/clean", "only_the_last_part"): lambda made: {"parts": made["samples"]},
+    ("CLIP108/before_4", "with_settings_of_each_turn"): lambda made: {
+        "options": SimpleNamespace(every=2, limited=True)
+    },
+    ("CLIP108/clean", "stepped_in_a_loop_of_its_own"): lambda made: {"parts": made["samples"]},
+    ("CLIP108/clean", "taken_before_they_are_cleared"): lambda made: {
+        "server": SimpleNamespace(push=lambda gradients: None, pull=lambda model: None)
+    },
     ("CLIP108/before_4", "with_fabric"): lambda made: _in_float32(made),
     ("CLIP108/before_4", "Learner"): lambda made: {"critic": made["model"]},
     ("CLIP303/clean", "each_optimizer_once"): lambda made: _parts(made),

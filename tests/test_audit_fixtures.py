@@ -41,6 +41,9 @@ DIFFERENT: dict[tuple[str, str], tuple[set[str], str]] = {
         {"CLIP117"},
         "the generator's backward comes between the discriminator's step and the clip, which no step uses",
     ),
+    ("CLIP101/before_5", "two_parts"): ({"CLIP117"}, "as above: the head's backward comes in between"),
+    ("CLIP101/before_5", "by_its_optimizer"): ({"CLIP117"}, "as above: the actor's backward comes in between"),
+    ("CLIP101/clean", "whose_step_is_not_known"): ({"CLIP101"}, "here `optimizer` steps the critic before the clip"),
     ("CLIP101/clean", "not_stepped_each_time"): (
         {"CLIP104", "CLIP108", "CLIP117"},
         "here every second batch is zeroed before the discriminator's step, which moves nothing",
@@ -50,6 +53,10 @@ DIFFERENT: dict[tuple[str, str], tuple[set[str], str]] = {
     ("CLIP103/before_2", "main"): (set(), "torch's `clip_grad_value_` raises where there is no gradient at all"),
     ("CLIP105/before_4", "train"): (set(), "the clip is hand-written: the steps are called unclipped"),
     ("CLIP105/clean", "another_name"): ({"CLIP108"}, "the harness steps once after its loop, which clips each batch"),
+    ("CLIP108/clean", "stepped_in_a_loop_of_its_own"): (
+        {"CLIP108"},
+        "each part is clipped indeed; the rule makes no statement where the step is in another loop",
+    ),
     ("CLIP108/before_3", "train"): ({"CLIP303"}, "the scaler raises before a clip of a second micro-batch"),
     ("CLIP301/clean_4", "Overrides"): (
         {"CLIP301"},
@@ -67,6 +74,10 @@ DIFFERENT: dict[tuple[str, str], tuple[set[str], str]] = {
         "a test that expects the error; the harness steps after it",
     ),
     ("CLIP201/clean", "test_rejects_zero"): ({"CLIP201"}, "it expects an error of torch, which accepts the zero"),
+    ("CLIP413/before_5", "on_xla"): (
+        set(),
+        "XLA's reduction is none of torch.distributed: the steps are said to use gradients that other code changed",
+    ),
     ("CLIP309/before", "train"): (set(), "the norm is hand-written, and no function that is watched computes it"),
     ("CLIP309/before_2", "late"): (set(), "as above"),
     ("CLIP309/before_2", "by_accelerate"): (set(), "as above"),
