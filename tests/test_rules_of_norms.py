@@ -347,3 +347,18 @@ def test_the_runtimes_norm_of_another_type_stays() -> None:
 def test_a_norm_whose_exponents_are_not_known_is_not_the_clips(norm: str) -> None:
     body = f"def f(ps, k, q):\n    clip_grad_norm_(ps, 1.0)\n    log({norm})"
     assert check(body, "CLIP504").findings == ()
+
+
+@pytest.mark.parametrize(
+    ("more", "count"),
+    [
+        ("for q in qs:\n    total += q.grad.norm() ** 2", 2),
+        ("for q in qs:\n    total = total + q.grad.norm() ** 2", 2),  # means the same as the line above
+        ("loss = loss + total", 0),  # its square is wanted
+        ("loss = total + loss", 0),
+        ("total = total * 2", 0),
+    ],
+)
+def test_what_is_added_to_a_total_later_makes_no_formula_of_it(more: str, count: int) -> None:
+    body = f"total = 0.0\nfor p in ps:\n    total += p.grad.norm() ** 2\n{more}"
+    assert len(check(body, "CLIP005").findings) == count

@@ -89,11 +89,21 @@ def _is_ours(source: Source, one: Accumulation) -> bool:
 
 
 def _later(source: Source, one: Accumulation) -> list[cst.Name]:
-    """Where an accumulator is read after its loop."""
+    """Where an accumulator is read after its loop, and not only to add to it."""
     if not isinstance(one.target, cst.Name):
         return []
     uses = source.names.uses(source.scope(one.target).owner(one.target.value), one.target.value)
-    return [use for use in uses if not contains(source, one.loop, use)]
+    return [use for use in uses if not contains(source, one.loop, use) and not _is_added_to(source, use)]
+
+
+def _is_added_to(source: Source, use: cst.Name) -> bool:
+    """Whether a variable is read in `total = total + x`, which is `total += x`."""
+    match source.parent(use):
+        case cst.BinaryOperation(operator=cst.Add()) as sum_:
+            match source.parent(sum_):
+                case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=name))]):
+                    return name == use.value
+    return False
 
 
 def _is_accumulated(source: Source, found: Total) -> bool:
