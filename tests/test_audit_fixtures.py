@@ -15,6 +15,8 @@ import torch.distributed as dist  # noqa: E402
 from audited import OTHERS, audited, name_of, plays  # noqa: E402
 
 from clipcheck.audit.faults import FAULTS, STRANGERS  # noqa: E402
+from clipcheck.audit.report import report  # noqa: E402
+from clipcheck.audit.watch import Watch  # noqa: E402
 from clipcheck.catalogue import RULES  # noqa: E402
 
 # The rules about what happens to gradients in a step. The others are about how a norm is computed, arguments that raise, or
@@ -175,3 +177,27 @@ def test_the_guide_names_what_is_seen_and_what_is_not() -> None:
 def test_every_listed_difference_belongs_to_an_existing_fixture() -> None:
     there = {(play.fixture, play.name) for path in FIXTURES for play in plays(path)}
     assert {*DIFFERENT, *RAISES, *OTHERS} <= there
+
+
+def _reduced_flat(elements: int) -> set[str]:
+    """What is said of a step whose clipped gradients change after an all-reduce of so many elements."""
+    other, net = torch.nn.Linear(50, 50), torch.nn.Linear(3, 2)
+    optimizers = [torch.optim.SGD(one.parameters(), lr=0.1) for one in (other, net)]
+    other(torch.ones(1, 50)).sum().backward()  # its gradients wait for a later step
+    watch = Watch(10).begin()
+    try:
+        net(torch.ones(1, 3)).sum().backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+        dist.all_reduce(torch.zeros(elements))
+        for p in net.parameters():
+            assert p.grad is not None
+            p.grad.mul_(0.5)
+        optimizers[1].step()
+    finally:
+        log = watch.end()
+    return {one.code for part in report(log).optimizers for one in part.findings if one.is_fault}
+
+
+def test_a_reduced_copy_is_as_large_as_the_gradients_of_one_optimizer() -> None:
+    assert _reduced_flat(8) == {"CLIP413"}
+    assert _reduced_flat(7) == set()

@@ -13,7 +13,7 @@ from clipcheck.audit.sites import NOWHERE, Site
 # G    the program reads the factor of its GradScaler         X    an unscaling raises
 # K    a GradScaler skips a step, for NaN or infinity         Z    gradients are zeroed or removed
 # <    a step begins                                          s    a step uses gradients (p: within a backward)
-# Q    an all-reduce of something that is as large as all gradients together: of a copy of them, if they are changed after it
+# Q    an all-reduce of something as large as an optimizer's gradients together: of a copy of them, if they change after it
 Kind: TypeAlias = str
 
 

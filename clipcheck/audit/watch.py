@@ -202,7 +202,8 @@ class Watch:
                 self._look()
             case "all_reduce" if not error:
                 held = gradients.holders([one], self._parameters())
-                self._note("R" if held else "Q", held or gradients.fits(one, self._parameters()))
+                own = map(gradients.parameters, self.optimizers.values())
+                self._note("R" if held else "Q", held.union(*(gradients.fits(one, some) for some in own if not held)))
             case "get_scale" if not sites.here().through:  # frameworks read it to see whether a step was skipped
                 self._note("G")
             case "scale":
