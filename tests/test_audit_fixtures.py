@@ -62,7 +62,7 @@ DIFFERENT: dict[tuple[str, str], tuple[set[str], str]] = {
     ("CLIP108/before_3", "train"): ({"CLIP303"}, "the scaler raises before a clip of a second micro-batch"),
     ("CLIP301/clean_4", "Overrides"): (
         {"CLIP301"},
-        "its base class unscales nowhere, so it does clip scaled gradients; the rule lets overridden hooks be",
+        "its base class unscales nowhere, so it does clip scaled gradients; the rule ignores overridden hooks",
     ),
     ("CLIP303/before_2", "train"): ({"CLIP303"}, "the scaler raises before a clip of a second micro-batch"),
     ("CLIP110/before_4", "train"): (

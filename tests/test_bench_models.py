@@ -76,7 +76,7 @@ def test_a_block_adds_what_it_was_given() -> None:
 
 
 def test_attention_is_that_of_gpt_2() -> None:
-    """Written out by hand, head by head: a place sees itself and what comes before it."""
+    """Computed head by head: a place sees itself and what comes before it."""
     torch.manual_seed(0)
     block, x = models.Block(width=6, heads=2), torch.randn(1, 5, 6)
     query, key, value = block.attention(block.before_attention(x))[0].split(6, dim=-1)

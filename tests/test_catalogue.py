@@ -32,7 +32,7 @@ MODULE = "class M(LightningModule):\n    pass\n"
 
 # A rule, a program with a gap, and the code that has to stand there, in one of these ways.
 ROWS: list[tuple[str, str, tuple[str, ...]]] = [
-    # norms that are written out
+    # hand-written norms
     ("CLIP004", LOOP, (*(f"p.{name}()" for name in ("norm", "vector_norm", "sum", "dot", "vdot", "mean")), "abs(x)")),
     ("CLIP004", FUNCTION.format("p.grad.norm()\n    {}"), ("for p in ps: pass", "[p for p in ps]", "map(f, ps)", "reduce(f, ps)")),
     ("CLIP004", "async def f(ps):\n    p.grad.norm()\n    {}\n", ("async for p in ps: pass",)),

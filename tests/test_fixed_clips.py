@@ -1,4 +1,4 @@
-"""A clip that is written out becomes one call where it does what torch's does; else the finding says why it stays."""
+"""A hand-written clip becomes one call where it does what torch's does; else the finding says why it stays."""
 
 from __future__ import annotations
 

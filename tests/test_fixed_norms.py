@@ -1,4 +1,4 @@
-"""What a fix makes of a norm that is written out: the call, the type of its result, and what is around it."""
+"""What a fix makes of a hand-written norm: the call, the type of its result, and what is around it."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def called(function: str, given: Given) -> tuple[Call, list[Tensor]]:
     items = first.parameters() if isinstance(first, Module) else [first] if isinstance(first, Tensor) else first
     tensors = [item for item in items if isinstance(item, Tensor)] if isinstance(items, Iterable) else []
     limit = arguments.get("max_norm", arguments.get("clip_value"))
-    marks = {
+    oddities = {
         "spent": given.is_spent,
         "no parameters": bool(tensors) and not any(map(_could_hold, tensors)),
         "shards": not isinstance(first, Module) and _are_shards(tensors),
@@ -70,7 +70,7 @@ def called(function: str, given: Given) -> tuple[Call, list[Tensor]]:
         math.inf if limit is None else limit if isinstance(limit, (int, float, Tensor)) else math.nan,
         arguments.get("norm_type", 2.0),
         tuple(map(id, tensors)),
-        tuple(mark for mark, holds in marks.items() if holds),
+        tuple(oddity for oddity, holds in oddities.items() if holds),
     ), tensors
 
 

@@ -24,7 +24,7 @@ class Call(NamedTuple):
     limit: Any  # infinite where the call only measures, NaN for anything but a number
     norm_type: float
     listed: tuple[int, ...]  # the identities of all tensors that were passed
-    marks: tuple[str, ...]  # what is odd about these
+    oddities: tuple[str, ...]  # of these
     error: str = ""
     seconds: float = 0.0
     reads: int | None = None  # how often the host read a value of the device, where that was counted

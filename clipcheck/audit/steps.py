@@ -112,7 +112,7 @@ def told(event: Event, step: Step) -> str:
     if step.end:
         facts += [f"step {step.end.site.through}", *([] if step.end.norm else ["moves nothing"])]
     if call := event.call:
-        facts += [*call.marks, f"error {' '.join(call.error.split())}", *_beside(event, step)]
+        facts += [*call.oddities, f"error {' '.join(call.error.split())}", *_beside(event, step)]
         facts += [] if call.limit > 0 else ["not positive"]
         facts += ["twice"] if len(call.listed) > len(set(call.listed)) else []
     return "\n".join(facts)

@@ -120,13 +120,13 @@ def _fix(source: Source, clip: Event, place: cst.Call) -> Fix | None:
     """The statement that all-reduces moved above the clip, where the two are in one block."""
     block, index = source.siblings(source.statement(clip.node))
     above = {id(node) for node in source.ancestors(place)}
-    behind = [statement for statement in block[index + 1 :] if id(statement) in above]
-    if not behind or not stands_alone(source, block[index]) or not _only_reduces(source, behind[0], place):
+    following = [statement for statement in block[index + 1 :] if id(statement) in above]
+    if not following or not stands_alone(source, block[index]) or not _only_reduces(source, following[0], place):
         return None
-    start, stop = lines_of(source, block[index])[0], lines_of(source, behind[0])[0]
-    if not names_settled(source, behind[0], start, stop):
+    start, stop = lines_of(source, block[index])[0], lines_of(source, following[0])[0]
+    if not names_settled(source, following[0], start, stop):
         return None
-    edits = moved(source, [behind[0]], block[index])
+    edits = moved(source, [following[0]], block[index])
     return None if edits is None else Fix(TITLE, Safety.UNSAFE, edits)
 
 

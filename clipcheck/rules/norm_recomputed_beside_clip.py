@@ -120,6 +120,6 @@ def _fix(source: Source, norm: Norm, clip: Clip, siblings: list[Statement], here
     named = [(source.code(clip.parameters), Role.PARAMETERS)] if clip.parameters is not None else []
     named += [(source.code(clip.limit), Role.MAX_NORM)] if clip.limit is not None else []
     first, stop = lines_of(source, clipping)
-    before, behind = source.text[first : source.span(clip.call)[0]], source.text[source.span(clip.call)[1] : stop]
-    edits = (delete_lines(source, line), Edit(first, stop, f"{before}{text}{behind}"))
+    before, after = source.text[first : source.span(clip.call)[0]], source.text[source.span(clip.call)[1] : stop]
+    edits = (delete_lines(source, line), Edit(first, stop, f"{before}{text}{after}"))
     return Fix("Use the norm that `clip_grad_norm_` returns", Safety.UNSAFE, edits, roles=tuple(named))

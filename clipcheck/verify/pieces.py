@@ -241,14 +241,14 @@ class _Shift:
         self._edits = sorted(edits)
 
     def stretch(self, start: int, end: int) -> tuple[int, int]:
-        return self._moved(start, behind=False), self._moved(end, behind=True)
+        return self._moved(start, inclusive=False), self._moved(end, inclusive=True)
 
-    def _moved(self, offset: int, behind: bool) -> int:
-        """With `behind`, an insertion exactly at the offset counts as before it; an inserted import always does."""
+    def _moved(self, offset: int, inclusive: bool) -> int:
+        """With `inclusive`, an insertion at the offset itself counts as before it; an inserted import always does."""
         done = [
             e
             for e in self._edits
-            if e.end < offset or (e.end == offset and (behind or e.start < e.end or _adds_import(e)))
+            if e.end < offset or (e.end == offset and (inclusive or e.start < e.end or _adds_import(e)))
         ]
         return offset + sum(len(e.text) - (e.end - e.start) for e in done)
 

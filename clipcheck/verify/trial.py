@@ -112,7 +112,7 @@ def _same(old: Program, new: Program, bitwise: bool, nearness: bool) -> Outcome:
 def _ordinary(seed: int, optimizer: str, dtype: torch.dtype) -> Setting:
     """The settings for `same`.
 
-    Always above the limit, some small enough to reveal an epsilon; around it, with a parameter that gets no gradient;
+    Always above `max_norm`, some small enough to reveal an epsilon; around it, with a parameter that gets no gradient;
     never above it."""
     match seed % 3:
         case 0:
@@ -194,7 +194,7 @@ def _shape(text: str) -> list[tuple[type, object]]:
 
 
 def _bounded(old: Program, new: Program) -> Outcome:
-    """The gradients are far above the limit at every step, so a right clip scales them exactly to the limit."""
+    """The gradients are far above `max_norm` at every step, so a right clip scales them to `max_norm`."""
     broken: dict[str, bool] = {}
     worst = 0.0
     for setting in _excessive():
