@@ -65,6 +65,7 @@ def concerned(text: str, codes: frozenset[str]) -> frozenset[str]:
         else:
             others.append((function, words_in))
     asked = frozenset(_name(word) for code in near for need in RULES[code].needs for word in need)
+    # no name is asked for where a node of the grammar would do, which any function may hold
     read = [f.words() for f, said in others if b"" in asked or not asked.isdisjoint(said.names)]
     everywhere |= _heard(frozenset().union(*read))
     return frozenset(code for code in near if _met(RULES[code].needs, everywhere))
@@ -76,7 +77,7 @@ def contains_clipping_code(text: str) -> bool:
     A name for a gradient is not enough: that of a gradient penalty is none of a parameter, and TensorFlow has its `GradientTape`.
     """
     data = _COMMENT.sub(b"", text.encode(errors="replace").replace(b"\0", b""))
-    return _OF_PARAMETER.search(data) is not None or _Words(data, code=True).speak_of_clipping()
+    return _OF_PARAMETER.search(data) is not None or _Words(data, code=True).contain_clipping()
 
 
 # `p.grad`, but no call of `torch.autograd.grad`
@@ -204,7 +205,7 @@ class _Words:
         around = self._around(name)
         return any(not _is_no_code(left, right) and (not called or _calls(left, right)) for left, right in around)
 
-    def speak_of_clipping(self) -> bool:
+    def contain_clipping(self) -> bool:
         return self._any(self._with_rad, _handles_gradients) or self._any(self.names, _is_clip)
 
 
