@@ -18,7 +18,7 @@ word or several of which one will do:
     <gradient norm>     a call of what may be a function that gives the norm of gradients, by its name
     <clips>             a function whose name or docstring is about clipping
     <For>               a node of Python's grammar, as `ast` calls it; <square> is `x * x`, whatever x is, <dot> `x.dot(x)`,
-                        <return> a `return` under a test whether something is there
+                        <return> a `return` under a test whether a list is there, or has elements
 
 What a check reads in other strings, comments or the spelling of code cannot be a need: an import or an escape may hide it.
 """

@@ -14,7 +14,7 @@ from functools import cache, cached_property, lru_cache
 
 from clipcheck.catalogue import RULES
 from clipcheck.gradients.called import GRADIENT_WORDS, gives_gradient_norm, may_be_gradient
-from clipcheck.python.parts import Function, Words, parts, shares
+from clipcheck.python.parts import Function, Words, given, givers, parts, read_outside
 from clipcheck.python.stripped import stripped
 from clipcheck.python.words import words as words_of
 from clipcheck.rule import Need
@@ -51,15 +51,18 @@ def concerned(text: str, codes: frozenset[str]) -> frozenset[str]:
     split = parts(text) if held else None
     if split is None:  # not Python as a whole: code and prose cannot be told apart
         return held
-    around = _heard(split.outside.union(*(f.words() for f in split.functions if shares(f, split.outside))))
-    near = {code for code in held if _met(RULES[code].near, around)}
-    everywhere = around
+    shared = givers(split)
+    outside = _heard(split.outside | given(read_outside(split), shared))
+    around = outside | _heard(frozenset().union(*(giver.words for giver in shared)))  # of any function, at most
+    near = {code for code in held if _met(RULES[code].near, outside)}
+    everywhere = outside
     others: list[tuple[Function, _Words]] = []
     for function in split.functions:
         words_in = _Words(function.text, code=True)
         likely = {code for code in held - near if _likely(RULES[code].near, around, words_in)}
         if likely:
-            words = around | _heard(function.words())
+            own = function.words()
+            words = outside | _heard(own | given(own, shared), outside)
             everywhere |= words
             near |= {code for code in likely if _met(RULES[code].near, words)}
         else:
@@ -252,13 +255,16 @@ def _is_name(word: bytes) -> bool:
 # --- the code ---------------------------------------------------------------------------------------------------------
 
 
-def _heard(words: Words) -> Words:
-    """The words of code with those that follow from them."""
+def _heard(words: Words, around: Words = frozenset()) -> Words:
+    """The words of code with those that follow from them, in view of the words around it."""
     names = [word for word in words if "rad" in word or "RAD" in word]
     if any(word.isidentifier() and may_be_gradient(word) for word in names):
         words |= {"<gradient>"}
-    called = any(word.endswith("()") and gives_gradient_norm(word[:-2]) for word in names)
-    return words | {"<gradient norm>"} if called else words
+    if any(word.endswith("()") and gives_gradient_norm(word[:-2]) for word in names):
+        words |= {"<gradient norm>"}
+    # a variable that is bound to a list, and no parameter
+    bound = (f"{word.removeprefix('<return>')}=" for word in words if word.startswith("<return>"))
+    return words | {"<return>"} if any(name in words or name in around for name in bound) else words
 
 
 def _met(needs: Sequence[Need], words: Words) -> bool:

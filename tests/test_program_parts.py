@@ -12,7 +12,7 @@ from clipcheck.python.assignments import assigned_values, only_assignment
 from clipcheck.python.literals import is_infinity, is_zero, number
 from clipcheck.python.names import canonical, dotted, last_name
 from clipcheck.python.nodes import children, walk
-from clipcheck.python.parts import NoTree, parts, shares, tree_of
+from clipcheck.python.parts import NoTree, given, givers, parts, read_outside, tree_of
 from clipcheck.python.source import Source
 from clipcheck.python.stripped import stripped
 from clipcheck.python.syntax import is_python
@@ -54,10 +54,20 @@ def asked(program: str) -> tuple[Source, cst.BaseExpression]:
         ("y = f", "f();", "f()"),
         ("y = a.f", "f();", "f()"),
         ("y = 1", "y()", "y <Assign>"),
-        ("list()", "", "<empty list> list()"),
-        ("list(x)", "<empty list>", "list()"),
-        ("[]", "", "<empty list> <List>"),
-        ("[x]", "<empty list>", "<List>"),
+        ("list()", "", "list()"),
+        ("[x]", "[]x", "<List>"),
+        ("a = []", "", "[]a a="),
+        ("a = list()", "", "[]a a="),
+        ("a, b = 1, []", "", "[]a []b a= b="),
+        ("a: list = []", "", "[]a a="),
+        ("a: list", "[]a a=", "a"),
+        ("f(a := [])", "", "[]a a="),
+        ("a = [x]", "[]a", "a="),
+        ("a = list(x)", "[]a", "a="),
+        *((f"a = {value}", "[]a", "a=") for value in ("None", "()", "{}", "b", "b if c else d", "set()", "tuple(b)", "dict()", "filter(b, c)", "[b for b in c]", "{b for b in c}", "{b: b for b in c}", "(b for b in c)", "(b := c)")),
+        *((f"a = {value}", "[]a a=", "a") for value in ("1", "'b'", "b.c", "f()", "b[0]", "b.list()", "b + c")),
+        ("for a in b:\n    pass", "a=", "a"),
+        ("global a", "a", "global~a"),
         ("x.dot(x)", "", "<dot>"),
         ("x.vdot(x)", "", "<dot>"),
         ("x.dot(y)", "<dot>", "dot()"),
@@ -93,35 +103,36 @@ def asked(program: str) -> tuple[Source, cst.BaseExpression]:
         ("async def clip():\n    pass", "<clips>", "def clip"),
         ("class A(B):\n    c\n    def d(self):\n        e", "e", "def A B c def d"),
         # a return under a test whether something is there
-        ("if x:\n    return", "", "<return>"),
-        ("if not x:\n    return", "", "<return>"),
-        ("if x:\n    pass\nelse:\n    return", "", "<return>"),
-        ("if x and 1:\n    return", "", "<return>"),
+        ("if x:\n    return", "<return>", "<return>x"),
+        ("if not x:\n    return", "", "<return>x"),
+        ("if x:\n    pass\nelse:\n    return", "", "<return>x"),
+        ("if x and y.z:\n    return", "", "<return>x"),
         ("if 1 and 2:\n    return", "<return>", ""),
-        ("if len(x) == 0:\n    return", "", "<return>"),
-        *((f"if {name}(x):\n    return", "", "<return>") for name in ("len", "any", "all", "bool", "list", "tuple", "set", "filter")),
-        ("if f(x):\n    return", "<return>", ""),
-        ("if a.len(x):\n    return", "<return>", ""),
-        ("if x.y:\n    return", "<return>", ""),
-        ("if [p for p in x]:\n    return", "", "<return>"),
-        ("if {p for p in x}:\n    return", "", "<return>"),
-        ("if {p: p for p in x}:\n    return", "", "<return>"),
-        ("if (p for p in x):\n    return", "", "<return>"),
-        ("if x:\n    pass", "<return>", ""),
-        ("if x:\n    if 1:\n        return", "<return>", ""),
-        ("if x:\n    for y in z:\n        return", "", "<return>"),
-        ("if x:\n    with y:\n        return", "", "<return>"),
-        ("if x:\n    try:\n        pass\n    except E:\n        return", "", "<return>"),
-        ("if x:\n    try:\n        pass\n    finally:\n        return", "", "<return>"),
-        ("if x:\n    for y in z:\n        pass\n    else:\n        return", "", "<return>"),
-        ("if x:\n    match y:\n        case 1:\n            return", "", "<return>"),
+        ("if (x := y):\n    return", "<return>x", "<return>y"),
+        *((f"if {test}:\n    return", "", "<return>x") for test in ("len(x) == 0", "len(x) != 0", "len(x) > 0", "len(x) <= 0", "len(x) < 1", "len(x) >= 1", "len(x) == n", "len(x) == -1")),
+        *((f"if {test}:\n    return", "<return>x", "") for test in ("len(x) == 1", "len(x) == 2", "len(x) > 1", "len(x) < 2", "len(x) < 0", "0 < len(x) < 1", "a.len(x) == 0", "max(x) == 0")),
+        *((f"if x {compared}:\n    return", "", "<return>x") for compared in ("is None", "is not None", "== None", "== []", "!= ()", "== {}")),
+        *((f"if x {compared}:\n    return", "<return>x", "") for compared in ("> 0", "== y", "is y", "in []", "== 'a'")),
+        *((f"if {name}(x):\n    return", "", "<return>x") for name in ("len", "any", "all", "bool")),
+        *((f"if len({name}(x)):\n    return", "", "<return>x") for name in ("list", "tuple", "set")),
+        *((f"if len({what}):\n    return", "", "<return>") for what in ("filter(f, x)", "[p for p in x]", "{p for p in x}", "{p: p for p in x}", "y := [p for p in x]")),
+        ("if any(p for p in x):\n    return", "", "<return>"),
+        *((f"if {test}:\n    return", "<return>x <return>", "") for test in ("f(x)", "a.len(x)", "x.y", "x[0]", "any(x.y)", "any(f(x))", "len(x, y)")),
+        ("if x:\n    pass", "<return>x", ""),
+        ("if x:\n    if 1:\n        return", "<return>x", ""),
+        ("if x:\n    for y in z:\n        return", "", "<return>x"),
+        ("if x:\n    with y:\n        return", "", "<return>x"),
+        ("if x:\n    try:\n        pass\n    except E:\n        return", "", "<return>x"),
+        ("if x:\n    try:\n        pass\n    finally:\n        return", "", "<return>x"),
+        ("if x:\n    for y in z:\n        pass\n    else:\n        return", "", "<return>x"),
+        ("if x:\n    match y:\n        case 1:\n            return", "", "<return>x"),
     ],
 )  # fmt: skip
 def test_the_words_of_a_program(text: str, absent: str, present: str) -> None:
     found = words(text)
-    for word in present.replace("def ", "def~").replace("empty list", "empty~list").split():
+    for word in present.replace("def ", "def~").split():
         assert word.replace("~", " ") in found
-    for word in absent.replace("empty list", "empty~list").split():
+    for word in absent.split():
         assert word.replace("~", " ") not in found
 
 
@@ -136,21 +147,56 @@ def test_the_functions_of_a_program() -> None:
     assert not {"a", "b", "c"} & found.outside
 
 
+def given_to(text: str, name: str = "") -> set[str]:
+    """The names in capitals that reach a function, or the code outside of functions, by a variable of the module."""
+    found = parts(text)
+    assert found is not None
+    names = {f.words() for f in found.functions if f"def {name}(".encode() in f.text}
+    start = next(iter(names)) if name else read_outside(found)
+    return {word for word in given(start, givers(found)) if word.isupper() and word.isidentifier()}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("def f():\n    x", False),
-        ("def f():\n    global x", True),
-        ("def f():\n    x.append(1)", False),
-        ("y = []\ndef f():\n    y.append(1)", True),
-        ("y = [1]\ndef f():\n    y.append(1)", False),
-        ("y = list()\ndef f():\n    y.append(1)", True),
+        ("def f():\n    A\ndef g():\n    x", ""),
+        ("def f():\n    x = A\ndef g():\n    x", ""),
+        ("def f():\n    global y\n    x = y = A\ndef g():\n    x", ""),
+        ("x = [1]\ndef f():\n    x.append(A)\ndef g():\n    x", ""),
+        ("x = y = []\ndef f(z):\n    z.append(A)\ndef g():\n    x", ""),
+        ("x = []\ndef f():\n    x.extend(A)\ndef g():\n    x", ""),
+        ("def f():\n    global x\n    x = A\ndef g():\n    x", "A"),
+        ("def f():\n    global y, x\n    x = A\ndef g():\n    x", "A"),
+        ("def f():\n    global x\n    from A import x\ndef g():\n    x", "A"),
+        ("x = []\ndef f():\n    x.append(A)\ndef g():\n    x", "A"),
+        ("x = list()\ndef f():\n    x.append(A)\ndef g():\n    x", "A"),
+        ("x: list = []\ndef f():\n    x.append(A)\ndef g():\n    x", "A"),
+        ("(x := [])\ndef f():\n    x.append(A)\ndef g():\n    x", "A"),
+        ("y, x = 1, []\ndef f():\n    x.append(A)\ndef g():\n    x", "A"),
+        # through a third function, whatever the order
+        ("def f():\n    global y\n    y = A\ndef h():\n    global x\n    x = y\ndef g():\n    x", "A"),
+        ("def h():\n    global x\n    x = y\ndef g():\n    x\ndef f():\n    global y\n    y = A", "A"),
     ],
 )
-def test_whether_a_function_gives_something_to_the_others(text: str, expected: bool) -> None:
-    found = parts(text)
-    assert found is not None
-    assert shares(found.functions[0], found.outside) is expected
+def test_what_a_function_gives_to_another(text: str, expected: str) -> None:
+    assert given_to(text, "g") == set(expected.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x = 1", ""),
+        ("y = x = 1", ""),
+        ("def g():\n    x", ""),
+        ("print(x)", "A"),
+        ("x += 1", "A"),
+        ("class C:\n    y = x", "A"),
+        ("def g(y=x):\n    y", "A"),
+        ("x.y = 1", "A"),
+    ],
+)
+def test_what_a_function_gives_to_the_module(text: str, expected: str) -> None:
+    assert given_to(f"def f():\n    global x\n    x = A\n{text}") == set(expected.split())
 
 
 def test_programs_without_a_tree() -> None:

@@ -14,6 +14,7 @@ from clipcheck.python.stripped import stripped
 Words = frozenset[str]
 # For a million characters of code, LibCST needs about 1.4 GB and 2 s, Python's own parser 0.3 GB and 1 s.
 MAX_CHARACTERS = 2_000_000
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # Nodes without words, and the types of values that nodes contain besides other nodes.
 _SILENT = frozenset({ast.Load, ast.Store, ast.Del, type(None), str, int, bool})
@@ -35,7 +36,8 @@ class Parts(NamedTuple):
     """The words outside functions, and the functions; decorators, defaults, annotations and classes are outside.
 
     Words are identifiers, `.x` for the attribute x or an import of it, `def x` for a definition, `'x'` for a string
-    that is a name or a dotted path with x in it, `<For>` for a node of that type.
+    that is a name or a dotted path with x in it, `<For>` for a node of that type; `x=` where x may be bound to a list,
+    `[]x` to an empty one, `global x`, and `+x` where code outside functions reads it.
     """
 
     outside: Words
@@ -78,9 +80,41 @@ def parts(text: str) -> Parts | None:
     return Parts(outside, tuple(functions))
 
 
-def shares(function: Function, outside: Words) -> bool:
-    """Whether a function may pass something to others: by `global`, or by adding to a list of the module."""
-    return b"global" in function.text or (b"append" in function.text and "<empty list>" in outside)
+class Giver(NamedTuple):
+    """A function that passes something to others by the names of module variables."""
+
+    names: frozenset[str]
+    words: Words
+
+
+def givers(split: Parts) -> list[Giver]:
+    """The functions that set a `global` variable, or add to a list of the module."""
+    lists = _with("[]", split.outside)
+    found: list[Giver] = []
+    for function in split.functions:
+        if b"global" in function.text or (lists and b"append" in function.text):
+            words = function.words()
+            names = _with("global ", words) | (lists & words if "append" in words else frozenset())
+            found += [Giver(names, words)] if names else []
+    return found
+
+
+def given(names: Words, givers: Iterable[Giver]) -> Words:
+    """The words of the functions that pass something on by one of these names, directly or through one another."""
+    words, others = names, list(givers)
+    while near := [giver for giver in others if not giver.names.isdisjoint(words)]:
+        words = words.union(*(giver.words for giver in near))
+        others = [giver for giver in others if giver not in near]
+    return words - names
+
+
+def read_outside(split: Parts) -> Words:
+    """The names that code outside functions reads."""
+    return _with("+", split.outside)
+
+
+def _with(mark: str, words: Words) -> Words:
+    return frozenset(word.removeprefix(mark) for word in words if word.startswith(mark))
 
 
 def _words(roots: Iterable[ast.AST], enter: bool = True) -> tuple[Words, list[ast.FunctionDef | ast.AsyncFunctionDef]]:
@@ -96,6 +130,8 @@ def _words(roots: Iterable[ast.AST], enter: bool = True) -> tuple[Words, list[as
         kind = type(node)
         if kind is ast.Name:
             words.add(node.id)
+            if not enter and type(node.ctx) is ast.Load:
+                words.add(f"+{node.id}")
         elif kind is ast.Attribute:
             words.add(node.attr)
             words.add(f".{node.attr}")
@@ -130,7 +166,7 @@ def _in_string(text: str) -> Iterable[str]:
 def _of_call(node: ast.Call) -> Iterable[str]:
     match node:
         case ast.Call(func=ast.Name(id="list"), args=[]):
-            return ("list()", "<empty list>")
+            return ("list()",)
         case ast.Call(func=ast.Attribute(attr="dot" | "vdot", value=one), args=[other]) if _is_same(one, other):
             return ("<dot>",)
         case ast.Call(func=func, args=[one, other]) if last_name(func) in ("dot", "vdot") and _is_same(one, other):
@@ -158,6 +194,32 @@ def _of_statement(node: ast.Expr) -> Iterable[str]:
 
 
 def _of_assignment(node: ast.Assign) -> Iterable[str]:
+    return (*_of_binding(node.targets, node.value), *_of_value(node))
+
+
+def _of_binding(targets: Sequence[ast.expr], value: ast.expr | None) -> Iterable[str]:
+    """`x=` for each variable that may be bound to a list of something, or to nothing yet, `[]x` for an empty list."""
+    values = value.elts if type(value) is ast.Tuple and value.elts else [value]
+    marks = [mark for mark, is_one in (("{}=", _may_be_list), ("[]{}", _is_empty_list)) if any(map(is_one, values))]
+    names = [name.id for target in targets for name in ast.walk(target) if type(name) is ast.Name] if marks else ()
+    return [mark.format(name) for mark in marks for name in names]
+
+
+def _may_be_list(value: ast.expr | None) -> bool:
+    match value:
+        case ast.Constant(value=None) | ast.Call(func=ast.Name(id="list" | "tuple" | "set" | "dict" | "filter")):
+            return True
+    return isinstance(value, (*_COMPREHENSIONS, ast.List, ast.Tuple, ast.Dict, ast.Name, ast.IfExp, ast.NamedExpr))
+
+
+def _is_empty_list(value: ast.expr | None) -> bool:
+    match value:
+        case ast.List(elts=[]) | ast.Call(func=ast.Name(id="list"), args=[]):
+            return True
+    return False
+
+
+def _of_value(node: ast.Assign) -> Iterable[str]:
     match node:
         case ast.Assign(targets=[ast.Name()], value=ast.Call(func=ast.Attribute(value=ast.Name(), attr=name))):
             return (f"{name}();",)
@@ -190,7 +252,7 @@ def _of_import(path: str | None) -> Iterable[str]:
 
 
 def _of_test(node: ast.If) -> Iterable[str]:
-    return ("<return>",) if _asks(node.test) and (_returns(node.body) or _returns(node.orelse)) else ()
+    return _asked(node.test) if _returns(node.body) or _returns(node.orelse) else ()
 
 
 def _returns(statements: Sequence[ast.stmt]) -> bool:
@@ -205,20 +267,38 @@ def _holds_return(statement: ast.stmt) -> bool:
     return any(map(_returns, [*blocks, *handled, *cases]))
 
 
-_COUNTED = frozenset({"len", "any", "all", "bool", "list", "tuple", "set", "filter"})
-_COLLECTIONS = (ast.Name, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+# What asks whether a length or something else is nothing; a number may also be a name.
+_OF_LENGTH = {0: (ast.Eq, ast.LtE, ast.NotEq, ast.Gt), 1: (ast.Lt, ast.GtE)}
+_OF_NOTHING = (ast.Is, ast.Eq, ast.IsNot, ast.NotEq)
 
 
-def _asks(test: ast.expr) -> bool:
-    """Whether a test checks for the existence of something: a variable, or elements of a list."""
+def _asked(test: ast.expr) -> Iterable[str]:
+    """`<return>` for a test whether a list has elements, `<return>x` for one whether the variable x is there or has some."""
     match test:
         case ast.BoolOp(values=values):
-            return any(map(_asks, values))
-        case ast.UnaryOp(op=ast.Not(), operand=inner) | ast.Compare(left=inner):
-            return _asks(inner)
-        case ast.Call(func=ast.Name(id=name)):
-            return name in _COUNTED
-    return isinstance(test, _COLLECTIONS)
+            return [word for value in values for word in _asked(value)]
+        case ast.UnaryOp(op=ast.Not(), operand=inner) | ast.NamedExpr(value=inner):
+            return _asked(inner)
+        case ast.Call(func=ast.Name(id="len" | "any" | "all" | "bool"), args=[inner]):
+            return _subject(inner)
+        case ast.Compare(left=ast.Call(func=ast.Name(id="len"), args=[inner]), ops=[op], comparators=[right]):
+            literal = type(right) is ast.Constant
+            return _subject(inner) if not literal or isinstance(op, _OF_LENGTH.get(right.value, ())) else ()
+        case ast.Compare(left=left, ops=[op], comparators=[right]):
+            nothing = type(right) in (ast.List, ast.Tuple, ast.Dict) or ast.unparse(right) == "None"
+            return _subject(left) if nothing and isinstance(op, _OF_NOTHING) else ()
+    return _subject(test)
+
+
+def _subject(asked: ast.expr) -> Iterable[str]:
+    match asked:
+        case ast.Name(id=name):
+            return (f"<return>{name}",)
+        case ast.Call(func=ast.Name(id="list" | "tuple" | "set"), args=[inner]) | ast.NamedExpr(value=inner):
+            return _subject(inner)
+        case ast.Call(func=ast.Name(id="filter")):
+            return ("<return>",)
+    return ("<return>",) if isinstance(asked, _COMPREHENSIONS) else ()
 
 
 _SPECIAL: dict[type, Callable[[Any], Iterable[str]]] = {
@@ -233,6 +313,9 @@ _SPECIAL: dict[type, Callable[[Any], Iterable[str]]] = {
     ast.keyword: lambda node: (node.arg,) if node.arg else (),
     ast.alias: lambda node: [*_of_import(node.name), f"{node.name}()"],
     ast.ImportFrom: lambda node: _of_import(node.module),
-    ast.List: lambda node: () if node.elts else ("<empty list>",),
+    ast.AnnAssign: lambda node: _of_binding([node.target], node.value),
+    ast.NamedExpr: lambda node: _of_binding([node.target], node.value),
+    ast.AugAssign: lambda node: (f"+{last_name(node.target)}",),
+    ast.Global: lambda node: [f"global {name}" for name in node.names],
     ast.If: _of_test,
 }
