@@ -31,7 +31,12 @@ def parameters(optimizer: Any) -> list[Tensor]:
 
 
 def marks(tensors: Iterable[Tensor]) -> Marks:
-    return {id(t): (id(t.grad), local(t.grad)._version) for t in tensors if t.is_leaf and t.grad is not None}
+    # for each parameter at each event: a call for each would take longer than all the rest
+    return {
+        id(t): (id(grad), grad._version if type(grad) is Tensor else local(grad)._version)
+        for t in tensors
+        if t.is_leaf and (grad := t.grad) is not None
+    }
 
 
 def smallest(tensors: Iterable[Tensor]) -> list[Tensor]:

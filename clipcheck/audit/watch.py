@@ -155,6 +155,8 @@ class Watch:
     def _look(self) -> frozenset[int]:
         """The parameters whose gradients were written to, made or removed since it looked last."""
         marks = gradients.marks(self._parameters())
+        if marks == self.marks:
+            return frozenset()
         changed = frozenset(p for p in marks.keys() | self.marks.keys() if marks.get(p) != self.marks.get(p))
         self.marks = marks
         return changed

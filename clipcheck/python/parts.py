@@ -268,7 +268,7 @@ def _holds_return(statement: ast.stmt) -> bool:
 
 
 # What asks whether a length or something else is nothing; a number may also be a name.
-_OF_LENGTH = {0: (ast.Eq, ast.LtE, ast.NotEq, ast.Gt), 1: (ast.Lt, ast.GtE)}
+_OF_LENGTH: dict[object, tuple[type[ast.cmpop], ...]] = {0: (ast.Eq, ast.LtE, ast.NotEq, ast.Gt), 1: (ast.Lt, ast.GtE)}
 _OF_NOTHING = (ast.Is, ast.Eq, ast.IsNot, ast.NotEq)
 
 
@@ -281,9 +281,9 @@ def _asked(test: ast.expr) -> Iterable[str]:
             return _asked(inner)
         case ast.Call(func=ast.Name(id="len" | "any" | "all" | "bool"), args=[inner]):
             return _subject(inner)
-        case ast.Compare(left=ast.Call(func=ast.Name(id="len"), args=[inner]), ops=[op], comparators=[right]):
-            literal = type(right) is ast.Constant
-            return _subject(inner) if not literal or isinstance(op, _OF_LENGTH.get(right.value, ())) else ()
+        case ast.Compare(left=ast.Call(func=ast.Name(id="len"), args=[inner]), ops=[op], comparators=[bound]):
+            asks = _OF_LENGTH.get(bound.value, ()) if isinstance(bound, ast.Constant) else ast.cmpop
+            return _subject(inner) if isinstance(op, asks) else ()
         case ast.Compare(left=left, ops=[op], comparators=[right]):
             nothing = type(right) in (ast.List, ast.Tuple, ast.Dict) or ast.unparse(right) == "None"
             return _subject(left) if nothing and isinstance(op, _OF_NOTHING) else ()
