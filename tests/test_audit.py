@@ -25,6 +25,11 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
 from torch.nn.utils import clip_grad_norm_  # noqa: E402
+from torch.optim import optimizer as optimizers  # noqa: E402
+from torch.optim.optimizer import (  # noqa: E402
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from clipcheck import audit, runtime  # noqa: E402
 from clipcheck.audit import calls, faults, figures  # noqa: E402
@@ -460,6 +465,32 @@ def test_the_watch_ends_after_so_many_steps() -> None:
     report = watched(training, steps=2)
     assert report.steps == 2
     assert training.__code__ and nn.utils.clip_grad_norm_.__code__.co_filename.endswith("clip_grad.py")
+
+
+def test_the_watch_ends_while_torch_goes_through_other_global_hooks() -> None:
+    """Which are registered after it, so that they are called after its own."""
+    called: list[str] = []
+    with audit.watching(2) as watch:
+        before = register_optimizer_step_pre_hook(lambda *_: called.append("before"))
+        after = register_optimizer_step_post_hook(lambda *_: called.append("after"))
+        try:
+            training()
+        finally:
+            before.remove()
+            after.remove()
+    assert called == ["before", "after"] * STEPS
+    assert watch.report().steps == 2
+
+
+def test_no_hook_is_left() -> None:
+    def hooks() -> tuple[int, int]:
+        return len(optimizers._global_optimizer_pre_hooks), len(optimizers._global_optimizer_post_hooks)
+
+    left = hooks()
+    with audit.watching(2):
+        assert hooks() == (left[0] + 1, left[1] + 1)
+        training()
+    assert hooks() == left
 
 
 def test_the_runtime_is_tried_on_the_same_shapes() -> None:

@@ -7,23 +7,15 @@ print(audit.report())
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from clipcheck.audit.report import Report
 from clipcheck.audit.watch import Watch
 
 __all__ = ["Report", "Watch", "watching"]
 
 
-@contextmanager
-def watching(steps: int = 200) -> Iterator[Watch]:
-    """Watches until the end of the block, for so many optimizer steps at most; training stays as it is, bit for bit.
+def watching(steps: int = 200) -> Watch:
+    """Watches until the end of a `with` block, for so many optimizer steps at most; training stays as it is, bit for bit.
 
     What is seen of a step takes less than 1 KB of memory for each parameter until the end of the block.
     """
-    watch = Watch(steps).begin()
-    try:
-        yield watch
-    finally:
-        watch.end()
+    return Watch(steps)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from inspect import GEN_CREATED, BoundArguments, getgeneratorstate
 from types import GeneratorType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,33 +35,28 @@ class Reads(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-class Given(NamedTuple):
-    """The arguments of a call; if the first was an iterator that had been read before, it is spent."""
+def is_spent(bound: BoundArguments) -> bool:
+    """Whether the first argument is an iterator that was read before; of any other, what it holds takes its place.
 
-    bound: BoundArguments
-    is_spent: bool = False
-
-
-def read(bound: BoundArguments) -> Given:
-    """An iterator can be read once, so what it holds takes its place; an empty one stays, since torch warns of some."""
+    An empty one stays, since torch warns of some.
+    """
     name, first = next(iter(bound.arguments.items()), ("", None))
     if not isinstance(first, Iterator):
-        return Given(bound)
+        return False
     is_fresh = isinstance(first, GeneratorType) and getgeneratorstate(first) == GEN_CREATED
     items = list(first)
     bound.arguments[name] = items or first
-    return Given(bound, is_spent=not items and not is_fresh)
+    return not items and not is_fresh
 
 
-def called(function: str, given: Given) -> tuple[Call, list[Tensor]]:
+def called(function: str, arguments: dict[str, Any], is_spent: bool) -> tuple[Call, list[Tensor]]:
     """What the call is before its outcome, and the tensors that it lists."""
-    arguments = given.bound.arguments
     first = next(iter(arguments.values()), None)
     items = first.parameters() if isinstance(first, Module) else [first] if isinstance(first, Tensor) else first
     tensors = [item for item in items if isinstance(item, Tensor)] if isinstance(items, Iterable) else []
     limit = arguments.get("max_norm", arguments.get("clip_value"))
     oddities = {
-        "spent": given.is_spent,
+        "spent": is_spent,
         "no parameters": bool(tensors) and not any(map(_could_hold, tensors)),
         "shards": not isinstance(first, Module) and _are_shards(tensors),
     }

@@ -10,7 +10,7 @@ class Fault(NamedTuple):
 
     `of` are the kinds of the event in question (`F`: a clip of none of the optimizer's parameters), `story` is a regular
     expression on what happened around it: the letters of `log.Kind`, `S` for the step before (`P` if in a backward), `!` for the event itself,
-    `u` for an unscaling of other parameters. `when` is one on what `steps.told` says of it. A note has no code.
+    `u` for an unscaling of other parameters. `when` is one on what `findings.told` says of it. A note has no code.
     """
 
     group: str

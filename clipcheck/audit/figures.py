@@ -7,20 +7,21 @@ import itertools
 import math
 import statistics
 from collections.abc import Collection
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch.nn import Parameter
 
 from clipcheck import runtime
+from clipcheck.audit.findings import Step, scope
 from clipcheck.audit.log import Log, Optimizer
-from clipcheck.audit.steps import Step, scope
 from clipcheck.bench import measure
 
 MOST = 2**30  # bytes of gradients that are made up at most, to try the runtime on them
 
 
-class Norms(NamedTuple):
+@dataclass(frozen=True)
+class Norms:
     """One of each for a step, where they are known: what the norm was, what the step used, and the limit."""
 
     before: list[float]
@@ -57,15 +58,17 @@ def norms(log: Log, optimizer: Optimizer, steps: list[Step], scaled: Collection[
     return Norms(before, after, limits, sum(not math.isfinite(norm) for norm in before) + skipped)
 
 
-class Times(NamedTuple):
-    """Seconds of a step, and of the clipping in it; reads by the host in one call, None where that was not counted."""
+@dataclass(frozen=True)
+class Times:
+    """Seconds of a step, and of the clipping in it; reads by the host in one call, None where that was not counted; see `tried`."""
 
     step: float
     clipping: float
     reads: int | None
+    tried: dict[str, float] | None
 
 
-def times(steps: list[Step]) -> Times | None:
+def times(optimizer: Optimizer, steps: list[Step]) -> Times | None:
     """As the host sees it: work that a device does later is in the step, not in the call."""
     begun = [e.time for step in steps for e in step.events if e.kind == "<" and e.optimizer == step.optimizer.key]
     called = [e.call for step in steps for e in step.events if e.call is not None and scope(e, step)]
@@ -73,7 +76,8 @@ def times(steps: list[Step]) -> Times | None:
         return None
     seconds = statistics.median(call.seconds for call in called) * len(called) / len(begun)
     reads = [call.reads for call in called if call.reads is not None]
-    return Times(statistics.median(b - a for a, b in itertools.pairwise(begun)), seconds, max(reads, default=None))
+    step = statistics.median(b - a for a, b in itertools.pairwise(begun))
+    return Times(step, seconds, max(reads, default=None), tried(optimizer))
 
 
 def tried(optimizer: Optimizer) -> dict[str, float] | None:

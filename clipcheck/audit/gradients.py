@@ -55,8 +55,9 @@ def probe(tensors: Iterable[Tensor]) -> dict[int, Tensor]:
 
 
 def parts(tensors: Iterable[Any]) -> int:
-    """Over how many ranks the first DTensor is spread: 1 without one, 0 on a mesh of several dimensions."""
-    mesh = next((t.device_mesh for t in tensors if hasattr(t, "device_mesh")), None)
+    """Over how many ranks the first DTensor is spread that is: 1 without one, 0 on a mesh of several dimensions."""
+    spread = (t.device_mesh for t in tensors if not all(one.is_replicate() for one in getattr(t, "placements", ())))
+    mesh = next(spread, None)
     return 1 if mesh is None else int(mesh.size()) if mesh.ndim == 1 else 0
 
 

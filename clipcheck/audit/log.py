@@ -34,7 +34,7 @@ class Event(NamedTuple):
     kind: Kind
     about: frozenset[int]  # the parameters whose gradients it writes to, or that it was called with
     site: Site = NOWHERE
-    optimizer: int = 0  # the one that steps, or in whose `step` a clip is called
+    optimizer: int = 0  # the one that steps
     call: Call | None = None
     probe: Any = None  # norms of the smallest gradients: what is written through `.data` leaves no other mark
     norm: Any = None  # of all gradients: before a clip, where the function tells it, or as a step uses them

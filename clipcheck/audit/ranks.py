@@ -8,9 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,30 +30,27 @@ def world() -> int:
     return number("LOCAL_WORLD_SIZE", number("WORLD_SIZE", 1))
 
 
-def _folder() -> Path:
-    """One for each job on this host: its processes have the same parent and the same port."""
-    return Path(tempfile.gettempdir()) / f"clipcheck-audit-{os.getppid()}-{number('MASTER_PORT')}"
-
-
 def compared(log: Log) -> tuple[Log, list[str], list[str]]:
     """The log with the norms of whole gradients, faults that comparing the ranks has shown, and what could not be seen.
 
     Only the first rank of a host looks at what the others leave.
     """
-    if world() == 1:
+    rank, ranks = number("RANK"), world()
+    if ranks == 1:
         return log, [], []
-    first, folder = number("RANK"), _folder()
+    # One for each job on this host: its processes have the same parent and the same port.
+    folder = Path(tempfile.gettempdir()) / f"clipcheck-audit-{os.getppid()}-{number('MASTER_PORT')}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    part = folder / f"{first}.part"
+    part = folder / f"{rank}.part"
     part.write_text(json.dumps(summary(log)), encoding="utf-8")
     part.replace(part.with_suffix(".json"))
     if number("LOCAL_RANK"):
         return log, [], []
-    found = _collected({one: folder / f"{one}.json" for one in range(first, first + world())})
+    found = _collected({one: folder / f"{one}.json" for one in range(rank, rank + ranks)})
     shutil.rmtree(folder, ignore_errors=True)
     said = "rank {} has told nothing: it was not audited, or ended before"
-    unseen = [said.format(one) for one in range(first, first + world()) if one not in found]
-    unseen += ["the ranks of other hosts are not compared"] * (number("WORLD_SIZE") > world())
+    unseen = [said.format(one) for one in range(rank, rank + ranks) if one not in found]
+    unseen += ["the ranks of other hosts are not compared"] * (number("WORLD_SIZE") > ranks)
     return joined(log, found), faults(found), unseen
 
 
@@ -92,37 +87,32 @@ def _whole(part: Event, norms: tuple[float | None, ...]) -> Event:
 
 def faults(ranks: dict[int, Summary]) -> list[str]:
     """What differs between ranks and must not; only replicas, whose first weights are alike, must have the same norms."""
-    said = [*_by_calls(ranks)]
     first, *others = [one["weights"] or [[]] for one in ranks.values()] or [[[]]]
-    if others and first[0] and all(_alike(first[0], other[0]) for other in others):
-        said += _by_norms(ranks)
-        if not all(_alike(first[-1], other[-1]) for other in others):
-            said.append("the replicas' parameters were alike at the first step and are not at the last one")
+    are_replicas = bool(others and first[0]) and all(_alike(first[0], other[0]) for other in others)
+    said = [*_clips_unlike(ranks, are_replicas)]
+    if are_replicas and not all(_alike(first[-1], other[-1]) for other in others):
+        said.append("the replicas' parameters were alike at the first step and are not at the last one")
     return said
 
 
-def _by_calls(ranks: dict[int, Summary]) -> Iterator[str]:
-    counts = {one: Counter(site for site, _, _ in data["clips"]) for one, data in ranks.items()}
-    for site in sorted({site for count in counts.values() for site in count}):
-        if len({count[site] for count in counts.values()}) > 1:
-            each = ", ".join(f"{count[site]} times on rank {one}" for one, count in counts.items())
-            yield f"CLIP406 {site}: clips on some ranks only, {each}"
-
-
-def _by_norms(ranks: dict[int, Summary]) -> Iterator[str]:
+def _clips_unlike(ranks: dict[int, Summary], are_replicas: bool) -> Iterator[str]:
     """Replicas have the same gradients, so the same norm, so the same coefficient."""
-    unlike: dict[str, list[str]] = {}
-    for calls in zip_longest(*(data["clips"] for data in ranks.values()), fillvalue=("", 0, None)):
-        sites, limits, norms = zip(*calls, strict=True)
-        if len(set(sites)) == 1 and None not in norms and not _alike(norms[:1] * len(norms), norms):
-            unlike.setdefault(sites[0], []).append(
-                ", ".join(
-                    f"norm {norm:.4g} and coefficient {min(1.0, limit / (norm + 1e-6)):.4g} on rank {one}"
-                    for one, limit, norm in zip(ranks, limits, norms, strict=True)
-                )
+    for site in sorted({site for data in ranks.values() for site, _, _ in data["clips"]}):
+        calls = {one: [call for call in data["clips"] if call[0] == site] for one, data in ranks.items()}
+        if len(set(map(len, calls.values()))) > 1:
+            each = ", ".join(f"{len(of)} times on rank {one}" for one, of in calls.items())
+            yield f"CLIP406 {site}: clips on some ranks only, {each}"
+        unlike = [call for call in zip(*calls.values(), strict=False) if not _norms_alike([norm for *_, norm in call])]
+        if unlike and are_replicas:
+            each = ", ".join(
+                f"norm {norm:.4g} and coefficient {min(1.0, limit / (norm + 1e-6)):.4g} on rank {one}"
+                for one, (_, limit, norm) in zip(ranks, unlike[0], strict=True)
             )
-    for site, said in unlike.items():
-        yield f"{site}: replicas were clipped unlike in {len(said)} calls: first {said[0]}"
+            yield f"{site}: replicas were clipped unlike in {len(unlike)} calls: first {each}"
+
+
+def _norms_alike(norms: list[float | None]) -> bool:
+    return None in norms or _alike(norms[:1] * len(norms), norms)
 
 
 def _alike(some: Any, others: Any) -> bool:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from traceback import walk_stack
 
 import torch
 
 
-class Site(NamedTuple):
+@dataclass(frozen=True)
+class Site:
     """A line of the user's code, and the library's line through which it makes the call, empty if it does so itself.
 
     `hook` is the library's line that calls the user's code, and the function that it calls; empty without one.
@@ -39,24 +42,18 @@ _PACKAGES = tuple(sorted(_PATHS, key=len, reverse=True))
 
 def here() -> Site:
     """The innermost line outside of torch and clipcheck, and the innermost outside of all installed packages."""
-    direct = site = NOWHERE
-    called = ""
-    frame = sys._getframe()
-    while above := frame.f_back:
-        frame = above
-        line = Site(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
-        if line.file.startswith(_INSIDE):
-            continue
-        is_library = line.file.startswith(_PACKAGES)
-        if is_library and site.file:
-            return site._replace(hook=f"{_short(line)} {called}")
-        if not is_library:
-            site, called = site if site.file else line._replace(through=_short(direct)), line.function
-        direct = direct if direct.file else line
-    return site if site.file else direct
+    stack = [(frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in walk_stack(sys._getframe())]
+    calls = [call for call in stack if not call[0].startswith(_INSIDE)]
+    runs = [(is_library, [*run]) for is_library, run in groupby(calls, lambda call: call[0].startswith(_PACKAGES))]
+    library = runs.pop(0)[1] if runs and runs[0][0] else []
+    (_, own), (_, callers) = (*runs, (False, []), (True, []))[:2]
+    if not own:
+        return Site(*library[0]) if library else NOWHERE
+    hook = f"{_short(*callers[0])} {own[-1][2]}" if callers else ""
+    return Site(*own[0], _short(*library[0]) if library else "", hook)
 
 
-def _short(site: Site) -> str:
-    """A line of an installed package, without the folder that it is installed in; empty for none."""
-    folder = next((folder for folder in _PACKAGES if site.file.startswith(folder)), "")
-    return f"{site.file.removeprefix(folder).replace(os.sep, '/')}:{site.line}" if site.file else ""
+def _short(file: str, line: int, _: str) -> str:
+    """A line of an installed package, without the folder that it is installed in."""
+    folder = next((folder for folder in _PACKAGES if file.startswith(folder)), "")
+    return f"{file.removeprefix(folder).replace(os.sep, '/')}:{line}"
