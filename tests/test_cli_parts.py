@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import re
 import sys
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any
 import pytest
 from conftest import runner
 
+import clipcheck
 from clipcheck.cli import changed_lines, check, progress, streams
 from clipcheck.cli.arguments import Options
 from clipcheck.cli.changed_lines import Changes
 from clipcheck.cli.main import main
 from clipcheck.engine.results import FileReport, Outcome
+from clipcheck.formats import FORMATS
 from clipcheck.rule import Finding, Place
 from clipcheck.settings.keys import ConfigError
 
@@ -313,3 +316,44 @@ def test_a_stream_that_was_closed_before_is_an_error(monkeypatch: pytest.MonkeyP
     with pytest.raises(OSError, match="stdout is closed") as caught:
         streams._open("stdout")
     assert caught.value.errno == errno.EBADF
+
+
+# --- the report of each format ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", FORMATS)
+def test_only_formats_for_people_are_in_color_and_begin_with_the_fixes(shape: str, tmp_path: Path) -> None:
+    (tmp_path / "x.py").write_text(CALL + "torch.nn.utils.clip_grad_norm_(model.parameters(), -1.0)\n")
+    words = ["--isolated", "--no-cache", "--fix", "--show-fixes", "--color", "always", "--output-format", shape]
+    result = runner().invoke(main, ["check", *words, str(tmp_path)], color=True)
+    is_for_people = shape in ("full", "concise", "grouped")
+    assert (result.exit_code, result.stdout.startswith("Fixed 1 problem:")) == (1, is_for_people)
+    assert ("\x1b" in result.stdout) is is_for_people
+
+
+# --- `python -m clipcheck` --------------------------------------------------------------------------------------------------------------
+
+CHECKOUT = str(Path(clipcheck.__file__).parents[1])
+
+
+@pytest.mark.parametrize(
+    ("folder", "first", "is_safe", "left"),
+    [
+        ("user", "", False, ["rest"]),  # what is to be checked is not imported
+        ("user", "user", False, ["rest"]),
+        ("user", "other", False, ["other", "rest"]),
+        ("user", "user", True, ["user", "rest"]),  # `python -P` adds no folder
+        ("checkout", "", False, ["rest", ""]),
+        ("checkout", "checkout", False, ["rest", "checkout"]),
+    ],
+)
+def test_the_current_folder_is_not_imported_from(
+    folder: str, first: str, is_safe: bool, left: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {"user": os.path.realpath(tmp_path), "checkout": CHECKOUT}
+    monkeypatch.chdir(folders[folder])
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(safe_path=is_safe))
+    monkeypatch.setattr(sys, "path", [folders.get(first, first), "rest"])
+    path = Path(CHECKOUT, "clipcheck", "__main__.py")
+    exec(compile(path.read_text(), path, "exec"), {"__name__": "clipcheck.__main__", "__file__": str(path)})
+    assert sys.path == [folders.get(name, name) for name in left]

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -13,6 +14,8 @@ from conftest import runner
 
 from clipcheck.cli.main import main
 from clipcheck.engine.find import find
+from clipcheck.settings.keys import DEFAULT
+from clipcheck.settings.table import EXCLUDED
 
 CALL = "import torch\ntorch.nn.utils.clip_grad_norm(model.parameters(), 1.0)\n"
 
@@ -326,6 +329,45 @@ def test_show_files_and_show_settings() -> None:
     assert 'file = "clipcheck.toml"' in shown.stdout
     assert 'select = ["CLIP002"]' in shown.stdout
     assert 'target = "torch"' in shown.stdout
+
+
+def test_all_settings_are_shown() -> None:
+    put("a.py")
+    assert settings_of("a.py") == {
+        "file": "none",
+        "select": sorted(DEFAULT),
+        "target": "clipcheck",
+        "unsafe-fixes": False,
+        "unfixable": [],
+        "extend-safe-fixes": [],
+        "extend-unsafe-fixes": [],
+        "exclude": list(EXCLUDED),
+        "force-exclude": False,
+        "respect-gitignore": True,
+        "output-format": "full",
+        "cache-dir": os.path.join(os.getcwd(), ".clipcheck_cache"),
+    }
+    wanted = {
+        "select": ["CLIP002"],
+        "target": "torch",
+        "unsafe-fixes": True,
+        "unfixable": ["CLIP002"],
+        "extend-safe-fixes": ["CLIP101"],
+        "extend-unsafe-fixes": ["CLIP001"],
+        "exclude": ["x.py"],
+        "force-exclude": True,
+        "respect-gitignore": False,
+        "output-format": "concise",
+        "cache-dir": os.path.join(os.getcwd(), "kept"),
+    }
+    put("clipcheck.toml", "".join(f"{key} = {json.dumps(value)}\n" for key, value in wanted.items()))
+    assert settings_of("a.py") == {"file": "clipcheck.toml", **wanted}
+
+
+def settings_of(path: str) -> dict[str, Any]:
+    first, *lines = runner().invoke(main, ["check", "--show-settings", path]).stdout.splitlines()
+    assert first == f"# settings for {path}"
+    return {key: json.loads(value) for key, _, value in (line.partition(" = ") for line in lines)}
 
 
 def test_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,6 +184,12 @@ def test_pylint_has_the_line_and_the_cell() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["concise", "pylint", "github", "azure", "json-lines"])
+def test_formats_with_one_line_for_each_finding(name: str) -> None:
+    lines = shown(name, finding(), finding(place=Place(7, 1, 7, 2)), view=View(summary=False)).splitlines()
+    assert [line.count("CLIP002") > 0 for line in lines] == [True, True]
+
+
 def test_without_a_summary_only_findings_are_shown() -> None:
     quiet = View(summary=False)
     for name in ("full", "concise", "grouped"):
@@ -354,6 +360,11 @@ def test_a_long_finding_is_shown_by_its_first_lines() -> None:
 def test_blank_lines_at_the_edges_are_left_out() -> None:
     assert framed("\n\nx\n\n\ny\n", place=Place(3, 1, 3, 2)) == " --> train.py:3:1\n  |\n3 | x\n  | ^\n  |\n"
     assert "1 | a\n2 |\n3 | x\n  | ^\n4 |\n5 | b\n" in framed("a\n\nx\n\nb\n", place=Place(3, 1, 3, 2))
+
+
+def test_a_place_on_a_blank_line_or_after_the_last_line() -> None:
+    assert framed("\n\n\n\n\n", place=Place(3, 1, 3, 1)) == " --> train.py:3:1\n  |\n3 |\n  | ^\n  |\n"
+    assert framed("x\n", place=Place(9, 1, 9, 2)) == " --> train.py:9:1\n  |\n  |\n"
 
 
 def test_a_place_without_width_has_one_caret_and_one_of_several_lines_goes_to_the_end() -> None:

@@ -68,7 +68,7 @@ def test_the_last_matching_pattern_decides() -> None:
     globs = Globs(("*.py", "!a.py"), os.path.join(os.sep, "project"))
 
     def decides(name: str) -> bool | None:
-        return globs.decides(os.path.join(os.sep, "project", name))
+        return globs.decides(os.path.join(os.sep, "project", name), False)
 
     assert (decides("b.py"), decides("a.py"), decides("b.md")) == (True, False, None)
 

@@ -109,6 +109,39 @@ def test_fixes_that_change_more_than_the_function(name: str) -> None:
         exchanges(change(*MORE[name]))
 
 
+@pytest.mark.parametrize(
+    "limit",
+    [
+        *(
+            "a",
+            "a.b",
+            "a['k']",
+            "a[0]",
+            "-a",
+            "not a",
+            "1.0",
+            "a or b",
+            "a and b",
+            "a if b else c",
+            "a if b > c else d",
+        ),
+        *("float(a)", "float('inf')", "a.get('k')", "a.get('k', 1.0)", "torch.inf"),
+    ],
+)
+def test_an_argument_may_be_whatever_only_reads_a_value(limit: str) -> None:
+    for call in (f"(model.parameters(), {limit})", f"(ps, max_norm={limit})", f"({limit}, 1.0)"):
+        assert len(exchanges(change(f"«utils.clip_grad_norm_»{call}\n", "runtime.clip_grad_norm_"))) == 1
+
+
+@pytest.mark.parametrize(
+    "limit",
+    ["a + 1", "a.pop()", "f(a)", "a.get(k=1)", "a.get(f())", "a.get(b + c)", "(a := 1)", "[a]", "__file__", "a.__b", "utils.x"],
+)  # fmt: skip
+def test_an_argument_that_may_do_more_is_not_tried(limit: str) -> None:
+    with pytest.raises(NotVerifiable, match="cannot be resolved"):
+        exchanges(change(f"«utils.clip_grad_norm_»(ps, {limit})\n", "runtime.clip_grad_norm_"))
+
+
 RAISES = {
     "a keyword that neither has": ("«utils.clip_grad_norm_»(model.parameters(), clip_value=1.0)\n", "`clip_value`"),
     "too many arguments": ("«utils.clip_grad_norm_»(m.parameters(), 1.0, 2.0, True, True, 1)\n", "so many arguments"),

@@ -110,6 +110,7 @@ def test_exchanged_functions_are_tried_one_by_one(text: str, groups: int) -> Non
         ("clip_grad_norm_(«a», 1)\n", True),
         ("clip_grad_norm_(a.b.«c», 1)\n", True),
         ("torch.nn.utils.clip_grad_value_(«a», 1)\n", True),
+        ("from clipcheck import runtime\nruntime.clip_grad_norm_(«a», 1)\n", True),
         ("clip_grad_norm_(parameters=«a»)\n", True),
         ("clip_grad_norm_(f(«a»), 1)\n", False),
         ("print(«a»)\n", False),
@@ -174,6 +175,29 @@ def test_where_a_names_value_comes_from() -> None:
     assert makers("x") == [loop]
     assert makers("c") == ["    if a:\n        c: int = 2\n"]
     assert makers("a") == makers("nothing") == []
+
+
+@pytest.mark.parametrize("block", ["if a:", "for a in b:", "while a:", "with a:", "try:"])
+def test_a_value_may_come_from_above_the_block(block: str) -> None:
+    after = "    finally:\n        pass\n" if block == "try:" else ""
+    source, fix, _ = change(f"def f(a, b):\n    x = 1\n    x += 2\n    {block}\n        «x»\n{after}", "y")
+    found = [source.text[slice(*piece.before)] for piece in above(source, fix, fix.edits[0].start, "x")]
+    assert found == ["    x = 1\n", "    x += 2\n"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = 1\ndef f():\n    «x»\n",  # another function may set it before this one is called
+        "x = 1\nif a:\n    def f():\n        «x»\n",
+        "x = 1\nif a:\n    class A:\n        «x»\n",
+        "def f():\n    x = 1\nif a:\n    «x»\n",
+        "class A:\n    x = 1\nif a:\n    «x»\n",
+    ],
+)
+def test_a_value_comes_from_the_same_function(text: str) -> None:
+    source, fix, _ = change(text, "y")
+    assert above(source, fix, fix.edits[0].start, "x") == []
 
 
 def test_names_that_are_read_later_are_kept() -> None:

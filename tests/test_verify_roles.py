@@ -16,6 +16,7 @@ import math
 import numpy as np
 import torch
 from torch import inf
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 
 """
@@ -67,6 +68,8 @@ CLIP = "clip_grad_norm_(ps, {})"
         ("accelerator.backward(loss)\naccelerator.clip_grad_norm_(net.parameters(), max_norm=c)", {"accelerator": "accelerator", "net": "model", "c": "max_norm"}),
         ("accelerator.backward(loss)\naccelerator.clip_grad_norm_(net.parameters(), 1.0)", {"accelerator": "accelerator", "net": "model"}),
         ("fabric.backward(loss)\nfabric.clip_gradients(net, o, max_norm=c)", {"fabric": "fabric", "net": "model", "o": "optimizer", "c": "max_norm"}),
+        ("fabric.backward(loss)\nfabric.clip_gradients(net, o, c)", {"fabric": "fabric", "net": "model", "o": "optimizer"}),
+        ("net = FSDP(net)\nnet.zero_grad()\nnet.clip_grad_norm_(c)", {"net": "fsdp", "c": "max_norm"}),
         ("with amp.scale_loss(loss, o) as scaled:\n    scaled.backward()", {"amp": "amp", "o": "optimizer"}),
         ("clip_grad_norm_(amp.master_params(o), c)", {"amp": "amp", "o": "optimizer", "c": "max_norm"}),
         ("net(x)\nprint(net)", {}),
@@ -108,7 +111,12 @@ def test_acts(body: str, kinds: set[str]) -> None:
         ("p.grad = torch.clamp(p.grad, -c, c)", "", 2.0, {"c"}),
         ("get_total_norm(gs)", "", 2.0, set()),
         ("accelerator.clip_grad_norm_(ps, c)", "norm", 2.0, {"c"}),
+        ("accelerator.clip_grad_norm_(ps, max_norm=c)", "norm", 2.0, {"c"}),
         ("fabric.clip_gradients(net, o, max_norm=c)", "norm", 2.0, {"c"}),
+        ("fabric.clip_gradients(net, o, clip_val=c)", "norm", 2.0, {"c"}),
+        ("fabric.clip_gradients(net, o)", "norm", 2.0, set()),
+        ("net = FSDP(net)\nnet.clip_grad_norm_(c)", "norm", 2.0, {"c"}),
+        ("net = FSDP(net)\nnet.clip_grad_norm_(max_norm=c)", "norm", 2.0, {"c"}),
         (CLIP.format("c") + "\n" + CLIP.format("d"), "norm", 2.0, {"c", "d"}),
         ("loss.backward()", "", 2.0, set()),
     ],

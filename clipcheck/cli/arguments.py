@@ -75,7 +75,7 @@ class Options(NamedTuple):
         return self.paths == ("-",) or (not self.paths and self.stdin_filename is not None)
 
 
-def projects_of(options: Options, verify: Verify | None = None) -> Projects:
+def projects_of(options: Options, verify: Verify | None) -> Projects:
     """The settings of each file; options win over `--config 'key = value'`, which wins over files."""
     file = ""
     inline: dict[str, Any] = {}

@@ -47,7 +47,7 @@ def check(options: Options, progress: Progress = lambda done, total: None) -> in
         raise ConfigError(str(error)) from None
 
 
-def verify_paths(options: Options, progress: Progress = lambda done, total: None) -> int:
+def verify_paths(options: Options, progress: Progress) -> int:
     """Run the fixes of the user's files and print the verdicts; change nothing. Raises ConfigError."""
     return check(options._replace(verify=True, only_verdicts=True), progress)
 

@@ -61,7 +61,6 @@ def _why(options: Options, project: Project) -> str:
         return "no settings file found"
     if any(os.path.isfile(word) or word.endswith(".toml") for word in options.config):
         return "given by --config"
-    user = users_file()
-    if user and os.path.abspath(user) == os.path.abspath(project.origin):
+    if os.path.abspath(users_file()) == os.path.abspath(project.origin):
         return "your own settings file; the project has none"
     return "the nearest settings file"

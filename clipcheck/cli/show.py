@@ -24,8 +24,8 @@ def show(
     outcome: Outcome,
     project: Project,
     exit_code: int,
-    looked: Looked | None = None,
-    stdin: bool = False,
+    looked: Looked | None,
+    stdin: bool,
 ) -> None:
     """Print the result of a run, in the format that the options and the project ask for."""
     for error in outcome.errors:

@@ -39,7 +39,7 @@ class _Block(NamedTuple):
     line: int
     texts: tuple[str, ...]
     margins: tuple[str, ...]
-    editable: bool = True
+    editable: bool
 
 
 def read(data: bytes) -> Document:

@@ -38,7 +38,7 @@ from clipcheck.settings.keys import DEFAULT, Settings
 class Examined(NamedTuple):
     """The findings, and `masked` ones that are not reported because another mistake hides their effect."""
 
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Finding, ...]
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     masked: tuple[Finding, ...] = ()
@@ -62,7 +62,7 @@ class _View(NamedTuple):
 
 
 def examine(
-    path: str, document: Document, index: int, codes: frozenset[str], settings: Settings, before: str = ""
+    path: str, document: Document, index: int, codes: frozenset[str], settings: Settings, before: str
 ) -> Examined:
     """What the rules `codes` find in program `index` of a file; `before` is for `syntax.parse`."""
     too_much = excess(document.programs[index].text)

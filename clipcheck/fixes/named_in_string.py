@@ -21,7 +21,7 @@ class Named(NamedTuple):
 
     string: cst.SimpleString
     patched: bool
-    may_lack: bool = False  # whether the program continues if there is no such function
+    may_lack: bool  # whether the program continues if there is no such function
 
 
 def named_in_strings(source: Source, module: str, function: str) -> Iterator[Named]:

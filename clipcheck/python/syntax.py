@@ -47,7 +47,7 @@ class Fault(NamedTuple):
     message: str
     start: int
     end: int
-    is_python: bool = False
+    is_python: bool
 
 
 class Parsed(NamedTuple):
@@ -94,7 +94,7 @@ def _readable_parts(program: Program, target: Target, whole: tuple[int, str]) ->
             faults.append(Fault(segment.start + at, message, segment.start, segment.end, is_python))
             text = text[: segment.start] + (left or _readable(piece)) + text[segment.end :]
     if not faults:  # each part is valid Python, but the whole is not
-        faults = [Fault(*whole, 0, len(text))]
+        faults = [Fault(*whole, 0, len(text), False)]
     try:
         source = Source(text, target) if text != program.text else None
     except cst.ParserSyntaxError:
@@ -113,7 +113,7 @@ def _without_what_is_typed(text: str, target: Target, before: str, whole: tuple[
             source = Source(text[:start] + masked + text[end:], target)
         except cst.ParserSyntaxError:
             continue
-        return Parsed(source, (Fault(*whole, start, end),))
+        return Parsed(source, (Fault(*whole, start, end, False),))
     return Parsed(None)
 
 

@@ -45,7 +45,7 @@ def report(outcome: Outcome, view: View) -> str:
         },
         "columnKind": "unicodeCodePoints",
         "automationDetails": {"id": f"{category}/"},
-        "originalUriBaseIds": {"SRCROOT": {"uri": Path(root).as_uri().rstrip("/") + "/"}},
+        "originalUriBaseIds": {"SRCROOT": {"uri": Path(root, "x").as_uri()[:-1]}},
         "invocations": [
             {
                 "executionSuccessful": not outcome.errors,
@@ -205,7 +205,7 @@ def line_hashes(text: str) -> Iterable[str]:
     hashes = [0]
     for number in [*numbers, *[0] * _BLOCK]:
         hashes.append((hashes[-1] * _BASE + number) & _MASK)
-    shift = pow(_BASE, _BLOCK, 2**64)
+    shift = _BASE**_BLOCK & _MASK
     starts = [0, *(i + 1 for i, number in enumerate(numbers[:-1]) if number == 10)]
     counts: Counter[int] = Counter()
     for start in starts:

@@ -16,7 +16,7 @@ _IN_LINES = re.compile(rf"(?!\r?\n){_CONTROL}")
 
 def visible(text: str) -> str:
     """A line, with each character that would do something written as its escape."""
-    return text if text.isascii() and text.isprintable() and "##" not in text else _IN_LINE.sub(_escape, text)
+    return text if text.isprintable() and "##" not in text else _IN_LINE.sub(_escape, text)
 
 
 def visible_lines(text: str) -> str:

@@ -23,7 +23,7 @@ class Globs:
         """Whether a pattern matches the path or a folder that contains it."""
         return self.decides(path, is_folder) is True
 
-    def decides(self, path: str, is_folder: bool = False) -> bool | None:
+    def decides(self, path: str, is_folder: bool) -> bool | None:
         """True if the last pattern that fits matches the path, False if it begins with `!`, None if no pattern fits. A
         folder that matches does so with everything in it.
         """

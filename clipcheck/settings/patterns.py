@@ -36,8 +36,8 @@ class Pattern(NamedTuple):
     """A pattern as the names on a path that it requires; None among them stands for any number of names (`**`)."""
 
     names: tuple[Fits | None, ...]
-    negated: bool = False
-    folders_only: bool = False
+    negated: bool
+    folders_only: bool
 
     def fits(self, path: Sequence[str], is_folder: bool) -> bool:
         """Whether the pattern matches exactly this path, given as its names."""

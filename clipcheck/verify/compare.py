@@ -28,7 +28,7 @@ class Seen(NamedTuple):
 
 
 class Failed(Exception):
-    def __init__(self, why: str, before: object = "", after: object = "") -> None:
+    def __init__(self, why: str, before: object, after: object) -> None:
         super().__init__(why)
         self.sides = _shown(before), _shown(after)
 

@@ -183,7 +183,7 @@ def _limits(program: Program, node: ast.AST) -> Iterator[str]:
             yield from (ast.unparse(arg.operand if isinstance(arg, ast.UnaryOp) else arg) for arg in bounds)
         case ast.Call(args=args, keywords=keywords) if act is not None and act.kind is EventKind.CLIP:
             named = [keyword.value for keyword in keywords if keyword.arg in ("max_norm", "clip_val", "clip_value")]
-            at = _LIMIT_AT.get(clip_of(program, node, act), 1)
+            at = _LIMIT_AT.get(clip_of(program, node, act), len(args))
             yield from (ast.unparse(limit) for limit in named or args[at : at + 1])
 
 
