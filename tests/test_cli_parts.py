@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import re
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 from conftest import runner
 
@@ -132,6 +134,45 @@ def test_what_a_run_ends_with(options: dict[str, bool], codes: tuple[int, ...]) 
     asked = Options()._replace(**options)
     assert tuple(check._exit_code(asked, one) for one in (NOTHING, LEFT, FIXED, BOTH)) == codes
     assert check._exit_code(asked, LEFT._replace(errors=("x.py: cannot be read",))) == 2
+
+
+@pytest.mark.parametrize(
+    ("paths", "name", "reads"),
+    [
+        (("-",), None, True),
+        ((), "a.py", True),
+        ((), None, False),
+        (("a.py",), "a.py", False),
+        (("a.py",), None, False),
+        (("-", "a.py"), None, False),
+    ],
+)
+def test_when_code_is_read_from_stdin(paths: tuple[str, ...], name: str | None, reads: bool) -> None:
+    assert Options(paths=paths, stdin_filename=name).reads_stdin is reads
+
+
+def test_every_option_that_takes_a_value_says_which() -> None:
+    context = click.Context(main)
+    for command in main.commands.values():
+        options = (one for one in command.get_params(context) if isinstance(one, click.Option) and not one.is_flag)
+        for option in options:
+            names, about = option.get_help_record(context) or ("", "")
+            assert re.search(r"--[\w-]+ [A-Z[c]\S*$", names), names
+            assert about
+
+
+def test_the_options_of_check_are_shown_in_groups() -> None:
+    text = runner().invoke(main, ["check", "--help"]).stdout
+    groups = dict(re.findall(r"^(\w[\w ]+):\n +(-[^ ,]+)", text, re.MULTILINE))
+    assert groups == {
+        "Fixing": "--fix",
+        "Exit code": "-e",
+        "Rules": "--select",
+        "Files": "--exclude",
+        "Suppression": "--add-ignore",
+        "Output": "--output-format",
+        "Settings": "--config",
+    }
 
 
 # --- watching ---------------------------------------------------------------------------------------------------------------------
@@ -329,6 +370,15 @@ def test_only_formats_for_people_are_in_color_and_begin_with_the_fixes(shape: st
     is_for_people = shape in ("full", "concise", "grouped")
     assert (result.exit_code, result.stdout.startswith("Fixed 1 problem:")) == (1, is_for_people)
     assert ("\x1b" in result.stdout) is is_for_people
+    (tmp_path / "x.py").write_text(CALL)
+    words.remove("--show-fixes")
+    assert "Fixed 1" not in runner().invoke(main, ["check", *words, str(tmp_path)], color=True).stdout
+
+
+def test_the_category_of_code_scanning(tmp_path: Path) -> None:
+    words = ["--isolated", "--output-format", "sarif", "--sarif-category"]
+    result = runner().invoke(main, ["check", *words, "nightly", str(tmp_path)])
+    assert json.loads(result.stdout)["runs"][0]["automationDetails"] == {"id": "nightly/"}
 
 
 # --- `python -m clipcheck` --------------------------------------------------------------------------------------------------------------

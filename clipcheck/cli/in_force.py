@@ -59,7 +59,7 @@ def _why(options: Options, project: Project) -> str:
         return "--isolated ignores settings files"
     if not project.origin:
         return "no settings file found"
-    if any(os.path.isfile(word) or word.endswith(".toml") for word in options.config):
+    if any(map(os.path.isfile, options.config)):
         return "given by --config"
     if os.path.abspath(users_file()) == os.path.abspath(project.origin):
         return "your own settings file; the project has none"

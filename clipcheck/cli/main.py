@@ -82,7 +82,9 @@ def generate_shell_completion(shell: str) -> None:
 @click.option("--target", metavar="clipcheck|torch|MODULE", help="With PATHS: which functions fixes call.")
 @click.option("--isolated", is_flag=True, help="With PATHS: ignore all settings files.")
 @click.option("--output-format", type=Choice(["full", "json"]), default="full", help="How results are printed.")
-@click.option("-j", "--jobs", type=click.IntRange(min=0), default=0, help="Number of processes; 0 is one per core.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(min=0), default=0, metavar="N", help="Number of processes; 0 is one per core."
+)
 def verify(paths: tuple[str, ...], output_format: str, jobs: int, **words: Any) -> None:
     """Run code before and after each fix on torch and compare the results.
 

@@ -95,7 +95,14 @@ GROUPS: dict[str, tuple[click.Option, ...]] = {
         _option("--show-settings", **_flag, help="Print the settings in force for a path."),
         _option("-n", "--no-cache", **_flag, envvar="CLIPCHECK_NO_CACHE", help="Do not read or write the cache."),
         _option("--cache-dir", metavar="FOLDER", envvar="CLIPCHECK_CACHE_DIR", help="Where to keep the cache."),
-        _option("-j", "--jobs", type=click.IntRange(min=0), default=0, help="Number of processes; 0 is one per core."),
+        _option(
+            "-j",
+            "--jobs",
+            type=click.IntRange(min=0),
+            default=0,
+            metavar="N",
+            help="Number of processes; 0 is one per core.",
+        ),
         _option("-w", "--watch", **_flag, help="Check again whenever a file changes."),
     ),
 }
