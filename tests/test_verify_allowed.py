@@ -15,6 +15,7 @@ from clipcheck.verify.allowed import (
     Names,
     NotVerifiable,
     check,
+    check_imports,
     flat_name,
 )
 
@@ -126,3 +127,91 @@ def test_gradients_and_data_are_assigned(attribute: str) -> None:
 )
 def test_attributes_that_hand_written_norms_read(attribute: str) -> None:
     check(ast.parse(f"y = x.{attribute}"), NAMES)
+
+
+# --- what norms and clips are written in ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("x = 1", "x += 1", "f", "return x", "pass", "x, y = z", "if x:\n    pass\nelse:\n    y"),
+        *("for x in y:\n    continue", "for x in y:\n    break", "with torch__no_grad():\n    pass"),
+        *("x + y", "x - y", "x * y", "x / y", "x // y", "x % y", "x ** y", "+x", "-x", "not x", "x and y", "x or y"),
+        *("x < y", "x <= y", "x > y", "x >= y", "x == y", "x != y", "x is None", "x is not None", "x in y", "x not in y"),
+        *("x if y else z", "(x, y)", "[x, y]", "[x for x in y if z]", "builtins__sum(x for x in y)", "x[0]", "x[1:2]"),
+        *("builtins__max(x, key=lambda a: a.ndim)", "torch__norm(x, p=2)"),
+        *(f"x.norm(p={text!r})" for text in ("", "cpu", "fro", "inf", "-inf", "nuc", "params")),
+    ],
+)  # fmt: skip
+def test_code_of_norms_is_tried(code: str) -> None:
+    check(ast.parse(code), NAMES)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *(
+            "while x:\n    pass",
+            "try:\n    x\nfinally:\n    y",
+            "raise x",
+            "assert x",
+            "del x",
+            "global x",
+            "x: int = 1",
+        ),
+        *(
+            "def f():\n    pass",
+            "class A:\n    pass",
+            "import os",
+            "from os import path",
+            "match x:\n    case y:\n        z",
+        ),
+        *("~x", "x @ y", "x << y", "x >> y", "x | y", "x & y", "x ^ y", "f'{x}'", "(x := y)", "torch__norm(*x)"),
+        *("{1: 2}", "{1}", "{x for x in y}", "{x: x for x in y}", "yield x", "yield from x", "await x"),
+    ],
+)
+def test_other_code_is_not_tried(code: str) -> None:
+    with pytest.raises(NotVerifiable):
+        check(ast.parse(code), NAMES)
+
+
+# --- imports ------------------------------------------------------------------------------------------------------------------
+
+TRY = "try:\n    import a\nexcept {}:\n    "
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("import a, b.c as d", "from a import b as c", "from . import a", "x = None", "x = True", "x = y = 1", "pass"),
+        *(TRY.format(error) + "pass" for error in ("ImportError", "ModuleNotFoundError", "AttributeError", "OSError")),
+        *(TRY.format(error) + "raise" for error in ("RuntimeError", "Exception", "(ImportError, OSError)")),
+        TRY.format("ImportError as error") + "raise RuntimeError",
+    ],
+)
+def test_imports_that_are_tried(code: str) -> None:
+    check_imports(ast.parse(code))
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("x = 'a'", "contain a value"),
+        ("x = b'a'", "contain a value"),
+        ("x = 1.5", "contain a value"),
+        ("x = 1j", "contain a value"),
+        ("x = y", "use `y`"),
+        (TRY.format("BaseException") + "pass", "use `BaseException`"),
+        ("x = -1", "more than imports"),
+        ("if ImportError:\n    import a", "more than imports"),
+        ("ImportError()", "more than imports"),
+        ("x = ImportError.args", "more than imports"),
+        ("__x = 1", "a name of Python's own"),
+        ("import a as b__c", "a name of Python's own"),
+        ("import a\n" * 1501, "more than imports"),
+    ],
+)
+def test_other_imports_are_not_tried(code: str, why: str) -> None:
+    with pytest.raises(NotVerifiable, match=why):
+        check_imports(ast.parse(code))
