@@ -356,6 +356,7 @@ def test_a_variable_that_looks_something_up_is_removed_with_its_last_use(value: 
         "device = other = ps[0].device",
         "if ps:\n    device = 1\nelse:\n    device = 2",
         "device = ps[0].device\nprint(device)",
+        "if ps:\n    device = ps[0].device",  # a block needs a statement
         "for device in ps:\n    pass",
         "device, y = ps",
     ],

@@ -271,7 +271,7 @@ def _without(source: Source, directive: Directive) -> Edit:
     text = source.text
     first = source.line_starts[directive.line - 1]
     stop = source.line_starts[directive.line] if directive.line < len(source.line_starts) else len(text)
-    if directive.alone and not text[directive.end : stop].strip() and not text[first : directive.start].strip():
+    if not text[directive.end : stop].strip() and not text[first : directive.start].strip():
         return Edit(first, stop, "")
     start = directive.start
     while start > first and text[start - 1] in " \t":

@@ -191,7 +191,7 @@ class Program:
     def _by_span(self) -> dict[tuple[int, int], list[ast.AST]]:
         found: dict[tuple[int, int], list[ast.AST]] = {}
         for node in ast.walk(self.tree):
-            if isinstance(node, (ast.Call, ast.Assign, ast.AugAssign, ast.Attribute, ast.Name, ast.expr)):
+            if isinstance(node, (ast.Assign, ast.AugAssign, ast.expr)):
                 found.setdefault(self.span(node), []).append(node)
         return found
 
