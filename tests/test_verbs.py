@@ -258,7 +258,11 @@ def without(text: str, added: str = "", ours_alone: bool = False) -> str:
         "from clipcheck.runtime import grad_norm\nprint(grad_norm(ps))\n",
         "from clipcheck.runtime import grad_norm\nx: 'grad_norm' = 1\n",
         "from clipcheck.runtime import grad_norm\n__all__ = ['grad_norm']\n",
-        "from clipcheck.runtime import grad_norm\nprint(globals())\n",
+        "from clipcheck.runtime import grad_norm\n__all__ += ['grad_norm']\n",
+        *(
+            f"from clipcheck.runtime import grad_norm\nprint({call})\n"
+            for call in ("globals()", "locals()", "vars()", "eval(x)", "exec(x)")
+        ),
         "try:\n    from mine import grad_norm\n    x = 1\nexcept ImportError:\n    grad_norm = None\n",
         "try:\n    from mine import grad_norm\n    x = 1\nexcept ImportError:\n    pass\n",
         "if x:\n    from mine import grad_norm\n",
@@ -341,7 +345,8 @@ def in_function(before: str, after: str = "x = f()") -> str:
 
 @pytest.mark.parametrize(
     "value",
-    ["ps[0].grad.device", "torch.device('cpu')", "next(model.parameters()).device", "2.0", "list(model.parameters())"],
+    ["ps[0].grad.device", "torch.device('cpu')", "next(model.parameters()).device", "2.0", "list(model.parameters())"]
+    + ["len(ps)", "int(ps[0])", "float(ps[0])"],
 )
 def test_a_variable_that_looks_something_up_is_removed_with_its_last_use(value: str) -> None:
     assert in_function(f"device = {value}") == "x = f()"
