@@ -347,6 +347,15 @@ def test_a_file_that_was_only_touched_keeps_its_findings(reads: list[str], looks
     assert (len(reads), looks) == (2, ["a.py"])
 
 
+def test_a_file_that_was_only_touched_is_read_once_more(reads: list[str], project: Path) -> None:
+    (project / "silent.py").write_text(SILENT + "clip_grad_norm = 1\n")
+    run()
+    os.utime("silent.py")
+    run()
+    run()
+    assert reads == ["a.py", "silent.py", "a.py", "silent.py", "a.py"]
+
+
 def test_other_settings_have_separate_entries(reads: list[str], looks: list[str], project: Path) -> None:
     (project / "a.py").write_text(BAD.replace("1.0", "0.0"), encoding="utf-8")
     answers = [(run(), run("--select", "CLIP201")) for _ in range(2)]

@@ -250,6 +250,49 @@ def test_where_the_root_of_a_loop_is_taken(text: str, after: str) -> None:
     assert fixed(f"{text}\n") == (after, "")
 
 
+def test_a_root_that_is_returned_or_annotated() -> None:
+    inner = LOOP.replace("\n", "\n    ")
+    assert fixed(f"def f():\n    total = 0.0\n    {inner}\n    return total ** 0.5\n") == (
+        f"def f():\n    return {NORM}",
+        "",
+    )
+    assert fixed(f"total = 0.0\n{LOOP}\nn: float = total ** 0.5\n") == (f"n: float = {NORM}", "")
+    assert fixed(f"total = 0.0\n{LOOP}\nm = n = total ** 0.5\n") == (f"total = {NORM}\nm = n = total", "")
+    assert fixed(f"total = 0.0\n{LOOP}\nn = total ** 0.5; m = 1\n") == (f"total = {NORM}\nn = total; m = 1", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "taken", "new"),
+    [
+        ("sq", "", "norm"),
+        ("normsq", "", "norm"),
+        ("total_squared", "", "norm"),
+        ("sq_total", "norm", "total_norm"),
+        ("sq_total", "norm total_norm", "gradient_norm"),
+        ("sq_total", "norm total_norm gradient_norm", "sq_total"),
+        ("total", "", "total"),
+    ],
+)
+def test_a_name_that_says_squared_becomes_another_one(name: str, taken: str, new: str) -> None:
+    others = "".join(f"{one} = 1\n" for one in taken.split())
+    text = f"{others}{name} = 0.0\n{LOOP.replace('total', name)}\nprint({name} ** 0.5)\n"
+    assert fixed(text) == (f"{others}{new} = {NORM}\nprint({new})", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "safety"),
+    [
+        ("from torch.distributed import all_reduce", Safety.SAFE),
+        ("from torch.distributed.fsdp import fully_shard", Safety.UNSAFE),
+        ("from torch.distributed._composable.fsdp import fully_shard", Safety.UNSAFE),
+        ("from torch.distributed.tensor import DTensor", Safety.UNSAFE),
+    ],
+)
+def test_a_norm_of_what_may_be_one_ranks_part_is_not_safe(line: str, safety: Safety) -> None:
+    report = check_file("x.py", f"{HEADER}{line}\nn = {SQUARES} ** 0.5\n".encode(), Settings(CODES))
+    assert [finding.fix and finding.fix.safety for finding in report.findings] == [safety]
+
+
 @pytest.mark.parametrize(
     ("text", "after"),
     [
