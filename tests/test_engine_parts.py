@@ -17,10 +17,11 @@ import pytest
 from clipcheck.documents.program import Document, Program, Segment
 from clipcheck.engine import batch, cache, find, touched, workers
 from clipcheck.engine.batch import check_files
+from clipcheck.engine.file import check_file
 from clipcheck.engine.results import FileReport, Task
 from clipcheck.engine.suppressions import Standing, edits_line, read, removal, sift
 from clipcheck.python.source import Source
-from clipcheck.rule import Edit, Finding, Fix, Place, Safety, Severity
+from clipcheck.rule import Edit, Finding, Fix, Place, Safety, Severity, Verdict
 from clipcheck.settings.keys import Settings
 
 OLD = "import torch\ntorch.nn.utils.clip_grad_norm(p, 1.0)\n"
@@ -83,6 +84,23 @@ def test_processes_are_used_where_they_are_faster(
     assert batch._worker_count([("x.py", FIXING)] * files, 0) == 0
     verifying = Settings(verify=lambda *_: None)  # type: ignore[arg-type,return-value]
     assert batch._worker_count([*[("x.py", FIXING)] * files, ("y.py", verifying)], jobs) == 0
+
+
+@pytest.mark.parametrize(("safety", "tried"), [(Safety.SAFE, 1), (Safety.UNSAFE, 3)])
+def test_only_fixes_that_may_be_applied_are_verified(safety: Safety, tried: int) -> None:
+    asked: list[Fix] = []
+
+    def verify(text: str, fix: Fix, target: str) -> Verdict:
+        asked.append(fix)
+        return Verdict("verified", 1)
+
+    text = f"{OLD}torch.nn.utils.clip_grad_norm_([p.grad for p in ps], 1.0)\np.grad.clamp(-1, 1)\n"
+    settings = Settings(frozenset({"CLIP002", "CLIP106", "CLIP107"}), "torch", safety=safety, verify=verify)
+    findings = check_file("x.py", text.encode(), settings).findings
+    assert [finding.verdict is not None for finding in findings] == [
+        finding.fix is not None and finding.fix.safety >= safety for finding in findings
+    ]
+    assert (len(findings), len(asked)) == (3, tried)
 
 
 class Pool:

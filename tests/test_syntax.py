@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from clipcheck.engine.file import check_file, check_text
 from clipcheck.engine.results import FileReport
+from clipcheck.python import syntax
 from clipcheck.settings.keys import Settings
 
 CALL = "torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)"
@@ -46,6 +48,20 @@ def test_a_fault_is_located_and_the_lines_after_it_are_read(bad: str, line: int)
         ("invalid-syntax", line),
         ("CLIP002", 2 + bad.count("\n") + 1),
     ]
+
+
+def test_a_null_byte_is_a_fault_where_the_interpreter_raises_another_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before Python 3.11.4."""
+
+    def parse(text: str) -> ast.AST:
+        if "\0" in text:
+            raise ValueError("source code string cannot contain null bytes")
+        return ast.parse(text)
+
+    monkeypatch.setattr(syntax, "ast", SimpleNamespace(parse=parse))
+    first, second = look(f"import torch\n\nx = \0\n{CALL}\n").findings
+    assert (first.place.line, first.place.column, second.place.line) == (3, 1, 4)
+    assert first.message == "not valid Python: source code string cannot contain null bytes"
 
 
 def test_a_broken_file_without_clipping_is_not_reported() -> None:
