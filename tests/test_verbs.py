@@ -345,8 +345,10 @@ def in_function(before: str, after: str = "x = f()") -> str:
 
 @pytest.mark.parametrize(
     "value",
-    ["ps[0].grad.device", "torch.device('cpu')", "next(model.parameters()).device", "2.0", "list(model.parameters())"]
-    + ["len(ps)", "int(ps[0])", "float(ps[0])"],
+    [
+        *("ps[0].grad.device", "torch.device('cpu')", "next(model.parameters()).device", "list(model.parameters())"),
+        *("2.0", "len(ps)", "int(ps[0])", "float(ps[0])"),
+    ],
 )
 def test_a_variable_that_looks_something_up_is_removed_with_its_last_use(value: str) -> None:
     assert in_function(f"device = {value}") == "x = f()"
