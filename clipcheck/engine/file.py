@@ -126,7 +126,7 @@ def _settle(path: str, data: bytes, first: _Checked, settings: Settings) -> File
     warnings = checked.warnings
     for _ in range(MAX_ROUNDS):
         pending = [f for f in _applicable(checked.findings, settings) if touched.key(f) not in refused]
-        if not pending or checked.document is None:
+        if not pending:
             break
         step, bad = _round(path, checked, pending, settings)
         errors += map(_bad_fix, bad)
