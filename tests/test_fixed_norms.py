@@ -198,6 +198,15 @@ def test_the_zero_of_a_loop_goes_with_it(zero: str, begins: str) -> None:
     assert fixed(f"{zero}\n{LOOP}\ntotal = total ** 0.5\n") == (f"{begins}{NORM}", "")
 
 
+@pytest.mark.parametrize("cast", FLOAT32)
+def test_a_cast_in_a_loop_matters_for_a_tensor_alone(cast: str) -> None:
+    number, tensor = (f"total = 0.0\n{loop.replace('.norm', f'{cast}.norm')}\n" for loop in (LOOP, ON_DEVICE))
+    assert fixed(f"{number}total **= 0.5\n") == (f"total = {NORM}", "")
+    assert fixed(f"{tensor}total **= 0.5\n") == (f"total = grad_norm(ps){cast}", "")
+    kept = fixed(f"{tensor}print(total.item() ** 0.5)\n")
+    assert kept == (f"total = grad_norm(ps){cast}\nprint(total.item())", "")
+
+
 @pytest.mark.parametrize(
     "zero",
     [
