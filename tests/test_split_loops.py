@@ -1,0 +1,135 @@
+"""A loop that sums up a norm and does something else as well: the norm moves out if that changes nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from clipcheck.engine.file import check_file
+from clipcheck.rule import Safety
+from clipcheck.settings.keys import Settings
+
+HEAD = "import torch\n"
+SQUARE = "total += p.grad.norm(2).item() ** 2"
+EACH, EFFECTS = "the norm of each tensor is needed", "the loop has side effects"
+
+
+def fixed(text: str) -> tuple[str, str]:
+    """The program after the fix, without its imports, and why a finding that is left has no fix."""
+    settings = Settings(frozenset({"CLIP001"}), fix=True, safety=Safety.UNSAFE)
+    report = check_file("x.py", f"{HEAD}{text}".encode(), settings)
+    assert report.errors == ()
+    (why,) = [finding.help for finding in report.findings] or [""]
+    lines = report.now.decode().splitlines(keepends=True)
+    kept = "".join(line for line in lines if not line.startswith(("import torch", "from clipcheck")))
+    return kept, why.removeprefix("no automatic fix: ").partition(";")[0]
+
+
+def loop(extra: str, over: str = "model.parameters()", first: str = "", square: str = SQUARE) -> str:
+    inner = "".join(f"    {line}\n" for line in [*extra.splitlines(), square])
+    return f"{first}total = 0.0\nfor p in {over}:\n{inner}total = total ** 0.5\n"
+
+
+def split(extra: str, over: str = "model.parameters()", first: str = "") -> str:
+    inner = "".join(f"    {line}\n" for line in extra.splitlines())
+    return f"{first}total = grad_norm({over}).item()\nfor p in {over}:\n{inner}"
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "print(p)",
+        "count += p.numel()",
+        "count += 1",
+        "largest = max(largest, p.grad.abs().max())",
+        "names.append(p.shape)",
+        "sizes[p] = p.size(0)",
+        "writer.add_scalar('x', p.mean())",
+        "if p.grad is None:\n    print(p)",
+        "if torch.isnan(p.grad).any():\n    logger.warning('NaN')",
+        "x = p.detach().cpu().numpy()",
+    ],
+)
+def test_what_only_looks_at_the_parameters_stays_in_the_loop(extra: str) -> None:
+    assert fixed(loop(extra)) == (split(extra), "")
+
+
+@pytest.mark.parametrize(
+    ("extra", "why"),
+    [
+        ("p.grad.zero_()", EFFECTS),
+        ("p.grad = p.grad * 2", EFFECTS),
+        ("p.grad *= 2", EFFECTS),
+        ("p.grad[0] = 0", EFFECTS),
+        ("self.x = p", EFFECTS),
+        ("a, b = p", EFFECTS),
+        ("change(p)", EFFECTS),
+        ("for x in p:\n    print(x)", EFFECTS),
+        ("while x:\n    print(x)", EFFECTS),
+        ("with x:\n    print(p)", EFFECTS),
+        ("try:\n    print(p)\nexcept E:\n    pass", EFFECTS),
+        ("del x", EFFECTS),
+        ("def f():\n    pass", EFFECTS),
+        ("print(p.grad.norm(2).item())", EACH),
+    ],
+)
+def test_what_may_do_more_keeps_the_loop(extra: str, why: str) -> None:
+    assert fixed(loop(extra)) == (loop(extra), why)
+
+
+@pytest.mark.parametrize(
+    ("over", "first"),
+    [
+        ("model.parameters()", ""),
+        ("model.trained.parameters()", ""),
+        ("[a, b]", ""),
+        ("(a, b)", ""),
+        ("[x for x in xs]", ""),
+        ("group['params']", ""),
+        ("ps", "ps = [a, b]\n"),
+        ("ps", "ps = (a, b)\n"),
+        ("ps", "ps = [x for x in xs]\n"),
+        ("ps", "ps = list(model.parameters())\n"),
+        ("ps", "ps = tuple(model.parameters())\n"),
+        ("ps", "ps = sorted(xs)\n"),
+    ],
+)
+def test_what_can_be_read_twice_is(over: str, first: str) -> None:
+    assert fixed(loop("print(p)", over, first)) == (split("print(p)", over, first), "")
+
+
+@pytest.mark.parametrize(
+    ("over", "first"),
+    [
+        ("ps", ""),
+        ("ps", "ps = model.parameters()\n"),
+        ("ps", "ps = filter(f, xs)\n"),
+        ("ps", "if a:\n    ps = [b]\nelse:\n    ps = iter(c)\n"),
+        ("pick()", ""),
+        ("model.pick()", ""),
+        ("model.parameters(False)", ""),
+        ("iter(ps)", ""),
+        ("group['others']", ""),
+    ],
+)
+def test_what_may_be_read_once_is_not_read_twice(over: str, first: str) -> None:
+    text = loop("print(p)", over, first)
+    assert fixed(text) == (text, f"{EFFECTS}, and it may iterate over something that can be read only once")
+
+
+def test_statements_that_only_help_the_norm_move_with_it() -> None:
+    helped = SQUARE.replace("p.grad", "g")
+    assert fixed(loop("g = p.grad\nprint(p)", square=helped)) == (split("print(p)"), "")
+    text = loop("g = p.grad\nprint(g)", square=helped)
+    assert fixed(text) == (text, EACH)
+    tested = "if p.grad is not None:\n        " + SQUARE
+    assert fixed(loop("print(p)", square=tested)) == (split("print(p)"), "")
+
+
+def test_a_test_that_the_norm_shares_stays() -> None:
+    shared = f"if p.grad is not None:\n        {SQUARE}\n        print(p)"
+    assert fixed(loop("count += 1", square=shared)) == (
+        split("count += 1\nif p.grad is not None:\n    print(p)"),
+        "",
+    )
+    other = f"if p.grad is not None:\n        {SQUARE}\n    else:\n        print(p)"
+    assert fixed(loop("count += 1", square=other)) == (loop("count += 1", square=other), EFFECTS)
