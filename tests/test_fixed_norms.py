@@ -314,3 +314,42 @@ def test_a_norm_of_what_may_be_one_ranks_part_is_not_safe(line: str, safety: Saf
 )
 def test_a_root_keeps_its_type(text: str, after: str) -> None:
     assert fixed(f"{text}\n") == (after, "")
+
+
+# --- accumulators that are an element or an attribute -------------------------------------------------------------------------------
+
+
+def in_slot(slot: str, zero: str = "{} = 0.0\n", between: str = "", root: str = "{} = {} ** 0.5\n") -> str:
+    loop = f"for p in ps:\n    {slot} += p.grad.norm(2).item() ** 2\n"
+    return zero.format(slot) + between + loop + root.format(slot, slot)
+
+
+@pytest.mark.parametrize("slot", ["norms[key]", "self.total", "norms['a'].x", "norms[i, j]"])
+@pytest.mark.parametrize("zero", ["{} = 0.0\n", "{} = 0\n"])
+@pytest.mark.parametrize("root", ["{} = {} ** 0.5\n", "{} **= 0.5\n", "{} = math.sqrt({})\n"])
+def test_an_element_or_attribute_becomes_the_norm(slot: str, zero: str, root: str) -> None:
+    assert fixed(in_slot(slot, zero, root=root)) == (f"{slot} = {NORM}", "")
+    assert fixed(in_slot(slot, zero, "y = 1\n", root)) == (f"y = 1\n{slot} = {NORM}", "")
+
+
+@pytest.mark.parametrize(
+    ("zero", "between", "root"),
+    [
+        ("", "", "{} = {} ** 0.5\n"),
+        ("{} = 1.0\n", "", "{} = {} ** 0.5\n"),
+        ("{} = 0.0\n", "key = 2\n", "{} = {} ** 0.5\n"),  # another element
+        ("{} = 0.0\n", "norms = []\n", "{} = {} ** 0.5\n"),
+        ("{} = 0.0\n", "x = norms\n", "{} = {} ** 0.5\n"),
+        ("{} = 0.0\n", "print(x)\n", "{} = {} ** 0.5\n"),  # which may read it
+        ("{} = 0.0\n", "", ""),
+        ("{} = 0.0\n", "", "print(x)\n{} = {} ** 0.5\n"),
+        ("{} = 0.0\n", "", "x = {} ** 0.5\n"),
+        ("{} = 0.0\n", "", "{} = {} ** 0.5 + 1\n"),
+        ("{} = 0.0\n", "", "{0} = {0} ** 0.5 + {0}\n"),
+    ],
+)
+def test_an_element_that_others_may_see_stays_a_power(zero: str, between: str, root: str) -> None:
+    slot = "norms[key]"
+    text = in_slot(slot, zero, between, root)
+    after = text.replace("for p in ps:\n    norms[key] += p.grad.norm(2).item() ** 2", f"norms[key] += {NORM} ** 2")
+    assert fixed(text) == (after.rstrip("\n"), "")
