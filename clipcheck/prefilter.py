@@ -37,8 +37,7 @@ def wanted(data: bytes, codes: frozenset[str], code: bool = False) -> frozenset[
 
     An identifier is written as it is in every encoding that Python accepts for its programs.
     """
-    if b"\0" in data:  # UTF-16 without its mark, which reads as text, though no parser takes it
-        data = data.replace(b"\0", b"")
+    data = data.replace(b"\0", b"")  # UTF-16 without its mark reads as text, though no parser takes it
     if not any(word in data for word in _GRAD):
         codes = _without_gradients(codes, data)
     held = _held(codes, _Words(data)) if codes else codes
