@@ -70,6 +70,8 @@ CLIP = "clip_grad_norm_(ps, {})"
         ("fabric.backward(loss)\nfabric.clip_gradients(net, o, max_norm=c)", {"fabric": "fabric", "net": "model", "o": "optimizer", "c": "max_norm"}),
         ("fabric.backward(loss)\nfabric.clip_gradients(net, o, c)", {"fabric": "fabric", "net": "model", "o": "optimizer"}),
         ("net = FSDP(net)\nnet.zero_grad()\nnet.clip_grad_norm_(c)", {"net": "fsdp", "c": "max_norm"}),
+        ("import horovod.torch as hvd\no = hvd.DistributedOptimizer(o)\no.step()", {"o": "horovod"}),
+        ("from torch.distributed.optim import DistributedOptimizer\no = DistributedOptimizer(o)\no.step()", {"o": "optimizer"}),
         ("with amp.scale_loss(loss, o) as scaled:\n    scaled.backward()", {"amp": "amp", "o": "optimizer"}),
         ("clip_grad_norm_(amp.master_params(o), c)", {"amp": "amp", "o": "optimizer", "c": "max_norm"}),
         ("net(x)\nprint(net)", {}),

@@ -8,7 +8,7 @@ import libcst as cst
 
 from clipcheck.python.source import Source
 
-_CALLS = {
+_CALLS: dict[str | None, str] = {
     "torch.distributed.all_reduce": "all_reduce",
     "torch.distributed.get_world_size": "get_world_size",
     "torch_xla.core.xla_model.optimizer_step": "optimizer_step",
@@ -21,7 +21,7 @@ _PACKAGES = ("torch.distributed.fsdp", "horovod.")
 def collectives(source: Source) -> Iterator[tuple[cst.Call, str]]:
     """The calls of collective functions, each with the method of the stand-in that replaces it."""
     for call in source.nodes(cst.Call):
-        kind = _CALLS.get(source.qualified(call.func) or "")
+        kind = _CALLS.get(source.qualified(call.func))
         if kind is not None:
             yield call, kind
 
