@@ -111,7 +111,7 @@ def build(case: Case, roles: dict[str, str]) -> Objects:
     made: dict[int, nn.Parameter] = {}
     parameters: list[nn.Parameter] = []
     for index, gradient in enumerate(gradients):
-        key = -1 - index if gradient is None else id(gradient)
+        key = index if gradient is None else id(gradient)
         if key not in made:
             made[key] = _parameter(index, gradient, case)
         parameters.append(made[key])
@@ -132,7 +132,7 @@ def build(case: Case, roles: dict[str, str]) -> Objects:
 
 
 def _distinct(tensors: list[Any]) -> list[Any]:
-    return list({id(t) if t is not None else -1 - i: t for i, t in enumerate(tensors)}.values())
+    return list({i if t is None else id(t): t for i, t in enumerate(tensors)}.values())
 
 
 def seed(case: Case) -> Any:

@@ -219,7 +219,7 @@ def _gives(case: Case, seen: Seen, norms: list[float]) -> bool:
 def _as_listed(case: Case, seen: Seen) -> list[Tensor | None]:
     """A run's gradients in the order of the list, repeats included."""
     every = case.gradients()
-    keys = [-1 - index if g is None else id(g) for index, g in enumerate(every)]
+    keys = [index if g is None else id(g) for index, g in enumerate(every)]
     places = {key: index for index, key in enumerate(dict.fromkeys(keys))}
     return [seen.gradients[places[key]] for key in keys]
 
