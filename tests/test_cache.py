@@ -356,6 +356,20 @@ def test_a_file_that_was_only_touched_is_read_once_more(reads: list[str], projec
     assert reads == ["a.py", "silent.py", "a.py", "silent.py", "a.py"]
 
 
+def test_the_entries_of_three_other_settings_are_kept(looks: list[str], project: Path) -> None:
+    others = [("--ignore", f"CLIP10{n}", "--extend-select", "CLIP101,CLIP102,CLIP103,CLIP104") for n in range(1, 5)]
+    for words in others:
+        run(*words)
+    (project / "b.py").write_text(BAD, encoding="utf-8")
+    run(*others[3])
+    assert looks == ["a.py"] * 4 + ["b.py"]
+    for words in others[:3]:
+        run(*words)
+    assert looks[5:] == ["b.py"] * 3
+    run()
+    assert looks[8:] == ["a.py", "b.py"]
+
+
 def test_other_settings_have_separate_entries(reads: list[str], looks: list[str], project: Path) -> None:
     (project / "a.py").write_text(BAD.replace("1.0", "0.0"), encoding="utf-8")
     answers = [(run(), run("--select", "CLIP201")) for _ in range(2)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clipcheck.engine.file import check_file
-from clipcheck.rule import Safety
+from clipcheck.rule import Role, Safety
 from clipcheck.settings.keys import Settings
 
 HEADER = "import torch\nps = list(model.parameters())\ncount = 0\n"
@@ -40,6 +40,14 @@ def test_the_norm_is_compared_with_the_limit(test: str) -> None:
 @pytest.mark.parametrize("test", ["coef < 1", "coef <= 1", "coef < 1.0", "coef < 1."])
 def test_the_coefficient_is_compared_with_one(test: str) -> None:
     assert fixed(f"{NORM}{COEFFICIENT}if {test}:\n{indented(BY)}") == (CALL, "")
+
+
+def test_what_the_arguments_of_the_call_are() -> None:
+    (finding,) = check_file(
+        "x.py", f"{HEADER}{NORM}if norm > theta:\n{indented(SCALE)}".encode(), Settings(frozenset({"CLIP008"}))
+    ).findings
+    assert finding.fix is not None
+    assert finding.fix.roles == (("ps", Role.PARAMETERS), ("theta", Role.MAX_NORM))
 
 
 OTHER_TEST = "no automatic fix: the check does not compare the norm with `max_norm`"

@@ -78,6 +78,15 @@ def test_a_call_with_room_for_deep_code() -> None:
     assert STACK_BYTES == 2**29
 
 
+def test_other_threads_keep_their_stacks() -> None:
+    before = threading.stack_size(1 << 20)
+    try:
+        with_room(lambda: None)
+        assert threading.stack_size() == 1 << 20
+    finally:
+        threading.stack_size(before)
+
+
 def test_a_call_within_another_has_its_room() -> None:
     def name() -> str:
         return threading.current_thread().name

@@ -42,6 +42,7 @@ def split(extra: str, over: str = "model.parameters()", first: str = "") -> str:
         "count += 1",
         "largest = max(largest, p.grad.abs().max())",
         "names.append(p.shape)",
+        "print(p, total=1)",  # the name of an argument
         "sizes[p] = p.size(0)",
         "writer.add_scalar('x', p.mean())",
         "if p.grad is None:\n    print(p)",
@@ -123,6 +124,14 @@ def test_statements_that_only_help_the_norm_move_with_it() -> None:
     assert fixed(text) == (text, EACH)
     tested = "if p.grad is not None:\n        " + SQUARE
     assert fixed(loop("print(p)", square=tested)) == (split("print(p)"), "")
+
+
+def test_a_loop_over_the_groups_of_an_optimizer_is_split() -> None:
+    head = "for group in opt.param_groups:\n    for p in group['params']:\n        print(p)\n"
+    assert fixed(f"total = 0.0\n{head}        {SQUARE}\ntotal = total ** 0.5\n") == (
+        f"total = grad_norm([p for group in opt.param_groups for p in group['params']]).item()\n{head}",
+        "",
+    )
 
 
 def test_a_test_that_the_norm_shares_stays() -> None:

@@ -6,10 +6,25 @@ import ast
 
 import pytest
 
-from clipcheck.rule import Verdict
+from clipcheck.rule import Edit, Fix, Safety, Verdict
+from clipcheck.verify import sites
 from clipcheck.verify.claims import Answer
 from clipcheck.verify.seeds import read_before_bound
 from clipcheck.verify.sites import together, verdict
+
+# --- code that Python cannot take apart -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [SyntaxError, ValueError, RecursionError, MemoryError])
+def test_code_that_cannot_be_analyzed_is_not_verified(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def way(change: object) -> None:
+        raise error
+
+    monkeypatch.setattr(sites, "_WAYS", (way,))
+    with sites.Verifier() as verify:
+        found = verify("x = 1\n", Fix("Change", Safety.SAFE, (Edit(0, 5, "y = 2"),)))
+    assert found == Verdict("not verified", reason=f"it cannot be analyzed ({error.__name__})")
+
 
 # --- names that a site reads before it binds them ---------------------------------------------------------------------
 

@@ -120,7 +120,7 @@ def _is_used_once(source: Source, binding: Binding, filling: cst.For | None) -> 
 def _binds_tighter(source: Source, node: cst.BaseExpression) -> bool:
     """Whether the operator or access around an expression binds tighter than `**`."""
     match source.parent(node):
-        case cst.Attribute() | cst.Subscript() | cst.Await():
+        case cst.Attribute() | cst.Subscript():
             return True
         case cst.BinaryOperation(operator=cst.Power(), left=left):
             return left is node
