@@ -72,6 +72,9 @@ def test_tests_that_do_not_count(body: str) -> None:
         ("count += 1\nif count % 4 == 0:\n    here()", "count % 4 == 0"),
         ("count += 1\nif count == accum:\n    here()", "count == accum"),
         ("count += 1\nif count >= accum:\n    here()\n    count = 0", "count >= accum"),
+        ("count += 1\nif count > accum:\n    here()\n    count = 0", "count > accum"),
+        ("count += 1\nif accum <= count:\n    here()\n    count = 0", "accum <= count"),
+        ("if fabric.is_accumulating:\n    pass\nelse:\n    here()", "fabric.is_accumulating"),
         ("if accelerator.sync_gradients:\n    here()", "accelerator.sync_gradients"),
         ("if engine.is_gradient_accumulation_boundary():\n    here()", "engine.is_gradient_accumulation_boundary()"),
         ("sync = accelerator.sync_gradients\nif sync:\n    here()", "sync"),
@@ -161,3 +164,66 @@ def test_a_test_that_may_guard(test: str, expected: bool) -> None:
                 self.limit = limit
         """
     assert may_be_guarded(*clip_of(text)) is expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        # the same for each micro-batch
+        ("len(limits) > 1", False),
+        ("math.isnan(limit)", False),
+        ("np.isnan(limit)", False),
+        ("os.getenv('CLIP')", False),
+        ("torch.is_tensor(limit)", False),
+        *((f"args.{method}()", False) for method in ("get", "item", "size", "keys", "values")),
+        ("constant()", False),
+        # known for this one only
+        ("math.isnan(x)", True),
+        ("x.item()", True),
+        ("tell(limit)", True),
+        ("args.tell()", True),
+        ("one_of_two(x)", True),
+        ("fabric.is_accumulating()", True),
+    ],
+)
+def test_a_flag_that_the_loop_computes(value: str, expected: bool) -> None:
+    text = f"""
+        import math, os
+        import numpy as np
+
+        def constant():
+            return True
+
+        def one_of_two(x):
+            if x:
+                return x
+            return True
+
+        def f(ps, xs, limit, limits, args, fabric):
+            for x in xs:
+                due = {value}
+                if due:
+                    {CLIP}
+        """
+    assert may_be_guarded(*clip_of(text)) is expected
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"), [("__init__", False), ("setup", False), ("build", False), ("begin_batch", True)]
+)
+def test_a_flag_that_a_method_sets(method: str, expected: bool) -> None:
+    text = f"class A:\n    def {method}(self):\n        self.due = None\n\n    def f(self, ps):\n        if self.due:\n            {CLIP}"
+    assert may_be_guarded(*clip_of(text)) is expected
+
+
+def test_flags_that_are_set_from_each_other() -> None:
+    text = f"""
+        class A:
+            def begin(self):
+                self.one, self.other = not self.other, not self.one
+
+            def f(self, ps):
+                if self.one:
+                    {CLIP}
+        """
+    assert not may_be_guarded(*clip_of(text))

@@ -171,6 +171,13 @@ SILENT: dict[str, list[str]] = {
         loop("if self.do_clip_grad:\n    B\n    C\n    S\nelse:\n    B\n    S"),
     ],
     "CLIP117": [
+        "while True:\n    C",  # nothing steps
+        # its own optimizer may step next
+        *(
+            "def run(m, n, loss, xs):\n    a = torch.optim.SGD(m.parameters())\n    b = torch.optim.SGD(n.parameters())\n    for x in xs:\n        a.zero_grad()\n        B\n        clip_grad_norm_(m.parameters(), 1.0)\n        a.step()\n        b.zero_grad()\n        B\n"
+            f"        clip_grad_norm_(m.parameters(), 1.0)\n        if x:\n            {one}.step()\n        else:\n            {other}.step()"
+            for one, other in ("ab", "ba")
+        ),
         # only one optimizer, or which one is not known
         f("a = torch.optim.SGD(m.parameters())\nfor x in xs:\n    B\n    clip_grad_norm_(n.parameters(), 1.0)\n    a.step()"),
         f("a = torch.optim.SGD(m.parameters())\nb = make(n)\nfor x in xs:\n    B\n    clip_grad_norm_(n.parameters(), 1.0)\n    a.step()\n    B\n    b.step()"),
@@ -373,6 +380,7 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
     "CLIP101": [(loop("B\nS\nC\nB"), ["clip_grad_norm_(model.parameters(), 1.0)"])],
     "CLIP116": [
         (loop("if x:\n    B\n    C\n    S\nelse:\n    B\n    U\n    S"), ["clip_grad_norm_(model.parameters(), 1.0)"]),
+        (f("if x:\n    B\n    C\n    S\nelse:\n    if y:\n        B\n    S"), ["clip_grad_norm_(model.parameters(), 1.0)"]),
     ],
     "CLIP117": [
         (

@@ -136,6 +136,10 @@ SILENT = {
         "with accelerator.accumulate(model):\n    B\n    if not accelerator.sync_gradients:\n        continue\n    C\n    S\n    Z",
         "B\nif i % 4:\n    continue\nC\nS\nZ",
         "due = tell(i)\nB\nif due:\n    C\nif i % 4 == 0:\n    S\n    Z",  # what `due` says is not known
+        # a loop over micro-batches: it ends after the first one, nothing ever steps, or gradients are changed by hand as well
+        "for y in x:\n    B\n    C\n    break\nS",
+        "while True:\n    for y in x:\n        B\n        C",
+        "for y in x:\n    B\n    p.grad.mul_(0.5)\n    C\nS\nZ",
         # averaged by hand, or stepped, under no_sync
         "with model.no_sync():\n    B\n    C\n    p.grad.div_(2)\nS\nZ",
         "with model.no_sync():\n    B\n    C\n    S\n    Z",
@@ -312,6 +316,7 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
     "CLIP301": [
         ("def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    C\n    SS", "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    U\n    C\n    SS"),
         ("def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    if model:\n        C\n    if scaler:\n        SS\n    else:\n        S", None),
+        ("def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    clip()\n    SS\ndef clip():\n    C", None),  # nor here
         ("SB\nC\nSS\nUP", "SB\nU\nC\nSS\nUP"),
         ("SB\nC\nU\nSS\nUP", "SB\nU\nC\nSS\nUP"),
         ("SB\nC\nscaler.step(self.opt)\nUP", "SB\nscaler.unscale_(self.opt)\nC\nscaler.step(self.opt)\nUP"),

@@ -404,6 +404,9 @@ def test_a_norm_that_autograd_may_go_through(made: str, expected: bool) -> None:
     source, node = asked(f"gs = {made}\nsum(g.norm() ** 2 for g in [h for h in gs])")
     found = total(source, node)
     assert found is None or differentiable(source, found.series) is expected
+    source, node = asked(f"sum(grad.norm() ** 2 for grads in zip({made}) for grad in grads)")
+    found = total(source, node)
+    assert found is not None and differentiable(source, found.series) is expected
 
 
 @pytest.mark.parametrize(

@@ -139,12 +139,10 @@ def _scaled(source: Source, clip: Event, kinds: Sequence[EventKind]) -> Event | 
 
 def _accounts_for_scale(source: Source, clip: Event) -> bool:
     """Whether `max_norm` is multiplied by the scale."""
-    limit = bound(clip.node, "clip_grad_norm_").limit if isinstance(clip.node, cst.Call) else None
-    seen = "" if limit is None else source.code(limit)
-    match assigned(source, limit) if limit is not None else None:
-        case cst.CSTNode() as value:
-            seen += source.code(value)
-    return "scale" in seen
+    match clip.node:
+        case cst.Call() as call if (limit := bound(call, "clip_grad_norm_").limit) is not None:
+            return any("scale" in source.code(node) for node in (limit, assigned(source, limit)) if node is not None)
+    return False
 
 
 def _in_lightning(source: Source) -> Iterator[Hit]:

@@ -159,20 +159,20 @@ def _fix(source: Source, clip: Event, step: Event) -> Fix | None:
     start, stop = source.span(target)[0], source.span(statement)[0]
     if not names_settled(source, statement, start, stop) or _holds_backward(source, target):
         return None
-    scaled = step.scaler is not None and _is_scaled(step)
-    late = _late_unscale(source, clip, step, target) if scaled else None
+    scaler = step.scaler if _is_scaled(step) else None
+    late = _late_unscale(source, clip, step, target) if scaler is not None else None
     edits = moved(source, [statement] if late is None else [late, statement], target)
     if edits is None:
         return None
-    if scaled and late is None and step.scaler is not None and step.subject is not None:
-        line = f"{source.outer_code(step.scaler)}.unscale_({source.code(step.subject)})"
+    if scaler is not None and late is None and step.subject is not None:
+        line = f"{source.outer_code(scaler)}.unscale_({source.code(step.subject)})"
         lead = indentation(source, target) + line + source.newline
         edits = tuple(Edit(e.start, e.end, lead + e.text) if e.text else e for e in edits)
     return Fix(TITLE, Safety.UNSAFE, edits)
 
 
 def _is_scaled(step: Event) -> bool:
-    """Whether the gradients are still scaled when the step takes them: the scaler unscales them in the step."""
+    """Whether the gradients are still scaled when a scaler's step takes them: the scaler unscales them in the step."""
     return step.first_before(EventKind.UNSCALE, EventKind.BACKWARD)[0].kind is not EventKind.UNSCALE
 
 

@@ -56,7 +56,7 @@ def check(source: Source) -> Iterator[Hit]:
 def _of_another(source: Source, flow: Flow, clip: Event) -> Event | None:
     """The next step, if it is another optimizer's and the clip has no other effect."""
     later = clip.first_after(EventKind.STEP, EventKind.BACKWARD, EventKind.UNKNOWN)
-    if len(later) != 1 or later[0].kind is not EventKind.STEP or is_for(source, clip, later[0]) is not False:
+    if len(later) != 1 or is_for(source, clip, later[0]) is not False:
         return None
     step = later[0]
     # the optimizer of what is clipped is there, and steps at another time

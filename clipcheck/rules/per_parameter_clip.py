@@ -47,7 +47,7 @@ from clipcheck.training.split_clips import (
     loops_around,
     norm_clips,
 )
-from clipcheck.training.summaries import home, hooks
+from clipcheck.training.summaries import Hook, home, hooks
 
 TITLE = "Clip all parameters in one call"
 MESSAGE = "clips each parameter by its own norm: the total norm is not bounded, and the direction changes"
@@ -145,9 +145,9 @@ def _registration(source: Source, name: cst.Name) -> cst.Call | None:
     """Where the function whose first parameter `name` is becomes a hook on a single parameter's gradient."""
     match source.bindings(name):
         case [binding] if binding.kind == "parameter":
-            function = home(source, binding.node)
-            if not isinstance(function, cst.Module) and _first_parameter(function) == name.value:
-                return _registrations(source).get(function)
+            hook = _hooks_by_home(source).get(home(source, binding.node))
+            if hook is not None and _first_parameter(hook.function) == name.value:
+                return hook.call
     return None
 
 
@@ -157,9 +157,9 @@ def _first_parameter(function: cst.FunctionDef | cst.Lambda) -> str:
 
 
 @memo
-def _registrations(source: Source) -> dict[cst.CSTNode, cst.Call]:
-    """The functions that are registered as hooks on single parameters, with the calls that register them."""
-    return {hook.function: hook.call for hook in hooks(source) if hook.when == "accumulated"}
+def _hooks_by_home(source: Source) -> dict[cst.CSTNode, Hook]:
+    """The hooks on single parameters by their functions."""
+    return {hook.function: hook for hook in hooks(source) if hook.when == "accumulated"}
 
 
 # --- the fix --------------------------------------------------------------------------------------------------------

@@ -174,16 +174,17 @@ def _says_more(source: Source, value: cst.BaseExpression | None, call: cst.Call)
 
 def _key(source: Source, use: cst.CSTNode) -> str:
     """The name under which a value is logged, where that name says it is the norm after clipping."""
-    node = use
     for above in source.ancestors(use):
         match above:
             case (
                 cst.Attribute(attr=cst.Name("item" | "detach" | "cpu"))
                 | cst.Call(func=cst.Attribute(attr=cst.Name("item" | "detach" | "cpu")))
             ):
-                pass
-            case cst.Call() if above is node:  # the `float(…)` around it
-                pass
+                continue
+            case cst.Call() if _is_float(source, above):
+                continue
+            case cst.Arg() if _is_float(source, source.parent(above)):
+                continue
             case (
                 cst.DictElement(key=cst.SimpleString() as key)
                 | cst.Assign(
@@ -198,14 +199,8 @@ def _key(source: Source, use: cst.CSTNode) -> str:
             ):
                 return _if_after(key)
             case cst.Arg(keyword=None):
-                call = source.parent(above)
-                if isinstance(call, cst.Call) and source.qualified(call.func) == "builtins.float":
-                    node = call
-                    continue
-                return _logged(source, call, above)
-            case _:
-                return ""
-        node = above
+                return _logged(source, source.parent(above), above)
+        return ""
     return ""
 
 

@@ -29,7 +29,7 @@ _DEPTH = 6  # maximum number of names and calls to follow
 # Attributes of frameworks that say whether the next step uses the sum; `is_accumulating` is the negation.
 _OF_FRAMEWORKS = frozenset({"sync_gradients", "is_gradient_accumulation_boundary", "is_accumulating"})
 # Methods that read a setting.
-_READS = frozenset({"get", "getattr", "hasattr", "item", "size", "keys", "values"})
+_READS = frozenset({"get", "item", "size", "keys", "values"})
 _CONSTANT_ROOTS = ("builtins.", "torch.", "os.", "math.", "numpy.")
 _CONSTRUCTORS = frozenset({"__init__", "setup", "build"})
 _ORDER = (cst.GreaterThan, cst.GreaterThanEqual, cst.LessThan, cst.LessThanEqual)
@@ -79,8 +79,8 @@ def is_data_dependent(source: Source, test: Test) -> bool:
 def guard_of(source: Source, node: cst.CSTNode) -> cst.If | None:
     """The `if (i + 1) % n == 0:` around a place in its function."""
     around = loops(source, node)
-    for branch, _ in conditions(source, node):
-        if _counts(source, Test(branch, True, None, around[0] if around else None)):
+    for branch, outcome in conditions(source, node):
+        if _counts(source, Test(branch, outcome, None, around[0] if around else None)):
             return branch
     return None
 
