@@ -47,6 +47,12 @@ def test_a_step_of_an_object_created_as_something_else(made: str) -> None:
     assert acts_of("tool.step()", "tool = Trainer(x)") == "unknown"
 
 
+@pytest.mark.parametrize("origin", ["torch.optim.lr_scheduler", "torch.profiler"])
+def test_a_step_of_an_object_created_by_an_import_under_another_name(origin: str) -> None:
+    assert acts_of("tool.step()", f"from {origin} import x as Tool\ntool = Tool(y)") == ""
+    assert acts_of("tool.step()", "from torch.other import x as Tool\ntool = Tool(y)") == "unknown"
+
+
 @pytest.mark.parametrize(
     "code",
     [

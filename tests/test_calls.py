@@ -35,6 +35,7 @@ def at(text: str, name: str = "g") -> tuple[Source, cst.Call]:
         "def g():\n    x = yield\ng()",
         "def g(): pass\nmodel.g()",
         "def g(): pass\nself.g()",
+        "def g(): pass\nsuper().g()",
         "class A:\n    def g(self): pass\n    def f(self):\n        g()",
         "class A:\n    def g(self): pass\nclass B:\n    def f(self):\n        self.g()",
         "class A:\n    def g(self): pass\n    def f(self):\n        self.h.g()",

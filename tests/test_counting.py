@@ -39,6 +39,7 @@ def guard(body: str) -> str | None:
         "accumulate = accum > 1\nif accumulate:\n    here()",
         "if epoch % 2 == 0:\n    here()",  # changes with another loop
         "if self.epoch % 2 == 0:\n    here()",
+        "if self.epochs_done % 2 == 0:\n    here()",
         "if tracker.ready():\n    here()",  # may count, or may not
         "last = tell(i)\nif last:\n    here()",
         "if limit == 1.0:\n    here()",
@@ -58,6 +59,7 @@ def test_tests_that_do_not_count(body: str) -> None:
     ("body", "test"),
     [
         ("if (i + 1) % accum == 0:\n    here()", "(i + 1) % accum == 0"),
+        ("if state.step % accum == 0:\n    here()", "state.step % accum == 0"),
         ("if not i % 4:\n    if x:\n        here()", "not i % 4"),
         ("if i % 4:\n    pass\nelse:\n    here()", "i % 4"),
         ("if i % 4:\n    continue\nhere()", "i % 4"),

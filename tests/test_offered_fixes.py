@@ -16,6 +16,21 @@ from clipcheck.settings.keys import Settings
 
 C = "clip_grad_norm_(model.parameters(), 1.0)"
 XLA, HVD = "import torch_xla.core.xla_model as xm\n", "import horovod.torch as hvd\n"
+TWO = """\
+class A:
+    def __init__(self):
+        self.a = torch.optim.SGD(self.m.parameters())
+        self.b = torch.optim.SGD(self.n.parameters())
+        self.clip = functools.partial(clip_grad_norm_, self.m.parameters(), max_norm=1.0)
+    def run(self, loss, xs):
+        for x in xs:
+            self.a.zero_grad()
+            B
+            self.a.step()
+            self.b.zero_grad()
+            B
+            {}
+            self.b.step()"""
 WRAPPED = "optimizer = hvd.DistributedOptimizer(optimizer)\n"
 
 
@@ -47,6 +62,8 @@ NO_FIX = [
     ("CLIP111", "def g(ps):\n    clip_grad_norm_(ps, 1.0)\n\nfor m in models:\n    g(m.parameters())"),
     ("CLIP112", "clip_grad_norm_(list(m.parameters()) + list(m.parameters()) + list(n.parameters()), 1.0)"),
     ("CLIP112", "clip_grad_norm_([*m.parameters(), *m.parameters()], 1.0)"),
+    ("CLIP117", "import functools\n" + TWO.format("self.clip()")),
+    ("CLIP117", TWO.format("ps = self.m.parameters()\n            clip_grad_norm_(ps, 1.0)")),
     ("CLIP203", "clip_grad_norm_(ps, 1.0, norm_type=True)"),
     ("CLIP206", "n = get_total_norm(gs).item()\nlog(n)\nclip_grads_with_norm_(ps, 1.0, n)"),
     ("CLIP405", SHARDED + "m = FSDP(n)\nclip_grad_norm_(m.parameters(), 1.0, foreach=True)"),
@@ -98,6 +115,7 @@ def test_no_fix(code: str, body: str) -> None:
         ("CLIP111", "for m in (a if x else b):\n    clip_grad_norm_(m.parameters(), 1.0)", "clip_grad_norm_([p for m in (a if x else b) for p in m.parameters()], 1.0)"),
         ("CLIP112", "clip_grad_norm_(list(m.parameters()) + list(m.head.parameters()), 1.0)", "clip_grad_norm_(list(m.parameters()), 1.0)"),
         ("CLIP112", "clip_grad_norm_(list(m.head.parameters()) + list(m.parameters()), 1.0)", "clip_grad_norm_(list(m.parameters()), 1.0)"),
+        ("CLIP117", TWO.format("clip_grad_norm_(self.m.parameters(), 1.0)"), TWO.format("clip_grad_norm_(self.n.parameters(), 1.0)")),
         ("CLIP203", "clip_grad_norm_(ps, 1.0, True)", "clip_grad_norm_(ps, 1.0, error_if_nonfinite=True)"),
         ("CLIP206", "clip_grads_with_norm_(ps, 1.0, norm.item())", "clip_grads_with_norm_(ps, 1.0, norm)"),
         ("CLIP206", "clip_grads_with_norm_(ps, 1.0, float(norm))", "clip_grads_with_norm_(ps, 1.0, norm)"),

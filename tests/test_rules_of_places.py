@@ -136,6 +136,7 @@ SILENT: dict[str, list[str]] = {
         "def g(ps):\n    clip_grad_norm_(ps, 1.0)\n\nfor m in models:\n    g(m.parameters())\n    m.opt.step()",
         "def g(ps):\n    clip_grad_norm_(ps, 1.0)\n\nfor m in model.modules():\n    g(m.parameters())",
         "def g(ps):\n    clip_grad_norm_(qs, 1.0)\n\nfor m in models:\n    g(m.parameters())",
+        "def g(ps):\n    clip_grad_norm_(ps)\n\nfor m in models:\n    g(m.parameters())",
         "def g(ps=None):\n    clip_grad_norm_(ps, 1.0)\n\nfor m in models:\n    g()",
     ],
     "CLIP112": [

@@ -245,6 +245,9 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         # the `unscale_` that came too late with the clip goes with it
         ("SB\nSS\nU\nC\nUP\nZ", "SB\nU\nC\nSS\nUP\nZ"),
         ("SB\nSS\nUP\n# why\nU  # there\nC\nZ", "SB\n# why\nU  # there\nC\nSS\nUP\nZ"),
+        # not one under a test, nor another optimizer's
+        ("SB\nSS\nif x:\n    U\n    C\nUP\nZ", None),
+        ("SB\nSS\nscaler.unscale_(other)\nC\nUP\nZ", "SB\nU\nC\nSS\nscaler.unscale_(other)\nUP\nZ"),
         ("SB\nSS\nC\nUP\nZ", "SB\nU\nC\nSS\nUP\nZ"),
         ("SB\nU\nSS\nC\nUP\nZ", "SB\nU\nC\nSS\nUP\nZ"),
         ("Z\nB\nS\nC", "Z\nB\nC\nS"),
@@ -331,6 +334,7 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
     "CLIP303": [
         ("SB\nU\nC\nU\nC\nSS\nUP", None),
         ("SB\nU\nif x:\n    C\nU\nSS\nUP", None),
+        ("def f(xs):\n    for i, x in enumerate(xs):\n        g(i)\ndef g(i):\n    SB\n    U\n    if i % 4 == 0:\n        SS\n        UP\n        Z", None),
         ("Z\nSB\nU\nif i % 4 == 0:\n    SS\n    UP", "Z\nSB\nif i % 4 == 0:\n    U\n    SS\n    UP"),
         ("SB\nU\nif i % 4 == 0:\n    SS\n    UP\n    Z", "SB\nif i % 4 == 0:\n    U\n    SS\n    UP\n    Z"),
     ],

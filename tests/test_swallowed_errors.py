@@ -38,6 +38,8 @@ SWALLOWED = [
     f"with contextlib.suppress(Exception):\n    {CLIP}\nopt.step()",
     f"with torch.no_grad(), contextlib.suppress(ValueError, Exception):\n    {CLIP}\nopt.step()",
     f"for x in ps:\n    try:\n        {CLIP}\n    except Exception:\n        pass\n    opt.step()",
+    f"try:\n    {CLIP}\nexcept Exception:\n    warnings.show('no clip')\nopt.step()",
+    f"try:\n    {CLIP}\nexcept Exception:\n    failed = True\nopt.step()\ndef g():\n    failed = tell()\n    if failed:\n        return",  # another variable
     # a flag that only keeps the next clip from failing again
     f"global failed\nif not failed:\n    try:\n        {CLIP}\n    except Exception as e:\n        log.warning(e)\n        failed = True\nopt.step()",
 ]  # fmt: skip
@@ -45,6 +47,8 @@ HEARD = [
     f"failed = False\ntry:\n    {CLIP}\nexcept Exception:\n    failed = True\nif not failed:\n    opt.step()",
     f"failed = False\nfor x in ps:\n    if not failed:\n        try:\n            {CLIP}\n        except Exception:\n            failed = True\n        opt.step()",
     f"failed = False\nfor x in ps:\n    if not failed:\n        try:\n            {CLIP}\n        except Exception:\n            failed = True\n    else:\n        continue\n    opt.step()",
+    f"failed = False\ntry:\n    {CLIP}\nexcept Exception:\n    failed = True\nopt.step() if not failed else None",
+    f"failed = False\nwhile not failed:\n    try:\n        {CLIP}\n    except Exception:\n        failed = True\n    opt.step()",
     f"{CLIP}\nopt.step()",
     f"try:\n    {CLIP}\nexcept RuntimeError:\n    pass\nopt.step()",
     f"try:\n    {CLIP}\nexcept AttributeError:\n    pass\nopt.step()",

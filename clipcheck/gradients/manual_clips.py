@@ -165,8 +165,7 @@ def _named(source: Source, name: cst.Name, depth: int) -> Ratio | None:
     if not ratios or len(ratios) != len(others):
         return None
     chosen = len(bindings) > len(others)  # `coef = 1.0`, and the ratio under a test
-    clamped = chosen or all(ratio.bound for ratio in ratios)
-    return ratios[0]._replace(bound=ratios[0].bound or ("clamp" if clamped else ""))
+    return ratios[0]._replace(bound=ratios[0].bound or ("clamp" if chosen else ""))
 
 
 def _called(source: Source, call: cst.Call, depth: int) -> Ratio | None:

@@ -90,8 +90,7 @@ def _fix(source: Source, clip: Event, step: Event) -> Fix | None:
     """Pass what the optimizer was created with, if that is `net.parameters()` and `net` has the same name in both places."""
     if clip.is_called or step.is_called or clip.subject is None or step.subject is None:
         return None
-    made = assigned(source, step.subject)
-    match made:
+    match assigned(source, step.subject):
         case cst.Call(
             args=[
                 cst.Arg(
@@ -102,10 +101,7 @@ def _fix(source: Source, clip: Event, step: Event) -> Fix | None:
                 *_,
             ]
         ):
-            here = source.function(made) is source.function(clip.node) or source.spelled(given).startswith("self.")
-            given_here = isinstance(clip.subject, cst.Call) and source.function(clip.subject) is source.function(
-                clip.node
-            )
-            if here and given_here:
+            here = source.function(clip.subject) is source.function(clip.node)  # not in a partial that was made elsewhere
+            if here and isinstance(clip.subject, cst.Call):
                 return Fix(TITLE, Safety.UNSAFE, (replace(source, clip.subject, source.code(given)),))
     return None

@@ -168,7 +168,7 @@ def _has_gradients(source: Source, name: cst.Name) -> bool:
 
 
 def _fix(source: Source, given: cst.BaseExpression, made: cst.BaseExpression) -> Fix | None:
-    if made is not given and isinstance(given, cst.Name) and not _serves_the_clip_alone(source, given, made):
+    if isinstance(given, cst.Name) and not _serves_the_clip_alone(source, given, made):
         return None
     match made:
         case cst.ListComp() | cst.GeneratorExp():

@@ -101,7 +101,7 @@ def _is_tensor(source: Source, node: cst.BaseExpression, depth: int = _DEPTH) ->
         case cst.Name():
             bindings = reaching(source, node)
             made = [_is_made(source, one, depth) for one in bindings]
-            return bool(made) and True in made and False not in made
+            return True in made and False not in made
     return False
 
 

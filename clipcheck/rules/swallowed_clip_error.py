@@ -155,7 +155,7 @@ def _is_plain(source: Source, value: cst.BaseExpression) -> bool:
     match value:
         case cst.Name("None" | "True" | "False"):
             return True
-        case cst.Call(func=func, args=[cst.Arg(value=inner)]) if source.qualified(func) in ("torch.tensor",):
+        case cst.Call(func=func, args=[cst.Arg(value=inner)]) if source.qualified(func) == "torch.tensor":
             return number(source, inner) is not None
     return number(source, value) is not None
 
@@ -171,7 +171,6 @@ def _is_tested(source: Source, guarded: cst.Try, target: cst.BaseExpression) -> 
     return not isinstance(target, (cst.Name, cst.Attribute)) or any(
         isinstance(node, (cst.Name, cst.Attribute)) and source.spelled(node) == spelled
         for test in tests
-        if source.function(test) is home
         for node in source.walk(test)
     )
 
