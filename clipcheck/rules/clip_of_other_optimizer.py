@@ -36,7 +36,6 @@ from clipcheck.training.parameters import assigned
 
 TITLE = "Clip the parameters that the next step updates"
 BY_HAND = "pass the parameters of the optimizer that steps next"
-_USES = (EventKind.STEP, EventKind.BACKWARD, EventKind.ZERO_GRAD, EventKind.UNKNOWN)
 
 
 def check(source: Source) -> Iterator[Hit]:
@@ -101,7 +100,9 @@ def _fix(source: Source, clip: Event, step: Event) -> Fix | None:
                 *_,
             ]
         ):
-            here = source.function(clip.subject) is source.function(clip.node)  # not in a partial that was made elsewhere
+            here = source.function(clip.subject) is source.function(
+                clip.node
+            )  # not in a partial that was made elsewhere
             if here and isinstance(clip.subject, cst.Call):
                 return Fix(TITLE, Safety.UNSAFE, (replace(source, clip.subject, source.code(given)),))
     return None

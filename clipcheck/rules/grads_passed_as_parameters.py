@@ -147,10 +147,11 @@ def _appended(source: Source, name: cst.Name) -> tuple[str, cst.BaseExpression]:
     for use in source.names.uses(source.scope(name).owner(name.value), name.value):
         match source.parent(use):
             case cst.Attribute(attr=cst.Name("append" | "extend" | "insert")) as method:
-                call = source.parent(method)
-                if not isinstance(call, cst.Call) or method.attr.value != "append" or len(call.args) != 1:
-                    return "", name
-                values.append(call.args[0].value)
+                match source.parent(method):
+                    case cst.Call(args=[cst.Arg(value=value)]):
+                        values.append(value)
+                    case _:
+                        return "", name
     if values and all(_is_gradient(source, value) for value in values):
         return "gradients", values[0]
     return "", name

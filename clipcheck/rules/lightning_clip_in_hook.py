@@ -26,17 +26,15 @@ Where the hook runs backward in a way that the file does not show, or where anot
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.python.literals import number
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind
 from clipcheck.training.classes import is_lightning_module
-from clipcheck.training.clips import bound
+from clipcheck.training.clips import only_measures
 from clipcheck.training.flows import Event, flows
 from clipcheck.training.lightning import is_callback, manual_at, scaling_trainer
 
@@ -57,7 +55,7 @@ def check(source: Source) -> Iterator[Hit]:
         if not (is_lightning_module(source, owner) or is_callback(source, owner)):
             continue
         for clip in flow.of(EventKind.CLIP):
-            fault = "" if _measures(source, clip) else _fault(source, owner, function.name.value, clip)
+            fault = "" if only_measures(source, clip.node) else _fault(source, owner, function.name.value, clip)
             if fault:
                 yield Hit(clip.at, fault, None, BY_HAND)
 
@@ -82,8 +80,3 @@ def _runs_nothing(clip: Event) -> bool:
     """Whether nothing before a clip runs a part of the training step."""
     kinds = (kind for kind in _EARLIER if kind is not EventKind.EDIT)
     return {event.kind for event in clip.first_before(*kinds)} == {EventKind.START}
-
-
-def _measures(source: Source, clip: Event) -> bool:
-    """Whether `max_norm` is infinite: only the norm is wanted."""
-    return isinstance(clip.node, cst.Call) and number(source, bound(clip.node, "clip_grad_norm_").limit) == math.inf

@@ -98,9 +98,10 @@ def _halved(source: Source, sums: tuple[Accumulation, ...]) -> Iterator[Hit]:
 
 def _rooted_inside(source: Source, one: Accumulation) -> cst.CSTNode | None:
     """The statement of the loop that replaces the sum so far with its root: the next power is added to a norm."""
-    name = one.target.value if isinstance(one.target, cst.Name) else ""
-    scope = source.scope(one.target).owner(name)
-    for use in source.names.uses(scope, name) if scope is not None else ():
+    if not isinstance(one.target, cst.Name):
+        return None
+    name = one.target.value
+    for use in source.names.uses(source.scope(one.target).owner(name), name):
         root = root_of(source, use, one.term) if contains(source, one.loop.body, use) else None
         match source.parent(root.node) if root is not None else None:
             case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=target))]) if target == name:

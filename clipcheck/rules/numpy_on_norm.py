@@ -115,7 +115,7 @@ def _is_made(source: Source, binding: Binding, depth: int) -> bool | None:
     added = next((one for one in accumulations(source) if one.target is binding.node), None)
     if added is not None:
         return _adds_tensors(added)
-    if binding.kind != "assign" or binding.value is None:
+    if binding.value is None:
         return False
     return None if is_zero(source, binding.value) else _is_tensor(source, binding.value, depth - 1)
 

@@ -23,17 +23,15 @@ Where the called function of that name is not torch's, and returns the norm afte
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import libcst as cst
 
-from clipcheck.python.literals import number
 from clipcheck.python.names import last_name
 from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
 from clipcheck.rule import Hit
-from clipcheck.training.clips import bound, clips
+from clipcheck.training.clips import bound, clips, only_measures
 
 BY_HAND = "rename it, or use `min(norm, max_norm)`, the norm after clipping"
 BY_HAND_ASSERTED = "drop the assertion, or measure the norm again after the clip"
@@ -79,12 +77,16 @@ def _is_method(source: Source, call: cst.Call) -> bool:
 
 def _measures_again(source: Source, call: cst.Call) -> bool:
     """Whether the call measures what another one has clipped: no limit, or the same parameters a second time."""
-    if number(source, bound(call, "clip_grad_norm_").limit) == math.inf:
+    if only_measures(source, call):
         return True
     first = call.args[0] if call.args else None
     for other in _results(source):
-        clipped = number(source, bound(other, "clip_grad_norm_").limit) != math.inf
-        if clipped and first is not None and other.args and source.rank(other) < source.rank(call):
+        if (
+            not only_measures(source, other)
+            and first is not None
+            and other.args
+            and source.rank(other) < source.rank(call)
+        ):
             same = source.spelled(other.args[0].value) == source.spelled(first.value)
             if same and source.function(other) is source.function(call):
                 return True

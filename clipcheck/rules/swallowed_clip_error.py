@@ -31,7 +31,6 @@ Where training also works without clipping, and somebody reads the log.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
@@ -44,7 +43,7 @@ from clipcheck.python.source import Source
 from clipcheck.python.words import words
 from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind, acts
-from clipcheck.training.clips import bound
+from clipcheck.training.clips import only_measures
 from clipcheck.training.guards import expects_error
 
 Guarded: TypeAlias = "cst.Try | cst.With"
@@ -58,7 +57,7 @@ _LOGS = frozenset(
 
 def check(source: Source) -> Iterator[Hit]:
     for call, act in acts(source).items():
-        if act.kind is EventKind.CLIP and isinstance(call, cst.Call) and not _measures(source, call):
+        if act.kind is EventKind.CLIP and isinstance(call, cst.Call) and not only_measures(source, call):
             guarded = _swallowing(source, call)
             if guarded is not None and not _steps_inside(source, guarded, call) and not expects_error(source, call):
                 yield _hit(source, call, guarded)
@@ -72,11 +71,6 @@ def _hit(source: Source, call: cst.Call, guarded: Guarded) -> Hit:
         message = f"a failed clip goes unnoticed: the step on {source.where(step)} uses unclipped gradients"
         related.append((step, "the step runs anyway"))
     return Hit(call, message, None, BY_HAND, tuple(related))
-
-
-def _measures(source: Source, call: cst.Call) -> bool:
-    """Whether `max_norm` is infinite: only the norm is wanted."""
-    return number(source, bound(call, "clip_grad_norm_").limit) == math.inf
 
 
 def _swallowing(source: Source, call: cst.Call) -> Guarded | None:
