@@ -160,3 +160,39 @@ def test_an_attribute_is_what_its_class_assigns(method: str, expected: bool) -> 
 def test_names_of_scalers(name: str, expected: bool) -> None:
     _, asked_for, _ = asked(name, "None")
     assert is_scaler(asked_for) is expected
+
+
+NETS = """\
+import torch
+
+def clip(m):
+    torch.nn.utils.clip_grad_norm_(m.parameters(), 1.0)
+
+def clip_actor(nets):
+    clip(nets.actor)
+
+def clip_critic(nets):
+    clip(nets.critic)
+
+class A:
+    def __init__(self):
+        self.first = torch.optim.SGD(self.nets.actor.parameters())
+        self.second = torch.optim.SGD(self.nets.critic.parameters())
+
+    def f(self, loss):
+        self.first.zero_grad()
+        loss.backward()
+        clip_actor(self.nets)
+        self.first.step()
+        self.second.zero_grad()
+        loss.backward()
+        {}(self.nets)
+        self.second.step()
+"""
+
+
+@pytest.mark.parametrize(("clip", "lines"), [("clip_critic", []), ("clip_actor", [24])])
+def test_a_part_of_what_is_passed_on_through_two_calls(clip: str, lines: list[int]) -> None:
+    report = check_file("x.py", NETS.format(clip).encode(), Settings(codes=frozenset({"CLIP117"})))
+    assert report.errors == ()
+    assert [finding.place.line for finding in report.findings] == lines

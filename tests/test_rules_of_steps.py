@@ -258,6 +258,8 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ("Z\nSB\nSS\nC", "Z\nSB\nU\nC\nSS"),
         ("Z\nSB\nU\nSS\nC", "Z\nSB\nU\nC\nSS"),
         ("Z\nB\nS\nlimit = x\nclip_grad_norm_(model.parameters(), limit)", None),
+        ("Z\nB\nps = optimizer.step()\nclip_grad_norm_(ps, 1.0)", None),
+        ("Z\nB\nS\nlimit = clip_grad_norm_(model.parameters(), limit)", "Z\nB\nlimit = clip_grad_norm_(model.parameters(), limit)\nS"),
         ("Z\nB; S\nC", None),
     ],
     "CLIP102": [
@@ -290,6 +292,7 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ("if torch.isfinite(loss):\n    B\n    Z\n    S", "if torch.isfinite(loss):\n    Z\n    B\n    S"),
         ("if x:\n    B\n    Z\nS", "if x:\n    Z\n    B\nS"),
         ("B\nZ\nS", "Z\nB\nS"),
+        ("B\noptimizer = tell(x)\nZ\nS", None),
         ("B\nif x:\n    print(x)\nZ\nS", "Z\nB\nif x:\n    print(x)\nS"),
         ("B\nC\nZ\nS", "Z\nB\nC\nS"),
     ],

@@ -180,6 +180,7 @@ FOUND = [
     function("if flag:", "    params = ITER", "else:", "    params = filter(None, xs)", "for x in xs:", "    CLIP"),
     function("params = ITER", "if flag:", "    print(1)", "    return", "for x in xs:", "    CLIP"),
     function("params = ITER", "for x in xs:", "    accelerator.clip_grad_norm_(params, 1.0)"),
+    function("params = ITER", "for x in xs:", "    accelerator.clip_grad_value_(params, 1.0)"),
     attribute("self.params = ITER", "clip_grad_norm_(self.params, 1.0)"),
     attribute("self.params = ITER\n        torch.optim.Adam(self.params)", "clip_grad_norm_(self.params, 1.0)"),
     attribute("ps = ITER\n        self.params = ps", "clip_grad_norm_(self.params, 1.0)"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import libcst as cst
+
 from clipcheck.python.source import Source
 from clipcheck.training.flows import Event
+from clipcheck.training.frames import Frame
 from clipcheck.training.parameters import owners, stepped, surely_belong
 
 
@@ -13,7 +16,7 @@ def is_for(source: Source, clip: Event, step: Event) -> bool | None:
         return None
     if clip.frame is None:
         return surely_belong(source, clip.subject, step.subject)
-    mine, theirs = owned(source, clip), stepped(source, step.subject)
+    mine, theirs = _owned(source, clip.subject, clip.frame), stepped(source, step.subject)
     if not mine or not theirs:
         return None
     if any(_overlap(one, other) for one in mine for other in theirs):
@@ -21,13 +24,13 @@ def is_for(source: Source, clip: Event, step: Event) -> bool | None:
     return False if all(name.startswith("self.") for name in mine | theirs) else None
 
 
-def owned(source: Source, clip: Event) -> frozenset[str] | None:
+def _owned(source: Source, clipped: cst.BaseExpression, frame: Frame) -> frozenset[str] | None:
     """The modules whose parameters are clipped, as the analyzed function writes them."""
-    found = None if clip.subject is None else owners(source, clip.subject)
-    if found is None or clip.frame is None or source.function(clip.subject or clip.node) is not clip.frame.function:
-        return found  # the subject is already written as in the caller
+    found = owners(source, clipped)
+    if found is None or source.function(clipped) is not frame.function:
+        return found  # already written as in the caller
     spelled = [name.partition(".") for name in found]
-    words = {root: clip.frame.words.get(root, "self" if root == "self" else "") for root, _, _ in spelled}
+    words = {root: frame.words.get(root, "self" if root == "self" else "") for root, _, _ in spelled}
     return frozenset(words[root] + dot + rest for root, dot, rest in spelled) if all(words.values()) else None
 
 
