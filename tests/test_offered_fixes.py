@@ -102,6 +102,10 @@ def test_no_fix(code: str, body: str) -> None:
 @pytest.mark.parametrize(
     ("code", "body", "after"),
     [
+        *(("CLIP001",
+            f(f"total = 0.0\nfor group in groups:\n    {test}        for p in group:\n            total += p.grad.norm().item() ** 2\nlog(total ** 0.5)"),
+            f(f"total = get_total_norm(\n    [p.grad for group in groups if {condition} for p in group if p.grad is not None]\n).item()\nlog(total)"),
+        ) for test, condition in (("if group:\n", "group"), ("if group:\n        pass\n    else:\n", "not group"))),
         ("CLIP110", "for p in model.parameters():\n    clip_grad_norm_(p, 1.0)", "clip_grad_norm_(model.parameters(), 1.0)"),
         ("CLIP110", "for p in model.parameters():\n    clip_grad_norm_(p, 1.0)  # why", "clip_grad_norm_(model.parameters(), 1.0)  # why"),
         ("CLIP110", "for p in model.parameters(): clip_grad_norm_(p, 1.0)", "clip_grad_norm_(model.parameters(), 1.0)"),

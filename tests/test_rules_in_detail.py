@@ -313,6 +313,13 @@ SILENT: dict[str, list[str]] = {
         "clip_grad_norm_(ps, 1.0)\nclip_grad_norm_(ps, limit)",
         "clip_grad_norm_(ps, limit)\nclip_grad_norm_(ps, 1.0)",
         "clip_grad_norm_(ps, 1.0)\nprint(clip_grad_norm_(ps, 1.0))",
+        "if x: clip_grad_norm_(ps, 1.0)\nclip_grad_norm_(ps, 1.0)",
+        "clip_grad_norm_(ps)\nclip_grad_norm_(ps, 1.0)",
+        "clip_grad_norm_(ps, 1.0, 1)\nclip_grad_norm_(ps, 1.0)",
+        "clip_grad_norm_(ps, 2.0)\nclip_grad_norm_(ps, 1.0)",
+        "clip_grad_norm_(ps, 1.0)\nclip_grad_norm_(qs, 1.0)",
+        "clip_grad_norm_(ps, 1.0)\nclip_grad_norm_(ps, math.inf)",
+        "clip_grad_norm_(ps, 1.0)\nclip_grad_value_(ps, 1.0)",
     ],
 }  # fmt: skip
 
@@ -326,6 +333,7 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
     "CLIP001": [
         (f(READ + "assert total ** 0.5 > 0", "def test_f(ps):"), ["total += p.grad.norm().item() ** 2"]),
         (f(READ + "return total", "def test_f(ps):"), ["total += p.grad.norm().item() ** 2"]),
+        (f("for p in ps:\n    a = p\n    b = a\n    c = b\n    d = c\n    total += d.grad.norm().item() ** 2"), ["total += d.grad.norm().item() ** 2"]),
         (f(READ + "assert total > 0"), ["total += p.grad.norm().item() ** 2"]),
         ("import pytest\n" + f(READ), ["total += p.grad.norm().item() ** 2"]),
         ("import testing\n" + f(READ + "log(total)", "def test_f(ps):"), ["total += p.grad.norm().item() ** 2"]),
@@ -464,6 +472,13 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
             "assert norm.item() <= 1.0 + 1e-6",
         )),
         ("if x:\n    norm = clip_grad_norm_(ps, 1.0)\nself.log('clipped_norm', norm)", ["self.log('clipped_norm', norm)"]),
+    ],
+    "CLIP505": [
+        *((f"{first}\n{second}", [second]) for first, second in (
+            ("clip_grad_norm_(ps, 1.0)", "clip_grad_norm_(ps, max_norm=1.5)"),
+            ("clip_grad_norm_(ps, 1.0, 2.0)", "clip_grad_norm_(ps, 2.0)"),
+            ("clip_grad_value_(ps, limit)", "clip_grad_value_( ps, limit )"),
+        )),
     ],
     "CLIP502": [
         ("p.data = clip_grad_norm_(ps, 1.0)", ["p.data = clip_grad_norm_(ps, 1.0)"]),

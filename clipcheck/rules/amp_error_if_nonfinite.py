@@ -63,9 +63,7 @@ def _unscaled(event: Event) -> Event | None:
 def _fix(source: Source, clip: Clip) -> Fix | None:
     for before, arg in pairwise(clip.call.args):
         if arg.keyword is not None and arg.keyword.value == "error_if_nonfinite":
-            start, end = source.span(before.value)[1], source.span(arg.value)[1]
-            if isinstance(before.value, cst.BaseExpression) and before.value.rpar:
-                start = source.outer_span(before.value)[1]
+            start, end = source.outer_span(before.value)[1], source.span(arg.value)[1]
             if "#" in source.text[start:end]:
                 return None
             return Fix("Drop `error_if_nonfinite`", Safety.UNSAFE, (Edit(start, end, ""),))

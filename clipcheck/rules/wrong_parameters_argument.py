@@ -176,9 +176,7 @@ def _is_group(source: Source, node: cst.BaseExpression) -> bool:
             return bool(bindings) and all(
                 _goes_through_groups(binding.value)
                 if binding.kind == "for"
-                else binding.kind == "assign"
-                and isinstance(binding.value, cst.Subscript)
-                and _is_group(source, binding.value)
+                else isinstance(binding.value, cst.Subscript) and _is_group(source, binding.value)
                 for binding in bindings
             )
     return False

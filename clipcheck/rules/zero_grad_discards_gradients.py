@@ -101,11 +101,10 @@ def _discarded(source: Source, zero: Event) -> tuple[Event, Event] | None:
 
 def _is_cleared(source: Source, zero: Event, step: Event) -> bool:
     """Whether `zero` clears all that a step uses: its optimizer's gradients, or those of the module that it was created with."""
-    if zero.subject is None or step.subject is None:
-        return False
-    if source.spelled(step.subject) == source.spelled(zero.subject):
-        return True
-    return is_all_of(source, zero.subject, step.subject)
+    match zero.subject, step.subject:
+        case cst.BaseExpression() as cleared, cst.BaseExpression() as stepped:
+            return source.spelled(stepped) == source.spelled(cleared) or is_all_of(source, cleared, stepped)
+    return False
 
 
 def _is_on_purpose(source: Source, zero: Event, backward: Event, step: Event) -> bool:
