@@ -36,6 +36,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import libcst as cst
+
 from clipcheck.fixes.move import carrier, moved, names_settled
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
