@@ -534,7 +534,7 @@ def test_both_ranks_that_lightning_starts_call_our_functions(tmp_path: Path) -> 
 # --- what cannot be run here ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["DEEPSPEED", "MEGATRON_LM", "XLA", "FSDP"])
+@pytest.mark.parametrize("kind", ["DEEPSPEED", "MEGATRON_LM", "XLA", "TPU", "FSDP"])
 def test_accelerators_with_a_different_clip_are_left_alone(kind: str) -> None:
     """With a stand-in for the accelerator, since those backends need special devices."""
     from clipcheck.integrations import accelerate as ours

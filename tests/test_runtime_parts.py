@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ torch = pytest.importorskip("torch")
 import torch.distributed as dist  # noqa: E402
 from torch import nn  # noqa: E402
 
-from clipcheck.runtime import culprits, dtensors, gradients, load, plain, reference  # noqa: E402
+from clipcheck.runtime import culprits, dtensors, gradients, load, looks, plain, reference  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -206,6 +207,37 @@ def test_gradients_of_all_dtypes_and_orders_by_the_plain_twin() -> None:
         dtype: plain.factor_dtype(dtype)
         for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.complex128, torch.complex64)
     }  # fmt: skip
+
+
+# --- whether gradients look alike -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_gradients_that_look_alike(guarded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the guards of torch.compile, or in Python where a version of torch has none."""
+    if not guarded:
+        monkeypatch.setitem(sys.modules, "torch._C._dynamo.guards", None)
+    numbers = torch.arange(64, dtype=torch.float32)
+    of_complex = numbers.view(torch.complex64)
+    kinds = [
+        numbers[:16],
+        numbers[:17],
+        numbers[:16].view(4, 4),
+        numbers[:16].view(4, 4).t(),
+        numbers[:32:2],
+        numbers.double()[:16],
+        of_complex[:16],
+        of_complex[:16].conj(),
+        of_complex[:16].conj().imag,
+        nn.Parameter(numbers[:16]),
+    ]
+    kinds += [] if guarded else [numbers[:16].to_sparse(), numbers[:17].to_sparse()]
+    other = torch.ones(3)
+    for kind in kinds:
+        looks_alike = looks.look([other, kind])
+        assert [looks_alike(other, each) for each in kinds] == [each is kind for each in kinds]
+    looks_alike = looks.look([other, torch.zeros(3)])
+    assert looks_alike(torch.zeros(3), other) and not looks_alike(other, other)
 
 
 # --- whether cores are free -----------------------------------------------------------------------------------------------------------
