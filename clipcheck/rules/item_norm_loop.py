@@ -5,6 +5,7 @@ lists that are summed later; with `norm`, `pow(2).sum()`, `float()` or `math.pow
 that copy each tensor to the host count as well: `.cpu()`, `.numpy()`, `torch.tensor([…])` of the norms.
 Tests of a model are left alone where they only check gradients, since no training waits for them: a sum that nothing but
 assertions read, or, in a function `test_…` of pytest or unittest, a largest element or a sum of which no root is taken.
+So is what a test such as `if not p.is_cuda:` reserves for tensors on the CPU.
 
 ## Why is this bad?
 Every `.item()` synchronizes with the device: a model with 150 tensors synchronizes 150 times to get one number. With
@@ -67,6 +68,7 @@ from clipcheck.gradients.spelling import Refused
 from clipcheck.gradients.totals import Total, totals
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit
+from clipcheck.training.guards import is_on_cpu
 
 MESSAGE = "`{read}` synchronizes once per parameter: compute the gradient norm in one call"
 TITLE = "Compute the norm in one call"
@@ -75,6 +77,11 @@ AT_ONCE = "no automatic fix: {why}; read them all at once: `torch.stack(torch._f
 
 
 def check(source: Source) -> Iterator[Hit]:
+    # reading a CPU tensor waits for nothing
+    yield from (hit for hit in _synced(source) if not is_on_cpu(source, hit.node))
+
+
+def _synced(source: Source) -> Iterator[Hit]:
     sums = [found for found in totals(source) if found.term.synced and found.is_total]
     lists = {id(found.series.loop.statement): found for found in sums if found.series.loop is not None}
     for one in accumulations(source):

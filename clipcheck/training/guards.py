@@ -81,6 +81,29 @@ def _ends_in_jump(part: cst.CSTNode | None) -> bool:
     return False
 
 
+def is_on_cpu(source: Source, node: cst.CSTNode) -> bool:
+    """Whether `node` runs only for tensors in the CPU's memory, by a test such as `p.is_cuda` or `p.device.type == "cpu"`."""
+    return any(_says_cpu(branch.test, outcome) for branch, outcome in conditions(source, node))
+
+
+def _says_cpu(test: cst.BaseExpression, outcome: bool) -> bool:
+    match test:
+        case cst.UnaryOperation(operator=cst.Not(), expression=inner):
+            return _says_cpu(inner, not outcome)
+        case cst.BooleanOperation(left=left, operator=operator, right=right) if (
+            isinstance(operator, cst.And) is outcome
+        ):
+            return _says_cpu(left, outcome) or _says_cpu(right, outcome)
+        case cst.Attribute(attr=cst.Name(value="is_cuda" | "is_cpu" as name)):
+            return outcome == (name == "is_cpu")
+        case cst.Comparison(
+            left=cst.Attribute(value=cst.Attribute(attr=cst.Name("device")), attr=cst.Name("type")),
+            comparisons=[cst.ComparisonTarget(operator=operator, comparator=cst.SimpleString() as name)],
+        ):
+            return name.evaluated_value == "cpu" and isinstance(operator, cst.Equal if outcome else cst.NotEqual)
+    return False
+
+
 def is_conditional(source: Source, node: cst.CSTNode) -> bool:
     """Whether `node` runs only under a condition in its statement, or in an error handler."""
     inner = node
