@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 Paths: TypeAlias = "os.PathLike[str] | Iterable[str | os.PathLike[str]]"
-_FILE_ENDINGS = (*SUFFIXES, *MARKDOWN)
+_FILE_ENDINGS = (*SUFFIXES, ".pyi", *MARKDOWN)
 
 
 class ClipcheckWarning(UserWarning):

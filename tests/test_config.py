@@ -253,6 +253,13 @@ def test_fixable_keeps_other_rules_from_being_fixed() -> None:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
+def test_stubs_are_skipped_unless_named() -> None:
+    for name in ("a.py", "b.pyi"):
+        put(name)
+    assert found() == ["a.py"]
+    assert found("b.pyi") == ["b.pyi"]
+
+
 def test_vendored_folders_are_skipped_unless_named() -> None:
     for name in ("a.py", ".venv/lib/b.py", "build/c.py", "node_modules/d.py", "x/__pycache__/e.py"):
         put(name)

@@ -14,8 +14,9 @@ from clipcheck.settings.ignores import Ignores
 from clipcheck.settings.keys import Layer, Settings
 from clipcheck.settings.projects import Project, Projects
 
-# Markdown needs an optional package: it is searched for in folders only if that is installed.
-SUFFIXES = (".py", ".pyi", ".ipynb", ".rst")
+# Markdown needs an optional package: it is searched for in folders only if that is installed. Stubs (`.pyi`) are left out:
+# nothing in them runs.
+SUFFIXES = (".py", ".ipynb", ".rst")
 
 
 class Found(NamedTuple):
