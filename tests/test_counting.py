@@ -49,6 +49,10 @@ def guard(body: str) -> str | None:
         "for j in xs:\n    if j == 3:\n        here()",
         "for j, y in zip(xs, xs):\n    if j == 3:\n        here()",
         "self.n += 1\nif self.n >= 4:\n    here()",
+        "if args.n == 0:\n    here()",
+        "args.m += 1\nif args.n == 0:\n    here()",
+        "args.n = x\nif args.n == 0:\n    here()",
+        "args.n += 1\nif args.n >= 4:\n    here()",
     ],
 )
 def test_tests_that_do_not_count(body: str) -> None:
@@ -77,6 +81,8 @@ def test_tests_that_do_not_count(body: str) -> None:
         ("count += 1\nif count > accum:\n    here()\n    count = 0", "count > accum"),
         ("count += 1\nif accum <= count:\n    here()\n    count = 0", "accum <= count"),
         ("if fabric.is_accumulating:\n    pass\nelse:\n    here()", "fabric.is_accumulating"),
+        ("args.n += 1\nargs.n = args.n % 4\nif args.n == 0:\n    here()", "args.n == 0"),
+        ("args.n += 1\nif args.n >= accum:\n    here()\n    args.n = 0", "args.n >= accum"),
         ("if accelerator.sync_gradients:\n    here()", "accelerator.sync_gradients"),
         ("if engine.is_gradient_accumulation_boundary():\n    here()", "engine.is_gradient_accumulation_boundary()"),
         ("sync = accelerator.sync_gradients\nif sync:\n    here()", "sync"),

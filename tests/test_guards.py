@@ -10,7 +10,7 @@ import pytest
 from clipcheck.python.source import Source
 from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, flow
-from clipcheck.training.guards import branches, conditions, exclusive, is_conditional, loops
+from clipcheck.training.guards import branches, conditions, exclusive, is_conditional, is_on_cpu, loops
 from clipcheck.training.known_tests import facts
 from clipcheck.training.microbatches import guarded_step
 
@@ -28,6 +28,33 @@ def here(text: str) -> tuple[Source, cst.Call]:
 
 
 # --- loops and branches -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("here()", False),
+        ("if p.is_cuda:\n    here()", False),
+        ("if not p.is_cuda:\n    here()", True),
+        ("if p.is_cpu:\n    here()", True),
+        ("if not p.is_cpu:\n    here()", False),
+        ("if p.is_cuda:\n    clip(p)\nelse:\n    here()", True),
+        ("def f():\n    if p.is_cuda:\n        return clip(p)\n    here()", True),
+        ("def f():\n    if p.is_cuda:\n        clip(p)\n    here()", False),
+        ("if p.grad is not None and not p.is_cuda:\n    here()", True),
+        ("if p.grad is not None or not p.is_cuda:\n    here()", False),
+        ("if p.is_cuda or fast:\n    pass\nelse:\n    here()", True),
+        ("if p.is_cuda and fast:\n    pass\nelse:\n    here()", False),
+        ("if p.device.type == 'cpu':\n    here()", True),
+        ("if p.device.type != 'cpu':\n    here()", False),
+        ("if p.device.type != 'cpu':\n    pass\nelse:\n    here()", True),
+        ("if p.device.type == 'cpu':\n    pass\nelse:\n    here()", False),
+        ("if p.device.type == 'cuda':\n    here()", False),
+        ("if p.dtype.type == 'cpu':\n    here()", False),
+    ],
+)
+def test_what_runs_only_for_tensors_on_the_cpu(text: str, expected: bool) -> None:
+    assert is_on_cpu(*here(text)) is expected
 
 
 @pytest.mark.parametrize(
@@ -242,7 +269,9 @@ def step_of(text: str) -> Event | None:
         "for i in batches:\n    B\n    C\n    ?\n    G\n        S",
         "for i in batches:\n    ?\n    C\n    G\n        S\n        Z",
         "for i in batches:\n    B\n    C\nG\n    S",  # the loop, not the guard, decides how many
-        "for i in batches:\n    for x in y:\n        B\n    C\n    G\n        S\n        Z",
+        "for i in batches:\n    for x in y:\n        B\n        Z\n    C\n    G\n        S\n        Z",
+        "for i in batches:\n    for x in y:\n        Z\n        B\n        S\n    C\n    G\n        S\n        Z",
+        "for x in y:\n    B\nfor i in batches:\n    C\n    G\n        S\n        Z",
         "for i in batches:\n    C\n    G\n        S\n        Z",
         "B\nC\nG\n    S\n    return\nB",
         "G\n    for i in batches:\n        B\n        C\n        S",
@@ -257,6 +286,7 @@ def test_a_clip_that_is_guarded_like_its_step(text: str) -> None:
     [
         "for i in batches:\n    B\n    C\n    G\n        S\n        Z",
         "for i in batches:\n    B\n    if x:\n        C\n    G\n        S\n        Z",
+        "for i in batches:\n    for x in y:\n        B\n    C\n    G\n        S\n        Z",  # a sum of several backward passes is one micro-batch
         "B\nC\nG\n    S\n    Z",  # the function is called for each micro-batch
         "G\n    for i in batches:\n        B\n        C\n        G\n            S\n            Z",
     ],

@@ -43,7 +43,7 @@ from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, Flow, flows
-from clipcheck.training.microbatches import guarded_step
+from clipcheck.training.microbatches import guarded_step, place_of
 from clipcheck.training.optimizers import is_scaler
 
 BY_HAND = "unscale once, right before the clip and the step"
@@ -65,7 +65,7 @@ def _each_microbatch(source: Source, flow: Flow, unscale: Event) -> Hit | None:
     if step is None or step.scaler is None:
         return None
     inside = unscale.at is step.at  # of one function that is called
-    node, used = (unscale.node, step.node) if inside else (unscale.at, step.at)
+    node, used = (unscale.node, step.node) if inside else (place_of(unscale), step.at)
     message = f"unscales every micro-batch, but the step on {source.where(used)} runs once for several"
     fix = into_guard(source, flow, unscale, step)
     return Hit(node, message, fix, "" if fix else BY_HAND, ((used, "the step runs here"),))

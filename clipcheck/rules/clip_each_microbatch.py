@@ -44,7 +44,7 @@ from clipcheck.rule import Fix, Hit
 from clipcheck.training.acts import EventKind
 from clipcheck.training.counting import may_be_guarded
 from clipcheck.training.flows import Event, Flow, flows
-from clipcheck.training.microbatches import guarded_step, leads_to_backward, step_elsewhere
+from clipcheck.training.microbatches import guarded_step, leads_to_backward, place_of, step_elsewhere
 from clipcheck.training.parameters import belong
 
 BY_HAND = "clip once, right before the step"
@@ -82,16 +82,9 @@ def _clip(source: Source, flow: Flow, clip: Event) -> Hit | None:
 def _hit(
     source: Source, clip: Event, message: str, related: tuple[cst.CSTNode, str], fix: Fix | None = None, help: str = ""
 ) -> Hit:
-    node = _place(source, clip)
+    node = place_of(clip)
     others = [related] if node is clip.at else [(clip.at, "called here"), related]
     return Hit(node, message, fix, "" if fix else help or BY_HAND, tuple(others))
-
-
-def _place(source: Source, clip: Event) -> cst.CSTNode:
-    """The clip itself, where its function runs `backward()` as well; else the call that brings it to the micro-batch."""
-    earlier = clip.first_before(EventKind.BACKWARD)
-    beside = all(event.kind is EventKind.BACKWARD and event.frame is clip.frame for event in earlier)
-    return clip.node if beside else clip.at
 
 
 def _in_region(source: Source, clip: Event) -> Hit | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import libcst as cst
 
 from clipcheck.python.reaching import contains
@@ -97,9 +99,21 @@ def _steps_after(event: Event, loop: Loop | None, forgets: EventKind) -> list[Ev
 
 
 def _adds_to_one_backward(source: Source, event: Event, inside: list[Loop], forgets: EventKind) -> bool:
-    """Whether only a backward of the same micro-batch can come before."""
-    earlier = event.first_before(*_ENDS, forgets)
-    return all(other.kind is EventKind.BACKWARD and loops_around(source, other) == inside for other in earlier)
+    """Whether only a backward of the same micro-batch can come before, or several of them in a loop of their own."""
+    ends = (*_ENDS, forgets)
+    earlier = event.previous_where(lambda other: other.kind in ends or _repeats_backward(source, other, inside, ends))
+    return all(
+        other.kind is EventKind.LOOP or (other.kind is EventKind.BACKWARD and loops_around(source, other) == inside)
+        for other in earlier
+    )
+
+
+def _repeats_backward(source: Source, head: Event, inside: list[Loop], ends: Sequence[EventKind]) -> bool:
+    """Whether an event is the start of a loop, next to the micro-batch's other statements, that only runs backward."""
+    if head.kind is not EventKind.LOOP or loops_around(source, head) != inside:
+        return False
+    last = [other for other in head.first_before(*ends) if head.node in loops_around(source, other)]
+    return bool(last) and all(other.kind is EventKind.BACKWARD for other in last)
 
 
 def step_elsewhere(source: Source, flow: Flow, event: Event) -> Event | None:
@@ -118,3 +132,12 @@ def leads_to_backward(event: Event) -> bool:
     """Whether another backward follows, to add to the same gradients, before anything uses them."""
     later = {other.kind for other in event.first_after(*_ENDS, EventKind.ZERO_GRAD, EventKind.EDIT)}
     return EventKind.BACKWARD in later and later <= {EventKind.BACKWARD, EventKind.END}
+
+
+def place_of(event: Event) -> cst.CSTNode:
+    """Where to report what runs for every micro-batch: the act itself, where its function runs `backward()` as well; else
+    the call that brings it to the micro-batch.
+    """
+    earlier = [other for other in event.first_before(EventKind.BACKWARD) if other.kind is EventKind.BACKWARD]
+    beside = bool(earlier) and all(other.frame is event.frame for other in earlier)
+    return event.node if beside else event.at
