@@ -14,10 +14,9 @@ torch = pytest.importorskip("torch")
 
 from clipcheck.audit import figures, report  # noqa: E402
 from clipcheck.audit.figures import Norms, Times  # noqa: E402
-from clipcheck.audit.findings import Finding, of_optimizer, of_strangers  # noqa: E402
+from clipcheck.audit.findings import Finding, Step, counted, is_used, of_strangers, steps, story, told  # noqa: E402
 from clipcheck.audit.log import Call, Event, Log, Optimizer  # noqa: E402
 from clipcheck.audit.sites import NOWHERE, Site  # noqa: E402
-from clipcheck.audit.steps import Step, is_used, steps, story, told  # noqa: E402
 
 SGD = Optimizer(7, "SGD", Site("/x/train.py", 3, "main"), {1: "weight", 2: "bias"}, [], [])
 ADAM = Optimizer(8, "Adam", Site("/x/train.py", 4, "main"), {3: "other"}, [], [])
@@ -210,13 +209,13 @@ def test_findings_of_an_optimizer_are_counted_and_sorted() -> None:
     three = [Step(SGD, "", [], step(1)), Step(SGD, "S", [], step(1)), Step(SGD, "S", [])]
     note, stale, zero = by_code["CLIP505"], by_code["CLIP101"], by_code["CLIP104"]
     found = [[(note, clip(1)), (note, clip(1))], [(note, clip(1)), (zero, clip(1))], [(stale, clip(1))]]
-    assert [(one.code, one.times, one.of) for one in of_optimizer(three, found)] == [
+    assert [(one.code, one.times, one.of) for one in counted(three, found)] == [
         ("CLIP101", 1, 2),
         ("CLIP104", 1, 2),
         ("CLIP505", 2, 2),
     ]
     before = [[(by_code["CLIP102"], clip(1))], [(stale, clip(1))], [(stale, clip(1, site=OTHER_LINE))]]
-    assert [(one.code, one.times) for one in of_optimizer(three, before)] == [("CLIP102", 2), ("CLIP101", 1)]
+    assert [(one.code, one.times) for one in counted(three, before)] == [("CLIP102", 2), ("CLIP101", 1)]
 
 
 # --- the report -------------------------------------------------------------------------------------------------------------------
