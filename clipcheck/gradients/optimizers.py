@@ -29,9 +29,16 @@ def is_optimizer_class(source: Source, node: cst.BaseExpression) -> bool:
 
 
 def is_in_optimizer(source: Source, node: cst.CSTNode) -> bool:
-    """Whether code is in a class that is an optimizer, judging by its bases."""
+    """Whether code is in a class that is an optimizer, judging by its bases, or by its name and methods."""
     owner = source.enclosing(node, cst.ClassDef)
-    return owner is not None and _derives_from_optimizer(source, owner)
+    return owner is not None and (_derives_from_optimizer(source, owner) or _acts_as_optimizer(source, owner))
+
+
+def _acts_as_optimizer(source: Source, node: cst.ClassDef) -> bool:
+    """Whether a class without such a base is called an optimizer, has a `step`, and leaves `backward()` to others."""
+    if "step" not in source.names.scopes[node].bindings or not _is_optimizer(node.name.value):
+        return False
+    return not any(isinstance(n, cst.Attribute) and n.attr.value == "backward" for n in source.walk(node))
 
 
 def _derives_from_optimizer(source: Source, node: cst.ClassDef) -> bool:

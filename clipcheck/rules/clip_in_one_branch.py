@@ -45,7 +45,7 @@ from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, Flow, flows
-from clipcheck.training.guards import conditions, exclusive
+from clipcheck.training.guards import asked_for, conditions, exclusive
 
 BY_HAND = "clip in both branches, or once, before they split"
 _BEFORE = (EventKind.CLIP, EventKind.BACKWARD, EventKind.STEP, EventKind.EDIT, EventKind.UNKNOWN)
@@ -95,10 +95,10 @@ def _backwards(step: Event) -> set[Event]:
 
 def _is_about_limit(source: Source, clip: Event, test: cst.BaseExpression) -> bool:
     """Whether a test asks for what the clip is given beside the parameters, or for clipping by name."""
-    names = {node.value for node in source.walk(test) if isinstance(node, cst.Name)} - {"self", "None"}
     args = clip.node.args[1:] if isinstance(clip.node, cst.Call) else ()
-    given = {node.value for arg in args for node in source.walk(arg.value) if isinstance(node, cst.Name)} - {"self"}
-    return bool(names & given) or any("clip" in name.lower() for name in names)
+    given = {name for arg in args for name in asked_for(source, arg.value)}
+    names = {node.value for node in source.walk(test) if isinstance(node, cst.Name)}
+    return bool(asked_for(source, test) & given - {"None"}) or any("clip" in name.lower() for name in names)
 
 
 def _may_be_limited(step: Event) -> bool:

@@ -43,13 +43,17 @@ def check(source: Source) -> Iterator[Hit]:
     for flow in flows(source, EventKind.CLIP):
         for clip in flow.of(EventKind.CLIP):
             step = _of_another(source, flow, clip)
-            if step is not None and clip.at not in seen:
-                seen.add(clip.at)
-                name = source.quoted(step.at, "the step", 24)
-                message = f"clips another optimizer's parameters: {name} on {source.where(step.at)} is not clipped"
+            # both in one called function: that is where the mistake is
+            together = step is not None and clip.frame is step.frame
+            place = clip.node if together else clip.at
+            if step is not None and place not in seen:
+                seen.add(place)
+                used = step.node if together else step.at
+                name = source.quoted(used, "the step", 24)
+                message = f"clips another optimizer's parameters: {name} on {source.where(used)} is not clipped"
                 fix = _fix(source, clip, step)
-                related = () if step.at is clip.at else ((step.at, "the step is here"),)
-                yield Hit(clip.at, message, fix, "" if fix else BY_HAND, related)
+                related = () if used is place else ((used, "the step is here"),)
+                yield Hit(place, message, fix, "" if fix else BY_HAND, related)
 
 
 def _of_another(source: Source, flow: Flow, clip: Event) -> Event | None:
@@ -60,12 +64,41 @@ def _of_another(source: Source, flow: Flow, clip: Event) -> Event | None:
     step = later[0]
     # the optimizer of what is clipped is there, and steps at another time
     steps = [event for event in flow.of(EventKind.STEP) if is_for(source, clip, event) is not False]
-    if not steps or any(is_for(source, clip, event) is None for event in steps):
+    if any(is_for(source, clip, event) is None for event in steps):
+        return None
+    if not steps and not _steps_in_other_methods(source, flow, clip):
         return None
     after = step.next_where(lambda event: event.kind in (EventKind.BACKWARD, EventKind.UNKNOWN) or event in steps)
     if any(event in steps or event.kind is EventKind.UNKNOWN for event in after):
         return None  # it steps later on, with what was clipped here
     return None if _is_clipped(source, clip, step) else step
+
+
+def _steps_in_other_methods(source: Source, flow: Flow, clip: Event) -> bool:
+    """Whether other methods of the class step what is clipped, each with gradients that it has computed anew."""
+    owner = source.enclosing(flow.function, cst.ClassDef)
+    others = (one for one in flows(source, EventKind.STEP) if one.function is not flow.function)
+    steps = [
+        step
+        for other in others
+        if owner is not None and source.enclosing(other.function, cst.ClassDef) is owner
+        for step in other.of(EventKind.STEP)
+        if is_for(source, clip, step) is not False
+    ]
+    return bool(steps) and all(is_for(source, clip, step) and _starts_anew(source, step) for step in steps)
+
+
+def _starts_anew(source: Source, step: Event) -> bool:
+    """Whether `zero_grad` and then `backward` come before a step on every path."""
+    computed = step.first_before(EventKind.BACKWARD, EventKind.UNKNOWN)
+    cleared = step.previous_where(lambda event: event.kind is EventKind.ZERO_GRAD and _same(source, event, step))
+    return all(event.kind is EventKind.BACKWARD for event in computed) and all(
+        event.kind is EventKind.ZERO_GRAD for event in cleared
+    )
+
+
+def _same(source: Source, one: Event, other: Event) -> bool:
+    return None not in (one.subject, other.subject) and source.spelled(one.subject) == source.spelled(other.subject)
 
 
 def _is_clipped(source: Source, clip: Event, step: Event) -> bool:

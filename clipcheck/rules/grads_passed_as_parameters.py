@@ -35,15 +35,24 @@ import libcst as cst
 
 from clipcheck.fixes.verbs import replace
 from clipcheck.gradients.gradient import gradient
+from clipcheck.python.assignments import only_assignment
+from clipcheck.python.names import Binding
 from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety
 from clipcheck.training.calls import Callee, callee
 from clipcheck.training.clips import Clip, clips
+from clipcheck.training.parameters import assigned
 from clipcheck.training.readings import is_clipped_by_torch
+from clipcheck.training.summaries import returned
 
 TITLE = "Pass the parameters instead"
 BY_HAND = "pass the parameters themselves"
+_DEPTH = 4  # maximum number of names and calls to follow
+_COLLECTIONS = frozenset({"builtins.list", "builtins.tuple", "builtins.iter", "builtins.reversed"})
+# Functions that return a function of parameters, which returns their gradients.
+_TRANSFORMS = frozenset({"torch.func.grad", "functorch.grad"})
+
 BY_HAND_GRADS = "scale them by `max_norm / get_total_norm(grads)` where that is less than 1"
 
 
@@ -64,7 +73,7 @@ def _handed_over(source: Source, call: cst.Call, called: Callee) -> Iterator[Hit
             what, made = _instead_of_parameters(source, value)
             if what:
                 message = f"clips nothing: the function gets {what} instead of parameters"
-                by_hand = BY_HAND_GRADS if "autograd" in what else BY_HAND
+                by_hand = BY_HAND_GRADS if "the result" in what else BY_HAND
                 yield Hit(call, message, None, by_hand, ((made, "they are made here"),) if made is not value else ())
 
 
@@ -73,15 +82,17 @@ def _clip(source: Source, clip: Clip, given: cst.BaseExpression) -> Iterator[Hit
     if what:
         message = f"clips nothing and returns 0.0: it gets {what} instead of parameters"
         fix = _fix(source, given, made)
-        by_hand = BY_HAND_GRADS if "autograd" in what else BY_HAND
+        by_hand = BY_HAND_GRADS if "the result" in what else BY_HAND
         related = ((made, "they are made here"),) if made is not given else ()
         yield Hit(clip.call, message, fix, "" if fix else by_hand, related)
 
 
-def _instead_of_parameters(source: Source, node: cst.BaseExpression) -> tuple[str, cst.BaseExpression]:
+def _instead_of_parameters(
+    source: Source, node: cst.BaseExpression, depth: int = _DEPTH
+) -> tuple[str, cst.BaseExpression]:
     """What is passed instead of parameters, and the expression that makes it; empty where that is not certain."""
     match node:
-        case cst.ListComp(elt=elt) | cst.GeneratorExp(elt=elt) if _is_gradient(source, elt):
+        case cst.ListComp(elt=elt) | cst.GeneratorExp(elt=elt) | cst.DictComp(value=elt) if _is_gradient(source, elt):
             return "gradients", node
         case (
             cst.ListComp(elt=cst.Attribute(attr=cst.Name("data")))
@@ -92,15 +103,56 @@ def _instead_of_parameters(source: Source, node: cst.BaseExpression) -> tuple[st
             _is_gradient(source, element.value) for element in elements
         ):
             return "gradients", node
+        case cst.BinaryOperation(left=left, operator=cst.Add(), right=right) if depth:
+            parts = [_instead_of_parameters(source, part, depth - 1) for part in (left, right)]
+            return (parts[0][0], node) if all(what for what, _ in parts) else ("", node)
+        case cst.Call():
+            return _returned(source, node, depth)
+        case cst.Name():
+            return _variable(source, node, depth)
+        case cst.Attribute(value=cst.Name("self")) if depth:
+            value = assigned(source, node)
+            if value is not None:
+                return _instead_of_parameters(source, value, depth - 1)
+    return ("a gradient", node) if _is_gradient(source, node) else ("", node)
+
+
+def _returned(source: Source, call: cst.Call, depth: int) -> tuple[str, cst.BaseExpression]:
+    """Like `_instead_of_parameters`, for what a call returns."""
+    function = source.qualified(call.func)
+    if function == "torch.autograd.grad" or _is_made_by_transform(source, call):
+        return "the result of `autograd.grad`" if function else "the result of `func.grad`", call
+    match call:
         case cst.Call(
             func=cst.Attribute(value=cst.Call(func=cst.Attribute(attr=cst.Name("state_dict"))), attr=cst.Name("values"))
         ):
-            return "tensors of a `state_dict`", node
-        case cst.Call(func=func) if source.qualified(func) == "torch.autograd.grad":
-            return "the result of `autograd.grad`", node
-        case cst.Name():
-            return _variable(source, node)
-    return ("a gradient", node) if _is_gradient(source, node) else ("", node)
+            return "tensors of a `state_dict`", call
+        case cst.Call(func=cst.Attribute(value=table, attr=cst.Name("values")), args=[]) if depth:
+            return _instead_of_parameters(source, table, depth - 1)
+        case cst.Call(args=[cst.Arg(value=inner, star="")]) if function in _COLLECTIONS and depth:
+            return _instead_of_parameters(source, inner, depth - 1)
+        case cst.Call(args=[cst.Arg(), cst.Arg(value=inner, star="")]) if function == "builtins.filter" and depth:
+            return _instead_of_parameters(source, inner, depth - 1)
+        case cst.Call(args=[cst.Arg(value=cst.Lambda(body=body)), _]) if function == "builtins.map":
+            return ("gradients", call) if _is_gradient(source, body) else ("", call)
+    called = callee(source, call) if depth else None
+    values = None if called is None else returned(source, called.function)
+    found = [_instead_of_parameters(source, value, depth - 1) for value in values or ()]
+    if found and all(what for what, _ in found):
+        return found[0][0], call
+    return ("a gradient", call) if _is_gradient(source, call) else ("", call)
+
+
+def _is_made_by_transform(source: Source, call: cst.Call) -> bool:
+    """Whether a call runs what `torch.func.grad` returns: `grad(loss)(parameters)`."""
+    match call.func:
+        case cst.Call(func=transform):
+            return source.qualified(transform) in _TRANSFORMS
+        case cst.Name() as name:
+            match only_assignment(source, name):
+                case Binding(value=cst.Call(func=transform)):
+                    return source.qualified(transform) in _TRANSFORMS
+    return False
 
 
 def _is_gradient(source: Source, node: cst.BaseExpression) -> bool:
@@ -115,30 +167,30 @@ def _owner(source: Source, node: cst.BaseExpression) -> cst.BaseExpression | Non
     return found.owner if found is not None and not found.via else None
 
 
-def _variable(source: Source, name: cst.Name) -> tuple[str, cst.BaseExpression]:
+def _variable(source: Source, name: cst.Name, depth: int) -> tuple[str, cst.BaseExpression]:
     """What a name stands for, where all that it can be bound to here are tensors instead of parameters."""
     bindings = reaching(source, name)
     values = [binding.value for binding in bindings if binding.value is not None]
     kinds = {binding.kind for binding in bindings}
-    if not values or len(values) != len(bindings):
+    if not depth or not values or len(values) != len(bindings):
         return "", name
     if kinds == {"for"}:
         # for g in [p.grad for p in parameters]: the list's elements are what is passed
-        made = [_instead_of_parameters(source, value) for value in values]
+        made = [_instead_of_parameters(source, value, depth - 1) for value in values]
         return ("a gradient", made[0][1]) if all(what for what, _ in made) else ("", name)
     if kinds != {"assign"} or _has_gradients(source, name):
         return "", name
-    found = [_value(source, name, value) for value in values]
+    found = [_value(source, name, value, depth - 1) for value in values]
     return found[0] if all(what for what, _ in found) else ("", name)
 
 
-def _value(source: Source, name: cst.Name, value: cst.BaseExpression) -> tuple[str, cst.BaseExpression]:
+def _value(source: Source, name: cst.Name, value: cst.BaseExpression, depth: int) -> tuple[str, cst.BaseExpression]:
     """Like `_instead_of_parameters`, for what a name is assigned."""
     if isinstance(value, cst.List) and not value.elements:
         return _appended(source, name)
     if _is_gradient(source, value):
         return "a gradient", value
-    return ("", name) if isinstance(value, cst.Name) else _instead_of_parameters(source, value)
+    return ("", name) if isinstance(value, cst.Name) else _instead_of_parameters(source, value, depth)
 
 
 def _appended(source: Source, name: cst.Name) -> tuple[str, cst.BaseExpression]:
@@ -163,8 +215,16 @@ def _has_gradients(source: Source, name: cst.Name) -> bool:
         match source.parent(use):
             case cst.Attribute(attr=cst.Name("grad" | "requires_grad" | "requires_grad_")):
                 return True
-            case cst.For(target=cst.Name()):
-                return True
+            case cst.For(target=cst.Name(value=element), body=body):
+                if any(_sets_gradient(node, element) for node in source.walk(body)):
+                    return True
+    return False
+
+
+def _sets_gradient(node: cst.CSTNode, element: str) -> bool:
+    match node:
+        case cst.Attribute(value=cst.Name(value=name), attr=cst.Name("grad" | "requires_grad" | "requires_grad_")):
+            return name == element
     return False
 
 

@@ -32,9 +32,11 @@ import libcst as cst
 
 from clipcheck.gradients.optimizers import is_in_optimizer
 from clipcheck.python.names import last_name
+from clipcheck.python.reaching import contains, reaching
 from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
 from clipcheck.rule import Edit, Fix, Hit, Safety
+from clipcheck.training.calls import callee
 from clipcheck.training.clips import Clip
 from clipcheck.training.parameters import assigned
 from clipcheck.training.split_clips import (
@@ -71,10 +73,15 @@ def _of_one(source: Source, clip: Clip, part: cst.BaseExpression) -> Iterator[Hi
         fix = _fix(source, clip, loop)
         yield Hit(clip.call, MESSAGE, fix, "" if fix else BY_HAND, ((loop, "the loop over the parameters"),))
         return
+    if name is not None and (mapped := _mapped(source, clip, name)) is not None:
+        yield Hit(clip.call, MESSAGE, None, BY_HAND, ((mapped, "called for each parameter"),))
+        return
     registered = _registration(source, name) if name is not None else None
     if registered is not None:
         yield Hit(clip.call, IN_HOOK, None, HOOK_BY_HAND, ((registered, "the hook is registered here"),))
         return
+    for call, over in _calls_for_each(source, clip, name) if name is not None else ():
+        yield Hit(call, MESSAGE, None, BY_HAND, ((clip.call, "clipped here"), (over, "the loop over the parameters")))
     loop = loop_of_part(source, part, clip.call)
     if loop is not None and _is_whole_first(source, clip, part, loop):
         fix = _fix(source, clip, loop)
@@ -102,13 +109,40 @@ def _single(part: cst.BaseExpression) -> cst.Name | None:
 
 def _loop_over(source: Source, name: cst.Name) -> Loop | None:
     """The loop whose variable `name` is, if it goes over single parameters."""
-    bindings = source.bindings(name)
-    if len(bindings) != 1 and len({source.code(b.node) for b in bindings}) != 1:
-        return None
     for loop in loops_around(source, name):
         if is_bound_by(source, name, loop):
-            return loop if _gives_parameters(source, loop.iter, name) else None
+            others = [b for b in reaching(source, name) if not contains(source, loop.target, b.node)]
+            return loop if not others and _gives_parameters(source, loop.iter, name) else None
     return None
+
+
+def _mapped(source: Source, clip: Clip, name: cst.Name) -> cst.Call | None:
+    """The `map(lambda p: clip_grad_norm_(p, …), parameters)` around a clip."""
+    match source.parent(clip.call):
+        case cst.Lambda(params=cst.Parameters(params=[cst.Param(name=cst.Name(value=target))])) as function:
+            call = source.enclosing(function, cst.Call)
+            match call:
+                case cst.Call(func=func, args=[cst.Arg(value=first), cst.Arg(value=iterable)]) if (
+                    first is function and target == name.value and source.qualified(func) == "builtins.map"
+                ):
+                    return call if _gives_parameters(source, iterable, name) else None
+    return None
+
+
+def _calls_for_each(source: Source, clip: Clip, name: cst.Name) -> Iterator[tuple[cst.Call, Loop]]:
+    """The calls, in a loop over parameters, of a function that clips the one that it is given, and the loop."""
+    function = source.function(clip.call)
+    if function is None or any(b.kind != "parameter" for b in source.bindings(name)):
+        return
+    for call in source.nodes(cst.Call):
+        called = callee(source, call)
+        if called is None or called.function is not function or is_in_optimizer(source, call):
+            continue
+        one = _single(called.given.get(name.value, clip.call))
+        loop = None if one is None else _loop_over(source, one)
+        others = (value for other, value in called.given.items() if other != name.value)
+        if loop is not None and not any(is_bound_by(source, n, loop) for value in others for n in source.walk(value)):
+            yield call, loop
 
 
 def _gives_parameters(source: Source, iterable: cst.BaseExpression, name: cst.Name, depth: int = 3) -> bool:
@@ -119,6 +153,13 @@ def _gives_parameters(source: Source, iterable: cst.BaseExpression, name: cst.Na
             return _gives_parameters(source, inner, name, depth)
         case cst.Call(func=cst.Name("list" | "tuple" | "reversed" | "enumerate"), args=[cst.Arg(value=inner)]):
             return _gives_parameters(source, inner, name, depth)
+        case cst.Call(func=func, args=[_, *_] as args) if source.qualified(func) == "itertools.chain":
+            return all(not arg.star and _gives_parameters(source, arg.value, name, depth) for arg in args)
+        case cst.BinaryOperation(left=left, operator=cst.Add(), right=right):
+            return all(_gives_parameters(source, part, name, depth) for part in (left, right))
+        case cst.List(elements=[_, *_] as parts) | cst.Tuple(elements=[_, *_] as parts):
+            spread = all(isinstance(part, cst.StarredElement) for part in parts)
+            return spread and all(_gives_parameters(source, part.value, name, depth) for part in parts)
         case cst.Subscript(slice=[cst.SubscriptElement(slice=cst.Index(value=cst.SimpleString() as key))]):
             return key.evaluated_value == "params"
         case cst.GeneratorExp(elt=elt, for_in=comp) | cst.ListComp(elt=elt, for_in=comp):

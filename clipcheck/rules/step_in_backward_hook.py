@@ -43,7 +43,7 @@ from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind
 from clipcheck.training.counting import Test, counting_guard, tests_around
 from clipcheck.training.flows import Event, flows
-from clipcheck.training.guards import loops
+from clipcheck.training.guards import asked_for, loops
 from clipcheck.training.parameters import owners
 from clipcheck.training.summaries import home, hooks, possible_acts
 
@@ -131,5 +131,4 @@ def _concerns_limit(source: Source, clip: Event, test: Test) -> bool:
     if guard is not None and guard.branch is test.branch:
         return True
     given = {node.value for node in source.walk(clip.node) if isinstance(node, cst.Name)}
-    asked = {node.value for node in source.walk(test.branch.test) if isinstance(node, cst.Name)}
-    return asked <= given | {"None"}
+    return asked_for(source, test.branch.test) <= given | {"None"}

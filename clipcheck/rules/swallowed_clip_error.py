@@ -43,10 +43,14 @@ from clipcheck.python.source import Source
 from clipcheck.python.words import words
 from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind, acts
+from clipcheck.training.calls import callee
 from clipcheck.training.clips import only_measures
 from clipcheck.training.guards import expects_error
+from clipcheck.training.summaries import act_of, possible_acts
 
 Guarded: TypeAlias = "cst.Try | cst.With"
+
+_OF_CLIPS = (EventKind.CLIP, EventKind.UNSCALE, EventKind.MEASURE, EventKind.EDIT)
 
 BY_HAND = "let the error propagate, or catch only the expected one and skip the step"
 _ANY_ERROR = frozenset({"builtins.Exception", "builtins.BaseException"})
@@ -56,11 +60,24 @@ _LOGS = frozenset(
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for call, act in acts(source).items():
-        if act.kind is EventKind.CLIP and isinstance(call, cst.Call) and not only_measures(source, call):
+    for call in source.nodes(cst.Call):
+        if _clips(source, call):
             guarded = _swallowing(source, call)
             if guarded is not None and not _steps_inside(source, guarded, call) and not expects_error(source, call):
                 yield _hit(source, call, guarded)
+
+
+def _clips(source: Source, call: cst.Call) -> bool:
+    """Whether a call clips, or runs a function of the file that does, and nothing else of the training step."""
+    act = act_of(source, call)
+    if act is not None:
+        return act.kind is EventKind.CLIP and not only_measures(source, call)
+    called = callee(source, call)
+    inside = () if called is None else possible_acts(source, called.function)
+    clipping = [one.act.node for one in inside if one.kind is EventKind.CLIP]
+    return all(one.kind in _OF_CLIPS for one in inside) and any(
+        isinstance(node, cst.Call) and not only_measures(source, node) for node in clipping
+    )
 
 
 def _hit(source: Source, call: cst.Call, guarded: Guarded) -> Hit:

@@ -84,6 +84,16 @@ def parameters_of(function: Function) -> list[str]:
     return [param.name.value for param in (*function.params.posonly_params, *function.params.params)]
 
 
+def is_generator_made(source: Source, call: cst.Call) -> bool:
+    """Whether a call runs a generator function of this file, which returns an iterator that yields its items once."""
+    found = _found(source, call.func, _DEPTH) if last_name(call.func) in _callable_names(source) else None
+    function = None if found is None else found.function
+    plain = isinstance(function, cst.FunctionDef) and {
+        last_name(decorator.decorator) for decorator in function.decorators
+    } <= {"staticmethod", "classmethod", "no_grad"}
+    return plain and function in _generators(source)
+
+
 @memo
 def _generators(source: Source) -> frozenset[cst.CSTNode | None]:
     return frozenset(source.enclosing(node, cst.FunctionDef, cst.Lambda) for node in source.nodes(cst.Yield))

@@ -7,6 +7,8 @@ from typing import TypeAlias
 
 import libcst as cst
 
+from clipcheck.python.names import dotted
+from clipcheck.python.nodes import children
 from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source
 
@@ -138,6 +140,24 @@ def _leaves_before(source: Source, one: cst.CSTNode, other: cst.CSTNode) -> bool
         if _ends_in_jump(part):
             return True
     return False
+
+
+def asked_for(source: Source, node: cst.CSTNode) -> frozenset[str]:
+    """What an expression reads, by last name: `amp` in `if self.config.amp:`, not the objects on the way to it."""
+    found: set[str] = set()
+    pending = [node]
+    while pending:
+        match pending.pop():
+            case cst.Name(value=name) | cst.Attribute(value=cst.Name(), attr=cst.Name(value=name)):
+                found.add(name)
+            case cst.Attribute(value=inner, attr=cst.Name(value=name)):
+                found.add(name)
+                pending += [] if dotted(inner) else [inner]
+            case cst.Arg(value=inner):
+                pending.append(inner)
+            case other:
+                pending += children(other)
+    return frozenset(found)
 
 
 def expects_error(source: Source, node: cst.CSTNode) -> bool:

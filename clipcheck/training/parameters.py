@@ -91,13 +91,32 @@ def owners(source: Source, node: cst.CSTNode, depth: int = 4) -> frozenset[str] 
     """The modules (as code) whose parameters an expression contains; None if that is unclear."""
     match node:
         case cst.Call(func=cst.Attribute(value=module, attr=cst.Name("parameters" | "named_parameters")), args=[]):
-            return frozenset({_unwrapped(source.spelled(module))})
+            return frozenset({_unwrapped(_as_attribute(source, module))})
         case cst.Name() | cst.Attribute() if depth:
             value = assigned(source, node)
             return None if value is None else owners(source, value, depth - 1)
     found = [owners(source, part, depth) for part in _parts(node)]
     known = [part for part in found if part is not None]
     return frozenset().union(*known) if found and len(known) == len(found) else None
+
+
+def _as_attribute(source: Source, module: cst.BaseExpression) -> str:
+    """A module's code; a parameter that its method keeps as an attribute is written as other methods write it."""
+    written = source.spelled(module)
+    root, dot, rest = written.partition(".")
+    kept = _kept(source).get((source.function(module), root))
+    return f"self.{kept}{dot}{rest}" if kept is not None else written
+
+
+@memo
+def _kept(source: Source) -> dict[tuple[cst.FunctionDef | None, str], str]:
+    """The attributes to which a class only assigns a parameter, `self.net = net`, by the method and the parameter."""
+    found: dict[tuple[cst.FunctionDef | None, str], str] = {}
+    for (_, attr), assignments in _attribute_assignments(source).items():
+        match assignments:
+            case [(place, cst.Name(value=name) as value)] if [b.kind for b in source.bindings(value)] == ["parameter"]:
+                found.setdefault((source.function(place), name), attr)
+    return found
 
 
 def _parts(node: cst.CSTNode) -> Sequence[cst.BaseExpression]:
@@ -182,9 +201,16 @@ def named_alike(source: Source, parameters: cst.BaseExpression, optimizer: cst.B
 def _are_related(source: Source, place: cst.CSTNode, one: str, other: str) -> bool:
     """Whether one of two modules is created from the other: `wrapped = DDP(net)`."""
     first, second = _root(one), _root(other)
-    return first != second and (
-        first in _made_from(source, place, second) or second in _made_from(source, place, first)
+    return first != second and any(
+        _also_called(source, place, here) & _made_from(source, place, there)
+        for here, there in ((first, second), (second, first))
     )
+
+
+def _also_called(source: Source, place: cst.CSTNode, variable: str) -> frozenset[str]:
+    """A variable, and those that are assigned to it as they are."""
+    values = _values(source, place, variable)
+    return frozenset({variable, *(value.value for value in values if isinstance(value, cst.Name))})
 
 
 def _root(module: str) -> str:
@@ -228,7 +254,7 @@ def is_all_of(source: Source, module: cst.BaseExpression, optimizer: cst.BaseExp
     theirs = stepped(source, optimizer)
     if not theirs or (isinstance(module, cst.Name) and any(b.kind == "for" for b in source.bindings(module))):
         return False
-    mine = _unwrapped(source.spelled(module))
+    mine = _unwrapped(_as_attribute(source, module))
     comparable = _same_scope(source, module, optimizer) or all(name.startswith("self.") for name in {mine, *theirs})
     return comparable and all(_within(name, mine) for name in theirs)
 

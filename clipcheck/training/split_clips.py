@@ -10,7 +10,7 @@ import libcst as cst
 from clipcheck.python.assignments import only_assignment
 from clipcheck.python.names import last_name
 from clipcheck.python.source import Source, memo
-from clipcheck.training.clips import Clip, bound, clips
+from clipcheck.training.clips import Clip, bound, clips, only_measures
 from clipcheck.training.possible_limits import guards
 
 Loop: TypeAlias = "cst.For | cst.CompFor"
@@ -18,8 +18,9 @@ Loop: TypeAlias = "cst.For | cst.CompFor"
 
 @memo
 def norm_clips(source: Source) -> tuple[Clip, ...]:
-    """Torch's norm clips, and methods that take parameters and a limit, such as an Accelerator's."""
-    return (*(clip for clip in clips(source) if clip.is_norm), *_by_methods(source))
+    """Torch's norm clips, and methods that take parameters and a limit, such as an Accelerator's; not mere measurements."""
+    found = (*(clip for clip in clips(source) if clip.is_norm), *_by_methods(source))
+    return tuple(clip for clip in found if not only_measures(source, clip.call))
 
 
 def _by_methods(source: Source) -> Iterator[Clip]:
