@@ -695,6 +695,15 @@ def test_loops_that_do_not_clip_by_hand(program: str) -> None:
         ("if total_norm > max_norm:\n    for p in ps:\n        p.grad.mul_(max_norm / total_norm)", "test"),
         ("coef = max_norm / total_norm if x else 1.0\nfor p in ps:\n    p.grad.mul_(coef)", "test"),
         ("coef = 1.0\nif x:\n    coef = max_norm / total_norm\nfor p in ps:\n    p.grad.mul_(coef)", "clamp"),
+        # in one of two branches only
+        (
+            "if x:\n    coef = min(1.0, max_norm / total_norm)\nelse:\n    coef = max_norm / total_norm\nfor p in ps:\n    p.grad.mul_(coef)",
+            "",
+        ),
+        (
+            "if x:\n    coef = max_norm / total_norm\nelse:\n    coef = min(1.0, max_norm / total_norm)\nfor p in ps:\n    p.grad.mul_(coef)",
+            "",
+        ),
         (
             "def f():\n    if total_norm <= max_norm:\n        return\n    for p in ps:\n"
             "        p.grad.mul_(max_norm / total_norm)",

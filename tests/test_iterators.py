@@ -78,6 +78,8 @@ def story(text: str) -> str:
         "def g(ps):\n    print(ps)\nparams = model.parameters()\ng(params)\nsee(params)",
         "params = model.parameters()\ng(params)\nsee(params)",
         "def own():\n    return list(model.parameters())\nparams = own()\nlist(params)\nsee(params)",
+        "from contextlib import contextmanager\n@contextmanager\ndef own():\n    yield model\nparams = own()\nlist(params)\nsee(params)",
+        "def own():\n    def inner():\n        yield 1\n    return [p for p in inner()]\nparams = own()\nlist(params)\nsee(params)",
         "def own(c):\n    if c:\n        return model.parameters()\n    return []\nparams = own(1)\nlist(params)\nsee(params)",
         "params = model.parameters.parameters()\nlist(params)\nsee(params)",
         "params = self.params.parameters()\nlist(params)\nsee(params)",
@@ -157,6 +159,8 @@ def test_attributes_that_may_not_be_exhausted(text: str) -> None:
         # a function that takes everything, or that makes the iterator
         ("def g(ps):\n    return sum(p.sum() for p in ps)\nparams = model.parameters()\ng(params)\nsee(params)", "g(params)"),
         ("def own():\n    return filter(None, model.parameters())\nparams = own()\nlist(params)\nsee(params)", "list(params)"),
+        ("def own():\n    for p in model.parameters():\n        yield p\nparams = own()\nlist(params)\nsee(params)", "list(params)"),
+        ("class A:\n    @staticmethod\n    def own():\n        yield 1\n    def f(self):\n        params = self.own()\n        list(params)\n        see(params)", "list(params)"),
         ("params = model.parameters()\nlist(params)\nif c:\n    see(params)", "list(params)"),
         ("params = model.parameters()\nif c:\n    list(params)\nsee(params)", "list(params)"),
         ("params = model.parameters()\nlist(params)\nfor x in y:\n    see(params)", "list(params)"),

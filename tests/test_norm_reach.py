@@ -103,6 +103,8 @@ def f(ps):
         "reduce(operator.add, [p.grad.norm().item() ** 2 for p in ps]) ** 0.5",
         "reduce(lambda m, p: max(m, p.grad.abs().max().item()), ps, 0.0)",
         "sum(map(lambda p: p.grad.norm().item() ** 2, ps)) ** 0.5",
+        "sum(map(lambda g: torch.sum(g * g).item(), [p.grad for p in ps])) ** 0.5",
+        "sum(v ** 2 for v in {n: p.grad.norm().item() for n, p in net.named_parameters()}.values()) ** 0.5",
         "max(p.grad.abs().max().item() for p in ps)",
         "max([p.grad.detach().abs().max().item() for p in ps if p.grad is not None], default=0.0)",
         "np.max([p.grad.abs().max().cpu() for p in ps])",
@@ -201,6 +203,11 @@ def test_statements_that_do_not_sum_a_norm(statement: str) -> None:
         "reduce(operator.mul, [p.grad.norm().item() ** 2 for p in ps])",
         "max(p.grad.norm().item() for p in ps)",
         "sum(map(lambda p: p.norm().item() ** 2, ps)) ** 0.5",
+        "sum(map(lambda w: torch.sum(w * w).item(), [p for p in ps])) ** 0.5",
+        "sum(each(lambda g: torch.sum(g * g).item(), [p.grad for p in ps])) ** 0.5",
+        "sum(v ** 2 for v in {n: p.norm().item() for n, p in net.named_parameters()}.values()) ** 0.5",
+        "sum(v for v in {n: p.grad.norm().item() for n, p in net.named_parameters()}.values())",
+        "sum(v ** 2 for v in {n: other.grad.norm().item() for n, p in net.named_parameters()}.values()) ** 0.5",
         "np.concatenate([p.grad.cpu().numpy().ravel() for p in ps])",
         "np.linalg.norm(np.concatenate([p.detach().cpu().numpy().ravel() for p in ps]))",
         "np.mean([p.grad.norm().item() for p in ps])",
@@ -209,6 +216,40 @@ def test_statements_that_do_not_sum_a_norm(statement: str) -> None:
 )
 def test_expressions_that_are_not_the_norm_of_all_gradients(expression: str) -> None:
     assert lines(f"def f(ps, start):\n    return {expression}\n") == []
+
+
+FILLED = "def f(net, ps):\n    own = {}\n    for n, p in net.named_parameters():\n        own{} {}\n    return {}\n"
+
+
+@pytest.mark.parametrize(
+    ("stores", "use", "expected"),
+    [
+        (("{}", "[n] =", "p.grad.norm().item()"), "sum(v ** 2 for v in own.values()) ** 0.5", [5]),
+        (("dict()", "[n] =", "p.grad.norm().item()"), "np.sqrt(sum([v ** 2 for v in own.values()]))", [5]),
+        (("{}", "[n] =", "p.norm().item()"), "sum(v ** 2 for v in own.values()) ** 0.5", []),
+        (("{}", "[n] =", "p.grad.norm().item()"), "sum(own.values())", []),
+        (("{1: 2}", "[n] =", "p.grad.norm().item()"), "sum(v ** 2 for v in own.values()) ** 0.5", []),
+        (("{}", "[n] =", "p.grad.norm().item(); own[1] = 2"), "sum(v ** 2 for v in own.values()) ** 0.5", []),
+        (("[]", ".append(", "p.grad.cpu().numpy().ravel())"), "np.linalg.norm(np.hstack(own))", [5]),
+        (("list()", ".append(", "p.grad.cpu().view(-1))"), "torch.cat(own).norm()", [5]),
+        (("[]", ".append(", "p.cpu().numpy().ravel())"), "np.linalg.norm(np.hstack(own))", []),
+        (("[]", ".append(", "p.grad.cpu().view(-1))"), "torch.cat(own)", []),
+        (("[]", ".append(", "p.grad.cpu().view(-1)); own.append(p)"), "torch.cat(own).norm()", []),
+        (("[]", ".append(", "p.grad.cpu().view(-1))"), "torch.cat(own).norm(), own", []),
+        (("[x]", ".append(", "p.grad.cpu().view(-1))"), "torch.cat(own).norm()", []),
+    ],
+)
+def test_a_table_of_norms_or_a_list_of_gradients_that_a_loop_fills(
+    stores: tuple[str, str, str], use: str, expected: list[int]
+) -> None:
+    empty, place, value = stores
+    text = FILLED.replace("own = {}", f"own = {empty}", 1).replace("own{} {}", f"own{place} {value}")
+    assert lines(text.replace("return {}", f"return {use}")) == expected
+
+
+def test_a_list_of_gradients_that_is_filled_once() -> None:
+    text = "def f(w):\n    own = []\n    own.append(w.grad.cpu().view(-1))\n    return torch.cat(own).norm()\n"
+    assert lines(text) == []
 
 
 def test_a_vector_of_all_gradients_that_is_needed_itself() -> None:

@@ -41,6 +41,10 @@ def is_in(text: str) -> bool:
         "class A(torch.nn.Module):\n    here()",
         "class A(Optimizer):\n    pass\nhere()",
         "class A(A):\n    here()",
+        "class OwnSGD:\n    def update(self):\n        here()",
+        "class Trainer:\n    def step(self):\n        here()",
+        "class OptimizerLoop:\n    def step(self):\n        here()",
+        "class OwnOptimizer:\n    def step(self):\n        loss.backward()\n        here()",
     ],
 )
 def test_code_outside_optimizers(text: str) -> None:
@@ -65,6 +69,10 @@ def test_code_outside_optimizers(text: str) -> None:
 )
 def test_code_inside_optimizers(base: str) -> None:
     assert is_in(f"class A({base}):\n    def step(self):\n        here()")
+
+
+def test_an_optimizer_by_its_own_name_and_methods() -> None:
+    assert is_in("class OwnOptimizer:\n    def step(self):\n        self.move()\n    def move(self):\n        here()")
 
 
 def test_an_optimizer_by_a_class_of_this_file() -> None:

@@ -155,6 +155,35 @@ def test_an_attribute_is_what_its_class_assigns(method: str, expected: bool) -> 
 
 
 @pytest.mark.parametrize(
+    ("keeps", "expected"),
+    [
+        ("self.net = net", True),
+        ("self.net = net; self.net = other", None),
+        ("self.net = wrap(net)", None),
+        ("self.net = other", None),
+        ("net = other; self.net = net", None),
+    ],
+)
+def test_a_parameter_that_is_kept_as_an_attribute(keeps: str, expected: bool | None) -> None:
+    source = Source(
+        f"import torch\nclass A:\n    def __init__(self, net, other):\n        {keeps}\n"
+        "        self.opt = torch.optim.SGD(net.parameters())\n"
+        "    def g(self):\n        see(self.net.parameters(), self.opt)\n"
+    )
+    call = next(c for c in source.nodes(cst.Call) if source.code(c.func) == "see")
+    assert surely_belong(source, call.args[0].value, call.args[1].value) is expected
+
+
+def test_what_is_made_from_a_kept_parameter_may_be_the_same() -> None:
+    source = Source(
+        "import torch\nclass A:\n    def __init__(self, net):\n        self.net = net\n        ddp = DDP(net)\n"
+        "        self.opt = torch.optim.SGD(ddp.parameters())\n        see(net.parameters(), self.opt)\n"
+    )
+    call = next(c for c in source.nodes(cst.Call) if source.code(c.func) == "see")
+    assert surely_belong(source, call.args[0].value, call.args[1].value) is None
+
+
+@pytest.mark.parametrize(
     ("name", "expected"), [("scaler", True), ("self.grad_scaler", True), ("rescaler", False), ("scale", False)]
 )
 def test_names_of_scalers(name: str, expected: bool) -> None:

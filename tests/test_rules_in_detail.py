@@ -169,6 +169,9 @@ SILENT: dict[str, list[str]] = {
         loop("if x:\n    B\n    C\n    B\nelse:\n    B\n    S"),
         loop("if max_norm > 0:\n    B\n    clip_grad_norm_(ps, max_norm)\n    S\nelse:\n    B\n    S"),
         loop("if self.do_clip_grad:\n    B\n    C\n    S\nelse:\n    B\n    S"),
+        loop("if cfg.limit > 0:\n    B\n    clip_grad_norm_(ps, cfg.limit)\n    S\nelse:\n    B\n    S"),
+        loop("if self.limit:\n    B\n    clip_grad_norm_(ps, limit)\n    S\nelse:\n    B\n    S"),
+        loop("if not clipper.enabled:\n    B\n    S\nelse:\n    B\n    C\n    S"),
     ],
     "CLIP117": [
         "while True:\n    C",  # nothing steps
@@ -389,6 +392,8 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
     "CLIP116": [
         (loop("if x:\n    B\n    C\n    S\nelse:\n    B\n    U\n    S"), ["clip_grad_norm_(model.parameters(), 1.0)"]),
         (f("if x:\n    B\n    C\n    S\nelse:\n    if y:\n        B\n    S"), ["clip_grad_norm_(model.parameters(), 1.0)"]),
+        # another setting than the limit, of the same object
+        (loop("if cfg.amp:\n    B\n    S\nelse:\n    B\n    clip_grad_norm_(ps, cfg.limit)\n    S"), ["clip_grad_norm_(ps, cfg.limit)"]),
     ],
     "CLIP117": [
         (

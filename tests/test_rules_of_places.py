@@ -200,6 +200,8 @@ SILENT: dict[str, list[str]] = {
         TRAIN.format("clip_grad_norm_(model.parameters(), 1.0)"),
         HOOK + TRAIN.format("clip_grad_norm_(model.parameters(), 1.0)\n        optimizer.step()"),
         HOOK + TRAIN.format("if use_hooks:\n            clip_grad_norm_(model.parameters(), 1.0)"),
+        HOOK + TRAIN.format("if not cfg.fused:\n            clip_grad_norm_(model.parameters(), cfg.limit)"),
+        HOOK + "class Own:\n    def step(self):\n        self.inner.step()\noptimizer = Own()\n" + TRAIN.format("clip_grad_norm_(model.parameters(), 1.0)\n        optimizer.step()"),
         HOOK + TRAIN.format("clip_grad_norm_(model.other.parameters(), 1.0)"),
         HOOK + TRAIN.format("prepare(optimizer)\n        clip_grad_norm_(model.parameters(), 1.0)"),
         HOOK + TRAIN.format("p.grad.mul_(2)\n        clip_grad_norm_(model.parameters(), 1.0)"),
@@ -451,6 +453,12 @@ FOUND: dict[str, list[tuple[str, str]]] = {
         (HOOK + TRAIN.format("if i % 4 == 0:\n            " + CLIP).replace("for x in xs", "for i, x in enumerate(xs)"), CLIP),
         (HOOK + TRAIN.format("if limit is not None:\n            clip_grad_norm_(model.parameters(), limit)"), "clip_grad_norm_(model.parameters(), limit)"),
         (HOOK.replace("for p in model.parameters():\n    ", "") + TRAIN.format(CLIP), CLIP),
+        # an optimizer whose own step does nothing
+        (
+            HOOK + "class Own:\n    def step(self, closure=None):\n        if closure is not None:\n            raise ValueError(repr(closure))\n\noptimizer = Own()\n" + TRAIN.format(CLIP + "\n        optimizer.step()"),
+            CLIP,
+        ),
+        (HOOK + TRAIN.format("if cfg.limit > 0:\n            clip_grad_norm_(model.parameters(), cfg.limit)"), "clip_grad_norm_(model.parameters(), cfg.limit)"),
         ("apply_optimizer_in_backward(torch.optim.SGD, model.parameters())\n" + TRAIN.format(CLIP), CLIP),
         ("_apply_optimizer_in_backward(torch.optim.SGD, self.model.parameters())\n" + TRAIN.format(CLIP), CLIP),
         ("_apply_optimizer_in_backward(torch.optim.SGD, collect())\n" + TRAIN.format(CLIP), CLIP),

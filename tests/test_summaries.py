@@ -51,6 +51,9 @@ def acts_of(text: str, name: str = "f") -> list[str]:
         "class A(Other):\n    def f(self):\n        self.g()\nclass C:\n    def g(self):\n        self.opt.step()",
         # which of them runs is not known
         "class A:\n    def g(self):\n        self.opt.step()\n    def f(self):\n        self.g()\nclass B(A):\n    def g(self):\n        pass",
+        # a step that does nothing
+        "class A:\n    def step(self):\n        pass\ndef f():\n    opt = A()\n    opt.step()",
+        'class A:\n    def step(self, c=None):\n        """In hooks."""\n        if c:\n            raise E(c)\ndef f():\n    opt = A()\n    opt.step()',
         "class A(Other):\n    pass\nclass C:\n    def g(self):\n        self.opt.step()\nclass B(A, C):\n    def f(self):\n        self.g()",
     ],
 )
@@ -78,6 +81,9 @@ def test_a_function_that_does_nothing_to_the_step(text: str) -> None:
         ("def f(net, opt):\n    go = functools.partial(g, ps=net.parameters())\n    go()\ndef g(ps):\n    clip_grad_norm_(ps, 1.0)", ["clip net.parameters()"]),
         ("def f(opt):\n    go = g\n    go(opt)\ndef g(o):\n    o.zero_grad()", ["zero_grad opt"]),
         ("clip = functools.partial(clip_grad_norm_, max_norm=1.0)\ndef f(net):\n    clip(net.parameters())", ["clip net.parameters()"]),
+        ("class A:\n    def step(self):\n        move(self)\ndef f():\n    opt = A()\n    opt.step()", ["step opt"]),
+        ("class A:\n    def step(self):\n        self.x = 1\ndef f():\n    opt = A()\n    opt.step()", ["step opt"]),
+        ("class A(Other):\n    pass\ndef f():\n    opt = A()\n    opt.step()", ["step opt"]),
         # methods
         ("class A:\n    def f(self):\n        self.g()\n    def g(self):\n        self.opt.step()", ["step self.opt"]),
         ("class A:\n    def g(self):\n        self.opt.step()\nclass B(A):\n    def f(self):\n        self.g()", ["step self.opt"]),

@@ -40,6 +40,9 @@ SWALLOWED = [
     f"for x in ps:\n    try:\n        {CLIP}\n    except Exception:\n        pass\n    opt.step()",
     f"try:\n    {CLIP}\nexcept Exception:\n    warnings.show('no clip')\nopt.step()",
     f"try:\n    {CLIP}\nexcept Exception:\n    failed = True\nopt.step()\ndef g():\n    failed = tell()\n    if failed:\n        return",  # another variable
+    # the clip is in a function
+    f"def clip():\n    scaler.unscale_(opt)\n    {CLIP}\ntry:\n    clip()\nexcept Exception:\n    pass\nopt.step()",
+    "def clip(ps):\n    return clip_grad_norm_(ps, limit)\nwith contextlib.suppress(Exception):\n    clip(ps)\nopt.step()",
     # a flag that only keeps the next clip from failing again
     f"global failed\nif not failed:\n    try:\n        {CLIP}\n    except Exception as e:\n        log.warning(e)\n        failed = True\nopt.step()",
 ]  # fmt: skip
@@ -49,6 +52,10 @@ HEARD = [
     f"failed = False\nfor x in ps:\n    if not failed:\n        try:\n            {CLIP}\n        except Exception:\n            failed = True\n    else:\n        continue\n    opt.step()",
     f"failed = False\ntry:\n    {CLIP}\nexcept Exception:\n    failed = True\nopt.step() if not failed else None",
     f"failed = False\nwhile not failed:\n    try:\n        {CLIP}\n    except Exception:\n        failed = True\n    opt.step()",
+    f"def clip():\n    {CLIP}\n    opt.step()\ntry:\n    clip()\nexcept Exception:\n    pass\nopt.step()",
+    f"def clip():\n    loss.backward()\n    {CLIP}\ntry:\n    clip()\nexcept Exception:\n    pass\nopt.step()",
+    "def clip():\n    clip_grad_norm_(ps, torch.inf)\ntry:\n    clip()\nexcept Exception:\n    pass\nopt.step()",
+    "def clip():\n    print(ps)\ntry:\n    clip()\nexcept Exception:\n    pass\nopt.step()",
     f"{CLIP}\nopt.step()",
     f"try:\n    {CLIP}\nexcept RuntimeError:\n    pass\nopt.step()",
     f"try:\n    {CLIP}\nexcept AttributeError:\n    pass\nopt.step()",

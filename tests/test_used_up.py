@@ -72,6 +72,17 @@ SILENT = [
     function("params = ITER", "unknown(params)", "CLIP"),
     function("params = ITER", "opt = torch.optim.Adam(xs, params)", "CLIP"),
     function("params = ITER", "opt = torch.optim.lr_scheduler.StepLR(params)", "CLIP"),
+    # given to a partial that runs once, or in each iteration with a new one
+    "from functools import partial\n"
+    + function("params = ITER", "clip = partial(clip_grad_norm_, params, max_norm=1.0)", "clip()"),
+    "from functools import partial\n"
+    + function(
+        "for x in xs:", "    params = ITER", "    clip = partial(clip_grad_norm_, params, max_norm=1.0)", "    clip()"
+    ),
+    "from functools import partial\n"
+    + function(
+        "params = list(ITER)", "clip = partial(clip_grad_norm_, params, max_norm=1.0)", "for x in xs:", "    clip()"
+    ),
     # another function's
     "params = model.parameters()\ndef g():\n    list(params)\nCLIP",
     # attributes
@@ -203,3 +214,14 @@ def test_the_message_says_when_nothing_is_left() -> None:
     assert finding.message.startswith("clips the first time only: `self.params` is a one-shot iterator")
     (finding,) = check(function("params = ITER", "for x in xs:", "    CLIP")).findings
     assert finding.message.startswith("clips in the first iteration only: `params` is a one-shot iterator")
+
+
+def test_a_partial_that_is_called_again_with_the_same_iterator() -> None:
+    body = function(
+        "params = ITER", "clip = partial(clip_grad_norm_, params, max_norm=1.0)", "for x in xs:", "    clip()"
+    )
+    (finding,) = check("from functools import partial\n" + body).findings
+    assert (finding.place.line, finding.message) == (
+        10,
+        "clips in the first iteration only: `params` is a one-shot iterator, made on line 7",
+    )

@@ -319,7 +319,7 @@ def _guard(source: Source, node: cst.CSTNode, swap: Swap) -> str:
 
 
 def _is_for_old_torch(source: Source, node: cst.CSTNode, swap: Swap) -> bool:
-    """Whether a version check, or a failed import, chooses between the old and the new name: an old torch needs the old."""
+    """Whether a version check chooses between the old and the new name: an old torch needs the old one."""
     inner = node
     for above in source.ancestors(node) if swap.old != swap.new else ():
         match above:
@@ -328,9 +328,6 @@ def _is_for_old_torch(source: Source, node: cst.CSTNode, swap: Swap) -> bool:
             ):
                 beside = other if inner is body else body
                 if beside is not None and _mentions_new(source, beside, swap):
-                    return True
-            case cst.Try(body=body, handlers=[*handlers]) if any(inner is handler for handler in handlers):
-                if _mentions_new(source, body, swap):
                     return True
         inner = above
     return False

@@ -17,7 +17,7 @@ from clipcheck.gradients.called import called_gradients, gives_gradient
 from clipcheck.gradients.framework import framework, is_foreign
 from clipcheck.gradients.graphs import has_graph
 from clipcheck.gradients.made_up import is_drawn_product
-from clipcheck.python.assignments import Path, assigned_value, assigned_values, loop_of
+from clipcheck.python.assignments import Path, appended, assigned_value, assigned_values, loop_of, mapped_over
 from clipcheck.python.literals import is_zero
 from clipcheck.python.names import Binding, dotted
 from clipcheck.python.reaching import reaching
@@ -183,17 +183,25 @@ def _bound(source: Source, name: cst.Name, binding: Binding, depth: int) -> Grad
             return _looped(source, name, binding, depth)
         case "assign":
             return _assigned(source, name, binding, depth)
-        case "parameter" if called_gradients(name.value):
-            return Gradient(name)
+        case "parameter":
+            iterable = mapped_over(source, binding)
+            if iterable is not None:
+                return _one_of(source, name, iterable, (), depth)
+            return Gradient(name) if called_gradients(name.value) else None
     return None
 
 
 def _looped(source: Source, name: cst.Name, binding: Binding, depth: int) -> Gradient | None:
     loop, path = loop_of(source, binding.node)
-    elements = _elements(source, loop.iter, path, depth - 1)
+    return _one_of(source, name, loop.iter, path, depth)
+
+
+def _one_of(source: Source, name: cst.Name, iterable: cst.BaseExpression, path: Path, depth: int) -> Gradient | None:
+    """A name that is each of the gradients that an iterable gives, in turn."""
+    elements = _elements(source, iterable, path, depth - 1)
     if elements == "gradients" or (elements == "unknown" and called_gradients(name.value)):
-        made = element(source, loop.iter) if not path else None
-        found = Gradient(name, graph=has_graph(source, loop.iter, depth))
+        made = element(source, iterable) if not path else None
+        found = Gradient(name, graph=has_graph(source, iterable, depth))
         return found._replace(host=made.host, local=made.local) if made else found
     return None
 
@@ -205,6 +213,9 @@ def element(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Gradient 
             return gradient(source, elt, depth - 1)
         case cst.Name() if depth:
             match assigned_values(source, node):
+                case [cst.List(elements=[])]:
+                    filled = [gradient(source, call.args[0].value, depth - 1) for call in appended(source, node)]
+                    return filled[0] if filled and None not in filled else None
                 case [cst.BaseExpression() as value]:
                     return element(source, value, depth - 1)
     return None

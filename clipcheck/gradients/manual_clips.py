@@ -164,8 +164,10 @@ def _named(source: Source, name: cst.Name, depth: int) -> Ratio | None:
     ratios = [ratio for ratio in found if ratio is not None]
     if not ratios or len(ratios) != len(others):
         return None
+    if all(ratio.bound for ratio in ratios):
+        return ratios[0]
     chosen = len(bindings) > len(others)  # `coef = 1.0`, and the ratio under a test
-    return ratios[0]._replace(bound=ratios[0].bound or ("clamp" if chosen else ""))
+    return ratios[0]._replace(bound="clamp" if chosen else "")
 
 
 def _called(source: Source, call: cst.Call, depth: int) -> Ratio | None:

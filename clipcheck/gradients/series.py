@@ -1,8 +1,8 @@
-"""Recognizes series of powers of gradient norms: in a comprehension, a list, a stack, or an argument of `reduce`."""
+"""Recognizes series of powers of gradient norms: in a comprehension, a list, a dict, a stack or a joined vector."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal
 
 import libcst as cst
@@ -10,11 +10,10 @@ import libcst as cst
 from clipcheck.gradients.accumulations import Accumulation, Series, accumulations, selects
 from clipcheck.gradients.exponents import ONE, TWO, Exponent
 from clipcheck.gradients.gradient import Condition, element, gradient
-from clipcheck.gradients.loops import Clause
+from clipcheck.gradients.loops import Clause, clauses_around, outermost
 from clipcheck.gradients.norm_functions import order_asked
 from clipcheck.gradients.powers import PASS, Power, power, raised, through
-from clipcheck.python.assignments import only_assignment
-from clipcheck.python.literals import is_zero
+from clipcheck.python.assignments import appended, only_assignment, stored
 from clipcheck.python.names import Binding
 from clipcheck.python.reaching import contains, reached, reaching
 from clipcheck.python.source import Source
@@ -125,6 +124,8 @@ def _called(source: Source, call: cst.Call, depth: int) -> Series | None:
                 return _mapped(source, inner, rest[0].value)
             if function == "torch._foreach_norm":
                 return _fused(source, call, inner)
+        case [] if isinstance(call.func, cst.Attribute) and call.func.attr.value == "values":
+            return _tabled(source, call.func.value, depth)
     step = raised(source, call)
     if step is not None:
         return _raised(source, call, depth)
@@ -133,6 +134,49 @@ def _called(source: Source, call: cst.Call, depth: int) -> Series | None:
             found = series(source, inner, depth - 1)
             return found if found is not None and found.array else None
     return None
+
+
+def _tabled(source: Source, table: cst.BaseExpression, depth: int) -> Series | None:
+    """The powers in the values of a dict: `{name: p.grad.norm().item() for …}`, or one that a loop fills."""
+    match table:
+        case cst.DictComp(value=value, for_in=clause) if not clause.asynchronous:
+            term = power(source, value)
+            return Series(clauses(clause), term) if term and selects(source, term, clauses(clause)) else None
+        case cst.Name() if depth:
+            return _assigned(
+                source,
+                table,
+                lambda _, value: _stored(source, table) if _is_empty(value) else _tabled(source, value, depth - 1),
+            )
+    return None
+
+
+def _stored(source: Source, table: cst.Name) -> Series | None:
+    """The powers that a loop stores in a dict, each under its own key."""
+    match stored(source, table):
+        case [statement]:
+            term = power(source, statement.value)
+            around = _around(source, statement)
+            return Series(around, term) if term and selects(source, term, around) else None
+    return None
+
+
+def _around(source: Source, statement: cst.CSTNode) -> tuple[Clause, ...]:
+    """The loops around a statement in its function that do nothing else, outermost first."""
+    inner = source.enclosing(statement, cst.For, cst.FunctionDef, cst.Lambda)
+    if not isinstance(inner, cst.For):
+        return ()
+    return clauses_around(source, statement, outermost(source, inner)).clauses
+
+
+def _is_empty(value: cst.BaseExpression) -> bool:
+    """Whether an expression makes an empty list or dict."""
+    match value:
+        case cst.List(elements=[]) | cst.Dict(elements=[]):
+            return True
+        case cst.Call(func=cst.Name(value="list" | "dict"), args=[]):
+            return True
+    return False
 
 
 def _as_array(found: Series | None, array: Literal["torch", "numpy"]) -> Series | None:
@@ -185,11 +229,10 @@ def _assigned(
 
 def _appended(source: Source, name: cst.Name, binding: Binding) -> Series | None:
     """The powers that a loop appends to an empty list."""
-    match binding.value:
-        case cst.List(elements=[]) | cst.Call(func=cst.Name(value="list"), args=[]):
-            loops = [one for one in accumulations(source) if one.how == "append" and _fills(source, one, name, binding)]
-            return loops[0].series._replace(loop=loops[0]) if len(loops) == 1 else None
-    return None
+    if binding.value is None or not _is_empty(binding.value):
+        return None
+    loops = [one for one in accumulations(source) if one.how == "append" and _fills(source, one, name, binding)]
+    return loops[0].series._replace(loop=loops[0]) if len(loops) == 1 else None
 
 
 def _fills(source: Source, one: Accumulation, name: cst.Name, binding: Binding) -> bool:
@@ -228,93 +271,36 @@ def _joined(source: Source, parts: cst.BaseExpression, depth: int) -> Series | N
             found = gradient(source, elt)
             return Series(clauses(clause), Power(found, TWO, ONE, read=found.host)) if found else None
         case cst.Name() if depth:
-            return _assigned(source, parts, lambda _, value: _joined(source, value, depth - 1))
+            return _assigned(
+                source,
+                parts,
+                lambda _, value: _gathered(source, parts) if _is_empty(value) else _joined(source, value, depth - 1),
+            )
     return None
 
 
-# --- reduce ----------------------------------------------------------------------------------------------------------
-
-
-def folded(source: Source, call: cst.Call) -> tuple[Series, str] | None:
-    """What `functools.reduce` iterates over, and whether it adds or keeps the largest ("add", "max")."""
-    match call.args:
-        case [cst.Arg(value=function), cst.Arg(value=iterable), *start] if not any(
-            not is_zero(source, arg.value) for arg in start
-        ):
-            pass
-        case _:
-            return None
-    if source.qualified(call.func) != "functools.reduce":
-        return None
-    if source.qualified(function) in ("operator.add", "builtins.max", "numpy.add", "torch.add"):
-        found = series(source, iterable)
-        return (found, "max" if source.qualified(function) == "builtins.max" else "add") if found else None
-    match function:
-        case cst.Lambda(params=cst.Parameters(params=[cst.Param(name=total), cst.Param(name=one)]), body=body):
-            return _step(source, total.value, one, iterable, [body])
-        case cst.Name():
-            match source.bindings(function):
-                case [Binding(node=cst.FunctionDef() as named)]:
-                    return _step_of(source, named, iterable)
+def _gathered(source: Source, parts: cst.Name) -> Series | None:
+    """The gradients that a loop appends to an empty list."""
+    match appended(source, parts):
+        case [cst.Call(args=[cst.Arg(value=part)]) as call]:
+            found = gradient(source, part)
+            around = _around(source, call)
+            term = found and Power(found, TWO, ONE, read=found.host)
+            return Series(around, term) if term and selects(source, term, around) else None
     return None
 
 
-def _step_of(source: Source, function: cst.FunctionDef, iterable: cst.BaseExpression) -> tuple[Series, str] | None:
-    """One step of a reduction in a separate function, from which its terms cannot be moved."""
-    match function.params.params:
-        case [cst.Param(name=total), cst.Param(name=one)]:
-            returned = [n.value for n in source.walk(function) if isinstance(n, cst.Return) and n.value is not None]
-            step = _step(source, total.value, one, iterable, returned)
-            return step and (_uncertain(step[0]), step[1])
-    return None
-
-
-def _uncertain(found: Series) -> Series:
-    """A series whose terms are computed in a separate function."""
-    term = found.term
-    return found._replace(term=term._replace(gradient=term.gradient._replace(certain=False)))
-
-
-def _step(
-    source: Source, total: str, one: cst.Name, iterable: cst.BaseExpression, results: list[cst.BaseExpression]
-) -> tuple[Series, str] | None:
-    """One step of a reduction: each possible result is the total, or the total plus the power of one tensor."""
-    steps = [found for result in results for found in _ways(source, result, total)]
-    added = [step for step in steps if step is not None]
-    if len(added) != 1 or not added[0][1]:
-        return None
-    value, how, tests = added[0]
-    term = power(source, value)
-    around = (Clause(one, iterable, tests),)
-    return (Series(around, term), how) if term is not None and selects(source, term, around) else None
-
-
-def _ways(
-    source: Source, node: cst.BaseExpression, total: str, tests: tuple[Condition, ...] = ()
-) -> Iterator[tuple[cst.BaseExpression, str, tuple[Condition, ...]] | None]:
-    """What an expression adds to the total, and how, per way to compute it; None for nothing, no `how` if unknown."""
-    match node:
-        case cst.Name(value=name) if name == total:
-            yield None
-        case cst.IfExp(test=test, body=body, orelse=orelse):
-            yield from _ways(source, body, total, (*tests, Condition(test, True)))
-            yield from _ways(source, orelse, total, (*tests, Condition(test, False)))
-        case cst.BinaryOperation(left=cst.Name(value=name), operator=cst.Add(), right=value) if name == total:
-            yield value, "add", tests
-        case cst.BinaryOperation(left=value, operator=cst.Add(), right=cst.Name(value=name)) if name == total:
-            yield value, "add", tests
-        case cst.Call(func=func, args=[cst.Arg(value=one), cst.Arg(value=other)]) if source.qualified(
-            func
-        ) == "builtins.max" and total in (source.code(one), source.code(other)):
-            yield (other if source.code(one) == total else one), "max", tests
-        case _:
-            yield node, "", tests
+def _is_filled(source: Source, use: cst.Name) -> bool:
+    match source.parent(use):
+        case cst.Attribute(attr=cst.Name(value="append")):
+            return True
+    return False
 
 
 def uses_beside(source: Source, found: Series, node: cst.CSTNode) -> bool:
-    """Whether anything other than `node` reads a name that holds the series."""
+    """Whether anything other than `node` reads a name that holds the series; filling a list does not read it."""
     return any(
-        not contains(source, node, use)
+        not contains(source, node, use) and not _is_filled(source, use)
         for binding in found.used
         for use in reached(source, source.scope(binding.node), [binding])
         if not any(

@@ -13,10 +13,11 @@ import libcst as cst
 
 from clipcheck.gradients.accumulations import Series
 from clipcheck.gradients.exponents import ONE, TWO, Exponent
+from clipcheck.gradients.folds import folded
 from clipcheck.gradients.graphs import has_graph
 from clipcheck.gradients.norm_functions import norm_call_of
 from clipcheck.gradients.powers import NumberKind, Power, raised, through
-from clipcheck.gradients.series import DEPTH, flat, folded, series
+from clipcheck.gradients.series import DEPTH, flat, series
 from clipcheck.python.literals import is_zero
 from clipcheck.python.source import Source, memo
 

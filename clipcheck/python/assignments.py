@@ -38,11 +38,48 @@ def only_assignment(source: Source, name: cst.Name) -> Binding | None:
     return None
 
 
+def appended(source: Source, name: cst.Name) -> tuple[cst.Call, ...]:
+    """The `.append(…)` calls that fill the list in a name; none if it may be filled in another way."""
+    found: list[cst.Call] = []
+    for use in source.names.uses(source.scope(name).owner(name.value), name.value):
+        match source.parent(use):
+            case cst.Attribute(attr=cst.Name("append" | "extend" | "insert")) as method:
+                call = source.parent(method)
+                if not isinstance(call, cst.Call) or method.attr.value != "append" or len(call.args) != 1:
+                    return ()
+                found.append(call)
+    return tuple(found)
+
+
+def stored(source: Source, name: cst.Name) -> tuple[cst.Assign, ...]:
+    """The assignments `name[key] = value` that fill the table in a name."""
+    found: list[cst.Assign] = []
+    for use in source.names.uses(source.scope(name).owner(name.value), name.value):
+        match source.parent(use):
+            case cst.Subscript(value=table) as place if table is use:
+                target = source.parent(place)
+                statement = source.parent(target) if isinstance(target, cst.AssignTarget) else None
+                found += [statement] if isinstance(statement, cst.Assign) else []
+    return tuple(found)
+
+
 def loop_of(source: Source, target: cst.CSTNode) -> tuple[cst.For | cst.CompFor, Path]:
     """The loop that binds a name in its target, and the path to that name."""
     loop = source.enclosing(target, cst.For, cst.CompFor)
     assert isinstance(loop, (cst.For, cst.CompFor))
     return loop, _path(source, target)
+
+
+def mapped_over(source: Source, binding: Binding) -> cst.BaseExpression | None:
+    """The `xs` of `map(lambda x: …, xs)` if the binding is the lambda's parameter."""
+    function = source.enclosing(binding.node, cst.Lambda, cst.FunctionDef)
+    call = source.enclosing(function, cst.Call) if isinstance(function, cst.Lambda) else None
+    match call:
+        case cst.Call(func=func, args=[cst.Arg(value=first), cst.Arg(value=iterable)]) if (
+            first is function and source.qualified(func) == "builtins.map"
+        ):
+            return iterable
+    return None
 
 
 def _path(source: Source, name: cst.CSTNode) -> Path:

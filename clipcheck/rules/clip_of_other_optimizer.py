@@ -43,8 +43,8 @@ def check(source: Source) -> Iterator[Hit]:
     for flow in flows(source, EventKind.CLIP):
         for clip in flow.of(EventKind.CLIP):
             step = _of_another(source, flow, clip)
-            # both in one called function: that is where the mistake is
-            together = step is not None and clip.frame is step.frame
+            # in one called function, which names the parameters itself: that is where the mistake is
+            together = step is not None and clip.frame is step.frame and not _are_given(source, clip)
             place = clip.node if together else clip.at
             if step is not None and place not in seen:
                 seen.add(place)
@@ -54,6 +54,17 @@ def check(source: Source) -> Iterator[Hit]:
                 fix = _fix(source, clip, step)
                 related = () if used is place else ((used, "the step is here"),)
                 yield Hit(place, message, fix, "" if fix else BY_HAND, related)
+
+
+def _are_given(source: Source, clip: Event) -> bool:
+    """Whether the function that clips is given the parameters, or what has them."""
+    names = source.walk(clip.act.subject) if clip.act is not None and clip.act.subject is not None else ()
+    return any(
+        isinstance(name, cst.Name)
+        and name.value != "self"
+        and any(b.kind == "parameter" for b in source.bindings(name))
+        for name in names
+    )
 
 
 def _of_another(source: Source, flow: Flow, clip: Event) -> Event | None:

@@ -32,7 +32,7 @@ from clipcheck.gradients.manual_clips import manual_clips
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety
 from clipcheck.training.calls import Callee, callee
-from clipcheck.training.clips import bound, clips
+from clipcheck.training.clips import bound, clips, partial_clip
 from clipcheck.training.iterators import Spent, iterator_made, spent
 from clipcheck.training.readings import clip_after_drain, clips_by, readings
 
@@ -46,6 +46,11 @@ def check(source: Source) -> Iterator[Hit]:
         called = callee(source, call)
         if called is not None:
             yield from _handed_over(source, call, called)
+        made = partial_clip(source, call)
+        if made is not None and made.parameters is not None:
+            found = spent(source, made.parameters, call)
+            if found is not None:
+                yield _hit(source, call, found)
 
 
 def _clipped(source: Source) -> Iterator[tuple[cst.CSTNode, cst.BaseExpression]]:

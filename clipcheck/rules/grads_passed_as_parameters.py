@@ -35,7 +35,7 @@ import libcst as cst
 
 from clipcheck.fixes.verbs import replace
 from clipcheck.gradients.gradient import gradient
-from clipcheck.python.assignments import only_assignment
+from clipcheck.python.assignments import appended, only_assignment
 from clipcheck.python.names import Binding
 from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
@@ -195,15 +195,7 @@ def _value(source: Source, name: cst.Name, value: cst.BaseExpression, depth: int
 
 def _appended(source: Source, name: cst.Name) -> tuple[str, cst.BaseExpression]:
     """What a list that starts empty is filled with."""
-    values: list[cst.BaseExpression] = []
-    for use in source.names.uses(source.scope(name).owner(name.value), name.value):
-        match source.parent(use):
-            case cst.Attribute(attr=cst.Name("append" | "extend" | "insert")) as method:
-                match source.parent(method):
-                    case cst.Call(args=[cst.Arg(value=value)]):
-                        values.append(value)
-                    case _:
-                        return "", name
+    values = [call.args[0].value for call in appended(source, name)]
     if values and all(_is_gradient(source, value) for value in values):
         return "gradients", values[0]
     return "", name

@@ -46,11 +46,14 @@ class _Making(NamedTuple):
     made: cst.BaseExpression
 
 
-def spent(source: Source, use: cst.BaseExpression) -> Spent | None:
-    """Why the iterator in a name or a `self.` attribute is exhausted at `use`; None if it may not be."""
+def spent(source: Source, use: cst.BaseExpression, call: cst.Call | None = None) -> Spent | None:
+    """Why the iterator in a name or a `self.` attribute is exhausted at `use`; None if it may not be.
+
+    `call` calls the `functools.partial` to which `use` is given.
+    """
     match use:
         case cst.Name():
-            return _spent_name(source, use)
+            return _spent_name(source, use, use if call is None else call)
         case cst.Attribute(value=cst.Name("self")):
             return _spent_attribute(source, use)
         case cst.Call(args=[*_, cst.Arg(value=(cst.Name() | cst.Attribute()) as inner)], func=func) if (
@@ -73,13 +76,13 @@ def _spent_before(
 
 
 def _spent_by_itself(
-    source: Source, use: cst.Name | cst.Attribute, making: _Making, places: Sequence[cst.CSTNode]
+    source: Source, use: cst.Name | cst.Attribute, making: _Making, places: Sequence[cst.CSTNode], at: cst.CSTNode
 ) -> Spent | None:
-    """A use in a loop that sees the same iterator each time; `places` are all assignments of the variable."""
-    repeating = [loop for loop in loops(source, use) if not contains(source, loop, making.place)]
+    """A use in a loop around `at` that sees the same iterator each time; `places` are all assignments of the variable."""
+    repeating = [loop for loop in loops(source, at) if not contains(source, loop, making.place)]
     if not repeating or any(contains(source, loop, place) for place in places for loop in repeating):
         return None
-    return None if _leaves(source, use) else Spent(use, making.made, source.code(use), use, again=True)
+    return None if _leaves(source, at) else Spent(use, making.made, source.code(use), use, again=True)
 
 
 def _leaves(source: Source, use: cst.CSTNode) -> bool:
@@ -114,7 +117,7 @@ def _function_of(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:
 # --- variables ------------------------------------------------------------------------------------------------------
 
 
-def _spent_name(source: Source, use: cst.Name) -> Spent | None:
+def _spent_name(source: Source, use: cst.Name, at: cst.CSTNode) -> Spent | None:
     scope = source.scope(use).owner(use.value)
     if scope is None:
         return None
@@ -131,9 +134,9 @@ def _spent_name(source: Source, use: cst.Name) -> Spent | None:
     if isinstance(other, cst.Name):
         earlier += _uses_since(source, use, source.scope(other).owner(other.value), making, here, other.value)
     found = _spent_before(source, use, making, earlier)
-    if found is not None or not here:
+    if found is not None or not here or _function_of(source, at) is not _function_of(source, use):
         return found
-    return _spent_by_itself(source, use, making, [binding.node for binding in bindings])
+    return _spent_by_itself(source, use, making, [binding.node for binding in bindings], at)
 
 
 def _seen_from(source: Source, use: cst.Name, bindings: Sequence[Binding], here: bool) -> _Making | None:
@@ -209,7 +212,7 @@ def _spent_in_method(
         return None
     since = source.rank(making.place)
     earlier = (other for other in _uses_in(source, use, method) if since < source.rank(other) < rank)
-    return _spent_before(source, use, making, earlier) or _spent_by_itself(source, use, making, places)
+    return _spent_before(source, use, making, earlier) or _spent_by_itself(source, use, making, places, use)
 
 
 def _spent_elsewhere(source: Source, use: cst.Attribute, making: _Making) -> Spent | None:

@@ -89,11 +89,27 @@ def _too_deep(source: Source, call: cst.Call, called: Callee) -> list[PossibleAc
 
 
 def act_of(source: Source, node: cst.CSTNode) -> Act | None:
-    """What `node` does itself; not unknown if it calls a function of the file."""
+    """What `node` does itself; not unknown if it calls a function of the file, and nothing if that is an empty `step`."""
     act = acts(source).get(node)
-    if act is not None and act.kind is EventKind.UNKNOWN and isinstance(node, cst.Call) and any(callees(source, node)):
+    if act is None or not isinstance(node, cst.Call):
+        return act
+    if act.kind is EventKind.UNKNOWN and any(callees(source, node)):
+        return None
+    if act.kind is EventKind.STEP and (own := callee(source, node)) is not None and _does_nothing(source, own.function):
         return None
     return act
+
+
+@memo
+def _does_nothing(source: Source, function: Function) -> bool:
+    """Whether a function computes and changes nothing, like the `step` of an optimizer that steps in hooks; it may raise."""
+    return not any(
+        isinstance(node, (cst.Assign, cst.AugAssign, cst.AnnAssign, cst.For, cst.While, cst.With, cst.Await))
+        or (
+            isinstance(node, cst.Call) and not isinstance(source.enclosing(node, cst.Raise, cst.FunctionDef), cst.Raise)
+        )
+        for node in source.walk(function.body)
+    )
 
 
 def does(source: Source, function: Place, *kinds: EventKind) -> bool:
