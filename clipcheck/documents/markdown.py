@@ -24,7 +24,7 @@ _PYTHON = re.compile(
 _TORCH_CLIP = re.compile(r"\b(?:clip_grad_norm_?|clip_grad_value_|clip_grads_with_norm_|get_total_norm)\b")
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)")
 _DIRECTIVE = re.compile(
-    r"(?P<indent>[ \t]*)\.\.[ \t]+(?:(?:code-block|code|sourcecode)::[ \t]*(?:pycon\d?|i?python[\d.]*|py3?)|testcode::.*)[ \t]*",
+    r"(?P<indent>[ \t]*)\.\.[ \t]+(?:(?:code-block|code|sourcecode)::[ \t]*(?:pycon\d?|i?python[\d.]*|py3?)|(?:testcode|doctest)::.*)[ \t]*",
     re.IGNORECASE,
 )
 

@@ -17,6 +17,7 @@ from clipcheck.gradients.called import called_gradients, gives_gradient
 from clipcheck.gradients.framework import framework, is_foreign
 from clipcheck.gradients.graphs import has_graph
 from clipcheck.gradients.made_up import is_drawn_product
+from clipcheck.gradients.shards import shard_of
 from clipcheck.python.assignments import Path, appended, assigned_value, assigned_values, loop_of, mapped_over
 from clipcheck.python.literals import is_zero
 from clipcheck.python.names import Binding, dotted
@@ -33,8 +34,6 @@ _COPIES = frozenset("clone contiguous cpu cuda abs coalesce resolve_conj reshape
 _CASTS = frozenset("float double half bfloat16 type type_as to".split())
 _METHODS = _VIEWS | _COPIES | _CASTS
 _FLAT = frozenset({"flatten", "ravel"})
-# Methods and functions that return this process's shard of a sharded tensor.
-_LOCAL = frozenset({"to_local", "_local_tensor"})
 
 
 class Condition(NamedTuple):
@@ -88,11 +87,8 @@ def gradient(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Gradient
             return None if _is_module(source, owner) else Gradient(node, owner)
         case cst.Attribute(value=value, attr=cst.Name(value="data")):
             return gradient(source, value, depth - 1)
-        case (
-            cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value=method)), args=())
-            | cst.Attribute(value=value, attr=cst.Name(value=method))
-        ) if method in _LOCAL:
-            part = gradient(source, value, depth - 1)
+        case cst.Call() | cst.Attribute() if (whole := shard_of(source, node)) is not None:
+            part = gradient(source, whole, depth - 1)
             return part and part._replace(local=True)
         case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value=method)), args=args) if method in _METHODS:
             inner = gradient(source, value, depth - 1)

@@ -22,7 +22,17 @@ def assigned_value(source: Source, binding: Binding) -> cst.BaseExpression | Non
     statement = source.enclosing(binding.node, cst.Assign)
     if target is None or statement is None or any(isinstance(n, cst.StarredElement) for n in source.walk(target)):
         return None
-    return _element(statement.value, _path(source, binding.node))
+    return part(statement.value, _path(source, binding.node))
+
+
+def unpacked(source: Source, binding: Binding) -> tuple[cst.Call, Path] | None:
+    """The call whose result is unpacked into several names, and the path to this one: `net, opt = build()`."""
+    statement = source.enclosing(binding.node, cst.Assign)
+    match statement, binding.value:
+        case cst.Assign(targets=[cst.AssignTarget(target=target)], value=cst.Call() as call), None:
+            if not any(isinstance(node, cst.StarredElement) for node in source.walk(target)):
+                return call, _path(source, binding.node)
+    return None
 
 
 def assigned_values(source: Source, name: cst.Name) -> list[cst.BaseExpression | None]:
@@ -97,7 +107,7 @@ def _path(source: Source, name: cst.CSTNode) -> Path:
     return tuple(reversed(path))
 
 
-def _element(value: cst.BaseExpression, path: Path) -> cst.BaseExpression | None:
+def part(value: cst.BaseExpression, path: Path) -> cst.BaseExpression | None:
     """The part of nested tuples or lists at the position of the name among the targets."""
     for index in path:
         match value:

@@ -54,6 +54,7 @@ from clipcheck.training.lightning import lightning_modules, manual_at, scaling_t
 from clipcheck.training.microbatches import guarded_step
 from clipcheck.training.parameters import assigned
 from clipcheck.training.scalers import is_off
+from clipcheck.training.sharding import wrapped_by_fsdp
 
 TITLE = "Unscale the gradients before the clip"
 _BEFORE = (
@@ -122,7 +123,7 @@ def _hit_elsewhere(source: Source, clip: Event, backward: Act) -> Hit:
 
 def _scaled(source: Source, clip: Event, kinds: Sequence[EventKind]) -> Event | None:
     """The scaled backward before `clip`, where nothing on any path between them may have unscaled the gradients."""
-    if clip.wrapper:
+    if clip.wrapper and not _is_fsdps(source, clip):
         return None  # accelerate and Fabric unscale by themselves
     earlier = clip.first_before(*kinds)
     if any(event.kind in (EventKind.UNSCALE, EventKind.EDIT, EventKind.UNKNOWN) for event in earlier):
@@ -135,6 +136,21 @@ def _scaled(source: Source, clip: Event, kinds: Sequence[EventKind]) -> Event | 
     if is_off(source, backward.scaler) or _accounts_for_scale(source, clip):
         return None
     return backward
+
+
+def _is_fsdps(source: Source, clip: Event) -> bool:
+    """Whether a clip is the method of a model that FSDP1 shards: it knows no loss scaler."""
+    match clip.node:
+        case cst.Call(func=cst.Attribute(value=model, attr=cst.Name("clip_grad_norm_"))) if clip.wrapper == "own":
+            return wrapped_by_fsdp(source, model) is not None or _is_sharded_with(source, model)
+    return False
+
+
+def _is_sharded_with(source: Source, model: cst.BaseExpression) -> bool:
+    """Whether the program calls a model that it does not wrap itself, and has the scaler that only FSDP needs."""
+    made = any(last_name(call.func) == "ShardedGradScaler" for call in source.nodes(cst.Call))
+    spelled = source.spelled(model)
+    return made and any(source.spelled(call.func) == spelled for call in source.nodes(cst.Call))
 
 
 def _accounts_for_scale(source: Source, clip: Event) -> bool:

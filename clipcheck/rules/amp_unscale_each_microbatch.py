@@ -34,7 +34,7 @@ Where `update()` runs between the two calls in code that the file does not show.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import libcst as cst
 
@@ -72,24 +72,27 @@ def _each_microbatch(source: Source, flow: Flow, unscale: Event) -> Hit | None:
 
 
 def _twice(source: Source, unscale: Event) -> Hit | None:
-    again = _again(source, unscale)
-    if again is None:
-        return None
-    message = f"raises a RuntimeError: {source.where(unscale.at)} has already unscaled for this step"
-    return Hit(again.at, message, None, BY_HAND_ONCE, ((unscale.at, "unscaled here"),))
+    for first, second in (
+        (unscale, _other(source, unscale, unscale.next_where)),
+        (_other(source, unscale, unscale.previous_where), unscale),
+    ):
+        if first is not None and second is not None:
+            message = f"raises a RuntimeError: {source.where(first.at)} has already unscaled for this step"
+            return Hit(second.at, message, None, BY_HAND_ONCE, ((first.at, "unscaled here"),))
+    return None
 
 
-def _again(source: Source, unscale: Event) -> Event | None:
-    """The second `unscale_` of the same optimizer that surely follows, with no step or update between them."""
+def _other(source: Source, unscale: Event, nearest: Callable[[Callable[[Event], bool]], list[Event]]) -> Event | None:
+    """The `unscale_` of the same optimizer on every path in one direction, with no step or update between the two."""
 
     def ends(event: Event) -> bool:
         other = event.kind is EventKind.UNSCALE and _names(source, event) == _names(source, unscale)
         return other or event.kind in (EventKind.STEP, EventKind.UPDATE, EventKind.UNKNOWN)
 
-    later = unscale.next_where(ends)
-    if unscale.scaler is None or not is_scaler(unscale.scaler) or any(e.kind is not EventKind.UNSCALE for e in later):
+    found = nearest(ends)
+    if unscale.scaler is None or not is_scaler(unscale.scaler) or any(e.kind is not EventKind.UNSCALE for e in found):
         return None
-    return later[0] if later and later[0].at is not unscale.at else None
+    return found[0] if found and found[0].at is not unscale.at else None
 
 
 def _names(source: Source, unscale: Event) -> tuple[str, ...]:

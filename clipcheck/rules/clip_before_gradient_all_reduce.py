@@ -25,6 +25,7 @@ Where each rank's gradients should be clipped on their own, for instance against
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import libcst as cst
@@ -65,8 +66,26 @@ def _reductions(source: Source) -> tuple[cst.Call, ...]:
 
 def _reduces(source: Source, call: cst.Call) -> bool:
     called = list(callees(source, call))
-    by_name = not called and is_called_reduction(source, call)
+    by_name = not called and (is_called_reduction(source, call) or _is_reducing_method(source, call))
     return by_name or is_reduction(source, call) or any(reductions(source, one.function) for one in called)
+
+
+def _is_reducing_method(source: Source, call: cst.Call) -> bool:
+    """Whether the only method of this name in the file, of an object whose class is unknown here, reduces gradients."""
+    match call.func:
+        case cst.Attribute(value=cst.Name() | cst.Attribute(), attr=cst.Name(value=name)):
+            method = _only_methods(source).get(name)
+            return method is not None and bool(reductions(source, method))
+    return False
+
+
+@memo
+def _only_methods(source: Source) -> dict[str, cst.FunctionDef]:
+    """The methods of the file whose name no other function has."""
+    functions = list(source.nodes(cst.FunctionDef))
+    count = Counter(function.name.value for function in functions)
+    methods = (f for f in functions if isinstance(source.enclosing(f, cst.FunctionDef, cst.ClassDef), cst.ClassDef))
+    return {method.name.value: method for method in methods if count[method.name.value] == 1}
 
 
 def _reduced_after(source: Source, clip: Event, places: list[cst.Call]) -> cst.Call | None:

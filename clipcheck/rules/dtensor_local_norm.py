@@ -30,12 +30,17 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.fixes.verbs import insert_after
+from clipcheck.python.assignments import Path, part, unpacked
+from clipcheck.python.names import Binding
 from clipcheck.python.reaching import reaching
-from clipcheck.python.source import Source
+from clipcheck.python.source import Source, memo
 from clipcheck.rule import Fix, Hit, Safety
+from clipcheck.training.calls import callee, calls_of
 from clipcheck.training.clips import torch_calls
+from clipcheck.training.summaries import returned
 
 MESSAGE = "raises a TypeError: under `fully_shard` the norm is a DTensor, which cannot be formatted"
+_DEPTH = 3  # how many names and calls are followed
 _FULLY_SHARD = re.compile(r"\bfully_shard\s*\(")
 
 
@@ -81,12 +86,45 @@ def _by_method(text: str, call: cst.Call) -> Iterator[cst.BaseExpression]:
             yield value
 
 
-def _norm(source: Source, value: cst.BaseExpression) -> cst.CSTNode | None:
-    """Where torch computes the norm that an expression is."""
-    norms = {call.call for call in torch_calls(source) if call.function in ("clip_grad_norm_", "get_total_norm")}
-    if not isinstance(value, cst.Name):
-        return value if value in norms else None
-    bindings = reaching(source, value)
-    if bindings and all(one.kind == "assign" and one.value in norms for one in bindings):
-        return bindings[0].node
+def _norm(source: Source, value: cst.BaseExpression | None, depth: int = _DEPTH) -> cst.CSTNode | None:
+    """Where torch computes the norm that an expression is, on every path; also in another function of the file."""
+    match value:
+        case cst.Call() if value in _norms(source):
+            return value
+        case cst.Call():
+            return _returned(source, value, (), depth)
+        case cst.Name():
+            bindings = reaching(source, value)
+            return _same([_bound(source, value, binding, depth) for binding in bindings])
     return None
+
+
+def _bound(source: Source, name: cst.Name, binding: Binding, depth: int) -> cst.CSTNode | None:
+    match binding.kind, binding.value, unpacked(source, binding):
+        case "assign", cst.BaseExpression() as value, _:
+            found = _norm(source, value, depth - 1) if depth else None
+            return binding.node if found is value else found
+        case "assign", _, (call, path):
+            return _returned(source, call, path, depth)
+        case "parameter", _, _ if depth:
+            function = source.function(binding.node)
+            callers = () if function is None else calls_of(source, function)
+            return _same([_norm(source, called.given.get(name.value), depth - 1) for called in callers])
+    return None
+
+
+def _returned(source: Source, call: cst.Call, path: Path, depth: int) -> cst.CSTNode | None:
+    """The norm that the called function of the file returns, or a part of what it returns."""
+    called = callee(source, call) if depth else None
+    values = (None if called is None else returned(source, called.function)) or ()
+    return _same([_norm(source, part(value, path), depth - 1) for value in values])
+
+
+def _same(found: list[cst.CSTNode | None]) -> cst.CSTNode | None:
+    """The first of several places, None if one of them is unknown."""
+    return found[0] if found and None not in found else None
+
+
+@memo
+def _norms(source: Source) -> frozenset[cst.CSTNode]:
+    return frozenset(c.call for c in torch_calls(source) if c.function in ("clip_grad_norm_", "get_total_norm"))

@@ -37,7 +37,7 @@ import libcst as cst
 
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.training.clips import Clip, clips
+from clipcheck.training.clips import Clip, clips, partials
 from clipcheck.training.guards import expects_error
 from clipcheck.training.possible_limits import Constant, Guard, Value, constants, guards, passes
 
@@ -46,7 +46,7 @@ _NEGATIVE = (-0.5, -2.0)  # what a check of the sign rejects, and a check for a 
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for clip in clips(source):
+    for clip in (*clips(source), *partials(source)):
         if clip.limit is None or expects_error(source, clip.call) or _is_for_type_checkers(source, clip):
             continue
         fault = _fault(source, clip, clip.limit)

@@ -33,7 +33,7 @@ from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source, Statement
 from clipcheck.rule import Edit, Fix, Hit, Role, Safety
 from clipcheck.training.clips import Clip, clips
-from clipcheck.training.norm_places import Norm, measured, order_of, plain
+from clipcheck.training.norm_places import Norm, called, measured, order_of, plain
 
 MESSAGE = "`clip_grad_norm_` already returns this norm: it is computed twice"
 BY_HAND = "no automatic fix: {why}; use the value that `clip_grad_norm_` returns"
@@ -47,7 +47,7 @@ _REACH = 8  # statements between the norm and the clip that are looked through
 
 
 def check(source: Source) -> Iterator[Hit]:
-    found = {id(source.statement(norm.node)): norm for norm in measured(source)}
+    found = {id(source.statement(norm.node)): norm for norm in (*called(source), *measured(source))}
     for clip in clips(source):
         if not clip.is_norm or clip.parameters is None or number(source, clip.limit) == math.inf:
             continue
@@ -98,7 +98,7 @@ def _hit(source: Source, norm: Norm, clip: Clip, siblings: list[Statement], here
 def _fix(source: Source, norm: Norm, clip: Clip, siblings: list[Statement], here: int) -> Fix | str:
     """`norm = …` and `clip_grad_norm_(…)` become one assignment of what the clip returns."""
     if norm.value is None:
-        return "the norm is computed in a loop"
+        return f"the norm is computed in a {'function' if isinstance(norm.node, cst.Call) else 'loop'}"
     line, clipping = source.statement(norm.node), siblings[here]
     match line, clipping:
         case (

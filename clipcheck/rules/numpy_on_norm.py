@@ -37,8 +37,11 @@ from clipcheck.python.source import Source, memo
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.clips import torch_calls
 from clipcheck.training.guards import conditions
+from clipcheck.training.parameters import attribute_bindings
 
 MESSAGE = "`{name}` raises a TypeError for a tensor on a GPU: call `.item()` first"
+MESSAGE_OF_LIST = "`{name}` raises a TypeError for tensors on a GPU: append `norm.item()` to the list"
+BY_HAND_OF_LIST = "keep numbers, or stack the tensors: `torch.stack(norms).mean()`"
 TITLE = "Call `.item()` on the norm first"
 TITLE_OF_SUM = "Convert the norm to a number first"
 BY_HAND = "call `.item()` on the norm, or use a function that takes a tensor: `torch.isnan`, `torch.sqrt`, `math.isnan`"
@@ -48,6 +51,10 @@ _FUNCTIONS = frozenset(
     "isnan isinf isfinite sqrt square log log2 log10 log1p exp abs absolute fabs power float_power cbrt sign maximum "
     "minimum add multiply divide isclose asarray array".split()
 )
+# Those that are given a list of norms.
+_OF_LISTS = frozenset(
+    "array asarray mean average median std var sum max amax min amin percentile quantile stack".split()
+)
 _DEPTH = 6  # how many names and calls are followed
 # Methods of a tensor whose result is one on the same device.
 _STAYS = frozenset("detach clone float double half sqrt square pow squeeze".split())
@@ -56,6 +63,8 @@ _STAYS = frozenset("detach clone float double half sqrt square pow squeeze".spli
 def check(source: Source) -> Iterator[Hit]:
     for call in source.nodes(cst.Call):
         library, _, function = (source.qualified(call.func) or "").partition(".")
+        if library == "numpy" and function in _OF_LISTS and call.args and _is_list(source, call.args[0].value):
+            yield Hit(call, MESSAGE_OF_LIST.format(name=source.code(call.func)), None, BY_HAND_OF_LIST)
         if library != "numpy" or function not in _FUNCTIONS:
             continue
         for arg in call.args:
@@ -102,6 +111,36 @@ def _is_tensor(source: Source, node: cst.BaseExpression, depth: int = _DEPTH) ->
             bindings = reaching(source, node)
             made = [_is_made(source, one, depth) for one in bindings]
             return True in made and False not in made
+    return False
+
+
+def _is_list(source: Source, node: cst.BaseExpression) -> bool:
+    """Whether an expression is a list to which only norms are appended, as tensors on their device."""
+    match node:
+        case cst.Name():
+            made = [binding.value for binding in source.bindings(node)]
+        case cst.Attribute(value=cst.Name("self")):
+            made = [value for _, value in attribute_bindings(source, node)]
+        case _:
+            return False
+    if not made or any(not isinstance(value, cst.List) or value.elements for value in made):
+        return False
+    spelled, owner = source.spelled(node), source.enclosing(node, cst.ClassDef)
+    filled = [
+        call
+        for call in source.nodes(cst.Call)
+        if isinstance(call.func, cst.Attribute)
+        and call.func.attr.value in ("append", "extend", "insert")
+        and source.spelled(call.func.value) == spelled
+        and source.enclosing(call, cst.ClassDef) is owner
+    ]
+    return bool(filled) and all(_appends_tensor(source, call) for call in filled)
+
+
+def _appends_tensor(source: Source, call: cst.Call) -> bool:
+    match call:
+        case cst.Call(func=cst.Attribute(attr=cst.Name("append")), args=[cst.Arg(value=value)]):
+            return _is_tensor(source, value)
     return False
 
 

@@ -26,11 +26,11 @@ from collections.abc import Iterator
 
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
-from clipcheck.training.clips import KEYWORDS, SIGNATURES, torch_calls
+from clipcheck.training.clips import KEYWORDS, SIGNATURES, partials, torch_calls
 
 
 def check(source: Source) -> Iterator[Hit]:
-    for call in torch_calls(source):
+    for call in (*torch_calls(source), *partials(source)):
         if (source.qualified(call.call.func) or "").startswith("clipcheck."):
             continue  # the runtime's functions have more arguments
         by_hand = f"call `{call.function}({', '.join(SIGNATURES[call.function])})`"

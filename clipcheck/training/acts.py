@@ -13,7 +13,7 @@ from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
 from clipcheck.training.clips import Clip, clips, partial_clip
 from clipcheck.training.measures import measures
-from clipcheck.training.optimizers import is_optimizer, is_scaler
+from clipcheck.training.optimizers import is_optimizer, is_scaler, makes_scaler
 from clipcheck.training.parameters import assigned, attribute_bindings
 
 
@@ -171,8 +171,8 @@ def _scaler_of(source: Source, loss: cst.BaseExpression, depth: int = 2) -> cst.
 
 def _is_grad_scaler(source: Source, node: cst.CSTNode) -> bool:
     match assigned(source, node):
-        case cst.Call(func=func):
-            return last_name(func) == "GradScaler"
+        case cst.Call() as made:
+            return makes_scaler(made)
     return False
 
 

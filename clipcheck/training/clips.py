@@ -85,11 +85,22 @@ def _partials(source: Source) -> dict[str, cst.Call]:
     found: dict[str, cst.Call] = {}
     for statement in source.nodes(cst.Assign):
         match statement.value:
-            case cst.Call(func=func, args=[cst.Arg(value=clip, keyword=None, star=""), *_]) as made if (
-                last_name(func) == "partial" and source.qualified(clip) in _FUNCTIONS
-            ):
+            case cst.Call() as made if _made_partial(source, made) is not None:
                 found |= {last_name(target.target): made for target in statement.targets}
     return found
+
+
+def partials(source: Source) -> Iterator[Clip]:
+    """Every `functools.partial` of one of torch's clips, with the arguments that it is given so far."""
+    return filter(None, (_made_partial(source, call) for call in source.nodes(cst.Call)))
+
+
+def _made_partial(source: Source, call: cst.Call) -> Clip | None:
+    match call:
+        case cst.Call(func=func, args=[cst.Arg(value=clip, keyword=None, star=""), *given]):
+            function = _FUNCTIONS.get(source.qualified(clip) or "") if last_name(func) == "partial" else None
+            return bound(call, function, given, own=False) if function else None
+    return None
 
 
 def only_measures(source: Source, node: cst.CSTNode) -> bool:
@@ -97,13 +108,13 @@ def only_measures(source: Source, node: cst.CSTNode) -> bool:
     return isinstance(node, cst.Call) and number(source, bound(node, "clip_grad_norm_").limit) == math.inf
 
 
-def bound(call: cst.Call, function: str, before: Sequence[cst.Arg] = ()) -> Clip:
-    """The arguments of `call` by parameter name of `function`, after those of a partial (`before`)."""
+def bound(call: cst.Call, function: str, before: Sequence[cst.Arg] = (), own: bool = True) -> Clip:
+    """The arguments of `call` by parameter name of `function`, after those of a partial (`before`); or only the latter."""
     names = SIGNATURES[function]
     arguments: dict[str, cst.BaseExpression] = {}
     keywords: set[str] = set()
     position, surplus, unknown = 0, 0, False
-    for arg in (*before, *call.args):
+    for arg in (*before, *(call.args if own else ())):
         if arg.star:
             unknown = True
         elif arg.keyword is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import libcst as cst
 
@@ -10,6 +10,7 @@ from clipcheck.python.classes import bases
 from clipcheck.python.names import last_name
 from clipcheck.python.source import Source
 from clipcheck.training.classes import is_lightning_module
+from clipcheck.training.parameters import assigned
 from clipcheck.training.possible_limits import constants
 
 # Mixed precision with float16 uses a loss scale; "16-true" and bfloat16 do not.
@@ -58,15 +59,37 @@ def _is_trainer(source: Source, call: cst.Call) -> bool:
 
 
 def _scales(source: Source, trainer: cst.Call) -> bool:
-    for arg in trainer.args:
-        match arg:
-            case cst.Arg(keyword=cst.Name("precision"), value=value):
-                found = [constant.value for constant in constants(source, value)]
-                return any(value in _SCALED for value in found)
-            case cst.Arg(keyword=cst.Name("plugins"), value=value):
-                if any(isinstance(node, cst.Call) and _is_scaling(node) for node in source.walk(value)):
-                    return True
+    for keyword, value in _given(source, trainer.args):
+        if keyword == "precision":
+            return any(constant.value in _SCALED for constant in constants(source, value))
+        if keyword == "plugins" and any(
+            isinstance(node, cst.Call) and _is_scaling(node) for node in source.walk(value)
+        ):
+            return True
     return False
+
+
+def _given(source: Source, args: Iterable[cst.Arg]) -> Iterator[tuple[str, cst.BaseExpression]]:
+    """The keyword arguments of a call, also those in a dict that the file writes out: `Trainer(**settings)`."""
+    for arg in args:
+        if arg.keyword is not None:
+            yield arg.keyword.value, arg.value
+        match _settings(source, arg.value) if arg.star == "**" else None:
+            case cst.Call(func=cst.Name("dict"), args=inner):
+                yield from _given(source, inner)
+            case cst.Dict(elements=elements):
+                for element in elements:
+                    match element:
+                        case cst.DictElement(key=cst.SimpleString(evaluated_value=str(key)), value=value):
+                            yield key, value
+
+
+def _settings(source: Source, node: cst.BaseExpression) -> cst.BaseExpression | None:
+    """What a name is assigned if nothing else in the file uses it, which could change it; else the expression itself."""
+    if not isinstance(node, cst.Name):
+        return node
+    alone = len(source.names.uses(source.scope(node).owner(node.value), node.value)) == 1
+    return assigned(source, node) if alone else None
 
 
 def _is_scaling(plugin: cst.Call) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import libcst as cst
@@ -11,13 +11,18 @@ import libcst as cst
 from clipcheck.gradients.accumulations import Series, accumulations
 from clipcheck.gradients.exponents import ONE, TWO, Exponent, exponent_of
 from clipcheck.gradients.gradient import gradient
+from clipcheck.gradients.norm_origin import origins
 from clipcheck.gradients.powers import Power
 from clipcheck.gradients.series import clauses
 from clipcheck.gradients.spelling import parameters_of
 from clipcheck.gradients.totals import totals
 from clipcheck.python.literals import number
+from clipcheck.python.names import last_name
 from clipcheck.python.source import Source
+from clipcheck.python.words import words
+from clipcheck.training.calls import callee
 from clipcheck.training.clips import Clip, torch_calls
+from clipcheck.training.summaries import returned
 
 
 class Norm(NamedTuple):
@@ -72,6 +77,27 @@ def _by_runtime(source: Source) -> Iterator[Norm]:
             order = exponent_of(source, node.args[1].value) if len(node.args) > 1 else TWO
             if order is not None:
                 yield Norm(node, (plain(source, node.args[0].value),), order, *_valued(source, node))
+
+
+def called(source: Source) -> Iterator[Norm]:
+    """The norms that functions of the file return, `grad_norm(model)`, where they are called."""
+    for call in source.nodes(cst.Call):
+        one = callee(source, call) if "norm" in words(last_name(call.func)) else None
+        values = (None if one is None else returned(source, one.function)) or ()
+        for series in (origins(source, values[0]) if one is not None and len(values) == 1 else None) or ():
+            names = (_as_called(source, call, one.given, name) for name in parameters_of(source, series))
+            yield Norm(call, tuple(filter(None, names)), series.term.order)
+
+
+def _as_called(source: Source, call: cst.Call, given: Mapping[str, cst.BaseExpression], parameters: str) -> str:
+    """The parameters of a norm as the caller writes them; "" if that is unclear."""
+    root, dot, rest = parameters.partition(".")
+    if root in given:
+        return f"{plain(source, given[root])}{dot}{rest}"
+    match call.func:
+        case cst.Attribute(value=cst.Name("self")) if root == "self":
+            return parameters
+    return ""
 
 
 def _valued(source: Source, call: cst.Call) -> tuple[cst.BaseExpression, bool]:

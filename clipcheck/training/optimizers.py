@@ -60,4 +60,11 @@ def _is_schedule(name: tuple[str, ...]) -> bool:
 
 
 def is_scaler(node: cst.CSTNode) -> bool:
-    return "scaler" in words(last_name(node))
+    """Whether a name says that an expression is a loss scaler; `scalers["d"]` is one of several."""
+    name = words(last_name(node))
+    return "scaler" in name or ("scalers" in name and isinstance(node, cst.Subscript))
+
+
+def makes_scaler(made: cst.Call) -> bool:
+    """Whether a call creates one of torch's loss scalers."""
+    return last_name(made.func) in ("GradScaler", "ShardedGradScaler")

@@ -15,6 +15,7 @@ from clipcheck.python.names import Binding, last_name
 from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
 from clipcheck.training.guards import branches
+from clipcheck.training.kept_settings import is_own, kept_values
 
 Value: TypeAlias = "float | bool | str | None"
 _DEPTH = 4  # maximum number of names and expressions to follow
@@ -50,6 +51,8 @@ def _constants(source: Source, node: cst.BaseExpression, looked_at: set[str], de
             yield Constant(text)
         case cst.Name():
             yield from _of_name(source, node, looked_at, depth)
+        case cst.Attribute():
+            yield from _of_attribute(source, node, looked_at, depth)
         case cst.IfExp(test=test, body=body, orelse=orelse):
             if not _mentions(source, test, looked_at):
                 yield from _sometimes(source, (body, orelse), looked_at, depth)
@@ -99,6 +102,16 @@ def _of_name(source: Source, name: cst.Name, looked_at: set[str], depth: int) ->
         if value is not None:
             found = _constants(source, value, looked_at, depth - 1)
             yield from (Constant(constant.value, alone and constant.always) for constant in found)
+
+
+def _of_attribute(source: Source, node: cst.Attribute, looked_at: set[str], depth: int) -> Iterator[Constant]:
+    """The fallbacks of what an attribute keeps, and the defaults of a class of settings.
+
+    A constant that a method assigns may be the value before another one is known.
+    """
+    for value in kept_values(source, node):
+        found = _constants(source, value, looked_at, depth - 1)
+        yield from (one for one in found if not one.always or not is_own(node))
 
 
 def _runs_with(source: Source, name: cst.Name, binding: Binding) -> bool:

@@ -7,6 +7,7 @@ import libcst as cst
 from clipcheck.python.names import last_name
 from clipcheck.python.source import Source
 from clipcheck.training.measures import values
+from clipcheck.training.optimizers import makes_scaler
 from clipcheck.training.parameters import assigned
 
 _TESTS = frozenset({"isfinite", "isnan", "isinf"})
@@ -15,8 +16,8 @@ _TESTS = frozenset({"isfinite", "isnan", "isinf"})
 def is_off(source: Source, scaler: cst.CSTNode) -> bool:
     """Whether a scaler is created with `enabled=False`, or by something other than torch's class."""
     match assigned(source, scaler):
-        case cst.Call(func=func, args=args):
-            if last_name(func) not in ("GradScaler", "ShardedGradScaler"):
+        case cst.Call(args=args) as made:
+            if not makes_scaler(made):
                 return True
             return any(
                 arg.keyword is not None and arg.keyword.value == "enabled" and source.code(arg.value) == "False"

@@ -32,8 +32,9 @@ Place: TypeAlias = "Function | cst.Module"
 DEPTH = 3  # maximum depth of calls to follow
 MOST = 500  # acts of one function; no handwritten program has more
 
-_JOINS = frozenset({"cat", "concat", "flatten_dense_tensors", "_flatten_dense_tensors"})
-_REDUCE = frozenset({"all_reduce", "all_reduce_coalesced", "allreduce", "all_reduce_", "allreduce_"})
+_JOINS = frozenset({"cat", "concat", "flatten_dense_tensors", "_flatten_dense_tensors", "parameters_to_vector"})
+_REDUCE = frozenset({"all_reduce", "all_reduce_coalesced", "allreduce", "all_reduce_", "allreduce_", "Allreduce"})
+_KEPT = frozenset("cpu cuda to numpy detach clone contiguous float half".split())  # their result has the same elements
 _REDUCERS = frozenset(
     f"{verb}_{what}"
     for verb in ("sync", "synchronize", "average", "avg", "mpi_avg", "reduce", "allreduce", "all_reduce")
@@ -216,7 +217,20 @@ def _joins_gradients(source: Source, tensor: cst.BaseExpression) -> bool:
         case (cst.ListComp() | cst.List()) as parts:
             return _holds_gradients(source, parts)
         case cst.Call(func=func, args=[cst.Arg(value=parts), *_]) if last_name(func) in _JOINS:
-            return _holds_gradients(source, _made(source, parts))
+            return _holds_gradients(source, _made(source, parts)) or _is_filled(source, parts)
+        case cst.Call(func=cst.Attribute(value=inner, attr=cst.Name(value=method))) if method in _KEPT:
+            return _joins_gradients(source, inner)
+    return False
+
+
+def _is_filled(source: Source, parts: cst.BaseExpression) -> bool:
+    """Whether gradients are appended to a list."""
+    spelled, function = source.spelled(parts), source.function(parts)
+    for call in source.nodes(cst.Call):
+        match call:
+            case cst.Call(func=cst.Attribute(value=filled, attr=cst.Name("append")), args=[cst.Arg(value=added)]):
+                if source.spelled(filled) == spelled and source.function(call) is function:
+                    return _mentions_grad(source, added)
     return False
 
 
