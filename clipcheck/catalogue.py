@@ -254,7 +254,7 @@ RULES: dict[str, Rule] = {
         ),
         _rule("CLIP411", "fabric-torch-clip", *_TORCH_CLIPS, "fabric", "backward"),
         _rule("CLIP412", "local-shard-norm", ("to_local", "_local_tensor"), near=_MEASURED, severity=Severity.ERROR),
-        _rule("CLIP413", "clip-before-gradient-all-reduce", *_CLIPS, (*_REDUCE, *_REDUCERS)),
+        _rule("CLIP413", "clip-before-gradient-all-reduce", *_CLIPS, (*_REDUCE, "Allreduce", *_REDUCERS)),
         _rule(
             "CLIP414",
             "return-before-collective",

@@ -40,6 +40,8 @@ def found(trainer: str, body: str = BODY, clip: str = OWN, manual: str = "False"
         'L.Trainer(plugins=[MixedPrecision("16-mixed", "cuda")])',
         'L.Trainer(plugins=MixedPrecision(precision="16-mixed", device="cuda"))',
         'from lightning.pytorch import Trainer\nTrainer(precision="16-mixed")',
+        'settings = dict(devices=2, precision="16-mixed")\nL.Trainer(**settings)',
+        'L.Trainer(max_epochs=2, **{"precision": 16})',
     ],
 )
 def test_a_trainer_that_scales(trainer: str, clip: str) -> None:
@@ -58,6 +60,9 @@ def test_a_trainer_that_scales(trainer: str, clip: str) -> None:
         "L.Trainer(precision=32)",
         "L.Trainer(precision=args.precision)",
         "L.Trainer(devices=16)",
+        'settings = dict(precision="bf16-mixed")\nL.Trainer(**settings)',
+        'settings = dict(precision="16-mixed")\nsettings["precision"] = 32\nL.Trainer(**settings)',
+        'settings = read(precision="16-mixed")\nL.Trainer(**settings)',
         'Trainer(precision="16-mixed")',  # of something else
         'L.Trainer(plugins=[MixedPrecision("bf16-mixed", "cuda")])',
         'L.Trainer(precision="16-mixed")\nL.Trainer(precision="bf16-mixed")',

@@ -93,8 +93,8 @@ def test_a_session_of_ipython() -> None:
 
 
 def test_sessions_of_documents_in_rst() -> None:
-    text = f".. code-block:: pycon\n\n   >>> import torch\n   >>> {OLD}\n   tensor(1.)\n\n.. code-block:: python\n\n   >>> {OLD}\n"
-    assert lines(text, "guide.rst") == [(4, 8), (9, 8)]
+    text = f".. code-block:: pycon\n\n   >>> import torch\n   >>> {OLD}\n   tensor(1.)\n\n.. code-block:: python\n\n   >>> {OLD}\n\n.. doctest::\n\n   >>> {OLD}\n"
+    assert lines(text, "guide.rst") == [(4, 8), (9, 8), (13, 8)]
 
 
 def test_prose_and_code_spans_are_skipped() -> None:

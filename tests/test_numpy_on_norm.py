@@ -146,6 +146,29 @@ def test_tensors_are_converted_to_numbers_first(body: str, after: str) -> None:
     assert fixed(body) == after
 
 
+@pytest.mark.parametrize("call", ["np.mean(norms)", "np.array(norms)", "np.std(norms, ddof=1)"])
+def test_a_list_of_tensors(call: str) -> None:
+    body = "norms = []\nfor y in x:\n    norms.append(torch.nn.utils.clip_grad_norm_(params, 1.0))\n" + call
+    (finding,) = check(body).findings
+    assert finding.fix is None and "append `norm.item()`" in finding.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "norms = []\nnorms.append(torch.nn.utils.clip_grad_norm_(params, 1.0).item())\nnp.mean(norms)",
+        "norms = []\nnorms.append(torch.nn.utils.clip_grad_norm_(params, 1.0))\nnorms.append(x)\nnp.mean(norms)",
+        "norms = []\nnorms.append(torch.nn.utils.clip_grad_norm_(params, 1.0))\nnorms.extend(x)\nnp.mean(norms)",
+        "norms = [1.0]\nnorms.append(torch.nn.utils.clip_grad_norm_(params, 1.0))\nnp.mean(norms)",
+        "other.append(torch.nn.utils.clip_grad_norm_(params, 1.0))\nnp.mean(other)",
+        "norms = []\nnp.mean(norms)",
+        "norms = []\nnorms.append(torch.nn.utils.clip_grad_norm_(params, 1.0))\nnp.save(x, norms)",
+    ],
+)
+def test_a_list_that_may_hold_numbers(body: str) -> None:
+    assert check(body).findings == ()
+
+
 def test_one_finding_for_a_call_and_no_fix_of_a_computation() -> None:
     (finding,) = check("NORM;np.maximum(norm + 1, norm)").findings
     assert finding.fix is None

@@ -32,6 +32,8 @@ def fixed(text: str, code: str) -> str:
     return after[len(IMPORTS) :]
 
 
+KEPT = "class A:\n    def __init__(self, limit=None):\n        self.limit = limit or 0.0\n    def f(self):\n        "
+SETTINGS = "class Settings:\n    limit: float = 0.0\n"
 SILENT = {
     "CLIP201": [
         "clip_grad_norm_(ps, 1.0)",
@@ -51,6 +53,23 @@ SILENT = {
         "with self.assertRaises(ValueError):\n    clip_grad_norm_(ps, -1)",
         "get_total_norm(gs, 0)",
         "other.clip_grad_norm_(ps, 0)",
+        # a setting in an attribute that something else may decide
+        f"{KEPT}if self.limit > 0:\n            clip_grad_norm_(ps, self.limit)",
+        f"{KEPT}clip_grad_norm_(ps, self.limit)\n    def g(self):\n        if self.limit:\n            self.f()",
+        f"{KEPT}clip_grad_norm_(ps, self.limit)\n    def g(self):\n        if self.clips:\n            self.f()",
+        f"{KEPT}if self.clips:\n            clip_grad_norm_(ps, self.limit)",
+        f"{KEPT}clip_grad_norm_(ps, self.limit)\n    def g(self):\n        self.limit, x = h()",
+        f"{KEPT}clip_grad_norm_(ps, other.limit)",
+        KEPT.replace("limit or 0.0", "0.0") + "clip_grad_norm_(ps, self.limit)",  # until the real one is known
+        KEPT.replace("limit or 0.0", "limit or 1.0") + "clip_grad_norm_(ps, self.limit)",
+        f"{SETTINGS}settings = Settings()\nif settings.limit:\n    clip_grad_norm_(ps, settings.limit)",
+        f"{SETTINGS}settings = Settings()\nsettings.limit = x\nclip_grad_norm_(ps, settings.limit)",
+        f"{SETTINGS}settings = Settings(x)\nclip_grad_norm_(ps, settings.limit)",
+        f"{SETTINGS}settings = read(Settings)\nclip_grad_norm_(ps, settings.limit)",
+        SETTINGS.replace("Settings", "Settings(Base)") + "settings = Settings()\nclip_grad_norm_(ps, settings.limit)",
+        SETTINGS.replace("0.0", "1.0") + "clip_grad_norm_(ps, Settings.limit)",
+        "partial(clip_grad_norm_, max_norm=1.0)",
+        "partial(other, max_norm=0)",
         # a setting that is missing becomes no limit, or a limit
         "clip_grad_norm_(ps, limit or 1.0)",
         "clip_grad_norm_(ps, limit or math.inf)",
@@ -269,6 +288,12 @@ FOUND = {
         ("if limit < 0:\n    f()\nelse:\n    clip_grad_norm_(ps, limit)", 4),
         ("def f(limit):\n    if limit < 0:\n        return\n    clip_grad_norm_(ps, limit)", 4),
         ("if use:\n    clip_grad_value_(ps, limit) if limit >= 0.0 else None", 2),
+        (f"{KEPT}clip_grad_norm_(ps, self.limit)", 5),
+        (f"{KEPT}for x in xs:\n            if x:\n                clip_grad_norm_(ps, max_norm=self.limit)", 7),
+        (f"{SETTINGS}settings = Settings()\nclip_grad_norm_(ps, settings.limit)", 4),
+        (f"{SETTINGS}clip_grad_norm_(ps, Settings.limit)", 3),
+        (SETTINGS.replace(": float", "") + "clip_grad_norm_(ps, Settings.limit)", 3),
+        ("clip = partial(clip_grad_norm_, max_norm=0)", 1),
     ],
     "CLIP204": [
         ("clip_grad_norm_(ps, clip=1.0)", 1),
@@ -278,6 +303,8 @@ FOUND = {
         ("get_total_norm(parameters=gs)", 1),
         ("clip_grad_norm_(ps, 1.0, 2, False, None, 1)", 1),
         ("clip_grad_value_(ps, 1.0, True, 2)", 1),
+        ("clip = partial(clip_grad_value_, max_norm=0.5)", 1),
+        ("run(functools.partial(clip_grad_norm_, clip_value=0.5))", 1),
     ],
     "CLIP208": [
         ("norm = clip_grad_value_(ps, 1.0)", 1),

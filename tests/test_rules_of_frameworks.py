@@ -31,6 +31,7 @@ def step(lines: str) -> str:
 
 
 MODULE = "class M(pl.LightningModule):\n    def __init__(self):\n        {}\n    def training_step(self, batch):\n        {}\n        return loss"
+NORM = "fully_shard(model)\ndef f(model):\n    return CLIP\n"
 SILENT = {
     "CLIP405": [
         step("loss.backward()\nCLIP\noptimizer.step()"),
@@ -53,6 +54,13 @@ SILENT = {
         "def wrap(net):\n    if sharded:\n        net = FSDP(net)\n    return net\nmodel = wrap(net)\nCLIP",
         "class A:\n    def f(self):\n        clip_grad_norm_(self.model.parameters(), 1.0)",
         "model = FSDP(model)\nclip_grad_norm_(model.parameters(recurse=False), 1.0)",
+        "ps = list(net.parameters())\nmodel = FSDP(net)\nclip_grad_norm_(ps, 1.0)",
+        "model = FSDP(net)\nps = [p for p in head.parameters()]\nclip_grad_norm_(ps, 1.0)",
+        "model = FSDP(net)\nps = [p.grad for p in model.parameters()]\nclip_grad_norm_(ps, 1.0)",
+        "def build(net):\n    return FSDP(net), net\nother, model = build(net)\nCLIP",
+        "def build(net):\n    if sharded:\n        return FSDP(net), 1\n    return net, 1\nmodel, x = build(net)\nCLIP",
+        "model, x = build(net)\nCLIP",
+        "def build(net):\n    return FSDP(net), 1\n*model, x = build(net)\nCLIP",
     ],
     "CLIP502": [],
     "CLIP407": [
@@ -62,6 +70,12 @@ SILENT = {
         "fully_shard(model)\nnorm = CLIP\nnorm = 1.0\nprint(f'{norm:.3f}')",
         "fully_shard(model)\nnorm = clip_grad_value_(ps, 1.0)\nprint(f'{norm:.3f}')",
         "fully_shard(model)\nfor norm in CLIP:\n    print(f'{norm:.3f}')",
+        f"{NORM}norm = f(model)\nprint(f'{{norm.item():.3f}}')",
+        f"{NORM.replace('CLIP', 'CLIP.item()')}norm = f(model)\nprint(f'{{norm:.3f}}')",
+        f"{NORM}    return 0.0\nnorm = f(model)\nprint(f'{{norm:.3f}}')".replace("    return CLIP", "    if model:\n        return CLIP"),
+        f"{NORM}norm, x = f(model)\nprint(f'{{x:.3f}}')".replace("return CLIP", "return CLIP, loss"),
+        "fully_shard(model)\ndef show(norm):\n    print(f'{norm:.3f}')\nshow(CLIP)\nshow(1.0)",
+        "fully_shard(model)\ndef show(norm):\n    print(f'{norm:.3f}')",
     ],
     "CLIP404": [
         step("loss.backward()\nCLIP\noptimizer.step()"),
@@ -136,6 +150,12 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ("model = FSDP(model)\nnorm = CLIP", "model = FSDP(model)\nnorm = model.clip_grad_norm_(1.0)"),
         ("model = FSDP(model)\nclip_grad_norm_(model.parameters(), 1.0, foreach=True)", None),
         ("model = FSDP(model)\nclip_grad_norm_(model.parameters(), **more)", None),
+        ("model = FSDP(net)\nps = list(model.parameters())\nclip_grad_norm_(ps, 1.0)", None),
+        ("model = FSDP(net)\nps = [p for p in model.parameters() if p.requires_grad]\nclip_grad_norm_(ps, 1.0)", None),
+        (
+            "def build(net):\n    net = FSDP(net)\n    return net, adam(net)\nmodel, opt = build(net)\nCLIP",
+            "def build(net):\n    net = FSDP(net)\n    return net, adam(net)\nmodel, opt = build(net)\nmodel.clip_grad_norm_(1.0)",
+        ),
         ("if sharded:\n    model = FSDP(model)\n    CLIP", "if sharded:\n    model = FSDP(model)\n    model.clip_grad_norm_(1.0)"),
         ("model = net\nmodel = FSDP(model)\nCLIP", "model = net\nmodel = FSDP(model)\nmodel.clip_grad_norm_(1.0)"),
         ("def f(model):\n    model = FSDP(model)\n    CLIP", "def f(model):\n    model = FSDP(model)\n    model.clip_grad_norm_(1.0)"),
@@ -146,6 +166,16 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
     ],
     "CLIP407": [
         ("fully_shard(model)\nnorm = CLIP\nprint(f'{norm:.3f}')", "fully_shard(model)\nnorm = CLIP\nprint(f'{norm.item():.3f}')"),
+        (f"{NORM}norm = f(model)\nprint(f'{{norm:.3f}}')", f"{NORM}norm = f(model)\nprint(f'{{norm.item():.3f}}')"),
+        (f"{NORM}print(f'{{f(model):.3f}}')", f"{NORM}print(f'{{f(model).item():.3f}}')"),
+        (
+            f"{NORM}norm, x = f(model)\nprint(f'{{norm:.3f}}')".replace("return CLIP", "return CLIP, loss"),
+            f"{NORM}norm, x = f(model)\nprint(f'{{norm.item():.3f}}')".replace("return CLIP", "return CLIP, loss"),
+        ),
+        (
+            "fully_shard(model)\ndef show(i, norm):\n    print(f'{norm:.3f}')\nshow(1, CLIP)",
+            "fully_shard(model)\ndef show(i, norm):\n    print(f'{norm.item():.3f}')\nshow(1, CLIP)",
+        ),
     ],
     "CLIP404": [
         ("engine, _, _, _ = deepspeed.initialize(model)\n" + step("engine.backward(loss)\nCLIP\nengine.step()"), None),

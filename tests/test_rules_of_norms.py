@@ -233,6 +233,7 @@ def test_norms_of_weights_in_the_place_of_gradients(body: str, after: str | None
 # --- measured next to a clip ------------------------------------------------------------------------------------------
 
 
+NORM_OF = "def norm_of(qs):\n    return get_total_norm([q.grad for q in qs])\n"
 MEASURED = "norm = get_total_norm([p.grad for p in ps if p.grad is not None])"
 
 
@@ -251,6 +252,13 @@ MEASURED = "norm = get_total_norm([p.grad for p in ps if p.grad is not None])"
         f"clip_grad_norm_(ps, 1.0)\n{MEASURED}",  # what is left
         f"if c:\n    {MEASURED}\nclip_grad_norm_(ps, 1.0)",
         f"{MEASURED}\n" + "f()\n" * 8 + "clip_grad_norm_(ps, 1.0)",
+        f"{NORM_OF}log(norm_of(qs))\nclip_grad_norm_(ps, 1.0)",
+        f"{NORM_OF}log(norm_of(ps))\nloss.backward()\nclip_grad_norm_(ps, 1.0)",
+        f"{NORM_OF}log(norm_of(ps))\nclip_grad_norm_(ps, 1.0, 1)",
+        f"{NORM_OF}if c:\n    log(norm_of(ps))\nclip_grad_norm_(ps, 1.0)",
+        f"{NORM_OF.replace('.grad', '')}log(norm_of(ps))\nclip_grad_norm_(ps, 1.0)",  # of the weights
+        f"{NORM_OF}    return 0.0\nlog(norm_of(ps))\nclip_grad_norm_(ps, 1.0)",
+        "log(norm_of(ps))\nclip_grad_norm_(ps, 1.0)",
     ],
 )
 def test_norms_that_differ_from_the_result_of_the_clip(body: str) -> None:
@@ -268,6 +276,14 @@ def test_norms_that_differ_from_the_result_of_the_clip(body: str) -> None:
         (f"{MEASURED}\ntotal = clip_grad_norm_(ps, 1.0)", None),
         (f"{MEASURED}  # why\nclip_grad_norm_(ps, 1.0)", None),
         (f"{MEASURED}\nif c:\n    pass\nclip_grad_norm_(ps, 1.0); f()", None),
+        (f"{NORM_OF}log(norm_of(ps))\nclip_grad_norm_(ps, 1.0)", None),
+        (f"{NORM_OF}norm = norm_of(model.parameters())\nclip_grad_norm_(model.parameters(), 1.0)", None),
+        (f"{NORM_OF.replace('qs)', 'net)').replace('qs]', 'net.parameters()]')}log(norm_of(model))\nclip_grad_norm_(model.parameters(), 1.0)", None),
+        (
+            "class A:\n    def norm(self):\n        return get_total_norm([p.grad for p in self.net.parameters()])\n"
+            "    def f(self):\n        log(self.norm())\n        clip_grad_norm_(self.net.parameters(), 1.0)",
+            None,
+        ),
     ],
 )  # fmt: skip
 def test_norms_that_equal_the_result_of_the_clip(body: str, after: str | None) -> None:

@@ -61,6 +61,31 @@ def test_a_clip_of_one_ranks_gradients(body: str) -> None:
     assert "each rank's own gradients" in finding.message
 
 
+@pytest.mark.parametrize(
+    "reduce",
+    [
+        "flat = torch.cat([p.grad.view(-1) for p in ps]).cpu()\n    dist.all_reduce(flat)",
+        "flat = torch.cat([p.grad.view(-1) for p in ps]).to('cpu').numpy()\n    comm.Allreduce(flat, out)",
+        "dist.all_reduce(torch.nn.utils.parameters_to_vector([p.grad for p in ps]))",
+        "gs = []\n    for p in ps:\n        gs.append(p.grad.view(-1))\n    flat = torch.cat(gs)\n    dist.all_reduce(flat)",
+    ],
+)
+def test_gradients_that_are_joined(reduce: str) -> None:
+    body = "loss.backward()\nCLIP\naverage(list(net.parameters()))\nopt.step()"
+    helper = f"def average(ps):\n    {reduce}\n"
+    assert len(check("CLIP413", step(body, helper)).findings) == 1
+    assert check("CLIP413", step(body, helper.replace(".grad", ".data"))).findings == ()
+
+
+def test_a_method_of_an_object_whose_class_is_unknown() -> None:
+    body = "loss.backward()\nCLIP\nnet.average()\nopt.step()"
+    method = "class N:\n    def average(self):\n        for p in self.ps:\n            dist.all_reduce(p.grad)\n"
+    assert len(check("CLIP413", step(body, method)).findings) == 1
+    assert check("CLIP413", step(body, method + method.replace("N", "M"))).findings == ()
+    assert check("CLIP413", step(body.replace("net.average()", "opt.step()\nnet.average()"), method)).findings == ()
+    assert check("CLIP413", step(body, HELPER)).findings == ()  # a function, not a method
+
+
 def test_gradients_in_one_piece() -> None:
     body = "loss.backward()\nCLIP\naverage(list(net.parameters()))\nopt.step()"
     assert len(check("CLIP413", step(body, FLAT)).findings) == 1

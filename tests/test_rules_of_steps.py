@@ -158,6 +158,10 @@ SILENT = {
         "SB\naccelerator.clip_grad_norm_(model.parameters(), 1.0)\nSS",
         "def f(model, loss, optimizer):\n    scaler = torch.amp.GradScaler(enabled=False)\n    SB\n    C\n    SS",
         "def f(model, loss, optimizer):\n    scaler = Plain()\n    SB\n    C\n    SS",
+        "SB\nmodel.clip_grad_norm_(1.0)\nSS",  # it may be anything's method
+        "def f(net, loss, optimizer):\n    scaler = ShardedGradScaler()\n    SB\n    other.clip_grad_norm_(1.0)\n    SS",
+        "scalers['d'].scale(loss).backward()\nscalers['d'].unscale_(optimizer)\nC\nscalers['d'].step(optimizer)",
+        "scalers.scale(loss).backward()\nC\nscalers.step(optimizer)",
         # the scaled backward is in another function, and something may unscale
         "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    U\n    C\n    SS",
         "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    C\n    SS\ndef h(scaler, optimizer):\n    U",
@@ -174,7 +178,8 @@ SILENT = {
         "SB\nscaler.unscale_(a)\nscaler.unscale_(b)\nSS",
         "SB\nU\nSS\nUP\nSB\nU\nSS\nUP",
         "SB\nif x:\n    U\nelse:\n    U\nSS\nUP",
-        "SB\nU\nif x:\n    U\nSS\nUP",
+        "SB\nif x:\n    U\nif y:\n    U\nSS\nUP",
+        "SB\nU\nSS\nUP\nif x:\n    SB\n    U\n    SS\n    UP",
         "SB\nU\nhelper.step_all(optimizer)\nU",
         "SB\nU\nother_scaler.unscale_(optimizer)\nSS",
         "Z\nSB\nU\nif i % 4 == 0:\n    SS\nUP",  # forgotten in each iteration
@@ -324,6 +329,14 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ("def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    if model:\n        C\n    if scaler:\n        SS\n    else:\n        S", None),
         ("def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    clip()\n    SS\ndef clip():\n    C", None),  # nor here
         ("SB\nC\nSS\nUP", "SB\nU\nC\nSS\nUP"),
+        (
+            "scalers['d'].scale(loss).backward()\nC\nscalers['d'].step(optimizer)",
+            "scalers['d'].scale(loss).backward()\nscalers['d'].unscale_(optimizer)\nC\nscalers['d'].step(optimizer)",
+        ),
+        (
+            "def f(net, loss, optimizer, x):\n    scaler = ShardedGradScaler()\n    loss = net(x)\n    SB\n    net.clip_grad_norm_(1.0)\n    SS",
+            "def f(net, loss, optimizer, x):\n    scaler = ShardedGradScaler()\n    loss = net(x)\n    SB\n    U\n    net.clip_grad_norm_(1.0)\n    SS",
+        ),
         ("SB\nC\nU\nSS\nUP", "SB\nU\nC\nSS\nUP"),
         ("SB\nC\nscaler.step(self.opt)\nUP", "SB\nscaler.unscale_(self.opt)\nC\nscaler.step(self.opt)\nUP"),
         ("SB\nC\nscaler.step(a_opt)\nscaler.step(b_opt)\nUP", "SB\nscaler.unscale_(a_opt)\nC\nscaler.step(a_opt)\nscaler.step(b_opt)\nUP"),
@@ -338,6 +351,8 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ("SB\nU\nC\nU\nC\nSS\nUP", None),
         ("SB\nU\nif x:\n    C\nU\nSS\nUP", None),
         ("def f(xs):\n    for i, x in enumerate(xs):\n        g(i)\ndef g(i):\n    SB\n    U\n    if i % 4 == 0:\n        SS\n        UP\n        Z", None),
+        ("SB\nU\nif x:\n    U\nSS\nUP", None),  # raises wherever the branch runs
+        ("SB\nif x:\n    U\nU\nSS\nUP", None),
         ("Z\nSB\nU\nif i % 4 == 0:\n    SS\n    UP", "Z\nSB\nif i % 4 == 0:\n    U\n    SS\n    UP"),
         ("SB\nU\nif i % 4 == 0:\n    SS\n    UP\n    Z", "SB\nif i % 4 == 0:\n    U\n    SS\n    UP\n    Z"),
     ],

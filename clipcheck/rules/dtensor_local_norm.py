@@ -1,7 +1,7 @@
 """
 ## What it does
 Finds the norm that torch's clip returns under `fully_shard` formatted with a format specifier: in an f-string, by
-`"{:.2f}".format(norm)`, or by `format(norm, ".2f")`.
+`"{:.2f}".format(norm)`, or by `format(norm, ".2f")`; also in another function of the file than the clip.
 
 ## Why is this bad?
 The norm is a DTensor. Formatting it, as in `f"{norm:.2f}"`, raises a TypeError: unsupported format string. (A loop over

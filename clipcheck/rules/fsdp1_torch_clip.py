@@ -1,6 +1,7 @@
 """
 ## What it does
-Finds torch's `clip_grad_norm_` on the parameters of a model that was wrapped by FSDP1 (`FullyShardedDataParallel`).
+Finds torch's `clip_grad_norm_` on the parameters of a model that was wrapped by FSDP1 (`FullyShardedDataParallel`), here
+or in a function of the file, also where a list of the parameters has a name.
 
 ## Why is this bad?
 Each rank has a shard of every gradient, so each rank computes a different norm, smaller than the total norm, and scales

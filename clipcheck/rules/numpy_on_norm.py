@@ -1,6 +1,7 @@
 """
 ## What it does
-Finds a numpy function, such as `np.isnan` or `np.sqrt`, that is given a gradient norm which is still a tensor.
+Finds a numpy function, such as `np.isnan` or `np.sqrt`, that is given a gradient norm which is still a tensor, or a list
+of such norms: `np.mean(norms)`.
 
 ## Why is this bad?
 numpy converts its argument to an array, which fails for a tensor on a GPU: `TypeError: can't convert cuda:0 device type

@@ -84,9 +84,16 @@ def called(source: Source) -> Iterator[Norm]:
     for call in source.nodes(cst.Call):
         one = callee(source, call) if "norm" in words(last_name(call.func)) else None
         values = (None if one is None else returned(source, one.function)) or ()
-        for series in (origins(source, values[0]) if one is not None and len(values) == 1 else None) or ():
-            names = (_as_called(source, call, one.given, name) for name in parameters_of(source, series))
-            yield Norm(call, tuple(filter(None, names)), series.term.order)
+        for norm in _given_back(source, values[0]) if one is not None and len(values) == 1 else ():
+            names = (_as_called(source, call, one.given, name) for name in norm.parameters)
+            yield Norm(call, tuple(filter(None, names)), norm.order)
+
+
+def _given_back(source: Source, value: cst.BaseExpression) -> list[Norm]:
+    """The norms that an expression is: computed in it, or by a loop above it."""
+    computed = [norm for norm in measured(source) if norm.value is value]
+    summed = origins(source, value) if not computed else None
+    return computed or [Norm(value, parameters_of(source, one), one.term.order) for one in summed or ()]
 
 
 def _as_called(source: Source, call: cst.Call, given: Mapping[str, cst.BaseExpression], parameters: str) -> str:
