@@ -38,8 +38,10 @@ def is_own(node: cst.Attribute) -> bool:
 @memo
 def _tested(source: Source) -> frozenset[str]:
     """The attributes that a test in the file looks at."""
-    tests: list[cst.CSTNode] = [node.test for node in source.nodes(cst.If, cst.IfExp, cst.While, cst.Assert)]
-    tests += source.nodes(cst.BooleanOperation, cst.Comparison)
+    tests: list[cst.CSTNode] = list(source.nodes(cst.BooleanOperation, cst.Comparison))
+    tests += (node.test for node in source.nodes(cst.If))
+    tests += (node.test for node in source.nodes(cst.IfExp))
+    tests += (node.test for node in source.nodes(cst.While))
     return frozenset(
         inner.attr.value for test in tests for inner in source.walk(test) if isinstance(inner, cst.Attribute)
     )
@@ -48,7 +50,9 @@ def _tested(source: Source) -> frozenset[str]:
 @memo
 def _written(source: Source) -> frozenset[str]:
     """The attributes of other objects than `self` that the file assigns."""
-    targets = (node.target for node in source.nodes(cst.AssignTarget, cst.AnnAssign, cst.AugAssign))
+    targets = [node.target for node in source.nodes(cst.AssignTarget)]
+    targets += (node.target for node in source.nodes(cst.AnnAssign))
+    targets += (node.target for node in source.nodes(cst.AugAssign))
     return frozenset(target.attr.value for target in targets if isinstance(target, cst.Attribute))
 
 

@@ -83,10 +83,11 @@ def called(source: Source) -> Iterator[Norm]:
     """The norms that functions of the file return, `grad_norm(model)`, where they are called."""
     for call in source.nodes(cst.Call):
         one = callee(source, call) if "norm" in words(last_name(call.func)) else None
-        values = (None if one is None else returned(source, one.function)) or ()
-        for norm in _given_back(source, values[0]) if one is not None and len(values) == 1 else ():
-            names = (_as_called(source, call, one.given, name) for name in norm.parameters)
-            yield Norm(call, tuple(filter(None, names)), norm.order)
+        match returned(source, one.function) if one is not None else None:
+            case [value] if one is not None:
+                for norm in _given_back(source, value):
+                    names = (_as_called(source, call, one.given, name) for name in norm.parameters)
+                    yield Norm(call, tuple(filter(None, names)), norm.order)
 
 
 def _given_back(source: Source, value: cst.BaseExpression) -> list[Norm]:
