@@ -21,7 +21,7 @@ from hypothesis import strategies as st  # noqa: E402
 from torch import nn  # noqa: E402
 
 from clipcheck import runtime  # noqa: E402
-from clipcheck.runtime import cpu, plain, reference, rows  # noqa: E402
+from clipcheck.runtime import cpu, plain, reference, sixteen  # noqa: E402
 
 torch_clip = torch.nn.utils.clip_grad_norm_
 INF = math.inf
@@ -144,8 +144,8 @@ def test_16_bit_gradients_with_and_without_the_kernel_of_torch(
     dtype: torch.dtype, kernel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Older builds of torch may not have one that sums them in float32."""
-    assert rows.has_squares(dtype)
-    monkeypatch.setattr(rows, "has_squares", lambda _: kernel)
+    assert sixteen.has_squares(dtype)
+    monkeypatch.setattr(sixteen, "has_squares", lambda _: kernel)
     monkeypatch.setattr(cpu, "is_serial_better", lambda: False)
     grads = [
         grad.to(dtype) for grad in (torch.randn(900, 1000), torch.randn(700, 600).T, torch.randn(1300, 900)[:, ::2])

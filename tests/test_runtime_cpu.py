@@ -16,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from clipcheck import runtime  # noqa: E402
-from clipcheck.runtime import cpu, cpu_plan, load, reference, rows  # noqa: E402
+from clipcheck.runtime import cpu, cpu_plan, load, reference, sixteen  # noqa: E402
 
 INF = math.inf
 
@@ -37,11 +37,11 @@ def test_many_gradients_that_are_concatenated(dtype: torch.dtype, size: int) -> 
 
 
 def test_the_16_bit_kernel_takes_so_many_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "ROWS", 100)
+    monkeypatch.setattr(sixteen, "ROWS", 100)
     grad = torch.randn(90_007).bfloat16()
-    sums = list(rows.squares(grad))
+    sums = list(sixteen.squares(grad))
     assert max(map(len, sums)) == 100
-    assert sum(map(len, sums)) == 90_007 // rows.LONG + 1
+    assert sum(map(len, sums)) == 90_007 // sixteen.LONG + 1
     assert math.sqrt(torch.cat(sums).double().sum()) == pytest.approx(reference.total_norm([grad]), rel=1e-7)
 
 
@@ -168,6 +168,45 @@ def test_nothing_waits_for_cores_that_are_busy(monkeypatch: pytest.MonkeyPatch) 
         assert len(sizes) > 20 and max(sizes) < load.GRAIN
         for grad, exact in zip(grads, want, strict=True):
             torch.testing.assert_close(grad.double(), exact, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=0)
+
+
+@pytest.mark.parametrize("factor", [0.3, 0.999999, 1e-3, 1e-30])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_small_16_bit_gradients_are_scaled_to_the_bit_as_torch_scales_them(dtype: torch.dtype, factor: float) -> None:
+    every = torch.arange(65_536).to(torch.int16).view(dtype)
+    every = every[every.isfinite()]
+    matrix = torch.randn(60, 64).to(dtype)
+    grads = [every[:16_383], every[-16_384:], matrix, matrix.t().clone().t(), torch.zeros(0, dtype=dtype), every[:1][0]]
+    ours, theirs = [grad.clone() for grad in grads], [grad.clone() for grad in grads]
+    cpu.scale_([ours], factor)
+    torch._foreach_mul_(theirs, torch.tensor(factor, dtype=torch.float32))
+    for own, other in zip(ours, theirs, strict=True):
+        assert torch.equal(own.view(torch.int16), other.view(torch.int16))
+
+
+def test_without_its_function_16_bit_gradients_are_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    grads = [torch.randn(size).half() for size in (10, 20_000, 300)]
+    want = [grad * torch.tensor(0.3) for grad in grads]
+    monkeypatch.setattr(sixteen, "has_scaling", lambda _: False)
+    cpu.scale_([grads], 0.3)
+    assert all(map(torch.equal, grads, want))
+
+
+def test_a_torch_without_the_function_for_16_bits_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = sixteen.has_scaling.__wrapped__
+    assert not ask(torch.float32) and not ask(torch.float64)
+
+    def missing(*_: object) -> None:
+        raise NotImplementedError("not on this device")
+
+    def rounds_the_factor(grads: list[torch.Tensor], _: object, factor: torch.Tensor) -> None:
+        torch._foreach_mul_(grads, factor.to(grads[0].dtype))
+
+    for other in (missing, rounds_the_factor):
+        monkeypatch.setattr(torch, "_amp_foreach_non_finite_check_and_unscale_", other)
+        assert not ask(torch.bfloat16)
+    monkeypatch.delattr(torch, "_amp_foreach_non_finite_check_and_unscale_")
+    assert not ask(torch.bfloat16)
 
 
 def test_torch_has_one_thread_below_the_grain() -> None:

@@ -16,16 +16,13 @@ import torch
 from torch import Tensor
 
 from clipcheck.runtime.load import GRAIN
+from clipcheck.runtime.sixteen import SIXTEEN
 
 ALONE, ALONE_OF_16 = 6_144, 16_384  # gradients with fewer (16-bit) elements are concatenated: a call costs more
 LONGEST, SHORT_ROWS = 256, 104  # elements per row: shorter rows take more time, longer ones round more
 SHORTEST = 64  # elements: rows of a matrix are used as they are from this length on
 MANY = 131_072  # elements of all gradients: from this number on, rows are long
 COPIED = 4_194_304  # elements of small float16 gradients: from MANY to this number, rows of a copy are used
-SQUARED = 262_144  # elements: 16-bit gradients with more are squared by the kernel of `squares`
-LONG, SHORT = 256, 32  # elements per row of bfloat16 and float16, where sums of squares are rounded from the fifth on
-ROWS = 524_288  # rows of a matrix for the 16-bit kernel: 2 MB of sums
-SIXTEEN = frozenset({torch.float16, torch.bfloat16})
 
 # A gradient as a matrix of rows, or several gradients to be concatenated, below GRAIN elements.
 Piece: TypeAlias = Tensor | list[Tensor]
@@ -163,44 +160,6 @@ def length(count: int, longest: int) -> int:
     return next((each for each in range(longest, 79, -8) if count % each == 0), longest)
 
 
-def squares(vector: Tensor) -> Iterator[Tensor]:
-    """Yields the sums of squares of rows of a contiguous vector whose dtype `has_squares`, in float32.
-
-    torch rounds the norms of 16-bit rows to 16 bits. The backward of group normalization does not: with mean 0 and
-    deviation 1, the gradient of its scale is, for each channel, the sum of input times gradient, here the sum of
-    squares. It reads 16 bits and sums in float32, vectorized and on all threads. (Wu and He 2018, arXiv:1803.08494.)
-    """
-    across = SHORT if vector.dtype == torch.float16 else LONG
-    whole = vector.numel() // across * across
-    for rows in torch.split(vector[:whole].view(-1, across), ROWS):
-        yield _squares(rows)
-    if whole < vector.numel():
-        yield _squares(vector[whole:].view(1, -1))
-
-
-def _squares(rows: Tensor) -> Tensor:
-    mean, deviation = _standard()
-    channels, elements = rows.shape
-    weight = mean.expand(1, channels)  # the backward uses only its shape and dtype
-    input = rows.unsqueeze(0)
-    backward = torch.ops.aten.native_group_norm_backward.default
-    sums: Tensor = backward(input, input, mean, deviation, weight[0], 1, channels, elements, 1, [False, True, False])[1]
-    return sums
-
-
-@functools.cache
-def has_squares(dtype: torch.dtype) -> bool:
-    """Tests whether this torch sums 16-bit values in float32: 256 integers whose sum of squares has 23 bits."""
-    if dtype not in SIXTEEN:
-        return False
-    whole = torch.arange(256, device="cpu", dtype=torch.float32)
-    try:
-        sums = _squares(whole.to(dtype).view(1, -1))
-    except RuntimeError:
-        return False
-    return sums.dtype == torch.float32 and sums.item() == whole.square().sum().item()
-
-
 def _in_memory(grad: Tensor) -> Tensor | None:
     """Returns a contiguous view of, say, a transposed or channels_last tensor, with the elements in memory order.
 
@@ -221,11 +180,3 @@ def _parts(grad: Tensor) -> Iterator[Tensor]:
     outer = max((dim for dim in range(grad.dim()) if grad.size(dim) > 1), key=grad.stride)
     for part in torch.split(grad, max(1, grad.size(outer) * limit // grad.numel()), outer):
         yield from _parts(part)
-
-
-@functools.cache
-def _standard() -> tuple[Tensor, Tensor]:
-    """The mean 0 and the deviation 1 of one group."""
-    with torch.inference_mode(False):
-        mean = torch.zeros((1, 1), device="cpu", dtype=torch.float32)
-        return mean, torch.ones_like(mean)
