@@ -242,6 +242,22 @@ def total_norm():
     assert codes(text) >= {"CLIP005"}
 
 
+def test_norms_that_another_function_puts_into_a_table() -> None:
+    text = """\
+import torch
+
+norms = {}
+
+def collect(model):
+    for name, p in model.named_parameters():
+        norms[name] = p.grad.norm(2).item()
+
+def total_norm():
+    return sum(n ** 2 for n in norms.values()) ** 0.5
+"""
+    assert codes(text) >= {"CLIP001"}
+
+
 def test_gradients_that_a_default_binds() -> None:
     text = """\
 import torch

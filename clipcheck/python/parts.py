@@ -37,7 +37,8 @@ class Parts(NamedTuple):
 
     Words are identifiers, `.x` for the attribute x or an import of it, `def x` for a definition, `'x'` for a string
     that is a name or a dotted path with x in it, `<For>` for a node of that type; `x=` where x may be bound to a list,
-    `[]x` to an empty one, `global x`, and `+x` where code outside functions reads it.
+    `[]x` to an empty one, `{}x` to an empty table, `x[]=` where an entry is set, `global x`, and `+x` where code outside
+    functions reads it.
     """
 
     outside: Words
@@ -88,13 +89,15 @@ class Giver(NamedTuple):
 
 
 def givers(split: Parts) -> list[Giver]:
-    """The functions that set a `global` variable, or add to a list of the module."""
-    lists = _with("[]", split.outside)
+    """The functions that set a `global` variable, or add to a list or a table of the module."""
+    lists, tables = _with("[]", split.outside), _with("{}", split.outside)
     found: list[Giver] = []
     for function in split.functions:
-        if b"global" in function.text or (lists and b"append" in function.text):
+        adds = b"append" in function.text or b"[" in function.text
+        if b"global" in function.text or (adds and any(name.encode() in function.text for name in lists | tables)):
             words = function.words()
-            names = _with("global ", words) | (lists & words if "append" in words else frozenset())
+            added = lists & words if "append" in words else frozenset()
+            names = added | {name for name in tables if f"{name}[]=" in words} | _with("global ", words)
             found += [Giver(names, words)] if names else []
     return found
 
@@ -198,9 +201,9 @@ def _of_assignment(node: ast.Assign) -> Iterable[str]:
 
 
 def _of_binding(targets: Sequence[ast.expr], value: ast.expr | None) -> Iterable[str]:
-    """`x=` for each variable that may be bound to a list of something, or to nothing yet, `[]x` for an empty list."""
+    """`x=` for each variable that may be bound to a list of something, or to nothing yet; `[]x` and `{}x` for empty ones."""
     values = value.elts if type(value) is ast.Tuple and value.elts else [value]
-    marks = [mark for mark, is_one in (("{}=", _may_be_list), ("[]{}", _is_empty_list)) if any(map(is_one, values))]
+    marks = [mark for mark, is_one in _OF_BINDING.items() if any(map(is_one, values))]
     names = [name.id for target in targets for name in ast.walk(target) if type(name) is ast.Name] if marks else ()
     return [mark.format(name) for mark in marks for name in names]
 
@@ -217,6 +220,16 @@ def _is_empty_list(value: ast.expr | None) -> bool:
         case ast.List(elts=[]) | ast.Call(func=ast.Name(id="list"), args=[]):
             return True
     return False
+
+
+def _is_empty_table(value: ast.expr | None) -> bool:
+    match value:
+        case ast.Dict(keys=[]) | ast.Call(func=ast.Name(id="dict"), args=[]):
+            return True
+    return False
+
+
+_OF_BINDING = {"{}=": _may_be_list, "[]{}": _is_empty_list, "{{}}{}": _is_empty_table}
 
 
 def _of_value(node: ast.Assign) -> Iterable[str]:
@@ -244,7 +257,12 @@ def _is_same(one: ast.AST, other: ast.AST) -> bool:
 
 
 def _of_subscript(node: ast.Subscript) -> Iterable[str]:
-    return (f".{node.value.attr}[]",) if type(node.value) is ast.Attribute else ()
+    match node:
+        case ast.Subscript(value=ast.Attribute(attr=name)):
+            return (f".{name}[]",)
+        case ast.Subscript(value=ast.Name(id=name), ctx=ast.Store()):
+            return (f"{name}[]=",)
+    return ()
 
 
 def _of_import(path: str | None) -> Iterable[str]:
