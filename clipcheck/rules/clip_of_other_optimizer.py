@@ -109,7 +109,8 @@ def _starts_anew(source: Source, step: Event) -> bool:
 
 
 def _same(source: Source, one: Event, other: Event) -> bool:
-    return None not in (one.subject, other.subject) and source.spelled(one.subject) == source.spelled(other.subject)
+    names = [event.subject and source.spelled(event.subject) for event in (one, other)]
+    return None not in names and names[0] == names[1]
 
 
 def _is_clipped(source: Source, clip: Event, step: Event) -> bool:
@@ -133,7 +134,8 @@ def _fix(source: Source, clip: Event, step: Event) -> Fix | None:
     """Pass what the optimizer was created with, if that is `net.parameters()` and `net` has the same name in both places."""
     if clip.is_called or step.is_called or clip.subject is None or step.subject is None:
         return None
-    match assigned(source, step.subject):
+    made = assigned(source, step.subject)
+    match made:
         case cst.Call(
             args=[
                 cst.Arg(
@@ -144,9 +146,9 @@ def _fix(source: Source, clip: Event, step: Event) -> Fix | None:
                 *_,
             ]
         ):
-            here = source.function(clip.subject) is source.function(
-                clip.node
-            )  # not in a partial that was made elsewhere
-            if here and isinstance(clip.subject, cst.Call):
+            # not in a partial that was made elsewhere
+            is_listed_here = source.function(clip.subject) is source.function(clip.node)
+            is_known_here = source.function(made) is source.function(clip.node) or source.spelled(given)[:5] == "self."
+            if is_listed_here and is_known_here and isinstance(clip.subject, cst.Call):
                 return Fix(TITLE, Safety.UNSAFE, (replace(source, clip.subject, source.code(given)),))
     return None

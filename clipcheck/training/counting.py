@@ -281,9 +281,9 @@ class _Look(NamedTuple):
                 return raised and (not reset or self._attribute_is_set(bindings))
             case cst.Attribute() if self.loop is not None:
                 places = _attributes_assigned(self.source).get(self.source.spelled(node), ())
-                here = [self.source.parent(place) for place in places if contains(self.source, self.loop, place)]
-                raised = any(isinstance(statement, cst.AugAssign) for statement in here)
-                return raised and (not reset or not all(isinstance(statement, cst.AugAssign) for statement in here))
+                inside = [self.source.parent(place) for place in places if contains(self.source, self.loop, place)]
+                raised = any(isinstance(statement, cst.AugAssign) for statement in inside)
+                return raised and (not reset or not all(isinstance(statement, cst.AugAssign) for statement in inside))
         return False
 
     def _attribute_is_set(self, bindings: list[tuple[cst.Attribute, cst.BaseExpression | None]]) -> bool:
