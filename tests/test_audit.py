@@ -630,6 +630,51 @@ def test_a_step_that_calls_the_step_of_its_base_class_is_one_step() -> None:
     assert (part.steps, len(part.norms.before)) == ({"clipped": 3}, 3)
 
 
+def test_a_fault_is_counted_once_for_a_step_whose_closure_runs_several_times() -> None:
+    def train() -> None:
+        layer = nn.Linear(4, 1)
+        optimizer = torch.optim.LBFGS(layer.parameters(), lr=0.1, max_iter=5)
+        inputs = torch.randn(16, 4)
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = (layer(inputs) - inputs.sum(1, keepdim=True)).square().mean()
+            loss.backward()
+            return loss
+
+        for _ in range(3):
+            clip_grad_norm_(layer.parameters(), 0.1)
+            optimizer.step(closure)
+
+    report = watched(train)
+    (fault,) = report.faults
+    assert len(report.optimizers[0].norms.before) > 3
+    assert (fault.code, fault.times, fault.of) == ("CLIP109", 3, 3)
+
+
+def test_norms_of_a_fused_optimizer_that_unscales_in_its_step() -> None:
+    """It is given the scale of the GradScaler, and the gradients are still scaled when its step begins."""
+
+    def train(is_scaled: bool) -> None:
+        torch.manual_seed(0)
+        layer = nn.Linear(4, 1)
+        try:
+            optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+        except RuntimeError as error:
+            pytest.skip(str(error))
+        scaler = torch.amp.GradScaler("cpu", enabled=is_scaled)
+        for _ in range(3):
+            optimizer.zero_grad()
+            scaler.scale(layer(torch.randn(8, 4)).square().mean()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+
+    alone, scaled = (watched(lambda kind=kind: train(kind)).optimizers[0] for kind in (False, True))
+    assert (alone.steps, scaled.steps) == ({"unclipped": 3}, {"unclipped": 3})
+    assert scaled.norms.before == pytest.approx(alone.norms.before, rel=1e-4)
+    assert scaled.norms.after == pytest.approx(alone.norms.after, rel=1e-4)
+
+
 def test_steps_after_one_that_has_raised() -> None:
     """As for want of memory: the program drops the batch and goes on."""
 

@@ -21,7 +21,7 @@ _READING = {"item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__"
 
 
 class Reads(TorchFunctionMode):
-    """Counts how often Python reads a value on the device of the gradients while it is entered: on a GPU, each time is a wait."""
+    """Counts how often Python reads a value on the device of the gradients while it is entered: on a GPU, each synchronizes."""
 
     count = 0
 

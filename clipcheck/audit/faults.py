@@ -69,6 +69,6 @@ STRANGERS = (
     Fault("lost", "CLIP404", "C", r"", "^backward deepspeed/", "clips beside DeepSpeed, whose engine has the gradients and clips by itself"),
     Fault("lost", "CLIP105", "C", r"", "^spent$", "gets an iterator that was read before: nothing is clipped"),
     Fault("lost", "CLIP106", "C", r"", "^no parameters$", "gets gradients or other tensors without a `.grad`, not parameters: nothing is clipped"),
-    Fault("lost", "", "C", r"", "", "clips tensors that no optimizer steps that was seen"),
+    Fault("lost", "", "C", r"", "", "clips tensors that no optimizer steps, as far as this run shows"),
 )
 # fmt: on

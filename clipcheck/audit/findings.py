@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -186,7 +186,7 @@ def _first_of_each(table: Collection[Fault], kind: str, word: str, facts: str) -
 
 def counted(steps: list[Step], found: list[list[tuple[Fault, Event]]]) -> list[Finding]:
     """What was found in all steps, each line once; faults first."""
-    times: Counter[tuple[Fault, Site]] = Counter()
+    numbers: defaultdict[tuple[Fault, Site], set[int]] = defaultdict(set)  # of the steps
     early: dict[Site, Fault] = {}  # before the first step: the same line is not after the step before later ones
     for step, of in zip(steps, found, strict=True):
         seen = {(fault, event.site) for fault, event in of}
@@ -194,8 +194,10 @@ def counted(steps: list[Step], found: list[list[tuple[Fault, Event]]]) -> list[F
             early = {site: fault for fault, site in seen if fault.code in ("CLIP102", "CLIP109")}
         if step.end is None and any(one.how == "clipped" for one in steps):  # another line may clip the next step
             seen = {(fault, site) for fault, site in seen if fault.group != "lost"}
-        times.update((early.get(site, f) if f.code == "CLIP101" else f, site) for f, site in seen)
-    listed = [_finding(fault, site, often, len(steps) - 1) for (fault, site), often in times.items()]
+        for fault, site in seen:
+            numbers[early.get(site, fault) if fault.code == "CLIP101" else fault, site].add(step.number)
+    of = len({step.number for step in steps if step.end})
+    listed = [_finding(fault, site, len(times), of) for (fault, site), times in numbers.items()]
     return sorted(listed, key=lambda one: (not one.is_fault, -one.times, one.code))
 
 

@@ -179,7 +179,7 @@ def _of_times(times: figures.Times) -> Iterator[str]:
     yield f"  time     {said}"
     if times.reads is not None:
         reads = _count(times.reads, "value")
-        yield f"  time     a call reads {reads} of the gradients' device: on a GPU, each is a wait"
+        yield f"  time     a call reads {reads} of the gradients' device: on a GPU, each synchronizes"
 
 
 def _seconds(seconds: float) -> str:

@@ -283,6 +283,8 @@ class Watch:
         self.is_clipping = True  # it is a call of our own; an error ends the watch
         norm = runtime.get_total_norm(values) if values else None
         self.is_clipping = False
+        if norm is not None and (scale := getattr(optimizer, "grad_scale", None)) is not None:
+            norm = norm / scale.to(norm.device)  # a fused optimizer unscales inside its step
         return Event(
             "p" if self.backwards else "s",
             self._with_gradient(optimizer),
