@@ -13,7 +13,7 @@ import subprocess
 import sys
 import textwrap
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -794,9 +794,12 @@ def written(folder: Path, body: str, more: str = "") -> Path:
     return path
 
 
-def run(*words: str | Path, folder: Path, start: tuple[str, ...] = ("-m", "clipcheck", "audit")) -> Any:
+def run(
+    *words: str | Path, folder: Path, start: tuple[str, ...] = ("-m", "clipcheck", "audit"), paths: Sequence[Path] = ()
+) -> Any:
     """In a process of its own, which takes seconds to start."""
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(map(str, (PROJECT, *paths)))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *start, *map(str, words)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
@@ -859,6 +862,18 @@ def test_a_module_runs(tmp_path: Path) -> None:
     assert "3 of 3 used clipped gradients" in done.stdout
 
 
+def test_a_package_of_the_user_or_the_system_is_not_the_users_code(tmp_path: Path) -> None:
+    """It may be installed outside of the environment that runs."""
+    packages = tmp_path / "lib" / "dist-packages"
+    packages.mkdir(parents=True)
+    (packages / "trainers.py").write_text(
+        "import torch\ndef clip(layer):\n    torch.nn.utils.clip_grad_norm_(layer.parameters(), 0.1)\n"
+    )
+    program = written(tmp_path, "import trainers; optimizer.step(); trainers.clip(layer)")
+    done = run(program, "3", folder=tmp_path, paths=[packages])
+    assert "CLIP101  my train.py:11 (through trainers.py:3): " in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize(
     ("end", "code", "says"),
     [
@@ -879,6 +894,16 @@ def test_the_end_of_the_program_is_reported(
     assert says in done.stderr
     assert "audit/__main__.py" not in done.stderr
     assert "3 of 3 used clipped gradients" in done.stdout
+
+
+@pytest.mark.parametrize(("end", "code"), [("", 0), ("sys.exit(7)", 2)])
+def test_only_the_first_rank_reports_and_each_tells_how_it_failed(
+    tmp_path: Path, audited: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, end: str, code: int
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    done = audited(written(tmp_path, WRONG, end), "3")
+    assert (done.returncode, done.stdout.count("\n")) == (code, 1)
+    assert done.stderr == ("clipcheck audit: the program ended with exit code 7\n" if end else "")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from conftest import PROJECT
 
 torch = pytest.importorskip("torch")
 
-from clipcheck.audit import ranks  # noqa: E402
+from clipcheck.audit import gradients, ranks  # noqa: E402
 from clipcheck.audit.log import Log  # noqa: E402
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun wants libuv there")
@@ -146,6 +147,17 @@ def test_rounding_is_not_a_difference() -> None:
     other = summary(clips=[["train.py:1", 1.0, 2.0001]])
     assert ranks.faults({0: summary(), 1: other}) == []
     assert len(ranks.faults({0: summary(), 1: summary(clips=[["train.py:1", 1.0, 2.01]])})) == 1
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "replicated", "parts"),
+    [(1, (False,), 2), (1, (True,), 1), (2, (True, False), 0), (2, (True, True), 1)],
+)
+def test_over_how_many_ranks_a_tensor_is_spread(dimensions: int, replicated: tuple[bool, ...], parts: int) -> None:
+    placements = [SimpleNamespace(is_replicate=lambda whole=whole: whole) for whole in replicated]
+    mesh = SimpleNamespace(ndim=dimensions, size=lambda: 2**dimensions)
+    spread = SimpleNamespace(device_mesh=mesh, placements=placements)
+    assert gradients.parts([torch.ones(1), spread]) == parts
 
 
 def test_a_rank_without_a_report_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

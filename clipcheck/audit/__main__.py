@@ -104,28 +104,34 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _conclude(watch: Watch, options: argparse.Namespace, code: int) -> int:
-    """Shows the report, on the first rank of a host; returns the exit code."""
+    """Shows the report, and how the program failed if it did; returns the exit code."""
     failed = f"the program ended with exit code {code}" if code else ""
     try:
-        log, found, unseen = ranks.compared(watch.end())
-        if ranks.number("LOCAL_RANK"):
-            return 2 if code else 0  # a launcher ends all ranks when one has another code
-        seen = report(log, found, unseen)
-        content = as_json(seen) if options.output_format == "json" else str(seen)
-        if options.output_file:
-            options.output_file.write_text(content, encoding="utf-8")
-        else:
-            sys.stdout.flush()
-            print(content, end="", file=sys.__stdout__, flush=True)
-        if options.plot:
-            plot.plot(seen, options.plot)
+        shown = _show(watch, options)
     except OSError as error:
         failed = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
     except Exception as error:
         failed = f"{type(error).__name__}: {error}. This is a bug in clipcheck, please report it"
     if failed:
         print(f"clipcheck audit: {failed}", file=sys.stderr)
-    return 2 if failed else seen.exit_code
+    return 2 if failed else shown
+
+
+def _show(watch: Watch, options: argparse.Namespace) -> int:
+    """Shows the report on the first rank of a host; a launcher ends all ranks when another one has a code that is not 0."""
+    log, found, unseen = ranks.compared(watch.end())
+    if ranks.number("LOCAL_RANK"):
+        return 0
+    seen = report(log, found, unseen)
+    content = as_json(seen) if options.output_format == "json" else str(seen)
+    if options.output_file:
+        options.output_file.write_text(content, encoding="utf-8")
+    else:
+        sys.stdout.flush()
+        print(content, end="", file=sys.__stdout__, flush=True)
+    if options.plot:
+        plot.plot(seen, options.plot)
+    return seen.exit_code
 
 
 if __name__ == "__main__":

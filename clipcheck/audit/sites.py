@@ -36,17 +36,22 @@ class Site:
 NOWHERE = Site("", 0, "")
 _FOLDERS = (Path(torch.__file__).resolve().parent, Path(__file__).resolve().parents[1])
 _INSIDE = (*(os.path.join(folder, "") for folder in _FOLDERS), "<frozen")
-_PATHS = {os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+_STANDARD = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+_INSTALLED = [
+    path for path in sys.path if path.endswith(("site-packages", "dist-packages"))
+]  # of the user or system, too
+_PATHS = {os.path.join(path, "") for path in (*_STANDARD, *_INSTALLED)}
 _PACKAGES = tuple(sorted(_PATHS, key=len, reverse=True))
 
 
 def here() -> Site:
     """The innermost line outside of torch and clipcheck, and the innermost outside of all installed packages."""
-    stack = [(frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in walk_stack(sys._getframe())]
-    calls = [call for call in stack if not call[0].startswith(_INSIDE)]
-    runs = [(is_library, [*run]) for is_library, run in groupby(calls, lambda call: call[0].startswith(_PACKAGES))]
-    library = runs.pop(0)[1] if runs and runs[0][0] else []
-    (_, own), (_, callers) = (*runs, (False, []), (True, []))[:2]
+    stack = ((frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in walk_stack(sys._getframe()))
+    calls = (call for call in stack if not call[0].startswith(_INSIDE))
+    runs = ((is_library, [*run]) for is_library, run in groupby(calls, lambda call: call[0].startswith(_PACKAGES)))
+    is_library, first = next(runs, (True, []))
+    library, own = (first, next(runs, (False, []))[1]) if is_library else ([], first)
+    _, callers = next(runs, (True, []))
     if not own:
         return Site(*library[0]) if library else NOWHERE
     hook = f"{_short(*callers[0])} {own[-1][2]}" if callers else ""
