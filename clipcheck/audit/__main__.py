@@ -30,20 +30,15 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "Exit code: 0 for no faults, 1 for faults, 2 if the program failed or no step was seen.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--steps", type=int, default=50, metavar="N", help="how many optimizer steps to watch (default: 50)"
-    )
+    parser.add_argument("--steps", type=int, default=50, metavar="N", help="optimizer steps to watch (default: 50)")
     parser.add_argument("--stop", action="store_true", help="end the program after these steps")
     parser.add_argument("--output-format", choices=["text", "json"], default="text", help="default: text")
-    parser.add_argument(
-        "--output-file", type=Path, metavar="FILE", help="write the report there, not to standard output"
-    )
+    parser.add_argument("--output-file", type=Path, metavar="FILE", help="write the report there, not to stdout")
     drawing = "draw the norms as .svg or .png, and again for dark pages, with `-dark` in the name; needs matplotlib"
     parser.add_argument("--plot", type=Path, metavar="FILE", help=drawing)
-    parser.add_argument(
-        "-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="run a module, with its arguments"
-    )
-    parser.add_argument("program", nargs=argparse.REMAINDER, help="run a file, with its arguments")
+    rest = argparse.REMAINDER
+    parser.add_argument("-m", dest="module", nargs=rest, help="run a module, with its arguments")
+    parser.add_argument("program", nargs=rest, metavar="FILE", help="run a file, with its arguments")
     options = parser.parse_args(arguments)
     if not (options.module or options.program):
         parser.error("what to run is missing")
