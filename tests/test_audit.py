@@ -179,6 +179,19 @@ def test_an_error_in_an_observer_ends_the_watch_but_not_the_training(monkeypatch
     assert f"not seen: {trouble}" in str(watch.report())
 
 
+def test_a_module_that_is_an_iterator_is_not_read() -> None:
+    class Stream(nn.Linear):
+        def __iter__(self) -> Any:
+            return self
+
+        def __next__(self) -> Any:
+            raise AssertionError("it was read")
+
+    with audit.watching() as watch:
+        Stream(2, 1).zero_grad()
+        assert watch.is_on
+
+
 def test_an_error_of_the_iterator_comes_through() -> None:
     def parameters() -> Any:
         yield nn.Parameter(torch.ones(1))

@@ -123,7 +123,8 @@ class Watch:
                 bound = arguments.bind(*args, **kwargs)
             except TypeError:  # which the function raises, too
                 return original(*args, **kwargs)
-            looking, result, error = observer(name, bound, calls.is_spent(bound)), None, ""
+            is_spent = name in _CLIPS and calls.is_spent(bound)
+            looking, result, error = observer(name, bound, is_spent), None, ""
             self._safely(self._catch_up)
             self._safely(next, looking)
             try:
