@@ -271,7 +271,7 @@ class Watch:
         self._catch_up()
         if not is_nested:
             self.steps += 1
-            self._note("<", frozenset(), optimizer=key, time=time.perf_counter())
+            self.events.append(Event("<", frozenset(), optimizer=key, time=time.perf_counter()))
             self.uses.pop(key, None)  # of a step that has raised
         if not has_closure and (not is_nested or key in self.uses):
             self.uses[key] = self._use(optimizer)
