@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import torch
@@ -30,13 +31,16 @@ def parameters(optimizer: Any) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def marks(tensors: Iterable[Tensor]) -> Marks:
+def marks(tensors: list[Tensor]) -> Marks:
     # for each parameter at each event: a call for each would take longer than all the rest
     return {
-        id(t): (id(grad), grad._version if type(grad) is Tensor else local(grad)._version)
-        for t in tensors
-        if t.is_leaf and (grad := t.grad) is not None
+        id(tensor): (id(grad), grad._version if type(grad) is Tensor else local(grad)._version)
+        for tensor, grad in zip(tensors, map(_grad, tensors), strict=True)
+        if grad is not None
     }
+
+
+_grad = attrgetter("grad")
 
 
 def smallest(tensors: Iterable[Tensor]) -> list[Tensor]:
