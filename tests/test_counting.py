@@ -53,6 +53,10 @@ def guard(body: str) -> str | None:
         "args.m += 1\nif args.n == 0:\n    here()",
         "args.n = x\nif args.n == 0:\n    here()",
         "args.n += 1\nif args.n >= 4:\n    here()",
+        "count = count + 1\nif count > 10:\n    here()",
+        "self.n = self.n + 1\nif self.n >= 4:\n    here()",
+        "limit = limit * 0.5\nif limit == 1.0:\n    here()",
+        "limit = accum % 2\nif limit:\n    here()",
     ],
 )
 def test_tests_that_do_not_count(body: str) -> None:
@@ -64,6 +68,9 @@ def test_tests_that_do_not_count(body: str) -> None:
     [
         ("if (i + 1) % accum == 0:\n    here()", "(i + 1) % accum == 0"),
         ("if state.step % accum == 0:\n    here()", "state.step % accum == 0"),
+        ("count = (count + 1) % accum\nif not count:\n    here()", "not count"),
+        ("count = count + 1\nif count == accum:\n    here()", "count == accum"),
+        ("count = count + 1\nif count >= accum:\n    count = 0\n    here()", "count >= accum"),
         ("if not i % 4:\n    if x:\n        here()", "not i % 4"),
         ("if i % 4:\n    pass\nelse:\n    here()", "i % 4"),
         ("if i % 4:\n    continue\nhere()", "i % 4"),
@@ -128,6 +135,8 @@ CLIP = "torch.nn.utils.clip_grad_norm_(ps, 1.0)"
         (f"class A:\n    def __init__(self):\n        self.n = 0\n    def f(self, ps):\n        self.n += 1\n        if self.n >= 4:\n            {CLIP}", False),
         (f"class A:\n    def f(self, ps):\n        self.n += 1\n        if self.n >= 4:\n            {CLIP}\n            self.n = 0", True),
         (f"class A:\n    def f(self, ps):\n        self.n += 1\n        if 4 < self.n:\n            {CLIP}\n            self.n = 0", True),
+        (f"class A:\n    def f(self, ps):\n        self.n = self.n + 1\n        if self.n >= 4:\n            {CLIP}\n            self.n = 0", True),
+        (f"class A:\n    def f(self, ps):\n        self.n = self.n + 1\n        if self.n >= 4:\n            {CLIP}", False),
         (f"class A:\n    def f(self, ps):\n        if self.due():\n            {CLIP}\n    def due(self):\n        return self.n % 4 == 0", True),
     ],
 )  # fmt: skip

@@ -225,6 +225,7 @@ FILLED = "def f(net, ps):\n    own = {}\n    for n, p in net.named_parameters():
     ("stores", "use", "expected"),
     [
         (("{}", "[n] =", "p.grad.norm().item()"), "sum(v ** 2 for v in own.values()) ** 0.5", [5]),
+        (("{}", "[n] =", "p.grad.norm().item()"), "own", []),
         (("dict()", "[n] =", "p.grad.norm().item()"), "np.sqrt(sum([v ** 2 for v in own.values()]))", [5]),
         (("{}", "[n] =", "p.norm().item()"), "sum(v ** 2 for v in own.values()) ** 0.5", []),
         (("{}", "[n] =", "p.grad.norm().item()"), "sum(own.values())", []),
@@ -245,6 +246,13 @@ def test_a_table_of_norms_or_a_list_of_gradients_that_a_loop_fills(
     empty, place, value = stores
     text = FILLED.replace("own = {}", f"own = {empty}", 1).replace("own{} {}", f"own{place} {value}")
     assert lines(text.replace("return {}", f"return {use}")) == expected
+
+
+def test_a_norm_that_is_stored_with_its_parts() -> None:
+    text = FILLED.replace("own{} {}", "own[n] = p.grad.norm().item()").replace(
+        "return {}", "own['all'] = {}\n    return own"
+    )
+    assert lines(text.replace("= {}\n    return", "= sum(v ** 2 for v in own.values()) ** 0.5\n    return")) == [5]
 
 
 def test_a_list_of_gradients_that_is_filled_once() -> None:

@@ -621,6 +621,10 @@ def test_gradients_in_the_place_of_parameters(text: str, after: str | None) -> N
         "for p in list(model.parameters()) + groups:\n    clip_grad_norm_(p, 1.0)",
         "for p in [*model.parameters(), groups]:\n    clip_grad_norm_(p, 1.0)",
         "list(map(lambda p: clip_grad_norm_(p, 1.0), groups))",
+        "for i in range(len(ws)):\n    clip_grad_norm_(ws[i], 1.0)",
+        "ws = list(model.parameters())\nclip_grad_norm_(ws[i], 1.0)",
+        "ws = list(model.parameters())\nfor i in chosen:\n    clip_grad_norm_(ws[i], 1.0)",
+        "ws = list(model.parameters())\nfor i in range(len(ws)):\n    clip_grad_norm_(ws[i], limits[i])",
         "list(map(lambda p: clip_grad_norm_(ps, 1.0), model.parameters()))",
         "list(each(lambda p: clip_grad_norm_(p, 1.0), model.parameters()))",
         "def clip(p):\n    clip_grad_norm_(p, 1.0)\nfor m in models:\n    clip(m)",
@@ -706,6 +710,7 @@ def test_intended_clips_of_one_parameter(text: str) -> None:
         ),
         ("for p in [*a.parameters(), *b.parameters()]:\n    clip_grad_norm_(p, 1.0)", "clip_grad_norm_([*a.parameters(), *b.parameters()], 1.0)"),
         ("list(map(lambda p: clip_grad_norm_(p, 1.0), model.parameters()))", None),
+        ("ws = list(model.parameters())\nfor i in range(len(ws)):\n    clip_grad_norm_(ws[i], 1.0)", None),
         ("def clip(p):\n    clip_grad_norm_(p, 1.0)\nfor p in model.parameters():\n    clip(p)", None),
         ("def clip(p, limit):\n    clip_grad_norm_([p], limit)\nfor n, p in model.named_parameters():\n    clip(p, limit)", None),
         (

@@ -152,8 +152,8 @@ def _tabled(source: Source, table: cst.BaseExpression, depth: int) -> Series | N
 
 
 def _stored(source: Source, table: cst.Name) -> Series | None:
-    """The powers that a loop stores in a dict, each under its own key."""
-    match stored(source, table):
+    """The powers that a loop stores in a dict, each under its own key; their norm may be stored there as well."""
+    match [one for one in stored(source, table) if not contains(source, one, table)]:
         case [statement]:
             term = power(source, statement.value)
             around = _around(source, statement)

@@ -68,9 +68,9 @@ def check(source: Source) -> Iterator[Hit]:
 
 def _of_one(source: Source, clip: Clip, part: cst.BaseExpression) -> Iterator[Hit]:
     name = _single(part)
-    loop = _loop_over(source, name) if name is not None else None
+    loop = _loop_over(source, name) if name is not None else _loop_by_index(source, part, clip)
     if loop is not None and has_one_limit(source, clip, loop):
-        fix = _fix(source, clip, loop)
+        fix = _fix(source, clip, loop) if name is not None else None
         yield Hit(clip.call, MESSAGE, fix, "" if fix else BY_HAND, ((loop, "the loop over the parameters"),))
         return
     if name is not None and (mapped := _mapped(source, clip, name)) is not None:
@@ -113,6 +113,18 @@ def _loop_over(source: Source, name: cst.Name) -> Loop | None:
         if is_bound_by(source, name, loop):
             others = [b for b in reaching(source, name) if not contains(source, loop.target, b.node)]
             return loop if not others and _gives_parameters(source, loop.iter, name) else None
+    return None
+
+
+def _loop_by_index(source: Source, part: cst.BaseExpression, clip: Clip) -> Loop | None:
+    """The loop over `range(len(weights))` around a clip of `weights[i]`."""
+    match part:
+        case cst.Subscript(value=weights, slice=[cst.SubscriptElement(slice=cst.Index(value=cst.Name() as index))]) if (
+            _gives_parameters(source, weights, index)
+        ):
+            loop = loop_of_part(source, index, clip.call)
+            counts = loop is not None and isinstance(loop.iter, cst.Call)
+            return loop if counts and source.qualified(loop.iter.func) == "builtins.range" else None
     return None
 
 

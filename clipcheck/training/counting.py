@@ -179,7 +179,7 @@ class _Look(NamedTuple):
         match binding.kind:
             case "assign":
                 value = assigned_value(self.source, binding)
-                return value is None or self.deeper().varies(value)
+                return value is None or _continues(self.source, name, value) or self.deeper().varies(value)
             case "for" | "augmented" | "with" | "other":
                 return True
         return False
@@ -271,14 +271,19 @@ class _Look(NamedTuple):
                 if given is not None:
                     return given[0]._is_counter(given[1], reset)
                 here = [b for b in self.source.bindings(node) if self._is_repeated(node, b)]
-                raised = any(b.kind == "augmented" for b in here)
+                steps = [b for b in here if b.kind == "augmented" or _continues(self.source, node, b.value)]
+                raised = bool(steps)
                 if reset:
-                    return raised and any(b.kind == "assign" for b in here)
+                    return raised and any(b.kind == "assign" for b in here if b not in steps)
                 return raised or any(b.kind == "for" and _is_index(self.source, b) for b in here)
             case cst.Attribute(value=cst.Name("self")):
                 bindings = attribute_bindings(self.source, node)
-                raised = any(isinstance(self.source.parent(place), cst.AugAssign) for place, _ in bindings)
-                return raised and (not reset or self._attribute_is_set(bindings))
+                steps = [
+                    (place, value)
+                    for place, value in bindings
+                    if isinstance(self.source.parent(place), cst.AugAssign) or _continues(self.source, node, value)
+                ]
+                return bool(steps) and (not reset or self._attribute_is_set([b for b in bindings if b not in steps]))
             case cst.Attribute() if self.loop is not None:
                 places = _attributes_assigned(self.source).get(self.source.spelled(node), ())
                 inside = [self.source.parent(place) for place in places if contains(self.source, self.loop, place)]
@@ -309,6 +314,15 @@ def _is_index(source: Source, binding: Binding) -> bool:
     match loop:
         case cst.For(iter=cst.Call(func=func)):
             return source.qualified(func) in ("builtins.range", "builtins.enumerate") or last_name(func) == "trange"
+    return False
+
+
+def _continues(source: Source, variable: cst.BaseExpression, value: cst.BaseExpression | None) -> bool:
+    """Whether the new value of a variable is computed from its last one: `count + 1`, `(i + 1) % every`."""
+    match value:
+        case cst.BinaryOperation(operator=cst.Add() | cst.Subtract() | cst.Modulo()):
+            names = (node for node in source.walk(value) if isinstance(node, (cst.Name, cst.Attribute)))
+            return any(source.spelled(node) == source.spelled(variable) for node in names)
     return False
 
 
