@@ -37,6 +37,7 @@ from clipcheck.gradients.accumulations import accumulations
 from clipcheck.gradients.roots import root_of
 from clipcheck.gradients.totals import total, totals
 from clipcheck.python.names import last_name
+from clipcheck.python.said import said_here
 from clipcheck.python.source import Source
 from clipcheck.python.words import words
 from clipcheck.rule import Hit
@@ -91,8 +92,7 @@ def _is_merged(source: Source, node: cst.CSTNode) -> bool:
 def _use(source: Source, node: cst.CSTNode) -> cst.CSTNode | None:
     """Where the norm is first used as that of all ranks; None if a name says that it is this rank's."""
     found = values(source, node)
-    said = {word for value in (node, *found) for name in _names(source, value) for word in words(name)}
-    if _OWN & said:
+    if any(_OWN & (said_here(source, value) | _of_function(source, value)) for value in (node, *found)):
         return None
     return next((value for value in found if _serves(source, value)), None)
 
@@ -108,21 +108,8 @@ def _serves(source: Source, value: cst.CSTNode) -> bool:
     return source.enclosing(value, *_SERVING) is not None
 
 
-def _names(source: Source, value: cst.CSTNode) -> Iterator[str]:
-    """The names and keys of a norm, and the name of the function that computes it; what clips is not named after a norm."""
+def _of_function(source: Source, value: cst.CSTNode) -> set[str]:
+    """The words of the name of the function that computes a norm; what clips is not named after one."""
     function = source.function(value)
-    if function is not None and "clip" not in words(function.name.value):
-        yield function.name.value
-    if isinstance(value, cst.Name):
-        yield value.value
-    for above in source.ancestors(value):
-        match above:
-            case cst.Assign(targets=targets):
-                yield from (source.code(target.target) for target in targets)
-            case cst.DictElement(key=cst.SimpleString() as key):
-                yield str(key.evaluated_value)
-            case cst.Call(args=args):
-                yield from (source.code(arg.value) for arg in args if isinstance(arg.value, _TEXTS))
-
-
-_TEXTS = (cst.SimpleString, cst.FormattedString, cst.ConcatenatedString)
+    named = set(words(function.name.value)) if function is not None else set()
+    return set() if "clip" in named else named

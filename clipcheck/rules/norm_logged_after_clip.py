@@ -35,8 +35,8 @@ from clipcheck.fixes.verbs import comments_of, delete_lines, lines_of, replace
 from clipcheck.gradients.norm_origin import base
 from clipcheck.gradients.totals import total
 from clipcheck.python.literals import number
+from clipcheck.python.said import said
 from clipcheck.python.source import Source
-from clipcheck.python.words import words
 from clipcheck.rule import Fix, Hit, Role, Safety
 from clipcheck.training.acts import EventKind
 from clipcheck.training.clips import Clip, clips
@@ -120,8 +120,8 @@ def _is_reported(source: Source, node: cst.CSTNode) -> bool:
     found = values(source, node)
     if all(_is_compared(source, value) for value in found):
         return False
-    said = {word for value in (node, *found) for text in _said(source, value) for word in words(text)}
-    return not _SAYS_SO & said and any("norm" in word or word.startswith("grad") for word in said)
+    named = {word for value in (node, *found) for word in said(source, value)}
+    return not _SAYS_SO & named and any("norm" in word or word.startswith("grad") for word in named)
 
 
 def _comments(source: Source, node: cst.CSTNode) -> list[str]:
@@ -133,36 +133,6 @@ def _comments(source: Source, node: cst.CSTNode) -> list[str]:
 
 def _is_compared(source: Source, value: cst.CSTNode) -> bool:
     return source.enclosing(value, cst.Assert, cst.Comparison) is not None
-
-
-def _said(source: Source, value: cst.CSTNode) -> Iterator[str]:
-    """The names, keys and strings in the statement that a value stands in, outside of what computes it."""
-    below: cst.CSTNode = value
-    if isinstance(value, cst.Name):
-        yield value.value
-    for above in source.ancestors(value):
-        match above:
-            case cst.Assign(targets=targets):
-                yield from (source.code(target.target) for target in targets)
-            case cst.Arg(keyword=cst.Name(value=name)):
-                yield name
-            case cst.DictElement(key=cst.SimpleString() as key):
-                yield str(key.evaluated_value)
-            case cst.Call(func=func, args=args) if below is not func:
-                texts = [arg.value for arg in args]
-                texts += [func.value] if isinstance(func, cst.Attribute) else []  # `"norm: {}".format(…)`
-                yield from (source.code(text) for text in texts if isinstance(text, _TEXTS))
-            case cst.BinaryOperation(operator=cst.Modulo(), left=text) if isinstance(text, _TEXTS):
-                yield source.code(text)
-            case cst.FormattedString(parts=parts):
-                yield from (part.value for part in parts if isinstance(part, cst.FormattedStringText))
-            case cst.Return():
-                function = source.function(value)
-                yield function.name.value if function else ""
-        below = above
-
-
-_TEXTS = (cst.SimpleString, cst.FormattedString, cst.ConcatenatedString)
 
 
 # --- the fix ---------------------------------------------------------------------------------------------------------

@@ -27,7 +27,6 @@ If you want the norm of the weights; a result with `param` or `weight` in its na
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import libcst as cst
@@ -35,8 +34,8 @@ import libcst as cst
 from clipcheck.fixes.verbs import replace
 from clipcheck.python.assignments import assigned_value
 from clipcheck.python.reaching import reaching
+from clipcheck.python.said import said
 from clipcheck.python.source import Source
-from clipcheck.python.words import words
 from clipcheck.rule import Edit, Fix, Hit, Role, Safety
 from clipcheck.training.clips import torch_calls
 
@@ -54,7 +53,7 @@ def check(source: Source) -> Iterator[Hit]:
         tensors = call.arguments.get("tensors")
         if call.function != "get_total_norm" or tensors is None or not are_parameters(source, tensors):
             continue
-        named = _names_of_result(source, call.call)
+        named = said(source, call.call)
         if named & _GRADIENT or _clips_with(source, call.call):
             fix = Fix("Compute the norm of the gradients", Safety.UNSAFE, (_gradients_of(source, tensors),), (), ())
             yield Hit(call.call, MESSAGE, fix._replace(roles=((source.code(tensors), Role.PARAMETERS),)))
@@ -100,33 +99,6 @@ def _gradients_of(source: Source, tensors: cst.BaseExpression) -> Edit:
             rest = inner.strip()[len(name) :]
             return replace(source, tensors, f"[{name}.grad{rest} if {name}.grad is not None]")
     return replace(source, tensors, f"[p.grad for p in {source.outer_code(tensors)} if p.grad is not None]")
-
-
-def _names_of_result(source: Source, call: cst.Call) -> set[str]:
-    """The words that say what the number is: what it is assigned to, logged as, or returned from."""
-    found: list[str] = []
-    for above in source.ancestors(call):
-        match above:
-            case cst.Assign(targets=targets):
-                found += [source.code(target.target).rpartition(".")[2] for target in targets]
-            case cst.AnnAssign(target=target):
-                found.append(source.code(target))
-            case cst.Arg(keyword=cst.Name(value=name)):
-                found.append(name)
-            case cst.DictElement(key=cst.SimpleString(evaluated_value=str(key))):
-                found.append(key)
-            case cst.Call(args=args):
-                found += [
-                    arg.value.evaluated_value
-                    for arg in args
-                    if isinstance(arg.value, cst.SimpleString) and isinstance(arg.value.evaluated_value, str)
-                ]
-            case cst.FormattedString(parts=parts):
-                found += [part.value for part in parts if isinstance(part, cst.FormattedStringText)]
-            case cst.Return():
-                function = source.enclosing(call, cst.FunctionDef)
-                found.append(function.name.value if function else "")
-    return {word for text in found for part in re.split(r"\W+", text) for word in words(part)}
 
 
 def _clips_with(source: Source, call: cst.Call) -> bool:
