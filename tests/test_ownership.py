@@ -125,6 +125,9 @@ def test_names_of_other_things(name: str) -> None:
         ("optimizer = make(net)", True),  # the name says it
         ("optimizer = torch.optim.lr_scheduler.StepLR(one, 3)\n    optimizer = one", True),  # not known: one of two
         ("for x in torch.optim.SGD(net):\n        x = torch.optim.SGD(net)", False),
+        ("x = several[3]", False),
+        ("x = optimizers[3]", True),
+        ("x = schedulers[3]", False),
     ],
 )
 def test_an_assignment_counts_more_than_the_name(made: str, expected: bool) -> None:
@@ -132,6 +135,40 @@ def test_an_assignment_counts_more_than_the_name(made: str, expected: bool) -> N
     source = Source(f"{BEFORE}    {made}\n    see({name})\n")
     call = next(c for c in source.nodes(cst.Call) if source.code(c.func) == "see")
     assert is_optimizer(source, call.args[0].value) is expected
+
+
+SEVERAL = "import torch\ndef f(net, a_opt, other):\n    kinds = {1: torch.optim.SGD(net.parameters())}\n    made = [torch.optim.SGD(p) for p in net]\n"
+
+
+@pytest.mark.parametrize(
+    ("loop", "expected"),
+    [
+        ("for x in made", True),
+        ("for x in self.optimizers", True),
+        ("for x in kinds.values()", True),
+        ("for n, x in kinds.items()", True),
+        ("for x in (a_opt, optimizer)", True),
+        ("for x in [a_opt, other]", False),
+        ("for x in ()", False),
+        ("for x in kinds.items()", False),
+        ("for x, n in kinds.items()", False),
+        ("for x in kinds.keys()", False),
+        ("for x, y in made", False),
+        ("for x in net", False),
+        ("for x in lr_schedulers", False),
+        ("while x := net", False),
+    ],
+)
+def test_a_name_that_is_one_of_several_optimizers(loop: str, expected: bool) -> None:
+    source = Source(f"{SEVERAL}    {loop}:\n        see(x)\n")
+    call = next(c for c in source.nodes(cst.Call) if source.code(c.func) == "see")
+    assert is_optimizer(source, call.args[0].value) is expected
+
+
+def test_a_name_of_two_loops_is_what_its_own_loop_gives() -> None:
+    source = Source(f"{SEVERAL}    for x in net:\n        x.f()\n    for x in made:\n        see(x)\n")
+    call = next(c for c in source.nodes(cst.Call) if source.code(c.func) == "see")
+    assert is_optimizer(source, call.args[0].value)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ import libcst as cst
 
 from clipcheck.fixes.verbs import replace
 from clipcheck.gradients.gradient import gradient
-from clipcheck.python.assignments import appended, only_assignment
+from clipcheck.python.assignments import appended, only_assignment, stored
 from clipcheck.python.names import Binding
 from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
@@ -187,15 +187,16 @@ def _variable(source: Source, name: cst.Name, depth: int) -> tuple[str, cst.Base
 def _value(source: Source, name: cst.Name, value: cst.BaseExpression, depth: int) -> tuple[str, cst.BaseExpression]:
     """Like `_instead_of_parameters`, for what a name is assigned."""
     if isinstance(value, cst.List) and not value.elements:
-        return _appended(source, name)
+        return _filled(source, name, [call.args[0].value for call in appended(source, name)])
+    if isinstance(value, cst.Dict) and not value.elements:
+        return _filled(source, name, [statement.value for statement in stored(source, name)])
     if _is_gradient(source, value):
         return "a gradient", value
     return ("", name) if isinstance(value, cst.Name) else _instead_of_parameters(source, value, depth)
 
 
-def _appended(source: Source, name: cst.Name) -> tuple[str, cst.BaseExpression]:
-    """What a list that starts empty is filled with."""
-    values = [call.args[0].value for call in appended(source, name)]
+def _filled(source: Source, name: cst.Name, values: Sequence[cst.BaseExpression]) -> tuple[str, cst.BaseExpression]:
+    """Like `_instead_of_parameters`, for a list or a dict that starts empty and is filled with these."""
     if values and all(_is_gradient(source, value) for value in values):
         return "gradients", values[0]
     return "", name

@@ -165,6 +165,8 @@ def _gives_parameters(source: Source, iterable: cst.BaseExpression, name: cst.Na
             return _gives_parameters(source, inner, name, depth)
         case cst.Call(func=cst.Name("list" | "tuple" | "reversed" | "enumerate"), args=[cst.Arg(value=inner)]):
             return _gives_parameters(source, inner, name, depth)
+        case cst.Call(func=cst.Attribute(value=table, attr=cst.Name("values" | "items")), args=[]):
+            return _is_table_of_parameters(source, table)
         case cst.Call(func=func, args=[_, *_] as args) if source.qualified(func) == "itertools.chain":
             return all(not arg.star and _gives_parameters(source, arg.value, name, depth) for arg in args)
         case cst.BinaryOperation(left=left, operator=cst.Add(), right=right):
@@ -184,6 +186,17 @@ def _gives_parameters(source: Source, iterable: cst.BaseExpression, name: cst.Na
                 b.kind == "parameter" for b in source.bindings(iterable)
             )
             return unknown and name.value in _SINGLE and _is_called_parameters(last_name(iterable))
+    return False
+
+
+def _is_table_of_parameters(source: Source, table: cst.BaseExpression) -> bool:
+    """Whether an expression is `dict(model.named_parameters())`."""
+    match assigned(source, table) or table:
+        case cst.Call(
+            func=cst.Name("dict"),
+            args=[cst.Arg(value=cst.Call(func=cst.Attribute(attr=cst.Name("named_parameters"))))],
+        ):
+            return True
     return False
 
 

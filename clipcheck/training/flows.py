@@ -198,13 +198,19 @@ def _statement(node: cst.CSTNode, ends: list[Event], here: _Here) -> list[Event]
             return _try(node, ends, here)
         case cst.Match(subject=subject, cases=cases):
             ends = _expression(subject, ends, here)
-            return [*(end for case in cases for end in _block(case.body.body, ends, here)), *ends]
+            passed = [] if any(_takes_all(case) for case in cases) else ends
+            return [*(end for case in cases for end in _block(case.body.body, ends, here)), *passed]
         case cst.FunctionDef() | cst.ClassDef():
             return ends
         case cst.Return() | cst.Raise() | cst.Continue() | cst.Break():
             _leave(node, ends, here)
             return []
     return _expression(node, ends, here)
+
+
+def _takes_all(case: cst.MatchCase) -> bool:
+    """Whether a case is `case _:`, or a name that anything can be bound to."""
+    return isinstance(case.pattern, cst.MatchAs) and case.pattern.pattern is None and case.guard is None
 
 
 def _leave(node: cst.Return | cst.Raise | cst.Continue | cst.Break, ends: list[Event], here: _Here) -> None:

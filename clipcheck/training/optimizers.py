@@ -5,7 +5,9 @@ from __future__ import annotations
 import libcst as cst
 
 from clipcheck.gradients.optimizers import is_optimizer_class
-from clipcheck.python.names import last_name
+from clipcheck.python.assignments import loop_of
+from clipcheck.python.names import Binding, last_name
+from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
 from clipcheck.training.parameters import assigned
@@ -20,10 +22,38 @@ def is_optimizer(source: Source, node: cst.CSTNode) -> bool:
             return True
         case cst.Call(func=func) if (source.qualified(func) or "").startswith("torch.optim."):
             return False  # a scheduler or an averaged model
+        case cst.Subscript() as one if is_optimizer(source, one):
+            return True
     if isinstance(node, cst.Subscript) and _holds_optimizers(source, node.value):
         return True
-    name = words(last_name(node))
-    return not _is_schedule(name) and any(word.startswith("optim") or word in _SHORT for word in name)
+    return _is_called_optimizer(last_name(node)) or (isinstance(node, cst.Name) and _is_one_of_several(source, node))
+
+
+def _is_called_optimizer(name: str) -> bool:
+    parts = words(name)
+    return not _is_schedule(parts) and any(word.startswith("optim") or word in _SHORT for word in parts)
+
+
+def _is_one_of_several(source: Source, name: cst.Name) -> bool:
+    """Whether a name is the target of a loop over optimizers: `for o in self.optimizers.values():`."""
+    match reaching(source, name):
+        case [Binding(kind="for") as binding]:
+            pass
+        case _:
+            return False
+    loop, path = loop_of(source, binding.node)
+    match loop.iter, path:
+        case cst.Tuple(elements=parts) | cst.List(elements=parts), ():
+            return bool(parts) and all(is_optimizer(source, part.value) for part in parts)
+        case cst.Call(func=cst.Attribute(value=holder, attr=cst.Name("values")), args=[]), ():
+            pass
+        case cst.Call(func=cst.Attribute(value=holder, attr=cst.Name("items")), args=[]), (1,):
+            pass
+        case (cst.Name() | cst.Attribute()) as holder, ():
+            pass
+        case _:
+            return False
+    return _holds_optimizers(source, holder) or _is_called_optimizer(last_name(holder))
 
 
 def _holds_optimizers(source: Source, holder: cst.BaseExpression) -> bool:
