@@ -68,6 +68,9 @@ def of(body: str) -> set[str]:
         ("if x:\n    B\nelif y:\n    C\nS", "start>B start>C start>S B>S C>S S>end"),
         ("B\nif C > 1:\n    S", "start>B B>C C>S C>end S>end"),
         ("match x:\n    case 1:\n        B\n    case 2:\n        C\nS", "start>B start>C start>S B>S C>S S>end"),
+        ("match x:\n    case 1:\n        B\n    case _:\n        C\nS", "start>B start>C B>S C>S S>end"),
+        ("match x:\n    case 1:\n        B\n    case _ if y:\n        C\nS", "start>B start>C start>S B>S C>S S>end"),
+        ("match x:\n    case 1:\n        B\n    case [_]:\n        C\nS", "start>B start>C start>S B>S C>S S>end"),
         ("match B:\n    case 1:\n        C", "start>B B>C B>end C>end"),
         # exits
         ("B\nif x:\n    return\nC", "start>B B>C B>end C>end"),

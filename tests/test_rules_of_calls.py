@@ -574,6 +574,7 @@ def test_parameters_or_what_may_be_some(text: str) -> None:
         ("xs = [p.grad for p in ps]\nfor x in xs:\n    x.mul_(2)\nclip_grad_norm_(xs, 1.0)", None),
         ("clip_grad_norm_(tuple(p.grad for p in ps), 1.0)", "clip_grad_norm_(tuple(ps), 1.0)"),
         ("clip_grad_norm_(list([p.grad for p in ps]), 1.0)", "clip_grad_norm_(list(ps), 1.0)"),
+        ("xs = [p.grad for p in ps]\nclip_grad_norm_(tuple(xs), 1.0)\nprint(xs)", None),
         ("xs = tuple(p.grad.data for p in ps)\nclip_grad_norm_(xs, 1.0)", "xs = tuple(ps)\nclip_grad_norm_(xs, 1.0)"),
         ("clip_grad_norm_(filter(None, [p.grad for p in ps]), 1.0)", "clip_grad_norm_(filter(None, ps), 1.0)"),
         ("clip_grad_norm_(map(lambda p: p.grad, ps), 1.0)", None),

@@ -37,7 +37,7 @@ from clipcheck.fixes.verbs import replace
 from clipcheck.gradients.gradient import gradient
 from clipcheck.python.assignments import appended, only_assignment, stored
 from clipcheck.python.names import Binding
-from clipcheck.python.reaching import reaching
+from clipcheck.python.reaching import contains, reaching
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Safety
 from clipcheck.training.calls import Callee, callee
@@ -222,8 +222,11 @@ def _sets_gradient(node: cst.CSTNode, element: str) -> bool:
 
 
 def _fix(source: Source, given: cst.BaseExpression, made: cst.BaseExpression) -> Fix | None:
-    if isinstance(given, cst.Name) and not _serves_the_clip_alone(source, given, made):
-        return None
+    if isinstance(given, cst.Name):
+        if not _serves_the_clip_alone(source, given, made):
+            return None
+    elif not contains(source, given, made):
+        return None  # what is made elsewhere may have other uses
     match made:
         case cst.ListComp() | cst.GeneratorExp():
             edits = _of_comprehension(source, made)
