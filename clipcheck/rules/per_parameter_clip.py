@@ -36,7 +36,7 @@ from clipcheck.python.reaching import contains, reaching
 from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
 from clipcheck.rule import Edit, Fix, Hit, Safety
-from clipcheck.training.calls import callee
+from clipcheck.training.calls import callee, generator_of
 from clipcheck.training.clips import Clip
 from clipcheck.training.parameters import assigned
 from clipcheck.training.split_clips import (
@@ -49,7 +49,7 @@ from clipcheck.training.split_clips import (
     loops_around,
     norm_clips,
 )
-from clipcheck.training.summaries import Hook, home, hooks
+from clipcheck.training.summaries import Hook, home, hooks, returned
 
 TITLE = "Clip all parameters in one call"
 MESSAGE = "clips each parameter by its own norm: the total norm is not bounded, and the direction changes"
@@ -107,12 +107,12 @@ def _single(part: cst.BaseExpression) -> cst.Name | None:
     return None
 
 
-def _loop_over(source: Source, name: cst.Name) -> Loop | None:
+def _loop_over(source: Source, name: cst.Name, depth: int = 3) -> Loop | None:
     """The loop whose variable `name` is, if it goes over single parameters."""
     for loop in loops_around(source, name):
         if is_bound_by(source, name, loop):
             others = [b for b in reaching(source, name) if not contains(source, loop.target, b.node)]
-            return loop if not others and _gives_parameters(source, loop.iter, name) else None
+            return loop if not others and _gives_parameters(source, loop.iter, name, depth) else None
     return None
 
 
@@ -178,6 +178,8 @@ def _gives_parameters(source: Source, iterable: cst.BaseExpression, name: cst.Na
             return key.evaluated_value == "params"
         case cst.GeneratorExp(elt=elt, for_in=comp) | cst.ListComp(elt=elt, for_in=comp):
             return source.code(elt) == source.code(comp.target) and _gives_parameters(source, comp.iter, name, depth)
+        case cst.Call() if depth:
+            return _returns_parameters(source, iterable, name, depth)
         case cst.Name() | cst.Attribute():
             value = assigned(source, iterable)
             if value is not None and depth:
@@ -187,6 +189,18 @@ def _gives_parameters(source: Source, iterable: cst.BaseExpression, name: cst.Na
             )
             return unknown and name.value in _SINGLE and _is_called_parameters(last_name(iterable))
     return False
+
+
+def _returns_parameters(source: Source, call: cst.Call, name: cst.Name, depth: int) -> bool:
+    """Whether a function of the file returns parameters, or yields one after the other."""
+    made = generator_of(source, call)
+    if made is not None:
+        given = [node.value for node in source.walk(made.body) if isinstance(node, cst.Yield)]
+        ones = [value for value in given if isinstance(value, cst.Name) and _loop_over(source, value, depth - 1)]
+        return bool(given) and len(ones) == len(given)
+    called = callee(source, call)
+    values = None if called is None else returned(source, called.function)
+    return bool(values) and all(_gives_parameters(source, value, name, depth - 1) for value in values or ())
 
 
 def _is_table_of_parameters(source: Source, table: cst.BaseExpression) -> bool:

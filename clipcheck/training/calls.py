@@ -84,14 +84,18 @@ def parameters_of(function: Function) -> list[str]:
     return [param.name.value for param in (*function.params.posonly_params, *function.params.params)]
 
 
-def is_generator_made(source: Source, call: cst.Call) -> bool:
-    """Whether a call runs a generator function of this file, which returns an iterator that yields its items once."""
+def generator_of(source: Source, call: cst.Call) -> cst.FunctionDef | None:
+    """The generator function of this file that a call runs: it returns an iterator that yields its items once."""
     found = _found(source, call.func, _DEPTH) if last_name(call.func) in _callable_names(source) else None
-    function = None if found is None else found.function
-    plain = isinstance(function, cst.FunctionDef) and {
-        last_name(decorator.decorator) for decorator in function.decorators
-    } <= {"staticmethod", "classmethod", "no_grad"}
-    return plain and function in _generators(source)
+    match None if found is None else found.function:
+        case cst.FunctionDef() as function if function in _generators(source):
+            plain = {last_name(decorator.decorator) for decorator in function.decorators} <= _KEEPS_ITERATOR
+            return function if plain else None
+    return None
+
+
+# Decorators after which a generator function still returns its iterator, unlike `contextmanager`.
+_KEEPS_ITERATOR = {"staticmethod", "classmethod", "no_grad"}
 
 
 @memo

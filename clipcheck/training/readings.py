@@ -15,7 +15,7 @@ from clipcheck.python.names import last_name
 from clipcheck.python.reaching import contains, reaching
 from clipcheck.python.source import Source, memo
 from clipcheck.training.acts import Act, EventKind, acts
-from clipcheck.training.calls import Function, callee, is_generator_made
+from clipcheck.training.calls import Function, callee, generator_of
 from clipcheck.training.clips import clips
 from clipcheck.training.guards import exclusive
 from clipcheck.training.one_shot import WRAPS, drains, is_one_shot
@@ -136,7 +136,7 @@ def is_clipped_by_torch(source: Source, function: Function, parameter: str, dept
 @memo
 def makes_iterator(source: Source, node: cst.BaseExpression, depth: int = DEPTH) -> bool:
     """Whether an expression creates an iterator that yields its items only once, possibly in a function of the file."""
-    if is_one_shot(source, node) or (isinstance(node, cst.Call) and is_generator_made(source, node)):
+    if is_one_shot(source, node) or (isinstance(node, cst.Call) and generator_of(source, node) is not None):
         return True
     called = callee(source, node) if isinstance(node, cst.Call) and depth else None
     values = None if called is None else returned(source, called.function)
