@@ -122,9 +122,11 @@ def _loop_by_index(source: Source, part: cst.BaseExpression, clip: Clip) -> Loop
         case cst.Subscript(value=weights, slice=[cst.SubscriptElement(slice=cst.Index(value=cst.Name() as index))]) if (
             _gives_parameters(source, weights, index)
         ):
-            loop = loop_of_part(source, index, clip.call)
-            counts = loop is not None and isinstance(loop.iter, cst.Call)
-            return loop if counts and source.qualified(loop.iter.func) == "builtins.range" else None
+            match loop_of_part(source, index, clip.call):
+                case (cst.For(iter=cst.Call(func=func)) | cst.CompFor(iter=cst.Call(func=func))) as loop if (
+                    source.qualified(func) == "builtins.range"
+                ):
+                    return loop
     return None
 
 
