@@ -278,12 +278,14 @@ class _Look(NamedTuple):
                 return raised or any(b.kind == "for" and _is_index(self.source, b) for b in here)
             case cst.Attribute(value=cst.Name("self")):
                 bindings = attribute_bindings(self.source, node)
-                steps = [
+                raising = [
                     (place, value)
                     for place, value in bindings
                     if isinstance(self.source.parent(place), cst.AugAssign) or _continues(self.source, node, value)
                 ]
-                return bool(steps) and (not reset or self._attribute_is_set([b for b in bindings if b not in steps]))
+                return bool(raising) and (
+                    not reset or self._attribute_is_set([b for b in bindings if b not in raising])
+                )
             case cst.Attribute() if self.loop is not None:
                 places = _attributes_assigned(self.source).get(self.source.spelled(node), ())
                 inside = [self.source.parent(place) for place in places if contains(self.source, self.loop, place)]
