@@ -226,6 +226,11 @@ FILLED = "def f(net, ps):\n    own = {}\n    for n, p in net.named_parameters():
     [
         (("{}", "[n] =", "p.grad.norm().item()"), "sum(v ** 2 for v in own.values()) ** 0.5", [5]),
         (("{}", "[n] =", "p.grad.norm().item()"), "own", []),
+        (("{}", "[n] =", "own.get(n, 0.0) + p.grad.norm().item() ** 2"), "own", [4]),
+        (("{}", "[n] =", "p.grad.norm().item() ** 2 + own.get(n, 0)"), "own", [4]),
+        (("{}", "[n] =", "own.get(n, 1.0) + p.grad.norm().item() ** 2"), "own", []),
+        (("{}", "[n] =", "own.get(p, 0.0) + p.grad.norm().item() ** 2"), "own", []),
+        (("{}", "[n] =", "net.get(n, 0.0) + p.grad.norm().item() ** 2"), "own", []),
         (("dict()", "[n] =", "p.grad.norm().item()"), "np.sqrt(sum([v ** 2 for v in own.values()]))", [5]),
         (("{}", "[n] =", "p.norm().item()"), "sum(v ** 2 for v in own.values()) ** 0.5", []),
         (("{}", "[n] =", "p.grad.norm().item()"), "sum(own.values())", []),

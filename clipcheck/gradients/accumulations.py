@@ -134,7 +134,7 @@ def _added(
             value=cst.BinaryOperation(left=left, operator=cst.Add(), right=right),
         ):
             for other, value in ((left, right), (right, left)):
-                if source.spelled(other) == source.spelled(target):
+                if source.spelled(other) == source.spelled(target) or _is_looked_up(source, other, target):
                     return target, value, "add"
         case cst.Assign(targets=[cst.AssignTarget(target=target)], value=value):
             largest = _largest_of(source, target, value)
@@ -147,6 +147,18 @@ def _added(
         ):
             return target, value, "append" if method == "append" else "add"
     return None
+
+
+def _is_looked_up(source: Source, value: cst.BaseExpression, target: cst.BaseExpression) -> bool:
+    """Whether an expression is the last value of `sums[key]`, or zero: `sums.get(key, 0.0)`."""
+    match value, target:
+        case (
+            cst.Call(func=cst.Attribute(value=table, attr=cst.Name("get")), args=[cst.Arg(value=key), default]),
+            cst.Subscript(value=place, slice=[cst.SubscriptElement(slice=cst.Index(value=index))]),
+        ):
+            same = source.spelled(table) == source.spelled(place) and source.spelled(key) == source.spelled(index)
+            return same and is_zero(source, default.value)
+    return False
 
 
 _MAXIMA = frozenset({"builtins.max", "numpy.maximum", "torch.maximum", "torch.max"})

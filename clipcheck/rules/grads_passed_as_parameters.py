@@ -103,7 +103,9 @@ def _instead_of_parameters(
             _is_gradient(source, element.value) for element in elements
         ):
             return "gradients", node
-        case cst.BinaryOperation(left=left, operator=cst.Add(), right=right) if depth:
+        case cst.BinaryOperation(left=left, operator=cst.Add(), right=right) | cst.IfExp(body=left, orelse=right) if (
+            depth
+        ):
             parts = [_instead_of_parameters(source, part, depth - 1) for part in (left, right)]
             return (parts[0][0], node) if all(what for what, _ in parts) else ("", node)
         case cst.Call():

@@ -138,6 +138,8 @@ def makes_iterator(source: Source, node: cst.BaseExpression, depth: int = DEPTH)
     """Whether an expression creates an iterator that yields its items only once, possibly in a function of the file."""
     if is_one_shot(source, node) or (isinstance(node, cst.Call) and generator_of(source, node) is not None):
         return True
+    if isinstance(node, cst.IfExp):
+        return all(depth > 0 and makes_iterator(source, part, depth - 1) for part in (node.body, node.orelse))
     called = callee(source, node) if isinstance(node, cst.Call) and depth else None
     values = None if called is None else returned(source, called.function)
     return bool(values) and all(makes_iterator(source, value, depth - 1) for value in values or ())
