@@ -24,6 +24,7 @@ from conftest import PROJECT
 torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict  # noqa: E402
 from torch.nn.utils import clip_grad_norm_  # noqa: E402
 from torch.optim import optimizer as optimizers  # noqa: E402
 from torch.optim.optimizer import (  # noqa: E402
@@ -641,6 +642,26 @@ def test_a_step_that_calls_the_step_of_its_base_class_is_one_step() -> None:
 
     part = watched(train).optimizers[0]
     assert (part.steps, len(part.norms.before)) == ({"clipped": 3}, 3)
+
+
+def test_a_step_that_makes_the_state_of_an_optimizer_has_no_gradients() -> None:
+    """Checkpoints of torch.distributed make it in this way, with zeros."""
+
+    def train() -> None:
+        layer = nn.Linear(2, 1)
+        optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+        get_optimizer_state_dict(layer, optimizer)
+        for _ in range(3):
+            optimizer.zero_grad()
+            layer(torch.ones(1, 2)).sum().backward()
+            clip_grad_norm_(layer.parameters(), 0.1)
+            optimizer.step()
+
+    report = watched(train)
+    (part,) = report.optimizers
+    assert (part.steps, report.exit_code) == ({"no gradients": 1, "clipped": 3}, 0)
+    assert min(part.norms.before) > 1
+    assert len(part.norms.before) == 3
 
 
 def test_a_fault_is_counted_once_for_a_step_whose_closure_runs_several_times() -> None:

@@ -46,7 +46,7 @@ def norms(log: Log, optimizer: Optimizer, steps: list[Step], scaled: Collection[
     skipped = sum(event.kind == "K" and bool(event.about.intersection(optimizer.parameters)) for event in log.events)
     before, after, limits = [], [], []
     for step in steps:
-        if step.end is None or step.end.norm is None:
+        if step.end is None or step.how == "no gradients":
             continue
         clips = [clip for clip, _ in step.clips if clip.norm is not None and id(clip) not in scaled]
         calls = [(clip.call, clip.norm) for clip in clips if clip.call and clip.call.function != "clip_grad_value_"]

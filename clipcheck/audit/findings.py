@@ -40,7 +40,10 @@ class Step(NamedTuple):
 
     @property
     def how(self) -> str:
-        if self.end is None or not self.end.about:
+        has_backward = any(event.kind in "AB" for event in self.events)
+        if (
+            self.end is None or not self.end.about or not (self.end.norm or has_backward)
+        ):  # as to make an optimizer's state
             return "no gradients"
         if any(is_own(event, self) for event, _ in self.clips):
             return "by itself"
