@@ -9,10 +9,11 @@ from __future__ import annotations
 import ast
 import inspect
 import random
+import re
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -311,6 +312,8 @@ class Seen(SimpleNamespace):
 def audited(play: Play) -> Seen:
     """Runs it; code that neither computes gradients nor steps gets gradients before it and a step after it."""
     made, asked = objects(), _asked(play.thing)
+    if "targets" not in play.source and "batches[0]" not in play.source and "batch[0]" not in play.source:
+        made["batches"] = [inputs for inputs, _ in made["batches"]]
     made |= OTHERS.get((play.fixture, play.name), lambda made: {})(made)
     if "critic" in asked and "optimizer" in asked:
         made["critic"] = made["model"]
@@ -320,8 +323,6 @@ def audited(play: Play) -> Seen:
         (made["optimizer"],) = accelerator.prepare(made["optimizer"])
     if "fabric" in asked and "fabric.backward" in play.source:
         made["optimizer"] = made["fabric"].setup(made["optimizer"])
-    if "targets" not in play.source and "batches[0]" not in play.source and "batch[0]" not in play.source:
-        made["batches"] = [inputs for inputs, _ in made["batches"]]
     raised = None
     watch = Watch(1000).begin()
     try:
@@ -413,7 +414,7 @@ def _use(play: Play, made: dict[str, Any]) -> None:
             vars(thing)[name] = value
     kinds = [kind for kind in reversed(play.thing.__mro__) if play.namespace.get(kind.__name__) is kind]
     for name, method in {name: method for kind in kinds for name, method in vars(kind).items()}.items():
-        is_called = f"self.{name}" in play.source
+        is_called = re.search(rf"self\.{name}\b", play.source)
         if inspect.isfunction(method) and not name.startswith("_") and not is_called:
             own = {"batch": made["batches"][0], "outputs": None, "batch_idx": 0, "epoch": 0, **made}
             own |= {"pl_module": made["model"], "optimizer_closure": lambda: None}
@@ -443,6 +444,13 @@ def _network_and_head() -> dict[str, Any]:
 def _actor_and_critic() -> dict[str, Any]:
     parts: dict[str, Any] = {"actor": nn.Linear(6, 6), "critic": nn.Linear(6, 1)}
     return parts | {f"{name}_optimizer": torch.optim.SGD(part.parameters(), lr=0.01) for name, part in parts.items()}
+
+
+def _policy_and_value(made: dict[str, Any]) -> dict[str, Any]:
+    """Two models and a loss of each."""
+    policy, value = nn.Linear(6, 6), nn.Linear(6, 1)
+    losses = {name: one(made["inputs"]).square().mean() * 100 for name, one in (("a", policy), ("b", value))}
+    return {"policy": policy, "value": value, **losses}
 
 
 def _parts(made: dict[str, Any]) -> dict[str, Any]:
@@ -495,6 +503,15 @@ OTHERS: dict[tuple[str, str], Callable[[dict[str, Any]], dict[str, Any]]] = {
     ("CLIP404/before_2", "Runner"): lambda made: _scalar(),
     ("CLIP404/clean", "AnotherRunner"): lambda made: {"args": SimpleNamespace(make=_Engine)},
     ("CLIP102/before_2", "WeightedLoss"): lambda made: {"weights": [1.0]},
+    ("CLIP110/clean", "something_else_after_a_test"): lambda made: {"chosen": {made["model"].body.weight}},
+    ("CLIP110/clean", "LangevinOptimizer"): lambda made: {"rate": 0.1},
+    ("CLIP111/clean", "measures_each"): lambda made: {"groups": {"all": made["optimizer"].param_groups[0]}},
+    ("CLIP115/clean", "Groups"): lambda made: {"table": nn.Linear(6, 1), "rest": nn.Linear(6, 1)},
+    ("CLIP116/clean", "a_setting_decides"): lambda made: {"settings": SimpleNamespace(max_norm=0.5)},
+    ("CLIP117/before_3", "Agent"): lambda made: _policy_and_value(made),
+    ("CLIP303/before_3", "one_part"): lambda made: {"part": made["inputs"]},
+    ("CLIP303/before_3", "helped"): lambda made: setattr(made["model"], "no_sync", nullcontext) or {},
+    ("CLIP412/clean", "local"): lambda made: {"tensor": torch.ones(3)},
     ("CLIP111/before_2", "clip"): lambda made: {"parts": [made["model"].body, made["model"].head]},
     ("CLIP113/before_2", "Learner"): lambda made: {"net": made["model"]},
     ("CLIP114/before_2", "Trainer"): lambda made: {"max_norm": None, "log": SimpleNamespace(error=lambda _: None)},
