@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import random
 import re
 import sys
@@ -93,6 +94,13 @@ class Scalar(nn.Linear):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return super().forward(inputs).square().mean()
+
+
+class Widths(nn.Linear):
+    """A model that is given the width of what it computes."""
+
+    def forward(self, inputs: torch.Tensor, width: int) -> torch.Tensor:
+        return super().forward(inputs) * width
 
 
 class Judged(nn.Module):
@@ -446,6 +454,16 @@ def _actor_and_critic() -> dict[str, Any]:
     return parts | {f"{name}_optimizer": torch.optim.SGD(part.parameters(), lr=0.01) for name, part in parts.items()}
 
 
+def _counted(made: dict[str, Any]) -> dict[str, Any]:
+    """A state that is two steps before its end, and batches without one."""
+    return {"state": SimpleNamespace(step=98, acc_step=0), "batches": itertools.cycle(made["samples"])}
+
+
+def _of_widths() -> dict[str, Any]:
+    model = Widths(6, 1)
+    return {"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.01), "widths": (1, 2)}
+
+
 def _policy_and_value(made: dict[str, Any]) -> dict[str, Any]:
     """Two models and a loss of each."""
     policy, value = nn.Linear(6, 6), nn.Linear(6, 1)
@@ -490,6 +508,12 @@ OTHERS: dict[tuple[str, str], Callable[[dict[str, Any]], dict[str, Any]]] = {
     ("CLIP101/clean", "kept_for_the_next_call"): lambda made: {**_actor_and_critic(), "last": False},
     ("CLIP106/clean", "either"): lambda made: {"first": False},
     ("CLIP108/clean", "only_the_last_part"): lambda made: {"parts": made["samples"]},
+    ("CLIP108/before_4", "counted_by_a_state"): lambda made: _counted(made),
+    ("CLIP108/clean", "counted_by_a_state"): lambda made: _counted(made),
+    ("CLIP108/clean", "a_state_that_counts_nothing"): lambda made: {"state": SimpleNamespace(frozen=0)},
+    ("CLIP108/before_4", "several_widths_in_each_micro_batch"): lambda made: _of_widths(),
+    ("CLIP108/clean", "a_loop_over_widths"): lambda made: _of_widths(),
+    ("CLIP108/clean", "a_loop_that_zeroes"): lambda made: _of_widths(),
     ("CLIP108/before_4", "with_settings_of_each_turn"): lambda made: {
         "options": SimpleNamespace(every=2, limited=True)
     },

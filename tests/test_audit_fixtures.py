@@ -59,6 +59,10 @@ DIFFERENT: dict[tuple[str, str], tuple[set[str], str]] = {
         {"CLIP108"},
         "each part is clipped indeed; the rule makes no statement where the step is in another loop",
     ),
+    ("CLIP108/clean", "a_loop_that_zeroes"): (
+        {"CLIP101"},
+        "the step of the inner loop has used the gradients; only every second clip is before another step",
+    ),
     ("CLIP108/before_3", "train"): ({"CLIP303"}, "the scaler raises before a clip of a second micro-batch"),
     ("CLIP301/clean_4", "Overrides"): (
         {"CLIP301"},
