@@ -199,8 +199,8 @@ def counted(steps: list[Step], found: list[list[tuple[Fault, Event]]]) -> list[F
             seen = {(fault, site) for fault, site in seen if fault.group != "lost"}
         for fault, site in seen:
             numbers[early.get(site, fault) if fault.code == "CLIP101" else fault, site].add(step.number)
-    of = len({step.number for step in steps if step.end})
-    listed = [_finding(fault, site, len(times), of) for (fault, site), times in numbers.items()]
+    count = len({step.number for step in steps if step.end})
+    listed = [_finding(fault, site, len(times), count) for (fault, site), times in numbers.items()]
     return sorted(listed, key=lambda one: (not one.is_fault, -one.times, one.code))
 
 
