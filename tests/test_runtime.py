@@ -87,6 +87,30 @@ def test_float16_beyond_65504_is_clipped_where_torch_zeroes() -> None:
     assert grads[0].count_nonzero() == 1000
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [2, 100_000])
+def test_a_norm_above_the_range_of_float32_is_infinite_and_the_gradients_are_clipped(
+    dtype: torch.dtype, size: int
+) -> None:
+    grads = [torch.full((size,), 3e38).to(dtype)]
+    exact = reference.total_norm(grads)
+    assert exact > torch.finfo(torch.float32).max
+    want = reference.clipped(grads, 1.0)
+    assert runtime.get_total_norm(grads).item() == INF
+    assert runtime.grad_norm(params_of(grads)).item() == pytest.approx(exact, rel=1e-7)
+    assert runtime.clipped_grads(params_of(grads), 1.0).norm.item() == INF
+    assert runtime.clip_grad_norm_(params_of(grads), 1.0).item() == INF
+    torch.testing.assert_close(grads[0].double(), want[0], rtol=1e-2, atol=0)  # the coefficient is a denormal number
+
+
+@pytest.mark.parametrize("norm_type", [1e-320, 1e-5, 1e-3, 0.01])
+@pytest.mark.parametrize("size", [3, 50_000])
+def test_a_norm_of_an_order_near_0_is_infinite(norm_type: float, size: int) -> None:
+    grads = [torch.full((size,), 0.5)]
+    assert runtime.clip_grad_norm_(params_of([grads[0].clone()]), 1.0, norm_type).item() == INF
+    assert torch.nn.utils.clip_grad_norm_(params_of(grads), 1.0, norm_type).item() == INF
+
+
 @pytest.mark.parametrize("value", [0.1, 0.3, 1.7, 3.3333e-3])
 @pytest.mark.parametrize("norm_type", [1.0, 2.0])
 def test_constant_gradients_keep_seven_digits(value: float, norm_type: float) -> None:

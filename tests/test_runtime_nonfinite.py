@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -177,6 +178,14 @@ def test_an_error_says_when_the_norm_alone_is_infinite() -> None:
     grads = [torch.full((2,), 1e308, dtype=torch.float64)]
     with pytest.raises(RuntimeError, match="all gradients of this process are finite"):
         runtime.clip_grad_norm_(params_of(grads), 1.0, 1.0, nonfinite="raise")
+
+
+@pytest.mark.parametrize("names", [["weight", "bias"], {"weight": 1}, 3])
+def test_wrong_names_do_not_hide_the_error(names: Any) -> None:
+    params = params_of([torch.tensor([math.inf, 1.0])])
+    wanted = r"1 of 1 .* number 0, .* \(infinite\) \(`names` must be `model.named_parameters\(\)`\)"
+    with pytest.raises(RuntimeError, match=wanted):
+        runtime.clip_grad_norm_(params, 1.0, nonfinite="raise", names=names)
 
 
 def test_names_are_read_only_for_the_error() -> None:

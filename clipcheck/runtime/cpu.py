@@ -28,6 +28,7 @@ SAMPLE = 32  # row norms that are inspected
 ELEMENTS = 16  # elements of one row that are inspected
 MEASURED = 16  # rows whose error is measured
 WIDE = frozenset({torch.float64})
+LARGEST = torch.finfo(torch.float32).max
 
 _CPU = torch.device("cpu")
 _vector_norm = torch.linalg.vector_norm
@@ -65,8 +66,13 @@ def scale_(groups: list[list[Tensor]], coefficient: float) -> None:
 
 
 def scalar(value: float, dtype: torch.dtype) -> Tensor:
-    """Returns a 0-dim tensor on the CPU, made in the fastest way."""
-    return torch.scalar_tensor(value, dtype=dtype, device=_CPU)
+    """Returns a 0-dim tensor on the CPU, made in the fastest way; infinite if `dtype` has no number as large."""
+    return torch.scalar_tensor(rounded(value, dtype), dtype=dtype, device=_CPU)
+
+
+def rounded(value: float, dtype: torch.dtype) -> float:
+    """Returns infinity for numbers above the range of `dtype`, float32 or float64: torch refuses to convert those."""
+    return math.inf if value > LARGEST and dtype == torch.float32 else value
 
 
 def _parts(grad: Tensor) -> tuple[Tensor, ...]:
@@ -157,7 +163,12 @@ def _by_powers(grads: list[Tensor], norm_type: float) -> float:
     parts = (part.abs().double() for part in _parts_of(grads))
     sums = [part.sum() if norm_type == 1 else part.pow_(norm_type).sum() for part in parts]
     total = math.fsum(torch.stack(sums).tolist())
-    return total ** (1 / norm_type) if 1e-280 < total < math.inf else careful_norm(grads, norm_type)
+    if not 1e-280 < total < math.inf:
+        return careful_norm(grads, norm_type)
+    try:
+        return total ** (1 / norm_type)
+    except OverflowError:  # orders near 0
+        return math.inf
 
 
 def _parts_of(grads: list[Tensor]) -> Iterator[Tensor]:

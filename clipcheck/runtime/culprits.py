@@ -25,10 +25,18 @@ def culprits(tensors: Sequence[Tensor], grads: Sequence[Tensor | None], names: N
     faulty = [(index, values) for index, values in held if not values.isfinite().all()]
     if not faulty:
         return "all gradients of this process are finite, those of another or the norm itself are not"
-    name_of = {id(tensor): name for name, tensor in names or ()}
+    name_of, remark = _named(names)
     first = ", ".join(_described(index, tensors[index], values, name_of) for index, values in faulty[:SHOWN])
     more = f" and {len(faulty) - SHOWN} more" if len(faulty) > SHOWN else ""
-    return f"{len(faulty)} of {len(held)} gradients are not finite: {first}{more}"
+    return f"{len(faulty)} of {len(held)} gradients are not finite: {first}{more}{remark}"
+
+
+def _named(names: NamedTensors | None) -> tuple[dict[int, str], str]:
+    """The names by the identities of tensors, and what is wrong with them: that must not hide the error itself."""
+    try:
+        return {id(tensor): name for name, tensor in names or ()}, ""
+    except (TypeError, ValueError):
+        return {}, " (`names` must be `model.named_parameters()`)"
 
 
 def _described(index: int, tensor: Tensor, values: Tensor, name_of: dict[int, str]) -> str:

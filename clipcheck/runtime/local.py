@@ -153,7 +153,7 @@ def as_tensor(norm: Norm, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Returns the norm as the 0-dim tensor that callers get."""
     if isinstance(norm, Tensor):
         return norm.to(device, dtype)
-    return torch.full((), norm, dtype=dtype, device=device)
+    return torch.full((), cpu.rounded(norm, dtype), dtype=dtype, device=device)
 
 
 def is_finite(norm: Norm) -> bool:
