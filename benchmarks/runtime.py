@@ -43,11 +43,11 @@ class Part(NamedTuple):
 
     kind: str
     threads: int
-    busy: bool  # one busy process for each core beside the measured one
+    machine: str  # "quiet"; "busy" with one other process for each core; "niced": busy, and the others have priority
 
     @property
     def name(self) -> str:
-        return f"{self.kind}, {self.threads} thread{'s' * (self.threads > 1)}, {'busy' if self.busy else 'quiet'}"
+        return f"{self.kind}, {self.threads} thread{'s' * (self.threads > 1)}, {self.machine}"
 
 
 class Kind(NamedTuple):
@@ -98,7 +98,9 @@ KINDS = {
     "p=3": Kind(torch.float32, _random, 3.0),
     "p=inf": Kind(torch.float32, _random, math.inf),
 }
-PARTS = [Part(kind, threads, busy) for busy in (False, True) for threads in (1, 2) for kind in KINDS]
+PARTS = [Part(kind, threads, machine) for machine in ("quiet", "busy") for threads in (1, 2) for kind in KINDS]
+if hasattr(os, "nice"):  # one, and last: a process without privileges cannot take it back, and its children inherit it
+    PARTS.append(Part("float32", 2, "niced"))
 
 
 def cells() -> list[tuple[int, int]]:
@@ -177,11 +179,12 @@ def _with_gradient(grad: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def surrounding(part: Part) -> Iterator[None]:
-    """Sets the threads, and keeps every core busy if asked to."""
+    """Sets the threads, keeps every core busy if asked to, and gives this process the lowest priority from then on."""
     torch.set_num_threads(part.threads)
-    hogs = [
-        subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1) if part.busy
-    ]
+    busy = (os.cpu_count() or 1) if part.machine != "quiet" else 0
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
+    if part.machine == "niced":
+        os.nice(19)
     try:
         yield
     finally:
@@ -195,13 +198,13 @@ def rows_in(file: Path) -> list[dict[str, Any]]:
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["kind"], row["threads"], row["busy"], row["count"], row["size"]
+    return row["kind"], row["threads"], row["machine"], row["count"], row["size"]
 
 
 def run(part: Part, file: Path, seconds: float) -> None:
     """Measures what the file lacks of a part, and adds each row when it is there."""
     done = {_key(row) for row in rows_in(file)}
-    missing = [cell for cell in cells() if (part.kind, part.threads, part.busy, *cell) not in done]
+    missing = [cell for cell in cells() if (*part, *cell) not in done]
     if not missing:
         return
     with surrounding(part), file.open("a") as out:
@@ -221,7 +224,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "| gradients | case | to torch: median | 90 % | worst | at | to the loop: median | worst | error |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for part, case in itertools.product(PARTS, ("no clip", "clip")):
-        own = [row for row in rows if Part(row["kind"], row["threads"], row["busy"]) == part and row["case"] == case]
+        own = [row for row in rows if Part(row["kind"], row["threads"], row["machine"]) == part and row["case"] == case]
         if not own:
             continue
         own.sort(key=lambda row: row["to_torch"])
@@ -245,7 +248,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
     panels = [
         (part, case, own)
         for part, case in itertools.product(PARTS, ("no clip", "clip"))
-        if (own := [r for r in rows if (r["kind"], r["threads"], r["busy"], r["case"]) == (*part, case)])
+        if (own := [r for r in rows if (r["kind"], r["threads"], r["machine"], r["case"]) == (*part, case)])
     ]
     columns = 4
     height = math.ceil(len(panels) / columns)

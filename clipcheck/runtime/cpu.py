@@ -54,15 +54,23 @@ def scale_(groups: list[list[Tensor]], coefficient: float) -> None:
         if grads[0].is_complex():
             plain.scale_group_(grads, factor)
             continue
-        sizes = list(map(Tensor.numel, grads))
-        if max(sizes) >= GRAIN and is_serial_better():
+        largest = max(map(Tensor.numel, grads))
+        if largest >= GRAIN and is_serial_better():
             grads = [part for grad in grads for part in _parts(grad)]
-            sizes = list(map(Tensor.numel, grads))
-        if min(sizes) < rows.ALONE_OF_16 and sixteen.has_scaling(grads[0].dtype):
-            sixteen.scale_([grad for grad, size in zip(grads, sizes, strict=True) if size < rows.ALONE_OF_16], factor)
-            grads = [grad for grad, size in zip(grads, sizes, strict=True) if size >= rows.ALONE_OF_16]
+        if sixteen.has_scaling(grads[0].dtype):
+            grads = _scale_small_(grads, factor, largest)
         if grads:
             torch._foreach_mul_(grads[::-1], factor)  # the last ones are still in the cache: 5 % faster for 100 MB
+
+
+def _scale_small_(grads: list[Tensor], factor: Tensor, largest: int) -> list[Tensor]:
+    """Multiplies small 16-bit gradients and returns the others."""
+    if largest < rows.ALONE_OF_16:
+        sixteen.scale_(grads, factor)
+        return []
+    if small := [grad for grad in grads if grad.numel() < rows.ALONE_OF_16]:
+        sixteen.scale_(small, factor)
+    return [grad for grad in grads if grad.numel() >= rows.ALONE_OF_16]
 
 
 def scalar(value: float, dtype: torch.dtype) -> Tensor:

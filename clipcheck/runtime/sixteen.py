@@ -16,6 +16,8 @@ LONG, SHORT = 256, 32  # elements per row of bfloat16 and float16, where sums of
 ROWS = 524_288  # rows of a matrix for `squares`: 2 MB of sums
 SIXTEEN = frozenset({torch.float16, torch.bfloat16})
 
+_CPU = torch.device("cpu")
+
 
 def squares(vector: Tensor) -> Iterator[Tensor]:
     """Yields the sums of squares of rows of a contiguous vector whose dtype `has_squares`, in float32.
@@ -61,7 +63,7 @@ def scale_(grads: list[Tensor], factor: Tensor) -> None:
     For every gradient, that function first converts the factor to 16 bits, and then multiplies by the original: for
     1,000 elements the conversion takes twice as long as the product. What torch's `GradScaler` calls does not convert.
     """
-    is_infinite = torch.zeros((), dtype=torch.float32, device="cpu")  # the function sets it; nothing here reads it
+    is_infinite = torch.scalar_tensor(0.0, dtype=torch.float32, device=_CPU)  # is set, and nothing here reads it
     torch._amp_foreach_non_finite_check_and_unscale_(grads, is_infinite, factor)
 
 
