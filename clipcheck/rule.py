@@ -176,6 +176,7 @@ class Finding(NamedTuple):
     related: tuple[tuple[Place, str], ...] = ()
     program: int = 0  # which of the file's programs the fix's offsets belong to
     silent_at: int = 0  # the line whose end is the place for a suppression comment, 0 if it cannot be suppressed
+    copied: str = ""  # the same for findings at the same place of copies of a function, or of a file
     verdict: Verdict | None = None  # of running the fix on torch, if it was run
 
     @property

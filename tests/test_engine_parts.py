@@ -193,6 +193,34 @@ def test_why_a_file_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- a worker's streams -------------------------------------------------------------------------------------------------------------
 
 
+CLIPPING = "def clip(p):\n    torch.nn.utils.clip_grad_norm(p, 1.0)\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("import torch\n" + CLIPPING, [True]),
+        ("import torch\n\n\nx = 1\n" + CLIPPING + "\n\ndef other():\n    pass\n", [True]),
+        ("import torch\n" + CLIPPING + "\n\n" + CLIPPING, [True, True]),
+        ("import torch\n" + CLIPPING.replace("1.0", "2.0"), [False]),
+        ("import torch\n" + CLIPPING + "    torch.nn.utils.clip_grad_norm(p, 1.0)\n", [False, False]),
+        ("import torch\ntorch.nn.utils.clip_grad_norm(p, 1.0)\n", [False]),
+    ],
+)
+def test_findings_at_the_same_place_of_copies_share_a_mark(text: str, same: list[bool]) -> None:
+    def marks(name: str, text: str) -> list[str]:
+        return [
+            finding.copied for finding in check_file(name, text.encode(), Settings(frozenset({"CLIP002"}))).findings
+        ]
+
+    (one,) = marks("a.py", "import torch\n" + CLIPPING)
+    others = marks("b.py", text)
+    assert one and all(others)
+    assert [one == other for other in others] == same
+    assert len(set(others)) == (1 if all(same) else len(same))
+    assert others == marks("c.py", text)  # a copy of the file
+
+
 def test_what_is_sent_is_received() -> None:
     stream = io.BytesIO()
     for value in ("x" * 300, [1, None], b""):
@@ -267,7 +295,7 @@ def test_workers_that_are_stopped_start_nothing() -> None:
 def test_a_finding_is_the_same_after_the_cache() -> None:
     fix = Fix("Swap", Safety.UNSAFE, (Edit(1, 2, "x"),), (Edit(0, 0, "import torch\n"),))
     whole = Finding("x.py", Place(1, 2, 3, 4, 5), "CLIP002", "name", "m", Severity.ERROR, fix, ((place(2), "y"),),
-                    "help", ((place(7, cell=2), "here"),), 3, 9)  # fmt: skip
+                    "help", ((place(7, cell=2), "here"),), 3, 9, "ab")  # fmt: skip
     for finding in (whole, whole._replace(fix=None, changes=(), related=(), help="")):
         packed = cache._packed(finding)
         import json

@@ -113,6 +113,27 @@ Found 1 problem.
     )
 
 
+def test_full_names_the_copies_of_a_function_instead_of_showing_each() -> None:
+    found = [finding(path=path, copied="a") for path in ("a.py", "b.py", "c.py")]
+    text = shown("full", *found, finding(path="d.py", copied="b"))
+    assert "7 |     opt.step()\n  |\nnote: the same in 2 copies of this code:\n    b.py:6:5\n    c.py:6:5\n\n" in text
+    assert re.findall(r"--> (.*)", text) == ["a.py:6:5", "d.py:6:5"]
+    assert text.endswith("\nFound 4 problems (2 in copies).\n[*] 4 fixable with `--fix`.\n")
+    assert "note: the same in a copy of this code:\n    b.py:6:5\n\nFound 2" in shown("full", *found[:2])
+
+
+def test_findings_of_other_rules_or_without_known_code_are_no_copies() -> None:
+    several = (finding(copied="a"), finding(copied="a", code="CLIP001", place=Place(6, 5, 6, 9)), finding(), finding())
+    text = shown("full", *several)
+    assert text.count("-->") == 4 and "cop" not in text
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMATS) - {"full"}))
+def test_every_other_format_has_each_copy(name: str) -> None:
+    text = shown(name, *(finding(path=path, copied="a") for path in ("one.py", "two.py", "three.py")))
+    assert all(path in text for path in ("one.py", "two.py", "three.py"))
+
+
 def test_full_of_an_unsafe_fix_ends_with_a_note_and_has_no_mark() -> None:
     fix = finding().fix
     assert fix is not None

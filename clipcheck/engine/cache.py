@@ -246,7 +246,7 @@ def _packed(finding: Finding) -> list[Any]:
 
 
 def _finding(path: str, packed: list[Any]) -> Finding:
-    place, code, name, message, severity, fix, changes, help_text, related, program, silent_at = packed
+    place, code, name, message, severity, fix, changes, help_text, related, program, silent_at, copied = packed
     return Finding(
         path,
         Place(*place),
@@ -260,6 +260,7 @@ def _finding(path: str, packed: list[Any]) -> Finding:
         tuple((Place(*where), label) for where, label in related),
         program,
         silent_at,
+        copied,
     )
 
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import NamedTuple
 
 from clipcheck import rules
@@ -136,8 +137,16 @@ def _found(view: _View, rule: Rule, hit: Hit) -> _Found:
         tuple((document.place(index, *source.span(node)), label) for node, label in hit.related),
         index,
         document.place(index, last, last).line,
+        _copied(source, hit),
     )
     return _Found(finding, suppressions.standing(source, start, end, logical), hit.masked)
+
+
+def _copied(source: Source, hit: Hit) -> str:
+    """What findings share that are at the same place of the same code: of the function, else of the program."""
+    around = source.span(source.function(hit.node) or source.module)
+    text = source.text[slice(*around)]
+    return blake2b(f"{source.span(hit.node)[0] - around[0]} {text}".encode(errors="replace"), digest_size=8).hexdigest()
 
 
 def _adjusted(view: _View, code: str, fix: Fix | None) -> Fix | None:

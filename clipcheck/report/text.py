@@ -9,14 +9,14 @@ from textwrap import wrap
 from clipcheck.documents.program import MARKDOWN, NOTEBOOK, RST
 from clipcheck.engine.results import Outcome
 from clipcheck.report.paint import Paint
-from clipcheck.report.view import Looked, Row, View, by_file, lines_of, rows, shown, where
+from clipcheck.report.view import Looked, Row, View, by_file, lines_of, rows, shown, where, with_copies
 from clipcheck.report.visible import visible
 from clipcheck.rule import BETTER, CHANGED, Safety, Verdict
 
 
 def full(outcome: Outcome, view: View) -> str:
     paint = Paint(view.color)
-    blocks = ["".join(_block(row, paint)) for row in rows(outcome)]
+    blocks = ["".join([*_block(row, paint), *_copies(copies, paint)]) for row, copies in with_copies(rows(outcome))]
     return "\n".join([*blocks, summary(outcome, view)]) if view.summary else "\n".join(blocks)
 
 
@@ -58,7 +58,9 @@ def summary(outcome: Outcome, view: View) -> str:
         return _nothing_found(outcome, view.looked)
     if view.fixing:
         return f"Found {_problems(left + fixed)} ({fixed} fixed, {left} remaining).\n{_fixable(found, 0)}"
-    return f"Found {_problems(left)}.\n{_fixable(found, sum(row.fixable for row in found))}"
+    copied = left - len(with_copies(found))
+    copies = f" ({copied} in copies)" if copied else ""
+    return f"Found {_problems(left)}{copies}.\n{_fixable(found, sum(row.fixable for row in found))}"
 
 
 def _fixable(found: list[Row], count: int) -> str:
@@ -210,3 +212,11 @@ def _block(row: Row, paint: Paint) -> Iterator[str]:
         yield f"{paint('verify', 'bold', 'cyan')}: {''.join(_verdict(finding.verdict))}"
     if finding.fix is not None and finding.fix.safety is Safety.UNSAFE:
         yield f"{paint('note', 'bold', 'yellow')}: this fix is unsafe: it changes training\n"
+
+
+def _copies(copies: list[Row], paint: Paint) -> Iterator[str]:
+    """The same findings in copies of the code."""
+    if copies:
+        count = "a copy" if len(copies) == 1 else f"{len(copies)} copies"
+        yield f"{paint('note', 'bold', 'yellow')}: the same in {count} of this code:\n"
+        yield from (f"    {where(row.finding)}\n" for row in copies)

@@ -51,6 +51,14 @@ def rows(outcome: Outcome) -> list[Row]:
     return sorted(found, key=lambda row: row.finding.order)
 
 
+def with_copies(found: Sequence[Row]) -> list[tuple[Row, list[Row]]]:
+    """The findings, each with those at the same place of copies of its function, which are not listed again."""
+    groups: dict[object, list[Row]] = {}
+    for row in found:
+        groups.setdefault((row.finding.code, row.finding.copied) if row.finding.copied else id(row), []).append(row)
+    return [(first, copies) for first, *copies in groups.values()]
+
+
 def _readable(finding: Finding) -> Finding:
     """The finding with harmless text: messages quote the file."""
     return finding._replace(
