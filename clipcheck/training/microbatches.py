@@ -138,6 +138,6 @@ def place_of(event: Event) -> cst.CSTNode:
     """Where to report what runs for every micro-batch: the act itself, where its function runs `backward()` as well; else
     the call that brings it to the micro-batch.
     """
-    earlier = [other for other in event.first_before(EventKind.BACKWARD) if other.kind is EventKind.BACKWARD]
-    beside = bool(earlier) and all(other.frame is event.frame for other in earlier)
+    earlier = event.first_before(EventKind.BACKWARD)
+    beside = any(other.kind is EventKind.BACKWARD and other.frame is event.frame for other in earlier)
     return event.node if beside else event.at
