@@ -206,7 +206,10 @@ def train(model, loss, opt):
     opt.step()
 """
 ABOUT = {
-    "full": ("text", "The default: the code around each finding, and its fix as a diff."),
+    "full": (
+        "text",
+        "The default: the code around each finding, and its fix as a diff; what is in copies of a function is shown once.",
+    ),
     "concise": ("text", "One line per finding."),
     "grouped": ("text", "Findings under the file that they are in."),
     "pylint": ("text", "For tools that read pylint's output."),

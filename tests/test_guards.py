@@ -269,6 +269,10 @@ def step_of(text: str) -> Event | None:
         "for i in batches:\n    B\n    C\n    ?\n    G\n        S",
         "for i in batches:\n    ?\n    C\n    G\n        S\n        Z",
         "for i in batches:\n    B\n    C\nG\n    S",  # the loop, not the guard, decides how many
+        "for i in batches:\n    B\n    if ready():\n        C\n        G\n            S\n            Z",
+        "for i in batches:\n    if ready():\n        B\n    if ready():\n        C\n    G\n        S\n        Z",
+        "for i in batches:\n    if ready():\n        B\n    else:\n        B\n        C\n    G\n        S\n        Z",
+        "if ready():\n    B\nelse:\n    B\n    C\nG\n    S\n    Z",
         "for i in batches:\n    for x in y:\n        B\n        Z\n    C\n    G\n        S\n        Z",
         "for i in batches:\n    for x in y:\n        Z\n        B\n        S\n    C\n    G\n        S\n        Z",
         "for x in y:\n    B\nfor i in batches:\n    C\n    G\n        S\n        Z",
@@ -288,6 +292,7 @@ def test_a_clip_that_is_guarded_like_its_step(text: str) -> None:
         "for i in batches:\n    B\n    if x:\n        C\n    G\n        S\n        Z",
         "for i in batches:\n    for x in y:\n        B\n    C\n    G\n        S\n        Z",  # a sum of several backward passes is one micro-batch
         "B\nC\nG\n    S\n    Z",  # the function is called for each micro-batch
+        "for i in batches:\n    if ready():\n        B\n        C\n        G\n            S\n            Z",  # of both
         "G\n    for i in batches:\n        B\n        C\n        G\n            S\n            Z",
     ],
 )

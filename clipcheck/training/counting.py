@@ -66,9 +66,10 @@ def counting_guard(source: Source, event: Event) -> Test | None:
     return next((test for test in tests_around(source, event) if _counts(source, test)), None)
 
 
-def may_be_guarded(source: Source, event: Event) -> bool:
+def may_be_guarded(source: Source, event: Event, apart_from: frozenset[Test] = frozenset()) -> bool:
     """Whether a test around an event may be true once in several micro-batches: it counts, or a flag changes."""
-    return any(_counts(source, test) or _is_flag(source, test) for test in tests_around(source, event))
+    tests = [test for test in tests_around(source, event) if test not in apart_from]
+    return any(_counts(source, test) or _is_flag(source, test) for test in tests)
 
 
 def is_data_dependent(source: Source, test: Test) -> bool:

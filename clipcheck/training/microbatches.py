@@ -31,7 +31,7 @@ def guarded_step(source: Source, event: Event) -> Event | None:
 
 
 def _guarded_step(source: Source, event: Event, forgets: EventKind) -> Event | None:
-    if may_be_guarded(source, event):
+    if _is_guarded_alone(source, event):
         return None
     inside = loops_around(source, event)
     steps = _steps_after(event, inside[0] if inside else None, forgets)
@@ -40,6 +40,15 @@ def _guarded_step(source: Source, event: Event, forgets: EventKind) -> Event | N
     if not all(comes_once_in_several(source, step, event) for step in steps):
         return None
     return steps[0] if steps else None
+
+
+def _is_guarded_alone(source: Source, event: Event) -> bool:
+    """Whether a test that may count is around an event; one that is around each backward as well decides nothing."""
+    near = [*event.first_before(EventKind.BACKWARD), *event.first_after(EventKind.BACKWARD)]
+    first = (other for start in event.first_before(EventKind.START) for other in start.first_after(EventKind.BACKWARD))
+    backward = (other for other in (*near, *first) if other.kind is EventKind.BACKWARD)
+    shared = [set(tests_around(source, other)) for other in backward]
+    return may_be_guarded(source, event, frozenset(set.intersection(*shared) if shared else ()))
 
 
 def comes_once_in_several(source: Source, step: Event, event: Event) -> bool:
