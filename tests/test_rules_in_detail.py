@@ -70,6 +70,13 @@ SILENT: dict[str, list[str]] = {
         # one vector that has another use
         f("flat = torch.cat([p.grad.cpu().view(-1) for p in ps])\nlog(flat)\nlog(flat.norm())"),
         f("norms = []\nfor p in ps:\n    norms.append(p.grad.norm().item())\nlog(norms)"),
+        # in a test, numbers other than the norm
+        f("log(sum(p.grad.norm().item() ** 2 for p in ps))\nassert ps", "def test_f(ps):"),
+        f("log(max(p.grad.abs().max().item() for p in ps))\nassert ps", "def test_f(ps):"),
+        f("log((torch.cat([p.grad.cpu().view(-1) for p in ps]) ** 2).mean())\nassert ps", "def test_f(ps):"),
+        # sums of norms
+        f(NORMS),
+        f("log(sum(p.grad.norm().item() for p in ps))"),
         f("for p in ps:\n    log(p.grad.norm().item() ** 2)"),
         f(READ.replace(".item()", "")),
     ],
@@ -125,6 +132,10 @@ SILENT: dict[str, list[str]] = {
         f(NORMS + "log(norm)"),
         f("norm = []\nfor p in ps:\n    norm.append(p.grad.norm() ** 2)\nlog(norm)"),
         f("norm = 0.0\nfor p in ps:\n    norm += p.grad.norm(3) ** 1\nlog(norm)"),
+        f("norm = 0.0\nfor p in ps:\n    norm += p.grad.norm(3) ** k"),
+        f("norm = 0.0\nfor p in ps:\n    norm = max(norm, p.grad.norm() ** 2)\nlog(norm)"),
+        f(SQUARES + "xs = [norm]"),
+        SQUARES + "norm = norm",
         f("norm = 0.0\nfor p in ps:\n    norm += p.grad.norm(k) ** 2\nlog(norm ** 0.5)"),
     ],
     "CLIP010": [
@@ -347,6 +358,8 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
         (f("top = 0.0\nfor p in ps:\n    top = max(top, p.grad.abs().max().item())"), ["top = max(top, p.grad.abs().max().item())"]),
         (f("norms = []\nfor p in ps:\n    norms.append(p.grad.norm().item() ** 2)\nlog(sum(norms))"), ["norms.append(p.grad.norm().item() ** 2)"]),
         (f("norms = []\nfor p in ps:\n    norms.append(p.grad.norm().item() ** 2)\nlog(norms)"), ["norms.append(p.grad.norm().item() ** 2)"]),
+        (f("log((torch.cat([p.grad.cpu().view(-1) for p in ps]) ** 2).mean())"), ["log((torch.cat([p.grad.cpu().view(-1) for p in ps]) ** 2).mean())"]),
+        (f("norms = [p.grad.norm().item() for p in ps]\nlog(norms)\nlog(sum(n ** 2 for n in norms) ** 0.5)"), ["log(sum(n ** 2 for n in norms) ** 0.5)"]),
         (f("flat = torch.cat([p.grad.cpu().view(-1) for p in ps])\nlog(flat.norm())"), ["flat = torch.cat([p.grad.cpu().view(-1) for p in ps])"]),
     ],
     "CLIP004": [
@@ -364,12 +377,16 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
         (f("self.total = sum(p.grad.norm() ** 2 for p in ps)\nlog(self.total / 2)"), ["self.total = sum(p.grad.norm() ** 2 for p in ps)"]),
         (f("self.total = 0.0\nfor p in ps:\n    self.total += p.grad.norm() ** 2\nlog(self.total / 2)"), ["self.total += p.grad.norm() ** 2"]),
         (f(READ.replace(".item()", "") + "log(total ** 0.5)\nlog(total / 2)"), ["total += p.grad.norm() ** 2"]),
+        (f("total = 0.0\nfor p in ps:\n    total += p.grad.norm() ** 2\n    log(total / 2)"), ["total += p.grad.norm() ** 2"]),
+        (f(f"a = sum(p.grad.norm() ** 2 for p in ps)\ndist.all_reduce(a)\nlog({TOTAL})"), [f"log({TOTAL})"]),
         (f("log(sum(p.grad.norm(3) ** 2 for p in ps) / 2)"), ["log(sum(p.grad.norm(3) ** 2 for p in ps) / 2)"]),
     ],
     "CLIP006": [
         (f(SQUARES + "return norm ** 1 / 2"), ["return norm ** 1 / 2"]),
         (f("return sum(p.grad.norm() ** 2 for p in ps) ** 1 / 2"), ["return sum(p.grad.norm() ** 2 for p in ps) ** 1 / 2"]),
         (f(SQUARES + "x = f'{norm}'"), ["x = f'{norm}'"]),
+        (f(SQUARES + "total = norm\nreturn norm", "def grad_norm(ps):"), ["return norm"]),
+        (f("norm = 0.0\nlog(norm)\nfor p in ps:\n    norm += p.grad.norm() ** 2\nreturn norm", "def grad_norm(ps):"), ["return norm"]),
         (f(SQUARES + "x = {'a': norm}"), ["x = {'a': norm}"]),
         (f(SQUARES + "norm = norm\nreturn norm", "def grad_norm(ps):"), ["norm = norm"]),
         (f(SQUARES + "if ps:\n    return norm\nlog(norm)", "def grad_norm(ps):"), ["return norm"]),

@@ -201,6 +201,9 @@ def test_one_read_for_each_parameter(body: str) -> None:
         "xs = f()\ngrad_norm = get_total_norm(xs)",
         "grad_norm = get_total_norm([f(p) for p in model.parameters()])",
         "xs = model.parameters()\nif c:\n    xs = grads\ngrad_norm = get_total_norm(xs)",
+        "grad_norm = get_total_norm([x for p in model.parameters()])",
+        "grad_norm = get_total_norm(f(model.parameters()))",
+        "grad_norm = clip_grad_norm_(tensors=model.parameters(), max_norm=1.0)",
     ],
 )
 def test_norms_that_are_named_correctly(body: str) -> None:
@@ -222,6 +225,10 @@ def test_norms_that_are_named_correctly(body: str) -> None:
         ),
         ("x = get_total_norm(model.parameters())", None),
         ("x = get_total_norm(filter(None, model.parameters()))", None),
+        ("x = get_total_norm(tuple(model.parameters()))", None),
+        ("get_total_norm(grads)\nx = get_total_norm(model.parameters())", None),
+        ("log(b'grad', get_total_norm(model.parameters()))", None),
+        ("x = get_total_norm(model.parameters())\nclip_grads_with_norm_(ps, 1.0)", None),
     ],
 )  # fmt: skip
 def test_norms_of_weights_in_the_place_of_gradients(body: str, after: str | None) -> None:

@@ -97,6 +97,12 @@ ROWS: list[tuple[str, str, str, str, list[tuple[str, str]]]] = [
     ("CLIP506", f(f"S\nZ\nlog({TOTAL})"), f"log({TOTAL})", "norm of gradients that `zero_grad()` has cleared: it is always 0", [(Z, "the gradients are cleared here")]),
     ("CLIP507", f(f"B\nclip_grad_norm_(ps, 1.0)\nlog('grad_norm', {TOTAL})\nS"), f"log('grad_norm', {TOTAL})", "norm of already clipped gradients: it never exceeds `max_norm`", [("clip_grad_norm_(ps, 1.0)", "the gradients are clipped here")]),
     ("CLIP006", "norm = 0.0\nfor p in ps:\n    norm += p.grad.norm() ** 3\n", "norm += p.grad.norm() ** 3", "sums 2-norms raised to the power of 3, which is not a norm: use one number for both", []),
+    ("CLIP006", "norm = 0.0\nfor p in ps:\n    norm += p.grad.norm(3) * p.grad.norm(3)\n", "norm += p.grad.norm(3) * p.grad.norm(3)", "sums 3-norms raised to the power of 2, which is not a norm: use one number for both", []),
+    *(("CLIP005", f(f"log({norm})"), f"log({norm})", f"gradient norm accumulated one tensor at a time: many kernels{why}", []) for norm, why in (
+        (TOTAL, ", and a sum in the gradients' dtype"),
+        ("sum(p.grad.float().norm() ** 2 for p in ps) ** 0.5", " where one call would do"),
+        ("torch.stack([p.grad.norm() for p in ps]).norm(dtype=torch.double)", " where one call would do"),
+    )),
     ("CLIP006", f("norm = 0.0\nfor p in ps:\n    norm += p.grad.norm() ** 2\nlog(norm)"), "log(norm)", "`norm` is a sum of squares, but is returned or logged as a norm: take the root", []),
     ("CLIP006", f("t = 0.0\nfor p in ps:\n    t += p.grad.norm() ** 2\nreturn t ** 1 / 2"), "return t ** 1 / 2", "`t ** 1 / 2` divides by 2 instead of taking the root", []),
 ]  # fmt: skip

@@ -105,7 +105,7 @@ def _is_check(source: Source, one: Accumulation) -> bool:
     if not _is_in_test(source, one.statement):
         return False
     match one.target:
-        case cst.Name(value=name) if one.how != "max":
+        case cst.Name(value=name):
             uses = source.names.uses(source.scope(one.target).owner(name), name)
             return all(root_of(source, use, one.term) is None for use in uses)
     return one.how == "max"
@@ -145,9 +145,7 @@ def _is_only_asserted(source: Source, node: cst.BaseExpression) -> bool:
     if _is_in_assertion(source, node):
         return True
     match source.parent(node):
-        case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=name) as target)], value=value) if (
-            value is node
-        ):
+        case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=name) as target)]):
             uses = source.names.uses(source.scope(target), name)
             return bool(uses) and all(_is_in_assertion(source, use) for use in uses)
     return False

@@ -149,18 +149,14 @@ def _leaves(source: Source, use: cst.Name) -> bool:
         case cst.FormattedStringExpression() | cst.DictElement():
             return True
         case cst.Arg() as arg:
-            call = source.parent(arg)
-            return (isinstance(call, cst.Call) and source.qualified(call.func) is None) or _is_print(source, arg)
+            match source.parent(arg):
+                case cst.Call(func=func):
+                    return source.qualified(func) in (None, "builtins.print")
         case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=target))]):
             function = source.enclosing(use, cst.FunctionDef)
             says = function is not None and claims_to_be_norm(function.name.value)
             return target == use.value and says and _returned(source, use)
     return False
-
-
-def _is_print(source: Source, arg: cst.Arg) -> bool:
-    call = source.parent(arg)
-    return isinstance(call, cst.Call) and source.qualified(call.func) == "builtins.print"
 
 
 def _returned(source: Source, use: cst.Name) -> bool:

@@ -105,9 +105,6 @@ def _clips_with(source: Source, call: cst.Call) -> bool:
     """Whether the gradients are then clipped with this norm."""
     match source.parent(call):
         case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=name))]):
-            return any(
-                source.code(clip.arguments["total_norm"]) == name
-                for clip in torch_calls(source)
-                if clip.function == "clip_grads_with_norm_" and "total_norm" in clip.arguments
-            )
+            used = (clip.arguments.get("total_norm") for clip in torch_calls(source))
+            return any(norm is not None and source.code(norm) == name for norm in used)
     return False
