@@ -87,6 +87,9 @@ NO_FIX = [
     ("CLIP003", "import torch._six"),
     ("CLIP003", "import torch._six as six\nsix.inf"),
     ("CLIP003", "import torch._six\ntorch._six.nan"),
+    ("CLIP003", "import torch._six\ntorch._six.inf + torch._six.nan"),
+    ("CLIP003", "import os, torch._six"),
+    ("CLIP003", "from torch import nn, _six"),
     ("CLIP003", "from torch import _six"),
     ("CLIP003", "torch._six.nan"),
 ]  # fmt: skip
@@ -136,6 +139,8 @@ def test_no_fix(code: str, body: str) -> None:
         ("CLIP003", "x = 1; from torch._six import inf", "x = 1; from math import inf"),
         ("CLIP003", "import torch._six\nx = torch._six.inf", "import torch\nx = torch.inf"),
         ("CLIP003", "x = torch._six.inf", "x = torch.inf"),
+        ("CLIP003", "if x: from torch._six import inf", "if x: from math import inf"),
+        ("CLIP003", "from torch._six import (  # why\n    inf,\n)", "from math import (  # why\n    inf,\n)"),
         ("CLIP107", "p.grad.clamp(-1, 1)", "p.grad.clamp_(-1, 1)"),
         ("CLIP107", "torch.clamp(p.grad, -1, 1)", "torch.clamp_(p.grad, -1, 1)"),
         ("CLIP407", "fully_shard(model)\nn = get_total_norm(gs)\nprint(f'{n:.2f}')", "fully_shard(model)\nn = get_total_norm(gs)\nprint(f'{n.item():.2f}')"),

@@ -255,6 +255,9 @@ MEASURED = "norm = get_total_norm([p.grad for p in ps if p.grad is not None])"
         f"{MEASURED}\nloss.backward()\nclip_grad_norm_(ps, 1.0)",
         f"{MEASURED}\nscaler.unscale_(opt)\nclip_grad_norm_(ps, 1.0)",
         f"{MEASURED}\np.grad = x\nclip_grad_norm_(ps, 1.0)",
+        f"{MEASURED}\np.grad.mul_(2)\nfor x in xs:\n    f()\nclip_grad_norm_(ps, 1.0)",
+        f"{MEASURED}\nclip_grad_norm_(max_norm=1.0)",
+        "from clipcheck.runtime import grad_norm\nnorm = grad_norm(p for p in ps if p.x)\nclip_grad_norm_([p for p in ps], 1.0)",
         f"{MEASURED}\nclip_grad_value_(ps, 1.0)\nclip_grad_norm_(ps, 1.0)",
         f"clip_grad_norm_(ps, 1.0)\n{MEASURED}",  # what is left
         f"if c:\n    {MEASURED}\nclip_grad_norm_(ps, 1.0)",
@@ -281,6 +284,11 @@ def test_norms_that_differ_from_the_result_of_the_clip(body: str) -> None:
         ("norm = get_total_norm([p.grad for p in ps], 1)\nclip_grad_norm_(ps, 1.0, 1)", "norm = clip_grad_norm_(ps, 1.0, 1)"),
         (f"{MEASURED}\nlog(norm)\nclip_grad_norm_(ps, 1.0)", None),
         (f"{MEASURED}\ntotal = clip_grad_norm_(ps, 1.0)", None),
+        (f"{MEASURED}\nlog(clip_grad_norm_(ps, 1.0))", None),
+        (
+            "from clipcheck.runtime import grad_norm\nnorm = grad_norm(p for p in ps if p.x)\nclip_grad_norm_([p for p in ps if p.x], 1.0)",
+            "norm = clip_grad_norm_([p for p in ps if p.x], 1.0)",
+        ),
         (f"{MEASURED}  # why\nclip_grad_norm_(ps, 1.0)", None),
         (f"{MEASURED}\nif c:\n    pass\nclip_grad_norm_(ps, 1.0); f()", None),
         (f"{NORM_OF}log(norm_of(ps))\nclip_grad_norm_(ps, 1.0)", None),

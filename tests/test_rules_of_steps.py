@@ -48,6 +48,14 @@ SILENT = {
         "Z\nB\nS\nclip_grad_norm_(model.parameters(), float('inf'))",  # measures
         "Z\nB\nS\nnorm = clip_grad_norm_(model.parameters(), max_norm=torch.inf)",
         "S\nC",  # no backward
+        "def f(model, optimizer):\n    S\n    C",
+        "Z\nB\nS\nC\nprepare(optimizer)",
+        "Z\nB\nS\nC\nif x:\n    S",
+        "def f(model, loss, xs):\n    optimizer = torch.optim.SGD(model.parameters())\n    for x in xs:\n        Z\n        B\n        S\n        B\n        C",
+        # a loop that may not step, or steps something other than what it goes through
+        "Z\nB\nwhile optimizers:\n    S\nC",
+        "Z\nB\nfor other in optimizers:\n    S\nC",
+        "Z\nB\nif x:\n    train_step(x)\nfor optimizer in optimizers:\n    S\nC",
     ],
     # clips before backward
     "CLIP102": [
@@ -57,6 +65,7 @@ SILENT = {
         "p.grad.mul_(2)\nC\nB\nS",
         "prepare(optimizer)\nC\nB\nS",
         "Z\nC\nif x:\n    B\nelse:\n    S",
+        "Z\nif x:\n    S\nC\nB\nS",
         "Z\nC\nfor y in x:\n    B\nS",  # in another loop
         "Z\nB\nS\nC",
         "def closure():\n    B\n    return loss\ndef f(xs):\n    for x in xs:\n        Z\n        C\n        optimizer.step(closure)",
@@ -246,6 +255,11 @@ def test_silent(code: str, body: str) -> None:
 FOUND: dict[str, list[tuple[str, str | None]]] = {
     "CLIP101": [
         ("for y in x:\n    Z\n    B\n    S\nC", None),  # once an epoch
+        ("Z\nB\nfor optimizer in optimizers:\n    S\nC", None),
+        ("with amp.autocast():\n    B\n    S\nC", None),
+        ("B\nS\naccelerator.clip_grad_norm_(model.parameters(), 1.0)\nZ", None),
+        ("B\nS\nclip()\nZ\ndef clip():\n    C", None),
+        ("B\ngo()\nC\nZ\ndef go():\n    S", None),
         ("for y in x:\n    for z in y:\n        Z\n        B\n        S\nC", None),
         # the `unscale_` that came too late with the clip goes with it
         ("SB\nSS\nU\nC\nUP\nZ", "SB\nU\nC\nSS\nUP\nZ"),
@@ -275,6 +289,13 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ("import os\nfor x in xs:\n    Z\n    C\n    print(model)\n    B\n    S", "import os\nfor x in xs:\n    Z\n    print(model)\n    B\n    C\n    S"),
         ("Z\nnorm = clip_grad_norm_(model.parameters(), 1.0)\nprint(norm)\nB\nS", None),
         ("Z\nC\nSB\nSS", None),
+        ("Z\nC\nif x:\n    B\nelse:\n    B\nS", "Z\nif x:\n    B\nelse:\n    B\nC\nS"),
+        ("def f(model, loss):\n    Z\n    C\n    B", "def f(model, loss):\n    Z\n    B\n    C"),
+        ("Z\nboth()\nS\ndef both():\n    C\n    B", "Z\nboth()\nS\ndef both():\n    B\n    C"),
+        ("Z\nC\nB\nif x:\n    B\nS", None),
+        ("Z\naccelerator.clip_grad_norm_(model.parameters(), 1.0)\nB\nS", None),
+        ("Z\nclip()\nB\nS\ndef clip():\n    C", None),
+        ("Z\nC\nrun()\nS\ndef run():\n    B", None),
         ("Z\nC\nB\nB\nS", None),
     ],
     "CLIP103": [
@@ -557,6 +578,25 @@ def test_clips_after_another_optimizer_is_unscaled(body: str) -> None:
 def test_a_clip_after_the_step_of_its_own_optimizer(parameters: str, found: bool) -> None:
     body = of_two("Z", "B", "opt_d.step()", f"clip_grad_norm_({parameters}, 1.0)", "opt_g.zero_grad()")
     assert bool(check(body.replace("Z\n", "opt_d.zero_grad()\n"), "CLIP101").findings) is found
+
+
+CLIP_D = "clip_grad_norm_(d.parameters(), 1.0)"
+THEN_G = ("opt_g.zero_grad()", "B", "opt_g.step()")
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (of_two("opt_d.zero_grad()", "B", "opt_d.step()", CLIP_D, *THEN_G), True),
+        (of_two("for p in d.parameters():", "    p.grad = None", "B", "opt_d.step()", CLIP_D, *THEN_G), True),
+        (of_two("opt_g.zero_grad()", "B", "opt_g.step()", "clip_grad_norm_(g_params, 1.0)", "opt_d.zero_grad()", "B", "opt_d.step()"), True),
+        (of_two("opt_d.zero_grad()", "B", "if x:", "    opt_d.step()", CLIP_D, *THEN_G), False),
+        (of_two("opt_d.zero_grad()", "B", "opt_d.step()", CLIP_D, "prepare(opt_d)", *THEN_G), False),
+        (of_two("opt_d.zero_grad()", "B", "opt_d.step()", CLIP_D.replace("1.0", "float('inf')"), *THEN_G), False),
+    ],
+)  # fmt: skip
+def test_a_clip_between_the_steps_of_two_optimizers(body: str, found: bool) -> None:
+    assert bool(check(body, "CLIP101").findings) is found
 
 
 def test_related_places_are_shown() -> None:

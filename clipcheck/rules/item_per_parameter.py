@@ -56,8 +56,7 @@ def check(source: Source) -> Iterator[Hit]:
 
 def _is_read_here(source: Source, call: cst.Call) -> bool:
     """Whether this call itself reads the value: not one around it, and not an argument that was read before."""
-    inner = [node for node in source.walk(call) if isinstance(node, cst.Call) and node is not call]
-    return not any((found := power(source, node)) and found.synced for node in inner)
+    return not any((found := power(source, node)) and found.synced for node in source.walk(call) if node is not call)
 
 
 def _repeats(source: Source, call: cst.Call, found: Power) -> bool:
@@ -80,7 +79,7 @@ def _is_used_up(source: Source, call: cst.Call) -> bool:
     """Whether the value goes into a sum of squares, or is only compared."""
     for above in source.ancestors(call):
         match above:
-            case cst.Arg() | cst.Attribute():
+            case cst.Arg():
                 continue
             case cst.BinaryOperation(operator=cst.Power()) | cst.Comparison() | cst.Assert():
                 return True
@@ -91,8 +90,6 @@ def _is_used_up(source: Source, call: cst.Call) -> bool:
                 return True
             case cst.Assign(targets=[cst.AssignTarget(target=cst.Name() as name)]):
                 return _is_squared_later(source, name)
-            case _:
-                return False
     return False
 
 

@@ -73,7 +73,7 @@ def _same(source: Source, norm: Norm, clip: Clip) -> bool:
     """Whether the clip's parameters are those of the norm: by their spelling, without the tests for None."""
     assert clip.parameters is not None
     wanted = plain(source, clip.parameters)
-    same = wanted in norm.parameters or wanted.replace("[", "").replace("]", "") in norm.parameters
+    same = wanted in norm.parameters or wanted.removeprefix("[").removesuffix("]") in norm.parameters
     return same and norm.order.equals(order_of(source, clip))
 
 
