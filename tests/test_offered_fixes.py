@@ -43,6 +43,7 @@ def fixed(body: str, code: str) -> str:
 
 NO_FIX = [
     ("CLIP106", "clip_grad_norm_(torch.autograd.grad(loss, ps), 1.0)"),
+    ("CLIP106", "g = p.grad\nclip_grad_norm_(g, 1.0)"),
     ("CLIP110", "[clip_grad_norm_(p, 1.0) for p in model.parameters()]"),
     ("CLIP110", "for p in model.parameters():\n    clip_grad_norm_(p, 1.0)\n    log(p)"),
     ("CLIP110", "for p in model.parameters():\n    clip_grad_norm_(p, 1.0)\nelse:\n    log(p)"),
@@ -134,6 +135,7 @@ def test_no_fix(code: str, body: str) -> None:
         ("CLIP413", loop("B\nC\nif x:\n    for p in model.parameters():\n        dist.all_reduce(p.grad)\nS"), loop("B\nif x:\n    for p in model.parameters():\n        dist.all_reduce(p.grad)\nC\nS")),
         ("CLIP413", loop("B\nC\nself.sync_grads(model)\nS"), loop("B\nself.sync_grads(model)\nC\nS")),
         ("CLIP502", "loss = 1\nloss = clip_grad_norm_(ps, 1.0)", "loss = 1\nclip_grad_norm_(ps, 1.0)"),
+        ("CLIP106", "clip_grad_norm_([p.grad for p in ps for q in p], 1.0)", "clip_grad_norm_([p for p in ps for q in p], 1.0)"),
         ("CLIP003", "from torch._six import inf", "from math import inf"),
         ("CLIP003", "from torch._six import inf as INF", "from math import inf as INF"),
         ("CLIP003", "x = 1; from torch._six import inf", "x = 1; from math import inf"),

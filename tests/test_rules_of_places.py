@@ -41,6 +41,7 @@ SILENT: dict[str, list[str]] = {
         "clip_grad_norm_((p.data.norm() for p in ps), 1.0)",
         "clip_grad_norm_([p], 1.0)",
         "clip_grad_norm_(model.state_dict(), 1.0)",
+        "clip_grad_norm_([g for g in grads], 1.0)",
         "clip_grad_norm_(other.values(), 1.0)",
         "clip_grad_norm_(model.buffers().values(), 1.0)",
         "clip_grad_norm_(autograd_grad(loss, ps), 1.0)",
@@ -369,6 +370,7 @@ FOUND: dict[str, list[tuple[str, str]]] = {
     "CLIP106": [
         ("clip_grad_norm_((p.data for p in ps), 1.0)", LAST),
         ("clip_grad_norm_((p.grad, q.grad), 1.0)", LAST),
+        ("gs = [p.grad, q.grad]\nclip_grad_norm_(gs, 1.0)", LAST),
         ("clip_grad_norm_(model.state_dict().values(), 1.0)", LAST),
         ("gs = []\nfor p in ps:\n    gs.append(p.grad)\nclip_grad_norm_(gs, 1.0)", LAST),
         ("gs = [p.grad for p in ps]\nif x:\n    gs = [p.grad for p in qs]\nclip_grad_norm_(gs, 1.0)", LAST),

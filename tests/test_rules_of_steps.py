@@ -104,6 +104,15 @@ SILENT = {
         "noise = torch.optim.SGD([x])\nB\nmodel.zero_grad()\nnoise.step()",
         "def f(model, head, loss, xs):\n    optimizer = torch.optim.SGD(head.parameters())\n    for x in xs:\n        B\n        model.zero_grad()\n        S",
         "def f(model, loss, xs):\n    optimizer = torch.optim.SGD([*model.parameters(), *head.parameters()])\n    for x in xs:\n        B\n        model.zero_grad()\n        S",
+        "B\nx and clear()\nS\ndef clear():\n    Z",
+        "if x:\n    prepare(optimizer)\nelse:\n    B\nZ\nS",
+        # for each micro-batch, but of another optimizer, or nobody knows when
+        "other.zero_grad()\nB\nC\nif i % 4 == 0:\n    S",
+        "Z\nB\nif x:\n    prepare(optimizer)\nif i % 4 == 0:\n    S",
+        "Z\nif x:\n    prepare(optimizer)\nB\nif i % 4 == 0:\n    S",
+        "if x:\n    Z\nB\nC\nif i % 4 == 0:\n    S",
+        "x and Z\nB\nC\nif i % 4 == 0:\n    S",
+        "S\nfor y in x:\n    Z\n    B",
         # for each micro-batch, but so is the step, or backward comes once in several as well
         "Z\nB\nC\nS\nif i % 4 == 0:\n    print(i)",
         "Z\nif i % 4 == 0:\n    B\n    C\n    S",
@@ -121,6 +130,8 @@ SILENT = {
         "if x:\n    B\n    C\n    S\nB\nS",  # one after the other
         "if x:\n    B\n    S\nB\nC\nS",
         "if clip_grad:\n    B\n    C\n    S\nelse:\n    B\n    S",
+        "if x and do_clip:\n    B\n    C\n    S\nelse:\n    B\n    S",
+        "if x:\n    B\n    C\n    if y:\n        S\n    else:\n        opt_g.step()\nelse:\n    B\n    S",
         "if limit:\n    B\n    clip_grad_norm_(ps, limit)\n    S\nelse:\n    B\n    S",
         "if x:\n    B\n    C\n    S\nelse:\n    B\n    p.grad.clamp_(-1, 1)\n    S",
         "if x:\n    B\n    C\n    S\nelse:\n    B\n    prepare(optimizer)\n    S",
@@ -310,6 +321,10 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
          "def f(model, loss, xs):\n    optimizer = torch.optim.SGD(model.head.parameters())\n    for x in xs:\n        model.zero_grad()\n        B\n        S"),
         # for each micro-batch
         ("Z\nB\nC\nif i % 4 == 0:\n    S", None),
+        ("Z\nif x:\n    return\nB\nif i % 4 == 0:\n    S", None),
+        ("B\nclear()\nS\ndef clear():\n    Z", None),
+        ("run()\nZ\nS\ndef run():\n    B", None),
+        ("for p in ps:\n    p.grad = None\nB\nZ\nS", "for p in ps:\n    p.grad = None\nZ\nB\nS"),
         ("Z\nB\nC\nif i % 4:\n    continue\nS", None),
         # a test that is the same for each batch, or counts
         ("B\nif i % 4 == 0:\n    Z\n    C\n    S", None),
@@ -342,6 +357,8 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ("if amp:\n    SB\n    U\n    C\n    SS\n    UP\nelse:\n    B\n    S", None),
         ("if amp:\n    SB\nelse:\n    B\nif amp:\n    U\n    C\n    SS\nelse:\n    S", None),
         ("if x:\n    B\n    C\n    S\nelse:\n    B\n    S", None),
+        ("if self.amp:\n    B\n    clip_grad_norm_(ps, self.limit)\n    S\nelse:\n    B\n    S", None),
+        ("if amp is None:\n    B\n    clip_grad_norm_(ps, 1.0, foreach=None)\n    S\nelse:\n    B\n    S", None),
         ("if x:\n    B\n    C\n    S\n    continue\nB\nS", None),
         ("if x:\n    B\n    S\n    continue\nB\nC\nS", None),
     ],
@@ -597,6 +614,13 @@ THEN_G = ("opt_g.zero_grad()", "B", "opt_g.step()")
 )  # fmt: skip
 def test_a_clip_between_the_steps_of_two_optimizers(body: str, found: bool) -> None:
     assert bool(check(body, "CLIP101").findings) is found
+
+
+def test_code_that_never_clips_is_not_told_when_to_clear_its_gradients() -> None:
+    text = "def f(loss, optimizer):\n    loss.backward()\n    optimizer.zero_grad()\n    optimizer.step()\n"
+    settings = Settings(codes=frozenset({"CLIP104"}), prefilter=False)
+    assert check_file("x.py", text.encode(), settings).findings == ()
+    assert len(check_file("x.py", f"{text}# clip_grad_norm_\n".encode(), settings).findings) == 1
 
 
 def test_related_places_are_shown() -> None:

@@ -43,10 +43,14 @@ SWALLOWED = [
     # the clip is in a function
     f"def clip():\n    scaler.unscale_(opt)\n    {CLIP}\ntry:\n    clip()\nexcept Exception:\n    pass\nopt.step()",
     "def clip(ps):\n    return clip_grad_norm_(ps, limit)\nwith contextlib.suppress(Exception):\n    clip(ps)\nopt.step()",
+    f"try:\n    {CLIP}\n    opt.zero_grad()\nexcept Exception:\n    pass\nopt.step()",
+    f"try:\n    {CLIP}\nexcept Exception:\n    failed = True\nif other:\n    print(1)\nopt.step()",
+    f"try:\n    {CLIP}\nexcept Exception:\n    self.failed = True\nopt.step()",
     # a flag that only keeps the next clip from failing again
     f"global failed\nif not failed:\n    try:\n        {CLIP}\n    except Exception as e:\n        log.warning(e)\n        failed = True\nopt.step()",
 ]  # fmt: skip
 HEARD = [
+    f"failed = False\nfor x in ps:\n    if not failed:\n        try:\n            {CLIP}\n        except Exception:\n            failed = True\n        opt.step()\nopt.step()",
     f"failed = False\ntry:\n    {CLIP}\nexcept Exception:\n    failed = True\nif not failed:\n    opt.step()",
     f"failed = False\nfor x in ps:\n    if not failed:\n        try:\n            {CLIP}\n        except Exception:\n            failed = True\n        opt.step()",
     f"failed = False\nfor x in ps:\n    if not failed:\n        try:\n            {CLIP}\n        except Exception:\n            failed = True\n    else:\n        continue\n    opt.step()",

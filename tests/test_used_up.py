@@ -225,3 +225,18 @@ def test_a_partial_that_is_called_again_with_the_same_iterator() -> None:
         10,
         "clips in the first iteration only: `params` is a one-shot iterator, made on line 7",
     )
+
+
+@pytest.mark.parametrize(
+    ("made", "after"),
+    [("(ITER)", "list((model.parameters()))"), ("(p for p in ITER)", "[p for p in model.parameters()]")],
+)
+def test_parentheses_around_an_iterator(made: str, after: str) -> None:
+    body = function("params = {}", "list(params)", "CLIP")
+    assert check(body.format(made), fix=True).now.decode() == program(body.format(after))
+
+
+def test_a_hand_written_clip_of_a_used_up_iterator() -> None:
+    scaled = ("total_norm = f(model)", "for p in params:", "    p.grad.mul_(limit / (total_norm + 1e-6))")
+    assert check(function("params = list(ITER)", "list(params)", *scaled)).findings == ()
+    assert len(check(function("params = ITER", "list(params)", *scaled)).findings) == 1

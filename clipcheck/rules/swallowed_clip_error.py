@@ -157,8 +157,7 @@ def _is_idle(source: Source, guarded: cst.Try, statement: cst.CSTNode) -> bool:
 
 def _is_log(source: Source, func: cst.BaseExpression) -> bool:
     """Whether a call only prints or logs: `print`, `warnings.warn`, `self.logger.exception`, `tqdm.write`."""
-    said = {word for word in words(source.code(func)) if word.isalpha()}
-    return bool(said & _LOGS) or last_name(func) == "write"
+    return not _LOGS.isdisjoint(words(source.code(func))) or last_name(func) == "write"
 
 
 def _is_plain(source: Source, value: cst.BaseExpression) -> bool:
