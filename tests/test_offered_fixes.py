@@ -57,6 +57,7 @@ NO_FIX = [
     ("CLIP111", "for m in models:\n    clip_grad_norm_(m.parameters(), 1.0)\n    log(m)"),
     ("CLIP111", "for m in models:\n    clip_grad_norm_(m.parameters(), 1.0)\nelse:\n    log(m)"),
     ("CLIP111", "for m in models:  # why\n    clip_grad_norm_(m.parameters(), 1.0)"),
+    ("CLIP111", "for m in models:\n    clip_grad_norm_(m.parameters(),\n                    1.0)"),
     ("CLIP111", "for p in models:\n    clip_grad_norm_(p.parameters(), 1.0)"),
     ("CLIP111", "for m in models:\n    n = clip_grad_norm_(m.parameters(), 1.0)"),
     ("CLIP111", "for m in models:\n    clip_grad_norm_([p for p in m.parameters()], 1.0)"),

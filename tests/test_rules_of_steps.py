@@ -187,6 +187,7 @@ SILENT = {
         "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    C\n    SS\ndef h(scaler, optimizer):\n    U",
         "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    C\n    SS\ndef h(amp):\n    amp.unscale_grads()",
         "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    p.grad.div_(2)\n    C\n    SS",
+        "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    C\n    SS\ndef h(p):\n    p.grad.div_(2)",
         "def f(loss):\n    B\ndef g(model, scaler, optimizer):\n    C\n    SS",  # not scaled in this file
         "def f(loss, scaler):\n    SB\ndef g(model, optimizer):\n    C\n    S",
         "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    C",
@@ -383,6 +384,7 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ("SB\nclip()\nSS\nUP\ndef clip():\n    C", None),  # who else calls it is not known
         ("run()\nC\nSS\nUP\ndef run():\n    SB", None),
         ("SB\nprint(x); C\nSS\nUP", None),
+        ("SB\nC\nun()\nSS\nUP\ndef un():\n    U", None),
         ("SB\nC\nif i % 4 == 0:\n    SS\n    UP\n    Z", None),
     ],
     "CLIP303": [
@@ -614,6 +616,31 @@ THEN_G = ("opt_g.zero_grad()", "B", "opt_g.step()")
 )  # fmt: skip
 def test_a_clip_between_the_steps_of_two_optimizers(body: str, found: bool) -> None:
     assert bool(check(body, "CLIP101").findings) is found
+
+
+@pytest.mark.parametrize(
+    ("after_backward", "after_clip", "after_step", "found"),
+    [
+        ("print(x)", "print(x)", "print(x)", 1),
+        (CLIP_G, "print(x)", "print(x)", 2),
+        # the other one's gradients are clipped, or may be
+        (CLIP_D, "print(x)", "print(x)", 0),
+        ("print(x)", CLIP_D, "print(x)", 0),
+        ("p.grad.mul_(0.5)", "print(x)", "print(x)", 0),
+        ("prepare(opt_d)", "print(x)", "print(x)", 0),
+        ("print(x)", "prepare(opt_d)", "print(x)", 0),
+        # what is clipped is stepped later, or may be
+        ("print(x)", "print(x)", "opt_g.step()", 0),
+        ("print(x)", "print(x)", "prepare(opt_g)", 0),
+        ("print(x)", "print(x)", "x and opt_g.step()", 0),
+    ],
+)
+def test_a_clip_before_the_step_of_another_optimizer(
+    after_backward: str, after_clip: str, after_step: str, found: int
+) -> None:
+    own = ("opt_g.zero_grad()", "B", CLIP_G, "opt_g.step()")
+    body = of_two(*own, "opt_d.zero_grad()", "B", after_backward, CLIP_G, after_clip, "opt_d.step()", after_step)
+    assert len(check(body, "CLIP117").findings) == found
 
 
 def test_code_that_never_clips_is_not_told_when_to_clear_its_gradients() -> None:
