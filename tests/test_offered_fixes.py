@@ -67,6 +67,9 @@ NO_FIX = [
     ("CLIP117", "import functools\n" + TWO.format("self.clip()")),
     ("CLIP117", TWO.format("ps = self.m.parameters()\n            clip_grad_norm_(ps, 1.0)")),
     ("CLIP203", "clip_grad_norm_(ps, 1.0, norm_type=True)"),
+    *(("CLIP205", f"clip_grad_norm_({given}") for given in (
+        *("ps, math.inf, error_if_nonfinite=True)", "*args, max_norm=math.inf)", "(p for p in ps), math.inf)", "f(ps), math.inf)"),
+    )),
     ("CLIP206", "n = get_total_norm(gs).item()\nlog(n)\nclip_grads_with_norm_(ps, 1.0, n)"),
     ("CLIP405", SHARDED + "m = FSDP(n)\nclip_grad_norm_(m.parameters(), 1.0, foreach=True)"),
     ("CLIP405", SHARDED + "m = FSDP(n)\nclip_grad_norm_(m.parameters(), *args)"),

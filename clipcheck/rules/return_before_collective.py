@@ -190,7 +190,7 @@ def _compared(
     source: Source, left: cst.BaseExpression, operator: cst.BaseCompOp, right: cst.BaseExpression
 ) -> Asked | None:
     """`x is None`, `x == []`, `len(x) == 0` and similar tests."""
-    nothing = source.spelled(right) in ("None", "[]", "()", "{}")
+    nothing = source.outer_code(right) in ("None", "[]", "()", "{}")
     match left:
         case cst.Call(func=cst.Name("len"), args=[cst.Arg(value=inner)]):
             bound = number(source, right)
