@@ -56,6 +56,8 @@ def test_a_norm_that_a_test_calls_a_number(body: str) -> None:
     "body",
     [
         "if torch.is_tensor(norm):\n    np.isnan(norm)",
+        "from torch import Tensor\nif isinstance(norm, Tensor):\n    np.isnan(norm)",
+        "a = norm\nb = a\nc = b\nd = c\nnp.isnan(d)",
         "if isinstance(norm, torch.Tensor):\n    np.isnan(norm)",
         "if isinstance(norm, (float, torch.Tensor)):\n    np.isnan(norm)",
         "if isinstance(norm, float):\n    pass\nelse:\n    np.isnan(norm)",
@@ -188,3 +190,17 @@ def test_a_sum_may_still_be_its_initial_number() -> None:
 def test_no_fix_where_float_is_something_else() -> None:
     report = check(f"float = x\n{SUM}np.sqrt(total)")
     assert [finding.fix for finding in report.findings] == [None]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "total = 0.0\nnp.sqrt(total)",
+        "a = b\nb = a\nnp.isnan(a)",
+        "np.isnan(x.clone())",
+        "np.sqrt(torch.tensor([p.grad.norm().item() for p in params]).norm())",
+        "total = 0.0\nfor p in params:\n    total += p.grad.norm().item() ** 2\nnp.sqrt(total)",
+    ],
+)
+def test_numbers_and_others_that_are_no_norm_on_a_device(body: str) -> None:
+    assert check(body).findings == ()

@@ -307,11 +307,19 @@ SILENT: dict[str, list[str]] = {
         "if x:\n    norm = clip_grad_norm_(ps, 1.0)\nelse:\n    norm = g()\nself.log('clipped_norm', norm)",
         "self.log('clipped_norm', norm)\nnorm = clip_grad_norm_(ps, 1.0)",
         # assertions
+        "norm = clip_grad_norm_(ps, 1.0)\nfor norm in xs:\n    self.log('clipped_norm', norm)",
+        "norm = clip_grad_norm_(ps, 1.0)\nnorm += 1\nself.log('clipped_norm', norm)",
         "norm = clip_grad_norm_(ps, 1.0)\nassert norm < 2.0",
+        "norm = clip_grad_norm_(ps, 1.0)\nassert g(x) <= 1.0 + norm",
         "norm = clip_grad_norm_(ps, 1.0)\nassert norm > 1.0",
         "norm = clip_grad_norm_(ps, 1.0)\nassert 1.0 < norm",
         "norm = clip_grad_norm_(ps, 1.0)\nassert norm.x < 1.0",
         "norm = clip_grad_norm_(ps)\nassert norm <= 1.0",
+    ],
+    "CLIP507": [
+        f(f"B\nmine.clip_grad_norm_(ps, 1.0)\nlog('grad_norm', {TOTAL})\nS"),
+        f(f"B\nif x:\n    n = clip_grad_norm_(ps, 1.0)\nelse:\n    clip_grad_norm_(ps, 1.0)\nlog('grad_norm', {TOTAL})\nS"),
+        f(f"B\nclip_grad_norm_(ps, 1.0)\n# after the clip\nlog('grad_norm', {TOTAL})\nS"),
     ],
     "CLIP502": [
         "loss, norm = clip_grad_norm_(ps, 1.0)",
@@ -503,6 +511,16 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
             ("clip_grad_norm_(ps, 1.0, 2.0)", "clip_grad_norm_(ps, 2.0)"),
             ("clip_grad_value_(ps, limit)", "clip_grad_value_( ps, limit )"),
         )),
+    ],
+    "CLIP507": [
+        *((f(f"B\n{clip}\n{log}\nS"), [log.split("\n")[-1]]) for clip, log in (
+            ("# after the clip\nx = 1\nclip_grad_norm_(ps, 1.0)", f"log('grad_norm', {TOTAL})"),
+            ("if x:\n    clip_grad_norm_(ps, 1.0)\nelse:\n    U", f"log('grad_norm', {TOTAL})"),
+            ("clip_grad_norm_(ps, 1.0)", f"x = f'grad norm: {{{TOTAL}}}'"),
+            ("clip_grad_norm_(ps, 1.0)", f"log(f'gradient {{x}}', {TOTAL})"),
+            ("clip_grad_norm_(ps, 1.0)", f"log('grad' 'ient', {TOTAL})"),
+        )),
+        (f("B\nclip_grad_norm_(ps, 1.0)\ngrad_norm = 0.0\nfor p in ps:\n    grad_norm += p.grad.norm() ** 2\nlog(grad_norm ** 0.5)"), ["for p in ps:"]),
     ],
     "CLIP502": [
         ("p.data = clip_grad_norm_(ps, 1.0)", ["p.data = clip_grad_norm_(ps, 1.0)"]),

@@ -177,8 +177,6 @@ def _is_number_here(source: Source, call: cst.Call, value: cst.BaseExpression) -
                 tests.append((above.test, inner is above.body))
             case cst.BooleanOperation() if inner is above.right:
                 tests.append((above.left, isinstance(above.operator, cst.And)))
-            case cst.BaseStatement():
-                break
         inner = above
     return any(_says_number(source, test, outcome, named) for test, outcome in tests)
 

@@ -103,9 +103,7 @@ def _target(source: Source, call: cst.Call) -> cst.BaseExpression | None:
                 node = source.parent(parent) or parent
             case cst.Arg() if _is_float(source, source.parent(parent)):
                 node = source.parent(parent) or parent
-            case cst.Assign(targets=[cst.AssignTarget(target=target)], value=value) if value is node:
-                return target
-            case cst.AnnAssign(target=target, value=value) if value is node:
+            case cst.Assign(targets=[cst.AssignTarget(target=target)]) | cst.AnnAssign(target=target):
                 return target
             case _:
                 return None
@@ -144,7 +142,7 @@ def _uses(source: Source, target: cst.Name, call: cst.Call) -> Iterator[Hit]:
     """Where the variable is logged under such a name, or asserted to be within the limit."""
     scope = source.scope(target)
     bindings = scope.bindings.get(target.value, [])
-    if len(bindings) != 1 and any(_says_more(source, b.value, call) for b in bindings):
+    if any(_says_more(source, b.value, call) for b in bindings):
         return
     limit = bound(call, "clip_grad_norm_").limit
     for use in source.names.uses(scope, target.value):
@@ -178,12 +176,7 @@ def _key(source: Source, use: cst.CSTNode) -> str:
     """The name under which a value is logged, where that name says it is the norm after clipping."""
     for above in source.ancestors(use):
         match above:
-            case (
-                cst.Attribute(attr=cst.Name("item" | "detach" | "cpu"))
-                | cst.Call(func=cst.Attribute(attr=cst.Name("item" | "detach" | "cpu")))
-            ):
-                continue
-            case cst.Call() if _is_float(source, above):
+            case cst.Attribute(attr=cst.Name("item" | "detach" | "cpu")) | cst.Call():  # of it, or `float`, see below
                 continue
             case cst.Arg() if _is_float(source, source.parent(above)):
                 continue
