@@ -224,6 +224,9 @@ SILENT = {
         "SB\nU\nfor y in x:\n    if y:\n        continue\nSS\nUP",
         "if amp:\n    U\nif amp:\n    SS\n    UP\nif x:\n    continue",
         "SB\nU\nSS",
+        "SB\nU\nif x:\n    continue\nSS",
+        "SB\nU\nif x:\n    continue\nif i % 4 == 0:\n    SS\n    UP\n    Z",
+        "if x:\n    SB\n    U\n    SS\n    UP\nelse:\n    continue",
     ],
     # frameworks
     "CLIP403": [
@@ -234,6 +237,7 @@ SILENT = {
         "class Accelerator:\n    pass\ndef f(accelerator, loss, model):\n    accelerator.backward(loss)\n    C",
         "other.backward(loss)\nC\nS",
         "accelerator.backward()\nC\nS",
+        "from m import Other\ndef f(model, loss, optimizer):\n    accelerator = Other()\n    accelerator.backward(loss)\n    C\n    S",
     ],
     "CLIP411": [
         "fabric.backward(loss)\nfabric.clip_gradients(model, optimizer, max_norm=1.0)\nS",
@@ -427,6 +431,16 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ),
         ("accelerator.backward(loss)\nclip_grad_norm_(ps, 1.0, error_if_nonfinite=True)\nS", None),
         ("accelerator.backward(loss)\nclip_grad_norm_(*args)\nS", None),
+        ("accelerator.backward(loss)\ntorch.nn.utils.clip_grads_with_norm_(ps, 1.0, n)\nS", None),
+        ("run()\nC\nS\ndef run():\n    accelerator.backward(loss)", None),
+        (
+            "def f(self, model, loss, optimizer):\n    accelerator = self.make()\n    accelerator.backward(loss)\n    C\n    S",
+            "def f(self, model, loss, optimizer):\n    accelerator = self.make()\n    accelerator.backward(loss)\n    accelerator.clip_grad_norm_(model.parameters(), 1.0)\n    S",
+        ),
+        (
+            "accelerator.backward(loss)\nif x:\n    accelerator.clip_grad_norm_(ps, 1.0)\nelse:\n    clip_grad_norm_(ps, 2.0)\nS",
+            "accelerator.backward(loss)\nif x:\n    accelerator.clip_grad_norm_(ps, 1.0)\nelse:\n    accelerator.clip_grad_norm_(ps, 2.0)\nS",
+        ),
     ],
     "CLIP411": [
         ("fabric.backward(loss)\nC\nS", "fabric.backward(loss)\nfabric.clip_gradients(model, optimizer, max_norm=1.0)\nS"),
@@ -562,6 +576,8 @@ CLIP_G = "clip_grad_norm_(g.parameters(), 1.0)"
         of_two("SB", "scaler.unscale_(opt_d)", "prepare(opt_g)", CLIP_G),
         of_two("SB", "scaler.unscale_(opt_d)", "p.grad.mul_(2)", CLIP_G),
         of_two("SB", "scaler.unscale_(opts[0])", CLIP_G),
+        of_two("SB", "prepare(opt_g)", "scaler.unscale_(opt_d)", CLIP_G),
+        of_two("SB", "p.grad.mul_(2)", "scaler.unscale_(opt_d)", CLIP_G),
     ],
 )
 def test_clips_whose_optimizer_is_or_may_be_unscaled(body: str) -> None:
