@@ -17,16 +17,14 @@ from clipcheck.python.source import Source
 
 
 def folded(source: Source, call: cst.Call) -> tuple[Series, str] | None:
-    """What `functools.reduce` iterates over, and whether it adds or keeps the largest ("add", "max")."""
+    """What a call of `functools.reduce` iterates over, and whether it adds or keeps the largest ("add", "max")."""
     match call.args:
-        case [cst.Arg(value=function), cst.Arg(value=iterable), *start] if not any(
-            not is_zero(source, arg.value) for arg in start
+        case [cst.Arg(value=function), cst.Arg(value=iterable), *start] if all(
+            is_zero(source, arg.value) for arg in start
         ):
             pass
         case _:
             return None
-    if source.qualified(call.func) != "functools.reduce":
-        return None
     if source.qualified(function) in ("operator.add", "builtins.max", "numpy.add", "torch.add"):
         found = series(source, iterable)
         return (found, "max" if source.qualified(function) == "builtins.max" else "add") if found else None
