@@ -10,6 +10,7 @@ SHARDED = "from torch.distributed.fsdp import FullyShardedDataParallel as FSDP\n
 HOOK = "def hook(p):\n    opts[p].step()\n    opts[p].zero_grad()\n\nfor p in model.parameters():\n    p.register_post_accumulate_grad_hook(hook)\n\n"
 TRAIN = "def train(model, loss, xs):\n    for x in xs:\n        loss.backward()\n        {}\n"
 SWALLOWED = "for x in xs:\n    B\n    try:\n        C\n    except {}:\n        {}\n    S"
+OWN = "clip_grad_norm_(self.parameters(), 1.0)"
 
 
 def module(body: str, name: str = "training_step", base: str = "L.LightningModule") -> str:
@@ -226,6 +227,7 @@ SILENT: dict[str, list[str]] = {
         loop("SB\nscaler.unscale_(opt_d)\naccelerator.clip_grad_norm_(generator.parameters(), 1.0)"),
     ],
     "CLIP401": [
+        module(OWN) + "    def other(self, loss):\n        self.manual_backward(loss)\n",
         module("clip_grad_norm_(self.parameters(), 1.0)", base="nn.Module"),
         module("clip_grad_norm_(self.parameters(), 1.0)", "other_step"),
         module("self.manual_backward(loss)\nclip_grad_norm_(self.parameters(), 1.0)"),
@@ -297,6 +299,9 @@ SILENT: dict[str, list[str]] = {
         "fully_shard(model)\nnorm = clip_grad_value_(ps, 1.0)\nprint(f'{norm:.2f}')",
     ],
     "CLIP410": [
+        "L.Trainer(precision='16-mixed')\n" + module("p.grad.mul_(2)\n" + OWN, "on_after_backward"),
+        module("def on_train_batch_end(self):\n    " + OWN, "helper"),
+        module("opt.step()\n" + OWN, "on_before_optimizer_step"),
         module("clip_grad_norm_(self.parameters(), 1.0)", "on_before_optimizer_step"),
         module("clip_grad_norm_(self.parameters(), 1.0)", "on_after_backward"),
         module("clip_grad_norm_(self.parameters(), 1.0)", "on_train_batch_end", "nn.Module"),
@@ -337,6 +342,8 @@ SILENT: dict[str, list[str]] = {
         "def g(ps):\n    grads = [p.grad for p in ps]\n    if not grads:\n        return 0\n    def h():\n        dist.all_reduce(x)",
     ],
     "CLIP503": [
+        loop("n = clip_grad_norm_(ps, 1.0)\nif n not in xs:\n    pass"),
+        loop("n = clip_grad_norm_(ps, 1.0)\nif i % 100:\n    continue\nlog(n.item())"),
         "clip_grad_norm_(ps, 1.0).item()",
         loop("clip_grad_norm_(ps, 1.0).cpu()"),
         loop("clip_grad_value_(ps, 1.0).item()"),
@@ -357,7 +364,6 @@ def test_silent(code: str, body: str) -> None:
 
 
 CLIP = "clip_grad_norm_(model.parameters(), 1.0)"
-OWN = "clip_grad_norm_(self.parameters(), 1.0)"
 LAST = "\0"  # stands for the last line of the program
 
 FOUND: dict[str, list[tuple[str, str]]] = {
@@ -516,6 +522,8 @@ FOUND: dict[str, list[tuple[str, str]]] = {
         ("fully_shard(model)\nnorm = get_total_norm(gs)\nif x:\n    norm = clip_grad_norm_(ps, 1.0)\nprint(f'{norm:.2f}')", LAST),
     ],
     "CLIP410": [
+        (module("self.automatic_optimization = False\n" + OWN, "on_train_batch_end"), OWN),
+        *((module(OWN, hook), OWN) for hook in ("on_batch_end", "on_batch_start")),
         *((module(OWN, hook), OWN) for hook in ("on_train_batch_end", "on_train_batch_start", "on_train_epoch_end", "on_before_zero_grad", "optimizer_step")),
         (module("opt.step()\n" + OWN, "optimizer_step"), OWN),
         (module(OWN, "on_train_batch_end", "L.Callback"), OWN),

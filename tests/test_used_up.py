@@ -49,6 +49,7 @@ SILENT = [
     function("params = ITER", "if flag:", "    list(params)", "else:", "    CLIP"),
     function("params = ITER", "if flag:", "    list(params)", "    return", "CLIP"),
     function("params = ITER", "CLIP", "list(params)"),
+    attribute("self.params = ITER", "clip_grad_norm_(self.params, 1.0)\n        self.params = ITER"),
     # what can be read again and again
     function("params = list(ITER)", "list(params)", "CLIP"),
     function("params = [*ITER]", "for x in xs:", "    CLIP"),
