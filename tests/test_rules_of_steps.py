@@ -144,6 +144,7 @@ SILENT = {
         "B\nif (i + 1) % 4 == 0:\n    C\n    S\n    Z",
         "B\nC\nif x:\n    S",  # a test that counts nothing
         "B\nC\nif i % 4:\n    print(x)\nS",
+        "B\nC\nif x:\n    S\n    Z\nif i % 4 == 0:\n    S\n    Z",  # and at other times
         "B\nC\nS\nif (i + 1) % 4 == 0:\n    Z",
         "Z\nB\nC\nif i % 4 == 0:\n    S",  # zeroed each time
         "import opacus\ndef f(model, optimizer, loss, xs):\n    for i, x in enumerate(xs):\n        B\n        C\n        if i % 4 == 0:\n            S\n            Z",

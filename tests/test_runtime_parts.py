@@ -355,6 +355,58 @@ def test_the_norm_of_sections() -> None:
     assert exchange.sums_of(-norms, math.inf).tolist() == [3.0, 4.0]
 
 
+class Backend:
+    """A process group whose backends reduce tensors of these kinds of devices."""
+
+    def __init__(self, *kinds: str) -> None:
+        self._device_types = [torch.device(kind) for kind in kinds]
+
+
+@needs_groups
+@pytest.mark.parametrize(
+    ("kinds", "device", "expected"),
+    [
+        ((), "cpu", "cpu"),  # a group that does not say
+        ((), "cuda:1", "cuda:1"),
+        (("cpu",), "cpu", "cpu"),
+        (("cpu",), "cuda:1", "cpu"),
+        (("cuda",), "cuda:1", "cuda:1"),
+        (("cuda",), "cpu", "cuda:2"),  # offloaded gradients
+        (("cuda", "cpu"), "cpu", "cpu"),
+    ],
+)
+def test_numbers_are_sent_from_a_device_that_the_group_supports(
+    kinds: tuple[str, ...], device: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipcheck.runtime import exchange
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    group: Any = Backend(*kinds)
+    assert exchange._device_for(group, torch.device(device)) == torch.device(expected)
+
+
+@needs_groups
+@pytest.mark.parametrize(
+    ("groups", "used", "expected"),
+    [
+        ([], True, "cpu"),
+        ([("cpu",)], True, "cpu"),
+        ([("cuda",)], False, "cpu"),
+        ([("cuda",)], True, "cuda:2"),
+        ([("cpu",), ("cpu", "cuda")], True, "cuda:2"),
+    ],
+)
+def test_a_rank_that_holds_nothing_sends_from_the_device_that_others_probably_use(
+    groups: list[tuple[str, ...]], used: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipcheck.runtime import exchange
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    how: Any = SimpleNamespace(every_group=[Backend(*kinds) for kinds in groups])
+    assert exchange.device_of_nothing(how) == torch.device(expected)
+
+
 # --- parts of distributed tensors -----------------------------------------------------------------------------------------------------
 
 
