@@ -259,6 +259,8 @@ SILENT = {
         "level = 'O2'\nwith amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\nclip_grad_norm_(ps, 1.0)\nS",
         "level = 'O2'\nwith amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\n    C\nS",
         "level = 'O2'\nwith amp.other(loss, optimizer) as scaled:\n    scaled.backward()\nC\nS",
+        "level = 'O2'\nwith amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\nclip()\nS\ndef clip():\n    C",
+        "level = 'O2'\nrun()\nC\nS\ndef run():\n    with amp.scale_loss(loss, optimizer) as scaled:\n        scaled.backward()",
     ],
 }
 
@@ -464,8 +466,13 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ),
         ("with amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\n    C\n    print(x)\nS", None),
         ("with amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\n    if x:\n        C\nS", None),
+        ("with amp.scale_loss(loss, optimizer) as scaled:\n    C\n    scaled.backward()\nS", None),
     ],
     "CLIP307": [
+        (
+            "level = 'O2'\nwith torch.no_grad():\n    with amp.scale_loss(loss, optimizer) as scaled:\n        scaled.backward()\nC\nS",
+            "level = 'O2'\nwith torch.no_grad():\n    with amp.scale_loss(loss, optimizer) as scaled:\n        scaled.backward()\nclip_grad_norm_(amp.master_params(optimizer), 1.0)\nS",
+        ),
         (
             "level = 'O2'\nwith amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\nC\nS",
             "level = 'O2'\nwith amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\nclip_grad_norm_(amp.master_params(optimizer), 1.0)\nS",

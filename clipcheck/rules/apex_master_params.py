@@ -33,7 +33,7 @@ from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.acts import EventKind
-from clipcheck.training.clips import clips
+from clipcheck.training.clips import Clip, clips
 from clipcheck.training.flows import Event, flows
 from clipcheck.training.guards import branches
 
@@ -45,11 +45,11 @@ _MASTER_COPIES = re.compile(r"""["']O2["']""")
 def check(source: Source) -> Iterator[Hit]:
     if not _MASTER_COPIES.search(source.text):
         return
-    own = {clip.call: clip for clip in clips(source)}
+    own: dict[cst.CSTNode, Clip] = {clip.call: clip for clip in clips(source)}
     for flow in flows(source, EventKind.CLIP):
         for event in flow.of(EventKind.CLIP):
-            clip = own.get(event.node) if isinstance(event.node, cst.Call) else None
-            scaled = _scaled(source, event) if clip is not None and not event.is_called else None
+            clip = own.get(event.node)
+            scaled = None if event.is_called else _scaled(source, event)
             match clip.parameters if clip is not None else None:
                 case cst.Call(func=cst.Attribute(attr=cst.Name("parameters"))) as given if scaled is not None:
                     amp, optimizer = scaled
@@ -72,8 +72,16 @@ def _scaled(source: Source, clip: Event) -> tuple[cst.BaseExpression, cst.BaseEx
     for backward in clip.first_before(EventKind.BACKWARD, EventKind.STEP, EventKind.UNKNOWN):
         for above in source.ancestors(backward.node):
             match above:
-                case cst.With(items=[cst.WithItem(item=cst.Call(func=func, args=[_, cst.Arg(value=optimizer), *_]))]):
-                    if isinstance(func, cst.Attribute) and func.attr.value == "scale_loss":
-                        inside = any(node is clip.node for node in source.walk(above))
-                        return None if backward.is_called or inside else (func.value, optimizer)
+                case cst.With(
+                    items=[
+                        cst.WithItem(
+                            item=cst.Call(
+                                func=cst.Attribute(value=amp, attr=cst.Name("scale_loss")),
+                                args=[_, cst.Arg(value=optimizer), *_],
+                            )
+                        )
+                    ]
+                ):
+                    inside = any(node is clip.node for node in source.walk(above))
+                    return None if backward.is_called or inside else (amp, optimizer)
     return None
