@@ -258,7 +258,6 @@ SILENT: dict[str, list[str]] = {
     ],
     "CLIP405": [
         SHARDED + "m = FSDP(n)\nclip_grad_value_(m.parameters(), 1.0)",
-        SHARDED + "m = FSDP(n)\nclip_grad_norm_(list(m.parameters()), 1.0)",
         SHARDED + "m = FSDP(n)\nclip_grad_norm_(n.parameters(), 1.0)",
         SHARDED + "m = FSDP(n, ShardingStrategy.NO_SHARD)\nclip_grad_norm_(m.parameters(), 1.0)",
         SHARDED + "m = FSDP(n)\nm = unwrap(m)\nclip_grad_norm_(m.parameters(), 1.0)",
@@ -494,6 +493,7 @@ FOUND: dict[str, list[tuple[str, str]]] = {
     ],
     "CLIP405": [
         (SHARDED + "m = FSDP(n)\nclip_grad_norm_(m.parameters(), 1.0)", LAST),
+        (SHARDED + "m = FSDP(n)\nclip_grad_norm_(list(m.parameters()), 1.0)", LAST),
         (SHARDED + "m = n\nm = FSDP(m)\nclip_grad_norm_(m.parameters(), 1.0)", LAST),
         (SHARDED + "if x:\n    m = FSDP(n)\n    clip_grad_norm_(m.parameters(), 1.0)", LAST),
         (SHARDED + "def wrap(n):\n    return FSDP(n)\n\nm = wrap(n)\nclip_grad_norm_(m.parameters(), 1.0)", LAST),
