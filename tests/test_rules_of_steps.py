@@ -78,6 +78,10 @@ SILENT = {
         "def f(loss, model, optimizer, xs):\n    prepare(optimizer)\n    C\n    for x in xs:\n        B",
         "def f(loss, model, optimizer, xs):\n    for x in xs:\n        C\n        B",
         "def f(loss, model, optimizer, xs):\n    C\n    for x in xs:\n        print(x)",
+        "def f(loss, model, optimizer, xs):\n    if xs:\n        B\n    C\n    for x in xs:\n        B",
+        "def f(loss, model, optimizer, xs):\n    C\n    if xs:\n        B\n    for x in xs:\n        B",
+        "def f(loss, model, optimizer, xs):\n    C\n    if xs:\n        train_step(xs)\n    for x in xs:\n        B",
+        "def f(loss, model, optimizer, xs):\n    C\n    run()\ndef run():\n    B",
     ],
     "CLIP104": [
         "Z; B; S",
@@ -319,6 +323,9 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
     ],
     "CLIP103": [
         ("def f(loss, model, optimizer, xs):\n    C\n    for x in xs:\n        B\n        S", None),
+        ("def f(loss, model, optimizer, xs):\n    C\n    for x in xs:\n        run()\ndef run():\n    B", None),
+        ("def f(loss, model, optimizer, xs):\n    C\n    run()\ndef run():\n    for x in xs:\n        B", None),
+        ("def f(loss, model, optimizer, xs):\n    both()\ndef both():\n    C\n    for x in xs:\n        B", None),
         ("def f(loss, model, optimizer, xs):\n    C\n    while xs:\n        for x in xs:\n            B\n            S", None),
     ],
     "CLIP104": [
