@@ -465,6 +465,9 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ("fabric.backward(loss)\nclip_grad_norm_(ps, 1.0)\nS", None),
         ("fabric.backward(loss)\nclip_grad_norm_(model.parameters(), 1.0, foreach=True)\nS", None),
         ("fabric.backward(loss)\nC\nif x:\n    S", None),
+        ("fabric.backward(loss)\nC\nif x:\n    S\nelse:\n    other.step()", None),
+        ("fabric.backward(loss)\nC\ngo()\ndef go():\n    S", None),
+        ("run()\nC\nS\ndef run():\n    fabric.backward(loss)", None),
     ],
     "CLIP306": [
         (
