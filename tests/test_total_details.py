@@ -903,3 +903,16 @@ def test_the_tests_around_a_clip_by_hand(program: str, bound: str | None) -> Non
 )
 def test_what_is_the_norm_of_gradients(program: str, expected: bool) -> None:
     assert is_norm(*asked(program)) is expected
+
+
+@pytest.mark.parametrize(
+    ("loops", "pieces"),
+    [
+        ("for grad in grads", ("grads",)),
+        ("for grad in grads for _ in range(2)", ("grad", "for grad in grads", "for _ in range(2)")),  # each one twice
+    ],
+)
+def test_the_gradients_that_a_sum_goes_through(loops: str, pieces: tuple[str, ...]) -> None:
+    source, node = asked(f"sum(grad.norm() ** 2 {loops})")
+    found = total(source, node)
+    assert found is not None and gradients_pieces(source, found.series) == pieces

@@ -141,7 +141,7 @@ def _argument(
     source: Source, clauses: Sequence[Clause], wanted: cst.BaseExpression, element: str, extra: str = ""
 ) -> tuple[str, ...]:
     """The iterable itself, or the parts of a list comprehension over it."""
-    if len(clauses) == 1 and not clauses[0].conditions and not extra:
+    if len(clauses) == 1 and not clauses[0].conditions:
         clause = clauses[0]
         if element == source.code(clause.target) and source.code(wanted) == element:
             return (source.outer_code(clause.iterable),)
