@@ -44,7 +44,6 @@ from clipcheck.training.classes import is_module_class
 from clipcheck.training.clips import KEYWORDS, Clip, clips
 from clipcheck.training.guards import expects_error
 from clipcheck.training.modules import is_module, is_optimizer
-from clipcheck.training.parameters import attribute_bindings
 
 TITLE = "Pass the parameters"
 BY_HAND = "pass the parameters themselves in one flat list"
@@ -195,8 +194,6 @@ def _goes_through_groups(iterable: cst.BaseExpression | None) -> bool:
 
 def _may_be_a_list(source: Source, node: cst.Attribute) -> bool:
     """Whether some object here has a list called `parameters`: a class sets it, or other code iterates over it."""
-    if attribute_bindings(source, node):
-        return True
     own = source.spelled(node)
     for other in source.nodes(cst.Attribute):
         if other.attr.value != "parameters" or other is node:
