@@ -516,6 +516,9 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
             ("clip_grad_value_(ps, limit)", "clip_grad_value_( ps, limit )"),
         )),
     ],
+    "CLIP506": [
+        (loop(f"Z\nlog({TOTAL})\nB\nS\nfor p in ps:\n    p.grad = None"), [f"log({TOTAL})"]),
+    ],
     "CLIP507": [
         *((f(f"B\n{clip}\n{log}\nS"), [log.split("\n")[-1]]) for clip, log in (
             ("# after the clip\nx = 1\nclip_grad_norm_(ps, 1.0)", f"log('grad_norm', {TOTAL})"),
