@@ -45,3 +45,12 @@ def test_the_missing_unscale_is_named_after_the_scaler_unless_that_is_long(scale
 @pytest.mark.parametrize(("text", "advice"), [(ASSERTED, "drop the assertion"), (LOGGED, "rename it")])
 def test_an_assertion_is_not_to_be_renamed(text: str, advice: str) -> None:
     assert said(text, "CLIP501")[1].startswith(advice)
+
+
+@pytest.mark.parametrize(
+    "use", ["log({'KEY': clip_grad_norm_(ps, 1.0)})\n", "n = clip_grad_norm_(ps, 1.0)\nlog({'KEY': n})\n"]
+)
+def test_a_long_key_is_cut(use: str) -> None:
+    key = "clipped_norm" + "_of_all" * 10
+    message, _ = said(use.replace("KEY", key), "CLIP501")
+    assert len(message) == 100 and message.startswith(f"logged as `{key}`")

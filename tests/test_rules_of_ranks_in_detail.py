@@ -55,7 +55,10 @@ SILENT = {
         f(f"log('local ' 'norm', {LOCAL})"),
         f(f"return {LOCAL}", "def total(ps):") + "\nx = total(ps)\ndist.all_reduce(x)",
     ],
-    "CLIP113": [f(f"x = {TOTAL}\nreturn tell(x)", "def clip_gradients(ps):")],
+    "CLIP113": [
+        f(f"x = {TOTAL}\nreturn tell(x)", "def clip_gradients(ps):"),
+        f(f"for p in ps:\n    p.grad.add_(1)\nreturn {TOTAL}", "def clip_gradients(ps):"),
+    ],
     "CLIP202": [
         "def f(self):\n    clip_grad_norm_(self.parameters, 1.0)",
         f"class A:\n    @property\n    def parameters(self):\n        return []\n\n{A}",
