@@ -75,7 +75,7 @@ class Cache:
         try:
             findings = tuple(_finding(task.path, one) for one in packed)
             warnings = tuple(task.path + line for line in lines)
-        except (TypeError, ValueError, IndexError, OverflowError):
+        except (TypeError, ValueError):
             return None
         if settings.fix and any(finding.fix and settings.applies(finding.fix.safety) for finding in findings):
             return None

@@ -85,7 +85,7 @@ def _holds(source: Source, statement: Statement, loop: cst.For) -> bool:
 
 def _odd_test(source: Source, end: cst.If, clip: ManualClip, allowed: set[int]) -> str:
     """Why an `if` around the loop is not the check that `clip_grad_norm_` makes."""
-    if end.orelse is not None or not isinstance(end.body, cst.IndentedBlock):
+    if end.orelse is not None:
         return "the check has another branch"
     for one in end.body.body:
         plain = isinstance(one, cst.SimpleStatementLine) and all(id(small) in allowed for small in one.body)
