@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from clipcheck.audit import figures, report  # noqa: E402
+from clipcheck.audit import calls, figures, gradients, ranks, report  # noqa: E402
 from clipcheck.audit.figures import Norms, Times  # noqa: E402
 from clipcheck.audit.findings import Finding, Step, counted, is_used, of_strangers, steps, story, told  # noqa: E402
 from clipcheck.audit.log import Call, Event, Log, Optimizer  # noqa: E402
@@ -59,8 +60,9 @@ def log(*events: Event, optimizers: tuple[Optimizer, ...] = (SGD, ADAM), trouble
         ([event("B", 1, 2), event("O", 3)], "unclipped"),  # another optimizer's
         ([event("B", 1, 2), clip(1, 2), event("R", 3)], "clipped"),
         ([event("B", 1, 2), clip(3)], "unclipped"),
-        ([event("B", 1, 2), clip(1, 2, optimizer=7)], "by itself"),
-        ([event("B", 1, 2), clip(1, 2, optimizer=8)], "clipped"),
+        ([event("B", 1, 2), event("<", optimizer=7), clip(1, 2)], "by itself"),
+        ([event("B", 1, 2), clip(1, 2), event("<", optimizer=7)], "clipped"),
+        ([event("B", 1, 2), event("<", optimizer=8), clip(1, 2)], "clipped"),
     ],
 )
 def test_how_a_step_gets_its_gradients(before: list[Event], how: str) -> None:
@@ -95,7 +97,7 @@ def test_steps_of_one_optimizer_in_their_order() -> None:
 
 
 def test_clips_through_a_closure_are_not_the_optimizers_own() -> None:
-    of_closure = [event("B", 1, 2), clip(1, 2, optimizer=7), step(1, 2, in_closure=True)]
+    of_closure = [event("<", optimizer=7), event("B", 1, 2), clip(1, 2), step(1, 2, in_closure=True)]
     first, _ = steps(log(*of_closure), SGD)
     assert first.how == "clipped"
 
@@ -234,7 +236,6 @@ def part(**more: Any) -> report.Part:
         "never_clipped": [],
         "norms": Norms([], [], [], 0),
         "times": None,
-        "tried": None,
     }
     return report.Part(**(values | more))
 
@@ -286,9 +287,11 @@ def test_norms_that_are_not_finite_in_words() -> None:
 
 
 def test_times_in_words() -> None:
-    assert lines(part(times=Times(2.0, 0.05, None)))[3:] == ["  time     clipping takes 50 ms of 2.00 s a step, 2.5%"]
+    assert lines(part(times=Times(2.0, 0.05, None, None)))[3:] == [
+        "  time     clipping takes 50 ms of 2.00 s a step, 2.5%"
+    ]
     tried = {"torch": 0.002, "clipcheck": 0.0005}
-    assert lines(part(times=Times(1.0, 0.002, 3), tried=tried))[3:] == [
+    assert lines(part(times=Times(1.0, 0.002, 3, tried)))[3:] == [
         "  time     clipping takes 2 ms of 1.00 s a step, 0.2%; on gradients of these shapes torch takes 2 ms, "
         "clipcheck.runtime 0.5 ms",
         "  time     a call reads 3 values of the gradients' device: on a GPU, each is a wait",
@@ -339,7 +342,7 @@ def test_a_report_as_json() -> None:
     ],
 )  # fmt: skip
 def test_what_was_not_seen(seen: Log, said: list[str]) -> None:
-    assert report._not_seen(seen) == said
+    assert list(report._not_seen(seen)) == said
 
 
 def test_what_compiled_code_and_deepspeed_hide(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,7 +350,7 @@ def test_what_compiled_code_and_deepspeed_hide(monkeypatch: pytest.MonkeyPatch) 
     for count, seen, said in ((1, log(step(1)), [compiled]), (0, log(step(1)), []), (1, log(clip(1), step(1)), [])):
         counters = SimpleNamespace(counters={"frames": {"ok": count}})
         monkeypatch.setitem(sys.modules, "torch._dynamo.utils", counters)
-        assert report._not_seen(seen) == said
+        assert list(report._not_seen(seen)) == said
     monkeypatch.setitem(sys.modules, "torch._dynamo.utils", None)
     monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace())
     (only,) = report._not_seen(log(step(1)))
@@ -409,11 +412,159 @@ def timed(*starts: float, seconds: float = 0.5, reads: tuple[int | None, ...] = 
     call = Call("clip_grad_norm_", 1.0, 2.0, (1,), (), seconds=seconds)
     called = [event("C", 1, call=call._replace(reads=count)) for count in reads]
     begun = [event("<", optimizer=7, time=start) for start in starts]
-    return figures.times([Step(SGD, "", [*begun, event("<", optimizer=8, time=99.0), *called])])
+    return figures.times(SGD, [Step(SGD, "", [*begun, event("<", optimizer=8, time=99.0), *called])])
 
 
 def test_times_of_a_step() -> None:
-    assert timed(1.0, 3.0, 5.0, 17.0) == Times(2.0, 0.5 / 4, None)
-    assert timed(1.0, 3.0, reads=(2, None, 4)) == Times(2.0, 0.5 * 3 / 2, 4)
+    assert timed(1.0, 3.0, 5.0, 17.0) == Times(2.0, 0.5 / 4, None, None)
+    assert timed(1.0, 3.0, reads=(2, None, 4)) == Times(2.0, 0.5 * 3 / 2, 4, None)
     assert timed(1.0) is None
     assert timed(1.0, 2.0, reads=()) is None
+
+
+# --- what a function is called with -----------------------------------------------------------------------------------------------
+
+
+def called(name: str = "clip_grad_norm_", is_spent: bool = False, **arguments: Any) -> tuple[Call, list[Any]]:
+    return calls.called(name, arguments, is_spent)
+
+
+def test_the_limit_and_order_of_a_call() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    assert called(parameters=[weight], max_norm=0.5)[0] == Call("clip_grad_norm_", 0.5, 2.0, (id(weight),), ())
+    assert called(parameters=[weight], clip_value=1, norm_type=3.0)[0][1:3] == (1, 3.0)
+    limit = torch.tensor(2.0)
+    assert called(parameters=weight, max_norm=limit)[0].limit is limit
+    assert called(parameters=weight)[0].limit == called(parameters=weight, max_norm=None)[0].limit == math.inf
+    assert math.isnan(called(parameters=weight, max_norm="1.0")[0].limit)
+
+
+def test_the_tensors_of_a_call() -> None:
+    layer = torch.nn.Linear(2, 1)
+    every = [layer.weight, layer.bias]
+    for given in (layer, every, tuple(every), dict.fromkeys(every, 1)):
+        assert list(map(id, called(parameters=given)[1])) == list(map(id, every))
+    assert called(parameters=layer.weight)[1] == [layer.weight]
+    assert called(parameters=[None, layer.bias, "x"])[1] == [layer.bias]
+    assert called(parameters=None)[1] == called()[1] == []
+
+
+def test_oddities_of_a_call() -> None:
+    leaf, plain = torch.ones(2, requires_grad=True), torch.ones(2)
+    assert called(parameters=[leaf], is_spent=True)[0].oddities == ("spent",)
+    assert called(parameters=[plain])[0].oddities == called(parameters=[leaf * 2])[0].oddities == ("no parameters",)
+    assert called(parameters=[])[0].oddities == called(parameters=[plain, leaf])[0].oddities == ()
+    frozen = torch.nn.Parameter(torch.ones(2), requires_grad=False)
+    plain.grad = torch.ones(2)
+    assert called(parameters=[plain])[0].oddities == called(parameters=[frozen])[0].oddities == ()
+
+
+@pytest.mark.parametrize(
+    ("made", "spent", "left"),
+    [
+        (lambda: [1, 2], False, [1, 2]),
+        (lambda: (n for n in (1, 2)), False, [1, 2]),
+        (lambda: iter([1, 2]), False, [1, 2]),
+        (lambda: iter(()), True, []),
+        (lambda: (n for n in ()), False, []),  # it is empty, and was not read
+        (lambda: exhausted(n for n in (1, 2)), True, []),
+        (lambda: None, False, None),
+    ],
+)
+def test_whether_an_iterator_was_read_before(made: Any, spent: bool, left: Any) -> None:
+    bound = inspect.signature(lambda parameters, max_norm=1.0: None).bind(made())
+    assert calls.is_spent(bound) is spent
+    there = bound.arguments["parameters"]
+    assert (there if left is None else list(there)) == left
+
+
+def exhausted(iterator: Any) -> Any:
+    list(iterator)
+    return iterator
+
+
+def test_reads_by_the_host() -> None:
+    one = torch.tensor([1.0])
+    with calls.Reads([one]) as reads:
+        one.item(), one.tolist(), one.numpy(), one.cpu(), bool(one), float(one), int(one)
+        one + 1, one.norm()
+    assert reads.count == 7
+    with calls.Reads([torch.empty(1, device="meta")]) as reads:
+        one.item()
+    assert reads.count == 0
+
+
+# --- gradients at a moment ----------------------------------------------------------------------------------------------------------
+
+
+def with_gradients(*sizes: int) -> list[Any]:
+    made = [torch.nn.Parameter(torch.ones(size)) for size in sizes]
+    for parameter in made:
+        parameter.grad = torch.full_like(parameter, 2.0)
+    return made
+
+
+def test_marks_change_with_whatever_is_written() -> None:
+    first, second, third = every = with_gradients(1, 2, 3)
+    third.grad = None
+    before = gradients.marks(every)
+    assert before.keys() == {id(first), id(second)}
+    assert gradients.marks(every) == before
+    first.grad.mul_(2)
+    second.grad = second.grad * 2
+    after = gradients.marks(every)
+    assert [before[id(one)] != after[id(one)] for one in (first, second)] == [True, True]
+    assert gradients.marks([first * 2]) == {}
+
+
+def test_norms_of_the_smallest_gradients() -> None:
+    every = with_gradients(*range(12, 0, -1))
+    every[-1].grad = None
+    every[-2].grad = every[-2].grad.to_sparse()
+    found = gradients.probe(every)
+    assert list(found) == [id(one) for one in every[-3:-9:-1]]
+    assert [float(norm) for norm in found.values()] == pytest.approx([2 * n**0.5 for n in range(3, 9)])
+    assert gradients.probe([]) == {}
+
+
+def test_tensors_that_are_gradients_of_parameters() -> None:
+    first, second = with_gradients(2, 3)
+    bare = torch.nn.Parameter(torch.ones(2))
+    every = [first, second, bare]
+    assert gradients.holders([first.grad], every) == {id(first)}
+    assert gradients.holders([second.grad.view(-1), torch.ones(3)], every) == {id(second)}
+    assert gradients.holders([torch.ones(2)], every) == frozenset()
+    assert gradients.fits(torch.ones(5), every) == {id(first), id(second)}
+    assert gradients.fits(torch.ones(4), every) == frozenset()
+
+
+def test_numbers_in_the_place_of_tensors() -> None:
+    assert gradients.numbers([torch.tensor(2.0), {"a": torch.tensor(3.0)}, 1, None]) == [2.0, {"a": 3.0}, 1, None]
+
+
+def test_the_longest_name_of_a_parameter() -> None:
+    model = torch.nn.ModuleDict({"body": torch.nn.Linear(1, 1)})
+    assert gradients.names()[id(model["body"].weight)] == "body.weight"
+
+
+# --- ranks ------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_norms_of_whole_gradients() -> None:
+    seen = log(event("C", 1, norm=3.0, parts=2), event("C", 2, norm=1.0), event("s", 1, norm=6.0, parts=2))
+    parts = {0: {"parts": [3.0, 6.0]}, 1: {"parts": [4.0, 8.0]}}
+    assert [(one.norm, one.parts) for one in ranks.joined(seen, parts).events] == [(5.0, 1), (1.0, 1), (10.0, 1)]
+    assert ranks.joined(seen, {0: {"parts": [3.0, 6.0]}, 1: {"parts": [4.0]}}) is seen
+    third = {**parts, 2: {"parts": [0.0, 0.0]}}  # over which they are not spread
+    assert [one.norm for one in ranks.joined(seen, third).events] == [3.0, 1.0, 6.0]
+    unknown = {0: {"parts": [None, 6.0]}, 1: {"parts": [None, None]}}
+    assert [one.norm for one in ranks.joined(seen, unknown).events] == [None, 1.0, 6.0]
+
+
+def test_what_other_ranks_want_to_know() -> None:
+    seen = log(clip(1, norm=3.0), clip(1, norm=2.0, parts=2), event("M", 1), step(1, parts=2, weights=(4.0,)), step(2))
+    assert ranks.summary(seen) == {
+        "clips": [[str(LINE), 1.0, 3.0], [str(LINE), 1.0, None]],
+        "parts": [2.0, 1.0],
+        "weights": [(4.0,)],
+    }
