@@ -83,6 +83,21 @@ def test_the_result_is_of_the_same_type_and_power(expression: str, after: str) -
     assert fixed(f"n = {expression}\n") == (f"n = {after}", "")
 
 
+@pytest.mark.parametrize(
+    ("expression", "after", "safety"),
+    [
+        (f"torch.sqrt({SQUARES})", "grad_norm(ps)", Safety.UNSAFE),  # it raises for a number, so a tensor was meant
+        (f"({SQUARES}).sqrt()", "grad_norm(ps)", Safety.UNSAFE),
+        (f"pow({SQUARES}, 0.5)", NORM, Safety.SAFE),
+        (f"math.sqrt({SQUARES})", NORM, Safety.SAFE),
+    ],
+)
+def test_a_root_that_raises_becomes_a_tensor(expression: str, after: str, safety: Safety) -> None:
+    assert fixed(f"n = {expression}\n") == (f"n = {after}", "")
+    (finding,) = check_file("x.py", f"{HEADER}n = {expression}\n".encode(), Settings(CODES)).findings
+    assert finding.fix is not None and finding.fix.safety is safety
+
+
 # --- exponents ----------------------------------------------------------------------------------------------------------------------
 
 

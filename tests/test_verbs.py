@@ -165,6 +165,15 @@ def test_what_is_not_available_is_imported(text: str, after: str) -> None:
             f"import os\n\nx = 1\n\n{NEW}from torch import nn\n\ngrad_norm\n",
         ),
         ("import os\n\nx = 1\n\nimport sys\n\nHERE\n", f"import os\n\n{NEW}\nx = 1\n\nimport sys\n\ngrad_norm\n"),
+        # sorted by modules, whichever form an import has
+        (
+            "from a import x\nimport b\nfrom d import y\n\nHERE\n",
+            f"from a import x\nimport b\n{NEW}from d import y\n\ngrad_norm\n",
+        ),
+        (
+            "import b\nimport d\nfrom a import x\nfrom e import y\n\nHERE\n",
+            f"import b\nimport d\nfrom a import x\n{NEW}from e import y\n\ngrad_norm\n",
+        ),
         ("import torch\r\n\r\nHERE\r\n", f"import torch\r\n{NEW[:-1]}\r\n\r\ngrad_norm\r\n"),
         # an import below its use would come too late
         ("def f():\n    HERE\n\nimport torch\n", f"{NEW}\n\ndef f():\n    grad_norm\n\nimport torch\n"),
