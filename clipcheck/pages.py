@@ -62,7 +62,7 @@ def diff_of(example: Example) -> str:
     """The fix of an example as a diff, without headers."""
     assert example.after is not None
     before, after = (_text(path).splitlines() for path in (example.before, example.after))
-    lines = difflib.unified_diff(before, after, lineterm="", n=3)
+    lines = difflib.unified_diff(before, after)
     return "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
 
 

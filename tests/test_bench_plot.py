@@ -13,9 +13,11 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
+from matplotlib import rcParams
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from clipcheck import plots
 from clipcheck.bench import plot
 from clipcheck.bench.run import Row
 
@@ -52,6 +54,16 @@ def drawn(figures: dict[str, Any], tmp_path: Path, rows: list[Row]) -> tuple[Any
     plot.draw(MACHINE, rows, tmp_path / "plot.svg")
     axes = figures["plot"].axes[0]
     return axes, list(axes.containers)
+
+
+def test_texts_axes_and_background_have_the_colors_of_the_page(tmp_path: Path) -> None:
+    seen: dict[str, Any] = {}
+    plots.for_both(tmp_path / "plot.svg", lambda file, _: seen.update({file.stem: dict(rcParams)}))
+    texts = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    for name, found in seen.items():
+        assert {found[key] for key in texts} == {INK[name]}
+        assert {found["figure.facecolor"], found["axes.facecolor"]} == {PAGE[name]}
+    assert list(seen) == ["plot", "plot-dark"]
 
 
 def test_a_file_for_light_pages_and_one_for_dark_pages(tmp_path: Path) -> None:
