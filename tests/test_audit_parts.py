@@ -208,7 +208,7 @@ def test_findings_of_an_optimizer_are_counted_and_sorted() -> None:
     from clipcheck.audit.faults import FAULTS
 
     by_code = {fault.code: fault for fault in FAULTS}
-    three = [Step(SGD, "", [], step(1)), Step(SGD, "S", [], step(1)), Step(SGD, "S", [])]
+    three = [Step(SGD, "", [], step(1), number=1), Step(SGD, "S", [], step(1), number=2), Step(SGD, "S", [], number=3)]
     note, stale, zero = by_code["CLIP505"], by_code["CLIP101"], by_code["CLIP104"]
     found = [[(note, clip(1)), (note, clip(1))], [(note, clip(1)), (zero, clip(1))], [(stale, clip(1))]]
     assert [(one.code, one.times, one.of) for one in counted(three, found)] == [
@@ -216,6 +216,8 @@ def test_findings_of_an_optimizer_are_counted_and_sorted() -> None:
         ("CLIP104", 1, 2),
         ("CLIP505", 2, 2),
     ]
+    again = [one._replace(number=1) for one in three]  # a closure that is called several times
+    assert [(one.code, one.times, one.of) for one in counted(again, found)][2] == ("CLIP505", 1, 1)
     before = [[(by_code["CLIP102"], clip(1))], [(stale, clip(1))], [(stale, clip(1, site=OTHER_LINE))]]
     assert [(one.code, one.times) for one in counted(three, before)] == [("CLIP102", 2), ("CLIP101", 1)]
 
@@ -294,7 +296,7 @@ def test_times_in_words() -> None:
     assert lines(part(times=Times(1.0, 0.002, 3, tried)))[3:] == [
         "  time     clipping takes 2 ms of 1.00 s a step, 0.2%; on gradients of these shapes torch takes 2 ms, "
         "clipcheck.runtime 0.5 ms",
-        "  time     a call reads 3 values of the gradients' device: on a GPU, each is a wait",
+        "  time     a call reads 3 values of the gradients' device: on a GPU, each synchronizes",
     ]
 
 
