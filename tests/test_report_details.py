@@ -190,6 +190,35 @@ def test_formats_with_one_line_for_each_finding(name: str) -> None:
     assert [line.count("CLIP002") > 0 for line in lines] == [True, True]
 
 
+def test_findings_with_their_source_are_apart() -> None:
+    blocks = shown("full", finding(), finding(place=Place(7, 1, 7, 2)), view=View(summary=False)).split("\n\n")
+    assert [block.splitlines()[0] for block in blocks] == ["CLIP002 do not"] * 2
+
+
+def test_sarif_says_what_a_verification_found() -> None:
+    (run,) = json.loads(shown("sarif", finding(), finding(verdict=Verdict("verified", 3))))["runs"]
+    assert [one.get("properties") for one in run["results"]] == [None, {"verdict": "verified on 3 cases"}]
+    assert run["automationDetails"] == {"id": "clipcheck/"}
+
+
+def test_the_fixes_of_a_rule_in_a_file_are_counted() -> None:
+    done = outcome(finding(), fixed=(finding(fix=FIX), finding(fix=FIX), finding(fix=FIX, code="CLIP001", name="y")))
+    assert text.fixes(done) == (
+        "Fixed 3 problems:\n- train.py:\n    1 × CLIP001 (y)\n    2 × CLIP002 (deprecated-clip-grad-norm)\n"
+    )
+
+
+def test_verdicts_are_listed_and_counted() -> None:
+    some = outcome(
+        finding(verdict=Verdict("verified", 3)),
+        finding(place=Place(7, 1, 7, 2), verdict=Verdict("refuted", 2, reason="no")),
+    )
+    assert text.verdicts(some) == (
+        "train.py:5:5: CLIP002 verified on 3 cases\ntrain.py:7:1: CLIP002 refuted: no\n"
+        "Ran 2 fixes: 1 verified, 1 refuted, 0 not verified; 2 findings without a fix.\n"
+    )
+
+
 def test_without_a_summary_only_findings_are_shown() -> None:
     quiet = View(summary=False)
     for name in ("full", "concise", "grouped"):
