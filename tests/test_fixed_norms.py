@@ -83,6 +83,12 @@ def test_the_result_is_of_the_same_type_and_power(expression: str, after: str) -
     assert fixed(f"n = {expression}\n") == (f"n = {after}", "")
 
 
+def test_parentheses_that_only_hold_the_norm_go_with_it() -> None:
+    assert fixed(f"n = ({SQUARES} ** 0.5) + 1\n") == (f"n = {NORM} + 1", "")
+    assert fixed(f"def f():\n    return({SQUARES} ** 0.5)\n") == (f"def f():\n    return({NORM})", "")
+    assert fixed(f"n = (  # why\n    {SQUARES} ** 0.5\n)\n") == (f"n = (  # why\n    {NORM}\n)", "")
+
+
 @pytest.mark.parametrize(
     ("expression", "after", "safety"),
     [

@@ -114,6 +114,7 @@ REUSED = [
     ("import clipcheck.runtime\nfrom clipcheck.runtime import grad_norm\nHERE\n", "grad_norm"),
     ("def f():\n    from clipcheck.runtime import grad_norm\n    HERE\n", "grad_norm"),
     ("def f():\n    from clipcheck.runtime import grad_norm\n    def g():\n        HERE\n", "grad_norm"),
+    ("if x:\n    from clipcheck.runtime import grad_norm\n    HERE\n", "grad_norm"),
 ]
 
 
@@ -152,6 +153,11 @@ def test_what_is_not_available_is_imported(text: str, after: str) -> None:
     [
         ("HERE\n", f"{NEW}\ngrad_norm\n"),
         ("HERE", f"{NEW}\ngrad_norm"),
+        ("# what this does\nHERE\n", f"{NEW}\n# what this does\ngrad_norm\n"),
+        *(
+            (f"{line}\nHERE\n", f"{line}\n{NEW}\ngrad_norm\n")
+            for line in ("# train.py", "# Copyright Somebody", "# -*- coding: utf-8 -*-", "# License: BSD", "#!python")
+        ),
         ("#!/usr/bin/env python\n# license\n\nHERE\n", f"#!/usr/bin/env python\n# license\n\n{NEW}\ngrad_norm\n"),
         ('"""What it is."""\n\nHERE\n', f'"""What it is."""\n\n{NEW}\ngrad_norm\n'),
         ("'a'; HERE\n", f"{NEW}\n'a'; grad_norm\n"),
@@ -214,6 +220,7 @@ def test_a_name_is_not_added_to_an_import_below_its_use() -> None:
         "from mine import grad_norm\n",
         "print(grad_norm)\n",
         "def f(grad_norm): ...\n",
+        "def f():\n    global grad_norm\n",
         "try:\n    from clipcheck.runtime import grad_norm\nexcept ImportError:\n    grad_norm = None\n",
     ],
 )

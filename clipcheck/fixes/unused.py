@@ -162,8 +162,6 @@ def _is_code(source: Source, string: cst.SimpleString) -> bool:
                 return True
             case cst.AugAssign(target=cst.Name(value="__all__")):
                 return True
-            case cst.SimpleStatementLine() | cst.BaseCompoundStatement():
-                return False
     return False
 
 
