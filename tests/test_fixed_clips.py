@@ -71,6 +71,32 @@ def test_another_comparison_of_the_coefficient_is_another_clip(test: str) -> Non
     assert "compare the norm" in why or why == ""
 
 
+OF_ITS = f"{NORM}if norm > theta:\n{indented(SCALE)}".replace("in ps", "in its")
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        (f"{NORM}if norm > theta:\n{indented(SCALE)}print(norm)\n", f"norm = {CALL}\nprint(norm)"),
+        (f"{NORM}if norm > theta:\n{indented(SCALE)}norm = 3\n", f"{CALL}\nnorm = 3"),
+        (f"{NORM}# why\nif norm > theta:\n{indented(SCALE)}", f"# why\n{CALL}"),
+        (f"def f():\n{indented(NORM)}    if norm > theta:\n{indented(indented(SCALE))}", f"def f():\n    {CALL}"),
+        (f"its = list(ps)\n{OF_ITS}", f"its = list(ps)\n{CALL.replace('ps', 'its')}"),
+        (
+            "norm = sum(p.grad.norm(3) ** 3 for p in ps) ** (1 / 3)\n" + f"if norm > theta:\n{indented(SCALE)}",
+            "clip_grad_norm_(ps, theta, norm_type=3)",
+        ),
+        (
+            "norm = sum(p.grad.norm().item() ** 2 for p in ps) ** 0.5\n"
+            + f"if norm > theta:\n{indented(SCALE)}print(norm)\n",
+            f"norm = {CALL}.item()\nprint(norm)",
+        ),
+    ],
+)
+def test_what_the_call_keeps_of_the_statements(text: str, after: str) -> None:
+    assert fixed(text) == (after, "")
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -83,6 +109,11 @@ def test_another_comparison_of_the_coefficient_is_another_clip(test: str) -> Non
         (f"kept = {NORM}if norm > theta:\n{indented(SCALE)}", "the norm is part of a larger statement"),
         (f"{NORM.replace('norm =', 'norm: float =')}if norm > theta:\n{indented(SCALE)}", "the norm is part of a larger statement"),
         (f"{NORM}if norm > theta:\n{indented(SCALE)}    print(1)\n", "the check guards something else as well"),
+        (f"{NORM}if norm > theta:\n{indented(SCALE + '    count += 1' + chr(10))}", "the loop has side effects besides scaling"),
+        *(
+            (f"its = {its}\n{OF_ITS}", "the norm and the loop may use different parameters")
+            for its in ("(p for p in ps)", "model.parameters()", "filter(f, ps)", "map(f, ps)")
+        ),
     ],
 )  # fmt: skip
 def test_why_a_clip_stays(text: str, why: str) -> None:
