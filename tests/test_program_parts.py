@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import libcst as cst
 import pytest
 
 from clipcheck import extras, pages
 from clipcheck.catalogue import RULES
 from clipcheck.prefilter import contains_clipping_code
-from clipcheck.python.assignments import assigned_values, only_assignment
+from clipcheck.python.assignments import assigned_values, only_assignment, unpacked
 from clipcheck.python.literals import is_infinity, is_zero, number
 from clipcheck.python.names import canonical, dotted, last_name
 from clipcheck.python.nodes import children, walk
@@ -529,3 +531,51 @@ def test_rules_come_in_the_order_of_their_codes() -> None:
 )
 def test_how_an_extra_is_installed(prefix: str, command: str) -> None:
     assert extras.command("x", prefix) == command
+
+
+# --- what a call gives to several names ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("net, opt = build()", {"net": (0,), "opt": (1,)}),
+        ("net, (opt, other) = build()", {"net": (0,), "opt": (1, 0), "other": (1, 1)}),
+        ("net, *others = build()", {}),
+        ("net, opt = build", {}),
+        ("net = opt, other = build()", {}),
+        ("net = build()", {}),
+    ],
+)
+def test_the_place_of_a_name_in_what_a_call_returns(text: str, expected: dict[str, tuple[int, ...]]) -> None:
+    source = Source(text + "\n")
+    found = {name: unpacked(source, one) for name, (one,) in source.names.module.bindings.items()}
+    assert {name: one[1] for name, one in found.items() if one is not None} == expected
+    assert all(source.code(one[0]) == "build()" for one in found.values() if one is not None)
+
+
+# --- the order of nodes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "f(a, b=c, *d, **e)",
+        "@a\nclass B(c, d=e):\n    g = h",
+        "class A[B](c): d = e",
+        "@a\ndef f(b: c = d, /, e=g, *h, i=j, **k) -> l:\n    m",
+        "def f[A](b: A) -> A: c",
+        "try:\n    a\nexcept b as c:\n    d",
+        "try:\n    a\nexcept* b as c:\n    d",
+        "a if b else c",
+        "match a:\n    case b if c:\n        d",
+        "lambda a, /, b=c: d",
+    ],
+)
+def test_nodes_are_in_the_order_of_the_text(text: str) -> None:
+    module = cst.parse_module(text + "\n")
+    source = Source(text + "\n")
+    for node in walk(source.module):
+        starts = [source.span(child)[0] for child in children(node)]
+        assert starts == sorted(starts)
+    assert sum(isinstance(node, cst.Name) for node in walk(module)) == len(re.findall(r"\b[a-zA-Z]\b", text))
