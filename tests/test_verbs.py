@@ -393,6 +393,13 @@ def test_a_variable_that_the_change_writes_again_stays() -> None:
     assert in_function("device = ps[0].device", "x = f(x.device)") == "x = f(x.device)"
 
 
+def test_of_two_variables_the_one_that_is_still_read_stays() -> None:
+    text = "def f(ps):\n    a = ps[0].shape\n    b = ps[0].device\n    HERE(a, b)\n    return a\n"
+    source, at = statement(text)
+    after = applied(text, without_unused(source, [replace(source, at, "g()")]))
+    assert after == "def f(ps):\n    a = ps[0].shape\n    g()\n    return a\n"
+
+
 def test_a_variable_of_the_module_may_be_read_from_elsewhere() -> None:
     text = "device = ps[0].device\nHERE(device)\n"
     source, at = statement(text)
