@@ -59,6 +59,31 @@ def test_where_a_finding_is_touched(at: Place, related: list[Place], touch: str 
     assert touched._touch(finding, frozenset({(None, 5)})) == touch
 
 
+def at(code: str, line: int, last: int = 0) -> Finding:
+    return Finding("x.py", place(line, last), code, code.lower(), "m")
+
+
+@pytest.mark.parametrize(
+    ("before", "taken", "after", "promised"),
+    [
+        # of line 5, which the fix touches, and of what is around it or elsewhere
+        ([at("A", 5)], [at("A", 5)], [], True),
+        ([at("A", 5)], [at("A", 5)], [at("A", 5)], False),
+        ([at("A", 5), at("A", 5)], [at("A", 5)], [at("A", 5)], True),
+        ([at("A", 5)], [at("A", 5)], [at("B", 5)], True),
+        ([at("A", 5)], [at("A", 5)], [at("B", 7)], False),
+        ([at("A", 5), at("B", 7)], [at("A", 5)], [at("B", 7)], True),
+        ([at("A", 5), at("B", 4, 6)], [at("A", 5)], [at("B", 7)], True),  # it may not cover the line any more
+        ([at("A", 5), at("B", 4, 6)], [at("A", 5)], [at("B", 4, 6), at("B", 7)], False),
+        ([at("A", 4, 6)], [at("A", 4, 6)], [at("A", 7)], False),
+        ([at("A", 4, 6), at("A", 4, 6)], [at("A", 4, 6)], [at("A", 7)], True),
+    ],
+)
+def test_what_a_fix_promises(before: list[Finding], taken: list[Finding], after: list[Finding], promised: bool) -> None:
+    lines = frozenset({(None, 5)})
+    assert touched.is_promised(before, after, taken, lines, lines) is promised
+
+
 @pytest.mark.parametrize("end", ["\n", "\r"])
 def test_a_line_that_is_left_out_or_added_touches_no_other(end: str) -> None:
     def document(text: str) -> Document:

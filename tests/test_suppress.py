@@ -102,6 +102,11 @@ def test_statements_of_several_lines(statement: str, comment: str) -> None:
     assert codes("import torch\n" + statement.format(comment) + "\n") == []
 
 
+def test_a_comment_above_a_last_line_without_an_end() -> None:
+    for between in ("", "\n", "# why\n"):
+        assert codes(f"# clipcheck: ignore[CLIP002]\n{between}{CALL}") == []
+
+
 def test_a_block_is_suppressed_until_enable() -> None:
     text = f"import torch\n{CALL}\n# clipcheck: disable[CLIP002]\n{CALL}\nif 1:\n    {CALL}\n# clipcheck: enable[CLIP002]\n{CALL}\n"
     assert codes(text) == [("CLIP002", 2), ("CLIP002", 8)]
