@@ -104,7 +104,8 @@ def test_statements_of_several_lines(statement: str, comment: str) -> None:
 
 def test_a_comment_above_a_last_line_without_an_end() -> None:
     for between in ("", "\n", "# why\n"):
-        assert codes(f"# clipcheck: ignore[CLIP002]\n{between}{CALL}") == []
+        assert codes(f"import torch\n# clipcheck: ignore[CLIP002]\n{between}{CALL}") == []
+        assert len(codes(f"import torch\n# clipcheck: ignore[CLIP001]\n{between}{CALL}")) >= 1
 
 
 def test_a_block_is_suppressed_until_enable() -> None:
