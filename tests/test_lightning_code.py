@@ -88,6 +88,16 @@ def test_nothing_is_scaled_or_it_may_be_unscaled(body: str, manual: str) -> None
     assert found('L.Trainer(precision="16-mixed")', body, manual=manual) == []
 
 
+def test_manual_optimization_that_the_class_declares() -> None:
+    text = MODULE.format(manual="False", body=BODY.replace("CLIP", OWN)) + 'L.Trainer(precision="16-mixed")\n'
+    declared = text.replace(
+        "def __init__(self):\n        self.automatic_optimization = False", "automatic_optimization = False"
+    )
+    settings = Settings(codes=frozenset({"CLIP301"}))
+    assert len(check_file("x.py", declared.encode(), settings).findings) == 1
+    assert check_file("x.py", declared.replace("False", "True").encode(), settings).findings == ()
+
+
 # --- hooks ------------------------------------------------------------------------------------------------------------
 
 HOOK = "import lightning as L\nimport torch\nclass M({base}):\n    def {hook}:\n        {body}\n{trainer}\n"

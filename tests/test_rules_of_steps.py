@@ -187,6 +187,8 @@ SILENT = {
         "def f(net, loss, optimizer):\n    scaler = ShardedGradScaler()\n    SB\n    other.clip_grad_norm_(1.0)\n    SS",
         "scalers['d'].scale(loss).backward()\nscalers['d'].unscale_(optimizer)\nC\nscalers['d'].step(optimizer)",
         "scalers.scale(loss).backward()\nC\nscalers.step(optimizer)",
+        "loss = scaler.scale(loss)\nloss = net(x)\nB\nC\nS",
+        "def run(loss, amp):\n    amp.scale(loss).backward()\n    C\n    amp.step(optimizer)\nrun(loss, other)",
         # the scaled backward is in another function, and something may unscale
         "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    U\n    C\n    SS",
         "def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    C\n    SS\ndef h(scaler, optimizer):\n    U",
@@ -205,6 +207,11 @@ SILENT = {
         "SB\nU\nSS\nUP\nSB\nU\nSS\nUP",
         "SB\nif x:\n    U\nelse:\n    U\nSS\nUP",
         "SB\nif x:\n    U\nif y:\n    U\nSS\nUP",
+        "Z\nSB\nfor opt in opts:\n    scaler.unscale_(opt)\nSS\nUP",
+        "Z\nfor part in (a, b):\n    SB\n    U\n    SS\n    UP",
+        "Z\nSB\nfor part in (a, b):\n    if part:\n        U\n        break\nSS\nUP",
+        "Z\nSB\nwhile busy():\n    U\n    SS\n    UP",
+        "for i in xs:\n    Z\n    loss = scaler.scale(loss)\n    B\n    U\n    C\n    SS\n    UP",
         "SB\nU\nSS\nUP\nif x:\n    SB\n    U\n    SS\n    UP",
         "SB\nU\nhelper.step_all(optimizer)\nU",
         "SB\nU\nother_scaler.unscale_(optimizer)\nSS",
@@ -382,6 +389,11 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ("def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    if model:\n        C\n    if scaler:\n        SS\n    else:\n        S", None),
         ("def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    clip()\n    SS\ndef clip():\n    C", None),  # nor here
         ("SB\nC\nSS\nUP", "SB\nU\nC\nSS\nUP"),
+        ("if x:\n    loss = scaler.scale(loss)\nB\nC\nSS", "if x:\n    loss = scaler.scale(loss)\nB\nU\nC\nSS"),
+        (
+            "def run(loss, amp):\n    amp.scale(loss).backward()\n    C\n    amp.step(optimizer)\nrun(loss, torch.amp.GradScaler())",
+            "def run(loss, amp):\n    amp.scale(loss).backward()\n    amp.unscale_(optimizer)\n    C\n    amp.step(optimizer)\nrun(loss, torch.amp.GradScaler())",
+        ),
         (
             "scalers['d'].scale(loss).backward()\nC\nscalers['d'].step(optimizer)",
             "scalers['d'].scale(loss).backward()\nscalers['d'].unscale_(optimizer)\nC\nscalers['d'].step(optimizer)",
@@ -407,6 +419,7 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ("def f(xs):\n    for i, x in enumerate(xs):\n        g(i)\ndef g(i):\n    SB\n    U\n    if i % 4 == 0:\n        SS\n        UP\n        Z", None),
         ("SB\nU\nif x:\n    U\nSS\nUP", None),  # raises wherever the branch runs
         ("SB\nif x:\n    U\nU\nSS\nUP", None),
+        ("Z\nSB\nfor part in (a, b):\n    U\n    clip_grad_norm_(part, 1.0)\nSS\nUP", None),
         ("Z\nSB\nU\nif i % 4 == 0:\n    SS\n    UP", "Z\nSB\nif i % 4 == 0:\n    U\n    SS\n    UP"),
         ("SB\nU\nif i % 4 == 0:\n    SS\n    UP\n    Z", "SB\nif i % 4 == 0:\n    U\n    SS\n    UP\n    Z"),
     ],

@@ -39,14 +39,17 @@ from collections.abc import Callable, Iterator
 import libcst as cst
 
 from clipcheck.fixes.into_guard import into_guard
+from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind
 from clipcheck.training.flows import Event, Flow, flows
-from clipcheck.training.microbatches import guarded_step, place_of
+from clipcheck.training.microbatches import guarded_step, loops_around, place_of
 from clipcheck.training.optimizers import is_scaler
 
 BY_HAND = "unscale once, right before the clip and the step"
+BY_HAND_LOOP = "unscale once, before the loop"
+_IN_BETWEEN = (EventKind.BACKWARD, EventKind.STEP, EventKind.UPDATE, EventKind.UNKNOWN)
 BY_HAND_ONCE = "unscale once, before the first clip"
 
 
@@ -54,7 +57,11 @@ def check(source: Source) -> Iterator[Hit]:
     found: dict[cst.CSTNode, Hit] = {}  # what several callers lead to is one finding
     for flow in flows(source, EventKind.UNSCALE):
         for unscale in flow.of(EventKind.UNSCALE):
-            for hit in (_each_microbatch(source, flow, unscale), _twice(source, unscale)):
+            for hit in (
+                _each_microbatch(source, flow, unscale),
+                _twice(source, unscale),
+                _in_each_iteration(source, unscale),
+            ):
                 if hit is not None:
                     found.setdefault(hit.node, hit)
     yield from found.values()
@@ -93,6 +100,22 @@ def _other(source: Source, unscale: Event, nearest: Callable[[Callable[[Event], 
     if unscale.scaler is None or not is_scaler(unscale.scaler) or any(e.kind is not EventKind.UNSCALE for e in found):
         return None
     return found[0] if found and found[0].at is not unscale.at else None
+
+
+def _in_each_iteration(source: Source, unscale: Event) -> Hit | None:
+    """An `unscale_` of one optimizer in a `for` loop that does nothing else for the step: `for part in parts: …`."""
+    inside = loops_around(source, unscale)
+    if not inside or not isinstance(inside[0], cst.For) or unscale.scaler is None or not is_scaler(unscale.scaler):
+        return None
+    places = (unscale.scaler, unscale.subject)
+    names = (node for place in places if place is not None for node in source.walk(place) if isinstance(node, cst.Name))
+    bound = any(contains(source, inside[0], one.node) for name in names for one in source.bindings(name))
+    again = unscale.next_where(lambda event: event.kind in _IN_BETWEEN or event is unscale)
+    leaves = any(isinstance(node, (cst.Break, cst.Return, cst.Continue)) for node in source.walk(inside[0].body))
+    if bound or leaves or unscale not in again:
+        return None
+    message = "raises a RuntimeError in the second iteration: the gradients are already unscaled for this step"
+    return Hit(unscale.at, message, None, BY_HAND_LOOP, ((inside[0], "the loop starts here"),))
 
 
 def _names(source: Source, unscale: Event) -> tuple[str, ...]:

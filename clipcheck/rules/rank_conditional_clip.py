@@ -32,30 +32,60 @@ from collections.abc import Iterator
 
 import libcst as cst
 
+from clipcheck.python.literals import number
+from clipcheck.python.names import last_name
 from clipcheck.python.source import Source
+from clipcheck.python.words import words
 from clipcheck.rule import Hit
 from clipcheck.training.clips import clips
-from clipcheck.training.guards import branches
+from clipcheck.training.guards import conditions
 
 BY_HAND = "call the clip on all ranks, and test the rank only to log its result"
 _SHARDED = re.compile(r"\b(fully_shard|FullyShardedDataParallel|DTensor|distribute_tensor|parallelize_module)\b")
-_ONE_RANK = re.compile(
-    r"\brank(\(\))?\s*==\s*0|\bget_rank\([^)]*\)\s*==\s*0|\bis_(main|master|rank_zero|local_main)\w*"
-)
+_MAIN = re.compile(r"is_(main|master|rank_zero|local_main)")
 
 
 def check(source: Source) -> Iterator[Hit]:
     if not _SHARDED.search(source.text):
         return
     for call in _clipping(source):
-        for branch, outcome in branches(source, call):
-            test = source.code(branch.test)
-            if outcome and _ONE_RANK.search(test) and " or " not in test and not test.startswith("not "):
+        for branch, outcome in conditions(source, call):
+            if _is_one_rank(source, branch.test, outcome):
                 message = (
                     f"training hangs: all ranks must clip, but only one rank takes the branch on {source.where(branch)}"
                 )
                 yield Hit(call, message, None, BY_HAND, ((branch.test, "only one rank takes this branch"),))
                 break
+
+
+def _is_one_rank(source: Source, test: cst.BaseExpression, outcome: bool) -> bool:
+    """Whether only one rank gets this outcome of a test: `rank == 0`, `not rank`, `is_main_process()`."""
+    match test:
+        case cst.UnaryOperation(operator=cst.Not(), expression=inner):
+            return _is_one_rank(source, inner, not outcome)
+        case cst.BooleanOperation(left=left, operator=operator, right=right):
+            alone = isinstance(operator, cst.And) == outcome
+            return alone and any(_is_one_rank(source, side, outcome) for side in (left, right))
+        case cst.Comparison(left=left, comparisons=[cst.ComparisonTarget(operator=compared, comparator=right)]):
+            return _is_rank(left) and _selects_zero(source, compared, right, outcome)
+        case cst.Name() | cst.Attribute() | cst.Call():
+            return (outcome and bool(_MAIN.match(last_name(test)))) or (not outcome and _is_rank(test))
+    return False
+
+
+def _is_rank(node: cst.BaseExpression) -> bool:
+    return words(last_name(node))[-1:] == ("rank",)
+
+
+def _selects_zero(source: Source, compared: cst.BaseCompOp, right: cst.BaseExpression, outcome: bool) -> bool:
+    """Whether a comparison of a rank has this outcome only for rank 0, or for -1, which is the only process."""
+    match compared, right:
+        case cst.Equal() | cst.NotEqual(), _:
+            return number(source, right) == 0 and isinstance(compared, cst.Equal) == outcome
+        case cst.In() | cst.NotIn(), cst.List(elements=elements) | cst.Tuple(elements=elements):
+            ranks = {number(source, element.value) for element in elements}
+            return ranks == {-1.0, 0.0} and isinstance(compared, cst.In) == outcome
+    return False
 
 
 def _clipping(source: Source) -> Iterator[cst.Call]:

@@ -55,6 +55,9 @@ _REQUIRED = {
 }
 
 
+_READ_AS_THEY_ARE = ("parameters", "param_groups")
+
+
 class Wrong(NamedTuple):
     """Why an expression cannot be passed, and the edits that make it parameters, if any do."""
 
@@ -123,6 +126,11 @@ def _wrong_name(source: Source, node: cst.Name | cst.Attribute) -> Wrong | None:
             found = _nested(source, held, elements, again=True)
             used_once = binding is not None and _is_used_once(source, binding.name, node)
             return found if found is None or used_once else found._replace(edits=())
+        case cst.Attribute() | cst.Call() as value if (
+            isinstance(value, cst.Call) or value.attr.value in _READ_AS_THEY_ARE
+        ):
+            given = _wrong(source, value)  # under a name that may have other uses
+            return given and given._replace(edits=())
     return None
 
 

@@ -8,9 +8,11 @@ from enum import Enum
 import libcst as cst
 
 from clipcheck.gradients.gradient import is_in_place
-from clipcheck.python.names import last_name
+from clipcheck.python.names import Binding, last_name
+from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source, memo
 from clipcheck.python.words import words
+from clipcheck.training.calls import calls_of
 from clipcheck.training.clips import Clip, clips, partial_clip
 from clipcheck.training.measures import measures
 from clipcheck.training.optimizers import is_optimizer, is_scaler, makes_scaler
@@ -164,15 +166,23 @@ def _scaler_of(source: Source, loss: cst.BaseExpression, depth: int = 2) -> cst.
         ):
             return scaler
         case cst.Name() if depth:
-            value = assigned(source, loss)
-            return None if value is None else _scaler_of(source, value, depth - 1)
+            # under a setting it may be scaled: `if fp16: loss = scaler.scale(loss)`
+            values = (binding.value for binding in reaching(source, loss) if binding.kind == "assign")
+            found = (_scaler_of(source, value, depth - 1) for value in values if value is not None)
+            return next(filter(None, found), None)
     return None
 
 
-def _is_grad_scaler(source: Source, node: cst.CSTNode) -> bool:
-    match assigned(source, node):
+def _is_grad_scaler(source: Source, node: cst.BaseExpression, depth: int = 2) -> bool:
+    """Whether the file creates a scaler for a name, or gives one for a parameter in every call of the function."""
+    match assigned(source, node) or node:
         case cst.Call() as made:
             return makes_scaler(made)
+    match source.bindings(node) if isinstance(node, cst.Name) and depth else ():
+        case [Binding(kind="parameter", name=name, node=parameter)]:
+            function = source.enclosing(parameter, cst.FunctionDef, cst.Lambda)
+            given = [called.given.get(name) for called in calls_of(source, function)] if function is not None else []
+            return bool(given) and all(one is not None and _is_grad_scaler(source, one, depth - 1) for one in given)
     return False
 
 

@@ -34,11 +34,9 @@ def manual_at(source: Source, owner: cst.ClassDef) -> cst.CSTNode | None:
     """Where a class, or a base of it in this file, turns off automatic optimization."""
     for node in source.walk(owner):
         match node:
-            case cst.Assign(
-                targets=[cst.AssignTarget(target=cst.Attribute(attr=cst.Name("automatic_optimization")))],
-                value=cst.Name("False"),
-            ):
-                return node
+            case cst.Assign(targets=[cst.AssignTarget(target=target)], value=cst.Name("False")):
+                if last_name(target) == "automatic_optimization":
+                    return node
     for base in owner.bases:
         bindings = source.bindings(base.value) if isinstance(base.value, cst.Name) else []
         for binding in bindings:
