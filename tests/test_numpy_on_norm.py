@@ -171,6 +171,37 @@ def test_a_list_that_may_hold_numbers(body: str) -> None:
     assert check(body).findings == ()
 
 
+GIVES = "g = lambda: torch.nn.utils.clip_grad_norm_(params, 1.0)\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "np.isnan(norm := torch.nn.utils.clip_grad_norm_(params, 1.0))",
+        f"{GIVES}np.isnan(g())",
+        f"{GIVES}norm = g()\nnp.isnan(norm)",
+        "def g(norm):\n    return np.isnan(norm)\ng(torch.nn.utils.clip_grad_norm_(params, 1.0))",
+    ],
+)
+def test_a_norm_of_another_function(body: str) -> None:
+    (finding,) = check(body).findings
+    assert "np.isnan" in finding.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"{GIVES.rstrip()}.item()\nnp.isnan(g())",
+        "def g():\n    if x:\n        return 0.0\n    return torch.nn.utils.clip_grad_norm_(params, 1.0)\nnp.isnan(g())",
+        "def g(norm):\n    return np.isnan(norm)\ng(torch.nn.utils.clip_grad_norm_(params, 1.0))\ng(1.0)",
+        "def g(norm):\n    return np.isnan(norm)",
+        "np.isnan(norm := x)",
+    ],
+)
+def test_what_another_function_gives_may_be_a_number(body: str) -> None:
+    assert check(body).findings == ()
+
+
 def test_one_finding_for_a_call_and_no_fix_of_a_computation() -> None:
     (finding,) = check("NORM;np.maximum(norm + 1, norm)").findings
     assert finding.fix is None

@@ -69,6 +69,9 @@ SILENT = {
         SETTINGS.replace("Settings", "Settings(Base)") + "settings = Settings()\nclip_grad_norm_(ps, settings.limit)",
         SETTINGS.replace("0.0", "1.0") + "clip_grad_norm_(ps, Settings.limit)",
         "partial(clip_grad_norm_, max_norm=1.0)",
+        "def limit():\n    return 1.0\nclip_grad_norm_(ps, limit())",
+        "def limit():\n    return x\nclip_grad_norm_(ps, limit())",
+        "def limit():\n    return x or 0\nl = limit()\nif l:\n    clip_grad_norm_(ps, l)",
         "partial(other, max_norm=0)",
         # a setting that is missing becomes no limit, or a limit
         "clip_grad_norm_(ps, limit or 1.0)",
@@ -294,6 +297,8 @@ FOUND = {
         (f"{SETTINGS}clip_grad_norm_(ps, Settings.limit)", 3),
         (SETTINGS.replace(": float", "") + "clip_grad_norm_(ps, Settings.limit)", 3),
         ("clip = partial(clip_grad_norm_, max_norm=0)", 1),
+        ("def limit():\n    if x is None:\n        return 0.0\n    return x\nclip_grad_norm_(ps, limit())", 5),
+        ("limit = lambda: x or 0\nclip_grad_norm_(ps, limit())", 2),
     ],
     "CLIP204": [
         ("clip_grad_norm_(ps, clip=1.0)", 1),

@@ -60,6 +60,8 @@ SILENT = {
         "def build(net):\n    return FSDP(net), net\nother, model = build(net)\nCLIP",
         "def build(net):\n    if sharded:\n        return FSDP(net), 1\n    return net, 1\nmodel, x = build(net)\nCLIP",
         "model, x = build(net)\nCLIP",
+        "model = torch.compile(net)\nCLIP",
+        "model = FSDP(net)\nmodel = unwrap(model)\nCLIP",
         "def build(net):\n    return FSDP(net), 1\n*model, x = build(net)\nCLIP",
     ],
     "CLIP502": [],
@@ -157,6 +159,7 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ("model = FSDP(model)\nnorm = CLIP", "model = FSDP(model)\nnorm = model.clip_grad_norm_(1.0)"),
         ("model = FSDP(model)\nclip_grad_norm_(model.parameters(), 1.0, foreach=True)", None),
         ("model = FSDP(model)\nclip_grad_norm_(model.parameters(), **more)", None),
+        ("model = FSDP(net)\nmodel = torch.compile(model)\nCLIP", "model = FSDP(net)\nmodel = torch.compile(model)\nmodel.clip_grad_norm_(1.0)"),
         ("model = FSDP(net)\nps = list(model.parameters())\nclip_grad_norm_(ps, 1.0)", None),
         ("model = FSDP(net)\nps = [p for p in model.parameters() if p.requires_grad]\nclip_grad_norm_(ps, 1.0)", None),
         (

@@ -163,6 +163,7 @@ FOUND = {
         ("B\nC\nlog('grad_norm', N)\nS", None),
         ("B\nC\nself.grad_norm = N\nS", None),
         ("B\nC\nL\nS", None),
+        ("if loss:\n    C\nL\nS", None),  # after a backward of the caller
         ("B\nC\nS\nL", None),
         ("B\nC\nlog(grad_norm=norm_of(model))\nS", None),
         ("B\nC\nlog({'grad_norm': norm_of(model)})\nS", None),

@@ -76,7 +76,8 @@ def _clip_before(source: Source, flow: Flow, event: Event, limits: dict[cst.CSTN
     """
     earlier = event.first_before(*_ENDS)
     found = [one for one in earlier if one.kind is EventKind.CLIP]
-    if not found or any(one.kind not in (EventKind.CLIP, EventKind.BACKWARD, EventKind.UNSCALE) for one in earlier):
+    around = (EventKind.CLIP, EventKind.BACKWARD, EventKind.UNSCALE, EventKind.START)
+    if not found or any(one.kind not in around for one in earlier):
         return None
     clip = found[0]
     if (

@@ -36,9 +36,11 @@ from clipcheck.python.names import Binding
 from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source, memo
 from clipcheck.rule import Fix, Hit, Safety
+from clipcheck.training.calls import callee, calls_of
 from clipcheck.training.clips import torch_calls
 from clipcheck.training.guards import conditions
 from clipcheck.training.parameters import attribute_bindings
+from clipcheck.training.summaries import returned
 
 MESSAGE = "`{name}` raises a TypeError for a tensor on a GPU: call `.item()` first"
 MESSAGE_OF_LIST = "`{name}` raises a TypeError for tensors on a GPU: append `norm.item()` to the list"
@@ -106,6 +108,12 @@ def _is_tensor(source: Source, node: cst.BaseExpression, depth: int = _DEPTH) ->
     match node:
         case cst.Call(func=cst.Attribute(value=value, attr=cst.Name(value=method))) if method in _STAYS:
             return source.qualified(node.func) is None and _is_tensor(source, value, depth - 1)
+        case cst.NamedExpr(value=value):
+            return _is_tensor(source, value, depth - 1)
+        case cst.Call():
+            one = callee(source, node)
+            values = (None if one is None else returned(source, one.function)) or ()
+            return bool(values) and all(_is_tensor(source, value, depth - 1) for value in values)
         case cst.BinaryOperation(left=left, right=right):
             return any(_is_tensor(source, side, depth - 1) for side in (left, right))
         case cst.Name():
@@ -155,6 +163,10 @@ def _is_made(source: Source, binding: Binding, depth: int) -> bool | None:
     added = next((one for one in accumulations(source) if one.target is binding.node), None)
     if added is not None:
         return _adds_tensors(added)
+    if binding.kind == "parameter":
+        function = source.function(binding.node)
+        given = [one.given.get(binding.name) for one in calls_of(source, function)] if function is not None else []
+        return bool(given) and all(value is not None and _is_tensor(source, value, depth - 1) for value in given)
     if binding.value is None:
         return False
     return None if is_zero(source, binding.value) else _is_tensor(source, binding.value, depth - 1)

@@ -14,8 +14,10 @@ from clipcheck.python.literals import number
 from clipcheck.python.names import Binding, last_name
 from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
+from clipcheck.training.calls import callee
 from clipcheck.training.guards import branches
 from clipcheck.training.kept_settings import is_own, kept_values
+from clipcheck.training.summaries import returned
 
 Value: TypeAlias = "float | bool | str | None"
 _DEPTH = 4  # maximum number of names and expressions to follow
@@ -63,6 +65,8 @@ def _constants(source: Source, node: cst.BaseExpression, looked_at: set[str], de
             yield from _constants(source, inner, looked_at, depth - 1)
         case cst.Call(args=[*_, cst.Arg(value=default)]) if _has_default(node):
             yield from _sometimes(source, (default,), looked_at, depth)
+        case cst.Call() if (one := callee(source, node)) is not None:
+            yield from _sometimes(source, returned(source, one.function) or (), looked_at, depth)
         case _:
             value = number(source, node)
             if value is not None:

@@ -6,6 +6,7 @@ import libcst as cst
 
 from clipcheck.python.assignments import Path, part, unpacked
 from clipcheck.python.names import Binding
+from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source
 from clipcheck.training.calls import callee, calls_of
 from clipcheck.training.guards import branches
@@ -25,7 +26,7 @@ def wrapped_by_fsdp(source: Source, model: cst.BaseExpression, depth: int = _DEP
                 return _given_by_callers(source, model, depth - 1) if depth else None
             if any(b.kind != "assign" for b in bindings):
                 bindings = [b for b in bindings if b.kind == "assign"] if owner is source.scope(model) else []
-            match [b for b in bindings if source.rank(b.node) < source.rank(model)][-1:]:
+            match [b for b in bindings if _comes_before(source, b, model)][-1:]:
                 case [last]:
                     return _bound(source, last, model, depth)
         case cst.Attribute(value=cst.Name("self")):
@@ -33,6 +34,12 @@ def wrapped_by_fsdp(source: Source, model: cst.BaseExpression, depth: int = _DEP
                 case [(_, cst.Call() as made)]:
                     return _wrapping(source, made, (), model, depth)
     return None
+
+
+def _comes_before(source: Source, binding: Binding, use: cst.Name) -> bool:
+    """Whether a name is bound above its use, and not by the statement that the use is in."""
+    own = binding.value is not None and contains(source, binding.value, use)
+    return source.rank(binding.node) < source.rank(use) and not own
 
 
 def _bound(source: Source, binding: Binding, place: cst.CSTNode, depth: int) -> cst.Call | None:
@@ -53,6 +60,8 @@ def _wrapping(source: Source, made: cst.Call, path: Path, place: cst.CSTNode, de
         return None
     if (source.qualified(made.func) or "").endswith(".FullyShardedDataParallel") and not path:
         return None if "NO_SHARD" in source.code(made) else made
+    if source.qualified(made.func) == "torch.compile" and made.args and depth and not path:
+        return wrapped_by_fsdp(source, made.args[0].value, depth - 1)  # it hands on the model's method
     called = callee(source, made) if depth else None
     values = () if called is None else returned(source, called.function) or ()
     found = [_returned(source, part(value, path), depth - 1) for value in values]
