@@ -235,6 +235,7 @@ SILENT = {
         "clip_grad_norm_(net.parameters(), 1.0)",
     ],
     "CLIP207": [
+        "def make():\n    return nn.Embedding(3, 3)\ndef other():\n    return nn.Embedding(3, 3, sparse=True)\nnet = make()\nclip_grad_norm_(net.parameters(), 1.0)",
         "class M(nn.Module):\n    def __init__(self):\n        self.e = nn.Embedding(3, 4)\nm = M()\nclip_grad_norm_(m.parameters(), 1.0)",
         "class M(nn.Module):\n    def __init__(self):\n        self.e = nn.Embedding(3, 4, sparse=False)\nm = M()\nclip_grad_norm_(m.parameters(), 1.0)",
         "class M(nn.Module):\n    def __init__(self):\n        self.e = nn.Embedding(3, 4, sparse=True)\nm = N()\nclip_grad_norm_(m.parameters(), 1.0)",
@@ -341,6 +342,11 @@ FOUND = {
         ("if x:\n    clip_grad_norm_(ps, 1.0)\n    clip_grad_norm_(ps, 1.0)", 3),
     ],
     "CLIP207": [
+        (
+            "def make():\n    net = nn.Sequential(nn.Embedding(3, 3, sparse=True))\n    return net\n"
+            "net = make()\nclip_grad_norm_(net.parameters(), 1.0)",
+            5,
+        ),
         ("e = nn.Embedding(3, 4, sparse=True)\nclip_grad_norm_(e.parameters(), 1.0)", 2),
         ("e = nn.EmbeddingBag(3, 4, sparse=True)\nclip_grad_value_(e.parameters(), 1.0)", 2),
         ("m = nn.Sequential(nn.Embedding(3, 4, sparse=True), nn.Linear(4, 5))\nclip_grad_norm_(m.parameters(), 1.0)", 2),

@@ -72,6 +72,9 @@ SILENT = {
         "fully_shard(model)\nnorm = CLIP\nnorm = 1.0\nprint(f'{norm:.3f}')",
         "fully_shard(model)\nnorm = clip_grad_value_(ps, 1.0)\nprint(f'{norm:.3f}')",
         "fully_shard(model)\nfor norm in CLIP:\n    print(f'{norm:.3f}')",
+        "fully_shard(model)\nm = {'n': CLIP, 'x': 1.0}\nprint(f\"{m['x']:.3f}\")",
+        "fully_shard(model)\nm = {'n': CLIP}\nm['n'] = 1.0\nprint(f\"{m['n']:.3f}\")",
+        "fully_shard(model)\nm = {'n': CLIP}\nm.update(n=1.0)\nprint(f\"{m['n']:.3f}\")",
         f"{NORM}norm = f(model)\nprint(f'{{norm.item():.3f}}')",
         f"{NORM.replace('CLIP', 'CLIP.item()')}norm = f(model)\nprint(f'{{norm:.3f}}')",
         f"{NORM}    return 0.0\nnorm = f(model)\nprint(f'{{norm:.3f}}')".replace("    return CLIP", "    if model:\n        return CLIP"),
@@ -177,6 +180,7 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
     "CLIP407": [
         ("fully_shard(model)\nnorm = CLIP\nprint(f'{norm:.3f}')", "fully_shard(model)\nnorm = CLIP\nprint(f'{norm.item():.3f}')"),
         (f"{NORM}norm = f(model)\nprint(f'{{norm:.3f}}')", f"{NORM}norm = f(model)\nprint(f'{{norm.item():.3f}}')"),
+        ("fully_shard(model)\nm = {'n': CLIP, 'x': 1.0}\nprint(f\"{m['n']:.3f}\")", "fully_shard(model)\nm = {'n': CLIP, 'x': 1.0}\nprint(f\"{m['n'].item():.3f}\")"),
         (f"{NORM}print(f'{{f(model):.3f}}')", f"{NORM}print(f'{{f(model).item():.3f}}')"),
         (
             f"{NORM}norm, x = f(model)\nprint(f'{{norm:.3f}}')".replace("return CLIP", "return CLIP, loss"),

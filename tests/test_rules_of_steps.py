@@ -389,6 +389,7 @@ FOUND: dict[str, list[tuple[str, str | None]]] = {
         ("def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    if model:\n        C\n    if scaler:\n        SS\n    else:\n        S", None),
         ("def f(loss, scaler):\n    SB\ndef g(model, scaler, optimizer):\n    clip()\n    SS\ndef clip():\n    C", None),  # nor here
         ("SB\nC\nSS\nUP", "SB\nU\nC\nSS\nUP"),
+        ("loss = scaler.scale(loss)\ntorch.autograd.backward(loss)\nC\nSS", "loss = scaler.scale(loss)\ntorch.autograd.backward(loss)\nU\nC\nSS"),
         ("if x:\n    loss = scaler.scale(loss)\nB\nC\nSS", "if x:\n    loss = scaler.scale(loss)\nB\nU\nC\nSS"),
         (
             "def run(loss, amp):\n    amp.scale(loss).backward()\n    C\n    amp.step(optimizer)\nrun(loss, torch.amp.GradScaler())",

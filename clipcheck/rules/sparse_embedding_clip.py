@@ -33,9 +33,11 @@ import libcst as cst
 
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
+from clipcheck.training.calls import callee
 from clipcheck.training.classes import is_module_class
 from clipcheck.training.clips import clips
 from clipcheck.training.parameters import assigned
+from clipcheck.training.summaries import returned
 
 BY_HAND = "call `clipcheck.runtime.clip_grad_norm_`, exclude its parameters, or drop `sparse=True`"
 
@@ -62,9 +64,21 @@ def _is_sparse(source: Source, call: cst.Call) -> bool:
     )
 
 
+def _made(source: Source, model: cst.BaseExpression) -> cst.BaseExpression | None:
+    """The expression that a model is assigned, or that the function of the file returns which makes it."""
+    made = assigned(source, model)
+    maker = callee(source, made) if isinstance(made, cst.Call) else None
+    match returned(source, maker.function) if maker is not None else None:
+        case [cst.Call() as value]:
+            return value
+        case [cst.Name() as name]:
+            return assigned(source, name)
+    return made
+
+
 def _belongs(source: Source, embedding: cst.Call, model: cst.BaseExpression) -> bool:
     """Whether the embedding is the model itself, or an attribute that the model's class sets."""
-    made = assigned(source, model)
+    made = _made(source, model)
     if made is embedding:
         return True
     owner = source.enclosing(embedding, cst.ClassDef)

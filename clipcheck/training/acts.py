@@ -139,7 +139,7 @@ def _parameters(node: cst.Call) -> cst.BaseExpression | None:
 def _backward(source: Source, node: cst.Call, receiver: cst.BaseExpression, first: cst.BaseExpression | None) -> Act:
     origin = source.qualified(receiver) or ""
     if origin.startswith("torch.autograd"):
-        return Act(EventKind.BACKWARD, node, first)
+        return Act(EventKind.BACKWARD, node, first, None if first is None else _scaler_of(source, first))
     scaler = _scaler_of(source, receiver)
     if scaler is not None:
         return Act(EventKind.BACKWARD, node, receiver, scaler)
