@@ -1,7 +1,7 @@
 """
 ## What it does
 Finds `scaler.unscale_(optimizer)` in every micro-batch although `scaler.step(optimizer)` runs only once for several of
-them, and a second call for the same step, such as one before each of two clips.
+them, and a second call for the same step, such as one before each of two clips, or in a loop over parts of the model.
 
 ## Why is this bad?
 `unscale_` may run once per optimizer between two calls of `update()`: the second one raises `RuntimeError: unscale_()

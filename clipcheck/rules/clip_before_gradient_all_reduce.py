@@ -1,7 +1,7 @@
 """
 ## What it does
 Finds a clip of gradients that are all-reduced by hand after it and before the step, in the same function or in one that
-it calls. An inherited method or an imported function counts if its name says so: `self.sync_gradients(model)`,
+it calls, or in the only method of that name. An inherited method or an imported function counts if its name says so: `self.sync_gradients(model)`,
 `distributed.avg_grads(model)`.
 
 ## Why is this bad?

@@ -1,7 +1,8 @@
 """
 ## What it does
 Finds clipping calls whose `max_norm` or `clip_value` is zero, negative, NaN, a bool, None or a string, or becomes one of
-these if a setting is missing: `max_norm or 0.0`, `config.get("clip", 0)`, a check `max_norm >= 0` that lets 0 through.
+these if a setting is missing: `max_norm or 0.0`, `config.get("clip", 0)`, a check `max_norm >= 0`
+that lets 0 through. Attributes, `self.max_norm`, count if no test in the file looks at them.
 
 ## Why is this bad?
 0 does not disable clipping: it sets every gradient to zero. A negative `max_norm` flips the sign of the gradients, so the

@@ -1,6 +1,7 @@
 """
 ## What it does
-Finds a gradient norm that is computed right before `clip_grad_norm_` clips the same parameters.
+Finds a gradient norm that is computed right before `clip_grad_norm_` clips the same parameters, there or in a function
+of the file.
 
 ## Why is this bad?
 `clip_grad_norm_` computes this norm anyway and returns it, as it was before clipping. The second computation reads all

@@ -1,6 +1,6 @@
 """
 ## What it does
-Finds clips of sharded parameters in a branch that only one rank takes: `if rank == 0:`.
+Finds clips of sharded parameters that only one rank reaches: under `if rank == 0:`, or after `if rank != 0: return`.
 
 ## Why is this bad?
 With FSDP or DTensor, all ranks compute the norm together. If one rank calls the clip and the others do not, it waits

@@ -1,7 +1,7 @@
 """
 ## What it does
 Finds keywords that torch's clipping functions do not have, such as `clip_grad_norm_(..., clip_value=1.0)` or
-`clip_grad_value_(..., max_norm=1.0)`, and calls with too many arguments.
+`clip_grad_value_(..., max_norm=1.0)`, and calls with too many arguments; also in a `functools.partial`.
 
 ## Why is this bad?
 The call raises a TypeError, but not before the first step.
