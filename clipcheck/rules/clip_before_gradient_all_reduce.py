@@ -1,8 +1,8 @@
 """
 ## What it does
 Finds a clip of gradients that are all-reduced by hand after it and before the step, in the same function or in one that
-it calls, or in the only method of that name. An inherited method or an imported function counts if its name says so: `self.sync_gradients(model)`,
-`distributed.avg_grads(model)`.
+it calls, or in the only method of that name. An inherited method or an imported function counts if its name says so:
+`self.sync_gradients(model)`, `distributed.avg_grads(model)`.
 
 ## Why is this bad?
 Each rank clips its own gradients by its own norm, and what the step uses is the mean (or the sum) of the results. Ranks
