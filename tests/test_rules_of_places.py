@@ -258,6 +258,7 @@ SILENT: dict[str, list[str]] = {
     ],
     "CLIP405": [
         SHARDED + "m = FSDP(n)\nclip_grad_value_(m.parameters(), 1.0)",
+        SHARDED + "m = FSDP(n)\nclip_grad_norm_(sorted(m.parameters()), 1.0)",
         SHARDED + "m = FSDP(n)\nclip_grad_norm_(n.parameters(), 1.0)",
         SHARDED + "m = FSDP(n, ShardingStrategy.NO_SHARD)\nclip_grad_norm_(m.parameters(), 1.0)",
         SHARDED + "m = FSDP(n)\nm = unwrap(m)\nclip_grad_norm_(m.parameters(), 1.0)",
