@@ -64,6 +64,8 @@ SILENT = {
         KEPT.replace("limit or 0.0", "limit or 1.0") + "clip_grad_norm_(ps, self.limit)",
         f"{SETTINGS}settings = Settings()\nif settings.limit:\n    clip_grad_norm_(ps, settings.limit)",
         f"{SETTINGS}settings = Settings()\nsettings.limit = x\nclip_grad_norm_(ps, settings.limit)",
+        f"{SETTINGS}settings = Settings()\noverride(settings)\nclip_grad_norm_(ps, settings.limit)",
+        f"{SETTINGS}settings = Settings()\nsetattr(settings, x, y)\nclip_grad_norm_(ps, settings.limit)",
         f"{SETTINGS}settings = Settings(x)\nclip_grad_norm_(ps, settings.limit)",
         f"{SETTINGS}settings = read(Settings)\nclip_grad_norm_(ps, settings.limit)",
         SETTINGS.replace("Settings", "Settings(Base)") + "settings = Settings()\nclip_grad_norm_(ps, settings.limit)",

@@ -68,7 +68,7 @@ def _is_switched(source: Source, node: cst.CSTNode) -> bool:
 
 def _defaults(source: Source, owner: cst.Name, attr: str) -> Iterator[cst.BaseExpression]:
     """The value in the body of a class without bases: of `Config`, or of `config = Config()`."""
-    of_class = _class_of(source, owner)
+    of_class = _class_of(source, owner) if _is_only_read(source, owner) else None
     for statement in of_class.body.body if of_class is not None and not of_class.bases else ():
         match statement:
             case cst.SimpleStatementLine(
@@ -78,6 +78,13 @@ def _defaults(source: Source, owner: cst.Name, attr: str) -> Iterator[cst.BaseEx
                 ]
             ) if name == attr:
                 yield value
+
+
+def _is_only_read(source: Source, owner: cst.Name) -> bool:
+    """Whether all that is done with settings is to read their attributes: another function could change them."""
+    uses = source.names.uses(source.scope(owner).owner(owner.value), owner.value)
+    parents = [source.parent(use) for use in uses]
+    return all(isinstance(one, cst.Attribute) or (isinstance(one, cst.Call) and not one.args) for one in parents)
 
 
 def _class_of(source: Source, owner: cst.Name) -> cst.ClassDef | None:

@@ -83,8 +83,10 @@ def called(source: Source) -> Iterator[Norm]:
     """The norms that functions of the file return, `grad_norm(model)`, where they are called."""
     for call in source.nodes(cst.Call):
         one = callee(source, call) if "norm" in words(last_name(call.func)) else None
-        match returned(source, one.function) if one is not None else None:
-            case [value] if one is not None:
+        if one is None:
+            continue
+        match returned(source, one.function):
+            case [value]:
                 for norm in _given_back(source, value):
                     names = (_as_called(source, call, one.given, name) for name in norm.parameters)
                     yield Norm(call, tuple(filter(None, names)), norm.order)
