@@ -73,6 +73,7 @@ SILENT = {
         "partial(clip_grad_norm_, max_norm=1.0)",
         "def limit():\n    return 1.0\nclip_grad_norm_(ps, limit())",
         "def limit():\n    return x\nclip_grad_norm_(ps, limit())",
+        "def limit():\n    return x or 0\nif limit() > 0:\n    clip_grad_norm_(ps, limit())",
         "def limit():\n    return x or 0\nl = limit()\nif l:\n    clip_grad_norm_(ps, l)",
         "partial(other, max_norm=0)",
         # a setting that is missing becomes no limit, or a limit

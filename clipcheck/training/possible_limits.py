@@ -65,7 +65,7 @@ def _constants(source: Source, node: cst.BaseExpression, looked_at: set[str], de
             yield from _constants(source, inner, looked_at, depth - 1)
         case cst.Call(args=[*_, cst.Arg(value=default)]) if _has_default(node):
             yield from _sometimes(source, (default,), looked_at, depth)
-        case cst.Call() if (one := callee(source, node)) is not None:
+        case cst.Call() if (one := callee(source, node)) is not None and not _mentions(source, node.func, looked_at):
             yield from _sometimes(source, returned(source, one.function) or (), looked_at, depth)
         case _:
             value = number(source, node)
