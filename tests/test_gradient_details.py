@@ -196,6 +196,13 @@ def test_the_call_that_copies_a_gradient_to_the_host(program: str, host: str) ->
         ("g = p.grad\nif x:\n    g = p.grad.to_local()\ng", True),
         ("for g in [p.grad.to_local() for p in ps]:\n    g", True),
         ("for g in [p.grad for p in ps]:\n    g", False),
+        ("def local_grads():\n    for p in ps:\n        yield p.grad.to_local()\nfor g in local_grads():\n    g", True),
+        ("def grads():\n    return [p.grad.to_local() for p in ps]\nfor g in grads():\n    g", True),
+        ("def grads():\n    return [p.grad for p in ps]\nfor g in grads():\n    g", False),
+        (
+            "def grads():\n    if x:\n        return other\n    return [p.grad.to_local() for p in ps]\nfor g in grads():\n    g",
+            False,
+        ),
         ("def local(t):\n    return t.to_local() if x else t\nlocal(p.grad)", True),
         ("def local(t):\n    if x:\n        return t._local_tensor\n    return t\nlocal(p.grad)", True),
         ("local = lambda t: t.to_local()\nlocal(p.grad)", True),

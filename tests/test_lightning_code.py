@@ -155,6 +155,15 @@ def test_a_clip_in_time_or_at_a_time_unknown(hook: str, body: str, base: str, tr
     assert said(hook, body, base, trainer) == []
 
 
+@pytest.mark.parametrize(
+    ("module", "count"), [("class N(M, L.LightningModule): pass", 1), ("class N(L.LightningModule): pass", 0)]
+)
+def test_a_hook_of_a_mixin(module: str, count: int) -> None:
+    text = HOOK.format(hook=BATCH_END, body=CLIP, base="object", trainer=module)
+    report = check_file("x.py", text.encode(), Settings(codes=frozenset({"CLIP410"})))
+    assert len(report.findings) == count
+
+
 def test_lightnings_own_clip() -> None:
     own = "self.clip_gradients(self.optimizers(), gradient_clip_val=0.5, gradient_clip_algorithm='norm')"
     assert len(said(BATCH_END, own)) == 1

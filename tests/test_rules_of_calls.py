@@ -109,6 +109,10 @@ SILENT = {
         "clip_grad_norm_(parameters, 1.0)",
         "clip_grad_norm_([p for _, p in model.named_parameters()], 1.0)",
         "clip_grad_norm_([p for g in opt.param_groups for p in g['params']], 1.0)",
+        "clip_grad_norm_([named[1] for named in net.named_parameters()], 1.0)",
+        "clip_grad_norm_(list(dict(net.named_parameters()).values()), 1.0)",
+        "clip_grad_norm_([p for p in net.parameters()], 1.0)",
+        "ps = model.parameters()\nclip_grad_norm_(ps, 1.0)",
         "clip_grad_norm_(model.weight, 1.0)",
         "model = nn.Parameter(x)\nclip_grad_norm_(model, 1.0)",
         "model = nn.functional.relu(x)\nclip_grad_norm_(model, 1.0)",
@@ -304,6 +308,14 @@ FOUND = {
         ("def limit():\n    if x is None:\n        return 0.0\n    return x\nclip_grad_norm_(ps, limit())", 5),
         ("limit = lambda: x or 0\nclip_grad_norm_(ps, limit())", 2),
     ],
+    "CLIP202": [
+        ("ps = model.parameters\nclip_grad_norm_(ps, 1.0)", 2),
+        ("ps = model.named_parameters()\nclip_grad_norm_(ps, 1.0)", 2),
+        ("groups = optimizer.param_groups\nclip_grad_norm_(groups, 1.0)", 2),
+        ("clip_grad_norm_([p for p in net.named_parameters()], 1.0)", 1),
+        ("clip_grad_norm_((g for g in opt.param_groups), 1.0)", 1),
+        ("clip_grad_norm_([g for g in opt.param_groups], 1.0)", 1),
+    ],
     "CLIP204": [
         ("clip_grad_norm_(ps, clip=1.0)", 1),
         ("clip_grad_norm_(ps, clip_value=1.0)", 1),
@@ -402,6 +414,7 @@ def test_a_message_with_a_long_name_is_short_as_well(function: str, value: str) 
 FIXED = {
     "CLIP202": [
         ("clip_grad_norm_(model.parameters, 1.0)", "clip_grad_norm_(model.parameters(), 1.0)"),
+        ("clip_grad_norm_(list(net.named_parameters()), 1.0)", "clip_grad_norm_(list(net.parameters()), 1.0)"),
         ("clip_grad_norm_(self.model.parameters, 1.0)", "clip_grad_norm_(self.model.parameters(), 1.0)"),
         (
             "class A(nn.Module):\n    def f(self):\n        clip_grad_norm_(self.parameters, 1.0)",

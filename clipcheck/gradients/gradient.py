@@ -207,6 +207,8 @@ def element(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Gradient 
     match node:
         case cst.ListComp(elt=elt) | cst.GeneratorExp(elt=elt) if depth:
             return gradient(source, elt, depth - 1)
+        case cst.Call(func=cst.Name() as name) if depth:
+            return _given_by(source, name, depth)
         case cst.Name() if depth:
             match assigned_values(source, node):
                 case [cst.List(elements=[])]:
@@ -214,6 +216,18 @@ def element(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Gradient 
                     return filled[0] if filled and None not in filled else None
                 case [cst.BaseExpression() as value]:
                     return element(source, value, depth - 1)
+    return None
+
+
+def _given_by(source: Source, name: cst.Name, depth: int) -> Gradient | None:
+    """The gradient that a function of the file yields, or has in the list that it returns."""
+    match source.bindings(name):
+        case [Binding(node=cst.FunctionDef() as function)]:
+            inside = [node for node in source.walk(function) if source.function(node) is function]
+            yielded = [gradient(source, n.value, depth - 1) for n in inside if isinstance(n, cst.Yield) and n.value]
+            returned = [element(source, n.value, depth - 1) for n in inside if isinstance(n, cst.Return) and n.value]
+            found = yielded or returned
+            return found[0] if found and None not in found else None
     return None
 
 

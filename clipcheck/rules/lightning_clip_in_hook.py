@@ -33,7 +33,7 @@ import libcst as cst
 from clipcheck.python.source import Source
 from clipcheck.rule import Hit
 from clipcheck.training.acts import EventKind
-from clipcheck.training.classes import is_lightning_module
+from clipcheck.training.classes import is_in_lightning_module
 from clipcheck.training.clips import only_measures
 from clipcheck.training.flows import Event, flows
 from clipcheck.training.lightning import is_callback, manual_at, scaling_trainer
@@ -52,7 +52,7 @@ def check(source: Source) -> Iterator[Hit]:
         owner = source.enclosing(function, cst.ClassDef)
         if not isinstance(function, cst.FunctionDef) or owner is None or source.parent(function) is not owner.body:
             continue
-        if not (is_lightning_module(source, owner) or is_callback(source, owner)):
+        if not (is_in_lightning_module(source, owner) or is_callback(source, owner)):
             continue
         for clip in flow.of(EventKind.CLIP):
             fault = "" if only_measures(source, clip.node) else _fault(source, owner, function.name.value, clip)

@@ -101,6 +101,14 @@ def _wrong(source: Source, node: cst.BaseExpression) -> Wrong | None:
             return Wrong(
                 "`param_groups` is a list of dictionaries", (replace(source, node, _all_groups(source, owner)),)
             )
+        case cst.Call(func=cst.Name("list" | "tuple"), args=[cst.Arg(value=inner)]) if not _gives_parameters(node):
+            return _wrong(source, inner) if _yields_others(inner) else None
+        case (
+            cst.ListComp(elt=cst.Name(value=kept), for_in=cst.CompFor(target=cst.Name(value=each), iter=inner))
+            | cst.GeneratorExp(elt=cst.Name(value=kept), for_in=cst.CompFor(target=cst.Name(value=each), iter=inner))
+        ) if kept == each and _yields_others(inner):
+            found = _wrong(source, inner)
+            return found and found._replace(edits=())
         case cst.List(elements=elements) | cst.Tuple(elements=elements):
             return _nested(source, node, elements)
         case cst.Subscript() | cst.Name() if _is_group(source, node):
@@ -113,6 +121,17 @@ def _wrong(source: Source, node: cst.BaseExpression) -> Wrong | None:
         case cst.Name() | cst.Attribute():
             return _wrong_name(source, node)
     return None
+
+
+def _yields_others(node: cst.BaseExpression) -> bool:
+    """Whether an iterable yields pairs or dictionaries, which a list of them still has."""
+    match node:
+        case (
+            cst.Call(func=cst.Attribute(attr=cst.Name("named_parameters")))
+            | cst.Attribute(attr=cst.Name("param_groups"))
+        ):
+            return True
+    return False
 
 
 def _wrong_name(source: Source, node: cst.Name | cst.Attribute) -> Wrong | None:
