@@ -180,7 +180,7 @@ def _is_grad_scaler(source: Source, node: cst.BaseExpression, depth: int = 2) ->
             return makes_scaler(made)
     match source.bindings(node) if isinstance(node, cst.Name) and depth else ():
         case [Binding(kind="parameter", name=name, node=parameter)]:
-            function = source.enclosing(parameter, cst.FunctionDef, cst.Lambda)
+            function = source.function(parameter)
             given = [called.given.get(name) for called in calls_of(source, function)] if function is not None else []
             return bool(given) and all(one is not None and _is_grad_scaler(source, one, depth - 1) for one in given)
     return False
