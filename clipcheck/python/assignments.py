@@ -73,6 +73,29 @@ def stored(source: Source, name: cst.Name) -> tuple[cst.Assign, ...]:
     return tuple(found)
 
 
+def item(source: Source, holder: cst.Name, key: cst.BaseExpression) -> cst.BaseExpression | None:
+    """The value under a key of a dict that is written out, where the code only reads single keys of it."""
+    binding = only_assignment(source, holder)
+    match binding.value if binding is not None else None:
+        case cst.Dict(elements=elements) if all(isinstance(element, cst.DictElement) for element in elements):
+            uses = source.names.uses(source.scope(holder).owner(holder.value), holder.value)
+            read = (source.parent(use) for use in uses)
+            if all(isinstance(one, cst.Subscript) and not _is_changed(source, one) for one in read):
+                return next((element.value for element in elements if _has_key(element, key)), None)
+    return None
+
+
+def _is_changed(source: Source, node: cst.Subscript) -> bool:
+    return isinstance(source.parent(node), (cst.AssignTarget, cst.AugAssign, cst.Del))
+
+
+def _has_key(element: cst.BaseDictElement, key: cst.BaseExpression) -> bool:
+    match element, key:
+        case cst.DictElement(key=cst.SimpleString() as own), cst.SimpleString():
+            return own.evaluated_value == key.evaluated_value
+    return False
+
+
 def loop_of(source: Source, target: cst.CSTNode) -> tuple[cst.For | cst.CompFor, Path]:
     """The loop that binds a name in its target, and the path to that name."""
     loop = source.enclosing(target, cst.For, cst.CompFor)

@@ -30,7 +30,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from clipcheck.fixes.verbs import insert_after
-from clipcheck.python.assignments import Path, only_assignment, part, unpacked
+from clipcheck.python.assignments import Path, item, part, unpacked
 from clipcheck.python.names import Binding
 from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source, memo
@@ -94,30 +94,11 @@ def _norm(source: Source, value: cst.BaseExpression | None, depth: int = _DEPTH)
         case cst.Call():
             return _returned(source, value, (), depth)
         case cst.Subscript(value=cst.Name() as kept, slice=[cst.SubscriptElement(slice=cst.Index(value=key))]):
-            return _norm(source, _item(source, kept, key), depth - 1) if depth else None
+            return _norm(source, item(source, kept, key), depth - 1) if depth else None
         case cst.Name():
             bindings = reaching(source, value)
             return _same([_bound(source, value, binding, depth) for binding in bindings])
     return None
-
-
-def _item(source: Source, kept: cst.Name, key: cst.BaseExpression) -> cst.BaseExpression | None:
-    """The value under a key of a dict that is written out, where nothing else is put into it under any key."""
-    binding = only_assignment(source, kept)
-    match binding.value if binding is not None else None:
-        case cst.Dict(elements=elements):
-            uses = source.names.uses(source.scope(kept).owner(kept.value), kept.value)
-            written = (source.enclosing(use, cst.AssignTarget, cst.AugAssign, cst.Attribute) for use in uses)
-            if not any(written):
-                return next((element.value for element in elements if _has_key(element, key)), None)
-    return None
-
-
-def _has_key(element: cst.BaseDictElement, key: cst.BaseExpression) -> bool:
-    match element, key:
-        case cst.DictElement(key=cst.SimpleString() as own), cst.SimpleString():
-            return own.evaluated_value == key.evaluated_value
-    return False
 
 
 def _bound(source: Source, name: cst.Name, binding: Binding, depth: int) -> cst.CSTNode | None:

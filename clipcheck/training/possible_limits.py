@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 import libcst as cst
 
-from clipcheck.python.assignments import assigned_value
+from clipcheck.python.assignments import assigned_value, item
 from clipcheck.python.literals import number
 from clipcheck.python.names import Binding, last_name
 from clipcheck.python.reaching import reaching
@@ -55,6 +55,9 @@ def _constants(source: Source, node: cst.BaseExpression, looked_at: set[str], de
             yield from _of_name(source, node, looked_at, depth)
         case cst.Attribute():
             yield from _of_attribute(source, node, looked_at, depth)
+        case cst.Subscript(value=cst.Name() as held, slice=[cst.SubscriptElement(slice=cst.Index(value=key))]):
+            kept = None if held.value in looked_at else item(source, held, key)
+            yield from () if kept is None else _constants(source, kept, looked_at, depth - 1)
         case cst.IfExp(test=test, body=body, orelse=orelse):
             if not _mentions(source, test, looked_at):
                 yield from _sometimes(source, (body, orelse), looked_at, depth)
