@@ -16,6 +16,7 @@ import libcst as cst
 from clipcheck.gradients.called import called_gradients, gives_gradient
 from clipcheck.gradients.framework import framework, is_foreign
 from clipcheck.gradients.graphs import has_graph
+from clipcheck.gradients.hosts import is_to_host
 from clipcheck.gradients.made_up import is_drawn_product
 from clipcheck.gradients.shards import shard_of
 from clipcheck.python.assignments import Path, appended, assigned_value, assigned_values, loop_of, mapped_over
@@ -131,21 +132,6 @@ def _through(source: Source, inner: Gradient, method: str, args: Sequence[cst.Ar
     if method in _FLAT or (method in ("view", "reshape") and [source.code(arg.value) for arg in args] == ["-1"]):
         return inner._replace(flat=True)
     return inner
-
-
-def is_to_host(source: Source, method: str, args: Sequence[cst.Arg]) -> bool:
-    """Whether a method copies a tensor to the host: `.cpu()`, `.numpy()`, `.to("cpu")`."""
-    return method in ("cpu", "numpy") or (method == "to" and any(_is_cpu(source, arg.value) for arg in args))
-
-
-def _is_cpu(source: Source, node: cst.BaseExpression) -> bool:
-    """`"cpu"` or `torch.device("cpu")`."""
-    match node:
-        case cst.SimpleString(evaluated_value="cpu"):
-            return True
-        case cst.Call(func=func, args=[cst.Arg(value=cst.SimpleString(evaluated_value="cpu"))]):
-            return source.qualified(func) == "torch.device"
-    return False
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

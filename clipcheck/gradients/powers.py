@@ -8,7 +8,8 @@ import libcst as cst
 
 from clipcheck.gradients.exponents import HALF, INFINITY, ONE, TWO, Exponent, exponent_of
 from clipcheck.gradients.framework import framework
-from clipcheck.gradients.gradient import Condition, Gradient, gradient, is_to_host
+from clipcheck.gradients.gradient import Condition, Gradient, gradient
+from clipcheck.gradients.hosts import is_to_host
 from clipcheck.gradients.norm_functions import norm_call_of
 from clipcheck.python.assignments import assigned_value
 from clipcheck.python.literals import is_zero
