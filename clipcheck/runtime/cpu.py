@@ -174,7 +174,8 @@ def _by_powers(grads: list[Tensor], norm_type: float) -> float:
     if not 1e-280 < total < math.inf:
         return careful_norm(grads, norm_type)
     try:
-        return total ** (1 / norm_type)
+        root: float = total ** (1 / norm_type)
+        return root
     except OverflowError:  # orders near 0
         return math.inf
 
