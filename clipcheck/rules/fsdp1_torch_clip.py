@@ -50,17 +50,17 @@ def check(source: Source) -> Iterator[Hit]:
             yield Hit(clip.call, message, fix, "" if fix else BY_HAND, ((wrapped, "the model is sharded here"),))
 
 
-def _model(source: Source, parameters: cst.BaseExpression | None) -> cst.BaseExpression | None:
+def _model(source: Source, parameters: cst.BaseExpression | None, depth: int = 4) -> cst.BaseExpression | None:
     """The model whose parameters these are, also where a list of them has a name."""
     match parameters:
         case cst.Call(func=cst.Attribute(value=model, attr=cst.Name("parameters")), args=()):
             return model
         case cst.Call(func=cst.Name("list" | "tuple"), args=[cst.Arg(value=inner)]):
-            return _model(source, inner)
+            return _model(source, inner, depth)
         case cst.ListComp(elt=cst.Name(value=kept), for_in=cst.CompFor(target=cst.Name(value=each), iter=inner)):
-            return _model(source, inner) if kept == each else None
-        case cst.Name() | cst.Attribute():
-            return _model(source, assigned(source, parameters))
+            return _model(source, inner, depth) if kept == each else None
+        case cst.Name() | cst.Attribute() if depth:
+            return _model(source, assigned(source, parameters), depth - 1)
     return None
 
 

@@ -211,15 +211,15 @@ def is_called_reduction(source: Source, call: cst.Call) -> bool:
     return False
 
 
-def _joins_gradients(source: Source, tensor: cst.BaseExpression) -> bool:
+def _joins_gradients(source: Source, tensor: cst.BaseExpression, depth: int = 6) -> bool:
     """Whether an expression is several gradients: a list or one tensor, `torch.cat([p.grad.flatten() for p in ps])`."""
     match _made(source, tensor):
         case (cst.ListComp() | cst.List()) as parts:
             return _holds_gradients(source, parts)
         case cst.Call(func=func, args=[cst.Arg(value=parts), *_]) if last_name(func) in _JOINS:
             return _holds_gradients(source, _made(source, parts)) or _is_filled(source, parts)
-        case cst.Call(func=cst.Attribute(value=inner, attr=cst.Name(value=method))) if method in _KEPT:
-            return _joins_gradients(source, inner)
+        case cst.Call(func=cst.Attribute(value=inner, attr=cst.Name(value=method))) if method in _KEPT and depth:
+            return _joins_gradients(source, inner, depth - 1)
     return False
 
 
