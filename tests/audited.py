@@ -512,6 +512,9 @@ OTHERS: dict[tuple[str, str], Callable[[dict[str, Any]], dict[str, Any]]] = {
     ("CLIP108/clean", "counted_by_a_state"): lambda made: _counted(made),
     ("CLIP108/clean", "a_state_that_counts_nothing"): lambda made: {"state": SimpleNamespace(frozen=0)},
     ("CLIP108/before_4", "several_widths_in_each_micro_batch"): lambda made: _of_widths(),
+    ("CLIP108/before_4", "run"): lambda made: {**_of_widths(), "splits": (1, 2)},
+    ("CLIP108/before_4", "skipped_with_its_backward"): lambda made: {"overflows": lambda loss: False},
+    ("CLIP108/clean", "a_test_that_may_count"): lambda made: {"is_last": lambda index: index % 2 == 1},
     ("CLIP108/clean", "a_loop_over_widths"): lambda made: _of_widths(),
     ("CLIP108/clean", "a_loop_that_zeroes"): lambda made: _of_widths(),
     ("CLIP108/before_4", "with_settings_of_each_turn"): lambda made: {
