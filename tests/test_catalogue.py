@@ -185,12 +185,12 @@ ROWS: list[tuple[str, str, tuple[str, ...]]] = [
         *("all_reduce", "all_reduce_coalesced", "allreduce", "all_reduce_", "allreduce_"),
         *(f"{verb}_{what}" for verb in ("sync", "synchronize", "average", "reduce", "allreduce", "all_reduce") for what in ("grads", "gradients")),
     )),
-    ("CLIP414", "def f(ps):\n    p.grad\n    if not ps:\n        return\n    x.{}(y)\n", (
+    ("CLIP414", "def f(qs):\n    ps = list(qs)\n    p.grad\n    if not ps:\n        return\n    x.{}(y)\n", (
         *("all_reduce", "all_reduce_coalesced", "allreduce", "all_reduce_", "allreduce_", "all_gather", "all_gather_into_tensor"),
         *("all_gather_object", "reduce_scatter_tensor", "full_tensor"),
     )),
-    ("CLIP414", "def f(ps):\n    x.all_reduce(y)\n    if not ps:\n        return\n    {}\n", ("p.grad",)),
-    ("CLIP414", "def f(ps):\n    p.grad\n    x.all_reduce(y)\n    {}\n", ("if not ps: return",)),
+    ("CLIP414", "def f(qs):\n    ps = list(qs)\n    x.all_reduce(y)\n    if not ps:\n        return\n    {}\n", ("p.grad",)),
+    ("CLIP414", "def f(qs):\n    ps = list(qs)\n    p.grad\n    x.all_reduce(y)\n    {}\n", ("if not ps: return",)),
 ]  # fmt: skip
 
 

@@ -153,7 +153,16 @@ def norm(parameters):
 
 
 @pytest.mark.parametrize(
-    "test", ["if not grads:", "if len(grads) == 0:", "if verbose and not grads:", "if not any(grads):"]
+    "test",
+    [
+        "if not grads:",
+        "if len(grads) == 0:",
+        "if verbose and not grads:",
+        "if not any(grads):",
+        "n = len(grads)\n    if n == 0:",
+        "if not (n := len(grads)):",
+        "if sum(1 for p in parameters if p.grad is not None) == 0:",
+    ],
 )
 def test_a_return_if_there_is_nothing(test: str) -> None:
     assert codes(RETURNS.format(test=test)) >= {"CLIP414"}

@@ -210,7 +210,10 @@ def _of_binding(targets: Sequence[ast.expr], value: ast.expr | None) -> Iterable
 
 def _may_be_list(value: ast.expr | None) -> bool:
     match value:
-        case ast.Constant(value=None) | ast.Call(func=ast.Name(id="list" | "tuple" | "set" | "dict" | "filter")):
+        case (
+            ast.Constant(value=None)
+            | ast.Call(func=ast.Name(id="list" | "tuple" | "set" | "dict" | "filter" | "len" | "sum"))
+        ):
             return True
     return isinstance(value, (*_COMPREHENSIONS, ast.List, ast.Tuple, ast.Dict, ast.Name, ast.IfExp, ast.NamedExpr))
 
@@ -285,9 +288,14 @@ def _holds_return(statement: ast.stmt) -> bool:
     return any(map(_returns, [*blocks, *handled, *cases]))
 
 
-# What asks whether a length or something else is nothing; a number may also be a name.
-_OF_LENGTH: dict[object, tuple[type[ast.cmpop], ...]] = {0: (ast.Eq, ast.LtE, ast.NotEq, ast.Gt), 1: (ast.Lt, ast.GtE)}
-_OF_NOTHING = (ast.Is, ast.Eq, ast.IsNot, ast.NotEq)
+# What asks whether something is there, or a number of things is 0: which number a name stands for, is not known here.
+_IS = (ast.Is, ast.Eq, ast.IsNot, ast.NotEq)
+_BOUNDS: dict[object, tuple[type[ast.cmpop], ...]] = {
+    None: _IS,
+    0: (ast.Eq, ast.LtE, ast.NotEq, ast.Gt),
+    1: (ast.Lt, ast.GtE),
+}
+_ANY = (*_IS, ast.LtE, ast.Gt, ast.Lt, ast.GtE)
 
 
 def _asked(test: ast.expr) -> Iterable[str]:
@@ -297,22 +305,23 @@ def _asked(test: ast.expr) -> Iterable[str]:
             return [word for value in values for word in _asked(value)]
         case ast.UnaryOp(op=ast.Not(), operand=inner) | ast.NamedExpr(value=inner):
             return _asked(inner)
-        case ast.Call(func=ast.Name(id="len" | "any" | "all" | "bool"), args=[inner]):
-            return _subject(inner)
-        case ast.Compare(left=ast.Call(func=ast.Name(id="len"), args=[inner]), ops=[op], comparators=[bound]):
-            asks = _OF_LENGTH.get(bound.value, ()) if isinstance(bound, ast.Constant) else ast.cmpop
-            return _subject(inner) if isinstance(op, asks) else ()
-        case ast.Compare(left=left, ops=[op], comparators=[right]):
-            nothing = type(right) in (ast.List, ast.Tuple, ast.Dict) or ast.unparse(right) == "None"
-            return _subject(left) if nothing and isinstance(op, _OF_NOTHING) else ()
+        case ast.Compare(left=left, ops=[op], comparators=[ast.Constant(value=bound)]):
+            return _subject(left) if isinstance(op, _BOUNDS.get(bound, ())) else ()
+        case ast.Compare(left=left, ops=[op]):
+            return _subject(left) if isinstance(op, _ANY) else ()
     return _subject(test)
+
+
+_OF_LISTS = frozenset({"len", "sum", "any", "all", "bool", "list", "tuple", "set"})
 
 
 def _subject(asked: ast.expr) -> Iterable[str]:
     match asked:
         case ast.Name(id=name):
             return (f"<return>{name}",)
-        case ast.Call(func=ast.Name(id="list" | "tuple" | "set"), args=[inner]) | ast.NamedExpr(value=inner):
+        case ast.NamedExpr(value=inner):
+            return _subject(inner)
+        case ast.Call(func=ast.Name(id=name), args=[inner]) if name in _OF_LISTS:
             return _subject(inner)
         case ast.Call(func=ast.Name(id="filter")):
             return ("<return>",)

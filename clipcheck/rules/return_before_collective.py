@@ -175,6 +175,8 @@ def _asked(source: Source, test: cst.BaseExpression) -> Asked | None:
         case cst.UnaryOperation(operator=cst.Not(), expression=inner):
             asked = _asked(source, inner)
             return asked and asked._replace(there=not asked.there)
+        case cst.NamedExpr(value=inner):
+            return _asked(source, inner)
         case cst.Call(func=cst.Name("len" | "any" | "bool"), args=[cst.Arg(value=inner)]):
             return Asked(inner, True)
         case cst.Call(func=cst.Name("all"), args=[cst.Arg(value=inner)]):
@@ -191,18 +193,34 @@ def _compared(
 ) -> Asked | None:
     """`x is None`, `x == []`, `len(x) == 0` and similar tests."""
     nothing = source.outer_code(right) in ("None", "[]", "()", "{}")
+    counted = _counted(source, left)
     match left:
-        case cst.Call(func=cst.Name("len"), args=[cst.Arg(value=inner)]):
+        case _ if counted is not None:
             bound = number(source, right)
             few = isinstance(operator, (cst.Equal, cst.LessThanEqual)) and bound == 0
             many = isinstance(operator, (cst.NotEqual, cst.GreaterThan)) and bound == 0
             if few or (isinstance(operator, cst.LessThan) and bound == 1):
-                return Asked(inner, False)
-            return Asked(inner, True) if many or (isinstance(operator, cst.GreaterThanEqual) and bound == 1) else None
+                return Asked(counted, False)
+            return Asked(counted, True) if many or (isinstance(operator, cst.GreaterThanEqual) and bound == 1) else None
         case _ if nothing and isinstance(operator, (cst.Is, cst.Equal)):
             return Asked(left, False)
         case _ if nothing and isinstance(operator, (cst.IsNot, cst.NotEqual)):
             return Asked(left, True)
+    return None
+
+
+def _counted(source: Source, count: cst.BaseExpression, depth: int = 2) -> cst.BaseExpression | None:
+    """What is counted: by `len`, by `sum(1 for …)`, or by the one value of a variable."""
+    match count:
+        case cst.Call(func=cst.Name("len"), args=[cst.Arg(value=inner)]):
+            return inner
+        case cst.Call(func=cst.Name("sum"), args=[cst.Arg(value=(cst.GeneratorExp() | cst.ListComp()) as inner)]):
+            return inner if isinstance(inner.elt, (cst.Integer, cst.Comparison)) else None
+        case cst.NamedExpr(value=inner) if depth:
+            return _counted(source, inner, depth - 1)
+        case cst.Name() if depth:
+            values = [assigned_value(source, binding) for binding in reaching(source, count)]
+            return _counted(source, values[0], depth - 1) if len(values) == 1 and values[0] is not None else None
     return None
 
 
@@ -216,7 +234,8 @@ def _holds_gradients(source: Source, subject: cst.BaseExpression, depth: int = 4
         case cst.Call(func=cst.Name("list" | "tuple" | "set"), args=[cst.Arg(value=inner)]):
             return _holds_gradients(source, inner, depth)
         case cst.Name() if depth:
-            return _collects(source, subject, depth - 1)
+            counted = _counted(source, subject)
+            return _holds_gradients(source, counted, depth - 1) if counted else _collects(source, subject, depth - 1)
     return False
 
 
