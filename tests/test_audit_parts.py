@@ -218,8 +218,9 @@ def test_findings_of_an_optimizer_are_counted_and_sorted() -> None:
     ]
     again = [one._replace(number=1) for one in three]  # a closure that is called several times
     assert [(one.code, one.times, one.of) for one in counted(again, found)][2] == ("CLIP505", 1, 1)
-    before = [[(by_code["CLIP102"], clip(1))], [(stale, clip(1))], [(stale, clip(1, site=OTHER_LINE))]]
-    assert [(one.code, one.times) for one in counted(three, before)] == [("CLIP102", 2), ("CLIP101", 1)]
+    for code in ("CLIP102", "CLIP109"):  # what a line is at first, it is later
+        before = [[(by_code[code], clip(1))], [(stale, clip(1))], [(stale, clip(1, site=OTHER_LINE))]]
+        assert [(one.code, one.times) for one in counted(three, before)] == [(code, 2), ("CLIP101", 1)]
 
 
 # --- the report -------------------------------------------------------------------------------------------------------------------
