@@ -188,6 +188,7 @@ def test_pylint_has_the_line_and_the_cell() -> None:
 def test_formats_with_one_line_for_each_finding(name: str) -> None:
     lines = shown(name, finding(), finding(place=Place(7, 1, 7, 2)), view=View(summary=False)).splitlines()
     assert [line.count("CLIP002") > 0 for line in lines] == [True, True]
+    assert lines[0][:8] == lines[1][:8]
 
 
 def test_findings_with_their_source_are_apart() -> None:
