@@ -916,3 +916,12 @@ def test_the_gradients_that_a_sum_goes_through(loops: str, pieces: tuple[str, ..
     source, node = asked(f"sum(grad.norm() ** 2 {loops})")
     found = total(source, node)
     assert found is not None and gradients_pieces(source, found.series) == pieces
+
+
+@pytest.mark.parametrize(
+    "coefficient",
+    ["a = b", "a = a if x else 2.0", "a = 2.0 if x else a", "a = min(a, 1.0)", "a = float(a)", "a = a.clamp(max=1.0)"],
+)
+def test_a_coefficient_that_is_computed_from_itself(coefficient: str) -> None:
+    source = Source(f"{HEADER}for x in xs:\n    {coefficient}\n    b = a\n    for p in ps:\n        p.grad.mul_(a)\n")
+    assert manual_clips(source) == ()
