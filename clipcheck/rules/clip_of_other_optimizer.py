@@ -86,7 +86,7 @@ def _of_another(source: Source, flow: Flow, clip: Event) -> Event | None:
 
 
 def _steps_in_other_methods(source: Source, flow: Flow, clip: Event) -> bool:
-    """Whether other methods of the class step what is clipped, each with gradients that it has computed anew."""
+    """Whether other methods of the class step what is clipped, each with gradients that it has computed again."""
     owner = source.enclosing(flow.function, cst.ClassDef)
     others = (one for one in flows(source, EventKind.STEP) if one.function is not flow.function)
     steps = [
