@@ -227,7 +227,7 @@ def test_norms_that_are_named_correctly(body: str) -> None:
         ("x = get_total_norm(filter(None, model.parameters()))", None),
         ("x = get_total_norm(tuple(model.parameters()))", None),
         ("get_total_norm(grads)\nx = get_total_norm(model.parameters())", None),
-        ("log('weights', get_total_norm(model.parameters()))", None),
+        ("log('x', get_total_norm(model.parameters()))", None),
         ("x = get_total_norm(model.parameters())\nclip_grads_with_norm_(ps, 1.0)", None),
     ],
 )  # fmt: skip
