@@ -44,9 +44,20 @@ while True:
 """
 
 
+SCALED = """\
+async def train(net, opt, loader):
+    for name, param in net.named_parameters():
+        total += param.grad.norm(3).item() ** 3
+        torch.nn.utils.clip_grad_norm_(«net», 5)
+    scaler.step(opt)
+    scaler.update()
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "new"),
     [
+        ("import torch\n" + SCALED, "net.parameters()"),
         ("import torch\n" + CONDITIONAL, "net.parameters()"),
         ("import torch\n" + LIMITLESS, "model.parameters()"),
         ("import torch\n" + BESIDE, "model.parameters()"),
@@ -64,3 +75,4 @@ def test_a_clip_under_a_test_is_tried_where_the_test_does_not_change(verify: Ver
 def test_a_wrong_fix_is_never_verified(verify: Verifier, new: str) -> None:
     assert tried(verify, "import torch\n" + CONDITIONAL, new).kind != "verified"
     assert tried(verify, "import torch\n" + BESIDE, new.replace("net", "model")).kind != "verified"
+    assert tried(verify, "import torch\n" + SCALED, new).kind != "verified"

@@ -69,6 +69,8 @@ def rehearse(experiment: dict[str, Any], at: Callable[[str], None]) -> Answer:
                 better.setdefault(before.fault, {})[setting.title] = None
         elif _is_open(before, after, setting):
             count -= 1
+        elif before.raised and not after.raised and _is_scaled_outside(experiment):
+            return Answer(count, (), "every case", "whether code around it unscales the gradients is not known")
         elif not _same(before, after):
             shown = before.fault or "the right steps"
             return Answer(count, (), setting.title, after.fault, shown, after.fault)
@@ -92,6 +94,11 @@ def _is_open(before: _Run, after: _Run, setting: Setting) -> bool:
     The cause may be a test around the clip, or the way in which the scaler handles an overflow.
     """
     return before.raised and not after.raised and (math.inf in setting.sizes or "every second time" in setting.flags)
+
+
+def _is_scaled_outside(experiment: dict[str, Any]) -> bool:
+    """Whether the backward is none of a side's own, so that its caller may unscale the gradients as well."""
+    return "backward" in experiment["implied"] and "scaler" in experiment["roles"].values()
 
 
 def _drop_the_same(before: _Run, after: _Run) -> bool:
