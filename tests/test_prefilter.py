@@ -429,6 +429,12 @@ def test_prose_is_distinguished_from_gradients_in_code(line: str, speaks: bool) 
     assert ("CLIP001" in wanted((line + rest).encode(), ALL, code=True)) is speaks
 
 
+@pytest.mark.parametrize(("method", "there"), [("norm", True), ("norms", False), ("my_norm", False)])
+def test_a_longer_name_is_another(method: str, there: bool) -> None:
+    text = f"norm = 1\nfor p in ps:\n    total += p.grad.{method}(2).item() ** 2\n"
+    assert ("CLIP001" in wanted(text.encode(), DEFAULT, code=True)) is there
+
+
 def test_words_of_a_norm_are_near_each_other() -> None:
     apart = """\
 def f(model):

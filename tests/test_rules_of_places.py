@@ -47,6 +47,8 @@ SILENT: dict[str, list[str]] = {
         "clip_grad_norm_(model.buffers().values(), 1.0)",
         "clip_grad_norm_(autograd_grad(loss, ps), 1.0)",
         "g = p.data\nif x:\n    g = p.grad\nclip_grad_norm_(g, 1.0)",
+        "gs = {0: p}\ngs[1] = q.grad\nclip_grad_norm_(gs.values(), 1.0)",  # one of them is a parameter
+        "gs = [p]\ngs.append(q.grad)\nclip_grad_norm_(gs, 1.0)",
         "def g(gs):\n    clip_grad_norm_(gs, 1.0)",
         "for gs in xs:\n    clip_grad_norm_(gs, 1.0)",
         "with a() as gs:\n    clip_grad_norm_(gs, 1.0)",

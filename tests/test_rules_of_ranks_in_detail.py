@@ -93,7 +93,11 @@ FOUND = {
         ("def first():\n    return 1\n\n" + early(), "return 0"),
         (filled("{}", "grads[n] = p"), "return 0"),
     ],
-    "CLIP412": [(f"total = {LOCAL}\nlog(total)", "log(total)")],
+    "CLIP412": [
+        (f"total = {LOCAL}\nlog(total)", "log(total)"),
+        # what merges is in a function that has nothing to do with the norm
+        (f(f"return {LOCAL}", "def total(ps):") + "\ndef g(ps):\n    log(total(ps))\n\ndef h(x):\n    dist.all_reduce(x)", f"return {LOCAL}"),
+    ],
     "CLIP113": [
         ("from clipcheck.runtime import grad_norm\n" + f("return grad_norm(ps)", "def clip_gradients(ps):"), "def clip_gradients(ps):"),
         ("import clipcheck.runtime\n" + loop("B\nclipcheck.runtime.get_total_norm(grads)\nS"), "clipcheck.runtime.get_total_norm(grads)"),
