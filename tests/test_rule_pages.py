@@ -27,6 +27,14 @@ def test_one_page() -> None:
     assert "# CLIP001 " not in result.stdout
 
 
+@pytest.mark.parametrize("rule", RULES.values(), ids=lambda rule: rule.code)
+def test_a_heading_stands_alone(rule: Rule) -> None:
+    lines = pages.page(rule).splitlines()
+    headings = [index for index, line in enumerate(lines) if line.startswith("## ")]
+    assert "## What it does" in lines
+    assert [lines[index] for index in headings if lines[index - 1]] == []
+
+
 def test_all_pages_as_json() -> None:
     result = runner().invoke(main, ["rule", "--all", "--output-format", "json"])
     assert {page["code"] for page in json.loads(result.stdout)} == set(RULES)
