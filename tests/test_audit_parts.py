@@ -510,14 +510,14 @@ def with_gradients(*sizes: int) -> list[Any]:
 def test_marks_change_with_whatever_is_written() -> None:
     first, second, third = every = with_gradients(1, 2, 3)
     third.grad = None
-    before = gradients.marks(every)
+    before = gradients.versions(every)
     assert before.keys() == {id(first), id(second)}
-    assert gradients.marks(every) == before
+    assert gradients.versions(every) == before
     first.grad.mul_(2)
     second.grad = second.grad * 2
-    after = gradients.marks(every)
+    after = gradients.versions(every)
     assert [before[id(one)] != after[id(one)] for one in (first, second)] == [True, True]
-    assert gradients.marks([first * 2]) == {}
+    assert gradients.versions([first * 2]) == {}
 
 
 def test_norms_of_the_smallest_gradients() -> None:

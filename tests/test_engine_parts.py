@@ -232,18 +232,18 @@ CLIPPING = "def clip(p):\n    torch.nn.utils.clip_grad_norm(p, 1.0)\n"
         ("import torch\ntorch.nn.utils.clip_grad_norm(p, 1.0)\n", [False]),
     ],
 )
-def test_findings_at_the_same_place_of_copies_share_a_mark(text: str, same: list[bool]) -> None:
-    def marks(name: str, text: str) -> list[str]:
+def test_findings_at_the_same_place_of_copies_are_told_as_such(text: str, same: list[bool]) -> None:
+    def groups(name: str, text: str) -> list[str]:
         return [
             finding.copied for finding in check_file(name, text.encode(), Settings(frozenset({"CLIP002"}))).findings
         ]
 
-    (one,) = marks("a.py", "import torch\n" + CLIPPING)
-    others = marks("b.py", text)
+    (one,) = groups("a.py", "import torch\n" + CLIPPING)
+    others = groups("b.py", text)
     assert one and all(others)
     assert [one == other for other in others] == same
     assert len(set(others)) == (1 if all(same) else len(same))
-    assert others == marks("c.py", text)  # a copy of the file
+    assert others == groups("c.py", text)  # a copy of the file
 
 
 def test_what_is_sent_is_received() -> None:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 from clipcheck.runtime.gradients import stored
 
 # By the identity of the parameter: which object its gradient is, and how often that was written to.
-Marks: TypeAlias = dict[int, tuple[int, int]]
+Versions: TypeAlias = dict[int, tuple[int, int]]
 
 PROBES = 8  # of this many of the smallest gradients of each optimizer the norm is noted
 
@@ -31,7 +31,7 @@ def parameters(optimizer: Any) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def marks(tensors: list[Tensor]) -> Marks:
+def versions(tensors: list[Tensor]) -> Versions:
     # for each parameter at each event: a call for each would take longer than all the rest
     return {
         id(tensor): (id(grad), grad._version if type(grad) is Tensor else local(grad)._version)

@@ -53,7 +53,7 @@ class Watch:
         self.is_on = self.is_scaled = self.is_clipping = False
         self.start, self.steps, self.backwards = 0.0, 0, 0  # of backwards: how many run now, one inside the other
         self.events: list[Event] = []
-        self.marks: gradients.Marks = {}  # at the last event
+        self.versions: gradients.Versions = {}  # at the last event
         self.optimizers: dict[int, tuple[Optimizer, Site]] = {}  # and where they were made
         self.calls: Counter[Site] = Counter()  # of clipping functions
         self.running: list[tuple[int, FrameType]] = []  # optimizers whose `step` has begun, and the call of it
@@ -156,17 +156,19 @@ class Watch:
 
     def _look(self) -> frozenset[int]:
         """The parameters whose gradients were written to, made or removed since it looked last."""
-        marks = gradients.marks(self._parameters())
-        if marks == self.marks:
+        versions = gradients.versions(self._parameters())
+        if versions == self.versions:
             return frozenset()
-        changed = frozenset(p for p in marks.keys() | self.marks.keys() if marks.get(p) != self.marks.get(p))
-        self.marks = marks
+        changed = frozenset(
+            p for p in versions.keys() | self.versions.keys() if versions.get(p) != self.versions.get(p)
+        )
+        self.versions = versions
         return changed
 
     def _catch_up(self) -> None:
         """Notes what has happened since the last event: a backward that still runs, or other code."""
         changed = self._look()
-        there = changed & self.marks.keys()
+        there = changed & self.versions.keys()
         kinds = {"Z": changed - there, self._backwards_kind() if self.backwards else "O": there}
         self.events += [Event(kind, about) for kind, about in kinds.items() if about]
 
@@ -177,7 +179,7 @@ class Watch:
         self.events.append(Event(kind, changed if about is None else about, here(), **more))
 
     def _with_gradient(self, optimizer: Any) -> frozenset[int]:
-        return frozenset(map(id, gradients.parameters(optimizer))) & self.marks.keys()
+        return frozenset(map(id, gradients.parameters(optimizer))) & self.versions.keys()
 
     # --- what it looks at ------------------------------------------------------------------------------------------
 
@@ -220,7 +222,7 @@ class Watch:
         is_limit = isinstance(call.limit, Tensor) or call.limit != math.inf  # reading a tensor would wait
         site, measures = here(), not (name.startswith("clip") and is_limit)
         measured = gradients.holders(tensors, self._parameters()) if measures else frozenset()
-        about = measured.union(call.listed) & self.marks.keys()
+        about = measured.union(call.listed) & self.versions.keys()
         self.calls[site] += 1
         is_counted = self.calls[site] in COUNTED
         self.is_clipping, start = True, time.perf_counter()

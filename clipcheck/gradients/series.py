@@ -60,8 +60,7 @@ def _comprehended(source: Source, node: cst.GeneratorExp | cst.ListComp, depth: 
         return None
     term = power(source, node.elt)
     if term is not None:
-        around = clauses(node.for_in)
-        return Series(around, term) if selects(source, term, around) else None
+        return _selected(source, clauses(node.for_in), term)
     return _of_each(source, node, depth)
 
 
@@ -140,8 +139,7 @@ def _tabled(source: Source, table: cst.BaseExpression, depth: int) -> Series | N
     """The powers in the values of a dict: `{name: p.grad.norm().item() for …}`, or one that a loop fills."""
     match table:
         case cst.DictComp(value=value, for_in=clause) if not clause.asynchronous:
-            term = power(source, value)
-            return Series(clauses(clause), term) if term and selects(source, term, clauses(clause)) else None
+            return _selected(source, clauses(clause), power(source, value))
         case cst.Name() if depth:
             return _assigned(
                 source,
@@ -155,10 +153,13 @@ def _stored(source: Source, table: cst.Name) -> Series | None:
     """The powers that a loop stores in a dict, each under its own key; their norm may be stored there as well."""
     match [one for one in stored(source, table) if not contains(source, one, table)]:
         case [statement]:
-            term = power(source, statement.value)
-            around = _around(source, statement)
-            return Series(around, term) if term and selects(source, term, around) else None
+            return _selected(source, _around(source, statement), power(source, statement.value))
     return None
+
+
+def _selected(source: Source, around: tuple[Clause, ...], term: Power | None) -> Series | None:
+    """The series of a term, if the loops around it iterate over gradients."""
+    return Series(around, term) if term is not None and selects(source, term, around) else None
 
 
 def _around(source: Source, statement: cst.CSTNode) -> tuple[Clause, ...]:
@@ -194,9 +195,7 @@ def _mapped(source: Source, function: cst.BaseExpression, iterable: cst.BaseExpr
     """`map(lambda p: p.grad.norm() ** 2, parameters)`"""
     match function:
         case cst.Lambda(params=cst.Parameters(params=[cst.Param(name=name)]), body=body):
-            term = power(source, body)
-            around = (Clause(name, iterable),)
-            return Series(around, term) if term and selects(source, term, around) else None
+            return _selected(source, (Clause(name, iterable),), power(source, body))
     return None
 
 
@@ -284,9 +283,7 @@ def _gathered(source: Source, parts: cst.Name) -> Series | None:
     match appended(source, parts):
         case [cst.Call(args=[cst.Arg(value=part)]) as call]:
             found = gradient(source, part)
-            around = _around(source, call)
-            term = found and Power(found, TWO, ONE, read=found.host)
-            return Series(around, term) if term and selects(source, term, around) else None
+            return _selected(source, _around(source, call), found and Power(found, TWO, ONE, read=found.host))
     return None
 
 

@@ -74,7 +74,7 @@ def stored(source: Source, name: cst.Name) -> tuple[cst.Assign, ...]:
 
 
 def item(source: Source, holder: cst.Name, key: cst.BaseExpression) -> cst.BaseExpression | None:
-    """The value under a key of a dict that is written out, where the code only reads single keys of it."""
+    """The value under a key of a dict display, where the code only reads single keys of it."""
     binding = only_assignment(source, holder)
     match binding.value if binding is not None else None:
         case cst.Dict(elements=elements) if all(isinstance(element, cst.DictElement) for element in elements):

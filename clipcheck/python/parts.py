@@ -203,9 +203,9 @@ def _of_assignment(node: ast.Assign) -> Iterable[str]:
 def _of_binding(targets: Sequence[ast.expr], value: ast.expr | None) -> Iterable[str]:
     """`x=` for each variable that may be bound to a list of something, or to nothing yet; `[]x` and `{}x` for empty ones."""
     values = value.elts if type(value) is ast.Tuple and value.elts else [value]
-    marks = [mark for mark, is_one in _OF_BINDING.items() if any(map(is_one, values))]
-    names = [name.id for target in targets for name in ast.walk(target) if type(name) is ast.Name] if marks else ()
-    return [mark.format(name) for mark in marks for name in names]
+    forms = [form for form, is_one in _OF_BINDING.items() if any(map(is_one, values))]
+    names = [name.id for target in targets for name in ast.walk(target) if type(name) is ast.Name] if forms else ()
+    return [form.format(name) for form in forms for name in names]
 
 
 def _may_be_list(value: ast.expr | None) -> bool:

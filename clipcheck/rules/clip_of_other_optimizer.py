@@ -96,10 +96,10 @@ def _steps_in_other_methods(source: Source, flow: Flow, clip: Event) -> bool:
         for step in other.of(EventKind.STEP)
         if is_for(source, clip, step) is not False
     ]
-    return bool(steps) and all(is_for(source, clip, step) and _starts_anew(source, step) for step in steps)
+    return bool(steps) and all(is_for(source, clip, step) and _starts_over(source, step) for step in steps)
 
 
-def _starts_anew(source: Source, step: Event) -> bool:
+def _starts_over(source: Source, step: Event) -> bool:
     """Whether `zero_grad` and then `backward` come before a step on every path."""
     computed = step.first_before(EventKind.BACKWARD, EventKind.UNKNOWN)
     cleared = step.previous_where(lambda event: event.kind is EventKind.ZERO_GRAD and _same(source, event, step))
@@ -148,7 +148,9 @@ def _fix(source: Source, clip: Event, step: Event) -> Fix | None:
         ):
             # not in a partial that was made elsewhere
             is_listed_here = source.function(clip.subject) is source.function(clip.node)
-            is_known_here = source.function(made) is source.function(clip.node) or source.spelled(given)[:5] == "self."
+            is_known_here = source.function(made) is source.function(clip.node) or source.spelled(given).startswith(
+                "self."
+            )
             if is_listed_here and is_known_here and isinstance(clip.subject, cst.Call):
                 return Fix(TITLE, Safety.UNSAFE, (replace(source, clip.subject, source.code(given)),))
     return None

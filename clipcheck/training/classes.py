@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import libcst as cst
 
-from clipcheck.python.classes import bases
+from clipcheck.python.classes import ancestors, bases
 from clipcheck.python.source import Source
 
 
@@ -19,16 +19,7 @@ def is_lightning_module(source: Source, owner: cst.ClassDef) -> bool:
 def is_in_lightning_module(source: Source, owner: cst.ClassDef) -> bool:
     """Whether a class is a Lightning module, or the base of one in this file, such as a mixin."""
     modules = (one for one in source.nodes(cst.ClassDef) if is_lightning_module(source, one))
-    return any(one is owner or _derives_from(source, one, owner) for one in modules)
-
-
-def _derives_from(source: Source, one: cst.ClassDef, owner: cst.ClassDef, depth: int = 4) -> bool:
-    above = (b.node for base in one.bases if isinstance(base.value, cst.Name) for b in source.bindings(base.value))
-    return any(
-        base is owner
-        or (isinstance(base, cst.ClassDef) and depth > 0 and _derives_from(source, base, owner, depth - 1))
-        for base in above
-    )
+    return any(owner in (one, *ancestors(source, one)) for one in modules)
 
 
 def is_module_class(source: Source, owner: cst.ClassDef) -> bool:
