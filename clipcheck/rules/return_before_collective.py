@@ -180,7 +180,7 @@ def _asked(source: Source, test: cst.BaseExpression) -> Asked | None:
         case cst.Call(func=cst.Name("len" | "any" | "bool"), args=[cst.Arg(value=inner)]):
             return Asked(inner, True)
         case cst.Call(func=cst.Name("all"), args=[cst.Arg(value=inner)]):
-            return Asked(inner, False) if " is None" in source.code(inner) else None
+            return Asked(test, False) if _is_of_missing(source, inner) else None
         case cst.Comparison(left=left, comparisons=[cst.ComparisonTarget(operator=operator, comparator=right)]):
             return _compared(source, left, operator, right)
         case cst.Name():
@@ -228,7 +228,9 @@ def _holds_gradients(source: Source, subject: cst.BaseExpression, depth: int = 4
     """Whether an expression is made of the gradients that are there: a filtered list, or what a loop has collected."""
     match subject:
         case cst.ListComp() | cst.GeneratorExp() | cst.SetComp() | cst.DictComp():
-            return _mentions_grad(source, subject)
+            return _mentions_grad(source, subject) and not _is_of_missing(source, subject)
+        case cst.Call(func=cst.Name("all"), args=[cst.Arg(value=inner)]):  # whether all are missing, as it was asked
+            return _mentions_grad(source, inner)
         case cst.Call(func=cst.Name("filter"), args=[cst.Arg(value=chooses), _]):
             return _mentions_grad(source, chooses)
         case cst.Call(func=cst.Name("list" | "tuple" | "set"), args=[cst.Arg(value=inner)]):
@@ -272,7 +274,24 @@ def _depends_on_grad(source: Source, node: cst.CSTNode) -> bool:
     """Whether something is done with a gradient, or under a test for one."""
     if _mentions_grad(source, source.statement(node)):
         return True
-    return any(_mentions_grad(source, branch.test) for branch, _ in branches(source, node))
+    around = [(branch.test, outcome) for branch, outcome in branches(source, node)]
+    return any(_mentions_grad(source, test) and not _is_missing(test, outcome) for test, outcome in around)
+
+
+def _is_of_missing(source: Source, made: cst.CSTNode) -> bool:
+    """Whether a comprehension is about what has no gradient."""
+    asked = (node for node in source.walk(made) if isinstance(node, cst.Comparison))
+    return any(_is_missing(one, not isinstance(source.parent(one), cst.UnaryOperation)) for one in asked)
+
+
+def _is_missing(test: cst.CSTNode, outcome: bool) -> bool:
+    """Whether a test with this outcome, `p.grad is None`, chooses what has no gradient."""
+    match test:
+        case cst.UnaryOperation(operator=cst.Not(), expression=inner):
+            return _is_missing(inner, not outcome)
+        case cst.Comparison(comparisons=[cst.ComparisonTarget(operator=operator, comparator=cst.Name("None"))]):
+            return isinstance(operator, cst.Is) is outcome
+    return False
 
 
 def _mentions_grad(source: Source, node: cst.CSTNode) -> bool:
