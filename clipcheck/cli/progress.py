@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +31,8 @@ def progress(label: str, show: bool = True) -> Iterator[Callable[[int, int], Non
 
 
 def _bar(label: str, part: float) -> str:
+    import shutil  # and with it four modules for archives, which a check of a second has no use for
+
     filled = int(part * _BAR)
     bar = f"{label} [{'#' * filled}{'-' * (_BAR - filled)}] {part:4.0%}"
     return bar[: shutil.get_terminal_size().columns - 1]  # a line that wraps could not be cleared

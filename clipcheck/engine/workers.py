@@ -7,16 +7,17 @@ executed. These start in isolated mode, with the path of this process, and commu
 from __future__ import annotations
 
 import os
-import pickle
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from threading import Lock, Thread
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from clipcheck.python.limits import with_room
+
+if TYPE_CHECKING:
+    import subprocess  # imported where a worker starts: a check of a few files has none
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -115,6 +116,8 @@ class Workers:
 
 def _start() -> subprocess.Popen[bytes]:
     """Starts a process with pipes: if it inherited our streams, their reader would wait after this process ends."""
+    import subprocess
+
     command = [sys.executable, "-I", "-S", "-c", _START, *_trusted_path()]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
@@ -131,12 +134,16 @@ def _how(code: int) -> str:
 
 
 def _send(stream: IO[bytes], value: object) -> None:
+    import pickle
+
     data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     stream.write(len(data).to_bytes(8, "big") + data)
     stream.flush()
 
 
 def _receive(stream: IO[bytes]) -> Any:
+    import pickle
+
     head = stream.read(8)
     size = int.from_bytes(head, "big")
     data = stream.read(size) if len(head) == 8 else b""

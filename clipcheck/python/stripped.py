@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-# A comment or a string, matched from left to right, so that a quote in a comment does not open a string.
+# A comment or a string, matched from left to right, so that a quote in a comment does not open a string. Each alternative
+# begins with a plain character: only then does `re` skip what is between the matches, in half of the time.
 _NO_CODE = re.compile(
     rb"""
       \#[^\r\n]*
-    | "{3} [^"\\]* (?: (?: \\. | "(?!"") ) [^"\\]* )* "{3}
-    | '{3} [^'\\]* (?: (?: \\. | '(?!'') ) [^'\\]* )* '{3}
+    | \"\"\" [^"\\]* (?: (?: \\. | "(?!"") ) [^"\\]* )* \"\"\"
+    | \'\'\' [^'\\]* (?: (?: \\. | '(?!'') ) [^'\\]* )* \'\'\'
     | "(?!"") [^"\\\r\n]* (?: \\(?:\r\n|.) [^"\\\r\n]* )* "
     | '(?!'') [^'\\\r\n]* (?: \\(?:\r\n|.) [^'\\\r\n]* )* '
     """,
