@@ -285,6 +285,6 @@ def reduced(source: Source, at: cst.CSTNode, target: cst.BaseExpression) -> bool
 
 def _mentions(source: Source, node: cst.CSTNode, names: set[str]) -> bool:
     return any(
-        isinstance(inner, (cst.Name, cst.Attribute, cst.Subscript)) and source.code(inner) in names
+        type(inner) in (cst.Name, cst.Attribute, cst.Subscript) and source.code(inner) in names
         for inner in source.walk(node)
     )

@@ -99,21 +99,21 @@ def scope_of_child(node: cst.CSTNode, child: cst.CSTNode, scope: Scope, inner: S
 
 def bindings_by(node: cst.CSTNode, parent: cst.CSTNode | None) -> Iterator[Binding]:
     """The names that a node itself binds, without those bound by nodes below it."""
-    match node:
+    match node:  # the most frequent ones first
+        case cst.Assign(targets=targets, value=value):
+            for target in targets:
+                yield from _assigned(target.target, "assign", value)
+        case cst.Param(name=name):
+            yield Binding(name.value, node, "parameter")
+        case cst.FunctionDef(name=name):
+            yield Binding(name.value, node, "def")
         case cst.Import(names=aliases):
             yield from map(_imported, aliases)
         case cst.ImportFrom(names=[*aliases]):  # no star
             base = "." * len(node.relative) + (f"{dotted(node.module)}." if node.module else "")
             yield from (_imported_from(base, alias) for alias in aliases)
-        case cst.FunctionDef(name=name):
-            yield Binding(name.value, node, "def")
         case cst.ClassDef(name=name):
             yield Binding(name.value, node, "class")
-        case cst.Param(name=name):
-            yield Binding(name.value, node, "parameter")
-        case cst.Assign(targets=targets, value=value):
-            for target in targets:
-                yield from _assigned(target.target, "assign", value)
         case cst.For(target=target, iter=iterable) | cst.CompFor(target=target, iter=iterable):
             yield from _assigned(target, "for", iterable)
         case _:

@@ -70,6 +70,7 @@ def _reaching(source: Source, use: cst.CSTNode, owner: Scope, name: str) -> list
     bindings = tuple(owner.bindings.get(name, ()))
     if len(bindings) == 1:
         return list(bindings)
+    around = {id(above) for binding in bindings for above in (binding.node, *source.ancestors(binding.node))}
     found: list[Binding] = []
     child = use
     for parent in source.ancestors(use):
@@ -77,7 +78,7 @@ def _reaching(source: Source, use: cst.CSTNode, owner: Scope, name: str) -> list
             return list(bindings)  # it may be called at any time
         if owner.node is parent and isinstance(parent, COMPREHENSIONS):
             return list(bindings)
-        before = _before(source, parent, child, bindings)
+        before = _before(source, parent, child, bindings, around)
         found += [binding for binding in before.bindings if binding not in found]
         if before.replaces:
             break
@@ -85,14 +86,15 @@ def _reaching(source: Source, use: cst.CSTNode, owner: Scope, name: str) -> list
     return found
 
 
-def _before(source: Source, parent: cst.CSTNode, child: cst.CSTNode, bindings: tuple[Binding, ...]) -> _Effect:
-    """The effect on a variable between the start of `parent` and its `child`."""
+def _before(
+    source: Source, parent: cst.CSTNode, child: cst.CSTNode, bindings: tuple[Binding, ...], around: set[int]
+) -> _Effect:
+    """The effect on a variable between the start of `parent` and its `child`; `around` are the nodes around its bindings."""
     match parent:
         case cst.Module() | cst.IndentedBlock() | cst.SimpleStatementLine() | cst.SimpleStatementSuite():
-            earlier = _effects(source, parent.body[: _index(parent.body, child)], bindings)
-            return _in_turn(
-                effect for effect in earlier if not effect.jumps
-            )  # `child` is reached, so no jump was taken
+            earlier = [each for each in parent.body[: _index(parent.body, child)] if id(each) in around]
+            effects = _effects(source, earlier, bindings)
+            return _in_turn(effect for effect in effects if not effect.jumps)  # `child` is reached: no jump was taken
         case cst.For(target=target, body=body) if child is body and (by_loop := _within(source, target, bindings)):
             return _Effect(by_loop, replaces=True)
         case cst.For(body=body) | cst.While(body=body) if child is body:

@@ -29,22 +29,13 @@ from clipcheck.python.nodes import children
 # Nodes whose children are evaluated in more than one scope; looked up by exact type, since most nodes have other types.
 _SPLIT = frozenset({cst.FunctionDef, cst.ClassDef, cst.Param, cst.CompFor})
 _INSIDE = frozenset({cst.Element, cst.StarredElement, cst.Tuple, cst.List})
-# Nodes with a name that is not read.
-_NO_LOADS = frozenset(
-    {
-        *(
-            cst.Attribute,
-            cst.Arg,
-            cst.FunctionDef,
-            cst.ClassDef,
-            cst.Param,
-            cst.NameItem,
-            cst.ImportAlias,
-            cst.ImportFrom,
-        ),
-        *(cst.AsName, cst.AssignTarget, cst.CompFor, cst.For, cst.AnnAssign, cst.NamedExpr, cst.MatchKeywordElement),
-    }
-)
+# The part of a node whose names are not read. A table, not a `match`: half of all nodes are names.
+_NOT_READ: dict[type, str] = {
+    **dict.fromkeys((cst.FunctionDef, cst.ClassDef, cst.Param, cst.NameItem, cst.AsName), "name"),
+    **dict.fromkeys((cst.AssignTarget, cst.CompFor, cst.For, cst.AnnAssign, cst.NamedExpr), "target"),
+    **{cst.Attribute: "attr", cst.Arg: "keyword", cst.MatchKeywordElement: "key"},
+}
+_IMPORTS = frozenset({cst.ImportAlias, cst.ImportFrom})  # a dotted path reads nothing
 
 # The names that `import *` from torch's modules binds, as far as rules need them.
 _CLIPS = frozenset({"clip_grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"})
@@ -192,21 +183,9 @@ class Names:
         # (a, *b) = …: the names are inside the target
         while type(parent) in _INSIDE:
             whole, parent = cast("cst.CSTNode", parent), self.parent(cast("cst.CSTNode", parent))
-        if type(parent) not in _NO_LOADS:
-            return True
-        match parent:
-            case cst.Attribute(attr=attr):
-                while type(parent) is cst.Attribute:  # the dotted path of an import reads nothing
-                    parent = self.parent(parent)
-                return attr is not node and not isinstance(parent, (cst.ImportAlias, cst.ImportFrom))
-            case cst.MatchKeywordElement(key=key):
-                return key is not node
-            case cst.Arg(keyword=keyword):
-                return keyword is not node
-            case cst.FunctionDef() | cst.ClassDef() | cst.Param() | cst.NameItem():
-                return whole is not parent.name
-            case cst.ImportAlias() | cst.ImportFrom() | cst.AsName():
-                return False
-            case cst.AssignTarget() | cst.CompFor() | cst.For() | cst.AnnAssign() | cst.NamedExpr():
-                return whole is not parent.target
-        return True
+        part = _NOT_READ.get(type(parent))
+        if part is not None and getattr(parent, part) is whole:
+            return False
+        while type(parent) is cst.Attribute:
+            parent = self._parents.get(id(parent))
+        return type(parent) not in _IMPORTS

@@ -36,6 +36,8 @@ def _is_called_optimizer(name: str) -> bool:
 
 def _is_one_of_several(source: Source, name: cst.Name) -> bool:
     """Whether a name is the target of a loop over optimizers: `for o in self.optimizers.values():`."""
+    if not any(binding.kind == "for" for binding in source.bindings(name)):
+        return False
     match reaching(source, name):
         case [Binding(kind="for") as binding]:
             pass
