@@ -141,8 +141,12 @@ def _without_gradients(codes: frozenset[str], data: bytes) -> frozenset[str]:
 @cache
 def _other_letters(codes: frozenset[str]) -> list[tuple[str, frozenset[bytes]]]:
     """For each rule that can do without `grad`, what one of its needs then asks for."""
-    needs = [(code, [[w for w in asked.words if "grad" not in w] for asked in _needs(code)]) for code in sorted(codes)]
-    return [(code, frozenset(map(_name, min(others, key=len)))) for code, others in needs if all(others)]
+    needs = [(code, [_without_grad(asked.words) for asked in _needs(code)]) for code in sorted(codes)]
+    return [(code, min(others, key=len)) for code, others in needs if all(others)]
+
+
+def _without_grad(need: Need) -> frozenset[bytes]:
+    return frozenset(_name(word) for word in need if "grad" not in word)
 
 
 @cache
@@ -255,7 +259,7 @@ class _Words:
 
 
 def _names_with(letters: bytes, text: bytes) -> Iterator[bytes]:
-    """The words that hold these letters, of a text in which blanks are between the words."""
+    """The words that hold these letters; `text` has words and blanks only."""
     at = text.find(letters)
     while at >= 0:
         end = text.find(b" ", at)

@@ -42,7 +42,7 @@ def a_terminal(monkeypatch: pytest.MonkeyPatch) -> Any:
     stream, clock = Terminal(), SimpleNamespace(now=0.0)
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock.now)
-    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda: SimpleNamespace(columns=80))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: SimpleNamespace(columns=80))
     return SimpleNamespace(stream=stream, clock=clock)
 
 
@@ -97,7 +97,7 @@ def test_no_bar_is_drawn_where_nobody_sees_it(how: str, monkeypatch: pytest.Monk
     ],
 )
 def test_a_bar_fits_into_a_line(part: float, columns: int, bar: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda: SimpleNamespace(columns=columns))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: SimpleNamespace(columns=columns))
     assert progress._bar("x", part) == bar
 
 

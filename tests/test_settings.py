@@ -60,8 +60,8 @@ def test_a_pattern_that_ends_with_a_slash_matches_only_folders() -> None:
     path = os.path.join(os.sep, "project", "a")
     assert globs.match(path, is_folder=True)
     assert not globs.match(path)
-    assert globs.decides_entry(path, is_folder=True)
-    assert not globs.decides_entry(path, is_folder=False)
+    assert globs.decides_entry(os.path.dirname(path), "a", is_folder=True)
+    assert not globs.decides_entry(os.path.dirname(path), "a", is_folder=False)
 
 
 def test_the_last_matching_pattern_decides() -> None:
@@ -75,8 +75,15 @@ def test_the_last_matching_pattern_decides() -> None:
 
 def test_only_the_name_of_a_walked_entry_counts() -> None:
     globs = Globs(("build",), os.path.join(os.sep, "project"))
-    assert globs.decides_entry(os.path.join(os.sep, "project", "build"), True)
-    assert not globs.decides_entry(os.path.join(os.sep, "project", "build", "a.py"), False)
+    assert globs.decides_entry(os.path.join(os.sep, "project"), "build", True)
+    assert not globs.decides_entry(os.path.join(os.sep, "project", "build"), "a.py", False)
+
+
+def test_patterns_count_from_their_folder_for_the_entries_of_each_folder_in_turn() -> None:
+    globs = Globs(("/a.py", "sub/b.py"), os.path.join(os.sep, "project"))
+    top, sub = os.path.join(os.sep, "project"), os.path.join(os.sep, "project", "sub")
+    entries = ((top, "a.py"), (sub, "a.py"), (top, "b.py"), (sub, "b.py"), (os.sep, "a.py"))
+    assert [globs.decides_entry(folder, name, False) for folder, name in entries] == [True, None, None, True, None]
 
 
 # --- selection --------------------------------------------------------------------------------------------------------

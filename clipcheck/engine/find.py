@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from clipcheck import disk
 from clipcheck.documents.program import MARKDOWN
+from clipcheck.settings.globs import Globs
 from clipcheck.settings.ignores import Ignores
 from clipcheck.settings.keys import Layer, Settings
-from clipcheck.settings.projects import Project, Projects
+from clipcheck.settings.projects import Projects
 
 # Markdown needs an optional package: it is searched for in folders only if that is installed. Stubs (`.pyi`) are left out:
 # nothing in them runs.
@@ -105,13 +106,13 @@ def _walk(top: str, projects: Projects, errors: list[str]) -> Iterator[str]:
     for folder, folders, names in os.walk(top, onerror=cannot_list):
         project = projects.of(folder)
         respect = bool(project.value("respect-gitignore", True))
+        excluded = [globs for globs in project.excluded if globs not in overruled]
 
         def left_out(
-            name: str, is_folder: bool, folder: str = folder, project: Project = project, respect: bool = respect
+            name: str, is_folder: bool, folder: str = folder, excluded: list[Globs] = excluded, respect: bool = respect
         ) -> bool:
-            path = os.path.join(folder, name)
-            taken = any(globs.decides_entry(path, is_folder) for globs in project.excluded if globs not in overruled)
-            return taken or (respect and ignores.match(path, is_folder))
+            taken = any(globs.decides_entry(folder, name, is_folder) for globs in excluded)
+            return taken or (respect and ignores.match(os.path.join(folder, name), is_folder))
 
         folders[:] = sorted(name for name in folders if not left_out(name, True))
         for name in names:

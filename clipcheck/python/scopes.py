@@ -33,7 +33,9 @@ _INSIDE = frozenset({cst.Element, cst.StarredElement, cst.Tuple, cst.List})
 _NOT_READ: dict[type, str] = {
     **dict.fromkeys((cst.FunctionDef, cst.ClassDef, cst.Param, cst.NameItem, cst.AsName), "name"),
     **dict.fromkeys((cst.AssignTarget, cst.CompFor, cst.For, cst.AnnAssign, cst.NamedExpr), "target"),
-    **{cst.Attribute: "attr", cst.Arg: "keyword", cst.MatchKeywordElement: "key"},
+    cst.Attribute: "attr",
+    cst.Arg: "keyword",
+    cst.MatchKeywordElement: "key",
 }
 _IMPORTS = frozenset({cst.ImportAlias, cst.ImportFrom})  # a dotted path reads nothing
 

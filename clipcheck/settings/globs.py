@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 
 from clipcheck.settings.patterns import Pattern, parse
 
@@ -35,12 +36,12 @@ class Globs:
         above = (self._last_word(parts[:end], True) for end in range(1, len(parts)))
         return True if any(above) else self._last_word(parts, is_folder)
 
-    def decides_entry(self, path: str, is_folder: bool) -> bool | None:
+    def decides_entry(self, folder: str, name: str, is_folder: bool) -> bool | None:
         """Like `decides`, for an entry of a folder that is being walked, and so does not match itself."""
         if self._names is not None:
-            return True if os.path.basename(path) in self._names else None
-        parts = self._parts(path)
-        return None if parts is None else self._last_word(parts, is_folder)
+            return True if name in self._names else None
+        parts = self._parts_of(folder)
+        return None if parts is None else self._last_word([*parts, name], is_folder)
 
     def _last_word(self, parts: list[str], is_folder: bool) -> bool | None:
         for pattern in self._parsed:
@@ -60,9 +61,18 @@ class Globs:
 
     def _parts(self, path: str) -> list[str] | None:
         """The names on the way from the patterns' folder to the path, None if the path is not below it."""
-        try:
-            relative = os.path.relpath(path, self.folder)
-        except ValueError:  # another drive
-            return None
-        parts = relative.split(os.sep)
-        return None if parts[0] in (os.curdir, os.pardir) else parts
+        return _way(self.folder, path) or None
+
+    @cached_property
+    def _parts_of(self) -> Callable[[str], list[str] | None]:
+        """The names on the way to a folder, remembered while its entries are looked up one by one."""
+        return lru_cache(maxsize=1)(partial(_way, self.folder))
+
+
+def _way(top: str, path: str) -> list[str] | None:
+    """The names on the way from a folder to a path, None if the path is not below it."""
+    try:
+        parts = os.path.relpath(path, top).split(os.sep)
+    except ValueError:  # another drive
+        return None
+    return None if parts[0] == os.pardir else [part for part in parts if part != os.curdir]

@@ -31,7 +31,7 @@ class Ignores:
         if folder is None:
             folder = self._absolute[named] = os.path.abspath(named)
         for globs in reversed(self._files(folder)):
-            word = None if globs in self._overruled else globs.decides_entry(os.path.join(folder, name), is_folder)
+            word = None if globs in self._overruled else globs.decides_entry(folder, name, is_folder)
             if word is not None:
                 return word
         return False
