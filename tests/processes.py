@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import interpreted
 import pytest
@@ -187,13 +187,25 @@ def _work(rank: int, setup: Setup, cases: tuple[Case, ...], port: int, reports: 
     dist.destroy_process_group()
 
 
+def _context(setup: Setup) -> Any:
+    """How the processes start: copies of one that has imported torch, where the system can fork and nothing forbids it.
+
+    A GPU does, and Triton's interpreter, which has to be chosen before anything imports Triton.
+    """
+    if setup.device == "cuda" or setup.interpreted or "forkserver" not in mp.get_all_start_methods():
+        return mp.get_context("spawn")
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["torch.distributed.tensor", "torch.distributed.fsdp", "torch._dynamo"])
+    return context
+
+
 @functools.cache
 def outcomes(setup: Setup, cases: tuple[Case, ...]) -> dict[str, dict[int, str]]:
     """Runs every case on so many processes, all in one spawn; returns the error messages by case and rank."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = mp.get_context("spawn")
+    context = _context(setup)
     reports = context.Queue()
     workers = [context.Process(target=_work, args=(rank, setup, cases, port, reports)) for rank in range(setup.size)]
     for worker in workers:
