@@ -169,6 +169,7 @@ def _work(rank: int, setup: Setup, cases: tuple[Case, ...], port: int, reports: 
     global _device
     _device = setup.device
     torch.set_num_threads(1)
+    os.environ.pop("TRITON_INTERPRET", None)
     if setup.interpreted:
         os.environ["TRITON_INTERPRET"] = "1"
         interpreted.take_the_place_of_the_cpu()
@@ -188,14 +189,19 @@ def _work(rank: int, setup: Setup, cases: tuple[Case, ...], port: int, reports: 
 
 
 def _context(setup: Setup) -> Any:
-    """How the processes start: copies of one that has imported torch, where the system can fork and nothing forbids it.
+    """How the processes start: without GPUs, as copies of one that has imported torch, where forks of it are safe.
 
-    A GPU does, and Triton's interpreter, which has to be chosen before anything imports Triton.
+    What it imports, imports Triton, and decides whether Triton's kernels are interpreted.
     """
-    if setup.device == "cuda" or setup.interpreted or "forkserver" not in mp.get_all_start_methods():
+    if setup.device == "cuda" or sys.platform != "linux":
         return mp.get_context("spawn")
+    from multiprocessing import forkserver  # not on Windows
+
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["torch.distributed.tensor", "torch.distributed.fsdp", "torch._dynamo"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        forkserver.ensure_running()
     return context
 
 
