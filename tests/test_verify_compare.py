@@ -273,3 +273,143 @@ def test_an_old_side_that_makes_all_gradients_nan_is_excused_by_that() -> None:
     assert excused(case(*odd), kept, spoiled) == ""  # the new side changes gradients
     clipped = seen(5.0, gradients=[vector(0.6), vector(0.8)])
     assert excused(case(), clipped, seen(5.0)) == ""  # of ordinary gradients, that was a clip
+
+
+def test_a_norm_of_clipped_gradients_excuses_the_norm_before_the_clip() -> None:
+    clipped = [vector(1.5), vector(2)]
+    late, early = seen(2.5, gradients=clipped), seen(5.0, gradients=clipped)
+    assert excused(case(), late, early) == "a norm of gradients that are clipped"
+    assert excused(case(), late, seen(4.0, gradients=clipped)) == ""  # no norm
+    assert excused(case(), seen(2.0, gradients=clipped), early) == ""  # no norm of the clipped gradients
+    assert excused(case(), late, seen(5.0, gradients=[vector(1.5), vector(1.5)])) == ""  # another clip
+    assert excused(case(), late._replace(parameters=[vector(1)]), early._replace(parameters=[vector(2)])) == ""
+    one, none = vector(3), [vector(1.5), None, vector(2)]
+    assert excused(case(one, None, vector(4)), seen(2.5, gradients=none), seen(5.0, gradients=none)) != ""
+
+
+def test_a_clip_counts_a_parameter_that_is_listed_twice_twice() -> None:
+    one = vector(4)
+    twice = case(one, one, None, None, vector(2))  # of norm 6 as a list
+    halved = [vector(2), None, None, vector(1)]
+    assert excused(twice, seen(3.0, gradients=halved), seen(6.0, gradients=halved)) != ""
+    assert excused(twice, seen(5.0**0.5, gradients=halved), seen(6.0, gradients=halved)) == ""
+    assert excused(twice, seen(3.0, gradients=halved), seen(20.0**0.5, gradients=halved)) == ""
+
+
+def test_the_norm_of_a_clip_may_overflow_its_precision() -> None:
+    large = case(*(vector(60_000, dtype=torch.float16) for _ in range(2)), dtype=torch.float16)
+    zeros = [vector(0, dtype=torch.float16)] * 2
+    for norm in (INF, 60_000 * 2**0.5):
+        assert excused(large, seen(0.0, gradients=zeros), seen(norm, gradients=zeros)) != ""
+    assert excused(large, seen(0.0, gradients=zeros), seen(60_000.0, gradients=zeros)) == ""
+
+
+SMALL = case(vector(3e-4), None, vector(4e-4))  # of norm 5e-4
+
+
+def halved(factor: float = 1.0, total: float = 5e-4) -> Seen:
+    return seen(total, gradients=[vector(1.5e-4 * factor), None, vector(2e-4 * factor)])
+
+
+def test_torchs_epsilon_is_tolerated_in_an_unsafe_fix() -> None:
+    smaller = Note(changed="gradients are smaller, since torch adds 1e-6 to the norm,")
+    epsilon = 5e-4 / (5e-4 + 1e-6)
+    assert said(halved(), halved(epsilon), of=SMALL, unsafe=True) == smaller
+    assert fault(halved(), halved(epsilon), of=SMALL)[0] == "differs by 0.002"
+    for other in (5e-4 / (5e-4 + 2e-6), 5e-4 / (5e-4 - 1e-6), 0.99):
+        assert fault(halved(), halved(other), of=SMALL, unsafe=True)[0].startswith("differs by ")
+    assert fault(halved(), halved(epsilon, total=6e-4), of=SMALL, unsafe=True)[0] == "differs by 0.2"
+    sums = SMALL._replace(norm_type=1.0)
+    assert said(halved(), halved(7e-4 / (7e-4 + 1e-6)), of=sums, unsafe=True) == smaller
+
+
+def test_torchs_clip_makes_all_gradients_nan_in_an_unsafe_fix() -> None:
+    odd = [vector(NAN), vector(4)]
+    kept, spoiled = seen(NAN, gradients=odd), seen(NAN, gradients=[vector(NAN), vector(NAN)])
+    assert said(kept, spoiled, of=case(*odd), unsafe=True) == Note(changed="all gradients become NaN")
+    assert fault(kept, spoiled, of=case(*odd))[0] == "differs by an infinity or a NaN"
+    assert fault(spoiled, kept, of=case(*odd), unsafe=True)[0] == "differs by an infinity or a NaN"
+
+
+def test_a_used_up_generator_leaves_nothing_to_clip() -> None:
+    """Of gradients of norm 5, the harness's limit is half."""
+    of = case(container="a generator")
+    stay = seen(gradients=[vector(3), vector(4), vector(3), vector(4)])  # of the parameters, then of the list
+    clipped = seen(gradients=[vector(1.5), vector(2), vector(3), vector(4)])
+    assert said(stay, clipped, of=of, unsafe=True) == Note("gradients that stay above max_norm")
+    for other, unsafe in ((of, False), (case(container="a tuple"), True), (case(), True)):
+        assert fault(stay, clipped, of=other, unsafe=unsafe)[0].startswith("differs by ")
+    assert fault(clipped, stay, of=of, unsafe=True)[0].startswith("differs by ")
+    lower = seen(gradients=[vector(0.75), vector(1), vector(3), vector(4)])
+    assert fault(stay, lower, of=of, unsafe=True)[0].startswith("differs by ")
+    assert fault(lower, clipped, of=of, unsafe=True)[0].startswith("differs by ")
+    doubled = seen(gradients=[vector(6), vector(8), vector(3), vector(4)])
+    assert fault(stay, doubled, of=of._replace(ratio=2.0), unsafe=True)[0].startswith("differs by ")
+    with_none = case(vector(3), None, vector(4), container="a generator")
+    before, after = (seen(gradients=[a, None, b]) for a, b in ((vector(3), vector(4)), (vector(1.5), vector(2))))
+    assert said(before, after, of=with_none, unsafe=True) == Note("gradients that stay above max_norm")
+
+
+def test_a_number_instead_of_a_tensor_is_tolerated_in_an_unsafe_fix() -> None:
+    scalar = seen(torch.tensor(5.0))
+    assert said(scalar, seen(5.0), unsafe=True) == Note(changed="`total` is a float instead of a tensor")
+    assert fault(scalar, seen(5.0))[0] == "a torch.Tensor became a float"
+    assert fault(seen(vector(5)), seen(5.0), unsafe=True)[0] == "a torch.Tensor became a float"
+    assert fault(scalar, seen("5.0"), unsafe=True)[0] == "a torch.Tensor became a str"
+    assert fault(seen(5.0), scalar, unsafe=True)[0] == "a float became a torch.Tensor"
+    assert fault(scalar, seen(6.0), unsafe=True)[0] == "differs by 0.2"
+
+
+# --- on the edge ------------------------------------------------------------------------------------------------------
+
+
+def test_a_difference_as_large_as_the_limit_is_within_it() -> None:
+    """100,001 is off by float32's limit of 1e-5."""
+    assert said(seen(100_000.0), seen(100_001.0)) == Note()
+    assert said(seen(100_003.0), seen(100_001.0), seen(100_000.0)) == Note("an error of 3e-05")
+    assert fault(seen(100_001.0), seen(99_999.0), seen(100_000.0))[0] == "differs by 2e-05"
+
+
+def test_the_first_value_beyond_the_limit_is_shown() -> None:
+    before = Seen({"a": [100_000.0], "b": [1.0], "c": [1.0]}, [], [])
+    after = Seen({"a": [100_001.0], "b": [2.0], "c": [3.0]}, [], [])
+    assert fault(before, after) == ("differs by 2", "b = 1", "b = 2")
+    one, other = (seen(gradients=[vector(*numbers)]) for numbers in ((1, 1), (1, 3)))
+    edge = seen(gradients=[vector(100_000), vector(1), vector(1)])
+    off = seen(gradients=[vector(100_001), vector(20_000), vector(1)])
+    assert fault(edge, off)[1:] == ("gradient = tensor(1)", "gradient = tensor(20000)")
+    assert fault(one, other)[1:] == ("gradient = tensor(1, 1)", "gradient = tensor(1, 3)")
+
+
+def test_a_reference_with_other_values_measures_nothing() -> None:
+    errors: dict[torch.dtype, list[tuple[float, float]]] = {}
+    for values in ({"other": [5.0]}, {"total": [5.0, 5.0]}, {"total": [vector(5, 5)]}):
+        reference = seen()._replace(values=values)
+        assert compare(case(), seen(vector(5)), seen(vector(5)), reference, errors, False) == Note()
+    assert errors == {}
+
+
+def test_a_gradient_that_only_the_old_side_lacks_is_its_error() -> None:
+    assert said(seen(gradients=[None, vector(4)]), seen(), seen()) == Note("an error of inf")
+    assert fault(seen(), seen(gradients=[None, vector(4)]), seen())[0] == "differs by an infinity or a NaN"
+
+
+def test_one_number_of_many_may_be_lost() -> None:
+    many = [1.0] * 2000
+    lost = seen(gradients=[vector(*many, 0)])
+    assert said(lost, seen(gradients=[vector(*many, 1)]), seen(gradients=[vector(*many, 1)])) == Note("underflow to 0")
+
+
+def test_one_low_gradient_is_enough_for_a_wider_result() -> None:
+    low, high = vector(5, dtype=torch.bfloat16), vector(5)
+    mixed = case(None, vector(3), vector(4, dtype=torch.bfloat16))
+    wider = Note(changed="`total` is float32 instead of bfloat16")
+    assert said(seen(low), seen(high), of=mixed) == wider
+    both = (seen(tensor.clone().requires_grad_()) for tensor in (low, high))
+    assert said(*both, of=mixed) == wider  # which both sides leave in the graph
+
+
+def test_a_largest_element_is_one_of_the_gradients_that_there_are() -> None:
+    of = case(vector(3), None, vector(-4), norm_type=INF)
+    assert said(seen(7.0), seen(4.0), of=of) == Note("a result that is not a norm")
+    assert fault(seen(4.0), seen(7.0), of=of)[0] == "differs by 0.75"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -59,9 +61,7 @@ def compare(
     apart = _apart(before, after)
     off, ours = (_apart(reference, side) if reference.raised is None else math.nan for side in (before, after))
     if apart <= limit:
-        if (
-            dtype is not torch.float64 and math.isfinite(off) and math.isfinite(ours)
-        ):  # nothing is more accurate than float64
+        if dtype is not torch.float64 and math.isfinite(off + ours):  # nothing is more accurate than float64
             errors.setdefault(dtype, []).append((off, ours))
         return Note(changed=changed)
     if ours <= limit < off:
@@ -80,7 +80,7 @@ def _as_torch_clips(case: Case, before: Seen, after: Seen, limit: float) -> str:
 
     It multiplies by `max_norm / (norm + 1e-6)`, and by NaN if the norm is NaN.
     """
-    norm = _norm([distance.wide(g) for g in case.gradients() if g is not None], case.norm_type)
+    norm = _norm(_wide(case.gradients()), case.norm_type)
     if _apart(_times(before, norm / (norm + _EPSILON)), after) <= limit:
         if math.isfinite(norm):
             return "gradients are smaller, since torch adds 1e-6 to the norm,"
@@ -94,8 +94,8 @@ def _times(seen: Seen, factor: float) -> Seen:
 
 def _clips_what_is_left(case: Case, before: Seen, after: Seen) -> bool:
     """Whether the new side clips, to the harness's limit, gradients that the old one read but did not change."""
-    given = [None if g is None else g.detach() for g in battery.build(case, {}).gradients]
-    norm = _norm([distance.wide(g) for g in given if g is not None], case.norm_type)
+    given = battery.build(case, {}).gradients
+    norm = _norm(_wide(given))
     clipped = _times(Seen({}, given, []), min(1.0, case.ratio * norm / (norm + _EPSILON)))
     return _unchanged(given, before) and _apart(clipped, _first_of(after, len(given))) <= _TOLERANCE[_coarsest(case)]
 
@@ -111,14 +111,14 @@ def _loss(before: Seen, reference: Seen) -> str:
 
 
 def _numbers(seen: Seen) -> list[float]:
-    values = [value for kept in seen.values.values() for value in kept]
-    tensors = [value if isinstance(value, Tensor) else torch.tensor(value) for value in values if _is_number(value)]
-    tensors += [g.to_dense() if g.is_sparse else g for g in seen.gradients if g is not None]
-    return [float(number) for tensor in tensors for number in tensor.flatten()[:1000]]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float, Tensor))
+    found: list[float] = []
+    for value in chain(*seen.values.values(), seen.gradients):
+        match value:
+            case Tensor():
+                found += distance.wide(value).flatten().tolist()
+            case int() | float():
+                found.append(float(value))
+    return found
 
 
 def _kinds(case: Case, before: Seen, after: Seen, unsafe: bool) -> str:
@@ -154,14 +154,10 @@ def _tolerated(case: Case, one: object, other: object, unsafe: bool) -> str:
         return ""
     if one.requires_grad and not other.requires_grad:
         return "is part of the graph before only"
-    low = any(g is not None and _is_low(g.dtype) for g in battery.build(case, {}).gradients)
+    low = any(g is not None and g.dtype in battery.LOW for g in battery.build(case, {}).gradients)
     if distance.is_wider(other, one) and (low or unsafe):
         return f"is {other.dtype} instead of {one.dtype}".replace("torch.", "")
     return ""
-
-
-def _is_low(dtype: torch.dtype) -> bool:
-    return dtype in battery.LOW
 
 
 def _coarsest(case: Case) -> torch.dtype:
@@ -189,7 +185,7 @@ def _apart(one: Seen, other: Seen) -> float:
 
 def _is_largest(case: Case, seen: Seen) -> bool:
     """Whether one of a run's numbers is the largest element, that is, the inf norm."""
-    largest = max(float(g.abs().max()) for g in case.gradients() if g is not None)  # clipcheck: ignore[CLIP001]
+    largest = _norm(_wide(case.gradients()), math.inf)
     return any(math.isclose(number, largest, rel_tol=1e-3) for number in _numbers(seen._replace(gradients=[])))
 
 
@@ -201,7 +197,7 @@ def _is_norm(case: Case, seen: Seen) -> bool:
 
 def _is_norm_of_list(case: Case, seen: Seen, gradients: list[Tensor | None]) -> bool:
     """Whether a run returns nothing but the norm that a clip of the list returns, which may overflow its dtype."""
-    wide = [distance.wide(g) for g in gradients if g is not None]
+    wide = _wide(gradients)
     return _gives(case, seen, [_norm(wide, case.norm_type), _norm([g.to(case.dtype) for g in wide], case.norm_type)])
 
 
@@ -224,6 +220,11 @@ def _as_listed(case: Case, seen: Seen) -> list[Tensor | None]:
     return [seen.gradients[places[key]] for key in keys]
 
 
+def _wide(gradients: Sequence[Tensor | None]) -> list[Tensor]:
+    """The gradients that are not None, in float64."""
+    return [distance.wide(gradient) for gradient in gradients if gradient is not None]
+
+
 def _norm(gradients: list[Tensor], norm_type: float = 2.0) -> float:
     norms = [torch.linalg.vector_norm(gradient, norm_type) for gradient in gradients]
     return float(torch.linalg.vector_norm(torch.stack(norms), norm_type)) if norms else 0.0
@@ -240,7 +241,7 @@ def excused(case: Case, before: Seen, after: Seen) -> str:
     """What is wrong with the old side if the new one returns the norm and changes the gradients no more than it.
 
     A clause for a fix that changes training; otherwise empty."""
-    given = [None if g is None else g.detach() for g in battery.build(case, {}).gradients]
+    given = battery.build(case, {}).gradients
     if after.raised is not None or not after.values:
         return ""
     if not _unchanged(given, after):
@@ -250,7 +251,7 @@ def excused(case: Case, before: Seen, after: Seen) -> str:
             "a norm of gradients that are clipped" if late and _is_norm_of_list(case, after, case.gradients()) else ""
         )
     if not _unchanged(given, before):
-        finite = all(bool(distance.wide(g).isfinite().all()) for g in given if g is not None)
+        finite = all(bool(g.isfinite().all()) for g in _wide(given))
         same = _apart(before._replace(gradients=[], parameters=[]), after._replace(gradients=[], parameters=[])) == 0
         return "" if finite or not same else "gradients that all become NaN"
     return "a result that is not a norm" if _is_norm(case, after) and not _is_norm(case, before) else ""

@@ -107,8 +107,6 @@ class Known(ast.NodeTransformer):
             return self._collective(node, kind)
         if act is not None and isinstance(node, ast.Call):
             return self._act(node, act)
-        if isinstance(node, ast.Call) and self.program.clip(node) is not None:
-            return self._clip(node)
         if isinstance(node, ast.expr) and isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
             text = ast.unparse(node)
             name = self.names.texts.get(text)
