@@ -209,3 +209,104 @@ def test_an_infinity_is_the_same_wherever_it_comes_from(verify: Verifier) -> Non
     code = "«from torch._six import inf  # where it was\n»\nprint(inf)\n"
     assert tried(verify, code, "from math import inf\n").kind == "verified"
     assert tried(verify, code, "from math import pi as inf\n").kind != "verified"
+
+
+# --- what is compared, without running it -----------------------------------------------------------------------------
+
+GIVEN = {
+    "(model.parameters(), 1.0)": ("parameters__own__call(), max_norm__own__name", "parameters max_norm"),
+    "(ps, max_norm=c)": ("parameters__own__call(), max_norm=max_norm__own__name", "parameters max_norm"),
+    "(max_norm=c, parameters=ps)": ("max_norm=max_norm__own__name, parameters=parameters__own__call()", "parameters max_norm"),
+    "(ps, c, 1)": ("parameters__own__call(), max_norm__own__name, 1", "parameters max_norm"),
+    "(ps, c, norm_type=1.5)": ("parameters__own__call(), max_norm__own__name, norm_type=1.5", "parameters max_norm"),
+    "(ps, c, p)": ("parameters__own__call(), max_norm__own__name, norm_type__own__name", "parameters max_norm norm_type"),
+    "(ps, c, 'inf')": ("parameters__own__call(), max_norm__own__name, norm_type__own__name", "parameters max_norm norm_type"),
+    "(ps, c, foreach=None)": ("parameters__own__call(), max_norm__own__name, foreach=None", "parameters max_norm"),
+    "(ps, c, error_if_nonfinite=True)": ("parameters__own__call(), max_norm__own__name, error_if_nonfinite=True", "parameters max_norm"),
+    "(ps, c, error_if_nonfinite=a, foreach=b)": (
+        "parameters__own__call(), max_norm__own__name, error_if_nonfinite=switch__own__name, foreach=switch__own__name",
+        "parameters max_norm switch",
+    ),
+}  # fmt: skip
+OLD, NEW = "torch.nn.utils.clip_grad_norm_", "clipcheck.runtime.clip_grad_norm_"
+
+
+def called(path: str, given: str) -> tuple[str, dict[str, str]]:
+    name = path.replace(".", "__")
+    return f"def site():\n    return ('value', {name}({given}))", {name: path}
+
+
+@pytest.mark.parametrize("arguments", GIVEN)
+def test_both_functions_get_arguments_of_the_harness(arguments: str) -> None:
+    given, roles = GIVEN[arguments]
+    (found,) = exchanges(change(f"«utils.clip_grad_norm_»{arguments}\n", "runtime.clip_grad_norm_"))
+    assert (found.before, found.after, found.reference) == (called(OLD, given), called(NEW, given), called(OLD, given))
+    assert set(found.roles.values()) == set(roles.split())
+    assert all(name.startswith(f"{role}__own__") for name, role in found.roles.items())
+    assert (found.seeds, found.kept, found.norm) == ((), (), False)
+
+
+ORDINARY = [
+    ("from torch.nn.utils import «clip_grad_norm»\n", "clip_grad_norm_ as clip_grad_norm", "torch.nn.utils.clip_grad_norm", OLD, "parameters__own__call(), max_norm__own__name"),
+    ("from torch.nn.utils import «clip_grad_norm_»\n", "clip_grads_with_norm_ as clip_grad_norm_", None, None, "`clip_grads_with_norm_` takes other arguments than `clip_grad_norm_`"),
+    ("«from torch.nn.utils import get_total_norm»\n", "from clipcheck.runtime import get_total_norm", "torch.nn.utils.get_total_norm", "clipcheck.runtime.get_total_norm", "gradients__own__call()"),
+    (
+        "«from torch.nn.utils import clip_grads_with_norm_»\n",
+        "from clipcheck.runtime import clip_grads_with_norm_",
+        "torch.nn.utils.clip_grads_with_norm_",
+        "clipcheck.runtime.clip_grads_with_norm_",
+        "parameters__own__call(), max_norm__own__name, total__own__name",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "new", "old_path", "new_path", "given"), ORDINARY)
+def test_functions_that_are_imported_get_what_they_need(
+    code: str, new: str, old_path: str | None, new_path: str | None, given: str
+) -> None:
+    if old_path is None or new_path is None:
+        with pytest.raises(NotVerifiable) as caught:
+            exchanges(change(code, new))
+        assert str(caught.value) == given
+        return
+    (found,) = exchanges(change(code, new))
+    assert (found.before, found.after) == (called(old_path, given), called(new_path, given))
+
+
+def test_a_name_with_two_imports_is_not_tried() -> None:
+    code = "try:\n    from torch.nn.utils import «clip_grad_norm_»\nexcept ImportError:\n    from lab import clip_grad_norm_\n"
+    with pytest.raises(NotVerifiable, match="the import of `clip_grad_norm_` becomes another one"):
+        exchanges(change(code, "clip_grad_norm as clip_grad_norm_"))
+
+
+def test_an_import_that_a_fix_removes_is_not_compared() -> None:
+    code = "from torch.nn.utils import «clip_grad_norm, clip_grad_value_»\n"
+    (found,) = exchanges(change(code, "clip_grad_norm_ as clip_grad_norm"))
+    assert found.after.names == {OLD.replace(".", "__"): OLD}
+
+
+def test_an_infinity_is_compared_with_that_of_python() -> None:
+    code = "«from torch._six import inf\n»\nprint(inf)\n"
+    (found,) = exchanges(change(code, "from math import inf\n"))
+    assert found.before == (
+        "def site():\n    return ('value', torch___six__inf)",
+        {"torch___six__inf": "torch._six.inf"},
+    )
+    assert found.after == found.reference == ("def site():\n    return ('value', math__inf)", {"math__inf": "math.inf"})
+    assert found.roles == {}
+
+
+@pytest.mark.parametrize("argument", ["a.parameters()", "b.parameters()", "float(b)", "b.get('k')"])
+def test_what_reads_a_value_is_called_like_that(argument: str) -> None:
+    """A function of the same kind but with keywords may do more."""
+    exchanges(change(f"«utils.clip_grad_norm_»({argument}, 1.0)\n", "runtime.clip_grad_norm_"))
+    more = argument.replace(")", ", k=1)").replace("(, ", "(")
+    with pytest.raises(NotVerifiable, match="cannot be resolved"):
+        exchanges(change(f"«utils.clip_grad_norm_»({more}, 1.0)\n", "runtime.clip_grad_norm_"))
+
+
+def test_a_long_argument_is_named_by_its_start() -> None:
+    long = f"f({'a' * 70})"
+    with pytest.raises(NotVerifiable) as caught:
+        exchanges(change(f"«utils.clip_grad_norm_»(ps, {long})\n", "runtime.clip_grad_norm_"))
+    assert str(caught.value) == f"`{long[:60]}` cannot be resolved"

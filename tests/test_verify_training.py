@@ -372,3 +372,114 @@ def test_nothing_beyond_the_list_is_run(name: str) -> None:
 def test_other_statements_are_left_out_and_never_run(statement: str) -> None:
     found = reduced(loop(BACKWARD + STEP + statement + "\n" + CLIP), loop(BACKWARD + CLIP + STEP + statement + "\n"))
     assert len(lines(found)) == 5
+
+
+# --- what is known of a training run, without running it --------------------------------------------------------------
+
+SIDES = (loop(BACKWARD + STEP + CLIP), loop(BACKWARD + CLIP + STEP))
+
+
+def test_a_training_run() -> None:
+    found = reduced(*SIDES)
+    assert found._replace(before=found.after, roles={}) == Training(
+        found.after, found.after, {}, "norm", 2.0, 0.5, clears=True, groups=2, implied=(), ranks=1
+    )
+    assert found.roles == {f"{role}__0__name": role for role in ("max_norm", "model", "optimizer")}
+    assert found.before.code.startswith("def site():\n    for turn__own__item in turns__own__call():\n")
+    assert found.before.names == {"torch__nn__utils__clip_grad_norm_": "torch.nn.utils.clip_grad_norm_"}
+
+
+FSDP = "from torch.distributed.fsdp import FullyShardedDataParallel\nmodel = FullyShardedDataParallel(model)\n"
+SHARDED_CLIP = "model.clip_grad_norm_(max_norm)\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "known"),
+    [
+        (BACKWARD + STEP + CLIP, BACKWARD + CLIP.replace("norm)", "norm, 1)") + STEP, None),  # another norm
+        (CLIP.replace("norm)", "norm, 1)") + BACKWARD + STEP, BACKWARD + CLIP.replace("norm)", "norm, 1)") + STEP, {"norm_type": 1.0}),
+        (BACKWARD + STEP + CLIP.replace("max_norm", "2.0"), BACKWARD + CLIP.replace("max_norm", "2.0") + STEP, {"limit": 2.0}),
+        (BACKWARD + STEP + CLIP.replace("norm_", "value_"), BACKWARD + CLIP.replace("norm_", "value_") + STEP, {"clip": "value"}),
+        (BACKWARD.replace(DROPS, "") + STEP + CLIP, BACKWARD.replace(DROPS, "") + CLIP + STEP, {"clears": False}),
+        (CLIP + BACKWARD, BACKWARD + CLIP, {"implied": ("step",)}),
+        (STEP + CLIP, CLIP + STEP, {"implied": ("backward",), "clears": False}),
+        (
+            BACKWARD + STEP + "for p in optimizer.param_groups[0]['params']:\n    p.grad.clamp_(-max_norm, max_norm)\n",
+            BACKWARD + "for p in optimizer.param_groups[0]['params']:\n    p.grad.clamp_(-max_norm, max_norm)\n" + STEP,
+            {"groups": 1, "clip": "value"},
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_training_run_needs(before: str, after: str, known: dict[str, object] | None) -> None:
+    if known is None:
+        with pytest.raises(NotVerifiable, match="it clips in another way than before"):
+            reduced(loop(before), loop(after))
+    else:
+        found = reduced(loop(before), loop(after))._asdict()
+        plain = {"clip": "norm", "norm_type": 2.0, "limit": 0.5, "clears": True, "groups": 2, "implied": (), "ranks": 1}
+        assert {name: found[name] for name in plain} == plain | known
+
+
+def test_sharded_models_train_on_two_ranks() -> None:
+    before, after = (loop(BACKWARD + body, FSDP) for body in (STEP + SHARDED_CLIP, SHARDED_CLIP + STEP))
+    found = reduced(before, after)
+    assert found.ranks == 2 and found.roles["fsdp__0__name"] == "fsdp"
+    assert "yield fsdp__0__name.clip_grad_norm_(max_norm__0__name)" in found.before.code
+    assert "yield fsdp__0__name.clip_grad_norm_(max_norm__0__name)" in found.after.code
+
+
+def test_parameters_from_elsewhere_are_handed_over_in_each_turn() -> None:
+    before, after = (loop(BACKWARD + body) for body in (STEP + OF_LIST, OF_LIST + STEP))
+    found = reduced(before, after)
+    first, second, third, *_ = found.after.code.splitlines()
+    assert second == "    for turn__own__item in turns__own__call():"
+    assert third == "        parameters__0__name = parameters__0__name__call()"
+    assert found.roles["parameters__0__name"] == "parameters"
+
+
+def test_a_step_that_only_the_old_side_takes_apart_may_be_new() -> None:
+    """Where the old side clips by hand, the limit of the new one must be in its code."""
+    by_hand = "for p in model.parameters():\n    p.grad.mul_({})\n"
+    found = reduced(
+        loop(BACKWARD + by_hand.format("3.0") + STEP), loop(BACKWARD + CLIP.replace("max_norm", "3.0") + STEP)
+    )
+    assert found.limit == 3.0
+    with pytest.raises(NotVerifiable, match="it clips to another limit than before"):
+        reduced(loop(BACKWARD + by_hand.format("3.0") + STEP), loop(BACKWARD + CLIP.replace("max_norm", "4.0") + STEP))
+
+
+ANOTHER = [
+    (SIDES[0], "def helper():\n    pass\n\n\n" + SIDES[1], "the fix adds or removes a function"),
+    (loop(BACKWARD + STEP + "print(1)\n"), loop(BACKWARD + STEP + "print(2)\n"), "what it changes is no part of the training step"),
+    (
+        "def scale(model):\n    for p in model.parameters():\n        p.grad.mul_(2.0)\n",
+        "def scale(model):\n    for p in model.parameters():\n        p.grad.mul_(3.0)\n",
+        "nothing around it concerns the gradients",
+    ),
+    (loop(BACKWARD + STEP + CLIP), loop(BACKWARD + CLIP.replace("norm_", "value_") + STEP), "it clips in another way than before"),
+    (loop(BACKWARD + STEP + CLIP), loop(BACKWARD + CLIP.replace("max_norm", "1.0") + STEP), "it clips to another limit than before"),
+    (loop(BACKWARD + STEP + CLIP), loop(BACKWARD + CLIP + CLIP.replace("max_norm", "scaler") + STEP), "it clips to another limit than before"),
+    (
+        loop("".join(f"if record({i}):\n    optimizer.zero_grad()\n" for i in range(4)) + BACKWARD + STEP + CLIP),
+        loop("".join(f"if record({i}):\n    optimizer.zero_grad()\n" for i in range(4)) + BACKWARD + CLIP + STEP),
+        "too many tests decide what happens",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "after", "why"), ANOTHER)
+def test_why_a_training_run_is_not_tried(before: str, after: str, why: str) -> None:
+    with pytest.raises(NotVerifiable) as caught:
+        reduced(before, after)
+    assert str(caught.value) == why
+
+
+def test_three_tests_may_decide_what_happens() -> None:
+    tests = "".join(f"if record({i}):\n    optimizer.zero_grad()\n" for i in range(3))
+    found = reduced(loop(tests + BACKWARD + STEP + CLIP), loop(tests + BACKWARD + CLIP + STEP))
+    assert list(found.roles.values()).count("flag") == 3
+
+
+def test_a_fix_of_imports_is_no_training_run() -> None:
+    with pytest.raises(NotVerifiable, match="only imports change, and not those of a clip"):
+        rehearsal(Change(HEAD, Fix("Change", Safety.SAFE, (Edit(0, 0, "import os\n"),))))

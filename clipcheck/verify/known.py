@@ -86,9 +86,10 @@ class Known(ast.NodeTransformer):
         return ast.Name(self.local.setdefault(text, name), ast.Store())
 
     def _fresh(self) -> str:
-        """A name that the program does not use."""
-        numbers = (f"local_{number}" for number in count(len(self.local)))
-        return next(name for name in numbers if name not in self.program.source.text)
+        """A name that neither the program nor another expression uses."""
+        used = self.local.values()
+        numbers = (f"local_{number}" for number in count())
+        return next(name for name in numbers if name not in self.program.source.text and name not in used)
 
     def _place(self, role: str, kind: str = "name") -> ast.Name:
         """The harness's name for something that has none."""

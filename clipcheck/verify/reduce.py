@@ -69,7 +69,7 @@ class _Reducer:
             case ast.AugAssign(target=target, op=op, value=value):
                 if isinstance(op, ast.Div) and self.program.act(node):
                     self.known.counts(value)
-                return self._add(target, op, value)
+                return self._add(node, target, op, value)
             case ast.If(test=test, body=body, orelse=orelse):
                 return self._if(test, self.block(body), self.block(orelse))
             case (
@@ -157,12 +157,14 @@ class _Reducer:
             if is_chain(arg) and self.known.uses_up(arg)
         ]
 
-    def _add(self, target: ast.expr, op: ast.operator, value: ast.expr) -> list[ast.stmt]:
+    def _add(self, node: ast.stmt, target: ast.expr, op: ast.operator, value: ast.expr) -> list[ast.stmt]:
         if ast.unparse(target) in self.known.names.texts:
             return []
         try:
             return [ast.AugAssign(self.known.stored(target), op, self.known.made(value))]  # type: ignore[arg-type]
-        except Unknown:
+        except Unknown as error:
+            if self.program.act(node):
+                raise NotVerifiable(str(error)) from None
             self.known.hide([ast.unparse(target)])
             return self._expression(value) if self._concerns([value]) else []
 
