@@ -421,7 +421,10 @@ def test_what_a_training_run_needs(before: str, after: str, known: dict[str, obj
 
 
 def test_sharded_models_train_on_two_ranks() -> None:
-    before, after = (loop(BACKWARD + body, FSDP) for body in (STEP + SHARDED_CLIP, SHARDED_CLIP + STEP))
+    before, after = (
+        loop(BACKWARD.replace("optimizer.zero", "model.zero") + body, FSDP)
+        for body in (STEP + SHARDED_CLIP, SHARDED_CLIP + STEP)
+    )
     found = reduced(before, after)
     assert found.ranks == 2 and found.roles["fsdp__0__name"] == "fsdp"
     assert "yield fsdp__0__name.clip_grad_norm_(max_norm__0__name)" in found.before.code
@@ -431,7 +434,7 @@ def test_sharded_models_train_on_two_ranks() -> None:
 def test_parameters_from_elsewhere_are_handed_over_in_each_turn() -> None:
     before, after = (loop(BACKWARD + body) for body in (STEP + OF_LIST, OF_LIST + STEP))
     found = reduced(before, after)
-    first, second, third, *_ = found.after.code.splitlines()
+    _, second, third, *_ = found.after.code.splitlines()
     assert second == "    for turn__own__item in turns__own__call():"
     assert third == "        parameters__0__name = parameters__0__name__call()"
     assert found.roles["parameters__0__name"] == "parameters"
