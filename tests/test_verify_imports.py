@@ -149,3 +149,64 @@ def test_the_modules_of_the_user_are_not_loaded(
     monkeypatch.syspath_prepend(str(tmp_path))
     found = tried(verify, "import lab\nimport torch\n", "import lab\nimport torch\nfrom lab import clip_grad_norm_\n")
     assert found.kind == "verified" and not trace.exists()
+
+
+# --- what is taken out of a module, without running it ----------------------------------------------------------------
+
+
+def site(*lines: str) -> str:
+    return "".join(f"{line}\n" for line in ("def site():", *(f"    {line}" for line in lines))) + (
+        "    return ('locals', bound__now())"
+    )
+
+
+def test_imports_that_both_sides_share_are_left_out_unless_they_are_those_of_torch() -> None:
+    before = "import os\nimport torch\nfrom torch import nn\nimport clipcheck\nimport torchvision\nimport old\n"
+    found = import_blocks(change(before, before.replace("import old", "import new")))
+    assert found is not None
+    shared = ("import torch", "from torch import nn", "import clipcheck")
+    assert found.before == (site(*shared, "import old"), {})
+    assert found.after == (site(*shared, "import new"), {})
+    assert found.torch
+
+
+@pytest.mark.parametrize(
+    ("text", "needs"),
+    [
+        ("import os\n", False),
+        ("import torchvision\n", False),
+        ("from . import torch\n", False),
+        ("from .torch import nn\n", False),
+        ("import clipcheck\n", False),
+        ("import os, torch.nn\n", True),
+        ("from torch.nn import utils\n", True),
+        ("def f():\n    import torch\n", True),
+    ],
+)
+def test_whether_a_module_imports_torch_anywhere(text: str, needs: bool) -> None:
+    found = import_blocks(change(text, text + "import json\n"))
+    assert found is not None and found.torch is needs
+
+
+def test_a_fix_that_changes_no_import() -> None:
+    assert import_blocks(change("import torch\n", "import torch  # now\n")) is None
+    found = import_blocks(change("import json\n", "\n"))
+    assert found is not None and (found.before.code, found.after.code) == (site("import json"), site("pass"))
+
+
+UNKNOWN_EXCEPT = "try:\n    import a\nexcept {}:\n    a = None\n"
+
+
+@pytest.mark.parametrize("error", ["Mine", "mine.Error", "(ImportError, Mine)", "(ImportError, mine.Error)", "errors()", "BaseException"])  # fmt: skip
+def test_an_exception_that_is_not_known_may_be_anything(error: str) -> None:
+    text = UNKNOWN_EXCEPT.format(error)
+    with pytest.raises(NotVerifiable, match="its imports are inside an unknown `except`"):
+        import_blocks(change(text, text + RUNTIME))
+
+
+@pytest.mark.parametrize("error", [" ImportError", " (ImportError, OSError)", " ()", ""])
+def test_exceptions_around_an_import(error: str) -> None:
+    text = UNKNOWN_EXCEPT.replace(" {}", error)
+    found = import_blocks(change(text, text.replace("import a", "import b")))
+    assert found is not None
+    assert found.before.code == site("try:", "    import a", f"except{error}:", "    a = None")
