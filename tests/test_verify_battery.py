@@ -86,7 +86,7 @@ def test_odd_gradients_are_odd() -> None:
         return math.hypot(*(float(g.double().norm()) for g in of(title)))
 
     assert sum(g.numel() for g in of("a gradient of many elements")) > 20_000
-    assert [g.is_contiguous() for g in of("non-contiguous gradients")] == [False, False, True]
+    assert [g.is_contiguous() for g in of("non-contiguous gradients")] == [False, False]
     assert [g.is_sparse for g in of("a sparse gradient")] == [True, False]
     assert [g.requires_grad for g in of("gradients that are part of the graph")] == [True, True]
     assert {g.dtype for g in of("float32 and bfloat16 gradients")} == {torch.float32, torch.bfloat16}
@@ -220,3 +220,104 @@ def test_an_accumulator_starts_from_a_number_or_a_tensor(start: Any, kind: type,
     assert type(made) is kind and made == value
     starts = [case.seed for case in cases(PLAIN) if "accumulator" in case.title]
     assert starts == [0.0, "int", "tensor"]
+
+
+@pytest.mark.parametrize(
+    ("title", "shapes"),
+    [
+        ("gradients [3, 4]", [(1,), (1, 1)]),
+        ("ordinary gradients", [(7, 5), (5,), (3, 4, 2), (1,)]),
+        ("small gradients", [(4, 3), (6,)]),
+        ("a gradient of many elements", [(300, 90), (90,)]),
+        ("non-contiguous gradients", [(4, 6), (4, 3)]),
+        ("a parameter listed twice", [(2,), (1,)]),
+        ("a sparse gradient", [(5, 2), (4,)]),
+        ("a gradient with NaN", [(3, 3), (4,)]),
+        ("float32 and bfloat16 gradients", [(5, 5), (5,)]),
+        ("gradients that are part of the graph", [(4,), (2, 2)]),
+    ],
+)
+def test_gradients_have_several_shapes(title: str, shapes: list[tuple[int, ...]]) -> None:
+    made = build(named(title, "parameters", "gradients"), {})
+    assert [tuple(g.shape) for g in made.gradients] == [tuple(p.shape) for p in made.parameters] == shapes
+
+
+def test_a_sparse_gradient_leaves_most_rows_out() -> None:
+    sparse, _ = build(named("a sparse gradient", "parameters"), {}).gradients
+    assert sparse.is_coalesced() and sparse.indices().tolist() == [[0, 3]]
+
+
+def test_numbers_of_the_graph_are_those_of_its_leaves() -> None:
+    first, second = build(named("gradients that are part of the graph", "gradients"), {}).gradients
+    assert first.grad_fn is not None and second.grad_fn is not None
+    ordinary = torch.Generator().manual_seed(0)
+    assert torch.equal(first, torch.randn(4, generator=ordinary).bfloat16().float())
+
+
+EVERY = ("parameters", "max_norm", "norm_type", "switch", "gradients")
+
+
+def test_most_limits_are_half_of_the_norm_and_some_are_not() -> None:
+    found = {case.title: case.ratio for case in cases(frozenset(EVERY)) if case.ratio != 0.5}
+    above = {"gradients [3, 4], limit above", "ordinary gradients, limit above"}
+    assert set(found) == {
+        *above, "gradients [3, 4], limit met", "ordinary gradients, limit far below", "tiny gradients"
+    }  # fmt: skip
+    assert all(2.0 <= found[title] <= 3.0 for title in above)
+    assert found["gradients [3, 4], limit met"] == 1.0
+    assert found["ordinary gradients, limit far below"] < 1e-3
+    limit = build(named("tiny gradients", *EVERY), {"c": "max_norm"}).names["c"]
+    assert 0.1 < limit < 10  # an ordinary limit, which the norm does not reach
+
+
+def test_cases_differ_from_the_plain_ones_in_one_way() -> None:
+    found = list(cases(frozenset(EVERY)))
+    assert [case.title for case in found if case.switch] == ["ordinary gradients, switched on"]
+    assert [case.title for case in found if case.frozen] == ["frozen parameters"]
+    assert [case.title for case in found if case.exact is not None] == ["a parameter listed twice"]
+    assert [case.container for case in found if case.container != "list"] == ["a tuple", "a generator"]
+    assert [case.norm_type for case in found if case.norm_type != 2.0] == [1.0, 3.0, math.inf]
+    assert {case.dtype for case in found if "large" in case.title} == {torch.bfloat16, torch.float16}
+    assert {case.seed for case in found} == {2.5, 0.0, "int", "tensor"}
+
+
+def test_weights_are_small_whole_numbers_that_every_precision_has() -> None:
+    for title in ("a gradient of many elements", "ordinary gradients"):
+        for index, parameter in enumerate(build(named(title, "parameters"), {}).parameters):
+            weights = parameter.detach()
+            assert torch.equal(weights, weights.bfloat16().float())
+            assert weights.flatten()[0] == index and weights.max() <= index + 6
+            assert len(weights.unique()) == min(weights.numel(), 7)
+
+
+def test_a_frozen_parameter_without_gradient_comes_last() -> None:
+    made = build(small(frozen=True), {})
+    assert [tuple(p.shape) for p in made.parameters] == [(1,), (1,), (2,)]
+    assert made.parameters[-1].tolist() == [1.0, 1.0]
+
+
+def test_a_gradient_of_the_graph_is_that_of_its_parameter() -> None:
+    made = build(named("gradients that are part of the graph", "gradients"), {})
+    assert all(p.grad is g for p, g in zip(made.parameters, made.gradients, strict=True))
+    made = build(small(), {})
+    assert all(p.grad.data_ptr() == g.data_ptr() for p, g in zip(made.parameters, made.gradients, strict=True))
+
+
+def test_an_optimizer_clears_the_gradients_of_both_groups() -> None:
+    made = build(small(), {"o": "optimizer"})
+    made.names["o"].zero_grad()
+    assert [p.grad for p in made.parameters] == [None, None]
+
+
+def test_what_a_call_returns_and_what_a_name_holds() -> None:
+    roles = {"m__0__call": "model", "m__0__name": "model", "g__0__call": "gradients", "g__0__name": "gradients"}
+    made = build(small(container="a tuple"), roles).names
+    assert isinstance(made["m__0__call"](), nn.Module) and isinstance(made["m__0__name"], nn.Module)
+    assert made["g__0__call"]() == made["g__0__name"] and isinstance(made["g__0__name"], tuple)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_mixed_gradients_stay_mixed_except_in_float64(dtype: torch.dtype) -> None:
+    mixed = Case("", lambda: [torch.tensor([1.0]), torch.tensor([1.0], dtype=torch.float16)], dtype)
+    second = torch.float64 if dtype is torch.float64 else torch.float16
+    assert [g.dtype for g in build(mixed, {}).gradients] == [dtype, second]

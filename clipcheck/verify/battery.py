@@ -159,7 +159,7 @@ def _object(
         case "gradients":
             return (lambda: _container(case, gradients)) if fresh else _container(case, gradients)
         case "model":
-            value: Any = _model(parameters)
+            value: Any = _Model(parameters)
         case "optimizer":
             value = _Optimizer(parameters)
         case _ if role in values:
@@ -201,10 +201,6 @@ class _Optimizer:
             parameter.grad = None
 
 
-def _model(parameters: list[nn.Parameter]) -> _Model:
-    return _Model(parameters)
-
-
 def _parameter(index: int, gradient: Tensor | None, case: Case) -> nn.Parameter:
     if gradient is None:
         return nn.Parameter(torch.ones(2, dtype=case.dtype))
@@ -232,26 +228,27 @@ def _small() -> list[Tensor | None]:
     return [torch.tensor([3.0]), torch.tensor([[4.0]])]
 
 
-def _random(*shape: int, number: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(number)
-    # exact in bfloat16, so that one set of numbers works for every dtype
-    return torch.randn(*shape, generator=generator).bfloat16().float()
+def _drawn(*shapes: tuple[int, ...]) -> list[Tensor]:
+    """Random numbers, the same each time, and exact in bfloat16, so that one set of them works for every dtype."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator).bfloat16().float() for shape in shapes]
 
 
 def _ordinary() -> list[Tensor | None]:
-    return [_random(7, 5, number=1), _random(5, number=2), _random(3, 4, 2, number=3), _random(1, number=4)]
+    return [*_drawn((7, 5), (5,), (3, 4, 2), (1,))]
 
 
 def _scaled(factor: float) -> list[Tensor | None]:
-    return [_random(4, 3, number=5) * factor, _random(6, number=6) * factor]
+    return [gradient * factor for gradient in _drawn((4, 3), (6,))]
 
 
 def _large() -> list[Tensor | None]:
-    return [_random(300, 90, number=7), _random(90, number=8)]
+    return [*_drawn((300, 90), (90,))]
 
 
 def _strided() -> list[Tensor | None]:
-    return [_random(6, 4, number=9).t(), _random(8, 3, number=10)[::2], _random(1, 5, number=11).expand(1, 5)]
+    transposed, sliced = _drawn((6, 4), (8, 3))
+    return [transposed.t(), sliced[::2]]
 
 
 def _once() -> list[Tensor | None]:
@@ -264,22 +261,23 @@ def _twice() -> list[Tensor | None]:
 
 
 def _sparse() -> list[Tensor | None]:
-    indices = torch.tensor([[0, 3, 0]])
-    return [torch.sparse_coo_tensor(indices, _random(3, 2, number=12), (5, 2)).coalesce(), _random(4, number=13)]
+    rows, dense = _drawn((3, 2), (4,))
+    return [torch.sparse_coo_tensor(torch.tensor([[0, 3, 0]]), rows, (5, 2)).coalesce(), dense]
 
 
 def _special(value: float) -> Gradient:
     def gradients() -> list[Tensor | None]:
-        odd = _random(3, 3, number=14)
+        odd, plain = _drawn((3, 3), (4,))
         odd[1, 1] = value
-        return [odd, _random(4, number=15)]
+        return [odd, plain]
 
     return gradients
 
 
 def _mixed() -> list[Tensor | None]:
-    return [_random(5, 5, number=16), _random(5, number=17).bfloat16()]
+    one, other = _drawn((5, 5), (5,))
+    return [one, other.bfloat16()]
 
 
 def _in_graph() -> list[Tensor | None]:
-    return [(g * 1.0) for g in (_random(4, number=18).requires_grad_(), _random(2, 2, number=19).requires_grad_())]
+    return [gradient.requires_grad_() * 1.0 for gradient in _drawn((4,), (2, 2))]
