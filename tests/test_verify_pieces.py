@@ -216,3 +216,65 @@ def test_edits_that_lie_in_no_block_together_are_not_tried() -> None:
     source, fix, _ = change("«x»\n", "y")
     with pytest.raises(NotVerifiable, match="the edits do not lie in one block"):
         whole(source, fix, [Edit(len(source.text) + 5, len(source.text) + 6, "")])
+
+
+@pytest.mark.parametrize("head", ["if", "while", "with"])
+def test_expressions_in_the_head_and_the_body_of_a_block_are_looked_at_alone(head: str) -> None:
+    text = f"{head} «a»:\n    print(«b»)\n"
+    assert found(text, "c", "d") == [("a", "c", False), ("b", "d", False)]
+    before, after = (f"{head} {one}:\n    print({other})\n" for one, other in (("a", "b"), ("c", "d)\n    print(e")))
+    assert found(text, "c", "d)\n    print(e") == [(before, after, True)]
+
+
+def test_expressions_around_an_error_are_looked_at_alone() -> None:
+    text = "try:\n    print(«a»)\nexcept ValueError:\n    print(«b»)\n"
+    assert found(text, "c", "d") == [("a", "c", False), ("b", "d", False)]
+
+
+def test_a_loop_is_looked_at_whole() -> None:
+    text = "for p in «a»:\n    print(«b»)\n"
+    assert found(text, "c", "d") == [("for p in a:\n    print(b)\n", "for p in c:\n    print(d)\n", True)]
+
+
+def test_a_call_beside_a_sum_is_looked_at_alone() -> None:
+    assert found("print(«a»)\nx = «b»\nprint(«c»)\n", "d", "e", "f") == [
+        ("a", "d", False),
+        ("x = b\n", "x = e\n", True),
+        ("c", "f", False),
+    ]
+
+
+def test_what_an_edit_spans_is_one_piece() -> None:
+    assert found("a = 1\n«b = 2\nc = 3»\nd = «4»\n", "e = 5", "6") == [
+        ("b = 2\nc = 3\n", "e = 5\n", True),
+        ("d = 4\n", "d = 6\n", True),
+    ]
+    assert found("«a = 1\n»b = 2\n«c = 3\n»", "", "d = 4\n") == [
+        ("a = 1\n", "", True),
+        ("b = 2\n", "b = 2\n", True),
+        ("c = 3\n", "d = 4\n", True),
+    ]
+
+
+def test_an_import_that_is_inserted_belongs_to_no_piece() -> None:
+    assert found("x = 1\n«»y = f(«a»)\n", "import os\n", "b")[-1] == ("y = f(a)\n", "y = f(b)\n", True)
+
+
+def test_a_class_or_function_above_binds_nothing_here() -> None:
+    text = "def f():\n    def g():\n        x = 1\n    class A:\n        x = 2\n    x = 3\n    return «x»\n"
+    source, fix, _ = change(text, "y")
+    makers = above(source, fix, fix.edits[0].start, "x")
+    assert [source.text[slice(*piece.before)] for piece in makers] == ["    x = 3\n"]
+
+
+def test_a_method_of_another_name_binds_nothing() -> None:
+    source, fix, _ = change("def f(ys):\n    ys.append(1)\n    xs.append(ys)\n    return «ys»\n", "y")
+    makers = above(source, fix, fix.edits[0].start, "ys")
+    assert [source.text[slice(*piece.before)] for piece in makers] == ["    ys.append(1)\n"]
+    assert all(piece.whole and piece.before == piece.after for piece in makers)
+
+
+def test_pieces_above_are_where_the_text_after_the_fix_has_them() -> None:
+    source, fix, after = change("«»x = 1\ny = 2\nprint(«x»)\n", "import os\n", "y")
+    (piece,) = above(source, fix, fix.edits[1].start, "x")
+    assert source.text[slice(*piece.before)] == after[slice(*piece.after)] == "x = 1\n"

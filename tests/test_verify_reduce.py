@@ -46,11 +46,14 @@ SAME = {
     "a list that is filled": "norms = []\nfor p in model.parameters():\n    norms.append(p.grad.norm())",
     "a list of parameters that is filled": "found = []\nfor p in model.parameters():\n    found.append(p)\nclip_grad_norm_(found, max_norm)",
     "a gradient that is dropped": "for p in model.parameters():\n    p.grad = None",
+    "the numbers of a gradient": "for p in model.parameters():\n    p.grad.data = p.grad.data * 2",
     "a part of a gradient": "for p in model.parameters():\n    p.grad[:] *= 2",
     "a divisor that is assigned": "every = 4\nfor p in model.parameters():\n    p.grad /= every",
     "an iterator that is used up": "params = model.parameters()\nlist(params)\nclip_grad_norm_(params, max_norm)",
     "an iterator that a loop uses up": "params = model.parameters()\nfor p in params:\n    pass\nclip_grad_norm_(params, max_norm)",
     "a lambda": "params = filter(lambda p: p.requires_grad, model.parameters())\nclip_grad_norm_(params, max_norm)",
+    "master parameters": "clip_grad_norm_(amp.master_params(optimizer), max_norm)\noptimizer.step()",
+    "a loop over master parameters": "for p in amp.master_params(optimizer):\n    p.grad.mul_(0.5)\noptimizer.step()",
     "a scaled loss": "with amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()\noptimizer.step()",
     "a step that does not wait": "with optimizer.skip_synchronize():\n    optimizer.step()",
     "the accelerator": "accelerator.backward(loss)\naccelerator.clip_grad_norm_(model.parameters(), max_norm)\noptimizer.step()",
@@ -105,6 +108,10 @@ LESS = {
         "with lock, amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()",
         "with amp.scale_loss(loss, optimizer) as scaled:\n    scaled.backward()",
     ),
+    "a set of parameters": ("seen = {p for p in model.parameters()}\noptimizer.step()", "optimizer.step()"),
+    "a dictionary of parameters": ("seen = {p: 1 for p in model.parameters()}\noptimizer.step()", "optimizer.step()"),
+    "an unknown method of a model": (f"model.scale(optimizer)\n{CLIP}optimizer.step()", f"{CLIP}optimizer.step()"),
+    "an attribute of what is assigned": (f"first = list(model.parameters())[0]\nprint(float(first.grad.norm()))\n{CLIP}", CLIP),
     "a block around nothing": ("with amp.scale_loss(loss, optimizer) as scaled:\n    print(scaled)\noptimizer.step()", "optimizer.step()"),
     "what is printed": ("print(p.grad for p in model.parameters())\noptimizer.step()", "optimizer.step()"),
 }  # fmt: skip
@@ -183,7 +190,7 @@ OTHER = {
         "for i, _ in enumerate(batches):\n    loss.backward()\n    if i % 4 == 0:\n        optimizer.step()",
     ),
     **{
-        f"ranks that {name}": (
+        f"ranks that {name} by{given}": (
             f"import torch.distributed as dist\nfor p in model.parameters():\n    dist.all_reduce(p.grad{given})",
             f"for p in model.parameters():\n    group.{name}(p.grad)",
         )

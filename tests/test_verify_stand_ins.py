@@ -361,7 +361,7 @@ def test_parameters_are_handed_over_as_a_list_or_as_a_generator() -> None:
     listed, used_up = (stand_ins(world(handed=handed), "parameters")() for handed in ("list", "generator"))
     assert len(list(listed)) == len(list(listed)) == 3
     assert (len(list(used_up)), len(list(used_up))) == (3, 0)
-    assert set(objects(world(), {"p__0__call": "parameters", "q": "parameters"}, 1)) == {"p__0__call", "q__call"}
+    assert set(objects(world(), {"p": "parameters", "q": "parameters"}, 1)) == {"p__call", "q__call"}
 
 
 def test_a_method_gives_the_parameters() -> None:

@@ -15,9 +15,7 @@ from clipcheck.verify.program import Program
 from clipcheck.verify.sides import is_device, origin, path_of
 
 _ATTRIBUTES = {*ATTRIBUTES, *METHODS, *OWN_METHODS}
-_COMPREHENSIONS = (ast.ListComp, ast.GeneratorExp, ast.SetComp, ast.DictComp)
-
-
+_COMPREHENSIONS = (ast.ListComp, ast.GeneratorExp)
 # Names of the harness that do not replace anything in the user's code.
 OWN = ("turns__own__call", "turn__own__item", "loss__0__call", "batches__0__call")
 
@@ -55,7 +53,7 @@ class Known(ast.NodeTransformer):
             self._bound = before
 
     def role(self, text: str) -> str:
-        return self.names.roles.get(self.names.texts.get(text, ""), "")
+        return self.names.roles[self.names.texts[text]] if text in self.names.texts else ""
 
     def hide(self, texts: Iterable[str]) -> None:
         self.opaque |= frozenset(texts)
@@ -97,9 +95,6 @@ class Known(ast.NodeTransformer):
         self.names.roles.setdefault(name, role)
         return ast.Name(name, ast.Load())
 
-    def _harness(self, name: str) -> ast.expr:
-        return call(name) if name.endswith("call") else ast.Name(name, ast.Load())
-
     # --- expressions ------------------------------------------------------------------------------------------------
 
     def visit(self, node: ast.AST) -> ast.AST:
@@ -112,13 +107,13 @@ class Known(ast.NodeTransformer):
             text = ast.unparse(node)
             name = self.names.texts.get(text)
             if name is not None and text not in self.local and base(node) not in self._bound:
-                return self._harness(name)
+                return ast.Name(name, ast.Load())
         match node:
             case ast.keyword(arg="device", value=given) if is_device(given):
                 return ast.keyword("device", ast.Constant("cpu"))
             case ast.Name(id=name) if name not in self._bound and name not in self.names.roles and name not in OWN:
                 return self._name(node)
-            case ast.Attribute() if is_chain(node) and ast.unparse(node) in self.local:
+            case ast.Attribute() if ast.unparse(node) in self.local:
                 return ast.Name(self.local[ast.unparse(node)], node.ctx)
             case ast.Attribute() if is_chain(node) and self._is_global(base(node)):
                 return self._path(node)
@@ -157,8 +152,6 @@ class Known(ast.NodeTransformer):
                 return self._clip(node)
             case EventKind.STEP if act.wrapper or len(node.args) > (act.scaler is not None) or node.keywords:
                 raise NotVerifiable(f"there is no stand-in for `{ast.unparse(node)[:60]}`")
-            case EventKind.UNKNOWN if last_part(node.func) == "master_params":
-                pass
             case EventKind.UNKNOWN:
                 raise Unknown(ast.unparse(node.func))
             case EventKind.CLIP if not clip_of(self.program, node, act):

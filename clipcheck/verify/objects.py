@@ -38,7 +38,7 @@ def objects(world: World, roles: dict[str, str], groups: int) -> dict[str, Any]:
         if role in ("flag", "choice"):
             names[name] = _flag(world, next(flags))
         elif role == "parameters":
-            names[name if name.endswith("call") else f"{name}__call"] = _handed(world)
+            names[f"{name}__call"] = _handed(world)
         else:
             names[name] = made[role]
     return names

@@ -86,8 +86,7 @@ def _named(said: dict[str, str]) -> Parts:
     roles: dict[str, str] = {}
     for text, role in sorted(said.items()):
         number = sum(known == role for known in roles.values())
-        fresh = role == "parameters" and isinstance(ast.parse(text, mode="eval").body, ast.Call)
-        texts[text] = f"{role}__{number}__{'call' if fresh else 'name'}"
+        texts[text] = f"{role}__{number}__name"
         roles[texts[text]] = role
     return Parts(texts, roles)
 

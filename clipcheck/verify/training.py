@@ -90,7 +90,7 @@ def _side(program: Program, index: int, names: Parts) -> Side:
     body = reduced(program, index, names)
     turns = ast.parse("for turn__own__item in turns__own__call():\n    pass").body[0]
     assert isinstance(turns, ast.For)
-    handed = [name for name, role in names.roles.items() if role == "parameters" and name.endswith("name")]
+    handed = [name for name, role in names.roles.items() if role == "parameters"]
     given = [ast.parse(f"{name} = {name}__call()").body[0] for name in handed]
     turns.body = [*given, *body.turn] or [ast.Pass()]
     nodes = [ast.fix_missing_locations(node) for node in (*body.setup, turns)]
