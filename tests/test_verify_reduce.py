@@ -51,6 +51,7 @@ SAME = {
     "a divisor that is assigned": "every = 4\nfor p in model.parameters():\n    p.grad /= every",
     "an iterator that is used up": "params = model.parameters()\nlist(params)\nclip_grad_norm_(params, max_norm)",
     "an iterator that a loop uses up": "params = model.parameters()\nfor p in params:\n    pass\nclip_grad_norm_(params, max_norm)",
+    "a loop over what is known": "for p in list(model.parameters()):\n    loss.backward()\noptimizer.step()",
     "a lambda": "params = filter(lambda p: p.requires_grad, model.parameters())\nclip_grad_norm_(params, max_norm)",
     "master parameters": "clip_grad_norm_(amp.master_params(optimizer), max_norm)\noptimizer.step()",
     "a loop over master parameters": "for p in amp.master_params(optimizer):\n    p.grad.mul_(0.5)\noptimizer.step()",
@@ -112,6 +113,7 @@ LESS = {
     "a dictionary of parameters": ("seen = {p: 1 for p in model.parameters()}\noptimizer.step()", "optimizer.step()"),
     "an unknown method of a model": (f"model.scale(optimizer)\n{CLIP}optimizer.step()", f"{CLIP}optimizer.step()"),
     "an attribute of what is assigned": (f"first = list(model.parameters())[0]\nprint(float(first.grad.norm()))\n{CLIP}", CLIP),
+    "numbers that are printed": (f"x = 3\ny = x + 1\nprint(list(range(y)))\n{CLIP}", CLIP),
     "a block around nothing": ("with amp.scale_loss(loss, optimizer) as scaled:\n    print(scaled)\noptimizer.step()", "optimizer.step()"),
     "what is printed": ("print(p.grad for p in model.parameters())\noptimizer.step()", "optimizer.step()"),
 }  # fmt: skip
@@ -170,6 +172,14 @@ OTHER = {
     "an iterator that an optimizer is made of": (
         "params = model.parameters()\noptimizer = SGD(params, lr=rate)\nclip_grad_norm_(params, max_norm)\noptimizer.step()",
         "params = model.parameters()\nlist(params)\nclip_grad_norm_(params, max_norm)\noptimizer.step()",
+    ),
+    "an iterator by another name": (
+        "a = model.parameters()\nb = a\nprint(list(b))\nclip_grad_norm_(b, max_norm)",
+        "a = model.parameters()\nb = a\nlist(b)\nclip_grad_norm_(b, max_norm)",
+    ),
+    "an iterator in an attribute": (
+        "self.ps = model.parameters()\nprint(list(self.ps))\nclip_grad_norm_(self.ps, max_norm)",
+        "local_0 = model.parameters()\nlist(local_0)\nclip_grad_norm_(local_0, max_norm)",
     ),
     "a loop over an iterator": (
         "params = model.parameters()\nfor p in params:\n    print(p)\nclip_grad_norm_(params, max_norm)",

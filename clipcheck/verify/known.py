@@ -234,9 +234,8 @@ class Known(ast.NodeTransformer):
     def _is_settled(self, test: ast.expr) -> bool:
         """Whether a test has the same outcome each time: it reads attributes of `self` that only `__init__` sets."""
         read = [part for part in ast.walk(test) if isinstance(part, (ast.Call, ast.Name, ast.Attribute))]
-        attributes = {ast.unparse(part) for part in read if isinstance(part, ast.Attribute)}
         plain = all(isinstance(part, ast.Attribute) or ast.unparse(part) == "self" for part in read)
-        return plain and attributes.isdisjoint(self.program.changing)
+        return plain and self.program.changing.isdisjoint(map(ast.unparse, read))
 
     def batches(self) -> ast.expr:
         return call("batches__0__call")

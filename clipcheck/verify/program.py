@@ -99,8 +99,8 @@ class Program:
             line = source.line_at(end)  # with the comment at its end
             stop = source.line_starts[line] if line < len(source.line_starts) else len(source.text)
             if all(start <= first and last <= stop for first, last in spans):
-                held.append((stop - start, index))
-        return min(held)[1]
+                held.append((stop - start, -index))  # of two of one length, the inner one comes later
+        return -min(held)[1]
 
     def region(self, index: int) -> tuple[list[ast.stmt], list[ast.stmt]]:
         """What a function does once and in each turn, with calls of functions in the file replaced by their bodies."""
