@@ -54,12 +54,10 @@ def function(body: Sequence[ast.stmt], seeds: Sequence[str], names: Mapping[str,
     """
     text = ast.unparse(ast.Module(list(body), []))
     allowed.check(ast.parse(text), allowed.Names(names, own))
-    bound = ast.parse("('locals', bound__now())", mode="eval").body
-    arguments = ast.arguments([], [ast.arg(name) for name in seeds], None, [], [], None, [])
-    site = ast.FunctionDef("site", arguments, [*_Returns().visit(ast.parse(text)).body, ast.Return(bound)], [], None)
-    if hasattr(site, "type_params"):
-        site.type_params = []
-    return Side(ast.unparse(ast.fix_missing_locations(ast.Module([site], []))), dict(names))
+    site = ast.parse(f"def site({', '.join(seeds)}):\n    return ('locals', bound__now())").body[0]
+    assert isinstance(site, ast.FunctionDef)
+    site.body = [*_Returns().visit(ast.parse(text)).body, *site.body]
+    return Side(ast.unparse(site), dict(names))
 
 
 def in_float64(side: Side) -> Side:
@@ -278,14 +276,17 @@ def expression(text: str) -> ast.expr:
 
 def statements(text: str) -> list[ast.stmt]:
     """The statements of some whole lines, however deeply indented. Raises NotVerifiable."""
-    indented = text.lstrip("\r\n")[:1].isspace()
+    indented = text.lstrip("\r\n").startswith((" ", "\t"))
     try:
         tree = parsed("if 1:\n" + text if indented else text)
     except SyntaxError:
         if not any(line.strip() and not line.strip().startswith("#") for line in text.splitlines()):
             return []
         raise NotVerifiable("its lines cannot be run alone") from None
-    return tree.body[0].body if indented and isinstance(tree.body[0], ast.If) else tree.body
+    match tree.body:
+        case [ast.If(body=body)] if indented:
+            return body
+    return tree.body
 
 
 def _value(text: str, source: Source, span: tuple[int, int], places: Placeholders) -> ast.expr:
