@@ -8,7 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra clipcheck[torch]")
 
-from clipcheck.verify import battery, replay as replaying  # noqa: E402
+from clipcheck.verify import battery  # noqa: E402
+from clipcheck.verify import replay as replaying  # noqa: E402
 from clipcheck.verify.claims import Answer  # noqa: E402
 from clipcheck.verify.replay import replay  # noqa: E402
 
@@ -54,8 +55,8 @@ def test_the_first_case_that_fails_ends_it() -> None:
 
 
 def test_what_the_old_side_gets_wrong_is_noted() -> None:
-    squares = "torch__sqrt(torch__stack([(p.grad ** 2).sum() for p in ps__call()]).sum())"
-    found = tried(squares, "clipcheck__runtime__grad_norm(ps__call())")
+    squares = "builtins__float(torch__sqrt(torch__stack([(p.grad ** 2).sum() for p in ps__call()]).sum()))"
+    found = tried(squares, "builtins__float(clipcheck__runtime__grad_norm(ps__call()))")
     assert found == Answer(4, ("overflow with huge gradients", "RuntimeError with no parameters"))
 
 
