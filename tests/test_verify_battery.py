@@ -247,11 +247,16 @@ def test_a_sparse_gradient_leaves_most_rows_out() -> None:
     assert sparse.is_coalesced() and sparse.indices().tolist() == [[0, 3]]
 
 
-def test_numbers_of_the_graph_are_those_of_its_leaves() -> None:
-    first, second = build(named("gradients that are part of the graph", "gradients"), {}).gradients
-    assert first.grad_fn is not None and second.grad_fn is not None
-    ordinary = torch.Generator().manual_seed(0)
-    assert torch.equal(first, torch.randn(4, generator=ordinary).bfloat16().float())
+def test_no_two_gradients_of_a_case_start_with_the_same_numbers() -> None:
+    for case in cases(frozenset(["gradients"])):
+        found = [g.to_dense() for g in build(case, {}).gradients if g is not None and g.numel() > 1 and g.any()]
+        starts = [float(g.flatten()[0]) for g in found]
+        assert len(set(starts)) == len(starts)
+
+
+def test_gradients_of_the_graph_are_computed() -> None:
+    found = build(named("gradients that are part of the graph", "gradients"), {}).gradients
+    assert all(g.grad_fn is not None for g in found)
 
 
 EVERY = ("parameters", "max_norm", "norm_type", "switch", "gradients")

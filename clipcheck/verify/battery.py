@@ -228,26 +228,26 @@ def _small() -> list[Tensor | None]:
     return [torch.tensor([3.0]), torch.tensor([[4.0]])]
 
 
-def _drawn(*shapes: tuple[int, ...]) -> list[Tensor]:
+def _drawn(seed: int, *shapes: tuple[int, ...]) -> list[Tensor]:
     """Random numbers, the same each time, and exact in bfloat16, so that one set of them works for every dtype."""
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(shape, generator=generator).bfloat16().float() for shape in shapes]
+    generators = (torch.Generator().manual_seed(seed + index) for index in range(len(shapes)))
+    return [torch.randn(shape, generator=one).bfloat16().float() for shape, one in zip(shapes, generators, strict=True)]
 
 
 def _ordinary() -> list[Tensor | None]:
-    return [*_drawn((7, 5), (5,), (3, 4, 2), (1,))]
+    return [*_drawn(1, (7, 5), (5,), (3, 4, 2), (1,))]
 
 
 def _scaled(factor: float) -> list[Tensor | None]:
-    return [gradient * factor for gradient in _drawn((4, 3), (6,))]
+    return [gradient * factor for gradient in _drawn(5, (4, 3), (6,))]
 
 
 def _large() -> list[Tensor | None]:
-    return [*_drawn((300, 90), (90,))]
+    return [*_drawn(7, (300, 90), (90,))]
 
 
 def _strided() -> list[Tensor | None]:
-    transposed, sliced = _drawn((6, 4), (8, 3))
+    transposed, sliced = _drawn(9, (6, 4), (8, 3))
     return [transposed.t(), sliced[::2]]
 
 
@@ -261,13 +261,13 @@ def _twice() -> list[Tensor | None]:
 
 
 def _sparse() -> list[Tensor | None]:
-    rows, dense = _drawn((3, 2), (4,))
+    rows, dense = _drawn(12, (3, 2), (4,))
     return [torch.sparse_coo_tensor(torch.tensor([[0, 3, 0]]), rows, (5, 2)).coalesce(), dense]
 
 
 def _special(value: float) -> Gradient:
     def gradients() -> list[Tensor | None]:
-        odd, plain = _drawn((3, 3), (4,))
+        odd, plain = _drawn(14, (3, 3), (4,))
         odd[1, 1] = value
         return [odd, plain]
 
@@ -275,9 +275,9 @@ def _special(value: float) -> Gradient:
 
 
 def _mixed() -> list[Tensor | None]:
-    one, other = _drawn((5, 5), (5,))
+    one, other = _drawn(16, (5, 5), (5,))
     return [one, other.bfloat16()]
 
 
 def _in_graph() -> list[Tensor | None]:
-    return [gradient.requires_grad_() * 1.0 for gradient in _drawn((4,), (2, 2))]
+    return [gradient.requires_grad_() * 1.0 for gradient in _drawn(18, (4,), (2, 2))]
