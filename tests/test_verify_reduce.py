@@ -52,6 +52,7 @@ SAME = {
     "an iterator that is used up": "params = model.parameters()\nlist(params)\nclip_grad_norm_(params, max_norm)",
     "an iterator that a loop uses up": "params = model.parameters()\nfor p in params:\n    pass\nclip_grad_norm_(params, max_norm)",
     "a loop over what is known": "for p in list(model.parameters()):\n    loss.backward()\noptimizer.step()",
+    "a comprehension that steps": "[optimizer.step() for _ in range(2)]",
     "a lambda": "params = filter(lambda p: p.requires_grad, model.parameters())\nclip_grad_norm_(params, max_norm)",
     "master parameters": "clip_grad_norm_(amp.master_params(optimizer), max_norm)\noptimizer.step()",
     "a loop over master parameters": "for p in amp.master_params(optimizer):\n    p.grad.mul_(0.5)\noptimizer.step()",
@@ -114,6 +115,15 @@ LESS = {
     "an unknown method of a model": (f"model.scale(optimizer)\n{CLIP}optimizer.step()", f"{CLIP}optimizer.step()"),
     "an attribute of what is assigned": (f"first = list(model.parameters())[0]\nprint(float(first.grad.norm()))\n{CLIP}", CLIP),
     "numbers that are printed": (f"x = 3\ny = x + 1\nprint(list(range(y)))\n{CLIP}", CLIP),
+    "what surrounds an edit": ("for p in model.parameters():\n    print(p.grad.mul_(0.5))", "for p in model.parameters():\n    p.grad.mul_(0.5)"),
+    "what a comprehension makes of steps": ("done = [optimizer.step() for _ in range(2)]", "[optimizer.step() for _ in range(2)]"),
+    "what a comprehension makes of parameters": ("done = [p.shape for p in model.parameters()]\noptimizer.step()", "optimizer.step()"),
+    "a norm that nobody reads": (
+        "total = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])\noptimizer.step()",
+        "optimizer.step()",
+    ),
+    "a list of targets": ("[model, optimizer] = make()\noptimizer.step()", "optimizer.step()"),
+    "what is left of several": ("(*model, optimizer) = make()\noptimizer.step()", "optimizer.step()"),
     "a block around nothing": ("with amp.scale_loss(loss, optimizer) as scaled:\n    print(scaled)\noptimizer.step()", "optimizer.step()"),
     "what is printed": ("print(p.grad for p in model.parameters())\noptimizer.step()", "optimizer.step()"),
 }  # fmt: skip
@@ -180,6 +190,19 @@ OTHER = {
     "an iterator in an attribute": (
         "self.ps = model.parameters()\nprint(list(self.ps))\nclip_grad_norm_(self.ps, max_norm)",
         "local_0 = model.parameters()\nlist(local_0)\nclip_grad_norm_(local_0, max_norm)",
+    ),
+    "a block that is left empty": (
+        "with amp.scale_loss(loss, optimizer) as scaled:\n    n = len(list(model.parameters()))\noptimizer.step()",
+        "with amp.scale_loss(loss, optimizer) as scaled:\n    pass\noptimizer.step()",
+    ),
+    "batches that only step": ("for x in loader:\n    optimizer.step()", "for x in batches:\n    optimizer.step()"),
+    "what a call of all ranks returns": (
+        "import torch.distributed as dist\nfor p in model.parameters():\n    work = dist.all_reduce(p.grad)",
+        "for p in model.parameters():\n    group.all_reduce(p.grad)",
+    ),
+    "a call of all ranks within another": (
+        "import torch.distributed as dist\nfor p in model.parameters():\n    log(dist.all_reduce(p.grad))",
+        "for p in model.parameters():\n    group.all_reduce(p.grad)",
     ),
     "a loop over an iterator": (
         "params = model.parameters()\nfor p in params:\n    print(p)\nclip_grad_norm_(params, max_norm)",

@@ -296,3 +296,68 @@ def test_ranks_that_wait_forever() -> None:
     found = ranks(REDUCED.format(MEAN + "\n" + CLIP), alone)
     assert found.why == found.after == "ranks that wait for one another forever"
     assert found.before == "the right steps"
+
+
+# --- what is not known --------------------------------------------------------------------------------------------------------
+
+RAISED, RAN = PLAIN._replace(raised=True), PLAIN._replace(fault="no step")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "setting", "expected"),
+    [
+        (RAISED, RAN, Setting("", (math.inf, 1.0)), True),
+        (RAISED, RAN, Setting("", (1.0,), ("always", "every second time")), True),
+        (RAISED, RAN, Setting("", (1.0,), ("always", "never")), False),
+        (RAISED, RAN, Setting("", (1.0,)), False),
+        (RAN, RAN, Setting("", (math.inf,)), False),
+        (RAISED, RAISED, Setting("", (math.inf,)), False),
+    ],
+)
+def test_whose_fault_a_wrong_step_is_after_an_error(
+    before: _Run, after: _Run, setting: Setting, expected: bool
+) -> None:
+    assert rehearsing._is_open(before, after, setting) is expected
+
+
+LOST = PLAIN._replace(lost=True, clears=[1, 2])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (LOST, LOST, True),
+        (LOST, LOST._replace(clears=[1, 2, 3]), True),  # as far as the old side got
+        (LOST, LOST._replace(clears=[1]), False),
+        (LOST, LOST._replace(clears=[2, 1]), False),
+        (LOST._replace(lost=False), LOST, False),
+        (LOST, LOST._replace(lost=False), False),
+    ],
+)
+def test_both_sides_clear_at_the_same_times(before: _Run, after: _Run, expected: bool) -> None:
+    assert rehearsing._drop_the_same(before, after) is expected
+
+
+def test_code_around_a_side_may_unscale_as_well() -> None:
+    roles = (*ROLES, "scaler")
+    rest = "scaler.step(optimizer)\nscaler.update()\noptimizer.zero_grad()"
+    twice = "scaler.unscale_(optimizer)\nscaler.unscale_(optimizer)\n"
+    found = tried(twice + rest, f"{CLIP}\n{rest}", roles, implied=["backward"])
+    assert found == Answer(1, (), "every case", "whether code around it unscales the gradients is not known")
+    whole = "scaler.scale(loss()).backward()\n"
+    found = tried(whole + twice + rest, f"{whole}{CLIP}\n{rest}", roles)
+    assert found[2:4] == ("gradients above max_norm", "a step that is far too small")
+
+
+def test_the_harness_runs_backward_through_what_scales() -> None:
+    for name, role, scale in (
+        ("s", "scaler", 1024.0),
+        ("a", "accelerator", 1024.0),
+        ("f", "fabric", 1024.0),
+        ("m", "model", 1.0),
+    ):
+        made = world()
+        names = rehearsing.objects(made, {name: role}, 1)
+        rehearsing._backward(made, {"x": "max_norm", name: role}, names)()
+        left = math.hypot(*(float(p.grad.norm()) for p in made.parameters))
+        assert left == pytest.approx(LIMIT * scale, rel=1e-4)
