@@ -278,3 +278,27 @@ def test_pieces_above_are_where_the_text_after_the_fix_has_them() -> None:
     source, fix, after = change("«»x = 1\ny = 2\nprint(«x»)\n", "import os\n", "y")
     (piece,) = above(source, fix, fix.edits[1].start, "x")
     assert source.text[slice(*piece.before)] == after[slice(*piece.after)] == "x = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("inserted", "start"), [("import os\n", ""), ("from os import path\n", ""), ("z = 0\n", "z = 0\n")]
+)
+def test_what_is_inserted_right_before_a_piece(inserted: str, start: str) -> None:
+    """A statement is part of it, an import is not."""
+    source, fix, after = change("«»«x» = 1\n", inserted, "y")
+    (piece,) = pieces(source, fix, fix.edits[1:])
+    assert source.text[slice(*piece.before)] == "x = 1\n"
+    assert after[slice(*piece.after)] == f"{start}y = 1\n"
+
+
+@pytest.mark.parametrize("inserted", ["import os\n", "z = 0\n"])
+def test_what_is_inserted_right_after_a_piece_is_part_of_it(inserted: str) -> None:
+    source, fix, after = change("«x» = 1\n«»y = 2\n", "y", inserted)
+    (piece,) = pieces(source, fix, fix.edits[:1])
+    assert after[slice(*piece.after)] == f"y = 1\n{inserted}"
+
+
+def test_edits_further_down_do_not_move_a_piece() -> None:
+    source, fix, after = change("«a» = 1\nprint(«b»)\n«c» = 3\n", "aaa", "bbb", "ccc")
+    (piece,) = pieces(source, fix, fix.edits[1:2])
+    assert (source.text[slice(*piece.before)], after[slice(*piece.after)]) == ("b", "bbb")

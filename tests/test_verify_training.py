@@ -486,3 +486,38 @@ def test_three_tests_may_decide_what_happens() -> None:
 def test_a_fix_of_imports_is_no_training_run() -> None:
     with pytest.raises(NotVerifiable, match="only imports change, and not those of a clip"):
         rehearsal(Change(HEAD, Fix("Change", Safety.SAFE, (Edit(0, 0, "import os\n"),))))
+
+
+REDUCE = "for p in model.parameters():\n    torch.distributed.all_reduce(p.grad)\n"
+HOROVOD = "import horovod.torch as hvd\noptimizer = hvd.DistributedOptimizer(optimizer)"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "head", "role", "waits"),
+    [
+        (CLIP + REDUCE + STEP, REDUCE + CLIP + STEP, "", "group", "yield group__own__name.all_reduce(p.grad)"),
+        (STEP + CLIP, CLIP + STEP, HOROVOD, "horovod", "yield horovod__0__name.step()"),
+    ],
+)
+def test_what_waits_for_other_ranks(before: str, after: str, head: str, role: str, waits: str) -> None:
+    found = reduced(loop(BACKWARD + before, head), loop(BACKWARD + after, head))
+    assert found.ranks == 2 and role in found.roles.values()
+    assert waits in found.before.code and waits in found.after.code
+    assert found.after.code.endswith("\n    yield")
+
+
+def test_ranks_that_wait_inside_of_an_expression_are_not_tried() -> None:
+    reduce = "[torch.distributed.all_reduce(p.grad) for p in model.parameters()]\n"
+    with pytest.raises(NotVerifiable, match="its ranks wait for one another inside an expression"):
+        reduced(loop(BACKWARD + CLIP + reduce + STEP), loop(BACKWARD + reduce + CLIP + STEP))
+
+
+def test_roles_that_only_one_side_shows() -> None:
+    with pytest.raises(NotVerifiable, match="it clips to another limit than before"):
+        reduced(loop(BACKWARD + STEP), loop(BACKWARD + CLIP + STEP))
+    logged = "record(max_norm)\n"  # a limit that was there before
+    found = reduced(loop(BACKWARD + STEP + logged), loop(BACKWARD + CLIP + STEP + logged))
+    assert "max_norm__0__name" not in found.before.code and found.roles["max_norm__0__name"] == "max_norm"
+    assert set(found.roles.values()) == {"max_norm", "model", "optimizer"}
+    found = reduced(loop(BACKWARD + CLIP + STEP), loop(BACKWARD + STEP))
+    assert found.clip == "" and found.limit == 0.5
