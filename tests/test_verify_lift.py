@@ -158,3 +158,24 @@ def test_statements_above_are_followed_further_up() -> None:
     with pytest.raises(UnknownName) as caught:
         lift_more(change("b = unknown * 2\nreturn «b»", "b + 0"))
     assert caught.value.name == "unknown"
+
+
+def test_functions_of_a_target_of_ones_own_are_those_of_the_runtime() -> None:
+    text = "import torch\nfrom lab.clips import clip_grad_norm_\n\nlog(torch.nn.utils.clip_grad_norm_(ps, c))\n"
+    start, end = text.index("torch.nn.utils"), text.index("(ps")
+    fix = Fix("Change", Safety.SAFE, (Edit(start, end, "clip_grad_norm_"),), roles=ROLES)
+    (found,) = lift(Change(text, fix, "lab.clips"))
+    assert bodies(found)[:2] == (
+        "value__0 = torch__nn__utils__clip_grad_norm_(parameters__0__name, max_norm__0__name)",
+        "value__0 = clipcheck__runtime__clip_grad_norm_(parameters__0__name, max_norm__0__name)",
+    )
+    with pytest.raises(UnknownName):
+        lift(Change(text, fix))
+
+
+def test_both_texts_of_a_fix_and_the_edits_that_are_none_of_imports() -> None:
+    text = "import os\nx = 1\n"
+    fix = Fix("Change", Safety.SAFE, (Edit(0, 0, "import a\n"), Edit(14, 15, "2")), (Edit(10, 10, "import b\n"),))
+    asked = Change(text, fix)
+    assert asked.after == asked.new.text == "import a\nimport os\nimport b\nx = 2\n"
+    assert asked.old.text == text and asked.edits == [Edit(14, 15, "2")]
