@@ -53,6 +53,7 @@ SAME = {
     "an iterator that a loop uses up": "params = model.parameters()\nfor p in params:\n    pass\nclip_grad_norm_(params, max_norm)",
     "a loop over what is known": "for p in list(model.parameters()):\n    loss.backward()\noptimizer.step()",
     "a comprehension that steps": "[optimizer.step() for _ in range(2)]",
+    "numbered parameters": "for i, p in enumerate(model.parameters()):\n    if i > 2:\n        p.grad.mul_(0.5)",
     "a lambda": "params = filter(lambda p: p.requires_grad, model.parameters())\nclip_grad_norm_(params, max_norm)",
     "master parameters": "clip_grad_norm_(amp.master_params(optimizer), max_norm)\noptimizer.step()",
     "a loop over master parameters": "for p in amp.master_params(optimizer):\n    p.grad.mul_(0.5)\noptimizer.step()",
@@ -204,6 +205,18 @@ OTHER = {
         "import torch.distributed as dist\nfor p in model.parameters():\n    log(dist.all_reduce(p.grad))",
         "for p in model.parameters():\n    group.all_reduce(p.grad)",
     ),
+    "batches that are numbered from a start by name": (
+        "for i, x in enumerate(loader, start=1):\n    loss.backward()\n    if i % 4 == 0:\n        optimizer.step()",
+        "for _ in batches:\n    loss.backward()\n    if flag():\n        optimizer.step()",
+    ),
+    "batches of two loaders": (
+        "for x, y in zip(a, b):\n    loss.backward()\n    if x > 1:\n        optimizer.step()",
+        "for _ in batches:\n    loss.backward()\n    if flag():\n        optimizer.step()",
+    ),
+    "functions of torch_xla": (
+        "import torch_xla.core.xla_model as xm\nxm.reduce_gradients(optimizer)\nxm.optimizer_step(optimizer)",
+        "group.reduce_gradients(optimizer)\ngroup.optimizer_step(optimizer)",
+    ),
     "a loop over an iterator": (
         "params = model.parameters()\nfor p in params:\n    print(p)\nclip_grad_norm_(params, max_norm)",
         "params = model.parameters()\nfor p in params:\n    pass\nclip_grad_norm_(params, max_norm)",
@@ -256,6 +269,14 @@ UNKNOWN = {
     "an unknown factor of an assignment": ("x = f()\nfor p in model.parameters():\n    p.grad *= x", "`x` cannot be resolved"),
     "a factor that may be unknown": ("x = 2.0\nif a:\n    x = f()\nfor p in model.parameters():\n    p.grad.mul_(x)", "`x` cannot be resolved"),
     "a factor that becomes unknown": ("x = 2.0\nx += f()\nfor p in model.parameters():\n    p.grad.mul_(x)", "`x` cannot be resolved"),
+    "what a loop binds": (
+        "x = 2.0\nfor x, y in loader:\n    loss.backward()\n    for p in model.parameters():\n        p.grad.mul_(x)",
+        "`x` cannot be resolved",
+    ),
+    "some of the ranks": (
+        "import torch.distributed as dist\nfor p in model.parameters():\n    dist.all_reduce(p.grad, group=some)",
+        "there is no stand-in for `dist.all_reduce(p.grad, group=some)`",
+    ),
     "a name like the harness's": ("a__b = 2.0\nfor p in model.parameters():\n    p.grad.mul_(a__b)", "`a__b` cannot be resolved"),
     "a long name": (f"for p in model.parameters():\n    p.grad.mul_({'a' * 70})", f"`{'a' * 60}` cannot be resolved"),
     "an attribute of something": ("for p in model.parameters():\n    p.grad.mul_(p.factor)", "`p.factor` cannot be resolved"),

@@ -95,6 +95,12 @@ def test_names_of_a_side(text: str, stored: str, left: str, seeds: str, unknown:
     [
         ("clip_grad_norm_(ps, c)", True, False),
         ("torch.norm(gs)", False, False),
+        ("torch.nn.utils.clip_grad_norm(ps, c)", True, False),
+        ("torch.nn.utils.clip_grad_value_(ps, c)", True, False),
+        ("torch.clamp_(gs[0], 1.0)", True, False),
+        ("torch.clamp(gs[0], 1.0)", False, False),
+        ("import clipcheck.runtime\nclipcheck.runtime.clip_grad_norm_(ps, c)", True, False),
+        ("import clipcheck.runtime\nclipcheck.runtime.grad_norm(ps)", False, False),
         ("gs[0].mul_(2)", True, False),
         ("gs[0].mul(2)", False, False),
         ("gs[0].grad = c", True, False),

@@ -170,7 +170,7 @@ class Body:
             case ast.Call(func=ast.Attribute(attr=attr)) if attr.endswith("_"):
                 return True
             case ast.Call(func=ast.Name(id=name)):
-                return self.names.get(name) in CLIPS
+                return self.names.get(name, "").endswith(("_", ".clip_grad_norm"))
             case ast.Attribute(ctx=ast.Store()) | ast.Subscript(ctx=ast.Store()):
                 return True
         return False
