@@ -310,3 +310,12 @@ def test_a_long_argument_is_named_by_its_start() -> None:
     with pytest.raises(NotVerifiable) as caught:
         exchanges(change(f"«utils.clip_grad_norm_»(ps, {long})\n", "runtime.clip_grad_norm_"))
     assert str(caught.value) == f"`{long[:60]}` cannot be resolved"
+
+
+@pytest.mark.parametrize("name", STRINGS)
+def test_functions_that_a_string_names_are_compared(name: str) -> None:
+    (found,) = exchanges(change(STRINGS[name], "clip_grad_norm_"))
+    given = "parameters__own__call(), max_norm__own__name"
+    assert found.before == found.reference == called("torch.nn.utils.clip_grad_norm", given)
+    assert found.after == called(OLD, given)
+    assert found.roles == {"parameters__own__call": "parameters", "max_norm__own__name": "max_norm"}
