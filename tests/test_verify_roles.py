@@ -216,3 +216,21 @@ def test_a_chain_of_names(text: str, expected: bool) -> None:
     import ast
 
     assert is_chain(ast.parse(text, mode="eval").body) is expected
+
+
+# What an object is says more than what a part of it is used for.
+STRONGEST_FIRST = "fsdp horovod model optimizer scaler accelerator fabric amp max_norm max_value parameters norm_type switch".split()  # fmt: skip
+
+
+@pytest.mark.parametrize("role", STRONGEST_FIRST)
+def test_of_two_roles_the_stronger_one_counts(role: str) -> None:
+    one = Parts({"x": "a"}, {"a": role})
+    for weaker in STRONGEST_FIRST[STRONGEST_FIRST.index(role) + 1 :]:
+        other = Parts({"x": "b"}, {"b": weaker})
+        assert one.joined(other).roles == other.joined(one).roles == {f"{role}__0__name": role}
+    assert one.joined(one).texts == {"x": f"{role}__0__name"}
+
+
+def test_names_are_numbered_by_role() -> None:
+    joined = Parts({"b": "1", "a": "2", "c": "3"}, {"1": "switch", "2": "switch", "3": "model"}).joined(Parts({}, {}))
+    assert joined.texts == {"a": "switch__0__name", "b": "switch__1__name", "c": "model__0__name"}
