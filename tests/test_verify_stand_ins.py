@@ -366,3 +366,35 @@ def test_parameters_are_handed_over_as_a_list_or_as_a_generator() -> None:
 
 def test_a_method_gives_the_parameters() -> None:
     assert len(list(stand_ins(world(), "method")())) == 3
+
+
+def test_the_kind_of_each_stand_in() -> None:
+    kinds = {
+        **{"model": "Model", "fsdp": "Sharded", "optimizer": "Optimizer", "horovod": "Horovod", "group": "Group"},
+        **{"scaler": "Scaler", "accelerator": "Wrapper", "fabric": "Wrapper", "amp": "Apex"},
+    }
+    for role, kind in kinds.items():
+        assert type(stand_ins(world(), role)).__name__ == kind
+    for role in ("optimizer", "horovod"):
+        assert [len(stand_ins(world(), role, groups=count).param_groups) for count in (1, 2)] == [1, 2]
+
+
+@pytest.mark.parametrize(("role", "unscaled"), [("accelerator", True), ("fabric", True), ("scaler", False)])
+def test_an_optimizer_unscales_what_a_wrapper_scaled(role: str, unscaled: bool) -> None:
+    one = world(2.0)
+    wrapper, optimizer = stand_ins(one, role, "optimizer")
+    if unscaled:
+        wrapper.backward(one.loss())
+    else:
+        wrapper.scale(one.loss()).backward()
+    assert left(one) == pytest.approx(2 * LIMIT * SCALE)
+    optimizer.step()
+    assert norm(one.steps[0].taken) == pytest.approx(2 * LIMIT * (1 if unscaled else SCALE))
+
+
+def test_flags_are_handed_out_in_the_order_of_the_names() -> None:
+    one = world(flags=("always", "never", "every second time"))
+    made = objects(one, {"a": "flag", "x": "model", "b": "choice", "c": "flag"}, 1)
+    assert [made[name]() for name in "abc"] == [True, False, True]
+    one.loss().backward()
+    assert [made[name]() for name in "abc"] == [True, False, False]
