@@ -370,8 +370,15 @@ def test_a_method_gives_the_parameters() -> None:
 
 def test_the_kind_of_each_stand_in() -> None:
     kinds = {
-        **{"model": "Model", "fsdp": "Sharded", "optimizer": "Optimizer", "horovod": "Horovod", "group": "Group"},
-        **{"scaler": "Scaler", "accelerator": "Wrapper", "fabric": "Wrapper", "amp": "Apex"},
+        "model": "Model",
+        "fsdp": "Sharded",
+        "optimizer": "Optimizer",
+        "horovod": "Horovod",
+        "group": "Group",
+        "scaler": "Scaler",
+        "accelerator": "Wrapper",
+        "fabric": "Wrapper",
+        "amp": "Apex",
     }
     for role, kind in kinds.items():
         assert type(stand_ins(world(), role)).__name__ == kind
