@@ -8,10 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra clipcheck[torch]")
 
-from clipcheck.verify import battery, warm  # noqa: E402
-from clipcheck.verify import replay as replaying  # noqa: E402
-from clipcheck.verify.claims import Answer, Claim  # noqa: E402
-from clipcheck.verify.rehearse import rehearse  # noqa: E402
+from clipcheck.verify import battery  # noqa: E402
+from clipcheck.verify.claims import Answer  # noqa: E402
 from clipcheck.verify.replay import replay  # noqa: E402
 
 PATHS = ("torch.nn.utils.clip_grad_norm_", "torch.stack", "torch.sqrt", "builtins.float", "clipcheck.runtime.grad_norm")
@@ -120,54 +118,3 @@ def test_a_side_that_is_less_accurate_is_refuted_in_the_end() -> None:
     found = tried(CLIP, off)
     assert found[2:4] == ("all cases", "further from float64 in float32")
     assert tried(off, CLIP, reference=CLIP) == Answer(4)
-
-
-def test_every_listed_path_is_found_once() -> None:
-    found = replaying.libraries()
-    assert found["torch.nn.utils.clip_grad_norm_"] is torch.nn.utils.clip_grad_norm_
-    assert found["math.inf"] == float("inf") and found["builtins.float"] is float
-    assert "torch._six.inf" not in found or found["torch._six.inf"] == float("inf")
-
-
-# --- what a worker warms up with --------------------------------------------------------------------------------------
-
-
-def test_a_warm_up_runs_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What raises or fails at the first case loads nothing."""
-    gradients = battery.Case("", lambda: [torch.tensor([3.0]), torch.tensor([4.0])])
-    monkeypatch.setattr(battery, "cases", lambda roles: [gradients])
-    clips, norms = warm._SITES
-    for experiment in (clips, norms):
-        assert replay(experiment, lambda case: None) == Answer(1)
-        assert experiment["before"] == experiment["after"] == experiment["reference"]
-    seen = {path for experiment in (clips, norms) for path in experiment["before"][1].values()}
-    assert seen >= {"torch.nn.utils.clip_grad_norm_", "clipcheck.runtime.clip_grad_norm_", "torch.linalg.vector_norm"}
-    assert rehearse(warm._training(), lambda setting: None) == Answer(5)
-    assert "scaler" in warm._training()["roles"].values()
-
-
-def test_a_warm_up_calls_everything_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Any] = []
-    for name in ("replay", "rehearse", "load"):
-        monkeypatch.setattr(
-            warm, name, lambda experiment, at, name=name: calls.append((name, experiment, at("a case")))
-        )
-    monkeypatch.setattr(
-        warm, "libraries", lambda: {"x": lambda value: calls.append(("x", type(value).__name__, value))}
-    )
-    monkeypatch.setattr(warm, "METHODS", {"numel": frozenset(), "gone": frozenset()})
-    warm.sites()
-    assert [call[0] for call in calls if call[0] != "x"] == ["replay", "replay", "rehearse", "load"]
-    assert [call[1] for call in calls if call[0] == "x"] == ["Tensor", "Tensor", "int", "list", "NoneType"]
-    graph, plain = (call[2] for call in calls if call[1] == "Tensor")
-    assert (graph.requires_grad, plain.requires_grad) == (True, False)
-    before, after = calls[-1][1]["before"], calls[-1][1]["after"]
-    assert before == after and "import torch.nn as nn" in before[0] and calls[-1][1]["torch"] is True
-
-
-def test_a_warm_up_of_fixtures_trains_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(warm, "judge", lambda *arguments: asked.append(arguments))
-    warm.fixtures()
-    ((claim, before, after),) = asked
-    assert claim == Claim("same") and before == after and "def train(" in before
