@@ -60,6 +60,24 @@ def test_names_whose_value_from_before_is_read(code: str, names: str) -> None:
     assert sorted(read_before_bound(ast.parse(code).body)) == sorted(names.split())
 
 
+@pytest.mark.parametrize(
+    ("code", "names", "sure"),
+    [
+        ("if c:\n    x = a\nz = x", "c a", "c a x"),
+        ("if c:\n    pass\nelse:\n    x = a\nz = x", "c a", "c a x"),
+        ("if c:\n    x = a\nelse:\n    x = b\nz = x", "c a b", "c a b"),
+        ("x = 1\nif c:\n    y = 2\nz = x", "c", "c"),
+        ("if c:\n    x = a\nelse:\n    z = x", "c a x", "c a x"),  # the other branch has not run
+        ("if x:\n    x = a", "x a", "x a"),
+        ("for p in ps:\n    x = p\nz = x", "ps", "ps"),
+        ("with c:\n    x = a\nz = x", "a", "a"),
+    ],
+)
+def test_a_name_is_surely_bound_where_both_branches_bind_it(code: str, names: str, sure: str) -> None:
+    assert sorted(read_before_bound(ast.parse(code).body)) == sorted(names.split())
+    assert sorted(read_before_bound(ast.parse(code).body, sure=True)) == sorted(sure.split())
+
+
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
