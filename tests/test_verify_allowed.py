@@ -215,3 +215,52 @@ def test_imports_that_are_tried(code: str) -> None:
 def test_other_imports_are_not_tried(code: str, why: str) -> None:
     with pytest.raises(NotVerifiable, match=why):
         check_imports(ast.parse(code))
+
+
+# --- on the edge of a limit ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kept", "broken", "why"),
+    [
+        (f"[{'1.0,' * 2998}]", f"[{'1.0,' * 2999}]", "it is too long"),  # 3,001 nodes
+        ("torch__zeros(1, 1048576)", "torch__zeros(2, 1048576)", "it creates a large value"),
+        ("torch__zeros(0, 1048576)", "torch__zeros(0, 2, 1048576)", "it creates a large value"),
+        ("torch__Tensor(1024, 1024)", "torch__Tensor(1024, 1025)", "it creates a large value"),
+        ("builtins__range(1048576)", "builtins__range(1024, 1025)", "it creates a large value"),
+        ("torch__zeros(n, 1024.5)", "torch__zeros(n * 1024, 1025)", "it creates a large value"),
+        ("[x for x in y] * 1000", "[x for x in y] * 1001", "it repeats a list"),
+        ("1000 * (x, y)", "1001 * (x, y)", "it repeats a list"),
+        ("[x] + [y] * 2", "[x] * 2.5", "it repeats a list"),
+        ("10 ** (n * 64)", "10 ** (n * 65)", "it contains a large power"),
+        ("x ** -64", "x ** -65", "it contains a large power"),
+        ("x ** 1e9", "x ** (2 ** y)", "it contains a large power"),
+    ],
+)
+def test_what_is_just_within_a_limit_is_tried(kept: str, broken: str, why: str) -> None:
+    check(ast.parse(kept), NAMES)
+    with pytest.raises(NotVerifiable) as caught:
+        check(ast.parse(broken), NAMES)
+    assert str(caught.value) == why
+
+
+def test_many_imports_are_tried() -> None:
+    check_imports(ast.parse("import a\n" * 1500 + "pass"))  # 3,001 nodes
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("torch__sum(x, **y)", "it passes `**` to `torch.sum`"),
+        ("x.sum(**y)", "it passes `**` to `.sum`"),
+        ("f(a, b)", "it calls `f`"),
+        (f"{'a' * 50}(1)", f"it calls `{'a' * 40}`"),
+        ("while x:\n    pass", "it contains a `while` statement"),
+        ("{1}", "it contains a `set` expression"),
+        ("x @ y", "it contains a `matmult` expression"),
+    ],
+)
+def test_why_code_is_not_tried(code: str, why: str) -> None:
+    with pytest.raises(NotVerifiable) as caught:
+        check(ast.parse(code), NAMES)
+    assert str(caught.value) == why
