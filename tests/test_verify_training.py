@@ -521,3 +521,12 @@ def test_roles_that_only_one_side_shows() -> None:
     assert set(found.roles.values()) == {"max_norm", "model", "optimizer"}
     with pytest.raises(NotVerifiable, match="it clips in another way than before"):
         reduced(loop(BACKWARD + CLIP + STEP), loop(BACKWARD + STEP))
+
+
+def test_a_clip_by_value_of_the_accelerator() -> None:
+    clip = CLIP.replace("norm_(", "value_(")
+    found = reduced(loop(WRAPPED + clip + STEP), loop(WRAPPED + "accelerator." + clip + STEP))
+    assert found.clip == "value"
+    other = loop(WRAPPED + "accelerator." + CLIP + STEP)
+    with pytest.raises(NotVerifiable, match="it clips in another way than before"):
+        reduced(loop(WRAPPED + clip + STEP), other)

@@ -212,18 +212,28 @@ def _way_to_clip(program: Program, region: set[ast.AST]) -> tuple[str, float]:
             if not is_infinite(program.nodes(clip.limit)):
                 way = "value" if clip.function == "clip_grad_value_" else "norm"
                 ways.add((way, _norm_type(program, clip)))
-        elif (
-            act is not None
-            and act.kind is EventKind.CLIP
-            and isinstance(node, ast.Call)
-            and clip_of(program, node, act)
-        ):
-            ways.add(("norm", 2.0))
+        elif act is not None and act.kind is EventKind.CLIP and isinstance(node, ast.Call):
+            if wrapper := clip_of(program, node, act):
+                ways.add(_wrapped_way(node, wrapper))
         elif isinstance(node, ast.Call) and last_part(node.func) == "clamp_":
             ways.add(("value", 2.0))
     if len(ways) > 1:
         raise NotVerifiable("it clips in several ways")
     return ways.pop() if ways else ("", 2.0)
+
+
+def _wrapped_way(node: ast.Call, wrapper: str) -> tuple[str, float]:
+    """How the method of a wrapper clips. Raises NotVerifiable."""
+    named = {keyword.arg: keyword.value for keyword in node.keywords}
+    if last_part(node.func) == "clip_grad_value_" or "clip_val" in named:
+        return "value", 2.0
+    after_limit = node.args[_LIMIT_AT.get(wrapper, len(node.args)) + 1 :]
+    match named.get("norm_type") or next(iter(after_limit), None):
+        case None:
+            return "norm", 2.0
+        case ast.Constant(value=int() | float() as number):
+            return "norm", float(number)
+    raise NotVerifiable("the norm type is not known")
 
 
 def _norm_type(program: Program, clip: Clip) -> float:
