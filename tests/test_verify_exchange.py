@@ -319,3 +319,12 @@ def test_functions_that_a_string_names_are_compared(name: str) -> None:
     assert found.before == found.reference == called("torch.nn.utils.clip_grad_norm", given)
     assert found.after == called(OLD, given)
     assert found.roles == {"parameters__own__call": "parameters", "max_norm__own__name": "max_norm"}
+
+
+def test_an_argument_is_not_what_another_function_imports() -> None:
+    elsewhere = "def other():\n    from lab import limit\n    print(limit)\n\n\n"
+    call = "def step(ps, limit):\n    «utils.clip_grad_norm_»(ps, limit)\n"
+    assert len(exchanges(change(elsewhere + call, "runtime.clip_grad_norm_"))) == 1
+    here = call.replace("    «", "    from lab import limit\n    «")
+    with pytest.raises(NotVerifiable, match="`limit` cannot be resolved"):
+        exchanges(change(elsewhere + here, "runtime.clip_grad_norm_"))
