@@ -325,6 +325,6 @@ def test_an_argument_is_not_what_another_function_imports() -> None:
     elsewhere = "def other():\n    from lab import limit\n    print(limit)\n\n\n"
     call = "def step(ps, limit):\n    «utils.clip_grad_norm_»(ps, limit)\n"
     assert len(exchanges(change(elsewhere + call, "runtime.clip_grad_norm_"))) == 1
-    here = call.replace("    «", "    from lab import limit\n    «")
+    here = call.replace("(ps, limit):\n", "(ps):\n    from lab import limit\n\n")
     with pytest.raises(NotVerifiable, match="`limit` cannot be resolved"):
         exchanges(change(elsewhere + here, "runtime.clip_grad_norm_"))

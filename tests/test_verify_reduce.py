@@ -262,6 +262,12 @@ def test_what_is_known_of_the_rest_is_said_in_the_harness_words(name: str) -> No
 UNKNOWN = {
     "a loop over something": ("for x in things:\n    optimizer.zero_grad()\noptimizer.step()", "`things` cannot be resolved"),
     "a closure": ("loss.backward()\noptimizer.step(closure)", "there is no stand-in for `optimizer.step(closure)`"),
+    "a closure by name": ("loss.backward()\noptimizer.step(closure=f)", "there is no stand-in for `optimizer.step(closure=f)`"),
+    "a closure beside a scaler": ("loss.backward()\nscaler.step(optimizer, f)", "there is no stand-in for `scaler.step(optimizer, f)`"),
+    "a step of an engine": (
+        "import deepspeed\nmodel_engine, *_ = deepspeed.initialize()\nmodel_engine.step()",
+        "there is no stand-in for `model_engine.step()`",
+    ),
     "an end within a loop": ("for x in batches:\n    loss.backward()\n    return", "it returns from within a loop"),
     "a part of an unknown list": ("a, *rest = model.parameters()\nclip_grad_norm_(a, max_norm)", "`a` cannot be resolved"),
     "an unknown gradient": ("for p in model.parameters():\n    p.grad = f(p)", "`f` cannot be resolved"),
