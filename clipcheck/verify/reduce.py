@@ -65,7 +65,7 @@ class _Reducer:
             case ast.Assign(targets=targets, value=value):
                 return self._assign(node, targets, value)
             case ast.AnnAssign(target=target, value=ast.expr() as value):
-                return self._assign(ast.Assign([target], value, lineno=1), [target], value)
+                return self._assign(ast.Assign([target], value), [target], value)
             case ast.AugAssign(target=target, op=op, value=value):
                 if isinstance(op, ast.Div) and self.program.act(node):
                     self.known.counts(value)
@@ -145,7 +145,7 @@ class _Reducer:
             self.known.hide(texts)
             return self._expression(value) if self._concerns([value]) or self.known.uses_up(value) else []
         self.known.holds(stored, made)
-        return [ast.Assign(stored, made, lineno=1)]
+        return [ast.Assign(stored, made)]
 
     def _given(self, value: ast.expr) -> list[ast.stmt]:
         """An optimizer reads what it is constructed from."""
@@ -195,12 +195,12 @@ class _Reducer:
         self._depth -= 1
         if not kept and not self.known.uses_up(source):
             return []
-        return [ast.For(target, source, kept or [ast.Pass()], [], lineno=1)]
+        return [ast.For(target, source, kept or [ast.Pass()], [])]
 
     def _with(self, items: list[ast.withitem], body: list[ast.stmt]) -> list[ast.stmt]:
         kept = [made for item in items if (made := self.known.context(item))]
         inner = self.block(body)
-        return [ast.With(kept, inner, lineno=1)] if kept and inner else inner
+        return [ast.With(kept, inner)] if kept and inner else inner
 
 
 def _single(target: ast.expr) -> list[ast.expr]:
@@ -253,10 +253,10 @@ class _Pruner:
             case ast.For(target=target, iter=iterable, body=body):
                 body = self._block(body)
                 if body or self._known.uses_up(iterable):
-                    return [ast.For(target, iterable, body or [ast.Pass()], [], lineno=1)]
+                    return [ast.For(target, iterable, body or [ast.Pass()], [])]
                 return []
             case ast.With(items=items, body=body):
-                return [ast.With(items, self._block(body) or [ast.Pass()], lineno=1)]
+                return [ast.With(items, self._block(body) or [ast.Pass()])]
             case ast.Pass():
                 return []
         return [node]
