@@ -48,6 +48,8 @@ def split(extra: str, over: str = "model.parameters()", first: str = "") -> str:
         "if p.grad is None:\n    print(p)",
         "if torch.isnan(p.grad).any():\n    logger.warning('NaN')",
         "x = p.detach().cpu().numpy()",
+        "print(p.grad.norm())",  # a tensor, for which the host does not wait
+        "x: int = p.numel()",
     ],
 )
 def test_what_only_looks_at_the_parameters_stays_in_the_loop(extra: str) -> None:
@@ -62,6 +64,7 @@ def test_what_only_looks_at_the_parameters_stays_in_the_loop(extra: str) -> None
         ("p.grad *= 2", EFFECTS),
         ("p.grad[0] = 0", EFFECTS),
         ("self.x = p", EFFECTS),
+        ("self.x: int = 1", EFFECTS),
         ("a, b = p", EFFECTS),
         ("change(p)", EFFECTS),
         ("for x in p:\n    print(x)", EFFECTS),
@@ -126,12 +129,74 @@ def test_statements_that_only_help_the_norm_move_with_it() -> None:
     assert fixed(loop("print(p)", square=tested)) == (split("print(p)"), "")
 
 
-def test_a_loop_over_the_groups_of_an_optimizer_is_split() -> None:
-    head = "for group in opt.param_groups:\n    for p in group['params']:\n        print(p)\n"
-    assert fixed(f"total = 0.0\n{head}        {SQUARE}\ntotal = total ** 0.5\n") == (
-        f"total = grad_norm([p for group in opt.param_groups for p in group['params']]).item()\n{head}",
-        "",
-    )
+@pytest.mark.parametrize(
+    ("head", "over"),
+    [
+        (
+            "for group in opt.param_groups:\n    for p in group['params']:\n        print(p)\n",
+            "[p for group in opt.param_groups for p in group['params']]",
+        ),
+        (
+            "for m in model.children():\n    for p in m.parameters():\n        print(m, p)\n",
+            "[p for m in model.children() for p in m.parameters()]",
+        ),
+        (
+            "for m in model.modules():\n    for p in [m.weight, m.bias]:\n        print(m, p)\n",
+            "[p for m in model.modules() for p in [m.weight, m.bias]]",
+        ),
+        ("for n, p in model.named_parameters():\n    print(n)\n", "model.parameters()"),
+        ("for p in table.values():\n    print(p)\n", "table.values()"),
+        ("for n, p in table.items():\n    print(n)\n", "[p for n, p in table.items()]"),
+        ("for i, p in enumerate(model.parameters()):\n    print(i)\n", "[p for i, p in enumerate(model.parameters())]"),
+        (
+            "for i, p in enumerate(model.parameters(), 1):\n    print(i)\n",
+            "[p for i, p in enumerate(model.parameters(), 1)]",
+        ),
+    ],
+)
+def test_a_loop_over_what_gives_the_same_each_time_is_split(head: str, over: str) -> None:
+    inner = " " * (4 + 4 * head.count("\n    for"))
+    text = f"total = 0.0\n{head}{inner}{SQUARE}\ntotal = total ** 0.5\n"
+    assert fixed(text) == (f"total = grad_norm({over}).item()\n{head}", "")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "for m in model.pick():\n    for p in m.parameters():\n        print(p)\n",
+        "for m in model.children():\n    for p in m.pick():\n        print(p)\n",
+        "for i, p in enumerate(pick()):\n    print(p)\n",
+    ],
+)
+def test_a_loop_over_what_may_be_used_up_is_not_split(head: str) -> None:
+    inner = " " * (4 + 4 * head.count("\n    for"))
+    text = f"total = 0.0\n{head}{inner}{SQUARE}\ntotal = total ** 0.5\n"
+    assert fixed(text) == (text, f"{EFFECTS}, and it may iterate over something that can be read only once")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        loop("", square=f"print(p); {SQUARE}"),
+        f"ps = [a, b]\ntotal = 0.0\nfor p in ps: print(p); {SQUARE}\ntotal = total ** 0.5\n",
+        loop("", square=f"if p.x:\n        print(p)\n    elif p.y:\n        {SQUARE}"),
+    ],
+)
+def test_a_statement_that_cannot_be_taken_out_by_itself_keeps_the_loop(text: str) -> None:
+    assert fixed(text) == (text, EFFECTS)
+
+
+@pytest.mark.parametrize(
+    ("head", "condition"),
+    [
+        ("n = 0.0\nif p.x:\n    n = p.grad.norm(2).item()\nprint(p)", "p.x"),
+        ("if p.x:\n    n = p.grad.norm(2).item()\nelse:\n    n = 0.0\nprint(p)", "p.x"),
+        ("if not p.x:\n    n = 0.0\nelse:\n    n = p.grad.norm(2).item()\nprint(p)", "p.x"),
+    ],
+)
+def test_a_norm_that_is_zero_by_default_moves_out_with_its_test(head: str, condition: str) -> None:
+    after = f"total = grad_norm([p for p in model.parameters() if {condition}]).item()\nfor p in model.parameters():\n    print(p)\n"
+    assert fixed(loop(head, square="total += n ** 2")) == (after, "")
 
 
 def test_a_test_that_the_norm_shares_stays() -> None:

@@ -53,11 +53,11 @@ def _is_independent(source: Source, extra: cst.CSTNode) -> bool:
         match node:
             case cst.Call(func=func) if not _HARMLESS.search(source.code(func)):
                 return False
-            case cst.AssignTarget(target=target) | cst.AugAssign(target=target) if not isinstance(
-                target, (cst.Name, cst.Subscript)
-            ) or ".grad" in source.code(target):
+            case cst.AssignTarget(target=target) | cst.AugAssign(target=target) | cst.AnnAssign(target=target) if (
+                not isinstance(target, (cst.Name, cst.Subscript)) or ".grad" in source.code(target)
+            ):
                 return False
-            case cst.For() | cst.While() | cst.With() | cst.Try() | cst.Del() | cst.FunctionDef() | cst.NamedExpr():
+            case cst.For() | cst.While() | cst.With() | cst.Try() | cst.Del() | cst.FunctionDef():
                 return False
     return True
 
@@ -67,7 +67,7 @@ def _can_be_read_twice(source: Source, iterable: cst.BaseExpression) -> bool:
     match iterable:
         case cst.Call(func=cst.Attribute(attr=cst.Name(value=name)), args=[]):
             return name in ("parameters", "named_parameters", "children", "modules", "values", "items")
-        case cst.Call(func=cst.Name(value="enumerate"), args=[cst.Arg(value=inner)]):
+        case cst.Call(func=cst.Name(value="enumerate"), args=[cst.Arg(value=inner), *_]):
             return _can_be_read_twice(source, inner)
         case cst.Attribute(attr=cst.Name(value="param_groups")) | cst.List() | cst.ListComp() | cst.Tuple():
             return True
@@ -76,9 +76,8 @@ def _can_be_read_twice(source: Source, iterable: cst.BaseExpression) -> bool:
         ):
             return True
         case cst.Name():
-            return all(_makes_list(source, binding.value) for binding in reaching(source, iterable)) and bool(
-                reaching(source, iterable)
-            )
+            bindings = reaching(source, iterable)
+            return bool(bindings) and all(_makes_list(source, binding.value) for binding in bindings)
     return False
 
 
@@ -99,9 +98,7 @@ def _removable(source: Source, one: Accumulation, parts: Sequence[cst.CSTNode]) 
         if any(contains(source, outer, item) for outer in removed):
             continue
         smalls = [node for node in source.walk(item) if isinstance(node, cst.BaseSmallStatement)]
-        if smalls and all(id(small) in wanted for small in smalls):
-            if isinstance(item, cst.If) and item.orelse is not None:
-                return OTHER
+        if all(id(small) in wanted for small in smalls):
             removed.append(item)
     if sum(id(node) in wanted for item in removed for node in source.walk(item)) != len(wanted):
         return OTHER
