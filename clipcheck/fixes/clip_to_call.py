@@ -15,8 +15,8 @@ from clipcheck.gradients.loops import clauses_around, statements_beside
 from clipcheck.gradients.manual_clips import ManualClip
 from clipcheck.gradients.powers import Power
 from clipcheck.gradients.spelling import Refused, parameters_code, parameters_of
-from clipcheck.python.assignments import assigned_value
-from clipcheck.python.reaching import reached, reaching
+from clipcheck.python.assignments import assigned_values
+from clipcheck.python.reaching import contains, reached, reaching
 from clipcheck.python.source import Source, Statement
 from clipcheck.rule import Edit, Fix, Role, Safety
 from clipcheck.training.norm_places import Norm, measured
@@ -50,17 +50,16 @@ def rewrite_clip(source: Source, clip: ManualClip) -> Fix | Refused:
 
 def _norm_of(source: Source, name: cst.Name) -> Norm | None:
     """The norm that is assigned to a name, as the whole right side of one statement."""
-    match reaching(source, name):
-        case [binding] if binding.kind == "assign":
-            value = assigned_value(source, binding)
-            return next((norm for norm in measured(source) if norm.value is not None and norm.value is value), None)
+    match assigned_values(source, name):
+        case [cst.BaseExpression() as value]:
+            return next((norm for norm in measured(source) if norm.value is value), None)
     return None
 
 
 def _run(source: Source, norm: Norm, clip: ManualClip) -> list[Statement] | Refused:
     """The statements from the norm to the scaling loop, if there is nothing else in between."""
     siblings, first = source.siblings(source.statement(norm.node))
-    last = next((i for i, one in enumerate(siblings) if i > first and _holds(source, one, clip.loop)), None)
+    last = next((i for i, one in enumerate(siblings) if i > first and contains(source, one, clip.loop)), None)
     if last is None:
         return Refused("the norm and the loop are in different blocks")
     allowed = {id(one) for one in _assigns(source, clip)}
@@ -77,10 +76,6 @@ def _run(source: Source, norm: Norm, clip: ManualClip) -> list[Statement] | Refu
     elif clip.ratio.bound == "test":
         return Refused("the check of the norm is elsewhere")
     return list(siblings[first : last + 1])
-
-
-def _holds(source: Source, statement: Statement, loop: cst.For) -> bool:
-    return statement is loop or any(above is statement for above in source.ancestors(loop))
 
 
 def _odd_test(source: Source, end: cst.If, clip: ManualClip, allowed: set[int]) -> str:
@@ -107,16 +102,13 @@ def _odd_test(source: Source, end: cst.If, clip: ManualClip, allowed: set[int]) 
 
 def _assigns(source: Source, clip: ManualClip) -> list[cst.Assign]:
     """The assignments that only name the coefficient."""
-    found: list[cst.Assign] = []
-    for assign in source.nodes(cst.Assign):
-        here = source.function(assign) is source.function(clip.statement) and assign is not clip.statement
-        if here and any(node is clip.ratio.node for node in source.walk(assign.value)):
-            found.append(assign)
+    function = source.function(clip.statement)
+    here = [assign for assign in source.nodes(cst.Assign) if source.function(assign) is function]
+    found = [assign for assign in here if contains(source, assign.value, clip.ratio.node)]
     names = {source.code(target) for assign in found for target in _targets(assign)}
-    for assign in source.nodes(cst.Assign):
-        here = source.function(assign) is source.function(clip.statement) and assign is not clip.statement
-        plain = assign not in found and all(isinstance(target, cst.Name) for target in _targets(assign))
-        if here and plain and any(isinstance(n, cst.Name) and n.value in names for n in source.walk(assign.value)):
+    for assign in here:
+        plain = all(isinstance(target, cst.Name) for target in _targets(assign))
+        if plain and any(isinstance(node, cst.Name) and node.value in names for node in source.walk(assign.value)):
             found.append(assign)
     return found
 
