@@ -152,6 +152,12 @@ def test_what_the_call_keeps_of_the_statements(text: str, after: str) -> None:
         (f"{NORM}if norm > theta:\n    coef = theta / norm; count += 1\n{indented(BY)}", "the check guards something else as well"),
         (f"{NORM}{COEFFICIENT}print(1); coef = min(1, coef)\n{BY}", "something else happens between the norm and the loop"),
         (f"{NORM}{COEFFICIENT}clamped = min(1, coef)\n{BY.replace('coef', 'clamped')}print(clamped)\n", "`clamped` is used later"),
+        *(
+            (f"{NORM}{assign}theta / norm\nif coef < 1:\n{indented(BY)}", "something else happens between the norm and the loop")
+            for assign in ("coef = self.coef = ", "coef = table['coef'] = ")  # which others may read
+        ),
+        (f"{NORM}{COEFFICIENT}x = log(coef)\nif coef < 1:\n{indented(BY)}", "something else happens between the norm and the loop"),
+        (f"{NORM}{COEFFICIENT}x = coef = min(1, coef)\n{BY}print(x)\n", "`x` is used later"),
         (f"{NORM}{COEFFICIENT}if coef < 1:\n{indented(BY)}def g():\n    print(coef)\n", "`coef` is used later"),
         (f"{NORM[:-1]}; x = 1\nif norm > theta:\n{indented(SCALE)}", "the norm is part of a larger statement"),
         (

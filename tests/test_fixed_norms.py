@@ -75,7 +75,9 @@ def test_gradients_are_handed_over_where_there_are_no_parameters() -> None:
         (f"{SQUARES} ** 0.5 / 2", f"{NORM} / 2"),
         (f"f({SQUARES})", f"f({NORM} ** 2)"),
         (f"({SQUARES}).real", f"({NORM} ** 2).real"),
+        (f"({SQUARES})[0]", f"({NORM} ** 2)[0]"),
         (f"x ** {SQUARES}", f"x ** {NORM} ** 2"),
+        (f"float(np.sqrt({SQUARES}))", NORM),
         (f"-{SQUARES}", f"-{NORM} ** 2"),
     ],
 )
@@ -122,9 +124,18 @@ def test_the_order_of_a_norm(order: str, root: str, shown: str) -> None:
     assert found == (f"n = grad_norm(ps{shown}).item()", "")
 
 
-def test_a_root_of_another_order_is_left() -> None:
-    text = f"n = {SQUARES} ** (1 / 3)"
-    assert fixed(f"{text}\n") == (text, "the root does not match the norm type")
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (f"n = {SQUARES} ** (1 / 3)", "the root does not match the norm type"),
+        (f"n = {SQUARES} ** 2", "the root does not match the norm type"),
+        (f"n = ({SQUARES}) ** 3", "the root does not match the norm type"),
+        ("n = sum(p.grad.norm(2).item() ** 3 for p in ps) ** 0.5", "the exponent does not match the norm type"),
+        ("n = sum(p.grad.norm(2).item() ** 3 for p in ps)", "the exponent does not match the norm type"),
+    ],
+)
+def test_a_root_or_power_of_another_order_is_left(text: str, why: str) -> None:
+    assert fixed(f"{text}\n") == (text, why)
 
 
 # --- roots that are taken later -----------------------------------------------------------------------------------------------------
@@ -147,6 +158,26 @@ def test_a_root_of_another_order_is_left() -> None:
         (f"n = {SQUARES}\nn = 2\nprint(n ** 0.5)", f"n = {NORM} ** 2\nn = 2\nprint(n ** 0.5)"),
         (f"n = {SQUARES}; print(n ** 0.5)", f"n = {NORM} ** 2; print(n ** 0.5)"),
         (f"n = m = {SQUARES}\nprint(n ** 0.5)", f"n = m = {NORM} ** 2\nprint(n ** 0.5)"),
+        (f"n = {SQUARES}\nm = math.sqrt(n)", f"m = {NORM}"),
+        (f"n = {SQUARES}\nm: float = n ** 0.5", f"m: float = {NORM}"),
+        (f"n = {SQUARES}\nm = np.sqrt(n)", f"m = np.float64({NORM})"),
+        (f"n = {SQUARES}\nprint(np.sqrt(n), (n ** 0.5))", f"n = {NORM}\nprint(np.float64(n), n)"),
+        (f"n = {SQUARES}\nm = n ** 0.5; k = 1", f"n = {NORM}\nm = n; k = 1"),
+        (f"n = {SQUARES}\nm = k = n ** 0.5", f"n = {NORM}\nm = k = n"),
+        (f"n = {SQUARES}\nn = n ** 0.5  # why", f"n = {NORM} ** 2\nn = n ** 0.5  # why"),
+        (f"n = {SQUARES}\nif x:\n    n = 1\nprint(n ** 0.5)", f"n = {NORM} ** 2\nif x:\n    n = 1\nprint(n ** 0.5)"),
+        *(
+            (f"n = {SQUARES}\nprint(n ** 0.5)\n{again}", f"n = {NORM} ** 2\nprint(n ** 0.5)\n{again}")
+            for again in ("n = n ** 0.5", "n **= 0.5", "n: float = n ** 0.5")  # another norm than the one printed
+        ),
+        (f"def f():\n    n = {SQUARES}\n    return n ** 0.5", f"def f():\n    return {NORM}"),
+        (f"def f():\n    n = {SQUARES}\n    n: float = n ** 0.5\n    return n", f"def f():\n    n: float = {NORM}\n    return n"),
+        ("n = sum(p.grad.norm() ** 2 for p in ps)\nm = n.item() ** 0.5", f"m = {NORM}"),
+        ("n = sum(p.grad.norm() ** 2 for p in ps)\nprint(n.item() ** 0.5, n.sqrt())", "n = grad_norm(ps)\nprint(n.item(), n)"),
+        *(
+            (f"{target} = {SQUARES}{more}\nprint({name} ** 0.5)", f"{target} = {NORM} ** 2{more}\nprint({name} ** 0.5)")
+            for target, more, name in (("self.n", "", "self.n"), ("n, m", ", 1", "n"), ("n: float", "", "n"))
+        ),
     ],
 )  # fmt: skip
 def test_a_root_in_a_later_statement(text: str, after: str) -> None:
@@ -159,9 +190,15 @@ LIST = "norms = [p.grad.norm(2).item() ** 2 for p in ps]"
 FILLED = "norms = []\nfor p in ps:\n    norms.append(p.grad.norm(2).item() ** 2)"
 
 
-@pytest.mark.parametrize("prepared", [LIST, FILLED])
+@pytest.mark.parametrize("prepared", [LIST, FILLED, LIST.replace("=", ": list =", 1)])
 def test_what_only_prepares_a_norm_goes_with_it(prepared: str) -> None:
     assert fixed(f"{prepared}\nn = sum(norms) ** 0.5\n") == (f"n = {NORM}", "")
+
+
+def test_all_steps_of_the_preparation_go_with_the_norm() -> None:
+    text = "norms = [p.grad.norm() for p in ps]\nstacked = torch.stack(norms)\nn = stacked.norm()\n"
+    assert fixed(text) == ("n = grad_norm(ps)", "")
+    assert fixed(f"print(1)\n{text}print(2)\n") == ("print(1)\nn = grad_norm(ps)\nprint(2)", "")
 
 
 @pytest.mark.parametrize(
@@ -172,6 +209,10 @@ def test_what_only_prepares_a_norm_goes_with_it(prepared: str) -> None:
         (f"{LIST}\nprint(1)\nn = sum(norms) ** 0.5", "the norms are computed and combined in different places"),
         (f"{LIST}\nif x:\n    n = sum(norms) ** 0.5", "the norms are computed and combined in different places"),
         (f"x = 1; {LIST}\nn = sum(norms) ** 0.5", "`norms` is used elsewhere"),
+        *((f"{first} = {text}\nn = sum(norms) ** 0.5", "`norms` is used elsewhere") for first in ("kept", "self.norms") for text in (LIST, FILLED)),
+        (FILLED + "\nn = sum(norms) ** 0.5\nprint(p)", "`p` is used after the loop"),
+        (FILLED + "\n    print(p)\nn = sum(norms) ** 0.5", "the loop has side effects"),
+        ("norms = [p.grad.norm() for p in ps]\nstacked = torch.stack(norms)\nprint(1)\nn = stacked.norm()", "the norms are computed and combined in different places"),
         (f"n = {SQUARES.replace(' for', '  # why' + chr(10) + '    for')} ** 0.5", "it would remove a comment inside the expression"),
     ],
 )  # fmt: skip

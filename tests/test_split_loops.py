@@ -122,7 +122,8 @@ def test_what_may_be_read_once_is_not_read_twice(over: str, first: str) -> None:
 
 def test_statements_that_only_help_the_norm_move_with_it() -> None:
     helped = SQUARE.replace("p.grad", "g")
-    assert fixed(loop("g = p.grad\nprint(p)", square=helped)) == (split("print(p)"), "")
+    for name in ("g", "g: Tensor"):
+        assert fixed(loop(f"{name} = p.grad\nprint(p)", square=helped)) == (split("print(p)"), "")
     text = loop("g = p.grad\nprint(g)", square=helped)
     assert fixed(text) == (text, EACH)
     tested = "if p.grad is not None:\n        " + SQUARE
@@ -180,6 +181,11 @@ def test_a_loop_over_what_may_be_used_up_is_not_split(head: str) -> None:
         loop("", square=f"print(p); {SQUARE}"),
         f"ps = [a, b]\ntotal = 0.0\nfor p in ps: print(p); {SQUARE}\ntotal = total ** 0.5\n",
         loop("", square=f"if p.x:\n        print(p)\n    elif p.y:\n        {SQUARE}"),
+        # nor one that sets something else as well
+        *(
+            loop(f"{names}\nprint(p)", square=SQUARE.replace("p.grad", "g"))
+            for names in ("g = h = p.grad", "g = self.g = p.grad", "g, h = p.grad, 1")
+        ),
     ],
 )
 def test_a_statement_that_cannot_be_taken_out_by_itself_keeps_the_loop(text: str) -> None:

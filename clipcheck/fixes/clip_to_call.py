@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import libcst as cst
 
 from clipcheck.fixes.imports import reach
 from clipcheck.fixes.norm_call import roles
-from clipcheck.fixes.verbs import comments_within, indentation, lines_of, unwritten
+from clipcheck.fixes.verbs import comment_lines, comments_within, indentation, lines_of, unwritten
 from clipcheck.gradients.accumulations import Series
 from clipcheck.gradients.exponents import ONE, TWO
 from clipcheck.gradients.loops import clauses_around, statements_beside
-from clipcheck.gradients.manual_clips import ManualClip
+from clipcheck.gradients.manual_clips import ManualClip, is_only
 from clipcheck.gradients.powers import Power
 from clipcheck.gradients.spelling import Refused, parameters_code, parameters_of
 from clipcheck.python.assignments import assigned_values
@@ -87,7 +87,7 @@ def _odd_test(source: Source, end: cst.If, clip: ManualClip, allowed: set[int]) 
         if one is not clip.loop and not plain:
             return "the check guards something else as well"
     norm, limit = source.code(clip.ratio.norm), source.code(clip.ratio.limit)
-    factors = {source.code(target) for assign in _assigns(source, clip) for target in _targets(assign)}
+    factors = {name.value for assign in _assigns(source, clip) for name in _names(assign)}
     match end.test:
         case cst.Comparison(left=left, comparisons=[cst.ComparisonTarget(operator=operator, comparator=right)]):
             sides = source.code(left), source.code(right)
@@ -103,18 +103,14 @@ def _odd_test(source: Source, end: cst.If, clip: ManualClip, allowed: set[int]) 
 def _assigns(source: Source, clip: ManualClip) -> list[cst.Assign]:
     """The assignments that only name the coefficient."""
     function = source.function(clip.statement)
-    here = [assign for assign in source.nodes(cst.Assign) if source.function(assign) is function]
-    found = [assign for assign in here if contains(source, assign.value, clip.ratio.node)]
-    names = {source.code(target) for assign in found for target in _targets(assign)}
-    for assign in here:
-        plain = all(isinstance(target, cst.Name) for target in _targets(assign))
-        if plain and any(isinstance(node, cst.Name) and node.value in names for node in source.walk(assign.value)):
-            found.append(assign)
-    return found
+    here = (assign for assign in source.nodes(cst.Assign) if source.function(assign) is function)
+    named = (assign for assign in here if len(_names(assign)) == len(assign.targets))
+    return [assign for assign in named if is_only(source, assign.value, clip.ratio)]
 
 
-def _targets(assign: cst.Assign) -> Iterator[cst.BaseExpression]:
-    return (target.target for target in assign.targets)
+def _names(assign: cst.Assign) -> list[cst.Name]:
+    """The names among the targets of an assignment."""
+    return [target.target for target in assign.targets if isinstance(target.target, cst.Name)]
 
 
 def _is_one_shot(source: Source, clip: ManualClip) -> bool:
@@ -135,8 +131,7 @@ def _fix(
 ) -> Fix | Refused:
     start, end = lines_of(source, statements[0])[0], source.span(statements[-1])[1]
     line = source.statement(norm.node)
-    gone = [target for assign in _assigns(source, clip) for target in _targets(assign) if isinstance(target, cst.Name)]
-    for target in gone:
+    for target in (name for assign in _assigns(source, clip) for name in _names(assign)):
         scope = source.scope(target)
         bindings = [b for b in scope.bindings.get(target.value, []) if b.node is target]
         if any(not start <= source.span(use)[0] < end for use in reached(source, scope, bindings)):
@@ -155,6 +150,6 @@ def _fix(
     text = f"{name} = {call}{'.item()' if norm.item else ''}" if wanted else call
     pad = indentation(source, line)
     comments = unwritten(comments_within(source, start, end), text)
-    kept = "".join(f"{pad}{comment}{source.newline}" for comment in comments)
+    kept = comment_lines(source, line, comments)
     named = (*roles(source, scaled, norm.order), (limit, Role.MAX_NORM))
     return Fix(TITLE, Safety.UNSAFE, (Edit(start, end, f"{kept}{pad}{text}"),), reached_.imports, named)

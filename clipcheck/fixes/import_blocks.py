@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypeGuard, cast
 
 import libcst as cst
 
@@ -16,7 +16,7 @@ Line: TypeAlias = cst.SimpleStatementLine
 _Key: TypeAlias = "tuple[str | int, ...]"
 
 
-def is_import(statement: cst.CSTNode) -> bool:
+def is_import(statement: cst.CSTNode) -> TypeGuard[Line]:
     """Whether a statement is a line with nothing but imports."""
     return isinstance(statement, Line) and all(
         isinstance(small, (cst.Import, cst.ImportFrom)) for small in statement.body
@@ -28,7 +28,7 @@ def runs(body: Sequence[cst.CSTNode]) -> list[list[Line]]:
     runs: list[list[Line]] = [[]]
     for statement in body:
         if is_import(statement):
-            runs[-1].append(cast("Line", statement))
+            runs[-1].append(statement)
         elif runs[-1]:
             runs.append([])
     return [run for run in runs if run]
@@ -74,7 +74,8 @@ def _modules_of(small: cst.CSTNode) -> Iterator[str]:
 
 
 def _root(module: str) -> str:
-    return "." if module.startswith(".") else module.partition(".")[0]
+    """The top package of a module; empty for a relative one."""
+    return module.partition(".")[0]
 
 
 def imports_torch(statement: Line) -> bool:
@@ -90,7 +91,7 @@ def is_standard(line: Line) -> bool:
 
 
 def is_of_standard_library(small: cst.CSTNode) -> bool:
-    return set(map(_root, _modules_of(small))) <= sys.stdlib_module_names | {"__future__"}
+    return set(map(_root, _modules_of(small))) <= sys.stdlib_module_names
 
 
 def is_from_future(line: Line) -> bool:
@@ -101,12 +102,8 @@ def is_from_future(line: Line) -> bool:
 
 
 def _module_of(small: cst.CSTNode) -> tuple[str, bool]:
-    match small:
-        case cst.Import(names=[first, *_]):
-            return dotted(first.name).lower(), False
-        case cst.ImportFrom(module=module, relative=dots):
-            return "." * len(dots) + (dotted(module).lower() if module else ""), True
-    return "", False
+    """The first module that an import names, and whether it is a `from` import."""
+    return next(_modules_of(small)).lower(), isinstance(small, cst.ImportFrom)
 
 
 def _imports_first(small: cst.CSTNode) -> _Key:

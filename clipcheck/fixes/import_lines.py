@@ -26,6 +26,7 @@ from clipcheck.fixes.import_blocks import (
     split,
 )
 from clipcheck.fixes.verbs import indentation, insert_line_after, lines_of, with_comments
+from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source, Statement, memo
 from clipcheck.rule import Edit
 
@@ -111,12 +112,8 @@ def _elsewhere(source: Source, statement: Line, text: str) -> Edit | None:
 
 
 def _with_standard(source: Source, statement: Line, text: str, alone: bool) -> Edit | None:
-    """An import from the standard library: in or after the block of such lines above, or as a separate block."""
+    """An import from the standard library: after or among those above, or as a separate block."""
     run = next(run for run in _top_level(source) if any(line is statement for line in run))
-    blocks = split(source, run)
-    standard = [lines for lines in blocks if all(map(is_standard, lines)) and not is_from_future(lines[0])]
-    if standard and alone:
-        return put_in(source, standard[-1], text)
     above = [line for line in run[: run.index(statement)] if is_standard(line) and not is_from_future(line)]
     if above:
         block = [line for line in block_of(source, above[-1]) if line is not statement]
@@ -124,8 +121,7 @@ def _with_standard(source: Source, statement: Line, text: str, alone: bool) -> E
         return put_in(source, block, text) if in_order else insert_line_after(source, above[-1], text)
     if not alone:
         return None
-    first = next(line for lines in blocks for line in lines if not is_from_future(line))
-    start = _top_of(source, first)
+    start = _top_of(source, next(line for line in run if not is_from_future(line)))
     return Edit(start, start, text + source.newline * 2)
 
 
@@ -169,7 +165,7 @@ def _imports_torch_later(source: Source) -> bool:
     if any(imports_torch(line) for run in _top_level(source) for line in run):
         return False
     imports = (source.statement(node) for node in source.nodes(cst.Import, cst.ImportFrom))
-    return any(imports_torch(line) for line in imports if is_import(line) and isinstance(line, Line))
+    return any(imports_torch(line) for line in imports if is_import(line))
 
 
 def is_caught(source: Source, node: cst.CSTNode) -> bool:
@@ -203,20 +199,21 @@ def _ends_before(source: Source, line: Line, at: cst.CSTNode) -> bool:
 
 
 def _where_needed(source: Source, at: cst.CSTNode, text: str) -> Edit:
-    """At the top of the function around `at`, or right above the statement if there is none."""
-    function = source.function(at)
+    """At the top of the function whose body `at` is in, or right above the statement if there is none."""
+    around = (above for above in source.ancestors(at) if isinstance(above, cst.FunctionDef))
+    function = next((one for one in around if contains(source, one.body, at)), None)
     if function is None:
         return _above(source, source.statement(at), text)
     if isinstance(function.body, cst.SimpleStatementSuite):  # all on the line of the `def`
         small, *rest = function.body.body
-        start = source.span(rest[0] if rest and _is_text(small) else small)[0]
+        start = source.span(rest[0] if _is_docstring(small) else small)[0]
         return Edit(start, start, f"{text}; ")
-    first, *others = function.body.body
-    if _is_docstring(first) and others:
+    first, *others = cast("Sequence[Statement]", function.body.body)
+    if _is_docstring(first):
         first = others[0]
     if is_import(first):
-        return put_in(source, block_of(source, cast("Line", first)), text)
-    return _above(source, cast("Statement", first), text)
+        return put_in(source, block_of(source, first), text)
+    return _above(source, first, text)
 
 
 def _above(source: Source, statement: Statement, text: str) -> Edit:
@@ -246,44 +243,30 @@ def _top_of(source: Source, statement: Statement) -> int:
 def _on_top(source: Source, text: str) -> Edit:
     """In a file without imports: after the shebang, comments and docstring."""
     newline = source.newline
-    match source.module.body:
-        case [first, *rest] if _is_docstring(first):
-            if not rest:
-                return insert_line_after(source, first, text)
-            first, before = rest[0], lines_of(source, first)[1]
-        case [first, *_]:
-            before = 0
-        case _:
-            return Edit(0, 0, text + newline)
-    start = _top_of(source, first)
+    top, *rest = source.module.body
+    first = rest[0] if _is_docstring(top) else top
     if _is_about(source, first):
         return Edit(0, 0, text + newline * 2)
-    blank = newline if before and start == before else ""
-    lines = 2 if isinstance(first, (cst.FunctionDef, cst.ClassDef)) else 1
-    return Edit(start, start, blank + text + newline * (lines + 1))
+    start = _top_of(source, first)
+    blank = newline if start == lines_of(source, top)[1] else ""
+    lines = 3 if isinstance(first, (cst.FunctionDef, cst.ClassDef)) else 2
+    return Edit(start, start, blank + text + newline * lines)
 
 
-def _is_about(source: Source, first: cst.CSTNode) -> bool:
+def _is_about(source: Source, first: Statement) -> bool:
     """Whether the comments at the top of a file or a fence are about its first statement rather than about the file."""
-    start = source.span(first)[0]
-    above = source.text[:start]
-    return (
-        isinstance(first, Line)
-        and _LINE_OF_FILE.match(above) is None
-        and above.startswith("#")
-        and with_comments(source, first)[0] == 0
-    )
+    commented = with_comments(source, first)[0] == 0 < lines_of(source, first)[0]
+    return isinstance(first, Line) and commented and _LINE_OF_FILE.match(source.text) is None
 
 
 _LINE_OF_FILE = re.compile(r"#!|#.*(coding[:=]|copyright|licen[sc]e)|# *\S+\.\w+\s*$", re.IGNORECASE | re.MULTILINE)
 
 
 def _is_docstring(statement: cst.CSTNode) -> bool:
+    """Whether a statement, alone on its line or one of several after a `def`, is only a string."""
     match statement:
         case cst.SimpleStatementLine(body=[small]):
-            return _is_text(small)
+            return _is_docstring(small)
+        case cst.Expr(value=cst.SimpleString() | cst.ConcatenatedString() as text):
+            return isinstance(text.evaluated_value, str)
     return False
-
-
-def _is_text(small: cst.CSTNode) -> bool:
-    return isinstance(small, cst.Expr) and isinstance(small.value, (cst.SimpleString, cst.ConcatenatedString))

@@ -58,8 +58,7 @@ def is_free(source: Source, at: cst.CSTNode, name: str, path: str) -> bool:
 
 def _may_hide(source: Source) -> bool:
     """Whether an `import *` may rebind a name after the import that a fix adds; the names of torch's are known."""
-    stars = (node for node in source.nodes(cst.ImportFrom) if isinstance(node.names, cst.ImportStar))
-    return any(star.relative or not dotted(star.module or cst.Name("_")).startswith("torch") for star in stars)
+    return not all(module.startswith("torch") for module in source.names.stars)
 
 
 def _in_reach(source: Source, at: cst.CSTNode, package: str, function: str) -> str | None:

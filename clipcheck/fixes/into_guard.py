@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import libcst as cst
 
-from clipcheck.fixes.move import moved, names_settled, stands_alone
+from clipcheck.fixes.move import binds, moved, names_settled, stands_alone
 from clipcheck.python.reaching import contains
 from clipcheck.python.source import Source, Statement
 from clipcheck.rule import Fix, Safety
@@ -97,10 +97,6 @@ def _in_block(source: Source, node: cst.CSTNode, block: list[Statement]) -> Stat
 
 def _is_read_outside(source: Source, statement: Statement, guard: cst.If) -> bool:
     """Whether a name that the statement binds is read outside the guard's body, where it could then be unbound."""
-    bound = (node for node in source.walk(statement) if isinstance(node, cst.Name) and _binds(source, node))
+    bound = (node for node in source.walk(statement) if isinstance(node, cst.Name) and binds(source, node))
     uses = (use for name in bound for use in source.names.uses(source.scope(name), name.value))
     return any(not contains(source, guard.body, use) for use in uses)
-
-
-def _binds(source: Source, name: cst.Name) -> bool:
-    return any(binding.node is name for binding in source.scope(name).bindings.get(name.value, []))

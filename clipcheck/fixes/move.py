@@ -40,20 +40,20 @@ def names_settled(source: Source, statement: Statement, start: int, stop: int) -
     """Whether `statement` means the same at both ends of `text[start:stop]`.
 
     That is, nothing in between binds a name that it reads, or reads a name that it binds."""
-    read: set[str] = set()
-    written: set[str] = set()
-    for node in source.walk(statement):
-        if isinstance(node, cst.Name):
-            bound = any(b.node is node for b in source.scope(node).bindings.get(node.value, []))
-            (written if bound else read).add(node.value)
-    for node in source.nodes(cst.Name):
-        at = source.span(node)[0]
-        if not start <= at < stop or source.statement(node) is statement:
-            continue
-        bound = any(b.node is node for b in source.scope(node).bindings.get(node.value, []))
-        if (bound and node.value in read | written) or (not bound and node.value in written):
-            return False
-    return True
+    names = [node for node in source.walk(statement) if isinstance(node, cst.Name)]
+    written = {name.value for name in names if binds(source, name)}
+    passed = {name.value for name in source.nodes(cst.Name) if start <= source.span(name)[0] < stop}
+    if passed & written:
+        return False
+    bindings = (
+        one for scope in source.names.scopes.values() for name in names for one in scope.bindings.get(name.value, ())
+    )
+    return not any(start <= source.span(binding.node)[0] < stop for binding in bindings)
+
+
+def binds(source: Source, name: cst.Name) -> bool:
+    """Whether a name is the target of an assignment or a loop."""
+    return any(binding.node is name for binding in source.scope(name).bindings.get(name.value, ()))
 
 
 def stands_alone(source: Source, statement: cst.CSTNode) -> bool:
@@ -97,7 +97,8 @@ def _indented(source: Source, statement: Statement, text: str, margin: str) -> s
     old = indentation(source, statement)
     if old == margin:
         return text
-    if any(isinstance(node, cst.SimpleString) and "\n" in node.value for node in source.walk(statement)):
+    strings = (node for node in source.walk(statement) if isinstance(node, (cst.SimpleString, cst.FormattedStringText)))
+    if any("\n" in string.value for string in strings):
         return None  # lines inside a string belong to its value
     lines = _LINE.findall(text)
-    return "".join(margin + line[len(old) :] if line.startswith(old) else line for line in lines)
+    return "".join(margin + line[len(old) :] if line.startswith(old) and line.strip() else line for line in lines)

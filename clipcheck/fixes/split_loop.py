@@ -9,6 +9,7 @@ import libcst as cst
 
 from clipcheck.gradients.accumulations import Accumulation
 from clipcheck.gradients.powers import power
+from clipcheck.python.names import Binding
 from clipcheck.python.reaching import contains, reaching
 from clipcheck.python.source import Source, Statement
 
@@ -32,13 +33,23 @@ def split_off(source: Source, one: Accumulation, extras: Sequence[cst.CSTNode]) 
     if not all(_can_be_read_twice(source, clause.iterable) for clause in one.series.clauses):
         return f"{OTHER}, and it may iterate over something that can be read only once"
     inside = [binding for binding in one.term.gradient.via if contains(source, one.loop, binding.node)]
-    helpers = [source.enclosing(binding.node, cst.Assign, cst.AnnAssign) for binding in inside]
-    own = [one.statement, *(helper for helper in helpers if helper is not None)]
+    helpers = [helper for binding in inside if (helper := _only_sets(source, binding)) is not None]
+    if len(helpers) < len(inside):
+        return OTHER
+    own = [one.statement, *helpers]
     for binding in inside:
         uses = source.names.uses(source.scope(binding.node).owner(binding.name), binding.name)
         if not all(any(contains(source, part, use) for part in own) for use in uses):
             return EACH
     return _removable(source, one, own)
+
+
+def _only_sets(source: Source, binding: Binding) -> cst.Assign | cst.AnnAssign | None:
+    """The statement that sets a name, if it sets nothing else."""
+    match source.enclosing(binding.node, cst.Assign, cst.AnnAssign):
+        case (cst.Assign(targets=[cst.AssignTarget(target=cst.Name())]) | cst.AnnAssign()) as statement:
+            return statement
+    return None
 
 
 def _reads_a_norm(source: Source, extra: cst.CSTNode) -> bool:

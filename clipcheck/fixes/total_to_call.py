@@ -110,11 +110,12 @@ def _prepared(source: Source, found: Total) -> list[Statement] | Refused:
 
 
 def _is_used_once(source: Source, binding: Binding, filling: cst.For | None) -> bool:
-    """Whether a separate statement binds the name, and it is read only once outside the loop that fills it."""
-    statement = source.statement(binding.node)
-    uses = reached(source, source.scope(binding.node), [binding])
-    later = [use for use in uses if filling is None or not contains(source, filling, use)]
-    return isinstance(statement, cst.SimpleStatementLine) and len(statement.body) == 1 and len(later) == 1
+    """Whether a separate statement sets the name alone, and it is read only once outside the loop that fills it."""
+    match source.statement(binding.node):
+        case cst.SimpleStatementLine(body=[cst.Assign(targets=[_]) | cst.AnnAssign()]):
+            uses = reached(source, source.scope(binding.node), [binding])
+            return sum(filling is None or not contains(source, filling, use) for use in uses) == 1
+    return False
 
 
 def _binds_tighter(source: Source, node: cst.BaseExpression) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import libcst as cst
 
-from clipcheck.fixes.import_blocks import block_of, is_import, parsed
+from clipcheck.fixes.import_blocks import is_import, parsed
 from clipcheck.fixes.import_lines import fewer
 from clipcheck.fixes.verbs import comments_of, delete_lines, deletion, lines_of
 from clipcheck.python.names import Binding, Scope, dotted
@@ -133,13 +133,9 @@ def _may_go(source: Source, alias: cst.CSTNode) -> bool:
     block = source.parent(statement)
     around = source.parent(block) if block is not None else None
     alone = isinstance(block, cst.IndentedBlock) and len(block.body) == 1
-    if not is_import(statement) or alone or not isinstance(around, (cst.FunctionDef, type(None))):
+    if not is_import(statement) or len(statement.body) > 1 or comments_of(source, statement):
         return False
-    return (
-        not comments_of(source, statement)
-        and isinstance(statement, cst.SimpleStatementLine)
-        and len(statement.body) == 1
-    )
+    return not alone and isinstance(around, (cst.FunctionDef, type(None)))
 
 
 def _is_needed_elsewhere(source: Source, name: str) -> bool:
@@ -206,7 +202,6 @@ def _applied(text: str, offset: int, edits: Sequence[Edit]) -> str:
 def _deletion(source: Source, statement: Statement, edits: Sequence[Edit]) -> Edit:
     """Removes an import line, and the blank lines below it if it is the last of its block."""
     start, stop = lines_of(source, statement)
-    alone = len(block_of(source, statement)) == 1
-    if not alone or any(edit.start in (start, stop) and edit.text for edit in edits):
+    if any(edit.start in (start, stop) and edit.text for edit in edits):
         return Edit(start, stop, "")
     return deletion(source, start, stop)

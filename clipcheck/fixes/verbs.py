@@ -91,8 +91,7 @@ def deletion(source: Source, start: int, stop: int) -> Edit:
     """Removes whole lines, and the blank lines below that only separated them."""
     above, below = _blank_lines(source, start, -1), _blank_lines(source, stop, 1)
     blank = below if start == 0 else min(above, below)
-    last = source.line_at(stop) - 1 + blank
-    return Edit(start, source.line_starts[last] if blank and last < len(source.line_starts) else stop, "")
+    return Edit(start, source.line_starts[source.line_at(stop) - 1 + blank] if blank else stop, "")
 
 
 def _blank_lines(source: Source, offset: int, step: int) -> int:

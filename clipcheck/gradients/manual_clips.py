@@ -155,6 +155,12 @@ def _ratio(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Ratio | No
     return None
 
 
+def is_only(source: Source, value: cst.BaseExpression, ratio: Ratio) -> bool:
+    """Whether an expression is the ratio, clamped or not, and nothing else."""
+    found = _ratio(source, value)
+    return found is not None and found.node is ratio.node
+
+
 def _named(source: Source, name: cst.Name, depth: int) -> Ratio | None:
     """The ratio that is assigned to a name, or 1 if nothing is clipped."""
     bindings = reaching(source, name)
