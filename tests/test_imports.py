@@ -88,6 +88,12 @@ CALL = "x = grad_norm(ps).item()\n"
         ("from torch import (\n    nn,\n)\n", LINE + "from torch import (\n    nn,\n)\n"),
         ("from .torch import nn\nimport os\n", "from .torch import nn\n" + LINE + "import os\n"),
         ("import torchvision\nimport os\n", "import torchvision\nimport os\n" + LINE),
+        ("import zoo\nimport app\nimport mid\n", "import zoo\nimport app\nimport mid\n" + LINE),
+        ("from torch.nn import *\n", LINE + "from torch.nn import *\n"),
+        ("from . import app\n", LINE + "\nfrom . import app\n"),
+        ("import os\n\n# ours\nfrom . import app\n", "import os\n\n" + LINE + "\n# ours\nfrom . import app\n"),
+        # what only a type checker imports is not there
+        ("import torch\nif TYPE_CHECKING:\n    " + LINE, "import torch\n" + LINE + "if TYPE_CHECKING:\n    " + LINE),
         # where nothing is imported, after what has to come first
         ("", LINE + "\n"),
         ("# a comment\n\n", "# a comment\n\n" + LINE + "\n"),
@@ -104,6 +110,9 @@ CALL = "x = grad_norm(ps).item()\n"
         ("# trains\ndef f():\n    pass\n", "# trains\n" + LINE + "\n\ndef f():\n    pass\n"),
         ("# License: MIT\nsetup()\n", "# License: MIT\n" + LINE + "\nsetup()\n"),
         ('"""Docs."""\n# starts\nsetup()\n', '"""Docs."""\n\n' + LINE + "\n# starts\nsetup()\n"),
+        ("'Docs.' 'More.'\n", "'Docs.' 'More.'\n\n" + LINE + "\n"),
+        ("b'no docs'\n", LINE + "\nb'no docs'\n"),
+        ("'Docs.'; y = 1\n", LINE + "\n'Docs.'; y = 1\n"),
         ('"""Docs."""\nclass A:\n    pass\n', '"""Docs."""\n\n' + LINE + "\n\nclass A:\n    pass\n"),
         ('"""Docs."""\n\n\ndef f():\n    pass\n', '"""Docs."""\n\n\n' + LINE + "\n\ndef f():\n    pass\n"),
         # an import that the new name joins, in its order
@@ -152,6 +161,20 @@ def test_where_a_new_import_goes(before: str, after: str) -> None:
         ("try:\n    import torch\nexcept ImportError:\n    torch = None\n\n\ndef f(ps): x = 1; HERE\n", "try:\n    import torch\nexcept ImportError:\n    torch = None\n\n\ndef f(ps): NEW; x = 1; HERE\n"),
         ("try:\n    import torch\nexcept ImportError:\n    torch = None\n\n\ndef f(ps): 'It clips.'; HERE\n", "try:\n    import torch\nexcept ImportError:\n    torch = None\n\n\ndef f(ps): 'It clips.'; NEW; HERE\n"),
         ("try:\n    import torch\nexcept ImportError:\n    pass\nif torch:\n    HERE\n", "try:\n    import torch\nexcept ImportError:\n    pass\nif torch:\n    NEW\n\n    HERE\n"),
+        # a default is evaluated before the body is run
+        (
+            "try:\n    import torch\nexcept ImportError:\n    pass\n\n\ndef g(y=HERE):\n    return y\n".replace("y=HERE", "y=sum(p.grad.norm().item() ** 2 for p in ps) ** 0.5"),
+            "try:\n    import torch\nexcept ImportError:\n    pass\n\n\nNEW\n\n\ndef g(y=grad_norm(ps).item()):\n    return y\n",
+        ),
+        (
+            "def g():\n    import torch\n\n\nclass C:\n    HERE\n",
+            "def g():\n    import torch\n\n\nclass C:\n    NEW\n\n    HERE\n",
+        ),
+        ("def g():\n    import torch\n\n\ndef f(ps):\n    b'no doc'\n    HERE\n", "def g():\n    import torch\n\n\ndef f(ps):\n    NEW\n\n    b'no doc'\n    HERE\n"),
+        (
+            "def g():\n    import torch\n\n\ndef f(ps):\n    def h():\n        pass\n\n    HERE\n",
+            "def g():\n    import torch\n\n\ndef f(ps):\n    NEW\n\n    def h():\n        pass\n\n    HERE\n",
+        ),
         # what only a type checker runs imports nothing
         (
             "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    import torch\n\n\ndef f(ps: torch.Tensor):\n    HERE\n",
@@ -264,6 +287,81 @@ def test_if_the_package_name_is_taken_a_longer_name_is_used() -> None:
 )  # fmt: skip
 def test_torchs_function_by_an_existing_name(before: str, after: str) -> None:
     assert fixed(before, target="torch") == after
+
+
+OLD = "from torch.nn.utils import clip_grad_norm\n"
+CLIP = "clip_grad_norm(ps, 1.0)\n"
+OWN = "def clip_grad_norm_(x):\n    pass\n"
+NEW_LINE = "from clipcheck.runtime import clip_grad_norm_\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (OLD + CLIP, NEW_LINE + "clip_grad_norm_(ps, 1.0)\n"),
+        (OLD.replace("\n", " as c\n") + "c(ps, 1.0)\n", NEW_LINE.replace("\n", " as c\n") + "c(ps, 1.0)\n"),
+        # an import without a use: other files may import the name from this one
+        (OLD, NEW_LINE.replace("\n", " as clip_grad_norm\n")),
+        # where the new name means something else
+        (OLD + OWN + CLIP, "import clipcheck.runtime\n" + OWN + "clipcheck.runtime.clip_grad_norm_(ps, 1.0)\n"),
+        (OLD + "clipcheck = 1\n" + OWN + CLIP, NEW_LINE.replace("\n", " as clip_grad_norm\n") + "clipcheck = 1\n" + OWN + CLIP),
+        # where the import stood, or where its order puts it
+        ("import torch\nfrom torch import nn\n" + OLD + CLIP, "import torch\n" + NEW_LINE + "from torch import nn\nclip_grad_norm_(ps, 1.0)\n"),
+        ("import torch\nfrom torch import nn\n" + OLD.replace("\n", "  # old\n") + CLIP, "import torch\n" + NEW_LINE.replace("\n", "  # old\n") + "from torch import nn\nclip_grad_norm_(ps, 1.0)\n"),
+        ("import zoo\nimport app\n" + OLD + CLIP, "import zoo\nimport app\n" + NEW_LINE + "clip_grad_norm_(ps, 1.0)\n"),
+        ("if x: " + OLD + CLIP, "if x: " + NEW_LINE + "clip_grad_norm_(ps, 1.0)\n"),
+        ("y = 1; " + OLD.replace("\n", "; z = 2\n") + CLIP, "y = 1; " + NEW_LINE.replace("\n", "; z = 2\n") + "clip_grad_norm_(ps, 1.0)\n"),
+        # with an import of the runtime that is there, above or below
+        (LINE + "import torch\n" + OLD + CLIP, "from clipcheck.runtime import clip_grad_norm_, grad_norm\nimport torch\nclip_grad_norm_(ps, 1.0)\n"),
+        (OLD + LINE + CLIP, "from clipcheck.runtime import clip_grad_norm_, grad_norm\nclip_grad_norm_(ps, 1.0)\n"),
+        # one of several names
+        (OLD.replace("\n", ", x\n") + CLIP, NEW_LINE + "from torch.nn.utils import x\nclip_grad_norm_(ps, 1.0)\n"),
+        ("from torch.nn.utils import (\n    clip_grad_norm,\n    x,\n)\n" + CLIP, NEW_LINE + "from torch.nn.utils import (\n    x,\n)\nclip_grad_norm_(ps, 1.0)\n"),
+        ("def f(ps):\n    y = 1\n    " + OLD.replace("\n", ", x\n    ") + CLIP, "def f(ps):\n    y = 1\n    " + NEW_LINE + "    from torch.nn.utils import x\n    clip_grad_norm_(ps, 1.0)\n"),
+    ],
+)  # fmt: skip
+def test_an_import_of_the_old_name_becomes_one_of_the_runtime(before: str, after: str) -> None:
+    assert fixed(before) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (OLD + CLIP, (OLD + CLIP).replace("norm", "norm_")),
+        (OLD.replace("\n", " as c\n") + "c(ps, 1.0)\n", "from torch.nn.utils import clip_grad_norm_ as c\nc(ps, 1.0)\n"),
+        (OLD, "from torch.nn.utils import clip_grad_norm_ as clip_grad_norm\n"),
+        (OLD + OWN + CLIP, "from torch.nn.utils import clip_grad_norm_ as clip_grad_norm\n" + OWN + CLIP),
+        ("from torch.nn.utils import (clip_grad_norm,  # why\n    x)\n" + CLIP, "from torch.nn.utils import (clip_grad_norm_,  # why\n    x)\nclip_grad_norm_(ps, 1.0)\n"),
+        # the new name is imported already
+        ("from torch.nn.utils import clip_grad_norm_, clip_grad_norm, x\n" + CLIP, "from torch.nn.utils import clip_grad_norm_, x\nclip_grad_norm_(ps, 1.0)\n"),
+        (OLD + OLD.replace("norm", "norm_") + CLIP, (OLD + CLIP).replace("norm", "norm_")),
+        ("if a:\n    " + OLD + "    b()\n" + OLD.replace("norm", "norm_") + CLIP, "if a:\n    b()\n" + (OLD + CLIP).replace("norm", "norm_")),
+    ],
+)  # fmt: skip
+def test_an_import_of_the_old_name_becomes_torchs_new_one(before: str, after: str) -> None:
+    assert fixed(before, target="torch") == after
+
+
+@pytest.mark.parametrize("target", ["clipcheck", "torch"])
+def test_an_import_beside_one_of_the_new_name_goes(target: str) -> None:
+    both = OLD + OLD.replace("norm", "norm_")
+    assert fixed(both + CLIP, target=target) == (OLD + CLIP).replace("norm", "norm_")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (OLD + CLIP + "__all__ = ['clip_grad_norm']\n", "the name is part of `__all__`; export `clip_grad_norm_` instead"),
+        (OLD + "if a:\n    from x import clip_grad_norm\n" + CLIP, "`clip_grad_norm` is bound in several places; keep the import of `clip_grad_norm_`"),
+        ("from torch.nn.utils import (clip_grad_norm,  # why\n    x)\n" + CLIP, "it would remove a comment; edit the import"),
+        ("from torch.nn.utils import (  # why\n    clip_grad_norm)\n" + CLIP, "it would remove a comment; edit the import"),
+        (OLD.replace("\n", "  # why\n") + OLD.replace("norm", "norm_") + CLIP, "it would remove a comment; edit the import"),
+    ],
+)  # fmt: skip
+def test_an_import_that_stays_says_why(text: str, why: str) -> None:
+    result = api.fix(text, select=["CLIP002"], isolated=True)
+    assert result.text == text
+    assert {finding.help for finding in result.findings} == {f"no automatic fix: {why}"}
 
 
 def test_each_function_loses_the_import_that_its_own_fix_leaves_unused() -> None:

@@ -217,8 +217,14 @@ def _where_needed(source: Source, at: cst.CSTNode, text: str) -> Edit:
 
 
 def _above(source: Source, statement: Statement, text: str) -> Edit:
-    start = with_comments(source, statement)[0]
-    return Edit(start, start, indentation(source, statement) + text + source.newline * 2)
+    start, margin = with_comments(source, statement)[0], indentation(source, statement)
+    return Edit(start, start, margin + text + source.newline + _blank_above(source, statement))
+
+
+def _blank_above(source: Source, statement: Statement) -> str:
+    """The blank lines between imports and a statement below: two above a definition of the module, else one."""
+    defined = isinstance(statement, (cst.FunctionDef, cst.ClassDef)) and statement in source.module.body
+    return source.newline * (2 if defined else 1)
 
 
 def _with_others(source: Source, run: Sequence[Line], text: str) -> Edit:
@@ -249,8 +255,7 @@ def _on_top(source: Source, text: str) -> Edit:
         return Edit(0, 0, text + newline * 2)
     start = _top_of(source, first)
     blank = newline if start == lines_of(source, top)[1] else ""
-    lines = 3 if isinstance(first, (cst.FunctionDef, cst.ClassDef)) else 2
-    return Edit(start, start, blank + text + newline * lines)
+    return Edit(start, start, blank + text + newline + _blank_above(source, first))
 
 
 def _is_about(source: Source, first: Statement) -> bool:

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from clipcheck.fixes.import_blocks import block_of
+from clipcheck.fixes.import_blocks import block_of, is_import
 from clipcheck.fixes.import_lines import fewer, in_the_place_of, is_caught, put_in
 from clipcheck.fixes.imports import added_to, is_free, reach
 from clipcheck.fixes.named_in_string import Named, named_in_strings
-from clipcheck.fixes.verbs import delete_lines, insert_line_after, replace
+from clipcheck.fixes.verbs import comments_of, delete_lines, insert_line_after, replace
 from clipcheck.python.names import Binding, Scope
 from clipcheck.python.source import Source
 from clipcheck.rule import Edit, Fix, Hit, Role, Safety
@@ -251,13 +251,17 @@ def _runtime_import(source: Source, near: cst.ImportFrom) -> Sequence[cst.Import
 
 
 def _drop_alias(source: Source, alias: cst.ImportAlias) -> tuple[Edit, ...] | None:
-    """Removes one of several names from an import; None if that would remove a comment."""
+    """Removes a name from an import, or an import of nothing else; None if that would remove a comment."""
     statement = source.parent(alias)
     assert isinstance(statement, cst.ImportFrom) and not isinstance(statement.names, cst.ImportStar)
+    whole = source.statement(statement)
+    names = [source.code(name).rstrip(", ") for name in statement.names if name is not alias]
     if "#" in source.code(statement):
         return None
-    names = [source.code(name).rstrip(", ") for name in statement.names if name is not alias]
-    return (replace(source, statement, fewer(source, statement, names)),)
+    if names:
+        return (replace(source, statement, fewer(source, statement, names)),)
+    needed = not is_import(whole) or len(whole.body) > 1 or len(source.siblings(whole)[0]) == 1
+    return None if needed or comments_of(source, whole) else (delete_lines(source, whole),)
 
 
 def _safety(source: Source) -> Safety:
