@@ -39,6 +39,7 @@ def test_what_can_be_parsed(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "at", "message"),
     [
+        ("x = " + "-" * 100_000 + "1", 0, "nested too deeply to be analyzed"),
         ("x = 1\n" * 400_000, 0, "too large to be analyzed: 2,400,000 characters, the limit is 2,000,000"),
         ("x = a" + ".b" * 1300, 0, DEEP),
         ("y = 1\nx = a" + ".b" * 1300, 6, DEEP),

@@ -440,6 +440,9 @@ def test_the_line_ends_of_a_source(text: str, newline: str, lines: int) -> None:
         ("if (a and\n    b):\n    x\n", 1, 2),
         ("if a: x\n", 1, 1),
         ("def f(a,\n      b):\n    x\n", 1, 2),
+        ("def f(a,\n      b):  # why\n    x\n", 1, 2),
+        ("x = 1", 1, 1),
+        ("if a: x", 1, 1),
     ],
 )
 def test_the_logical_line_of_a_statement(text: str, first: int, last: int) -> None:

@@ -28,6 +28,9 @@ def value(text: str) -> tuple[Source, cst.Call]:
         ("log('norm', here())", {"norm"}),
         ("print(f'norm {here()}')", {"f", "norm", "here"}),  # the whole string, with what is in it
         ("print('norm: {}'.format(here()))", {"norm"}),
+        ("here().log('norm')", set()),  # what is asked of the value
+        ("here().log('norm')('size')", set()),
+        ("log(here().log('norm'), 'size')", {"size"}),
         ("print('norm: %f' % here())", {"norm", "f"}),
         ("'norm'.join(x).y(z)(here)\nhere()", set()),
     ],

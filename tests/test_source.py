@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 
+import libcst as cst
 import pytest
 
 from clipcheck.python.source import Source, memo
@@ -71,3 +72,42 @@ def test_the_results_of_a_memo_are_freed_with_the_source() -> None:
     del source
     gc.collect()
     assert kept() is None
+
+
+def test_the_code_of_an_expression_needs_no_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Computing those of all nodes takes about half as long as parsing."""
+    text = "f(a, (b + c), d.e, *g)\n"
+    source = Source(text)
+
+    def fail(*args: object) -> None:
+        raise AssertionError("all positions were computed")
+
+    monkeypatch.setattr("clipcheck.python.source.placed", fail)
+    (call,) = source.nodes(cst.Call)
+    assert source.code(call) == text.strip()
+    assert [source.code(arg) for arg in call.args] == ["a", "(b + c)", "d.e", "*g"]
+    assert [source.outer_code(arg.value) for arg in call.args] == ["a", "(b + c)", "d.e", "g"]
+    assert [source.spelled(arg.value) for arg in call.args] == ["a", "b+c", "d.e", "g"]
+
+
+def test_the_statement_of_a_node() -> None:
+    source = Source("if a:\n    b; c\nelse:\n    d\n")
+    (branch,) = source.module.body
+    found = {name.value: source.statement(name) for name in source.nodes(cst.Name)}
+    assert found["a"] is branch is source.statement(branch)
+    assert found["b"] is found["c"] is not found["d"]
+    assert source.code(found["b"]) == "b; c"
+
+
+def test_the_statements_beside_one() -> None:
+    source = Source("a\nif b:\n    c\n    d\nif e: f\n")
+    names = {name.value: name for name in source.nodes(cst.Name)}
+
+    def beside(name: str) -> tuple[list[str], int]:
+        found, index = source.siblings(source.statement(names[name]))
+        return [source.code(one).partition("\n")[0] for one in found], index
+
+    assert beside("a") == (["a", "if b:", "if e: f"], 0)
+    assert beside("d") == (["c", "d"], 1)
+    assert beside("f") == (["a", "if b:", "if e: f"], 2)  # its line is that of the `if`
+    assert source.siblings(names["a"]) == ([], 0)

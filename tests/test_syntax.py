@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from clipcheck.documents.program import Program, Segment
 from clipcheck.engine.file import check_file, check_text
 from clipcheck.engine.results import FileReport
 from clipcheck.python import syntax
@@ -97,6 +98,32 @@ def test_a_template_is_not_a_broken_program_and_its_code_is_checked(line: str) -
 )
 def test_braces_do_not_make_a_template(line: str) -> None:
     assert "invalid-syntax" in [f.code for f in look(f"import torch\n{line}\n{CALL}\n").findings]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("try x:\n    a\nexcept E:\n    b\n", "try:  \n    a\nexcept E:\n    b\n"),
+        ("try:\n    a\nexcept E e:\n    b\n", "try:\n    a\nexcept _:  \n    b\n"),
+        ("try:\n    a\nfinally x:\n    b\n", "try:\n    a\nfinally:  \n    b\n"),
+        ("if a:\n    b\nelif x y:\n    c\nelse:\n    d\n", "if a:\n    b\nelif _:  \n    c\nelse:\n    d\n"),
+        ("if a:\n    b\nelse x:\n    c\n", "if a:\n    b\nelse:  \n    c\n"),
+        ("class A(:\n    b = 1\n", "class _: \n    b = 1\n"),
+        ("def f(x y):\n    return 1\n", "def _():   \n    return 1\n"),
+        ("for x y in z:  # why\n    a\n", "if _:" + " " * 15 + "\n    a\n"),
+        ("x = = 1\na\n", "_      \na\n"),
+        ("if a:\n    x y\n    b\n", "if a:\n    _  \n    b\n"),
+        ("=\na\n", "_\na\n"),
+        ("a\nx = (\n", "a\n_    \n"),
+        # what only Python's own parser rejects
+        ("x = = 1\ny = [*a for a in b]\nc\n", "_      \n_                  \nc\n"),
+        ("a\n    b\nc\n", "a\n     \nc\n"),
+    ],
+)
+def test_a_faulty_line_is_replaced_by_one_of_its_length_that_opens_the_same_block(text: str, left: str) -> None:
+    source = syntax.parse(Program(text, (Segment(0, len(text)),)), "torch").source
+    assert source is not None
+    assert source.text == left
 
 
 def test_nonsense_is_one_finding() -> None:
@@ -242,6 +269,12 @@ def test_a_line_that_is_typed_hides_no_other_finding(line: int, text: str) -> No
 @pytest.mark.parametrize("before", ["", "x = (", "import os\n", BEFORE.replace("first", "fst")])
 def test_the_earlier_text_may_be_useless(before: str) -> None:
     assert calls(typed(10, "    y = xs["), before) == [6, 18]
+
+
+def test_a_quote_that_is_gone_hides_no_other_finding() -> None:
+    """No replacement of the line where it was helps, but one of the line with the other quote does."""
+    before = f'import torch\nx = """\ny\n"""\n{CALL}\n'
+    assert calls(before.replace('y\n"""\n', "y\n"), before) == [4]
 
 
 def test_a_line_that_is_typed_is_not_edited() -> None:

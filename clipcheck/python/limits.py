@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar, cast
 
 from clipcheck.python.parts import MAX_CHARACTERS, NoTree, tree_of
 
@@ -70,7 +70,7 @@ def _deep_statement(tree: ast.Module, text: str) -> ast.stmt | None:
         node, level, around = pending.pop()
         if isinstance(node, ast.stmt):
             around = node
-            end = min(node.end_lineno or node.lineno, len(starts) - 1)
+            end = min(cast("int", node.end_lineno), len(starts) - 1)
             if starts[end] - starts[min(node.lineno, end) - 1] + level < MAX_DEPTH:
                 continue  # each level takes at least a character
         deeper = level + 1 + _levels_in_one(node, text, starts)
@@ -86,7 +86,7 @@ def _levels_in_one(node: ast.AST, text: str, starts: list[int]) -> int:
         case ast.BoolOp(values=values):
             return len(values) // 2
         case ast.Constant(value=str() | bytes()) | ast.JoinedStr():
-            end = min(node.end_lineno or node.lineno, len(starts) - 1)
+            end = min(cast("int", node.end_lineno), len(starts) - 1)
             written = text[starts[node.lineno - 1] : starts[end]]
             return len(_NEXT_STRING.findall(written)) // 2 if len(written) > MAX_DEPTH else 0
     return 0

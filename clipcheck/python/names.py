@@ -92,8 +92,8 @@ def scope_of_child(node: cst.CSTNode, child: cst.CSTNode, scope: Scope, inner: S
             return inner if child is node.body or isinstance(child, cst.Parameters) else scope
         case cst.Param() if child is node.default or child is node.annotation:
             return scope.parent or scope
-        case cst.CompFor() if child is node.iter and isinstance(scope.node, COMPREHENSIONS):
-            return (scope.parent or scope) if scope.node.for_in is node else scope
+        case cst.CompFor() if child is node.iter and getattr(scope.node, "for_in", None) is node:
+            return scope.parent or scope
     return inner
 
 

@@ -6,6 +6,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from functools import cached_property, wraps
+from itertools import chain
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import libcst as cst
@@ -80,7 +81,7 @@ class Source:
 
     def outer_code(self, node: cst.BaseExpression) -> str:
         """Like `code`, with the parentheses that the expression has, or needs inside another one, such as a tuple."""
-        if isinstance(node, cst.Tuple) and not node.lpar:
+        if isinstance(node, cst.Tuple):
             return f"({self.code(node)})"
         written = code(self.module, node, outer=True)
         if not _LINE_END.search(written):
@@ -105,7 +106,7 @@ class Source:
         start, end = self.span(statement)
         if not isinstance(statement, cst.SimpleStatementLine) and isinstance(statement.body, cst.IndentedBlock):
             end = self.span(statement.body.header)[0]
-        return self.line_at(start), self.line_at(max(end - 1, start))
+        return self.line_at(start), self.line_at(end)
 
     def line(self, node: cst.CSTNode) -> int:
         """The line on which a node starts, counting from 1."""
@@ -170,12 +171,8 @@ class Source:
 
     def statement(self, node: cst.CSTNode) -> Statement:
         """The statement that `node` belongs to: a whole line, or a compound statement for nodes of its header."""
-        if isinstance(node, (cst.SimpleStatementLine, cst.BaseCompoundStatement)):
-            return node
-        for above in self.ancestors(node):
-            if isinstance(above, (cst.SimpleStatementLine, cst.BaseCompoundStatement)):
-                return above
-        raise ValueError("a module is not part of a statement")
+        around = chain((node,), self.ancestors(node))
+        return next(one for one in around if isinstance(one, (cst.SimpleStatementLine, cst.BaseCompoundStatement)))
 
     def siblings(self, statement: cst.CSTNode) -> tuple[list[Statement], int]:
         """The statements of the block that holds `statement`, and its index among them."""

@@ -205,7 +205,7 @@ def _placeholder(code: str, opens: bool | None = None) -> str:
     """
     if opens is None:
         opens = _opens(code)
-    short = _OPENERS.get(_WORD.match(code).group(), "if _:") if opens else "_" if code else ""  # type: ignore[union-attr]
+    short = _OPENERS.get(_WORD.match(code).group(), "if _:") if opens else "_"  # type: ignore[union-attr]
     return (short if len(short) <= len(code) else "_"[: len(code)]).ljust(len(code))
 
 

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import cast
 
 import libcst as cst
 
@@ -66,7 +67,7 @@ def _unread(lines: Sequence[str], statements: Sequence[ast.stmt]) -> Iterator[tu
     for statement in statements:
         decorators = getattr(statement, "decorator_list", [])
         first = min([statement.lineno, *(decorator.lineno for decorator in decorators)]) - 1
-        last = statement.end_lineno or statement.lineno
+        last = cast("int", statement.end_lineno)
         header = "if _:\n" if lines[first][:1].isspace() else ""
         if is_read(header + "".join(lines[first:last])):
             continue
