@@ -170,6 +170,27 @@ def test_origins(text: str, origin: str) -> None:
     assert asked(text) == [origin]
 
 
+FUNCTIONS = ("clip_grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm")
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("torch.nn", ("functional", "parallel", "utils")),
+        ("torch.nn.utils", (*FUNCTIONS, "parameters_to_vector", "vector_to_parameters")),
+        ("torch.nn.utils.clip_grad", FUNCTIONS),
+    ],
+)
+def test_the_names_that_a_star_import_from_torch_binds(module: str, names: tuple[str, ...]) -> None:
+    base = module.removesuffix(".clip_grad")
+    assert asked(f"from {module} import *\nwhat({', '.join(names)}, other)") == [*(f"{base}.{n}" for n in names), None]
+    # a star import below may bind the names again, unless it is of torch as well
+    assert asked(f"from {module} import *\nfrom mine import *\nwhat({names[0]})") == [None]
+    assert asked(f"from {module} import *\nfrom torch import *\nwhat({names[0]})") == [f"{base}.{names[0]}"]
+    assert asked(f"from mine import *\nfrom {module} import *\nwhat({names[0]})") == [f"{base}.{names[0]}"]
+    assert asked(f"from .{module} import *\nwhat({names[0]})") == [None]
+
+
 # --- which names a program has ---------------------------------------------------------------------------------------
 
 
@@ -338,6 +359,12 @@ def test_the_dotted_name_and_the_last_word_of_an_expression(code: str, whole: st
         ("import x", 0),
         ("import x.y as z", 0),
         ("from x import y", 0),
+        ("from x.y import z", 0),
+        ("from y.x.w import z", 0),
+        ("from . import x", 0),
+        ("import y.x.w", 0),
+        ("x.y.z", 1),
+        ("x.y.z = 1", 1),
         ("from y import x", 0),
         ("def x(): pass", 0),
         ("class x: pass", 0),

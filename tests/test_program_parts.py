@@ -10,7 +10,16 @@ import pytest
 from clipcheck import extras, pages
 from clipcheck.catalogue import RULES
 from clipcheck.prefilter import contains_clipping_code
-from clipcheck.python.assignments import assigned_values, only_assignment, unpacked
+from clipcheck.python.assignments import (
+    appended,
+    assigned_values,
+    item,
+    loop_of,
+    mapped_over,
+    only_assignment,
+    stored,
+    unpacked,
+)
 from clipcheck.python.literals import is_infinity, is_zero, number
 from clipcheck.python.names import canonical, dotted, last_name
 from clipcheck.python.nodes import children, walk
@@ -106,6 +115,7 @@ def asked(program: str) -> tuple[Source, cst.BaseExpression]:
         ("def clip_it():\n    pass", "", "def clip_it <clips>"),
         ("def f():\n    'Clips it.'", "", "def f <clips>"),
         ("def f():\n    x\n    'clips'", "<clips>", "def f"),
+        ("def f():\n    'Steps.'", "<clips>", "def f"),
         ("def f():\n    clip", "<clips>", "def f"),
         ("async def clip():\n    pass", "<clips>", "def clip"),
         ("class A(B):\n    c\n    def d(self):\n        e", "e", "def A B c def d"),
@@ -555,6 +565,128 @@ def test_the_place_of_a_name_in_what_a_call_returns(text: str, expected: dict[st
     found = {name: unpacked(source, one) for name, (one,) in source.names.module.bindings.items()}
     assert {name: one[1] for name, one in found.items() if one is not None} == expected
     assert all(source.code(one[0]) == "build()" for one in found.values() if one is not None)
+
+
+# --- how a list or a table is filled ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("xs.append(a)", ["a"]),
+        ("xs.append(a)\nfor y in z:\n    xs.append(b)", ["a", "b"]),
+        ("xs.append(a)\nprint(xs, xs[0], len(xs))", ["a"]),
+        ("xs.append(a)\nxs.sort()", ["a"]),
+        ("ys.append(a)", []),
+        ("xs.y.append(a)", []),
+        ("def f(xs):\n    xs.append(a)", []),
+        # filled in another way as well, so that not all elements are known
+        ("xs.append(a)\nxs.extend(b)", []),
+        ("xs.append(a)\nxs.insert(0, b)", []),
+        ("xs.append(a)\nadd = xs.append", []),
+        ("xs.append(a)\nxs.append()", []),
+        ("xs.append(a)\nxs.append(b, c)", []),
+    ],
+)
+def test_what_is_appended_to_a_list(text: str, expected: list[str]) -> None:
+    source, name = asked(f"xs = []\n{text}\nxs")
+    assert isinstance(name, cst.Name)
+    assert [source.code(call.args[0].value) for call in appended(source, name)] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("t[a] = 1", ["1"]),
+        ("t['a'] = 1\nfor y in z:\n    t[y] = 2", ["1", "2"]),
+        ("t[a] = u[b] = 1", ["1"]),
+        ("u[a] = 1", []),
+        ("u[t] = 1", []),
+        ("u[t[a]] = 1", []),
+        ("t[a] += 1", []),
+        ("b = t[a]", []),
+        ("t[a], b = 1, 2", []),
+        ("t[a][b] = 1", []),
+        ("t.a = 1", []),
+        ("for t[a] in b:\n    pass", []),
+    ],
+)
+def test_what_is_stored_in_a_table(text: str, expected: list[str]) -> None:
+    source, name = asked(f"t = {{}}\n{text}\nt")
+    assert isinstance(name, cst.Name)
+    assert [source.code(statement.value) for statement in stored(source, name)] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("d = {'a': 1, 'b': 2}", "2"),
+        ("d = {'a': 1, 'b': 2}\nprint(d['a'])", "2"),
+        ("d = {'a': 1, \"b\": 2}", "2"),
+        # it may be changed, or something else
+        ("d = {'a': 1}", None),
+        ("d = {1: 1, b: 2}", None),
+        ("d = {'b': 1, **c}", None),
+        ("d = dict(b=2)", None),
+        ("d = {'b': 2}\nd['a'] = 1", None),
+        ("d = {'b': 2}\nd['b'] += 1", None),
+        ("d = {'b': 2}\ndel d['b']", None),
+        ("d = {'b': 2}\nf(d)", None),
+        ("d = {'b': 2}\nd.update(c)", None),
+        ("if x:\n    d = {'b': 2}\nelse:\n    d = {'b': 3}", None),
+        ("def f(d):\n    pass", None),
+    ],
+)
+def test_the_value_under_a_key(text: str, expected: str | None) -> None:
+    source, read = asked(f"{text}\nd['b']")
+    assert isinstance(read, cst.Subscript) and isinstance(read.value, cst.Name)
+    found = item(source, read.value, cst.parse_expression("'b'"))
+    assert (None if found is None else source.code(found)) == expected
+    assert item(source, read.value, cst.parse_expression("b")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("map(lambda x: x.grad, ps)", "ps"),
+        ("list(map(lambda x: x.grad, ps))", "ps"),
+        ("mine.map(lambda x: x.grad, ps)", None),
+        ("filter(lambda x: x.grad, ps)", None),
+        ("sorted(ps, key=lambda x: x)", None),
+        ("map(lambda x, y: x, ps, qs)", None),
+        ("map(ps, lambda x: x)", None),
+        ("map(f(lambda x: x), ps)", None),
+        ("map = 1\nmap(lambda x: x, ps)", None),
+        ("lambda x: map(x, ps)", None),
+        ("def f(x):\n    map(x, ps)", None),
+        ("map(f, [x for x in ps])", None),
+    ],
+)
+def test_what_a_lambda_is_mapped_over(text: str, expected: str | None) -> None:
+    source = Source(text + "\n")
+    (binding,) = (b for scope in source.names.scopes.values() for b in scope.bindings.get("x", []))
+    found = mapped_over(source, binding)
+    assert (None if found is None else source.code(found)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "over"),
+    [
+        ("for x in y:\n    pass", (), "y"),
+        ("for a, x in y:\n    pass", (1,), "y"),
+        ("for a, (b, [c, x]) in y:\n    pass", (1, 1, 1), "y"),
+        ("for a, *x in y:\n    pass", (1,), "y"),
+        ("for a in b:\n    for (x, c) in y:\n        pass", (0,), "y"),
+        ("[a for b in c for d, x in y]", (1,), "y"),
+    ],
+)
+def test_the_loop_that_sets_a_name(text: str, path: tuple[int, ...], over: str) -> None:
+    source = Source(text + "\n")
+    (binding,) = (b for scope in source.names.scopes.values() for b in scope.bindings.get("x", []))
+    loop, found = loop_of(source, binding.node)
+    assert (found, source.code(loop.iter)) == (path, over)
 
 
 # --- the order of nodes ---------------------------------------------------------------------------------------------------
