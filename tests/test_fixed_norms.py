@@ -250,6 +250,7 @@ def test_a_call_may_be_as_long_as_the_longest_line() -> None:
 
 LOOP = "for p in ps:\n    total += p.grad.norm(2).item() ** 2"
 ON_DEVICE = "for p in ps:\n    total += p.grad.norm(2) ** 2"
+LINEAR = "for p in ps:\n    total_norm += p.grad.norm(2).item()\n"
 
 
 @pytest.mark.parametrize(
@@ -321,12 +322,95 @@ def test_where_the_root_of_a_loop_is_taken(text: str, after: str) -> None:
     assert fixed(f"{text}\n") == (after, "")
 
 
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        (f"total = 0.0\n{LOOP}\nprint(1)\nn: float = total ** 0.5", f"n: float = {NORM}\nprint(1)"),
+        (f"total = 0.0\n{LOOP}\nprint(n)\nn: float = total ** 0.5", f"total = {NORM}\nprint(n)\nn: float = total"),
+        (f"total = 0.0\n{LOOP}\nn = 1\nn = total ** 0.5", f"total = {NORM}\nn = 1\nn = total"),
+        (f"total = 0.0\n{LOOP}\nif x:\n    total = total ** 0.5", f"total = {NORM}\nif x:\n    total = total"),
+        (f"total = 0.0\n{LOOP}\nif x:\n    n = total ** 0.5", f"total = {NORM}\nif x:\n    n = total"),
+        (f"total: float = 0.0\n{LOOP}\nprint(total ** 0.5)", f"total: float = {NORM}\nprint(total)"),
+        # used without a root, or before it
+        (f"acc = 0.0\n{LOOP.replace('total', 'acc')}\nprint(acc)", f"acc = {NORM} ** 2\nprint(acc)"),
+        (f"total_norm = 0.0\n{LOOP.replace('total', 'total_norm')}\nprint(total_norm, total_norm ** 0.5)", f"total_norm = {NORM} ** 2\nprint(total_norm, total_norm ** 0.5)"),
+        (f"total = 0.0\n{LOOP}\nif x:\n    total = 1\nprint(total ** 0.5)", f"total = {NORM} ** 2\nif x:\n    total = 1\nprint(total ** 0.5)"),
+        (f"total = 0.0\n{LOOP}", f"total = {NORM} ** 2"),
+        # what does not start from this zero alone is added to
+        *((f"{zero}\n{LOOP}\ntotal = total ** 0.5", f"{zero}\ntotal += {NORM} ** 2\ntotal = total ** 0.5") for zero in (
+            *("total = 0.0\nprint(total)", "if x:\n    total = 0.0", "total = 0.0; y = 1", "total = 1.0", "total = other = 0.0", "total = start()", "total, y = 0.0, 1"),
+        )),
+        (f"total = 0.0\ntotal = 0.0\n{LOOP}\ntotal = total ** 0.5", f"total = 0.0\ntotal = {NORM}"),
+        (f"total = 0.0\n{LOOP}\nif x:\n    total **= 0.5", f"total = 0.0\ntotal += {NORM} ** 2\nif x:\n    total **= 0.5"),
+        (LOOP, f"total += {NORM} ** 2"),
+        (ON_DEVICE, "total += grad_norm(ps) ** 2"),
+        ("for p in ps:\n    self.total.add_(p.grad.norm() ** 2)", "self.total.add_(grad_norm(ps) ** 2)"),
+        ("for p in ps:\n    total += p.grad.norm(3).item() ** 3", f"total += {NORM.replace('ps', 'ps, 3')} ** 3"),
+        # a zero with a dimension
+        (f"total = torch.zeros(1)\n{ON_DEVICE}\nprint(total.item() ** 0.5)", "total = grad_norm(ps)\nprint(total.item())"),
+        (f"total = torch.zeros(1)\n{ON_DEVICE}\nprint(total)", "total = torch.zeros(1)\ntotal += grad_norm(ps) ** 2\nprint(total)"),
+        # other orders
+        ("total = 0.0\nfor p in ps:\n    total += p.grad.norm(3).item() ** 3\ntotal = total ** (1 / 3)", f"total = {NORM.replace('ps', 'ps, 3')}"),
+        ("total = 0.0\nfor p in ps:\n    total += p.grad.norm(k).item() ** k\nprint(total)", f"total = {NORM.replace('ps', 'ps, k')} ** k\nprint(total)"),
+        # on one line, and at the end of the file
+        ("total = 0.0\nfor p in ps: total += p.grad.norm(2).item() ** 2\ntotal = total ** 0.5", f"total = {NORM}"),
+        # norms that are summed without squares
+        (f"total_norm = 0.0\n{LINEAR}print(total_norm)", f"total_norm = {NORM}\nprint(total_norm)"),
+    ],
+)  # fmt: skip
+def test_what_a_loop_becomes(text: str, after: str) -> None:
+    for end in ("\n", ""):
+        assert fixed(text + end) == (after, "")
+
+
+def test_the_comments_of_what_is_replaced_stay_in_their_order() -> None:
+    loop = "# loop\nfor p in ps:  # each\n    # in\n    total += p.grad.norm(2).item() ** 2  # sum\n"
+    kept = "# before\n# loop\n# zero\n# each\n# in\n# sum\n"
+    begin = f"# before\ntotal = 0.0  # zero\n{loop}"
+    assert fixed(f"{begin}# root\ntotal = total ** 0.5  # end\n") == (f"{kept}# end\ntotal = {NORM}\n# root", "")
+    assert fixed(f"{begin}print(total ** 0.5)\n") == (f"{kept}total = {NORM}\nprint(total)", "")
+    assert fixed(f"{begin}norm = total ** 0.5  # end\n") == (f"{kept}norm = {NORM}  # end", "")
+
+
+ONE = "total = 0.0\nfor p in ps:\n    {}\ntotal = total ** 0.5"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (f"{LOOP.replace('total', 'sums[p]')}", "each iteration adds to a different accumulator"),
+        ("for k in ks:\n    for p in ps:\n        sums[k] += p.grad.norm(2).item() ** 2", "each iteration adds to a different accumulator"),
+        ("for p in ps:\n    total().add_(p.grad.norm() ** 2)", "the accumulator is not a plain name"),
+        (f"total_norm = 0.0\n{LOOP.replace('total', 'total_norm')}\nprint(total_norm)", "`total_norm` is named like a norm, but no root is taken of its sum"),
+        ("class A:\n    " + f"total = 0.0\n{LOOP}\ntotal = total ** 0.5".replace("\n", "\n    "), "names in a class body are its attributes"),
+        (ONE.format("total += p.grad.norm(2).item() ** 2\n    print(total)"), "`total` is read inside the loop"),
+        (ONE.format("total += p.grad.norm(2).item() ** 2") + "\nprint(p)", "`p` is used after the loop"),
+        (f"total = 0.0\n{LOOP}\ndist.all_reduce(total)\ntotal = total ** 0.5", "the sum is reduced over processes"),
+        (ONE.format("last = last + 1\n    if last < 3:\n        total += p.grad.norm(2).item() ** 2"), "the condition in the loop depends on what the loop computes"),
+        (ONE.format("ok = p.x\n    if ok:\n        total += p.grad.norm(2).item() ** 2"), "the condition in the loop depends on what the loop computes"),
+        (ONE.format("total += np.linalg.norm(p.grad.numpy()) ** 2"), "the sum is a numpy number"),
+        (ONE.format("total += p.grad.norm(3).item() ** 2"), "the exponent does not match the norm type"),
+        (ONE.format("try:\n        total += p.grad.norm(2).item() ** 2\n    except E:\n        pass"), "errors in the loop are caught"),
+        *((text, "call `grad_norm(parameters)`, or square each norm and take the square root of the sum") for text in (
+            f"total_norm = 0.0\n{LINEAR}    print(p)\nprint(total_norm)",
+            f"total_norm = 1.0\n{LINEAR}print(total_norm)",
+            f"total_norm = torch.zeros(1)\n{LINEAR.replace('.item()', '')}print(total_norm)",
+            f"total_norm = 0.0\n{LINEAR.replace('.norm', '.half().norm')}print(total_norm)",
+        )),
+    ],
+)  # fmt: skip
+def test_why_a_loop_stays(text: str, why: str) -> None:
+    assert fixed(f"{text}\n") == (text, why)
+
+
 def test_a_root_that_is_returned_or_annotated() -> None:
     inner = LOOP.replace("\n", "\n    ")
     assert fixed(f"def f():\n    total = 0.0\n    {inner}\n    return total ** 0.5\n") == (
         f"def f():\n    return {NORM}",
         "",
     )
+    apart = f"def f():\n    total = 0.0\n    {inner}\n    print(1)\n    return total ** 0.5\n"
+    assert fixed(apart) == (f"def f():\n    total = {NORM}\n    print(1)\n    return total", "")
     assert fixed(f"total = 0.0\n{LOOP}\nn: float = total ** 0.5\n") == (f"n: float = {NORM}", "")
     assert fixed(f"total = 0.0\n{LOOP}\nm = n = total ** 0.5\n") == (f"total = {NORM}\nm = n = total", "")
     assert fixed(f"total = 0.0\n{LOOP}\nn = total ** 0.5; m = 1\n") == (f"total = {NORM}\nn = total; m = 1", "")

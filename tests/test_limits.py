@@ -103,3 +103,27 @@ def test_an_error_of_a_call_with_room_is_raised() -> None:
     with pytest.raises(KeyError, match="why"):
         with_room(fails)
     assert with_room(lambda: 3) == 3
+
+
+@pytest.mark.parametrize("refused", ["the stack", "the thread"])
+def test_where_the_system_allows_no_such_thread_the_call_is_direct(
+    monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    allowed = threading.stack_size
+
+    def stack_size(size: int = 0) -> int:
+        if size == STACK_BYTES:
+            raise ValueError("size not valid")
+        return allowed(size)
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    if refused == "the stack":
+        monkeypatch.setattr(threading, "stack_size", stack_size)
+    else:
+        monkeypatch.setattr(threading.Thread, "start", start)
+    before = sys.getrecursionlimit(), allowed()
+    here = threading.current_thread()
+    assert with_room(lambda: (threading.current_thread(), sys.getrecursionlimit())) == (here, before[0])
+    assert (sys.getrecursionlimit(), allowed()) == before

@@ -213,3 +213,21 @@ def test_a_test_that_the_norm_shares_stays() -> None:
     )
     other = f"if p.grad is not None:\n        {SQUARE}\n    else:\n        print(p)"
     assert fixed(loop("count += 1", square=other)) == (loop("count += 1", square=other), EFFECTS)
+
+
+@pytest.mark.parametrize(
+    ("end", "begin", "after"),
+    [
+        ("norm = total ** 0.5\n", "norm = ", ""),
+        ("return total ** 0.5\n", "total = ", "return total\n"),
+        ("print(total ** 0.5)\n", "total = ", "print(total)\n"),
+    ],
+)
+def test_a_root_after_a_loop_that_stays(end: str, begin: str, after: str) -> None:
+    text = loop("print(p)").removesuffix("total = total ** 0.5\n") + end
+    assert fixed(text) == (f"{begin}{split('print(p)').removeprefix('total = ')}{after}", "")
+
+
+def test_a_name_that_the_loop_reads_is_not_assigned_above_it() -> None:
+    text = loop("print(norm)").removesuffix("total = total ** 0.5\n") + "norm = total ** 0.5\n"
+    assert fixed(text) == (split("print(norm)") + "norm = total\n", "")

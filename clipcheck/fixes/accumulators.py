@@ -183,7 +183,18 @@ def _only_root(source: Source, one: Accumulation, seed: Seed, root: Root, target
 def _is_free_between(source: Source, loop: cst.For, statement: Statement, name: str) -> bool:
     """Whether a name can be assigned earlier: nothing between the loop and the statement reads or binds it."""
     start, stop = source.span(loop)[0], source.span(statement)[0]
-    return not any(node.value == name and start <= source.span(node)[0] < stop for node in source.nodes(cst.Name))
+    same = (node for node in source.nodes(cst.Name) if node.value == name and not is_label(source, node))
+    return not any(start <= source.span(node)[0] < stop for node in same)
+
+
+def is_label(source: Source, name: cst.Name) -> bool:
+    """Whether a name is that of an attribute or an argument, not of a variable."""
+    match source.parent(name):
+        case cst.Attribute(attr=attr):
+            return attr is name
+        case cst.Arg(keyword=keyword):
+            return keyword is name
+    return False
 
 
 def _is_written_back(source: Source, one: Accumulation, root: Root, name: str) -> bool:

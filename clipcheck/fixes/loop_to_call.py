@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import libcst as cst
 
-from clipcheck.fixes.accumulators import Ending, ending_of, owned_seed
+from clipcheck.fixes.accumulators import Ending, ending_of, is_label, owned_seed
 from clipcheck.fixes.norm_call import Call, norm_call, safety, typed, width
 from clipcheck.fixes.slots import slot_of
 from clipcheck.fixes.split_loop import split_off
@@ -135,16 +135,7 @@ def _repeated(one: Accumulation) -> Iterator[cst.CSTNode]:
 
 def _names(source: Source, node: cst.CSTNode) -> Iterator[str]:
     """The names that an expression reads or binds, without attributes and keywords."""
-    return (inner.value for inner in source.walk(node) if isinstance(inner, cst.Name) and not _is_label(source, inner))
-
-
-def _is_label(source: Source, name: cst.Name) -> bool:
-    match source.parent(name):
-        case cst.Attribute(attr=attr):
-            return attr is name
-        case cst.Arg(keyword=keyword):
-            return keyword is name
-    return False
+    return (inner.value for inner in source.walk(node) if isinstance(inner, cst.Name) and not is_label(source, inner))
 
 
 def _reads_accumulator(source: Source, one: Accumulation) -> bool:
@@ -152,7 +143,7 @@ def _reads_accumulator(source: Source, one: Accumulation) -> bool:
     return any(
         isinstance(node, (cst.Name, cst.Attribute, cst.Subscript))
         and source.code(node) == wanted
-        and not (isinstance(node, cst.Name) and _is_label(source, node))
+        and not (isinstance(node, cst.Name) and is_label(source, node))
         and not contains(source, one.statement, node)
         for node in source.walk(one.loop)
     )

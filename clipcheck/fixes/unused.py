@@ -128,14 +128,12 @@ def _within(offset: int, spans: Sequence[tuple[int, int]]) -> bool:
 
 
 def _may_go(source: Source, alias: cst.CSTNode) -> bool:
-    """Whether the import can be deleted: it is alone on its line, not alone in its block, and has no comment."""
+    """Whether the import can be deleted: it is alone on its line, without a comment, in a function or the module itself."""
     statement = source.statement(alias)
-    block = source.parent(statement)
-    around = source.parent(block) if block is not None else None
-    alone = isinstance(block, cst.IndentedBlock) and len(block.body) == 1
     if not is_import(statement) or len(statement.body) > 1 or comments_of(source, statement):
         return False
-    return not alone and isinstance(around, (cst.FunctionDef, type(None)))
+    _, around, *_ = (*source.ancestors(statement), None)
+    return around is None or isinstance(around, cst.FunctionDef)
 
 
 def _is_needed_elsewhere(source: Source, name: str) -> bool:
@@ -171,7 +169,7 @@ def _without(
 ) -> list[Edit]:
     """The edits, plus those that remove unused names from an import; names that the edits add to it stay."""
     start, end = source.span(statement)
-    inside = [edit for edit in edits if start < edit.end <= end and start <= edit.start]
+    inside = [edit for edit in edits if start < edit.end <= end]
     others = [edit for edit in edits if edit not in inside]
     text = _applied(source.text[start:end], start, inside)
     names = [alias for alias in _aliases(statement) if id(alias) not in unused]
