@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clipcheck.engine.file import check_file
-from clipcheck.rule import Safety, Target
+from clipcheck.rule import Role, Safety, Target
 from clipcheck.settings.keys import Settings
 
 HEADER = "import math\nimport numpy as np\nimport torch\nps = list(model.parameters())\ngrads = [p.grad for p in ps]\n"
@@ -138,6 +138,40 @@ def test_a_root_or_power_of_another_order_is_left(text: str, why: str) -> None:
     assert fixed(f"{text}\n") == (text, why)
 
 
+@pytest.mark.parametrize(
+    ("expression", "roles"),
+    [
+        (f"{SQUARES} ** 0.5", [("ps", Role.PARAMETERS)]),
+        (f"{SQUARES.replace('ps', 'model.parameters()')} ** 0.5", [("model.parameters()", Role.PARAMETERS)]),
+        ("sum(p.grad.norm().item() ** 2 for n, p in model.named_parameters()) ** 0.5", [("model", Role.MODEL)]),
+        (
+            "sum(p.grad.norm().item() ** 2 for group in opt.param_groups for p in group['params']) ** 0.5",
+            [("opt", Role.OPTIMIZER)],
+        ),
+        ("sum(g.norm().item() ** 2 for g in grads) ** 0.5", [("grads", Role.GRADIENTS)]),
+        (
+            "sum(p.grad.norm(k).item() ** k for p in ps) ** (1 / k)",
+            [("ps", Role.PARAMETERS), ("k", Role.NORM_TYPE)],
+        ),
+    ],
+)
+def test_what_the_expressions_of_the_call_are(expression: str, roles: list[tuple[str, Role]]) -> None:
+    (finding,) = check_file("x.py", f"{HEADER}n = {expression}\n".encode(), Settings(CODES)).findings
+    assert finding.fix is not None
+    assert finding.fix.roles == tuple(roles)
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("total = 0.0\n{LOOP}\ntotal = sqrt(total)", f"total = {NORM} ** 2\ntotal = sqrt(total)"),
+        (f"n = {SQUARES}\nprint(sqrt(n))", f"n = {NORM} ** 2\nprint(sqrt(n))"),
+    ],
+)
+def test_a_numpy_number_needs_the_name_of_numpy(text: str, after: str) -> None:
+    assert fixed("from numpy import sqrt\n" + text.replace("{LOOP}", LOOP) + "\n") == (after, "")
+
+
 # --- roots that are taken later -----------------------------------------------------------------------------------------------------
 
 
@@ -242,6 +276,9 @@ def test_a_call_may_be_as_long_as_the_longest_line() -> None:
     assert (
         "\n" in fixed(f"# {'grad' * 25}\nn = {expression}\n")[0].partition("\n")[2]
     )  # a line that may go does not count
+    assert "\n" in fixed(f"# {'norm' * 25}\nn = {expression}\n")[0].partition("\n")[2]
+    longer = expression.replace("of_us", "of_us_who_are_more_than_one_could_count")
+    assert "\n" in fixed(f"# {'x' * 200}\nn = {longer}\n")[0].partition("\n")[2]  # no line is longer than 120
     in_a_string = fixed(f"print(f'{{{expression}}}')\n")[0]
     assert in_a_string.count("\n") == 0
 

@@ -84,6 +84,11 @@ def test_a_line_is_inserted_before_or_after_a_statement(text: str, before: str, 
         ("a\nHERE\n\nb\n", "a\n\nb\n"),
         ("HERE\n\n\nb\n", "b\n"),
         ("@HERE\ndef f():\n    pass\nb\n", "b\n"),
+        ("\nHERE\n\n\n\nb\n", "\n\n\nb\n"),
+        ("a\n\nHERE\n\n", "a\n\n"),
+        ("a\n\n\nHERE\n\n\n", "a\n\n\n"),
+        ("a\n  \nHERE\n\t\nb\n", "a\n  \nb\n"),
+        ("if a:\n    b\n\n    HERE\n\nc\n", "if a:\n    b\n\nc\n"),
     ],
 )
 def test_a_statement_is_removed_with_its_lines(text: str, left: str) -> None:
@@ -283,6 +288,9 @@ def without(text: str, added: str = "", ours_alone: bool = False) -> str:
         "try:\n    from mine import grad_norm\n    x = 1\nexcept ImportError:\n    pass\n",
         "if x:\n    from mine import grad_norm\n",
         "from clipcheck.runtime import clip_grad_norm_\n",  # unused before
+        "try:\n    import grad_norm\nexcept ImportError:\n    import mine as grad_norm\n",
+        "import grad_norm\nif x:\n    import mine as grad_norm\n",
+        "import grad_norm\ngrad_norm = print\n",
     ],
 )
 def test_an_import_that_is_used_or_holds_more_stays(imports: str) -> None:
@@ -304,10 +312,53 @@ def test_an_import_that_is_used_or_holds_more_stays(imports: str) -> None:
         ("import torch\n\nimport grad_norm\n\n\n", "import torch\n\n\n"),
         ("print('grad_norm')\nimport grad_norm\n", "print('grad_norm')\n"),
         ("import grad_norm\nprint(vars(x))\n", "print(vars(x))\n"),
+        ("import os\n\nimport grad_norm\n\n", "import os\n\n"),
     ],
 )
 def test_an_import_is_removed_with_the_last_use_of_its_name(imports: str, after: str) -> None:
     assert without(f"{imports}HERE = grad_norm(ps) + grad_norm(qs)\n") == after
+
+
+def test_an_import_that_the_new_one_replaces_leaves_its_blank_lines() -> None:
+    new = "from clipcheck.runtime import clip_grad_norm_\n"
+    for old in ("import grad_norm\n", "from zoo import grad_norm\n"):  # before it in the order of imports, and after it
+        for above in ("", "import os\n\n"):
+            assert (
+                without(f"{above}{old}\nHERE = grad_norm(ps)\n", "clip_grad_norm_")
+                == f"{above}{new}\nclip_grad_norm_\n"
+            )
+
+
+def test_an_expression_that_is_replaced_from_its_first_name_on() -> None:
+    source = Source("import os\n\nimport math\n\nx = math.sqrt(y)\n")
+    call = next(source.nodes(cst.Call))
+    assert applied(source.text, without_unused(source, [replace(source, call, "f(y)")])) == "import os\n\nx = f(y)\n"
+
+
+@pytest.mark.parametrize("lines", ["    device = ps[0]\n    f(device)\n", "    import math\n    f(math.pi)\n"])
+def test_what_the_change_itself_replaces_is_replaced_once(lines: str) -> None:
+    source = Source(f"def g(ps):\n{lines}    return 1\n")
+    start = source.text.index(lines)
+    edits = without_unused(source, [Edit(start, start + len(lines), "    h()\n")])
+    assert applied(source.text, edits) == "def g(ps):\n    h()\n    return 1\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "module", "goes"),
+    [
+        ("clipcheck", "clipcheck.runtime", True),
+        ("clipcheck", "torch.nn.utils", False),
+        ("clipcheck", "mine", False),
+        ("torch", "clipcheck.runtime", True),
+        ("torch", "torch.nn.utils", True),
+        ("torch", "mine", False),
+    ],
+)
+def test_which_imports_are_ours(target: Target, module: str, goes: bool) -> None:
+    line = f"from {module} import f\n"
+    source = Source(f"{line}HERE(f)\n", target)
+    edits = without_unused(source, [replace(source, source.statement(here(source)), "g()")], ours_alone=True)
+    assert applied(source.text, edits) == ("" if goes else line) + "g()\n"
 
 
 def test_where_others_may_need_an_import_only_those_of_the_runtime_go() -> None:
@@ -363,7 +414,7 @@ def in_function(before: str, after: str = "x = f()") -> str:
     "value",
     [
         *("ps[0].grad.device", "torch.device('cpu')", "next(model.parameters()).device", "list(model.parameters())"),
-        *("2.0", "len(ps)", "int(ps[0])", "float(ps[0])"),
+        *("2.0", "len(ps)", "int(ps[0])", "float(ps[0])", "-1", "[p for p in ps]", "next(model.parameters())"),
     ],
 )
 def test_a_variable_that_looks_something_up_is_removed_with_its_last_use(value: str) -> None:
@@ -382,6 +433,12 @@ def test_a_variable_that_looks_something_up_is_removed_with_its_last_use(value: 
         "if ps:\n    device = ps[0].device",  # a block needs a statement
         "for device in ps:\n    pass",
         "device, y = ps",
+        "device = next(ps)",  # which takes an element from it
+        "device = next(ps, None)",
+        *(f"device = {value}" for value in ("(y := ps)[0]", "(yield)", "await ps", "print(ps)", "ps[pick()]")),
+        "global device\ndevice = ps[0].device",
+        "device: int",
+        "y = 1; device = ps[0].device",
     ],
 )
 def test_a_variable_that_may_be_needed_stays(before: str) -> None:

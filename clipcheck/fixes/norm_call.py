@@ -125,6 +125,4 @@ def typed(text: str, kind: NumberKind, numpy: str = "") -> str:
     """A norm call converted to the type of the original expression."""
     if kind == "tensor":
         return text
-    if kind == "numpy":
-        return f"{numpy}.float64({text}.item())" if numpy else f"{text}.item()"
-    return f"{text}.item()"
+    return f"{numpy}.float64({text}.item())" if kind == "numpy" else f"{text}.item()"

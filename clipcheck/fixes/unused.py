@@ -116,6 +116,8 @@ def _looks_up(source: Source, value: cst.BaseExpression | None) -> bool:
         match node:
             case cst.Call(func=cst.Attribute(attr=cst.Name(value="parameters"))):
                 pass
+            case cst.Call(func=cst.Name("next"), args=[cst.Arg(value=cst.Name()), *_]):
+                return False  # it takes an element from an iterator that others may read
             case cst.Call(func=func) if source.qualified(func) in _LOOKUPS:
                 pass
             case cst.Call() | cst.NamedExpr() | cst.Await() | cst.Yield():
