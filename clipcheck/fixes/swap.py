@@ -51,7 +51,7 @@ def _in_code(source: Source, swap: Swap) -> Iterator[Hit]:
     for scope in source.names.scopes.values():
         for bindings in scope.bindings.values():
             for binding in bindings:
-                is_old = binding.kind == "import" and binding.path and source.names.origin(binding) == swap.origin
+                is_old = binding.kind == "import" and source.names.origin(binding) == swap.origin
                 if is_old and not _is_for_old_torch(source, binding.node, swap):
                     yield from _imported(source, scope, binding, len(bindings) == 1, swap)
     for node in source.nodes(cst.Attribute):
@@ -128,6 +128,8 @@ def _imported(source: Source, scope: Scope, binding: Binding, alone: bool, swap:
         obstacle = obstacle or BY_HAND.format(
             why=f"`{binding.name}` is bound in several places", advice=f"keep the import of `{swap.new}`"
         )
+    if swap.old == swap.new and is_caught(source, binding.node):  # a missing clipcheck would look like a missing torch
+        obstacle = BY_HAND.format(why="a failing import is caught here", advice="import it outside of the `try`")
     if _is_exported(source, binding.name):
         obstacle = BY_HAND.format(why="the name is part of `__all__`", advice=f"export `{swap.new}` instead")
     fix = None if obstacle else _import_fix(source, binding, uses, swap)
@@ -159,10 +161,7 @@ def _import_fix(source: Source, binding: Binding, uses: list[cst.Name], swap: Sw
     assert isinstance(alias, cst.ImportAlias)
     renamed = alias.asname is not None or not uses  # other files may use an unused import, so its name stays
     spelled = f"{swap.new} as {binding.name}" if renamed and binding.name != swap.new else swap.new
-    tried = is_caught(source, alias)  # a missing clipcheck would look like a missing torch
-    if tried and swap.old == swap.new:
-        return None
-    if tried or source.target == "torch":
+    if source.target == "torch" or is_caught(source, alias):
         return _rename(source, alias, uses, spelled, renamed, swap)
     if not renamed and _is_taken(source, alias, swap):
         if swap.old != swap.new and _is_beside(source, alias, swap):
