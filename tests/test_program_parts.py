@@ -20,6 +20,7 @@ from clipcheck.python.assignments import (
     stored,
     unpacked,
 )
+from clipcheck.python.classes import bases
 from clipcheck.python.literals import is_infinity, is_zero, number
 from clipcheck.python.names import canonical, dotted, last_name
 from clipcheck.python.nodes import children, walk
@@ -687,6 +688,30 @@ def test_the_loop_that_sets_a_name(text: str, path: tuple[int, ...], over: str) 
     (binding,) = (b for scope in source.names.scopes.values() for b in scope.bindings.get("x", []))
     loop, found = loop_of(source, binding.node)
     assert (found, source.code(loop.iter)) == (path, over)
+
+
+# --- what a class derives from ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("class C: pass", []),
+        ("class C(torch.nn.Module): pass", ["torch.nn.Module"]),
+        ("class C(f(x), Y[int], metaclass=M): pass", ["f(x)", "Y[int]"]),
+        ("class B(torch.nn.Module): pass\nclass C(B): pass", ["B", "torch.nn.Module"]),
+        ("class A(object): pass\nclass B(A): pass\nclass C(B, X): pass", ["B", "X", "A", "builtins.object"]),
+        ("B = torch.nn.Module\nclass C(B): pass", ["torch.nn.Module"]),
+        ("if x:\n    class B(P): pass\nelse:\n    class B(Q): pass\nclass C(B): pass", ["B", "P", "Q"]),
+        ("class C(C): pass", ["C"]),
+        # four generations are looked at, which ends circles as well
+        ("class B(C): pass\nclass C(B): pass", ["B", "C", "B", "C", "B"]),
+    ],
+)
+def test_the_bases_of_a_class(text: str, expected: list[str]) -> None:
+    source = Source(f"{HEAD}{text}\n")
+    *_, last = source.nodes(cst.ClassDef)
+    assert list(bases(source, last)) == expected
 
 
 # --- the order of nodes ---------------------------------------------------------------------------------------------------
