@@ -264,11 +264,8 @@ def _drop_alias(source: Source, alias: cst.ImportAlias) -> tuple[Edit, ...] | No
 
 
 def _safety(source: Source) -> Safety:
-    fsdp = "torch.distributed.fsdp.FullyShardedDataParallel"
-    wrapped = any(
-        b.path == fsdp for scope in source.names.scopes.values() for bs in scope.bindings.values() for b in bs
-    )
-    return Safety.UNSAFE if wrapped else Safety.SAFE
+    paths = (b.path for scope in source.names.scopes.values() for bs in scope.bindings.values() for b in bs)
+    return Safety.UNSAFE if "torch.distributed.fsdp.FullyShardedDataParallel" in paths else Safety.SAFE
 
 
 def _is_target(source: Source, node: cst.CSTNode) -> bool:
@@ -346,8 +343,6 @@ def _mentions_new(source: Source, part: cst.CSTNode, swap: Swap) -> bool:
 
 
 def _is_exported(source: Source, name: str) -> bool:
-    for binding in source.names.module.bindings.get("__all__", []):
-        for node in source.walk(binding.value) if binding.value is not None else ():
-            if isinstance(node, cst.SimpleString) and node.evaluated_value == name:
-                return True
-    return False
+    values = (binding.value for binding in source.names.module.bindings.get("__all__", ()))
+    nodes = (node for value in values if value is not None for node in source.walk(value))
+    return any(isinstance(node, cst.SimpleString) and node.evaluated_value == name for node in nodes)
