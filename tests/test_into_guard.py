@@ -17,6 +17,7 @@ def train(model, optimizer, batches, loss_fn, max_norm, scaler, log, accum):
 """
 BACKWARD = "loss_fn(model(x), y).backward()\n"
 CLIP = "clip_grad_norm_(model.parameters(), max_norm)\n"
+OTHER = "clip_grad_norm_(other.parameters(), max_norm)\n"
 GUARD = "if (i + 1) % accum == 0:\n"
 STEP = "    optimizer.step()\n    optimizer.zero_grad()\n"
 SCALED = "scaler.scale(loss_fn(model(x), y)).backward()\n"
@@ -56,6 +57,29 @@ def inner(text: str) -> str:
             SCALED + "scaler.unscale_(optimizer)\n" + CLIP + GUARD + SCALED_STEP,
             SCALED + GUARD + "    scaler.unscale_(optimizer)\n" + inner(CLIP) + SCALED_STEP,
         ),
+        (
+            SCALED + "scaler.unscale_(optimizer)\nlog(1)\n" + CLIP + GUARD + SCALED_STEP,
+            SCALED + "log(1)\n" + GUARD + "    scaler.unscale_(optimizer)\n" + inner(CLIP) + SCALED_STEP,
+        ),
+        (
+            SCALED + "scaler.unscale_(optimizer)\n" + GUARD + inner(CLIP) + SCALED_STEP,
+            SCALED + GUARD + "    scaler.unscale_(optimizer)\n" + inner(CLIP) + SCALED_STEP,
+        ),
+        # several of them, above the first that is there already
+        (BACKWARD + CLIP + OTHER + GUARD + STEP, BACKWARD + GUARD + inner(CLIP + OTHER) + STEP),
+        (BACKWARD + CLIP + GUARD + inner(OTHER) + STEP, BACKWARD + GUARD + inner(CLIP + OTHER) + STEP),
+        (
+            BACKWARD + CLIP + GUARD + "    with log:\n" + inner(STEP),
+            BACKWARD + GUARD + inner(CLIP) + "    with log:\n" + inner(STEP),
+        ),
+        (
+            BACKWARD + f"if max_norm:\n    if log:\n        {CLIP}" + GUARD + STEP,
+            BACKWARD + GUARD + inner(f"if max_norm:\n    if log:\n        {CLIP}") + STEP,
+        ),
+        (
+            BACKWARD + f"norm = {CLIP}" + GUARD + STEP + "    log(norm)\n",
+            BACKWARD + GUARD + inner(f"norm = {CLIP}") + STEP + "    log(norm)\n",
+        ),
     ],
 )
 def test_what_prepares_the_gradients_moves_above_the_step(before: str, after: str) -> None:
@@ -74,6 +98,14 @@ def test_what_prepares_the_gradients_moves_above_the_step(before: str, after: st
         BACKWARD + f"if max_norm:\n    {CLIP}else:\n    log(i)\n" + GUARD + STEP,
         BACKWARD + CLIP.replace("\n", "; log(i)\n") + GUARD + STEP,
         BACKWARD + CLIP + GUARD.replace("\n", " optimizer.step()\n"),
+        # in functions that others may call as well
+        "def go():\n" + STEP + BACKWARD + CLIP + GUARD + "    go()\n",
+        "def clip():\n" + inner(CLIP) + BACKWARD + "clip()\n" + GUARD + STEP,
+        BACKWARD + CLIP + "if (i + 1) % accum:\n    pass\nelse:\n" + STEP,
+        BACKWARD + CLIP + GUARD + "    log(1); optimizer.step()\n    optimizer.zero_grad()\n",
+        BACKWARD + f"norm = {CLIP}" + GUARD + "    log(norm)\n" + STEP,
+        SCALED + f"scaler.unscale_(optimizer)\nnorm = {CLIP}log(norm)\n" + GUARD + SCALED_STEP,
+        SCALED + "if log:\n    scaler.unscale_(optimizer)\n" + inner(CLIP) + GUARD + SCALED_STEP,
     ],
 )
 def test_what_would_change_more_stays(body: str) -> None:
