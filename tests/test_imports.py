@@ -145,6 +145,7 @@ def test_where_a_new_import_goes(before: str, after: str) -> None:
             "def g():\n    import torch\n\n\ndef f(ps):\n    \"\"\"Doc.\"\"\"\n    NEW\n\n    # why\n    HERE\n",
         ),
         ("def g():\n    import torch\n\n\ndef f(ps):\n    import os\n    HERE\n", "def g():\n    import torch\n\n\ndef f(ps):\n    import os\n    NEW\n    HERE\n"),
+        ("def g():\n    if x: import torch\n\n\ndef f(ps):\n    HERE\n", "def g():\n    if x: import torch\n\n\ndef f(ps):\n    NEW\n\n    HERE\n"),
         # a missing clipcheck is not a missing torch
         (
             "try:\n    import torch\nexcept ImportError:\n    torch = None\n\n\ndef f(ps):\n    HERE\n",

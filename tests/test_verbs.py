@@ -120,6 +120,8 @@ REUSED = [
     ("def f():\n    from clipcheck.runtime import grad_norm\n    HERE\n", "grad_norm"),
     ("def f():\n    from clipcheck.runtime import grad_norm\n    def g():\n        HERE\n", "grad_norm"),
     ("if x:\n    from clipcheck.runtime import grad_norm\n    HERE\n", "grad_norm"),
+    (f"if TYPE_CHECKING:\n    pass\nelse:\n    {NEW}HERE\n", "grad_norm"),
+    (f"if TYPE_CHECKING:\n    {NEW}else:\n    {NEW}HERE\n", "grad_norm"),
 ]
 
 
@@ -287,6 +289,7 @@ def without(text: str, added: str = "", ours_alone: bool = False) -> str:
         "try:\n    from mine import grad_norm\n    x = 1\nexcept ImportError:\n    grad_norm = None\n",
         "try:\n    from mine import grad_norm\n    x = 1\nexcept ImportError:\n    pass\n",
         "if x:\n    from mine import grad_norm\n",
+        "if x: from mine import grad_norm\n",
         "from clipcheck.runtime import clip_grad_norm_\n",  # unused before
         "try:\n    import grad_norm\nexcept ImportError:\n    import mine as grad_norm\n",
         "import grad_norm\nif x:\n    import mine as grad_norm\n",

@@ -62,10 +62,10 @@ def block_of(source: Source, statement: Statement) -> list[Line]:
 
 def modules(statement: Line) -> Iterator[str]:
     """The modules that a line imports from; relative ones begin with dots."""
-    return (module for small in statement.body for module in _modules_of(small))
+    return (module for small in statement.body for module in modules_of(small))
 
 
-def _modules_of(small: cst.CSTNode) -> Iterator[str]:
+def modules_of(small: cst.CSTNode) -> Iterator[str]:
     match small:
         case cst.Import(names=names):
             yield from (dotted(alias.name) for alias in names)
@@ -73,25 +73,22 @@ def _modules_of(small: cst.CSTNode) -> Iterator[str]:
             yield "." * len(dots) + (dotted(module) if module else "")
 
 
-def _root(module: str) -> str:
+def root(module: str) -> str:
     """The top package of a module; empty for a relative one."""
     return module.partition(".")[0]
 
 
-def imports_torch(statement: Line) -> bool:
-    return "torch" in map(_root, modules(statement))
+def imports_torch(line: Line) -> bool:
+    return "torch" in map(root, modules(line))
 
 
 def is_relative(line: Line) -> bool:
-    return any(module.startswith(".") for module in modules(line))
+    return next(modules(line)).startswith(".")
 
 
 def is_standard(line: Line) -> bool:
-    return all(map(is_of_standard_library, line.body))
-
-
-def is_of_standard_library(small: cst.CSTNode) -> bool:
-    return set(map(_root, _modules_of(small))) <= sys.stdlib_module_names
+    """Whether a line imports only from the standard library."""
+    return set(map(root, modules(line))) <= sys.stdlib_module_names
 
 
 def is_from_future(line: Line) -> bool:
@@ -103,7 +100,7 @@ def is_from_future(line: Line) -> bool:
 
 def _module_of(small: cst.CSTNode) -> tuple[str, bool]:
     """The first module that an import names, and whether it is a `from` import."""
-    return next(_modules_of(small)).lower(), isinstance(small, cst.ImportFrom)
+    return next(modules_of(small)).lower(), isinstance(small, cst.ImportFrom)
 
 
 def _imports_first(small: cst.CSTNode) -> _Key:
@@ -118,9 +115,9 @@ def _modules_first(small: cst.CSTNode) -> _Key:
     return module, int(is_from)
 
 
-def parsed(text: str) -> cst.CSTNode:
+def parsed(text: str) -> Line:
     """Parses an import."""
-    return cast("Line", cst.parse_statement(text)).body[0]
+    return cast("Line", cst.parse_statement(text))
 
 
 _ORDERS: tuple[Callable[[cst.CSTNode], _Key], ...] = (_imports_first, _modules_first)
@@ -132,5 +129,5 @@ def place_among(lines: Sequence[Line], text: str) -> int | None:
     for key in _ORDERS:
         keys = [key(line.body[0]) for line in lines]
         if keys == sorted(keys):
-            return max(first, bisect_left(keys, key(parsed(text))))
+            return max(first, bisect_left(keys, key(parsed(text).body[0])))
     return None

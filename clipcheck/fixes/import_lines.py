@@ -17,11 +17,12 @@ from clipcheck.fixes.import_blocks import (
     imports_torch,
     is_from_future,
     is_import,
-    is_of_standard_library,
     is_relative,
     is_standard,
+    modules_of,
     parsed,
     place_among,
+    root,
     runs,
     split,
 )
@@ -106,7 +107,7 @@ def _elsewhere(source: Source, statement: Line, text: str) -> Edit | None:
     """The line before which the sort order of the imports around `statement` puts it; None if they are not sorted."""
     others = [line for line in block_of(source, statement) if line is not statement]
     sorted_ = bool(others) and place_among(others, text) is not None
-    if is_of_standard_library(parsed(text)) and statement in source.module.body and not all(map(is_standard, others)):
+    if is_standard(parsed(text)) and statement in source.module.body and not all(map(is_standard, others)):
         return _with_standard(source, statement, text, alone=sorted_)
     return put_in(source, others, text) if sorted_ else None
 
@@ -164,8 +165,7 @@ def _imports_torch_later(source: Source) -> bool:
     """Whether torch is imported, but never unconditionally at the top level."""
     if any(imports_torch(line) for run in _top_level(source) for line in run):
         return False
-    imports = (source.statement(node) for node in source.nodes(cst.Import, cst.ImportFrom))
-    return any(imports_torch(line) for line in imports if is_import(line))
+    return any("torch" in map(root, modules_of(node)) for node in source.nodes(cst.Import, cst.ImportFrom))
 
 
 def is_caught(source: Source, node: cst.CSTNode) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import libcst as cst
 
@@ -162,8 +163,8 @@ def _is_code(source: Source, string: cst.SimpleString) -> bool:
 
 
 def _statements(source: Source, unused: Sequence[Binding]) -> list[cst.Import | cst.ImportFrom]:
-    found = {id(parent): parent for binding in unused if (parent := source.parent(binding.node)) is not None}
-    return [node for node in found.values() if isinstance(node, (cst.Import, cst.ImportFrom))]
+    found = (cast("cst.Import | cst.ImportFrom", source.parent(binding.node)) for binding in unused)
+    return list(dict.fromkeys(found))
 
 
 def _without(
@@ -175,7 +176,7 @@ def _without(
     others = [edit for edit in edits if edit not in inside]
     text = _applied(source.text[start:end], start, inside)
     names = [alias for alias in _aliases(statement) if id(alias) not in unused]
-    added = [alias for alias in _aliases(parsed(text)) if dotted(alias.name) not in _known(statement)]
+    added = [alias for alias in _aliases(parsed(text).body[0]) if dotted(alias.name) not in _known(statement)]
     if not names and not added:
         return [*others, _deletion(source, source.statement(statement), others)]
     kept = [source.code(alias).rstrip(", ") for alias in names] + [dotted(alias.name) for alias in added]
