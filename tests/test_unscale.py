@@ -96,9 +96,34 @@ def test_under_a_test_with_the_only_clip() -> None:
     assert fixed(f"if x.any():\n    {CLIP}") == (f"if x.any():\n    {LINE}\n    {CLIP}", [])
 
 
+IF, LOOP = "if x.any():\n    ", "for one in (a, b):\n    "
+EACH = "clip_grad_norm_(one.parameters(), 1.0)"
+
+
+@pytest.mark.parametrize(
+    ("body", "after"),
+    [
+        (f"{CLIP}\n{IF}{OTHER}", f"{LINE}\n{CLIP}\n{IF}{OTHER}"),
+        (f"{IF}{CLIP}\n    {OTHER}", f"{IF}{LINE}\n    {CLIP}\n    {OTHER}"),
+        (f"with log:\n    {CLIP}", f"with log:\n    {LINE}\n    {CLIP}"),
+        (f"if x.any(): {CLIP}", f"{LINE}\nif x.any(): {CLIP}"),
+        (f"while x:\n    {CLIP}", f"{LINE}\nwhile x:\n    {CLIP}"),
+        (f"{LOOP}for two in one:\n        {EACH}", f"{LINE}\n{LOOP}for two in one:\n        {EACH}"),
+        (f"{LOOP}{EACH}\n{CLIP}", f"{LINE}\n{LOOP}{EACH}\n{CLIP}"),
+        (f"{IF}{LOOP}    {EACH}", f"{IF}{LINE}\n    {LOOP}    {EACH}"),
+        (f"norm = {CLIP}\nlog(norm)", f"{LINE}\nnorm = {CLIP}\nlog(norm)"),
+        (f"log({CLIP})", f"{LINE}\nlog({CLIP})"),
+        (f"{NORM}\n{NORM}\n{CLIP}", f"{LINE}\n{NORM}\n{NORM}\n{CLIP}"),
+    ],
+)
+def test_where_the_line_goes(body: str, after: str) -> None:
+    assert fixed(body) == (after, [])
+
+
 @pytest.mark.parametrize(
     "body",
     [
+        f"if x.any():\n    {CLIP}\nif x.all():\n    {OTHER}",
         f"if x.any():\n    {CLIP}\n{OTHER}",  # which comes first depends on the test
         f"if x.any():\n    {CLIP}\nelse:\n    {OTHER}\n{CLIP}",
         f"log(1); {CLIP}",
