@@ -44,6 +44,8 @@ def test_what_can_be_parsed(text: str) -> None:
         ("x = a" + ".b" * 1300, 0, DEEP),
         ("y = 1\nx = a" + ".b" * 1300, 6, DEEP),
         ("y = 1\r\nz = 2\r\nx = a" + ".b" * 1300, 14, DEEP),
+        ("y = 'a\fb'\n\fx = a" + ".b" * 1300, 10, DEEP),  # what Python does not take for the end of a line
+        ("y = 1\rx = a" + ".b" * 1300, 6, DEEP),
         ("if y:\n    x = a" + ".b" * 1300 + "\nz = 1\n", 6, DEEP),
         ("x = " + " and ".join(["a"] * 2500), 0, DEEP),
         ("x = " + " ".join(["'a'"] * 2500), 0, DEEP),

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar, cast
 
+from clipcheck.documents.program import LINE_END
 from clipcheck.python.parts import MAX_CHARACTERS, NoTree, tree_of
 
 T = TypeVar("T")
@@ -52,26 +53,22 @@ def excess(text: str) -> Excess | None:
 
 
 def _excess_parsed(tree: ast.Module, text: str) -> Excess | None:
-    deep = _deep_statement(tree, text)
+    starts = [0, *(end.end() for end in LINE_END.finditer(text)), len(text)]
+    deep = _deep_statement(tree, text, starts)
     if deep is None:
         return None
-    line = max(deep.lineno, 1)
-    at = sum(map(len, text.splitlines(keepends=True)[: line - 1]))
-    return Excess(at, f"nested too deeply to be analyzed: more than {MAX_DEPTH:,} levels")
+    return Excess(starts[deep.lineno - 1], f"nested too deeply to be analyzed: more than {MAX_DEPTH:,} levels")
 
 
-def _deep_statement(tree: ast.Module, text: str) -> ast.stmt | None:
+def _deep_statement(tree: ast.Module, text: str, starts: list[int]) -> ast.stmt | None:
     """The first statement with too many levels; only those that are long enough for that are inspected."""
-    starts = [0]
-    for line in text.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
     pending: list[tuple[ast.AST, int, ast.stmt]] = [(statement, 1, statement) for statement in tree.body]
     while pending:
         node, level, around = pending.pop()
         if isinstance(node, ast.stmt):
             around = node
-            end = min(cast("int", node.end_lineno), len(starts) - 1)
-            if starts[end] - starts[min(node.lineno, end) - 1] + level < MAX_DEPTH:
+            length = starts[cast("int", node.end_lineno)] - starts[node.lineno - 1]
+            if length + level < MAX_DEPTH:
                 continue  # each level takes at least a character
         deeper = level + 1 + _levels_in_one(node, text, starts)
         if deeper > MAX_DEPTH:
@@ -86,8 +83,7 @@ def _levels_in_one(node: ast.AST, text: str, starts: list[int]) -> int:
         case ast.BoolOp(values=values):
             return len(values) // 2
         case ast.Constant(value=str() | bytes()) | ast.JoinedStr():
-            end = min(cast("int", node.end_lineno), len(starts) - 1)
-            written = text[starts[node.lineno - 1] : starts[end]]
+            written = text[starts[node.lineno - 1] : starts[cast("int", node.end_lineno)]]
             return len(_NEXT_STRING.findall(written)) // 2 if len(written) > MAX_DEPTH else 0
     return 0
 
