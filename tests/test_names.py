@@ -118,6 +118,8 @@ def test_a_chain_of_aliases_that_goes_in_circles_has_no_origin() -> None:
         ("def f():\n    import torch as m\n    def g():\n        m = 1\n    what(m)", "torch"),
         # a walrus in a comprehension binds in the function around it
         ("import torch\n[(clip := torch.norm) for i in z]\nwhat(clip)", "torch.norm"),
+        ("def f():\n    (sum := 1)\nwhat(sum)", "builtins.sum"),
+        ("def f():\n    [(sum := 1) for i in z]\nwhat(sum)", "builtins.sum"),
         ("import torch\ndef f():\n    [[(clip := torch.norm) for i in y] for y in z]\n    what(clip)", "torch.norm"),
     ],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 import libcst as cst
@@ -161,7 +162,8 @@ def test_the_functions_of_a_program() -> None:
         b"    async def h(self):\n        c   \n",
         b"def f():\n    a\n    def g():\n        b\n",
     ]
-    assert {"a", "b"} <= {word for one in found.functions for word in one.words()}
+    inside = {word for one in found.functions for word in one.words()}
+    assert {"a", "b"} <= inside and not {"+a", "+b"} & inside
     assert not {"a", "b", "c"} & found.outside
 
 
@@ -225,8 +227,22 @@ def test_programs_without_a_tree() -> None:
     assert tree_of("x = = 1") is NoTree.FAULTY
     assert tree_of("x = '\0'") is NoTree.FAULTY
     assert tree_of("x = 1\n" * 400_000) is NoTree.LARGE
+    assert not isinstance(tree_of("#" * 2_000_000), NoTree)
+    assert tree_of("#" * 2_000_001) is NoTree.LARGE
     assert parts("x = = 1") is None
     assert not isinstance(tree_of("x = '\\d'"), NoTree)
+
+
+@pytest.mark.parametrize("error", [RecursionError, MemoryError])
+def test_a_program_that_is_too_deep_for_the_interpreter_is_not_called_faulty(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def fail(text: str) -> None:
+        raise error
+
+    monkeypatch.setattr(ast, "parse", fail)
+    assert tree_of(f"{error.__name__}()") is NoTree.DEEP
+    assert is_python("x")
 
 
 @pytest.mark.parametrize(

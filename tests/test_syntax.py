@@ -65,6 +65,19 @@ def test_a_null_byte_is_a_fault_where_the_interpreter_raises_another_error(monke
     assert first.message == "not valid Python: source code string cannot contain null bytes"
 
 
+def test_a_null_byte_hides_no_other_finding() -> None:
+    for newline in ("\n", "\r\n"):
+        first, second = look(f"import torch\n\nx = \0\n{CALL}\n".replace("\n", newline)).findings
+        assert (first.code, first.place.line, second.code, second.place.line) == ("invalid-syntax", 3, "CLIP002", 4)
+
+
+@pytest.mark.parametrize(("lines", "found"), [(syntax.MAX_FAULTS, ["CLIP002"]), (syntax.MAX_FAULTS + 1, [])])
+def test_a_program_with_too_many_faulty_lines_is_not_read(lines: int, found: list[str]) -> None:
+    assert syntax.MAX_FAULTS == 50
+    report = look("x = = 1\n" * lines + f"import torch\n{CALL}\n")
+    assert [f.code for f in report.findings] == ["invalid-syntax", *found]
+
+
 def test_a_broken_file_without_clipping_is_not_reported() -> None:
     penalty = "gradients = autograd.grad(d, x)[0]\nloss = ((gradients.norm(2, dim=1) - 1) ** 2).mean()\n"
     for text, told in ((penalty, 0), (f"{penalty}{CALL}\n", 1), (f"{penalty}p.grad.zero_()\n", 1)):
@@ -118,6 +131,8 @@ def test_braces_do_not_make_a_template(line: str) -> None:
         # what only Python's own parser rejects
         ("x = = 1\ny = [*a for a in b]\nc\n", "_      \n_                  \nc\n"),
         ("a\n    b\nc\n", "a\n     \nc\n"),
+        # and what only LibCST's rejects
+        ("x = = 1\n(y): int = 1\nc\n", "_      \n_           \nc\n"),
     ],
 )
 def test_a_faulty_line_is_replaced_by_one_of_its_length_that_opens_the_same_block(text: str, left: str) -> None:

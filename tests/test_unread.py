@@ -68,6 +68,7 @@ def test_what_the_interpreter_cannot_parse_is_left_alone(
         ("try:\n    a\nexcept E:\n    (x): int = 1\n", "try:\n    a\nexcept E:\n    _           \n"),
         ("match a:\n    case 1:\n        (x): int = 1\n", "match a:\n    case 1:\n        _           \n"),
         ("@a\ndef f():\n    (x): int = 1\n", "@a\ndef f():\n    _           \n"),
+        ("@a([b async\n    for b in c])\ndef f():\n    d\ne\n", "_          \n                \n        \n     \ne\n"),
         ("(x): int = 1\n(y): int = 1\n", "_           \n_           \n"),
         ("(x): int = 1\r\nb\r\n", "_           \r\nb\r\n"),
         # a line with only a backslash is joined with the next

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import libcst as cst
 
@@ -65,7 +65,7 @@ class Scope:
     @property
     def of_assignments(self) -> Scope:
         """The scope in which `:=` binds: the one around all comprehensions."""
-        return self.parent.of_assignments if self.parent and isinstance(self.node, COMPREHENSIONS) else self
+        return cast("Scope", self.parent).of_assignments if isinstance(self.node, COMPREHENSIONS) else self
 
     def bind(self, binding: Binding) -> None:
         home = self.elsewhere.get(binding.name, self)

@@ -93,8 +93,7 @@ def givers(split: Parts) -> list[Giver]:
     lists, tables = _with("[]", split.outside), _with("{}", split.outside)
     found: list[Giver] = []
     for function in split.functions:
-        adds = b"append" in function.text or b"[" in function.text
-        if b"global" in function.text or (adds and any(name.encode() in function.text for name in lists | tables)):
+        if b"global" in function.text or any(name.encode() in function.text for name in lists | tables):
             words = function.words()
             added = lists & words if "append" in words else frozenset()
             names = added | {name for name in tables if f"{name}[]=" in words} | _with("global ", words)

@@ -33,7 +33,7 @@ def _blank(found: re.Match[bytes]) -> bytes:
     text = found.group()
     if text[:1] != b"#" and (b" " not in text or _is_formatted(found)):
         return text
-    return b" " + _IN_LINE.sub(b"", text) if b"\n" in text or b"\r" in text else b" "
+    return b" " + _IN_LINE.sub(b"", text)
 
 
 def _is_formatted(found: re.Match[bytes]) -> bool:

@@ -236,11 +236,11 @@ def _interpreter_error(text: str) -> tuple[int, int, str] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings about escapes in strings do not matter here
             ast.parse(text)
-    except SyntaxError as error:
-        return error.lineno or 1, max((error.offset or 1) - 1, 0), error.msg
-    except ValueError as error:  # a null byte, before Python 3.11.4
-        before = text.partition("\0")[0]
-        return before.count("\n") + 1, 0, str(error)
+    except (SyntaxError, ValueError) as error:
+        if isinstance(error, SyntaxError) and error.lineno:
+            return error.lineno, max((error.offset or 1) - 1, 0), error.msg
+        # a null byte, for which Python gives no place; before 3.11.4 it raises a ValueError
+        return len(LINE_END.findall(text.partition("\0")[0])) + 1, 0, str(error)
     except (RecursionError, MemoryError):
         pass
     return None
