@@ -9,6 +9,7 @@ import libcst as cst
 import pytest
 
 from clipcheck.python.source import Source, memo
+from clipcheck.rule import Target
 
 
 def test_a_memo_computes_once_for_each_source_and_arguments() -> None:
@@ -111,3 +112,27 @@ def test_the_statements_beside_one() -> None:
     assert beside("d") == (["c", "d"], 1)
     assert beside("f") == (["a", "if b:", "if e: f"], 2)  # its line is that of the `if`
     assert source.siblings(names["a"]) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("target", "module", "origin"),
+    [
+        # a copy of the runtime counts as the runtime
+        ("mine.clipping", "mine.clipping", "clipcheck.runtime"),
+        ("mine.clipping", "mine.clippings", "mine.clippings"),
+        ("mine.clipping", "mine", "mine"),
+        ("mine.clipping", "clipcheck.runtime", "clipcheck.runtime"),
+        ("mine.clipping", "torch.nn.utils", "torch.nn.utils"),
+        ("clipcheck", "mine.clipping", "mine.clipping"),
+        ("clipcheck", "clipcheck.runtime", "clipcheck.runtime"),
+        ("torch", "torch.nn.utils", "torch.nn.utils"),
+        ("torch", "clipcheck.runtime", "clipcheck.runtime"),
+    ],
+)
+def test_the_origin_of_a_function_of_the_target(target: Target, module: str, origin: str) -> None:
+    for text in (f"from {module} import f\nf", f"import {module} as m\nm.f", f"import {module}\n{module}.f"):
+        source = Source(text + "\n", target)
+        *_, last = source.nodes(cst.Expr)
+        assert source.qualified(last.value) == f"{origin}.f"
+    unknown = Source("f(x).y\n", target)
+    assert unknown.qualified(next(unknown.nodes(cst.Attribute))) is None

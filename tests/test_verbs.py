@@ -261,6 +261,24 @@ def test_with_torch_as_the_target_the_shortest_import_is_used(text: str, after: 
     assert written(text, "get_total_norm", "torch") == after
 
 
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("import torch\nHERE\n", "import torch\nfrom mine.clips import grad_norm\ngrad_norm\n"),
+        ("import torch\ngrad_norm = 1\nHERE\n", "import mine.clips\nimport torch\ngrad_norm = 1\nmine.clips.grad_norm\n"),
+        (
+            "import torch\nmine = grad_norm = 1\nHERE\n",
+            "import torch\nfrom mine.clips import grad_norm as clipcheck_grad_norm\nmine = grad_norm = 1\nclipcheck_grad_norm\n",
+        ),
+        ("from mine import clips\nHERE\n", "from mine import clips\nclips.grad_norm\n"),
+        ("from mine.clips import other\nHERE\n", "from mine.clips import grad_norm, other\ngrad_norm\n"),
+        ("import torch\nfrom clipcheck.runtime import grad_norm as g\nHERE\n", "import torch\nfrom clipcheck.runtime import grad_norm as g\nfrom mine.clips import grad_norm\ngrad_norm\n"),
+    ],
+)  # fmt: skip
+def test_with_a_copy_of_the_runtime_as_the_target_the_copy_is_imported(text: str, after: str) -> None:
+    assert written(text, target="mine.clips") == after
+
+
 # --- imports that are no longer needed -------------------------------------------------------------------------------
 
 
@@ -310,6 +328,10 @@ def test_an_import_that_is_used_or_holds_more_stays(imports: str) -> None:
         ("from mine import a, grad_norm, zero\n", "from mine import a, zero\n"),
         ("from mine import (\n    a,\n    grad_norm,\n)\n", "from mine import (\n    a,\n)\n"),
         ("from mine import (a,\n                  grad_norm)\n", "from mine import a\n"),
+        # on one line if it is no longer than 88 characters
+        (f"from mine import ({'a' * 71},\n    grad_norm)\n", f"from mine import {'a' * 71}\n"),
+        (f"from mine import ({'a' * 72},\n    grad_norm)\n", f"from mine import (\n    {'a' * 72},\n)\n"),
+        (f"from mine import {'a' * 90}, grad_norm\n", f"from mine import {'a' * 90}\n"),
         ("import os\n\nimport grad_norm\n\nimport torch\n", "import os\n\nimport torch\n"),
         ("import grad_norm\n\nimport torch\n", "import torch\n"),
         ("import torch\n\nimport grad_norm\n\n\n", "import torch\n\n\n"),
@@ -373,6 +395,8 @@ def test_where_others_may_need_an_import_only_those_of_the_runtime_go() -> None:
 def test_an_import_in_a_function_is_removed_unless_the_body_would_be_empty() -> None:
     text = "def f():\n    import math\n    HERE = math.pi\n    return 1\n"
     assert without(text) == "def f():\n    return 1\n"
+    spread = "def f():\r\n    from mine import (\r\n        a,\r\n        grad_norm,\r\n    )\r\n    HERE = grad_norm\r\n    return a\r\n"
+    assert without(spread) == spread.replace("        grad_norm,\r\n", "").replace("    HERE = grad_norm\r\n", "")
 
 
 @pytest.mark.parametrize(
