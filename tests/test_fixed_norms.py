@@ -132,8 +132,9 @@ def test_the_order_of_a_norm(order: str, root: str, shown: str) -> None:
         (f"n = ({SQUARES}) ** 3", "the root does not match the norm type"),
         ("n = sum(p.grad.norm(2).item() ** 3 for p in ps) ** 0.5", "the exponent does not match the norm type"),
         ("n = sum(p.grad.norm(2).item() ** 3 for p in ps)", "the exponent does not match the norm type"),
+        ("n = sum(p.grad.norm(2).item() ** 2 for p in ps if (x := p.y)) ** 0.5", "the condition in the loop has a side effect"),
     ],
-)
+)  # fmt: skip
 def test_a_root_or_power_of_another_order_is_left(text: str, why: str) -> None:
     assert fixed(f"{text}\n") == (text, why)
 

@@ -6,6 +6,7 @@ import ast
 import json
 from types import SimpleNamespace
 
+import libcst as cst
 import pytest
 
 from clipcheck.documents.program import Program, Segment
@@ -205,6 +206,32 @@ def test_only_the_cell_that_is_not_read_is_left_alone() -> None:
     )
     assert [(f.code, f.place.cell) for f in report.findings] == [("not-analyzed", 2)]
     assert [(f.code, f.place.cell) for f in report.fixed] == [("CLIP002", 3)]
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("parser error: error at 2:3: why", "why"),
+        (f"parser error: error at 2:3: {'x' * 59}", "x" * 59),
+        (f"parser error: error at 2:3: one of {'x' * 60}", "unexpected token"),
+        ("something else\nthan usual", "something else"),
+    ],
+)
+def test_cells_that_are_read_one_by_one_but_not_together_are_not_read(
+    monkeypatch: pytest.MonkeyPatch, message: str, told: str
+) -> None:
+    text = "a = 1\nb = 2\n"
+    read = cst.parse_module
+
+    def parse(piece: str) -> cst.Module:
+        if piece == text:
+            raise cst.ParserSyntaxError(message, lines=[piece], raw_line=2, raw_column=3)
+        return read(piece)
+
+    monkeypatch.setattr(cst, "parse_module", parse)
+    source, faults = syntax.parse(Program(text, (Segment(0, 6), Segment(6, 12))), "torch")
+    assert source is None
+    assert faults == (syntax.Fault(9, told, 0, len(text), False),)
 
 
 # --- what is being typed ----------------------------------------------------------------------------------------------
