@@ -88,7 +88,7 @@ def _in_block(source: Source, node: cst.CSTNode, block: list[Statement]) -> Stat
     if not isinstance(statement, cst.SimpleStatementLine) or not stands_alone(source, statement):
         return None
     while not any(statement is other for other in block):
-        parent = source.enclosing(statement, cst.BaseCompoundStatement)
+        _, parent, *_ = (*source.ancestors(statement), None)
         if not isinstance(parent, cst.If) or parent.orelse is not None or len(source.siblings(statement)[0]) != 1:
             return None
         statement = parent

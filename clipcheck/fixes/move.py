@@ -28,7 +28,7 @@ def carrier(source: Source, node: cst.CSTNode, beside: cst.CSTNode) -> tuple[Sta
         for other in block:
             if id(other) in above and other is not statement:
                 return statement, other
-        parent = source.enclosing(statement, cst.BaseCompoundStatement)
+        _, parent, *_ = (*source.ancestors(statement), None)
         if not (isinstance(parent, cst.If) and parent.orelse is None and len(block) == 1):
             return None
         if isinstance(source.parent(parent), cst.If):  # an elif
