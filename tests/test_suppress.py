@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,14 @@ from conftest import runner
 
 from clipcheck.catalogue import RULES
 from clipcheck.cli.main import main
+from clipcheck.documents.program import apply
+from clipcheck.engine.baseline import added
 from clipcheck.engine.file import check_file
 from clipcheck.engine.results import FileReport
-from clipcheck.settings.keys import Settings
+from clipcheck.engine.suppressions import Standing, names_us, read, removal, sift, standing
+from clipcheck.python.source import Source
+from clipcheck.rule import UNUSED
+from clipcheck.settings.keys import DEFAULT, Settings
 
 CALL = "torch.nn.utils.clip_grad_norm(model.parameters(), 1.0)"
 BOOK = '{"cells": [{"cell_type": "code", "source": ["import torch\\n", "…"]}]}'
@@ -300,3 +306,216 @@ def test_a_baseline_of_a_notebook_and_of_markdown(tmp_path: Path) -> None:
     assert book.read_text() == BOOK.replace("…", f"{CALL}  # clipcheck: ignore[CLIP002]")
     assert guide.read_text() == f"> ```python\n> import torch\n> {CALL}  # clipcheck: ignore[CLIP002]\n> ```\n"
     assert run(str(tmp_path)).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "after"),
+    [
+        # directives of other kinds and of other lines stay as they are
+        ("CALL  # clipcheck: ignore", "CALL  # clipcheck: ignore  # clipcheck: ignore[CLIP002]"),
+        ("CALL  # clipcheck: disable[CLIP001]", "CALL  # clipcheck: disable[CLIP001]  # clipcheck: ignore[CLIP002]"),
+        ("# clipcheck: ignore[CLIP001]\nCALL", "# clipcheck: ignore[CLIP001]\nCALL  # clipcheck: ignore[CLIP002]"),
+        ("CALL  # noqa: E501", "CALL  # noqa: E501  # clipcheck: ignore[CLIP002]"),
+        ("CALL  # clipcheck: ignore[CLIP001]", "CALL  # clipcheck: ignore[CLIP001, CLIP002]"),
+        ("CALL \t ", "CALL  # clipcheck: ignore[CLIP002] \t "),
+        ("CALL; CALL", "CALL; CALL  # clipcheck: ignore[CLIP002]"),
+    ],
+)
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\nx = 1\n"])
+def test_where_a_baseline_writes_its_comment(line: str, after: str, end: str) -> None:
+    before, expected = (f"import torch\n{text.replace('CALL', CALL)}{end}" for text in (line, after))
+    report = look(before, replace(SETTINGS, suppressions=False))
+    count = line.count("CALL")
+    assert added(report, "ignore", "") == (expected.encode(), count)
+
+
+def test_a_baseline_names_all_rules_of_a_line_once() -> None:
+    zero = CALL.replace("1.0", "0.0")
+    report = look(f"import torch\n{zero}; {zero}\n", Settings(frozenset({"CLIP002", "CLIP201"}), "torch"))
+    data, count = added(report, "noqa", "for now")
+    assert data == f"import torch\n{zero}; {zero}  # noqa: CLIP002, CLIP201 for now\n".encode()
+    assert count == len(report.findings) == 4
+    extended = look(f"import torch\n{zero}  # noqa: CLIP009\n", Settings(frozenset({"CLIP002", "CLIP201"}), "torch"))
+    assert added(extended, "noqa", "")[0] == f"import torch\n{zero}  # noqa: CLIP009, CLIP002, CLIP201\n".encode()
+
+
+@pytest.mark.parametrize("form", ["ignore", "noqa"])
+def test_a_baseline_of_several_cells_and_blocks(form: str) -> None:
+    comment = {"ignore": "# clipcheck: ignore[CLIP002]", "noqa": "# noqa: CLIP002"}[form]
+    cells = ["import torch\\n", f"x = 1\\n{CALL}", f"%%writefile a.py\\nimport torch\\n{CALL}", f"{CALL}\\ny = 2"]
+    book = '{"cells": [' + ", ".join(f'{{"cell_type": "code", "source": "{cell}"}}' for cell in cells) + "]}"
+    report = look(book, path="n.ipynb")
+    assert added(report, form, "") == (book.replace(CALL, f"{CALL}  {comment}").encode(), 3)
+    pytest.importorskip("markdown_it")
+    guide = f"# Guide\n\n```python\nimport torch\n{CALL}\n```\n\n```python\n{CALL}\n{CALL}\n```\n"
+    assert added(look(guide, path="g.md"), form, "") == (guide.replace(CALL, f"{CALL}  {comment}").encode(), 3)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("x.py", "import torch\n"),
+        ("x.py", "p.grad = = 1\n"),  # no comment suppresses that
+        ("n.ipynb", "clip_grad_norm("),
+        ("x.py", "x = 1  # clipcheck: ignore[CLIP002]\n"),
+        ("x.rst", f".. code:: python\n\n   import torch\n   {CALL}\n"),  # nothing in it is written
+        ("x.md", f"```python\n>>> import torch\n>>> {CALL}\n```\n"),
+    ],
+)
+def test_a_baseline_has_nothing_to_say_about_other_findings(path: str, text: str) -> None:
+    assert added(look(text, path=path), "ignore", "") == (text.encode(), 0)
+
+
+# --- directives, one by one -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", False),
+        (b"# clipcheck ignores it", False),
+        (b"# noqa", False),
+        (b"# NOQA: E501", False),
+        (b"# noqa: E501\n# CLIP002", False),
+        (b"# noqa: E501\rCLIP002", False),
+        (b"# noqa: CLIP", False),
+        (b"# noqas: CLIP002", False),
+        (b"# CLIP002", False),
+        (b"# clipcheck: ignore", True),
+        (b"# noqa: CLIP002", True),
+        (b"# NOQA: clip002", True),
+        (b"# noqa: E501, Clip002", True),
+    ],
+)
+def test_whether_a_file_names_our_rules_in_a_comment(data: bytes, expected: bool) -> None:
+    assert names_us(data) is expected
+
+
+@pytest.mark.parametrize("line", [2, 4, 6, 8])
+def test_a_comment_in_the_middle_of_something_is_none_at_its_ends(line: int) -> None:
+    assert not suppressed_by(line)
+
+
+@pytest.mark.parametrize("line", [1, 3, 5, 7])
+def test_a_comment_counts_at_the_ends_of_the_finding_and_of_its_statement(line: int) -> None:
+    assert suppressed_by(line)
+
+
+def suppressed_by(line: int) -> bool:
+    """Whether a comment on a line suppresses a finding on lines 3 to 5 of a statement on lines 1 to 7."""
+    text = "".join(f"x{n}{'  # noqa: CLIP001' if n == line else ''}\n" for n in range(1, 9))
+    sifted = sift(Source(text), [("CLIP001", Standing(text.index("x3"), 3, 5, 1, 7))], frozenset(), True)
+    return sifted == ((), (0,), (), ())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("# clipcheck: ignore\nz\nx(\ny)\n", False),
+        ("x(\n# clipcheck: ignore\nz,\ny)\n", False),
+        ("x(\ny)\n# clipcheck: ignore\n", False),
+        ("x(y)\n# clipcheck: ignore", False),
+        ("# noqa\nx(\ny)\n", False),
+        ("# clipcheck: ignore\nx(\ny)\n", True),
+        ("# clipcheck: ignore\n\n  # why\nx(\ny)\n", True),
+        ("x(\n  # clipcheck: ignore\ny)\n", True),
+        ("# clipcheck: ignore\rx(\ry)\r", True),
+    ],
+)
+def test_a_comment_of_its_own_line_is_for_the_finding_or_the_statement_below(text: str, expected: bool) -> None:
+    """The finding is at `y`, in the statement that begins at `x`."""
+    source = Source(text)
+    at, first = text.index("y"), source.line_at(text.index("x"))
+    where = standing(source, at, at + 1, (first, source.line_at(at)))
+    assert bool(sift(source, [("CLIP001", where)], frozenset(), True).suppressed) is expected
+
+
+@pytest.mark.parametrize(("start", "end", "lines"), [(0, 2, (1, 1)), (0, 3, (1, 2)), (2, 2, (2, 2)), (2, 3, (2, 2))])
+def test_the_lines_of_a_finding(start: int, end: int, lines: tuple[int, int]) -> None:
+    assert standing(Source("a\nb\n"), start, end, (7, 9)) == Standing(start, *lines, 7, 9)
+
+
+@pytest.mark.parametrize(
+    ("text", "unused"),
+    [
+        ("CALL  # clipcheck: ignore[CLIP002]\n# clipcheck: file-ignore[CLIP002]", []),  # both of them
+        ("CALL  # clipcheck: ignore[CLIP002]\nx  # clipcheck: ignore[CLIP002]", [3]),
+        ("x  # clipcheck: ignore[CLIP002]\nCALL  # clipcheck: ignore[CLIP002]", [2]),
+        ("# clipcheck: disable[CLIP002]\nCALL\nx  # clipcheck: ignore[CLIP002]", [4]),
+        ("# clipcheck: enable[CLIP002]\nCALL", [2]),
+        ("CALL  # clipcheck: ignore[CLIP002]\n# clipcheck: enable[CLIP002]", [3]),
+        ("# clipcheck: file-ignore[CLIP002]\nCALL\n# clipcheck: enable[CLIP002]", [4]),
+        ("# clipcheck: disable[CLIP002]\n# clipcheck: enable[CLIP002]\nCALL", [2]),
+        ("# clipcheck: disable[CLIP002]\nCALL\n# clipcheck: enable[CLIP002]\nCALL", []),
+        ("CALL\n# clipcheck: disable[CLIP002]", [3]),
+        ("CALL  # clipcheck: disable[CLIP002]", [2]),
+        ("# clipcheck: disable[CLIP002]\n# clipcheck: enable[CLIP101]\nCALL", []),  # CLIP101 did not run
+        ("CALL  # noqa: CLIP101", []),  # that rule did not run
+        ("x  # noqa\nCALL", []),
+        ("x  # clipcheck: ignore\nCALL", []),  # not all rules ran
+    ],
+)
+def test_which_comments_are_unused(text: str, unused: list[int]) -> None:
+    assert [line for code, line in codes(f"import torch\n{text.replace('CALL', CALL)}\n") if code == UNUSED] == unused
+
+
+def test_a_comment_for_all_rules_is_judged_where_the_default_rules_ran() -> None:
+    for rules, unused in ((DEFAULT, 1), (DEFAULT | {"CLIP503"}, 1), (DEFAULT - {"CLIP002"}, 0)):
+        report = look("x = 1  # clipcheck: ignore\n", Settings(rules))
+        assert [finding.code for finding in report.findings] == [UNUSED] * unused
+    assert look(f"import torch\n{CALL}  # clipcheck: ignore\n", Settings(DEFAULT)).findings == ()
+    assert look("x = 1  # clipcheck: ignore\n", Settings(DEFAULT, report_unused=False)).findings == ()
+
+
+def test_where_directives_are() -> None:
+    text = (
+        "x = 1\n"
+        "y  # why  # clipcheck: ignore[CLIP001, CLIP999] soon  # noqa: E501 CLIP002 CLIP998, W1 too\n"
+        "  # clipcheck: Disable\n"
+        "z  # NOQA  # clipcheck: noqa: CLIP003, clip004 # clipcheck: skip\n"
+    )
+    source = Source(text)
+    found, malformed = read(source)
+    named = [None if one.names is None else [text[name.start : name.end] for name in one.names] for one in found]
+    assert [(one.verb, text[one.start : one.end], names) for one, names in zip(found, named, strict=True)] == [
+        ("ignore", "# clipcheck: ignore[CLIP001, CLIP999] soon", ["CLIP001"]),
+        ("ignore", "# noqa: E501 CLIP002 CLIP998, W1", ["CLIP002"]),
+        ("disable", "# clipcheck: Disable", None),
+        ("file-ignore", "# clipcheck: noqa: CLIP003, clip004", ["CLIP003", "clip004"]),
+        ("ignore", "# NOQA  ", None),
+    ]
+    assert [(one.line, one.alone, one.foreign, one.others) for one in found] == [
+        (2, False, False, False),
+        (2, False, True, True),
+        (3, True, False, False),
+        (4, False, False, False),
+        (4, False, True, False),
+    ]
+    assert [(text[at:].partition(" ")[2].partition(" ")[0], message) for at, message in malformed] == [
+        ("clipcheck:", "unknown rule `CLIP999` in a suppression"),
+        ("noqa:", "unknown rule `CLIP998` in a `noqa`"),
+        ("clipcheck:", "`clipcheck: skip`: unknown directive (expected ignore, disable, enable, file-ignore, noqa)"),
+    ]
+    assert text[malformed[2][0] :] == "# clipcheck: skip\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "after"),
+    [
+        ("x   # clipcheck: ignore\n", "", "x\n"),
+        ("x # clipcheck: ignore\n", "", "x\n"),
+        ("x\t# clipcheck: ignore\n", "", "x\n"),
+        ("x# clipcheck: ignore", "", "x"),
+        ("    # clipcheck: ignore  # noqa\nx\n", "", "  # noqa\nx\n"),
+        ("x\r\n\t# clipcheck: ignore\r\ny\r\n", "", "x\r\ny\r\n"),
+        ("x  # clipcheck: ignore[CLIP001, CLIP002,CLIP003]\n", "CLIP002", "x  # clipcheck: ignore[CLIP001, CLIP003]\n"),
+        ("x  # clipcheck: ignore[CLIP001 , CLIP002]\n", "CLIP002", "x  # clipcheck: ignore[CLIP001]\n"),
+        ("x  # clipcheck: ignore[CLIP001 , CLIP002]\n", "CLIP001", "x  # clipcheck: ignore[CLIP002]\n"),
+    ],
+)
+def test_what_is_left_of_a_line_without_its_directive(line: str, name: str, after: str) -> None:
+    source = Source(line)
+    directive = next(one for one in read(source)[0] if not one.foreign)
+    fix = removal(source, directive, next((one for one in directive.names or () if one.code == name), None))
+    assert apply(line, fix.edits) == after
+    assert fix.title == (f"Remove `{name}` from the suppression" if name else "Remove the suppression")

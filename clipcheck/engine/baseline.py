@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clipcheck.catalogue import RULES
 from clipcheck.documents.program import Program, Segment
 from clipcheck.documents.read import read
 from clipcheck.engine import suppressions
@@ -16,27 +15,27 @@ from clipcheck.rule import Edit
 
 def added(report: FileReport, form: str, reason: str) -> tuple[bytes, int]:
     """The file with a suppression for each finding, and the number of suppressed findings; `form` is ignore or noqa."""
-    wanted: dict[int, dict[tuple[int | None, int], set[str]]] = {}
+    wanted: dict[int, dict[tuple[int | None, int], list[str]]] = {}
     for finding in report.findings:
-        if finding.code in RULES:
+        if finding.silent_at:
             lines = wanted.setdefault(finding.program, {})
-            lines.setdefault((finding.place.cell, finding.silent_at), set()).add(finding.code)
-    if not wanted:
+            lines.setdefault((finding.place.cell, finding.silent_at), []).append(finding.code)
+    if not wanted:  # it may be a file that cannot be read
         return report.data, 0
     document = read(report.path, report.data)
     edits: list[list[Edit]] = [[] for _ in document.programs]
-    done: set[tuple[int, int | None, int]] = set()
+    suppressed = 0
     for index, lines in wanted.items():
         program = document.programs[index]
         source = syntax.parse(program, "torch").source
+        assert source is not None  # rules have looked at it
         for (cell, line), codes in lines.items():
             segment = _segment(program, cell)
-            if source is not None and segment.editable:
+            if segment.editable:
                 number = source.line_at(segment.start) + line - segment.line
-                edits[index].append(_addition(source, number, sorted(codes), form, reason))
-                done.add((index, cell, line))
-    suppressed = [f for f in report.findings if (f.program, f.place.cell, f.silent_at) in done and f.code in RULES]
-    return document.splice(edits), len(suppressed)
+                edits[index].append(_addition(source, number, sorted(set(codes)), form, reason))
+                suppressed += len(codes)
+    return document.splice(edits), suppressed
 
 
 def _segment(program: Program, cell: int | None) -> Segment:

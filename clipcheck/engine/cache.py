@@ -116,8 +116,8 @@ class Cache:
     def _trusted(self, path: str) -> str:
         """The recorded state of a file; "", which no file has, if the file may change without changing its state."""
         state = self._states[path]
-        newest = max((int(number) for number in state.split()[2:]), default=0)
-        return state if newest < self._started - GRAIN else ""
+        changes = state.split()[2:]
+        return state if all(int(time) < self._started - GRAIN for time in changes) else ""
 
     def _merged(self, changed: Iterable[tuple[str, Settings, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
         """The new entries and the old ones, without deleted files."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from clipcheck.documents.program import Document, MissingParser, Unreadable
+from clipcheck.documents.program import Document, MissingParser, Program, Unreadable
 from clipcheck.documents.read import encode, is_python, read, searchable
 from clipcheck.engine import touched
 from clipcheck.engine.results import FileReport
@@ -52,13 +52,9 @@ def check_file(path: str, data: bytes, settings: Settings, before: bytes = b"") 
 
 
 def _checked_and_fixed(path: str, data: bytes, settings: Settings, before: bytes) -> FileReport:
-    first = _check(path, data, settings, before)
-    if settings.fix and any(_applicable(first.findings, settings)):
-        report = _settle(path, data, first, settings)
-    else:
-        report = FileReport(path, data, first.findings, (), None, first.errors, first.warnings, settings.safety)
-    refuted = [_refuted(f) for f in report.findings if f.verdict and f.verdict.kind == "refuted"]
-    return report._replace(errors=(*report.errors, *refuted)) if refuted else report
+    report = _settle(path, data, _check(path, data, settings, before), settings)
+    refuted = (_refuted(f) for f in report.findings if f.verdict and f.verdict.kind == "refuted")
+    return report._replace(errors=(*report.errors, *refuted))
 
 
 def check_text(path: str, text: str, settings: Settings, before: str = "") -> FileReport:
@@ -68,7 +64,7 @@ def check_text(path: str, text: str, settings: Settings, before: str = "") -> Fi
     skipped.
     """
     try:
-        return check_file(path, encode(path, text), settings, encode(path, before) if before else b"")
+        return check_file(path, encode(path, text), settings, encode(path, before))
     except Unreadable as error:
         return FileReport(path, b"", (_unreadable(path, str(error)),))
 
@@ -123,11 +119,8 @@ def _settle(path: str, data: bytes, first: _Checked, settings: Settings) -> File
     errors = list(first.errors)
     refused: set[touched.Refused] = set()
     current = data
-    warnings = checked.warnings
     for _ in range(MAX_ROUNDS):
         pending = [f for f in _applicable(checked.findings, settings) if touched.key(f) not in refused]
-        if not pending:
-            break
         step, bad = _round(path, checked, pending, settings)
         errors += map(_bad_fix, bad)
         refused |= set(map(touched.key, bad))
@@ -138,15 +131,15 @@ def _settle(path: str, data: bytes, first: _Checked, settings: Settings) -> File
         fixed += step.taken
     else:
         errors.append(f"{path}: the fixes do not settle after {MAX_ROUNDS} rounds")
-        return FileReport(path, data, first.findings, (), None, tuple(errors), warnings, settings.safety)
-    after = current if current != data else None
-    return FileReport(path, data, checked.findings, tuple(fixed), after, tuple(errors), warnings, settings.safety)
+        return FileReport(path, data, first.findings, (), None, tuple(errors), first.warnings, settings.safety)
+    now = current if fixed else None
+    return FileReport(path, data, checked.findings, tuple(fixed), now, tuple(errors), checked.warnings, settings.safety)
 
 
 def _round(
     path: str, checked: _Checked, pending: Sequence[Finding], settings: Settings
 ) -> tuple[_Step | None, list[Finding]]:
-    """The result of all fixes that do not overlap, without those that fail by themselves."""
+    """The result of all fixes that do not overlap, and those that fail by themselves; None if no other is pending."""
     bad: list[Finding] = []
     while pending:
         step = _step(path, checked, pending, settings)
@@ -188,16 +181,18 @@ def _breaks(before: Document, after: Document) -> bool:
     """Whether a program is no longer valid Python: for fragments of a document, no finding says so."""
     from clipcheck.python.syntax import is_python  # imports libcst, as finding something to fix did before
 
-    pairs = zip(before.programs, after.programs, strict=False)
-    changed = [(old.text, new.text) for old, new in pairs if old.text != new.text]
-    return len(before.programs) != len(after.programs) or any(is_python(a) and not is_python(b) for a, b in changed)
+    def is_broken(old: Program, new: Program) -> bool:
+        return is_python(old.text) and not is_python(new.text)
+
+    return len(before.programs) != len(after.programs) or any(map(is_broken, before.programs, after.programs))
 
 
 def _applicable(findings: Iterable[Finding], settings: Settings) -> list[Finding]:
     return [
         f
         for f in findings
-        if f.fix is not None and settings.applies(f.fix.safety) and (f.verdict is None or f.verdict.kind == "verified")
+        if settings.fix and f.fix and settings.applies(f.fix.safety)
+        if f.verdict is None or f.verdict.kind == "verified"
     ]
 
 

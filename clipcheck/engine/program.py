@@ -83,7 +83,6 @@ def examine(
     masked = tuple(item.finding for item in everything if item.masked)
     findings, warnings = _suppress(view, found) if settings.suppressions else ([item.finding for item in found], [])
     if found and not source.exact:
-        findings = [finding._replace(fix=None, changes=()) for finding in findings]
         findings.append(_not_round_tripped(view))
     return Examined((*broken, *_tried(view, findings)), tuple(errors), tuple(warnings), masked)
 
@@ -120,7 +119,7 @@ def _found(view: _View, rule: Rule, hit: Hit) -> _Found:
     source, document, index = view.source, view.document, view.program
     start, end = source.span(hit.node)
     logical = source.logical_line(hit.node)
-    last = source.line_starts[logical[1]] - 1 if logical[1] < len(source.line_starts) else len(source.text)
+    last = source.line_starts[logical[1] - 1]
     fix = _adjusted(view, rule.code, hit.fix)
     obstacle = _obstacle(source, fix) if fix is not None else ""
     fix = None if obstacle else fix
@@ -225,9 +224,8 @@ def _shared(one: str, other: str) -> int:
 def _suppress(view: _View, found: Sequence[_Found]) -> tuple[list[Finding], list[str]]:
     """The findings that no comment suppresses, findings of unused comments, and warnings."""
     source = view.source
-    # without findings, only comments that name our rules matter
-    if not suppressions.mentioned(source.text) or not (found or names_us(source.text.encode(errors="replace"))):
-        return [item.finding for item in found], []
+    if not found and not names_us(source.text.encode(errors="replace")):
+        return [], []  # no other comment matters, and looking for them takes time
     codes = view.settings.codes
     sifted = suppressions.sift(
         source, [(item.finding.code, item.standing) for item in found], codes, whole=codes >= DEFAULT

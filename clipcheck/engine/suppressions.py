@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from clipcheck.catalogue import RULES
+from clipcheck.documents.program import LINE_END
 from clipcheck.rule import Edit, Fix, Safety
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 VERBS = ("ignore", "disable", "enable", "file-ignore", "noqa")
 
-_MENTION = re.compile(r"clipcheck:|noqa", re.IGNORECASE)
 _OWN = re.compile(r"#\s*clipcheck:\s*(?P<verb>[\w-]*)(?P<rest>[^#]*)", re.IGNORECASE)
 _NOQA = re.compile(r"#\s*noqa(?![\w-])(?P<rest>[^#]*)", re.IGNORECASE)
 _IN_BRACKETS = re.compile(r"\s*\[([^\]]*)\]")
@@ -51,7 +51,7 @@ class Directive(NamedTuple):
     start: int
     end: int
     line: int
-    alone: bool  # on a separate line
+    alone: bool  # on a separate line; not asked of a noqa, which means its own line in any case
     foreign: bool = False  # a noqa, which other tools read as well
     others: bool = False  # it names rules of other tools
 
@@ -81,10 +81,6 @@ class Sifted(NamedTuple):
 def names_us(data: bytes) -> bool:
     """Whether a file names clipcheck or its rules; plain searches are fifty times as fast, and few files match."""
     return b"clipcheck:" in data or ((b"noqa" in data or b"NOQA" in data) and _NOQA_BYTES.search(data) is not None)
-
-
-def mentioned(text: str) -> bool:
-    return _MENTION.search(text) is not None
 
 
 def standing(source: Source, start: int, end: int, logical: tuple[int, int]) -> Standing:
@@ -167,7 +163,7 @@ def _noqa(found: re.Match[str], comment: _Comment) -> tuple[Directive | None, li
     words = list(_codes_from(rest, colon.end()))
     if not words and re.match(r"\s*clip", rest[colon.end() :], re.IGNORECASE):
         return None, ["malformed suppression, write `# noqa: CLIP001`"]
-    ours = [word for word in words if _known(word[0]) or word[0].upper().startswith("CLIP")]
+    ours = [word for word in words if word[0].upper().startswith("CLIP")]
     first = comment.start + found.start("rest")
     names, wrong = _names(ours, first, "a `noqa`")
     if not names:
@@ -212,9 +208,9 @@ def _suppresses(source: Source, directives: Sequence[Directive], i: int, code: s
         case "file-ignore":
             return True
         case "disable":
-            end = next((d.start for d in directives[i + 1 :] if d.verb == "enable" and d.means(code)), None)
-            return directive.start < where.start and (end is None or where.start < end)
-        case "ignore" if directive.alone and not directive.foreign:
+            after = (d.start for d in directives[i + 1 :] if d.verb == "enable" and d.means(code))
+            return directive.start < where.start < next(after, len(source.text))
+        case "ignore" if directive.alone:
             return _next_code_line(source, directive.line) in (where.first, where.logical_first)
         case "ignore":
             return directive.line in where[1:]
@@ -222,15 +218,9 @@ def _suppresses(source: Source, directives: Sequence[Directive], i: int, code: s
 
 
 def _next_code_line(source: Source, line: int) -> int:
-    """The first line after `line` that contains more than a comment."""
-    starts = source.line_starts
-    while line < len(starts):
-        end = starts[line + 1] if line + 1 < len(starts) else len(source.text)
-        text = source.text[starts[line] : end].strip()
-        line += 1
-        if text and not text.startswith("#"):
-            return line
-    return 0
+    """The first line after `line` that contains more than a comment; 0, which no line is, if there is none."""
+    below = enumerate(LINE_END.split(source.text)[line:], line + 1)
+    return next((number for number, text in below if text.strip() and not text.lstrip().startswith("#")), 0)
 
 
 def _unused_names(directive: Directive, used: set[str], judged: frozenset[str], whole: bool) -> Iterator[Naming | None]:
@@ -261,8 +251,7 @@ def removal(source: Source, directive: Directive, name: Naming | None) -> Fix:
     if after := re.compile(r"\s*,\s*").match(text, end):
         end = after.end()
     else:
-        head = text[:start].rstrip()
-        start = len(head) - head.endswith(",")
+        start = len(text[:start].rstrip().removesuffix(",").rstrip())
     return Fix(f"Remove `{name.code}` from the suppression", Safety.SAFE, (Edit(start, end, ""),))
 
 
@@ -273,10 +262,8 @@ def _without(source: Source, directive: Directive) -> Edit:
     stop = source.line_starts[directive.line] if directive.line < len(source.line_starts) else len(text)
     if not text[directive.end : stop].strip() and not text[first : directive.start].strip():
         return Edit(first, stop, "")
-    start = directive.start
-    while start > first and text[start - 1] in " \t":
-        start -= 1
-    return Edit(start, directive.end, "")
+    before = text[first : directive.start].rstrip(" \t")
+    return Edit(first + len(before), directive.end, "")
 
 
 def edits_line(source: Source, edit: Edit, first: int, last: int) -> bool:
