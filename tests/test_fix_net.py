@@ -15,10 +15,10 @@ from conftest import runner
 
 import clipcheck.rules
 from clipcheck.cli.main import main
-from clipcheck.engine.file import check_text
+from clipcheck.engine.file import _compatible, check_text
 from clipcheck.engine.results import FileReport
 from clipcheck.python.source import Source
-from clipcheck.rule import Edit, Fix, Hit, Safety, Verdict
+from clipcheck.rule import Edit, Finding, Fix, Hit, Place, Safety, Severity, Verdict
 from clipcheck.rules import Check
 from clipcheck.settings.keys import Settings
 
@@ -214,6 +214,66 @@ def test_fixes_that_do_not_settle_are_not_written(install: Install) -> None:
     assert report.errors == ("x.py: the fixes do not settle after 10 rounds",)
 
 
+def test_a_fix_after_which_the_file_cannot_be_read_is_not_written(install: Install) -> None:
+    def check(source: Source) -> Iterator[Hit]:
+        for hit in finds("old", "new")(source):
+            assert hit.fix is not None
+            yield hit._replace(fix=hit.fix._replace(imports=(Edit(0, 0, "# coding: nonsense\n"),)))
+
+    install(check)
+    after, left, report = fixed("f(old)\n")
+    assert (after, left) == ("f(old)\n", ["`old` is found"])
+    assert [error.startswith(refusal(4, 3)) for error in report.errors] == [True]
+
+
+def test_a_fix_that_makes_another_block_of_a_document_is_not_written(install: Install) -> None:
+    pytest.importorskip("markdown_it")
+    install(finds("old", "x\n```\n\n```python\ny"))
+    text = f"```python\n{HEAD}old\n```\n\n```python\ny\n```\n"
+    report = check_text("x.md", text, Settings(frozenset({FIRST}), fix=True))
+    assert (report.now.decode(), report.fixed) == (text, ())
+    assert len(report.errors) == len(report.findings) == 1
+
+
+def test_a_finding_does_not_go_because_its_rule_no_longer_runs(install: Install) -> None:
+    """The fix removes the words that tell which files the second rule has to look at."""
+
+    def check(source: Source) -> Iterator[Hit]:
+        for line in source.nodes(cst.ImportFrom):
+            if "_six" in source.code(line):
+                start, end = source.span(line)
+                yield Hit(line, "an old import", Fix("Remove it", Safety.SAFE, (Edit(start, end + 1, ""),)))
+
+    install(check, finds("far"))
+    text = HEAD.replace(", inf", ", 1")
+    settings = Settings(frozenset({FIRST, SECOND}), fix=True)
+    report = check_text("x.py", f"{text}far\n", settings)
+    assert report.now.decode() == f"{text.partition(chr(10))[2]}far\n"
+    assert [(finding.message, finding.place.line) for finding in report.findings] == [("`far` is found", 3)]
+    assert check_text("x.py", report.now.decode(), settings).findings == ()  # alone, the rule would not run
+
+
+def test_what_is_wrong_with_comments_is_told_of_the_text_that_is_written(install: Install) -> None:
+    install(finds("old", "new", imports=(Edit(len(HEAD), len(HEAD), "import a\nimport b\n"),)))
+    report = fixed("f(old)\nx  # clipcheck: skip\n")[2]
+    assert report.fixed and [warning[:7] for warning in report.warnings] == ["x.py:7:"]
+    install(finds("old", "old"))
+    report = fixed("f(old)\nx  # clipcheck: skip\n")[2]
+    assert not report.fixed and [warning[:7] for warning in report.warnings] == ["x.py:5:"]
+
+
+def test_refuted_fixes_are_reported_though_none_is_wanted(install: Install) -> None:
+    install(finds("old", "new"))
+    verdict = Verdict("refuted", 3, reason="so it is")
+    settings = Settings(frozenset({FIRST}), verify=lambda *_: verdict)
+    report = check_text("x.py", f"{HEAD}f(old)\n", settings)
+    assert [finding.verdict for finding in report.findings] == [verdict]
+    assert [error.startswith("x.py:4:3: the fix of CLIP002 is refuted: so it is. ") for error in report.errors] == [
+        True
+    ]
+    assert (report.fixed, report.fixed_data) == ((), None)
+
+
 # --- one bad fix among good ones --------------------------------------------------------------------------------------
 
 
@@ -242,6 +302,32 @@ def test_each_bad_fix_is_reported_once(install: Install) -> None:
     assert [error.partition(": ")[0] for error in report.errors] == ["x.py:4:3", "x.py:5:3"]
 
 
+def only_one(old: str, new: str) -> Check:
+    """A rule that finds `far` as soon as `old` has been replaced twice."""
+
+    def check(source: Source) -> Iterator[Hit]:
+        if source.text.count(new) > 1:
+            yield from finds("far")(source)
+
+    return check
+
+
+def test_of_fixes_that_fail_only_together_the_first_is_written(install: Install) -> None:
+    install(finds("old", "new"), only_one("old", "new"))
+    after, left, report = fixed("f(old)\ng(old)\nh(old)\nfar\n")
+    assert (after, left) == ("f(new)\ng(old)\nh(old)\nfar\n", ["`old` is found"] * 2)
+    assert [finding.place.line for finding in report.fixed] == [4]
+    assert [error.partition(": ")[0] for error in report.errors] == ["x.py:5:3", "x.py:6:3"]
+
+
+def test_fixes_that_fail_together_beside_one_that_fails_alone(install: Install) -> None:
+    install(both(finds("bad", "("), finds("old", "new")), only_one("old", "new"))
+    after, left, report = fixed("f(bad)\nf(old)\ng(old)\nfar\n")
+    assert (after, left) == ("f(bad)\nf(new)\ng(old)\nfar\n", ["`bad` is found", "`old` is found"])
+    assert [finding.place.line for finding in report.fixed] == [5]
+    assert [error.partition(": ")[0] for error in report.errors] == ["x.py:4:3", "x.py:6:3"]
+
+
 # --- fixes that are written -------------------------------------------------------------------------------------------
 
 
@@ -265,6 +351,45 @@ def test_fixes_that_overlap_are_made_one_after_the_other(install: Install) -> No
     after, left, report = fixed("x = [one,two]\n")
     assert (after, left, report.errors) == ("x = [1,2]\n", [], ())
     assert [finding.message for finding in report.fixed] == ["one", "two"]
+
+
+def found(*edits: Edit, program: int = 0) -> Finding:
+    fix = Fix("Fix it", Safety.SAFE, edits)
+    return Finding("x.py", Place(1, 1, 1, 2), FIRST, "name", "found", Severity.WARNING, fix, program=program)
+
+
+@pytest.mark.parametrize(
+    ("edits", "taken"),
+    [
+        ([Edit(0, 5, "a"), Edit(10, 15, "b")], [0, 1]),
+        ([Edit(10, 15, "a"), Edit(0, 5, "b")], [0, 1]),
+        ([Edit(0, 5, "a"), Edit(6, 6, "b")], [0, 1]),
+        ([Edit(0, 5, "a"), Edit(0, 5, "a")], [0, 1]),  # the same
+        ([Edit(0, 5, "a"), Edit(0, 5, "b")], [0]),
+        ([Edit(0, 5, "a"), Edit(5, 9, "b")], [0]),  # they meet
+        ([Edit(5, 9, "a"), Edit(0, 5, "b")], [0]),
+        ([Edit(0, 5, "a"), Edit(5, 5, "b")], [0]),
+        ([Edit(3, 3, "a"), Edit(3, 3, "b")], [0]),
+        ([Edit(0, 9, "a"), Edit(3, 4, "b")], [0]),
+        ([Edit(3, 4, "a"), Edit(0, 9, "b")], [0]),
+        ([Edit(0, 5, "a"), Edit(3, 9, "b"), Edit(8, 9, "c")], [0, 2]),
+    ],
+)
+def test_which_fixes_are_made_at_once(edits: list[Edit], taken: list[int]) -> None:
+    findings = [found(edit) for edit in edits]
+    chosen, together = _compatible(findings, 2)
+    assert chosen == [findings[i] for i in taken]
+    assert together == [list(dict.fromkeys(edits[i] for i in taken)), []]
+    apart = [found(edit, program=i % 2) for i, edit in enumerate(edits[:2])]  # of two programs
+    assert _compatible(apart, 2) == (apart, [edits[:1], edits[1:2]])
+
+
+def test_a_fix_is_made_whole_or_not_at_all() -> None:
+    first, second = found(Edit(0, 5, "a")), found(Edit(20, 25, "b"), Edit(4, 6, "c"))
+    assert _compatible([first, second], 1) == ([first], [[Edit(0, 5, "a")]])
+    assert _compatible([second, first], 1) == ([second], [[Edit(4, 6, "c"), Edit(20, 25, "b")]])
+    shared = found(Edit(0, 5, "a"), Edit(8, 9, "d"))
+    assert _compatible([first, shared], 1) == ([first, shared], [[Edit(0, 5, "a"), Edit(8, 9, "d")]])
 
 
 def test_an_edit_that_fixes_share_is_made_once(install: Install) -> None:

@@ -185,6 +185,28 @@ def test_a_finding_related_to_touched_code_may_remain() -> None:
     assert not touched.is_promised(before, more, [before[0]], frozenset({(None, 5)}), frozenset({(None, 4)}))
 
 
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (Edit(0, 10, "123"), ((3, 5), (13, 13))),  # right before it
+        (Edit(10, 10, "123"), ((13, 15), (23, 23))),
+        (Edit(12, 14, ""), ((10, 12), (18, 18))),  # right after a part of it
+        (Edit(12, 12, "1"), ((10, 13), (21, 21))),
+        (Edit(20, 20, "1"), ((10, 12), (21, 21))),
+        (Edit(20, 22, ""), ((10, 12), (20, 20))),
+        (Edit(21, 22, "123"), ((10, 12), (20, 20))),
+        (Edit(9, 11, "12"), None),
+        (Edit(11, 13, "12"), None),
+        (Edit(10, 12, "12"), None),
+        (Edit(19, 21, "12"), None),
+    ],
+)
+def test_where_a_refused_fix_is_after_an_edit(edit: Edit, expected: tuple[tuple[int, int], ...] | None) -> None:
+    assert touched.shifted({(FIRST, 0, ((10, 12), (20, 20)))}, [[edit]]) == (
+        set() if expected is None else {(FIRST, 0, expected)}
+    )
+
+
 def test_refused_fixes_move_with_the_text_and_are_forgotten_with_it() -> None:
     refused = {(FIRST, 0, ((10, 12), (20, 20))), (SECOND, 1, ((10, 12),))}
     assert touched.shifted(refused, [[Edit(0, 0, "123")], []]) == {
