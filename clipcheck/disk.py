@@ -72,17 +72,16 @@ def hard_links(path: str) -> int:
         return 1
 
 
-def sweep(folder: str, name: str) -> bool:
-    """Remove a file that a killed `write` of ours left in a folder; returns whether it was one."""
+def sweep(folder: str, name: str) -> None:
+    """Remove a file of this name if a killed `write` of ours left it in the folder."""
     found = _TEMPORARY.fullmatch(name)
     if found is None:
-        return False
+        return
     path = os.path.join(folder, name)
     with suppress(OSError):
         status = os.lstat(path)
         if stat.S_ISREG(status.st_mode) and not _in_use(int(found[1]), status.st_mtime):
             os.unlink(path)
-    return True
 
 
 def _temporary(folder: str) -> str:

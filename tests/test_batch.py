@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from clipcheck import engine
 from clipcheck.engine import batch
 from clipcheck.engine.batch import check_files, check_paths
+from clipcheck.engine.find import find
 from clipcheck.engine.results import Outcome
-from clipcheck.settings.keys import Settings
+from clipcheck.settings.keys import Layer, Settings
+from clipcheck.settings.projects import Projects
 
 OLD = "import torch\ntorch.nn.utils.clip_grad_norm(p, 1.0)\n"
 NEW = OLD.replace("norm(", "norm_(")
@@ -132,3 +136,160 @@ def test_findings_of_all_files_are_sorted_by_path_and_place(files: list[str]) ->
     Path(files[0]).write_text(OLD + OLD)
     found = check_files(wanted([files[3], files[0]]), jobs=1).findings
     assert [(os.path.basename(f.path), f.place.line) for f in found] == [("00.py", 2), ("00.py", 4), ("03.py", 2)]
+
+
+# --- paths and processes ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_wrong_with_paths_is_told_first(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, broken = str(tmp_path / "gone"), tmp_path / "broken.py"
+    broken.write_text(OLD)
+
+    def unreadable(path: str) -> bytes:
+        if path == str(broken):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    real = batch.disk.read
+    monkeypatch.setattr(batch.disk, "read", unreadable)
+    outcome = check_paths([gone, str(broken), files[0]], SETTINGS)
+    assert outcome.errors == (f"{gone}: no such file or directory", f"{broken}: cannot be read: Permission denied")
+    assert (reported(outcome), outcome.files) == ([("00.py", "CLIP002")], 2)
+
+
+def test_all_cores_are_used_unless_told_otherwise(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+
+    class Pool:
+        def __init__(self, count: int) -> None:
+            counts.append(count)
+            self.count = 0
+
+        def __enter__(self) -> Pool:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(batch, "Workers", Pool)
+    monkeypatch.setattr(batch.os, "cpu_count", lambda: 5)
+    check_paths([os.path.dirname(files[0])], SETTINGS)
+    check_files(wanted(files))
+    check_files(wanted(files), 3)
+    check_files(wanted(files[:20]))
+    assert counts == [5, 5, 3, 0]
+    assert all(Path(path).read_text() == OLD for path in files[::3])
+
+
+def test_a_file_with_only_errors_or_warnings_has_a_report(tmp_path: Path) -> None:
+    path = tmp_path / "x.py"
+    path.write_text("x = 1  # clipcheck: skip\n")
+    (report,) = check_files(wanted([str(path)]), jobs=1).reports
+    assert (report.findings, report.errors, len(report.warnings)) == ((), (), 1)
+
+
+def test_garbage_is_collected_less_often_while_files_are_checked(files: list[str]) -> None:
+    usual = gc.get_threshold()
+    try:
+        gc.set_threshold(700, 10, 10)
+        check_files(wanted(files[:1]), jobs=1)
+        assert all(now > before for now, before in zip(gc.get_threshold(), (700, 9, 9), strict=True))
+    finally:
+        gc.set_threshold(*usual)
+
+
+# --- which files a folder has -------------------------------------------------------------------------------------------
+
+
+def test_a_folders_files_are_those_of_known_endings(tmp_path: Path) -> None:
+    names = ["a.py", "b.ipynb", "c.rst", "d.pyi", "e.txt", "py", "sub/f.py", "sub.py/g.py", ".py"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    found = find([str(tmp_path)]).files
+    assert [os.path.relpath(path, tmp_path) for path in found] == sorted([".py", "a.py", "b.ipynb", "c.rst", os.path.join("sub", "f.py"), os.path.join("sub.py", "g.py")])  # fmt: skip
+    assert find([str(tmp_path / name) for name in ("e.txt", "d.pyi")]).files == [str(tmp_path / name) for name in ("d.pyi", "e.txt")]  # fmt: skip
+
+
+def test_markdown_is_looked_for_where_it_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.md").write_text("")
+    for spec, count in ((None, 0), (object(), 1)):
+        monkeypatch.setattr(engine.find, "find_spec", lambda name, spec=spec: spec)
+        assert len(find([str(tmp_path)]).files) == count
+        assert find([str(tmp_path / "a.md")]).files == [str(tmp_path / "a.md")]
+
+
+def test_without_a_project_no_settings_of_a_folder_count(tmp_path: Path) -> None:
+    (tmp_path / "clipcheck.toml").write_text('exclude = ["a.py"]\nforce-exclude = true\n')
+    (tmp_path / "a.py").write_text("")
+    assert find([str(tmp_path), str(tmp_path / "a.py")]).files == [str(tmp_path / "a.py")]
+
+
+def projects(folder: Path, **values: object) -> Projects:
+    return Projects(Layer(values, str(folder)), Settings(), isolated=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "named", "walked"),
+    [
+        ({}, True, True),
+        ({"exclude": ["a.py"]}, True, False),
+        ({"exclude": ["b.py"], "force-exclude": True}, True, True),
+        ({"exclude": ["a.py"], "force-exclude": True}, False, False),
+        ({"extend-exclude": ["pkg"], "force-exclude": True}, False, True),  # the folder itself was named
+    ],
+)
+def test_a_named_file_is_left_out_only_by_force(
+    tmp_path: Path, values: dict[str, object], named: bool, walked: bool
+) -> None:
+    (tmp_path / "pkg").mkdir()
+    path = tmp_path / "pkg" / "a.py"
+    path.write_text("")
+    assert find([str(path)], projects(tmp_path, **values)).files == [str(path)] * named
+    assert find([str(path.parent)], projects(tmp_path, **values)).files == [str(path)] * walked
+
+
+def test_a_folder_below_a_named_one_can_be_left_out(tmp_path: Path) -> None:
+    for folder in ("pkg/gen", "pkg/more"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.py").write_text("")
+    found = find([str(tmp_path / "pkg")], projects(tmp_path, **{"extend-exclude": ["pkg", "gen"]}))
+    assert found.files == [str(tmp_path / "pkg" / "more" / "a.py")]
+    assert len(find([str(tmp_path / "pkg" / "gen")], projects(tmp_path, **{"extend-exclude": ["gen"]})).files) == 1
+
+
+@pytest.mark.parametrize(("respect", "count"), [(True, 1), (False, 3)])
+def test_what_git_ignores_is_skipped_unless_told_otherwise(tmp_path: Path, respect: bool, count: int) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".gitignore").write_text("b.py\nbuild/\n")
+    (tmp_path / "build").mkdir()
+    for name in ("a.py", "b.py", "build/c.py"):
+        (tmp_path / name).write_text("")
+    assert len(find([str(tmp_path)], projects(tmp_path, **{"respect-gitignore": respect})).files) == count
+    assert len(find([str(tmp_path)]).files) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="whether a process exists cannot be asked there")
+def test_what_a_killed_run_left_is_removed_from_searched_folders(tmp_path: Path) -> None:
+    left = tmp_path / f".clipcheck-{2**22 + 1}-0123456789ab"
+    for path in (left, tmp_path / "a.py", tmp_path / "z.py"):
+        path.write_text("")
+    assert len(find([str(tmp_path)]).files) == 2
+    assert not left.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_of_many_names_of_a_file_one_without_a_link_is_read(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "long_name.py").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "a.py").symlink_to(tmp_path / "real" / "long_name.py")
+    (tmp_path / "gone.py").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "z.py").write_text("")
+    names = [str(tmp_path / name) for name in ("a.py", "link/long_name.py", "real/long_name.py", "z.py")]
+    assert find(names).files == names[2:]
+    assert find(names[:2]).files == [names[0]]
+    found = find([str(tmp_path)])
+    assert (found.files, found.warnings) == (names[2:], [f"{tmp_path / 'gone.py'}: broken link, skipped"])

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from clipcheck import __version__
 from clipcheck.cli.main import main
 from clipcheck.engine import batch, cache
 from clipcheck.engine.results import FileReport
+from clipcheck.rule import Safety
 from clipcheck.settings.keys import Settings
 
 BAD = "import torch\ntorch.nn.utils.clip_grad_norm(model.parameters(), 1.0)  # 😀\n"
@@ -428,3 +430,186 @@ def test_clean_does_not_look_into_the_folders_of_other_tools(project: Path, fold
     (project / ".clipcheck_cache").rename(project / folder / ".clipcheck_cache")
     assert runner().invoke(main, ["clean"]).exit_code == 0
     assert (project / folder / ".clipcheck_cache").is_dir()
+
+
+# --- which entries there are ----------------------------------------------------------------------------------------
+
+
+def test_a_run_with_the_cache_counts_what_a_run_without_it_counts(
+    reads: list[str], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "plain.py").write_text(PLAIN)
+    (project / "silent.py").write_text(SILENT + "clip_grad_norm = 1\n")
+    wanted = [(name, Settings()) for name in ("a.py", "plain.py", "silent.py")]
+    runs = [batch.check_files(wanted, jobs=1, cache_folder=".clipcheck_cache") for _ in range(3)]
+    assert runs == [batch.check_files(wanted, jobs=1)] * 3
+    assert (runs[0].files, runs[0].candidates) == (3, 2)
+    assert reads == ["a.py", "plain.py", "silent.py", "a.py", "a.py", "a.py", "plain.py", "silent.py"]
+
+
+@pytest.mark.parametrize(("files", "kept"), [(1, False), (2, True), (3, True)])
+def test_files_without_keywords_have_a_cache_if_they_are_many(
+    reads: list[str], project: Path, monkeypatch: pytest.MonkeyPatch, files: int, kept: bool
+) -> None:
+    monkeypatch.setattr(cache, "FEW", 2)
+    (project / "a.py").write_text(PLAIN)
+    for number in range(files - 1):
+        (project / f"plain{number}.py").write_text(PLAIN)
+    run()
+    assert (project / ".clipcheck_cache").exists() is kept
+    assert len(reads) == files
+    run()
+    assert len(reads) == (files if kept else 2 * files)
+
+
+def test_a_file_that_is_gone_is_missed_though_its_state_was_never_trusted(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It changed just before the first run."""
+    monkeypatch.setattr(cache, "FEW", 0)
+    wanted = [("b.py", Settings())]
+    (project / "b.py").write_text(PLAIN)
+    assert batch.check_files(wanted, jobs=1, cache_folder=".clipcheck_cache").errors == ()
+    (project / "b.py").unlink()
+    (error,) = batch.check_files(wanted, jobs=1, cache_folder=".clipcheck_cache").errors
+    assert error.startswith("b.py: cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("modified", "changed", "trusted"), [(-3, -3, True), (-1, -3, False), (-3, -1, False), (-3, 5, False)]
+)
+def test_a_state_is_trusted_if_both_of_its_times_are_over(
+    modified: int, changed: int, trusted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "now", lambda: FIXED)
+    state = f"{FIXED * 2} {FIXED * 2} {FIXED + modified * 10**9} {FIXED + changed * 10**9}"
+    monkeypatch.setattr(cache, "_state", lambda path: state)
+    one = cache.Cache("nowhere")
+    assert one.silent([("a.py", Settings())]) == {}
+    assert one._trusted("a.py") == (state if trusted else "")
+
+
+def test_errors_recur(looks: list[str], project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import clipcheck.rules
+
+    def crash(source: object) -> None:
+        raise RuntimeError("what is this?")
+
+    real = clipcheck.rules.check_of
+    monkeypatch.setattr(clipcheck.rules, "check_of", lambda rule: crash)
+    for _ in range(2):
+        assert len(batch.check_files([("a.py", Settings())], jobs=1, cache_folder=".clipcheck_cache").errors) >= 1
+    assert looks == ["a.py", "a.py"]
+    monkeypatch.setattr(clipcheck.rules, "check_of", real)
+    assert len(batch.check_files([("a.py", Settings())], jobs=1, cache_folder=".clipcheck_cache").findings) == 1
+
+
+def test_what_was_fixed_only_in_a_diff_is_still_found(project: Path) -> None:
+    assert runner().invoke(main, ["check", "--select", "CLIP002", "--diff"]).exit_code == 1
+    assert len(json.loads(run())) == 1
+
+
+def test_a_run_that_learns_nothing_writes_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    later(monkeypatch)
+    run()
+
+    def write(*_: object) -> None:
+        raise AssertionError("written again")
+
+    monkeypatch.setattr(cache.Cache, "_write", write)
+    run()
+
+
+def test_the_folders_own_files_are_written_once(project: Path) -> None:
+    run()
+    (project / ".clipcheck_cache" / ".gitignore").write_text("# mine\n")
+    (project / "b.py").write_text(BAD, encoding="utf-8")
+    assert len(json.loads(run())) == 2
+    assert (project / ".clipcheck_cache" / ".gitignore").read_text() == "# mine\n"
+    ((_, folders),) = contents(project)["files"].items()
+    assert {name: sorted(names) for name, names in folders.items()} == {str(project): ["a.py", "b.py"]}
+
+
+def test_entries_of_deleted_folders_are_removed(project: Path) -> None:
+    (project / "sub").mkdir()
+    (project / "sub" / "b.py").write_text(BAD, encoding="utf-8")
+    run()
+    assert {*next(iter(contents(project)["files"].values()))} == {str(project), str(project / "sub")}
+    shutil.rmtree(project / "sub")
+    (project / "c.py").write_text(BAD, encoding="utf-8")
+    run()
+    assert {*next(iter(contents(project)["files"].values()))} == {str(project)}
+
+
+BASIS = Settings(frozenset({"CLIP001", "CLIP002"}))
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"fix": True}, True),
+        ({"safety": Safety.UNSAFE}, True),
+        ({"codes": frozenset({"CLIP002", "CLIP001"})}, True),
+        ({"codes": frozenset({"CLIP001"})}, False),
+        ({"trusted": frozenset({"CLIP001"})}, False),
+        ({"distrusted": frozenset({"CLIP001"})}, False),
+        ({"unfixable": frozenset({"CLIP001"})}, False),
+        ({"target": "torch"}, False),
+        ({"suppressions": False}, False),
+        ({"report_unused": False}, False),
+        ({"prefilter": False}, False),
+    ],
+)
+def test_which_settings_share_their_entries(change: dict[str, Any], same: bool) -> None:
+    assert (cache._result_settings(replace(BASIS, **change)) == cache._result_settings(BASIS)) is same
+
+
+def test_clipchecks_own_code_is_known_by_its_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def package(folder: str, **files: str) -> str:
+        top = tmp_path / folder
+        for name, text in {"engine/cache.py": "x", "rule.py": "y", **files}.items():
+            (top / name).parent.mkdir(parents=True, exist_ok=True)
+            (top / name).write_text(text)
+            os.utime(top / name, ns=(FIXED, FIXED))
+        monkeypatch.setattr(cache, "__file__", str(top / "engine" / "cache.py"))
+        return cache._fingerprint()
+
+    one = package("one")
+    assert one == package("a copy of it") == package("with data", **{"rules/words.txt": "x"})
+    assert one != package("another size", **{"rule.py": "yy"})
+    assert one != package("one more", **{"rules/new.py": ""})
+    package("touched")
+    os.utime(tmp_path / "touched" / "rule.py", ns=(FIXED, FIXED + 1))
+    assert one != cache._fingerprint()
+
+
+# --- what is removed ------------------------------------------------------------------------------------------------
+
+
+def test_all_caches_below_folders_are_removed(project: Path) -> None:
+    for folder in ("one", "one/two", "one/.venv", "other"):
+        (project / folder / ".clipcheck_cache" / "1").mkdir(parents=True)
+        (project / folder / ".clipcheck_cache" / "CACHEDIR.TAG").write_text("tag")
+    removed = list(cache.remove(["one", "nowhere"]))
+    assert removed == [os.path.join("one", ".clipcheck_cache"), os.path.join("one", "two", ".clipcheck_cache")]
+    assert not any(os.path.exists(path) for path in removed)
+    assert (project / "one" / ".venv" / ".clipcheck_cache").is_dir() and (
+        project / "other" / ".clipcheck_cache"
+    ).is_dir()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_what_a_link_points_to_is_not_removed(project: Path) -> None:
+    (project / "precious" / "sub").mkdir(parents=True)
+    (project / "precious" / "CACHEDIR.TAG").write_text("tag")
+    (project / ".clipcheck_cache").symlink_to(project / "precious")
+    assert list(cache.remove(["."])) == []
+    assert (project / "precious" / "sub").is_dir() and (project / ".clipcheck_cache").is_symlink()
+
+
+@pytest.mark.parametrize("tag", ["absent", "folder"])
+def test_a_folder_without_our_tag_is_not_removed(project: Path, tag: str) -> None:
+    inner = project / ".clipcheck_cache"
+    inner.mkdir()
+    (inner / ("CACHEDIR.TAG" if tag == "folder" else "x")).mkdir()
+    assert list(cache.remove(["."])) == [] and len(list(inner.iterdir())) == 1

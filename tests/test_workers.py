@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import PROJECT
 
+from clipcheck.engine import workers
 from clipcheck.engine.workers import Died, Workers
 
 CALL = "import torch\n\ntorch.nn.utils.clip_grad_norm([], 1.0)\n"
@@ -66,6 +71,105 @@ def test_the_processes_end_with_the_block() -> None:
         assert processes
         assert all(process.poll() is None for process in processes)
     assert all(process.poll() is not None for process in processes)
+
+
+def test_a_worker_answers_on_its_own_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here in this process: what is printed goes nowhere, Ctrl-C is left to the parent, and the end of the requests is its end."""
+    incoming, outgoing = io.BytesIO(), io.BytesIO()
+    for item in (1, 2, 3):
+        workers._send(incoming, (noisy, item))
+    incoming.seek(0)
+    ended: list[int] = []
+    ignored: list[object] = []
+    usual = gc.get_threshold()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=incoming))
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=outgoing))
+    monkeypatch.setattr(signal, "signal", lambda *given: ignored.append(given))
+    monkeypatch.setattr(workers, "os", SimpleNamespace(devnull=os.devnull, _exit=ended.append))
+    try:
+        gc.set_threshold(*usual)
+        with pytest.raises(KeyError, match="3"):
+            workers.serve()
+        assert gc.get_threshold() > usual
+        while not ended:
+            time.sleep(0.001)
+        assert (sys.stdin.read(), ended, ignored) == ("", [1], [(signal.SIGINT, signal.SIG_IGN)])
+    finally:
+        sys.stdout.close()
+        gc.set_threshold(*usual)
+    outgoing.seek(0)
+    assert [workers._receive(outgoing) for _ in range(2)] == [10, 20]
+    assert outgoing.read() == b""
+
+
+def noisy(number: int) -> int:
+    print("this must not get into the answers")
+    if number == 3:
+        raise KeyError(number)
+    return number * 10
+
+
+class Process:
+    """A process that answers, or has ended with an exit code."""
+
+    def __init__(self, *answers: object, code: int = 0) -> None:
+        self.stdin, self.stdout, self.code = io.BytesIO(), io.BytesIO(), code
+        for answer in answers:
+            workers._send(self.stdout, answer)
+        self.stdout.seek(0)
+        self.killed = False
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def wait(self) -> int:
+        return self.code
+
+
+def test_an_item_is_given_to_two_processes_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    processes: list[Any] = [Process(code=1), Process("first", code=-9), Process("third"), Process(code=-7)]
+    left = iter(processes)
+    monkeypatch.setattr(workers, "_start", lambda: next(left))
+    with Workers(1) as some:
+        assert list(some.each(str, ["a", "b", "c"])) == [
+            ("a", "first"),
+            ("b", "third"),
+            ("c", Died("ended by signal 7")),
+        ]
+        assert all(process.killed for process in processes)
+        assert (some._idle, some._busy) == ([], set())
+
+
+def test_processes_that_are_idle_or_busy_are_killed_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    processes: list[Any] = [Process("a"), Process()]
+    with Workers(2) as some:
+        some._idle.append(processes[0])
+        some._busy.add(processes[1])
+        assert not any(process.killed for process in processes)
+    assert all(process.killed for process in processes)
+
+
+def test_a_process_that_is_idle_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+
+    def start() -> Any:
+        started.append(Process(*"abc"))
+        return started[-1]
+
+    monkeypatch.setattr(workers, "_start", start)
+    with Workers(1) as some:
+        assert list(some.each(str, [1, 2, 3])) == [(1, "a"), (2, "b"), (3, "c")]
+        assert (some._idle, some._busy) == (started, set())
+    assert len(started) == 1
+
+
+def test_no_more_threads_than_items_and_none_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(workers, "_start", lambda: started.append(Process(1)) or started[-1])
+    with Workers(4) as some:
+        assert list(some.each(str, [])) == []
+        assert list(some.each(str, ["a"])) == [("a", 1)]
+    assert len(started) == 1
 
 
 # --- the whole program ------------------------------------------------------------------------------------------------

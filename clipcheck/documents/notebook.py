@@ -91,7 +91,7 @@ def _is_python(notebook: dict[str, Any]) -> bool:
     declared = kernel.get("language") or language.get("name")
     if isinstance(declared, str):
         return re.search("python|sage", declared, re.IGNORECASE) is not None
-    return _OTHER_KERNEL.match(str(kernel.get("name", ""))) is None
+    return _OTHER_KERNEL.match(str(kernel.get("name"))) is None
 
 
 # --- reading the JSON -----------------------------------------------------------------------------------------------

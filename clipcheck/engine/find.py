@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -101,12 +102,12 @@ def _walk(top: str, projects: Projects, errors: list[str]) -> Iterator[str]:
         errors.append(f"{error.filename}: cannot be read: {error.strerror}")
 
     suffixes = (*SUFFIXES, *MARKDOWN) if find_spec("markdown_it") else SUFFIXES
-    overruled = [globs for globs in projects.of(top).excluded if globs.match(top, True)]
+    applicable = cache(lambda globs: _without_those_for(top, globs))
     ignores = Ignores(top)
     for folder, folders, names in os.walk(top, onerror=cannot_list):
         project = projects.of(folder)
         respect = bool(project.value("respect-gitignore", True))
-        excluded = [globs for globs in project.excluded if globs not in overruled]
+        excluded = [applicable(globs) for globs in project.excluded]
 
         def left_out(
             name: str, is_folder: bool, folder: str = folder, excluded: list[Globs] = excluded, respect: bool = respect
@@ -116,7 +117,13 @@ def _walk(top: str, projects: Projects, errors: list[str]) -> Iterator[str]:
 
         folders[:] = sorted(name for name in folders if not left_out(name, True))
         for name in names:
-            if name.startswith(disk.PREFIX) and disk.sweep(folder, name):
-                continue
+            if name.startswith(disk.PREFIX):
+                disk.sweep(folder, name)
             if name.endswith(suffixes) and not left_out(name, False):
                 yield os.path.normpath(os.path.join(folder, name))
+
+
+def _without_those_for(top: str, globs: Globs) -> Globs:
+    """The patterns that do not exclude this folder itself."""
+    left = (pattern for pattern in globs.patterns if not Globs((pattern,), globs.folder).match(top, True))
+    return Globs(tuple(left), globs.folder)

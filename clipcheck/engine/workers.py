@@ -174,16 +174,17 @@ def serve() -> None:
     incoming, outgoing = sys.stdin.buffer, sys.stdout.buffer
     sys.stdin = sys.stdout = open(os.devnull, "r+")  # noqa: SIM115 - other output there would corrupt an answer
 
-    def listen() -> None:
-        """Ends this process as soon as the parent ends for any reason, even in the middle of a file."""
-        try:
-            while True:
-                requests.put(_receive(incoming))
-        except BaseException:
-            os._exit(1)
-
-    Thread(target=listen, daemon=True).start()
+    Thread(target=_listen, args=(incoming, requests), daemon=True).start()
     with_room(lambda: _answer(requests, outgoing))
+
+
+def _listen(incoming: IO[bytes], requests: SimpleQueue[Any]) -> None:
+    """Ends this process as soon as the parent ends for any reason, even in the middle of a file."""
+    try:
+        while True:
+            requests.put(_receive(incoming))
+    except BaseException:
+        os._exit(1)
 
 
 def _answer(requests: SimpleQueue[Any], outgoing: IO[bytes]) -> None:
