@@ -150,8 +150,7 @@ def _block(first: int, raw: Sequence[str], inside: Sequence[str], ends: Sequence
     """Lines without the indentation that they share, such as that of an excerpt from a function's body, and without prompts."""
     session = is_session(inside)
     inside = typed(inside) if session else inside
-    full = [line for line in inside if line.strip()]
-    depth = min((len(line) - len(line.lstrip(" \t")) for line in full), default=0)
+    depth = min((_depth(line) for line in inside if line.strip()), default=0)
     texts = [line[depth:] if line.strip() else "" for line in inside]
     margins = tuple(line[: len(line) - len(text)] for line, text in zip(raw, texts, strict=True))
     ended = tuple(text + ends[first + index] for index, text in enumerate(texts))
@@ -183,4 +182,4 @@ def _directives(text: str) -> Iterator[_Block]:
 
 
 def _depth(line: str) -> int:
-    return len(line) - len(line.lstrip())
+    return len(line) - len(line.lstrip(" \t"))

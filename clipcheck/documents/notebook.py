@@ -100,9 +100,9 @@ def _is_python(notebook: dict[str, Any]) -> bool:
 def _code_cells(text: str) -> Iterator[_Cell]:
     """The code cells with the places of their source strings; numbers count all cells, as Jupyter's users do."""
     top = dict(_members(text, _skip(text, 0)))
-    groups = [dict(_members(text, at)) for at in _items(text, top["worksheets"])] if "worksheets" in top else [top]
+    sheets = [at for at in _items(text, top["worksheets"]) if text[at] == "{"] if "worksheets" in top else None
     number = 0
-    for group in groups:
+    for group in [top] if sheets is None else [dict(_members(text, at)) for at in sheets]:
         for at in _items(text, group["cells"]) if "cells" in group else ():
             number += 1
             if text[at] != "{":

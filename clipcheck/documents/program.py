@@ -88,11 +88,10 @@ class Document:
     def place(self, program: int, start: int, end: int) -> Place:
         """The place of a range of a program's text in the file."""
         text, segments, _ = self.programs[program]
-        index = bisect_right([segment.start for segment in segments], start) - 1
-        segment = segments[max(index, 0)]
+        segment = segments[bisect_right([segment.start for segment in segments], start) - 1]
         piece = text[segment.start : segment.end]
-        line, column = _line_and_column(piece, max(start - segment.start, 0))
-        end_line, end_column = _line_and_column(piece, max(min(end, segment.end) - segment.start, 0))
+        line, column = _line_and_column(piece, start - segment.start)
+        end_line, end_column = _line_and_column(piece, min(end, segment.end) - segment.start)
         return Place(
             line + segment.line - 1,
             column + len(segment.margin(line - 1)),

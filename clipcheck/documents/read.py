@@ -46,8 +46,7 @@ def searchable(path: str, data: bytes) -> bytes:
 
     UTF-16 and UTF-32 are not encodings for Python, but not reporting such a file would say that it is clean.
     """
-    if b"\0" in data[:256]:
-        data = data.replace(b"\0", b"")
+    data = data.replace(b"\0", b"")
     if _suffix(path) not in NOTEBOOK:
         return data
     if b"\\u00" in data:
@@ -74,8 +73,7 @@ def _declared(path: str, data: bytes) -> str:
 
 
 def _suffix(path: str) -> str:
-    dot = path.rfind(".")
-    return path[dot:].lower() if dot >= 0 else ""
+    return path[path.rfind(".") :].lower()  # a name without a dot has none, and no letter is one
 
 
 def _python(data: bytes) -> Document:
