@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import PROJECT
 
+from clipcheck import prefilter
 from clipcheck.catalogue import RULES
 from clipcheck.engine.file import candidate, check_file
 from clipcheck.prefilter import concerned, wanted
 from clipcheck.python.parts import parts
-from clipcheck.rule import Finding
+from clipcheck.rule import Finding, Need, Rule, Severity, Tier
 from clipcheck.settings.keys import DEFAULT, Settings
 
 ALL = frozenset(RULES)
@@ -488,3 +490,187 @@ def test_odd_strings_in_a_program_cause_no_warnings() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert parts('x = "\\d"\nif 1 is 2:\n    pass\n') is not None
+
+
+# --- the words of a need, as the catalogue describes them -------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[bool, bool, bool]]:
+    """Whether a rule with these needs is wanted by a file's bytes, by its bytes as code, and in the end."""
+
+    def ask(text: str, needs: tuple[Need, ...] = (), near: tuple[Need, ...] = ()) -> tuple[bool, bool, bool]:
+        code = f"{needs} near {near}"  # what is known of a rule is kept by its code
+        monkeypatch.setattr(prefilter, "RULES", {code: Rule(code, "name", Tier.DEFAULT, Severity.WARNING, needs, near)})
+        codes, data = frozenset({code}), text.encode()
+        return bool(wanted(data, codes)), bool(wanted(data, codes, code=True)), bool(concerned(text, codes))
+
+    return ask
+
+
+NO, PROSE, MAYBE, YES = (False, False, False), (True, False, False), (True, True, False), (True, True, True)
+FAR = " " * 150
+
+
+@pytest.mark.parametrize(
+    ("word", "texts"),
+    [
+        ("step", {NO: ["x", "steps", "my_step", "step1", "Step"], PROSE: ["# step", "'a step'", '"""It is a\nstep"""'],
+                  MAYBE: ["def step(): pass"], YES: ["step", "a.step", "f(step=1)", "import a.step.b", "from a import step", "x; step"]}),
+        (".grad", {NO: ["x.grads", "x.grad_"], PROSE: ["grad", "grad.x", "f(grad=1)", "# p.grad", "'p.grad of'", "x.y; grad"],
+                   YES: ["p.grad", "p . grad", "(p.\\\n  grad)", "(p.\n  grad)", "from x import grad", "from x import (\n  y as z,\n  grad)",
+                         "grad = p.grad", "p.grad\ngrad"]}),
+        ("float()", {NO: ["floats(x)"], PROSE: ["float", "f(float)", "float + 1", "float.x", "def float(x): pass", "# float(x)"],
+                     MAYBE: ["x.float", "x.float\ny"],
+                     YES: ["float(x)", "float (x)", "float \\\n(x)", "x.float(y)", "y = float", "y = x.float\ny", "float + float(x)", "float(x) + float",
+                           f"float{FAR}(x)", "from builtins import float", "from builtins import int, float as f; f(1)"]}),
+        ("clamp();", {NO: ["x.clamps(1)"], PROSE: ["clamp", "x.clamp", "x.clamp\ny(1)", "def clamp(x): pass", "# x.clamp(1)"],
+                      MAYBE: ["f(x.clamp(1))", "y = clamp(x)", "return_(x.clamp(1)).y"],
+                      YES: ["x.clamp(1)", "clamp(x)", "y = x.clamp(1)", "x.clamp\nx.clamp(1)\nx.clamp\ny", "x.clamp (\n1)"]}),
+        (".data[]", {NO: ["x.date[0]"], PROSE: ["data[0]", "data"], MAYBE: ["x.data", "x.data.y[0]", "x.data(0)"], YES: ["x.data[0]", "data[1], x.data[0]"]}),
+        ("def step", {NO: ["def steps(): pass"], PROSE: ["# def step"], MAYBE: ["step()", "x = step"], YES: ["def step(): pass", "class step: pass", "async def step(): pass"]}),
+        ("'utils'", {NO: ["x", "'utilities'"], PROSE: ["'the utils'", "# 'utils'"], MAYBE: ["utils", "utils.x"], YES: ["'utils'", '"utils"', "f('torch.utils')", "f(r'utils')"]}),
+        ("*scaler*", {NO: ["x", "scale"], PROSE: ["# scalers", "'my scaler'"], YES: ["scaler", "my_scalers", "x.scaler_", "'scaler'"]}),
+        ("<gradient>", {NO: ["x", "grad_norm", "radius", "graduate"], PROSE: ["'grad'", '"gradients"', "x['grad']", "# the gradient"],
+                        YES: ["grad", "p.grad", "for gradient in x: pass", "GRADS", "1 if x else grads", "x = 1if y == 1else grad", "grad_of_x if y else z",
+                              "'grad', grad", "grad, 'grad'", "safe_get_full_grad(p)"]}),
+        ("<gradient norm>", {NO: ["x", "norm(x)", "clip_grad_norm(x)", "grads(x)"], PROSE: ["get_grad_norm", "def grad_norm(x): pass", "f(grad_norm)", "'grad_norm'"],
+                             YES: ["get_grad_norm(x)", "x.grad_norm()", "grad_norms (x)", "grad_norm; grad_norm(x); grad_norm"]}),
+        ("<clips>", {NO: ["x", "cli"], MAYBE: ["def f(): clip", "clip", "CLIP"],
+                     YES: ["def clip(): pass", "def f():\n    'Clips it.'"]}),
+        ("<For>", {MAYBE: ["x", "[x for x in y]", "while x: pass"], YES: ["for x in y: pass", "x\nif x:\n    for y in z:\n        pass"]}),
+        ("<square>", {MAYBE: ["x * y", "x + x"], YES: ["x * x", "x.y * x.y"]}),
+    ],
+)  # fmt: skip
+def test_what_a_word_means(
+    asked: Callable[..., tuple[bool, bool, bool]], word: str, texts: dict[tuple[bool, bool, bool], list[str]]
+) -> None:
+    for expected, several in texts.items():
+        for text in several:
+            for whole in (f"{text}\nz\n", f"y\n{text}\nz\n"):
+                assert (whole, asked(whole, ((word,),))) == (whole, expected)
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("the grad", False),
+        ("grad of", False),
+        ("the\tgrad", False),
+        ("some (grad of)", False),
+        ("x = the grad", False),
+        ("return grad", True),
+        ("print grad", True),
+        ("exec grad", True),
+        ("match grad:", True),
+        ("grad if x", True),
+        ("grad is None", True),
+        ("1 grad", True),
+        ("1else grad", True),
+        ("grad 1", True),
+        ("x\ngrad\ny", True),
+        ("the grad, grad", True),
+        ("grad of, (grad)", True),
+        ("'grad", True),
+        ("'grad\"", True),
+    ],
+)
+def test_a_name_beside_another_is_prose_also_where_nothing_is_a_string(
+    asked: Callable[..., tuple[bool, bool, bool]], line: str, named: bool
+) -> None:
+    assert asked(line, (("<gradient>",),))[:2] == (True, named)
+
+
+@pytest.mark.parametrize(
+    ("needs", "text", "expected"),
+    [
+        ((("a", "b"), ("c",)), "a", NO),
+        ((("a", "b"), ("c",)), "c", NO),
+        ((("a", "b"), ("c",)), "b; c", YES),
+        ((("a", "b"), ("c",)), "a  # c", PROSE),
+        ((("a", ".b"), ("c",)), "b; c", PROSE),
+        ((("a", ".b"), ("c",)), "b.b; c", YES),
+        ((("a", "*b*"), ("c",)), "abc; c", YES),
+        ((("a", "*b*"), ("c",)), "xyz; c", NO),
+        # each of these in a file without the letters `grad`, and in one with them
+        ((("get_grad",),), "x", NO),
+        ((("get_grad", "a"),), "a", YES),
+        ((("get_grad", "a"),), "a; grad", YES),
+        ((("get_grad", "a"), ("<gradient>", "b")), "a; b", YES),
+        ((("get_grad", "a"), ("<gradient>", "b")), "a; grad", YES),
+        ((("get_grad", "a"), ("<gradient>",)), "a", NO),
+        ((("get_grad", "a"), ("<gradient>",)), "b; Grad", NO),
+        ((("get_grad", "a"), ("<gradient>",)), "a; GRAD", YES),
+        ((("a",), ("<For>",)), "a", MAYBE),
+        ((("<For>",), ("a",)), "a", MAYBE),
+        ((("<For>",), ("a",)), "b", NO),
+    ],
+)
+def test_each_need_asks_for_one_of_its_words(
+    asked: Callable[..., tuple[bool, bool, bool]], needs: tuple[Need, ...], text: str, expected: tuple[bool, bool, bool]
+) -> None:
+    assert asked(text, needs) == expected
+
+
+AB = (("a",), ("b",))
+FUNCTIONS = "def f():\n    {}\ndef g():\n    {}\n{}\n"
+
+
+@pytest.mark.parametrize(
+    ("needs", "near", "text", "expected"),
+    [
+        # what is needed near must be met by one function together with what is outside
+        ((), AB, FUNCTIONS.format("a", "b", "c"), False),
+        ((), AB, FUNCTIONS.format("a; b", "c", "c"), True),
+        ((), AB, FUNCTIONS.format("c", "a; b", "c"), True),
+        ((), AB, FUNCTIONS.format("c", "c", "a; b"), True),
+        ((), AB, FUNCTIONS.format("c", "b", "a"), True),
+        ((), AB, "a\ndef f():\n    def g():\n        b\n", True),
+        ((), AB, "class A:\n    a\n    def f(self):\n        b\n", True),
+        ((), AB, "def f(x=a):\n    b\n", True),
+        ((), AB, FUNCTIONS.format("global x; x = a", "b; x", "c"), True),
+        ((), AB, FUNCTIONS.format("global x; x = a", "b; y", "c"), False),
+        ((), (("a",), ("<For>",)), FUNCTIONS.format("a", "for x in y: pass", "c"), False),
+        ((), (("a",), ("<For>",)), FUNCTIONS.format("a", "c", "for x in y: pass"), True),
+        ((), (("<gradient>",), ("b",)), FUNCTIONS.format("p.grad", "b", "c"), False),
+        ((), (("<gradient>",), ("b",)), FUNCTIONS.format("b", "c", "p.grad"), True),
+        ((), (("<gradient>",), ("b",)), FUNCTIONS.format("b", "global x; x = p.grad", "c"), False),
+        ((), (("<gradient>",), ("b",)), FUNCTIONS.format("b; x", "global x; x = p.grad", "c"), True),
+        ((), (("<gradient norm>",), ("b",)), FUNCTIONS.format("b; grad_norm(x)", "c", "c"), True),
+        ((), (("<gradient norm>",), ("b",)), FUNCTIONS.format("b; 'grad_norm'", "grad_norm(x)", "c"), False),
+        # what is needed elsewhere, by all functions together
+        (AB, (), FUNCTIONS.format("a", "b", "c"), True),
+        (AB, (), FUNCTIONS.format("a", "c", "b"), True),
+        (AB, (), FUNCTIONS.format("a  # b", "c", "c"), False),
+        ((("<For>",), ("a",)), (), FUNCTIONS.format("a", "for x in y: pass", "c"), True),
+        ((("<For>",), ("a",)), (), FUNCTIONS.format("a", "c", "c"), False),
+        ((("<gradient>",), ("a",)), (), FUNCTIONS.format("a", "p.grad", "c"), True),
+        ((("<gradient norm>",), ("a",)), (), FUNCTIONS.format("a", "grad_norm(x)", "c"), True),
+        ((("*b*",), ("a",)), (), FUNCTIONS.format("a", "xbx", "c"), True),
+        ((("c",),), AB, FUNCTIONS.format("a; b", "c", "d"), True),
+        ((("c",),), AB, FUNCTIONS.format("a; b", "d", "d  # c"), False),
+        ((("c",),), AB, FUNCTIONS.format("a; c", "b", "d"), False),
+        ((("<For>",),), AB, FUNCTIONS.format("a; b", "for x in y: pass", "d"), True),
+        ((("<For>",),), AB, FUNCTIONS.format("a; b", "c", "d"), False),
+        # a return under a test whether there is something, in view of what is outside
+        ((), (("<return>",), ("b",)), "def f():\n    b\n    x = []\n    if x:\n        pass\n    if not x:\n        return\n", True),
+        ((), (("<return>",), ("b",)), "x = []\ndef f():\n    b\n    if not x:\n        return\n", True),
+        ((), (("<return>",), ("b",)), "def f(x):\n    b\n    if not x:\n        return\n", False),
+        # what is no Python is not told apart
+        ((), AB, FUNCTIONS.format("a", "b", "x = = 1"), True),
+    ],
+)  # fmt: skip
+def test_words_are_near_each_other_or_anywhere(
+    asked: Callable[..., tuple[bool, bool, bool]],
+    needs: tuple[Need, ...],
+    near: tuple[Need, ...],
+    text: str,
+    expected: bool,
+) -> None:
+    assert asked(text, needs, near)[2] is expected
+
+
+def test_null_bytes_are_not_there() -> None:
+    data = "torch.nn.utils.clip_grad_norm(x, 1.0)".encode("utf-16-le")
+    assert "CLIP002" in wanted(data, ALL) and "CLIP002" in wanted(data, ALL, code=True)
+    assert wanted(b"x\0y", ALL) == wanted(b"xy", ALL)
