@@ -138,6 +138,14 @@ def test_findings_of_all_files_are_sorted_by_path_and_place(files: list[str]) ->
     assert [(os.path.basename(f.path), f.place.line) for f in found] == [("00.py", 2), ("00.py", 4), ("03.py", 2)]
 
 
+def test_fixes_and_warnings_of_all_files_are_listed(files: list[str]) -> None:
+    Path(files[0]).write_text(OLD + OLD + "# clipcheck: skip\n")
+    outcome = check_files(wanted([files[3], files[0]], FIXING), jobs=1)
+    assert [(f.path, f.place.line) for f in outcome.fixed] == [(files[0], 2), (files[0], 4), (files[3], 2)]
+    assert [warning.partition(": ")[0] for warning in outcome.warnings] == [f"{files[0]}:5"]
+    assert Outcome((), 0).fixed == Outcome((), 0).findings == Outcome((), 0).warnings == []
+
+
 # --- paths and processes ------------------------------------------------------------------------------------------------
 
 
@@ -278,6 +286,14 @@ def test_what_a_killed_run_left_is_removed_from_searched_folders(tmp_path: Path)
         path.write_text("")
     assert len(find([str(tmp_path)]).files) == 2
     assert not left.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_what_is_no_regular_file_is_left_out_of_a_folder(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "z.py").write_text("")
+    assert find([str(tmp_path)]) == ([str(tmp_path / "z.py")], [], [], [])
+    assert find([str(tmp_path / "pipe.py")]).missing == [f"{tmp_path / 'pipe.py'}: not a regular file"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")

@@ -425,6 +425,13 @@ def test_a_line_with_half_a_character_can_be_written_where_nothing_else_is_escap
     assert replaced(document, "one", "\ud83d\n\ue000") == data.replace('"one"', '"\\ud83d\\n", "\ue000"')
 
 
+def test_in_a_long_cell_only_the_changed_line_is_spelled_anew() -> None:
+    lines = ['"\\u0078\\n"'] * 300
+    data = '{"cells": [{"cell_type": "code", "source": [%s]}]}'
+    document = read("a.ipynb", (data % ", ".join([*lines, '"one"'])).encode())
+    assert replaced(document, "one", "1") == data % ", ".join([*lines, '"1"'])
+
+
 @pytest.mark.parametrize("line_end", ["\\n", "\\u000a", "\\u000A"])
 def test_places_in_a_string_of_several_lines(line_end: str) -> None:
     raw = f'"one \\ud83d\\ude00 two{line_end}{line_end}  three\\r{line_end}four"'

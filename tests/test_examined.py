@@ -301,6 +301,20 @@ def test_a_fix_that_edits_a_line_with_a_suppressed_finding_says_why_not(check: R
     assert second.changes == () and first.help == ""
 
 
+def test_rules_without_their_words_run_only_without_the_prefilter(check: Run) -> None:
+    assert check("f()\n", calls("f"), prefilter=True).findings == ()
+    assert len(check("f()\n", calls("f"), prefilter=False).findings) == 1
+    assert [f.code for f in check("f()  # clipcheck: ignore[CLIP003]\n", calls("f")).findings] == [UNUSED]
+
+
+def test_rules_that_crash_are_told_in_order(check: Run) -> None:
+    def crash(source: Source) -> Iterator[Hit]:
+        raise KeyError("what\nis this?")
+
+    report = check(HEAD, crash, crash)
+    assert report.errors == tuple(f"x.py: rule {code} crashed: KeyError: 'what\\nis this?'" for code in (FIRST, SECOND))
+
+
 @pytest.mark.parametrize(
     ("text", "settings", "expected"),
     [

@@ -87,10 +87,10 @@ def test_a_worker_answers_on_its_own_streams(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(signal, "signal", lambda *given: ignored.append(given))
     monkeypatch.setattr(workers, "os", SimpleNamespace(devnull=os.devnull, _exit=ended.append))
     try:
-        gc.set_threshold(*usual)
+        gc.set_threshold(700, 10, 10)
         with pytest.raises(KeyError, match="3"):
             workers.serve()
-        assert gc.get_threshold() > usual
+        assert all(now > before for now, before in zip(gc.get_threshold(), (700, 10, 10), strict=True))
         while not ended:
             time.sleep(0.001)
         assert (sys.stdin.read(), ended, ignored) == ("", [1], [(signal.SIGINT, signal.SIG_IGN)])
@@ -117,12 +117,13 @@ class Process:
         for answer in answers:
             workers._send(self.stdout, answer)
         self.stdout.seek(0)
-        self.killed = False
+        self.killed = self.waited = False
 
     def kill(self) -> None:
         self.killed = True
 
     def wait(self) -> int:
+        self.waited = self.killed  # else it would wait for good
         return self.code
 
 
@@ -146,7 +147,7 @@ def test_processes_that_are_idle_or_busy_are_killed_at_the_end(monkeypatch: pyte
         some._idle.append(processes[0])
         some._busy.add(processes[1])
         assert not any(process.killed for process in processes)
-    assert all(process.killed for process in processes)
+    assert all(process.killed and process.waited for process in processes)
 
 
 def test_a_process_that_is_idle_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,9 +88,9 @@ def _each_once(paths: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _without_second_names(names: list[str]) -> list[str]:
-    """One name per file: the shortest one without links."""
+    """One name per file: the shortest one without links, the first of several."""
     by_file: dict[str, str] = {}
-    for name in sorted(names, key=lambda name: (os.path.realpath(name) != os.path.abspath(name), len(name), name)):
+    for name in sorted(names, key=lambda name: (os.path.realpath(name) != os.path.abspath(name), len(name))):
         by_file.setdefault(os.path.realpath(name), name)
     return list(by_file.values())
 
