@@ -14,7 +14,7 @@ from clipcheck.engine import touched
 from clipcheck.engine.file import check_text
 from clipcheck.engine.results import FileReport
 from clipcheck.python.source import Source
-from clipcheck.rule import INVALID_SYNTAX, NOT_ROUND_TRIPPED, UNUSED, Edit, Finding, Fix, Hit, Place, Safety
+from clipcheck.rule import INVALID_SYNTAX, NOT_ANALYZED, NOT_ROUND_TRIPPED, UNUSED, Edit, Finding, Fix, Hit, Place, Safety
 from clipcheck.rules import Check
 from clipcheck.settings.keys import Settings
 
@@ -96,7 +96,7 @@ def test_a_fix_that_leaves_code_that_only_the_parser_accepts_is_not_written(monk
     """LibCST accepts a bare generator next to another argument; in Markdown no finding reports the error."""
     checks = {FIRST: swaps(one="x for x in y"), SECOND: swaps()}
     monkeypatch.setattr(clipcheck.rules, "check_of", lambda rule: checks[rule.code])
-    text = f"```python\n{HEAD}f(one, 2)\n```\n" if name == "x.md" else f"{HEAD}f(one, 2)\n"
+    text = f"```python\n{HEAD}f(one, 2)\n```\n\n```python\nx\n```\n" if name == "x.md" else f"{HEAD}f(one, 2)\n"
     report = check_text(name, text, Settings(frozenset(checks), fix=True))
     assert report.fixed_data is None
     assert len(report.errors) == 1
@@ -121,6 +121,9 @@ def document(text: str, margins: tuple[str, ...] = ()) -> Document:
         (Edit(0, 0, "x\n"), set(), {1}),
         (Edit(3, 3, "\nx"), {2}, {2, 3}),  # after the end of a line
         (Edit(0, 4, "x\n"), {1, 2}, {1}),
+        (Edit(3, 3, "x\n"), {2}, {2}),
+        (Edit(2, 3, "x\ny"), {2}, {2, 3}),
+        (Edit(1, 4, "\n"), {1, 2}, {1}),
     ],
 )
 @pytest.mark.parametrize("margin", ["", "> "])
@@ -131,6 +134,12 @@ def test_touched_lines_are_those_that_edits_change(edit: Edit, old: set[int], ne
     assert touched.written_lines(document(text), document(after, (margin,) * 6), [[edit]]) == {
         (None, line) for line in new
     }
+
+
+def test_lines_before_a_program_without_a_line_end_touch_nothing() -> None:
+    for text in ("a", ""):
+        assert touched.replaced_lines(document(text), [[Edit(0, 0, "x\n")]]) == frozenset()
+        assert touched.written_lines(document(f"x\n{text}"), document(text), [[Edit(0, 2, "")]]) == frozenset()
 
 
 def test_written_lines_count_the_edits_before() -> None:
@@ -167,6 +176,7 @@ LINES = frozenset({(None, 5), (None, 6)})
         ([found(8, "CLIP008", about=9)], False),
         ([found(2, last=8)], True),  # the same rule, in the loop around
         ([found(5, INVALID_SYNTAX)], False),
+        ([found(5, NOT_ANALYZED)], False),
         ([found(1, UNUSED), found(1, NOT_ROUND_TRIPPED)], True),
         ([found(9, SECOND)], True),  # was there before
         ([found(9, SECOND), found(10, SECOND)], False),

@@ -89,8 +89,7 @@ def _begins_line(document: Document, program: int, edit: Edit) -> bool:
 
 def _lines(document: Document, program: int, start: int, end: int) -> Iterator[Line]:
     """The lines of a span of a program, without the last one if the span only reaches its start."""
-    ends = end > start and document.programs[program].text[end - 1] in "\r\n"
-    place = document.place(program, start, end - ends)
+    place = document.place(program, start, max(end - 1, start))
     return ((place.cell, line) for line in range(place.line, place.end_line + 1))
 
 
@@ -104,14 +103,11 @@ def key(finding: Finding) -> Refused:
 
 def shifted(refused: Iterable[Refused], edits: Sequence[Sequence[Edit]]) -> set[Refused]:
     """The same fixes, shifted to the text after `edits`, without those whose code the edits touch."""
-    moved: set[Refused] = set()
-    for code, program, spans in refused:
-        if any(edit.start < end and start < edit.end for edit in edits[program] for start, end in spans):
-            continue
-        moved.add(
-            (code, program, tuple((_moved(start, edits[program]), _moved(end, edits[program])) for start, end in spans))
-        )
-    return moved
+    return {
+        (code, program, tuple((_moved(start, edits[program]), _moved(end, edits[program])) for start, end in spans))
+        for code, program, spans in refused
+        if not any(edit.start < end and start < edit.end for edit in edits[program] for start, end in spans)
+    }
 
 
 def _moved(offset: int, edits: Sequence[Edit]) -> int:
