@@ -131,6 +131,22 @@ def test_comments_are_kept_once(check: Run, text: str, new: str, help_text: str)
     assert bool(finding.changes) is (finding.fix is not None)
 
 
+@pytest.mark.parametrize(("start", "end"), [(0, 0), (-1, 0), (0, -1), (4, 0), (0, 1), (2, -1), (-1, -4)])
+def test_a_fix_that_cuts_into_a_comment_is_not_offered(check: Run, start: int, end: int) -> None:
+    """It begins before, with or in the comment, and ends in, with or after it."""
+
+    def cut(source: Source) -> Iterator[Hit]:
+        (one,) = source.nodes(cst.Pass)
+        edit = Edit(source.text.index("# why") + start, source.text.index("# why") + 5 + end, "")
+        beside = Edit(source.text.index("# why") - 2, source.text.index("# why"), "")
+        fixes = Fix("Cut", Safety.SAFE, (edit,)), Fix("Cut", Safety.SAFE, (beside,))
+        yield from (Hit(one, "found", fix) for fix in fixes)
+
+    left, kept = check(f"{HEAD}pass  # why\n\n", cut).findings
+    assert kept.fix is not None
+    assert (left.fix, left.help) == (None, "no automatic fix: it would remove a comment")
+
+
 def test_a_fix_that_would_leave_a_variable_unused_is_not_offered(check: Run) -> None:
     (finding,) = check(f"{HEAD}def g(y):\n    x = y()\n    f(x)\n", calls("f", "h()")).findings
     assert (finding.fix, finding.changes) == (None, ())
@@ -174,10 +190,19 @@ def test_an_edit_that_leaves_its_cell_makes_the_fix_impossible(check: Run) -> No
 
 
 def test_nothing_is_edited_in_a_cell_that_is_not_python(check: Run) -> None:
-    text = notebook(HEAD, "x = = 1\nf()", "f()")
-    report = check(text, calls("f", "g()"), path="n.ipynb", fix=True)
-    assert [(f.place.cell, f.fix) for f in report.findings if f.code == FIRST] == [(2, None)]
-    assert report.now.decode() == text.replace('"f()"', '"g()"')
+    broken = "f()\nx = = 1\nf()"
+    text = notebook(f"{HEAD}f()", broken, "f()")
+
+    def lines(source: Source) -> Iterator[Hit]:
+        """Replaces whole lines."""
+        for hit in calls("f", "g()\n")(source):
+            assert hit.fix is not None
+            (edit,) = hit.fix.edits
+            yield hit._replace(fix=hit.fix._replace(edits=(edit._replace(end=edit.end + 1),)))
+
+    report = check(text, lines, path="n.ipynb", fix=True)
+    assert [(f.place.cell, f.fix) for f in report.findings if f.code == FIRST] == [(2, None)] * 2
+    assert report.now.decode() == notebook(f"{HEAD}g()", broken, "g()")
 
 
 @pytest.mark.parametrize(
@@ -307,6 +332,43 @@ def test_rules_without_their_words_run_only_without_the_prefilter(check: Run) ->
     assert [f.code for f in check("f()  # clipcheck: ignore[CLIP003]\n", calls("f")).findings] == [UNUSED]
 
 
+@pytest.mark.parametrize(
+    ("cell", "suppressions", "count"),
+    [
+        ("x", True, 1),
+        ("x  # noqa: E501", True, 1),
+        ("x  # clipcheck: ignore", True, 2),
+        ("x  # clipcheck: ignore", False, 1),
+        (HEAD, False, 2),
+    ],
+)
+def test_only_programs_with_something_to_find_are_parsed(
+    monkeypatch: pytest.MonkeyPatch, cell: str, suppressions: bool, count: int
+) -> None:
+    examined: list[int] = []
+
+    def examine(path: str, document: object, index: int, *_: object) -> program.Examined:
+        examined.append(index)
+        return program.Examined(())
+
+    monkeypatch.setattr(program, "examine", examine)
+    text = notebook(HEAD, f"%%writefile a.py\n{cell}")
+    check_text("n.ipynb", text, Settings(BOTH, suppressions=suppressions))
+    assert examined == [0, 1][:count]
+
+
+@pytest.mark.parametrize("line", ["f()", "x = p.grad", "x  # clipcheck: ignore", "x  # noqa: CLIP003"])
+@pytest.mark.parametrize("head", ["", HEAD])
+def test_half_a_character_is_an_error_of_the_text(check: Run, head: str, line: str) -> None:
+    """An encoding of the user's may allow it, but no parser of Python does."""
+    check("", calls("f"))
+    data = f"# coding: utf-7\n{head}'+2D0'\n{line}\n".encode()
+    report = check_file("x.py", data, Settings(BOTH))
+    assert report.errors == ()
+    assert {finding.code for finding in report.findings} <= {INVALID_SYNTAX}
+    assert check_file("x.py", data.replace(b"+2D0", b"x"), Settings(BOTH)).data == data.replace(b"+2D0", b"x")
+
+
 def test_rules_that_crash_are_told_in_order(check: Run) -> None:
     def crash(source: Source) -> Iterator[Hit]:
         raise KeyError("what\nis this?")
@@ -355,6 +417,13 @@ def test_a_template_is_no_faulty_program(line: str, reported: bool) -> None:
     assert (INVALID_SYNTAX in found) is reported
 
 
+def test_a_template_in_one_cell_of_a_notebook() -> None:
+    cells = ["x = = p.grad", "y = = p.grad"]
+    for more, count in (([], 2), (["{% if x %}"], 0), (["{% if x"], 2)):
+        report = check_text("n.ipynb", notebook(HEAD, *cells, *more), Settings(frozenset({"CLIP201"})))
+        assert len(report.findings) == count
+
+
 def test_text_that_its_file_cannot_hold_is_one_finding() -> None:
     report = check_text("x.py", "# coding: latin-1\nclip_grad_norm('€')\n", Settings(BOTH))
     (finding,) = report.findings
@@ -388,9 +457,9 @@ def test_the_last_valid_text_says_which_line_is_being_typed() -> None:
 def test_blocks_of_a_document_are_read_as_they_are() -> None:
     pytest.importorskip("markdown_it")
     valid = "```python\nimport torch\ntorch.nn.utils.clip_grad_norm(p, 1.0)\n```\n"
-    assert found("x.md", valid.replace("import", "x = (\nimport"), valid) == found(
-        "x.md", valid.replace("import", "x = (\nimport"), ""
-    )
+    typed = "```python\ntorch.nn.utils.clip_grad_norm(p, 1.0)\nx = (\n```\n"
+    for before in ("", valid, "```python\ny = 1\n```\n"):  # blocks may have come before it
+        assert found("x.md", typed, before) == [(FIRST, None, 2)]
 
 
 @pytest.mark.parametrize("old", [1, 2, 3])

@@ -14,7 +14,18 @@ from clipcheck.engine import touched
 from clipcheck.engine.file import check_text
 from clipcheck.engine.results import FileReport
 from clipcheck.python.source import Source
-from clipcheck.rule import INVALID_SYNTAX, NOT_ANALYZED, NOT_ROUND_TRIPPED, UNUSED, Edit, Finding, Fix, Hit, Place, Safety
+from clipcheck.rule import (
+    INVALID_SYNTAX,
+    NOT_ANALYZED,
+    NOT_ROUND_TRIPPED,
+    UNUSED,
+    Edit,
+    Finding,
+    Fix,
+    Hit,
+    Place,
+    Safety,
+)
 from clipcheck.rules import Check
 from clipcheck.settings.keys import Settings
 

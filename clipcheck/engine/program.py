@@ -146,7 +146,7 @@ def _copied(source: Source, hit: Hit) -> str:
     around = source.span(source.function(hit.node) or source.module)
     text = source.text[slice(*around)]
     # a checksum, as the import of hashlib, with OpenSSL, takes longer than to check a file
-    return f"{source.span(hit.node)[0] - around[0]} {len(text)} {crc32(text.encode(errors='replace')):08x}"
+    return f"{source.span(hit.node)[0] - around[0]} {len(text)} {crc32(text.encode()):08x}"
 
 
 def _adjusted(view: _View, code: str, fix: Fix | None) -> Fix | None:
@@ -162,7 +162,7 @@ def _adjusted(view: _View, code: str, fix: Fix | None) -> Fix | None:
 
 def whole(path: str, document: Document, index: int, edits: list[Edit], settings: Settings) -> list[Edit]:
     """The edits of several fixes in program `index`, plus those for imports that only all of them leave unused."""
-    source, _ = syntax.parse(document.programs[index], settings.target, "")
+    source, _ = syntax.parse(document.programs[index], settings.target)
     return edits if source is None else without_unused(source, edits, _keeps_imports(path, document))
 
 
@@ -181,12 +181,14 @@ def _obstacle(source: Source, fix: Fix) -> str:
 
 def _keep_comments(source: Source, edits: Sequence[Edit]) -> bool:
     """Whether edits write each comment that they delete exactly once, and no other comments of the text."""
-    if not any("#" in source.text[edit.start : edit.end] + edit.text for edit in edits):
-        return True
-    comments = [(source.text[start:end].rstrip(), start) for start, end in source.comments]
-    gone = Counter(comment for comment, at in comments if any(edit.start <= at < edit.end for edit in edits))
+    comments = [source.text[start:end].rstrip() for start, end in source.comments]
+    gone = Counter(
+        comment
+        for comment, (start, end) in zip(comments, source.comments, strict=True)
+        if any(edit.start < end and start < edit.end for edit in edits)
+    )
     written = Counter(found.rstrip() for edit in edits for found in re.findall(r"#[^\r\n]*", edit.text))
-    return all(written[comment] == gone[comment] for comment, _ in comments)
+    return all(written[comment] == gone[comment] for comment in comments)
 
 
 def _may_edit(view: _View, edit: Edit) -> bool:
@@ -224,7 +226,7 @@ def _shared(one: str, other: str) -> int:
 def _suppress(view: _View, found: Sequence[_Found]) -> tuple[list[Finding], list[str]]:
     """The findings that no comment suppresses, findings of unused comments, and warnings."""
     source = view.source
-    if not found and not names_us(source.text.encode(errors="replace")):
+    if not found and not names_us(source.text.encode()):
         return [], []  # no other comment matters, and looking for them takes time
     codes = view.settings.codes
     sifted = suppressions.sift(
@@ -285,11 +287,9 @@ def _reported_faults(document: Document, index: int, faults: Sequence[Fault]) ->
     nobody knows what the error hides. Templates generate programs, but are not programs themselves.
     """
     text = document.programs[index].written
-    if not faults or document.fragments or any(_is_of_template(text, fault) for fault in faults):
+    if document.fragments or any(_is_of_template(text, fault) for fault in faults):
         return ()
-    if document.cells:
-        return [fault for fault in faults if contains_clipping_code(text[fault.start : fault.end])]
-    return faults if contains_clipping_code(text) else ()
+    return [f for f in faults if contains_clipping_code(text[f.start : f.end] if document.cells else text)]
 
 
 # A Jinja statement, `{% if layers %}`, or a value outside strings: `class {{ cookiecutter.name }}Model:`.
@@ -297,7 +297,7 @@ _OF_TEMPLATE = re.compile(r"\s*\{%-? *[a-z][^\n]*%\}|[^\n'\"#{]*\{\{-? *[a-z_][\
 
 
 def _is_of_template(text: str, fault: Fault) -> bool:
-    return _OF_TEMPLATE.match(text, text.rfind("\n", 0, fault.at) + 1) is not None
+    return _OF_TEMPLATE.match(text, text[: fault.at].rfind("\n") + 1) is not None
 
 
 def _fault(path: str, document: Document, index: int, fault: Fault) -> Finding:
