@@ -409,6 +409,10 @@ def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, monkeypatch: pyt
         (Edit(2, 2, "x\r"), (2, 2), False),
         (Edit(2, 2, "x"), (2, 2), True),
         (Edit(3, 3, "\nx"), (2, 2), True),
+        (Edit(3, 3, "x\n"), (2, 2), True),
+        (Edit(2, 4, "x\n"), (2, 2), True),
+        (Edit(2, 4, "x\n"), (3, 3), False),
+        (Edit(0, 2, "x\n"), (2, 2), False),
     ],
 )
 def test_whether_an_edit_changes_some_lines(edit: Edit, lines: tuple[int, int], expected: bool) -> None:

@@ -105,6 +105,11 @@ def test_related_places_are_those_of_the_file(check: Run) -> None:
     assert report.findings[0].related == ((Place(6, 5, 6, 9), "and here"), (Place(4, 1, 4, 5), "here"))
 
 
+def test_a_finding_without_a_fix_says_what_its_rule_says(check: Run) -> None:
+    (finding,) = check(f"{HEAD}f()\n", calls("f", help="do it by hand")).findings
+    assert (finding.fix, finding.changes, finding.help, finding.message) == (None, (), "do it by hand", "`f` is called")
+
+
 # --- whether its fix is possible --------------------------------------------------------------------------------------
 
 
@@ -282,6 +287,17 @@ def test_a_program_of_which_too_little_is_python(check: Run) -> None:
     text = HEAD + "".join(f"x{n} = = 1\n" for n in range(60))
     report = check(text, calls("clip_grad_norm"))
     assert INVALID_SYNTAX in [finding.code for finding in report.findings]
+
+
+def test_of_a_program_that_is_not_read_only_its_errors_are_reported(
+    check: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = program.Fault(len(HEAD), "what is this?", 0, len(HEAD) + 3, False)
+    monkeypatch.setattr(program.syntax, "parse", lambda *_: program.syntax.Parsed(None, (fault,)))
+    report = check(f"{HEAD}f()", calls("f"))
+    assert [(f.code, f.place, f.message) for f in report.findings] == [
+        (INVALID_SYNTAX, Place(4, 1, 4, 1), "not valid Python: what is this?")
+    ]
 
 
 # --- what comments do -------------------------------------------------------------------------------------------------

@@ -479,6 +479,15 @@ def test_with_verify_only_verified_fixes_are_written(install: Install, kind: Any
     assert len(tried) == 1, "an unsafe fix is not tried where it would not be made"
 
 
+def test_what_has_no_fix_is_not_verified(install: Install) -> None:
+    install(finds("old"), finds("unsafe", "?", Safety.UNSAFE))
+    verdict = Verdict("verified", 3)
+    settings = Settings(frozenset({FIRST, SECOND}), fix=True, verify=lambda *_: verdict)
+    report = check_text("x.py", f"{HEAD}old\nunsafe\n", settings)
+    assert [finding.verdict for finding in report.findings] == [None, None]
+    assert (report.errors, report.fixed_data) == ((), None)
+
+
 # --- on disk ----------------------------------------------------------------------------------------------------------
 
 

@@ -381,6 +381,7 @@ def test_a_baseline_has_nothing_to_say_about_other_findings(path: str, text: str
         (b"# noqa: CLIP", False),
         (b"# noqas: CLIP002", False),
         (b"# CLIP002", False),
+        (b"# NoQA: CLIP002", False),  # nobody writes it so; it counts beside a finding
         (b"# clipcheck: ignore", True),
         (b"# noqa: CLIP002", True),
         (b"# NOQA: clip002", True),
@@ -450,6 +451,7 @@ def test_the_lines_of_a_finding(start: int, end: int, lines: tuple[int, int]) ->
         ("CALL\n# clipcheck: disable[CLIP002]", [3]),
         ("CALL  # clipcheck: disable[CLIP002]", [2]),
         ("# clipcheck: disable[CLIP002]\n# clipcheck: enable[CLIP101]\nCALL", []),  # CLIP101 did not run
+        ("# clipcheck: disable[CLIP002]\nx  # clipcheck: ignore[CLIP002]\nCALL", [3]),
         ("CALL  # noqa: CLIP101", []),  # that rule did not run
         ("x  # noqa\nCALL", []),
         ("x  # clipcheck: ignore\nCALL", []),  # not all rules ran
@@ -464,6 +466,8 @@ def test_a_comment_for_all_rules_is_judged_where_the_default_rules_ran() -> None
         report = look("x = 1  # clipcheck: ignore\n", Settings(rules))
         assert [finding.code for finding in report.findings] == [UNUSED] * unused
     assert look(f"import torch\n{CALL}  # clipcheck: ignore\n", Settings(DEFAULT)).findings == ()
+    ended = f"import torch\n# clipcheck: disable[CLIP002]\n{CALL}\n# clipcheck: enable\n"
+    assert look(ended, Settings(DEFAULT)).findings == ()
     assert look("x = 1  # clipcheck: ignore\n", Settings(DEFAULT, report_unused=False)).findings == ()
 
 
@@ -497,6 +501,11 @@ def test_where_directives_are() -> None:
         ("clipcheck:", "`clipcheck: skip`: unknown directive (expected ignore, disable, enable, file-ignore, noqa)"),
     ]
     assert text[malformed[2][0] :] == "# clipcheck: skip\n"
+
+
+@pytest.mark.parametrize("line", ["x  # noqa: because", "x  # noqa:", "x  # noqa: E501", "x  # a clip: noqa"])
+def test_what_is_said_to_other_tools_is_none_of_ours(line: str) -> None:
+    assert read(Source(f"{line}\n")) == ([], [])
 
 
 @pytest.mark.parametrize(

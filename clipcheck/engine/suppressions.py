@@ -209,7 +209,7 @@ def _suppresses(source: Source, directives: Sequence[Directive], i: int, code: s
             return True
         case "disable":
             after = (d.start for d in directives[i + 1 :] if d.verb == "enable" and d.means(code))
-            return directive.start < where.start < next(after, len(source.text))
+            return where.start in range(directive.start, next(after, len(source.text)))
         case "ignore" if directive.alone:
             return _next_code_line(source, directive.line) in (where.first, where.logical_first)
         case "ignore":
@@ -243,8 +243,7 @@ def _ends_something(directives: Sequence[Directive], i: int, name: Naming | None
 
 def removal(source: Source, directive: Directive, name: Naming | None) -> Fix:
     """Removes an unused directive, or only one of its names if others are used."""
-    names = directive.names or ()
-    if name is None or (len(names) == 1 and not directive.others):
+    if name is None or (directive.names == (name,) and not directive.others):
         return Fix("Remove the suppression", Safety.SAFE, (_without(source, directive),))
     start, end = name.start, name.end
     text = source.text
