@@ -268,6 +268,28 @@ def test_a_folder_below_a_named_one_can_be_left_out(tmp_path: Path) -> None:
     assert len(find([str(tmp_path / "pkg" / "gen")], projects(tmp_path, **{"extend-exclude": ["gen"]})).files) == 1
 
 
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("pkg", ["a.py", "gen/a.py", "pkg/a.py"]),  # it is the named folder's own
+        ("pkg/", ["a.py", "gen/a.py", "pkg/a.py"]),
+        ("*", ["a.py", "gen/a.py", "pkg/a.py"]),
+        ("gen/", ["a.py", "pkg/a.py"]),
+        ("a.py/", ["a.py", "gen/a.py", "pkg/a.py"]),  # no folder
+        ("a.py", []),
+        ("pkg/*", []),
+        ("pkg/gen/*", ["a.py", "pkg/a.py"]),
+        ("nothing", ["a.py", "gen/a.py", "pkg/a.py"]),
+    ],
+)
+def test_which_patterns_hold_below_a_named_folder(tmp_path: Path, pattern: str, found: list[str]) -> None:
+    for name in ("a.py", "gen/a.py", "pkg/a.py"):
+        (tmp_path / "pkg" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pkg" / name).write_text("")
+    files = find([str(tmp_path / "pkg")], projects(tmp_path, **{"extend-exclude": [pattern]})).files
+    assert files == [str(tmp_path / "pkg" / name) for name in found]
+
+
 @pytest.mark.parametrize(("respect", "count"), [(True, 1), (False, 3)])
 def test_what_git_ignores_is_skipped_unless_told_otherwise(tmp_path: Path, respect: bool, count: int) -> None:
     (tmp_path / ".git").mkdir()

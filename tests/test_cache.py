@@ -134,6 +134,14 @@ def test_a_fix_without_anything_to_fix_is_answered_from_the_cache(looks: list[st
     assert looks == ["a.py"]
 
 
+def test_a_fix_is_made_beside_what_has_none(project: Path) -> None:
+    (project / "a.py").write_text(BAD.replace("1.0", "0.0"), encoding="utf-8")
+    words = ("--select", "CLIP201")
+    assert [one["fix"] is None for one in json.loads(run(*words))].count(True) == 1
+    run(*words, "--fix")
+    assert "clip_grad_norm_(" in (project / "a.py").read_text(encoding="utf-8")
+
+
 def test_an_unsafe_fix_is_made_after_a_check(looks: list[str], project: Path) -> None:
     (project / "clipcheck.toml").write_text("extend-unsafe-fixes = ['CLIP002']\n")
     words = ("--target", "torch")
@@ -476,7 +484,8 @@ def test_a_file_that_is_gone_is_missed_though_its_state_was_never_trusted(
 
 
 @pytest.mark.parametrize(
-    ("modified", "changed", "trusted"), [(-3, -3, True), (-1, -3, False), (-3, -1, False), (-3, 5, False)]
+    ("modified", "changed", "trusted"),
+    [(-3, -3, True), (-2, -3, False), (-3, -2, False), (-1, -3, False), (-3, -1, False), (-3, 5, False)],
 )
 def test_a_state_is_trusted_if_both_of_its_times_are_over(
     modified: int, changed: int, trusted: bool, monkeypatch: pytest.MonkeyPatch
@@ -612,4 +621,6 @@ def test_a_folder_without_our_tag_is_not_removed(project: Path, tag: str) -> Non
     inner = project / ".clipcheck_cache"
     inner.mkdir()
     (inner / ("CACHEDIR.TAG" if tag == "folder" else "x")).mkdir()
-    assert list(cache.remove(["."])) == [] and len(list(inner.iterdir())) == 1
+    (inner / ".clipcheck_cache").mkdir()
+    (inner / ".clipcheck_cache" / "CACHEDIR.TAG").write_text("whoever put it there")
+    assert list(cache.remove(["."])) == [] and len(list(inner.rglob("*"))) == 3
