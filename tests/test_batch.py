@@ -183,7 +183,7 @@ def test_all_cores_are_used_unless_told_otherwise(files: list[str], monkeypatch:
 
     monkeypatch.setattr(batch, "Workers", Pool)
     monkeypatch.setattr(batch.os, "cpu_count", lambda: 5)
-    check_paths([os.path.dirname(files[0])], SETTINGS)
+    check_paths([os.path.dirname(files[0])], FIXING)
     check_files(wanted(files))
     check_files(wanted(files), 3)
     check_files(wanted(files[:20]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 
@@ -419,10 +420,12 @@ def test_a_changed_line_is_escaped_as_its_neighbors_are(source: str, new: str, w
     assert replaced(read("a.ipynb", (data % source).encode()), "one", new) == data % written
 
 
-def test_a_line_with_half_a_character_can_be_written_where_nothing_else_is_escaped() -> None:
+@pytest.mark.parametrize("half", ["\ud800", "\ud83d", "\udfff"])
+def test_a_line_with_half_a_character_can_be_written_where_nothing_else_is_escaped(half: str) -> None:
     data = '{"cells": [{"cell_type": "code", "source": ["ü\\n", "one"]}]}'
     document = read("a.ipynb", data.encode())
-    assert replaced(document, "one", "\ud83d\n\ue000") == data.replace('"one"', '"\\ud83d\\n", "\ue000"')
+    spelled = f'"\\u{ord(half):04x}\\n", "\ud7ff\ue000"'
+    assert replaced(document, "one", f"{half}\n\ud7ff\ue000") == data.replace('"one"', spelled)
 
 
 def test_in_a_long_cell_only_the_changed_line_is_spelled_anew() -> None:
@@ -556,6 +559,9 @@ def test_cells_that_are_not_python(cell: str) -> None:
         (Edit(17, 25, ""), ["one = 1", "two = 2", ""]),
         (Edit(25, 25, "four\n"), ["one = 1", "two = 2", "", "  three", "four"]),
         (Edit(24, 24, "\n  4"), ["one = 1", "two = 2", "", "  three", "  4"]),
+        (Edit(24, 25, "\n  4\n"), ["one = 1", "two = 2", "", "  three", "  4"]),
+        (Edit(6, 8, "3\n4\n"), ["one = 3", "4", "two = 2", "", "  three"]),
+        (Edit(6, 16, "3\n"), ["one = 3", "", "  three"]),
     ],
 )
 @pytest.mark.parametrize("margin", ["", "> ", "    ", "> > "])
@@ -579,6 +585,19 @@ def test_an_edit_of_a_block_keeps_its_margin(edit: Edit, lines: list[str], margi
     edits = [Edit(moved(edit.start), moved(edit.end), edit.text.replace("\n", end))]
     after = document.splice([edits]).decode().replace(end, "\n")
     assert [line.rstrip() for line in after.split("\n")] == [line.rstrip() for line in guide(lines).split("\n")]
+
+
+def test_a_line_above_all_others_gets_the_margin_of_those_with_text() -> None:
+    document = read("a.md", b"> ```python\n>\n> x\n> ```\n")
+    assert document.splice([[Edit(1, 1, "y\n")]]) == b"> ```python\n>\n> y\n> x\n> ```\n"
+    assert document.splice([[Edit(1, 2, "y\nz")]]) == b"> ```python\n>\n> y\n> z\n> ```\n"
+    assert document.splice([[Edit(0, 0, "y\n")]]) == b"> ```python\n> y\n>\n> x\n> ```\n"
+
+
+def test_no_warning_about_text_that_may_be_python() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(read("a.md", b"```\nclip_grad_norm_('\\d')\n```\n").programs) == 1
 
 
 def test_a_block_that_ends_with_the_file() -> None:
@@ -621,6 +640,7 @@ def test_a_block_without_a_language_has_to_be_python_that_clips(content: str) ->
         (".. code:: python\n   :linenos:\n", []),
         (".. code:: python\n   x\n", []),  # no blank line
         (".. code:: python\nx\n", []),
+        (".. code:: python\nprose\n\n   x\n", []),
         (".. code:: python\n\nx\n", []),
         ("  .. code:: python\n\n  x\n", []),
         (".. code:: bash\n\n   x\n", []),

@@ -86,7 +86,11 @@ def _in_text(starts: Sequence[int], block: _Block, edit: Edit) -> Edit:
     if not column and not end_column and (not edit.text or LINE_END.search(edit.text[-1])):  # whole lines
         return Edit(start, end, _LINE.sub(lambda line: margin + line.group(), edit.text))
     text = LINE_END.sub(lambda line_end: line_end.group() + margin, edit.text)
-    return Edit(start + _margin(block, first) + column, end + _margin(block, last) + end_column, text)
+    if not end_column and LINE_END.search(edit.text[-1:]):  # the line below keeps its own margin
+        text = text.removesuffix(margin)
+    else:
+        end += _margin(block, last) + end_column
+    return Edit(start + _margin(block, first) + column, end, text)
 
 
 def _row_and_column(block: _Block, offset: int) -> tuple[int, int]:
@@ -117,8 +121,9 @@ def _fences(text: str) -> Iterator[_Block]:
     lines = LINE_END.split(text)
     ends = [*LINE_END.findall(text), ""]
     for token in parser.parse(text):
-        if token.type != "fence" or not token.map:
+        if token.type != "fence":
             continue
+        assert token.map is not None  # it is a block
         language = token.info.strip()
         if _PYTHON.match(language) if language else _TORCH_CLIP.search(token.content):
             block = _fence(token.map[0] + 1, token.content.removesuffix("\n").split("\n"), lines, ends)
@@ -175,7 +180,7 @@ def _directives(text: str) -> Iterator[_Block]:
         first = next((i for i in range(index + 1, stop) if not lines[i].strip()), stop)
         while first < stop and not lines[first].strip():
             first += 1
-        while stop > first and not lines[stop - 1].strip():
+        while not lines[stop - 1].strip():
             stop -= 1
         if first < stop:
             yield _block(first, lines[first:stop], lines[first:stop], ends)
