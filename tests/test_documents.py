@@ -420,12 +420,12 @@ def test_a_changed_line_is_escaped_as_its_neighbors_are(source: str, new: str, w
     assert replaced(read("a.ipynb", (data % source).encode()), "one", new) == data % written
 
 
-@pytest.mark.parametrize("half", ["\ud800", "\ud83d", "\udfff"])
-def test_a_line_with_half_a_character_can_be_written_where_nothing_else_is_escaped(half: str) -> None:
+@pytest.mark.parametrize("half", [0xD800, 0xD83D, 0xDFFF])
+def test_a_line_with_half_a_character_can_be_written_where_nothing_else_is_escaped(half: int) -> None:
     data = '{"cells": [{"cell_type": "code", "source": ["ü\\n", "one"]}]}'
     document = read("a.ipynb", data.encode())
-    spelled = f'"\\u{ord(half):04x}\\n", "\ud7ff\ue000"'
-    assert replaced(document, "one", f"{half}\n\ud7ff\ue000") == data.replace('"one"', spelled)
+    spelled = f'"\\u{half:04x}\\n", "\ud7ff\ue000"'
+    assert replaced(document, "one", f"{chr(half)}\n\ud7ff\ue000") == data.replace('"one"', spelled)
 
 
 def test_in_a_long_cell_only_the_changed_line_is_spelled_anew() -> None:
