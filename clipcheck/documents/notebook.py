@@ -179,7 +179,7 @@ def _end(text: str, at: int) -> int:
     return _decode(text, at)[1]
 
 
-_decode = json.JSONDecoder(strict=False).raw_decode
+_decode = json.JSONDecoder().raw_decode
 
 
 def _skip(text: str, at: int) -> int:
@@ -302,5 +302,5 @@ def _raw_offset(cell: _Cell, line: int, column: int) -> int:
 
 
 def _point(text: str, offset: int) -> tuple[int, int]:
-    line = text.count("\n", 0, offset) + 1
-    return line, offset - (text.rfind("\n", 0, offset) + 1) + 1
+    before = text[:offset]
+    return before.count("\n") + 1, offset - before.rfind("\n")
