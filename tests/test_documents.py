@@ -428,7 +428,7 @@ def test_a_line_with_half_a_character_can_be_written_where_nothing_else_is_escap
     assert replaced(document, "one", f"{chr(half)}\n\ud7ff\ue000") == data.replace('"one"', spelled)
 
 
-def test_in_a_long_cell_only_the_changed_line_is_spelled_anew() -> None:
+def test_in_a_long_cell_only_the_changed_line_is_spelled_again() -> None:
     lines = ['"\\u0078\\n"'] * 300
     data = '{"cells": [{"cell_type": "code", "source": [%s]}]}'
     document = read("a.ipynb", (data % ", ".join([*lines, '"one"'])).encode())

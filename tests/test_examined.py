@@ -44,7 +44,7 @@ def silent(source: Source) -> Iterator[Hit]:
 
 @pytest.fixture
 def check(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Checks a text below the head with these checks in the place of two rules."""
+    """Checks a string below the head with these checks in the place of two rules."""
 
     def run(text: str, first: Check, second: Check = silent, path: str = "x.py", **more: Any) -> FileReport:
         checks = {FIRST: first, SECOND: second}

@@ -362,7 +362,7 @@ def test_a_baseline_of_several_cells_and_blocks(form: str) -> None:
         ("x.md", f"```python\n>>> import torch\n>>> {CALL}\n```\n"),
     ],
 )
-def test_a_baseline_has_nothing_to_say_about_other_findings(path: str, text: str) -> None:
+def test_a_baseline_adds_nothing_for_other_findings(path: str, text: str) -> None:
     assert added(look(text, path=path), "ignore", "") == (text.encode(), 0)
 
 

@@ -141,7 +141,7 @@ def test_an_item_is_given_to_two_processes_at_most(monkeypatch: pytest.MonkeyPat
         assert (some._idle, some._busy) == ([], set())
 
 
-def test_processes_that_are_idle_or_busy_are_killed_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_processes_are_killed_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     processes: list[Any] = [Process("a"), Process()]
     with Workers(2) as some:
         some._idle.append(processes[0])
@@ -150,7 +150,7 @@ def test_processes_that_are_idle_or_busy_are_killed_at_the_end(monkeypatch: pyte
     assert all(process.killed and process.waited for process in processes)
 
 
-def test_a_process_that_is_idle_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Any] = []
 
     def start() -> Any:
