@@ -73,6 +73,9 @@ def test_the_declared_encoding_is_that_of_what_is_written() -> None:
         ("a.ipynb", b"\xff"),
         ("a.ipynb", b"{"),
         ("a.ipynb", b"[]"),
+        ("a.ipynb", b'["cells"]'),
+        ("a.ipynb", b'"cells"'),
+        ("a.ipynb", b"[" * 100_000),
         ("a.ipynb", b'{"nbformat": 4}'),
     ],
 )
@@ -431,8 +434,15 @@ def test_a_line_with_half_a_character_can_be_written_where_nothing_else_is_escap
 def test_in_a_long_cell_only_the_changed_line_is_spelled_again() -> None:
     lines = ['"\\u0078\\n"'] * 300
     data = '{"cells": [{"cell_type": "code", "source": [%s]}]}'
-    document = read("a.ipynb", (data % ", ".join([*lines, '"one"'])).encode())
-    assert replaced(document, "one", "1") == data % ", ".join([*lines, '"1"'])
+    for before, after in ((['"one\\n"', *lines], ['"1\\n"', *lines]), ([*lines, '"one"'], [*lines, '"1"'])):
+        document = read("a.ipynb", (data % ", ".join(before)).encode())
+        assert replaced(document, "one", "1") == data % ", ".join(after)
+
+
+def test_a_last_line_that_is_replaced_with_its_end() -> None:
+    document = read("a.ipynb", notebook("a\nb", "c"))
+    assert document.splice([[Edit(2, 4, "d")]]) == notebook("a\nd", "c")
+    assert document.splice([[Edit(2, 4, "d\n")]]) == notebook("a\nd", "c")
 
 
 @pytest.mark.parametrize("line_end", ["\\n", "\\u000a", "\\u000A"])
@@ -562,6 +572,9 @@ def test_cells_that_are_not_python(cell: str) -> None:
         (Edit(24, 25, "\n  4\n"), ["one = 1", "two = 2", "", "  three", "  4"]),
         (Edit(6, 8, "3\n4\n"), ["one = 3", "4", "two = 2", "", "  three"]),
         (Edit(6, 16, "3\n"), ["one = 3", "", "  three"]),
+        (Edit(3, 3, "s\n"), ["ones", " = 1", "two = 2", "", "  three"]),
+        (Edit(0, 3, "x\n"), ["x", " = 1", "two = 2", "", "  three"]),
+        (Edit(8, 8, "a\nb + "), ["one = 1", "a", "b + two = 2", "", "  three"]),
     ],
 )
 @pytest.mark.parametrize("margin", ["", "> ", "    ", "> > "])
@@ -585,6 +598,21 @@ def test_an_edit_of_a_block_keeps_its_margin(edit: Edit, lines: list[str], margi
     edits = [Edit(moved(edit.start), moved(edit.end), edit.text.replace("\n", end))]
     after = document.splice([edits]).decode().replace(end, "\n")
     assert [line.rstrip() for line in after.split("\n")] == [line.rstrip() for line in guide(lines).split("\n")]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("```python", 0),
+        ("```python\n", 1),
+        ("- ```python\n\tx\n  ```\n", 0),  # Markdown widens the tab, half of which is indentation
+        ("- ```python\n  y\n\tx\n  ```\n", 0),
+        ("- ```python\n  y\n  \tx\n  ```\n", 1),
+        ("1.  ```python\n\tx\n    ```\n", 1),
+    ],
+)
+def test_a_block_is_read_where_its_lines_are_those_of_the_file(text: str, count: int) -> None:
+    assert len(read("a.md", text.encode()).programs) == count
 
 
 def test_a_line_above_all_others_gets_the_margin_of_those_with_text() -> None:
@@ -626,7 +654,14 @@ def test_the_text_of_a_block(content: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["torch.nn.utils.clip_grad_norm_(x", "clip_grad_norm_(x)\0", "x" * 10, "(" * 5000 + "clip_grad_norm_"]
+    "content",
+    [
+        "torch.nn.utils.clip_grad_norm_(x",
+        "clip_grad_norm_(x)\0",
+        "x" * 10,
+        "(" * 5000 + "clip_grad_norm_",
+        "clip_grad_norm_(" + "-" * 50_000 + "1)",
+    ],
 )
 def test_a_block_without_a_language_has_to_be_python_that_clips(content: str) -> None:
     assert read("a.md", f"```\n{content}\n```\n".encode()).programs == ()

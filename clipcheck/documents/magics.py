@@ -68,7 +68,7 @@ def _without_line_magics(text: str) -> str:
         if begins and (magic := _LINE_MAGIC.match(text, at) or _ASSIGNED_MAGIC.match(text, at)):
             end = _end_of_joined_lines(text, magic.end())
             pieces.append(_mask(magic, text[at:end]))
-            at, begins = end, False
+            at = end  # of the line
             continue
         token = _TOKEN.match(text, at)
         assert token is not None

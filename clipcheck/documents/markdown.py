@@ -96,9 +96,8 @@ def _in_text(starts: Sequence[int], block: _Block, edit: Edit) -> Edit:
 def _row_and_column(block: _Block, offset: int) -> tuple[int, int]:
     """The index of a block's line, or of the one after its last, and the column from 0."""
     row = 0
-    while row < len(block.texts) and offset >= len(block.texts[row]):
-        if row + 1 == len(block.texts) and not LINE_END.search(block.texts[row]):
-            break  # the file ends inside the block, without a line end
+    # the last line may have no end: the file ends with it
+    while row < len(block.texts) and offset >= len(block.texts[row]) and LINE_END.search(block.texts[row]):
         offset -= len(block.texts[row])
         row += 1
     return row, offset

@@ -269,8 +269,7 @@ def _spelled(text: str, cell: _Cell, after: str) -> str:
         if kind == "equal":
             raws += [piece.raw for piece in cell.pieces[a:b]]
         else:
-            near = "".join(piece.raw for piece in cell.pieces[a:b])
-            escape = "\\u" in near or text.isascii()
+            escape = text.isascii() or any("\\u" in piece.raw for piece in cell.pieces[a:b])
             raws += [json.dumps(line, ensure_ascii=escape or _has_surrogate(line))[1:-1] for line in new[c:d]]
     return cell.lead + cell.gap.join(raws) + cell.tail
 
