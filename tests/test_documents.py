@@ -66,6 +66,7 @@ def test_the_declared_encoding_is_that_of_what_is_written() -> None:
     [
         ("a.py", b"x = '\xff'"),
         ("a.py", b"# coding: nonsense\n"),
+        ("a.py", b"# coding: rot13\n"),  # no encoding of text
         ("a.py", b"\xef\xbb\xbf# coding: latin-1\n"),
         ("a.py", b"# coding: utf-7\nx = '+AGE-'\n"),  # decodes, but is spelled otherwise when it is written
         ("a.md", b"\xff"),
@@ -100,8 +101,9 @@ def test_text_is_encoded_as_its_file_would_be() -> None:
     assert decode("a.py", b"# coding: latin-1\n'\xe9'") == "# coding: latin-1\n'é'"
     assert decode("a.md", "# coding: latin-1\n'é'".encode()) == "# coding: latin-1\n'é'"
     assert decode("a.py", b"\xef\xbb\xbfx") == "\ufeffx"
-    with pytest.raises(Unreadable):
-        encode("a.py", "# coding: latin-1\n'€'")
+    for text in ("# coding: latin-1\n'€'", "# coding: rot13\n"):
+        with pytest.raises(Unreadable):
+            encode("a.py", text)
 
 
 def test_the_searched_text_includes_words_that_a_notebook_escapes() -> None:
@@ -302,6 +304,12 @@ def test_blocks_of_restructured_text() -> None:
     assert place(document, "four", 1) == Place(16, 6, 16, 10)
     assert place(document, "six", 2) == Place(25, 4, 25, 7)
     assert not any(segment.editable for program in document.programs for segment in program.segments)
+
+
+def test_a_document_without_programs_has_no_cells() -> None:
+    for path, data in (("a.rst", b""), ("a.md", b""), ("a.ipynb", b'{"cells": []}')):
+        document = read(path, data)
+        assert (document.programs, document.cells, document.splice([])) == ((), False, data)
 
 
 def test_blocks_of_markdown_and_cells_may_be_edited() -> None:
