@@ -295,12 +295,12 @@ def _is_no_code(left: bytes, right: bytes) -> bool:
 
 def _follows_word(left: bytes) -> bool:
     text = left.rstrip(_BLANKS)
-    return len(text) < len(left) and _is_name(text[len(text.rstrip(_LETTERS)) :])
+    return _is_name(text[len(text.rstrip(_LETTERS)) :])
 
 
 def _precedes_word(right: bytes) -> bool:
     text = right.lstrip(_BLANKS)
-    return len(text) < len(right) and _is_name(text[: len(text) - len(text.lstrip(_LETTERS))])
+    return _is_name(text[: len(text) - len(text.lstrip(_LETTERS))])
 
 
 def _is_name(word: bytes) -> bool:

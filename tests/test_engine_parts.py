@@ -160,8 +160,9 @@ def test_many_files_are_searched_in_pieces(tmp_path: Path, monkeypatch: pytest.M
     assert [len(chunk) for chunk in pool.asked] == [2, 2, 1]
     alone: Any = Pool()
     batch._sift(wanted[:4], alone)
-    batch._sift(wanted, Pool(count=0))  # type: ignore[arg-type]
-    assert alone.asked == []
+    none: Any = Pool(count=0)
+    assert batch._sift(wanted, none)[1] == unreadable
+    assert alone.asked == none.asked == []
 
 
 def test_the_largest_file_is_checked_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,6 +150,24 @@ def test_all_processes_are_killed_at_the_end(monkeypatch: pytest.MonkeyPatch) ->
     assert all(process.killed and process.waited for process in processes)
 
 
+def test_a_process_at_work_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nothing would kill it at the end."""
+    process: Any = Process("a")
+    known: list[bool] = []
+
+    def ask(self: Workers, *asked: Any) -> object:
+        known.append(asked[0] in self._busy)
+        return real(self, *asked)
+
+    real: Any = Workers._ask
+    monkeypatch.setattr(Workers, "_ask", ask)
+    monkeypatch.setattr(workers, "_start", lambda: process)
+    with Workers(1) as some:
+        assert list(some.each(str, [1])) == [(1, "a")]
+        assert some._busy == set()
+    assert known == [True]
+
+
 def test_a_process_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Any] = []
 
