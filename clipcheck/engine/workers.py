@@ -125,7 +125,7 @@ def _start() -> subprocess.Popen[bytes]:
 def _trusted_path() -> list[str]:
     """The module path of this process without the current folder; the folder of clipcheck comes first."""
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    here = os.path.realpath(".")
+    here = os.path.realpath(os.curdir)
     return [package, *(path for path in sys.path if os.path.isabs(path) and os.path.realpath(path) != here)]
 
 
