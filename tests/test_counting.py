@@ -233,6 +233,27 @@ def test_a_flag_that_a_method_sets(method: str, expected: bool) -> None:
     assert may_be_guarded(*clip_of(text)) is expected
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("limit", False),  # a setting that is passed on
+        ("math.inf", False),
+        ("float(limit)", False),
+        ("[]", False),
+        ("args.limit", False),
+        ("accelerator.sync_gradients", True),
+        ("fabric.is_accumulating()", True),
+        ("tell(limit)", True),
+        ("None", True),
+        ("4", True),
+        ("due", True),
+    ],
+)
+def test_what_a_method_sets_a_flag_to(value: str, expected: bool) -> None:
+    text = f"class A:\n    def begin(self, limit):\n        self.due = {value}\n\n    def f(self, ps):\n        if self.due:\n            {CLIP}"
+    assert may_be_guarded(*clip_of("import math\n" + text)) is expected
+
+
 def test_flags_that_are_set_from_each_other() -> None:
     text = f"""
         class A:

@@ -196,6 +196,11 @@ def test_the_call_that_copies_a_gradient_to_the_host(program: str, host: str) ->
         ("g = p.grad\nif x:\n    g = p.grad.to_local()\ng", True),
         ("for g in [p.grad.to_local() for p in ps]:\n    g", True),
         ("for g in [p.grad for p in ps]:\n    g", False),
+        # a list that a loop fills
+        ("grads = []\nfor p in ps:\n    grads.append(p.grad.to_local())\nfor g in grads:\n    g", True),
+        ("grads = []\nfor p in ps:\n    grads.append(p.grad)\nfor g in grads:\n    g", False),
+        ("grads = []\nfor p in ps:\n    grads.append(p.grad.to_local())\ngrads.append(other)\nfor g in grads:\n    g", False),
+        ("grads = []\nfor g in grads:\n    g", False),
         ("def local_grads():\n    for p in ps:\n        yield p.grad.to_local()\nfor g in local_grads():\n    g", True),
         ("def grads():\n    return [p.grad.to_local() for p in ps]\nfor g in grads():\n    g", True),
         ("def grads():\n    return [p.grad for p in ps]\nfor g in grads():\n    g", False),

@@ -481,6 +481,15 @@ def test_a_sum_spans_all_loops_that_do_nothing_else() -> None:
         ("if a:\n    total += p.grad.norm() ** 2\nelse:\n    print(p)", ["print(p)"]),
         ("if a:\n    total += p.grad.norm() ** 2\nelif b:\n    print(p)", ["if b:\n        print(p)"]),
         ("with torch.no_grad():\n    total += p.grad.norm() ** 2\n    print(p)", ["print(p)"]),
+        ("if a: total += p.grad.norm() ** 2; print(p)", ["print(p)"]),
+        ("if a: total += p.grad.norm() ** 2; pass", []),
+        ("if p.grad is None: continue\ntotal += p.grad.norm() ** 2", []),
+        ("if p.grad is None: print(p); continue\ntotal += p.grad.norm() ** 2", ["if p.grad is None: print(p); continue"]),
+        ("if a:\n    print(p)\nelif b:\n    total += p.grad.norm() ** 2\n    log(p)", ["print(p)", "log(p)"]),
+        ("if a:\n    print(p)\nelif b:\n    total += p.grad.norm() ** 2\nelse:\n    log(p)", ["print(p)", "log(p)"]),
+        ("if a:\n    total += p.grad.norm() ** 2\nelif b:\n    print(p)\nelse:\n    log(p)", ["if b:\n        print(p)\n    else:\n        log(p)"]),
+        ("for q in p:\n    log(q)\ntotal += p.grad.norm() ** 2", ["for q in p:\n        log(q)"]),
+        ("while x:\n    log(p)\ntotal += p.grad.norm() ** 2", ["while x:\n        log(p)"]),
     ],
 )
 def test_what_else_a_loop_does(body: str, extras: list[str]) -> None:
@@ -667,6 +676,11 @@ def bounds(program: str) -> list[str]:
         "for p in ps:\n    p.grad.mul_(max_norm / p.grad.norm())",
         "for p in ps:\n    n = p.grad.norm()\n    p.grad.mul_(max_norm / n)",
         "for p in ps:\n    p.grad.clone().mul_(total_norm)",
+        # the norm of one tensor
+        "norm = w.grad.norm()\nfor p in ps:\n    p.grad.mul_(max_norm / norm)",
+        "norm = w.grad.norm()\nfor p in ps:\n    p.grad.mul_(max_norm / (norm + 1e-6))",
+        "for p in ps:\n    norm = p.grad.norm()\n    p.grad.mul_(max_norm / norm)",
+        "for p in ps:\n    p.grad.mul_(max_norm / max(p.grad.norm(), max_norm))",
         "class A(torch.optim.Optimizer):\n    def step(self):\n        for p in ps:\n            p.grad.mul_(c / total_norm)",
         "p.grad.mul_(max_norm / total_norm)",
     ],

@@ -235,6 +235,27 @@ def test_a_parameter_is_known_by_the_name_of_its_argument(given: str, expected: 
     assert step.facts == expected
 
 
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [("trainer.step()", {("trainer.clips", True)}), ("self.step()", {("self.clips", True)}), ("made().step()", None)],
+)
+def test_a_nested_function_has_the_self_of_its_method(call: str, expected: set[tuple[str, bool]] | None) -> None:
+    source = Source(
+        "class Trainer:\n"
+        "    def step(self):\n"
+        "        def go():\n"
+        "            if self.clips:\n"
+        "                optimizer.step()\n"
+        "        go()\n"
+        "    def run(self):\n"
+        "        trainer = Trainer()\n"
+        f"        {call}\n"
+    )
+    run = next(node for node in source.nodes(cst.FunctionDef) if node.name.value == "run")
+    known = [event.facts for event in flow(source, run).of(EventKind.STEP)]
+    assert known == ([] if expected is None else [expected])
+
+
 # --- micro-batches ----------------------------------------------------------------------------------------------------
 
 LINES = {

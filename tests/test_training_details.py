@@ -15,12 +15,12 @@ from clipcheck.training.calls import callee, named_function
 from clipcheck.training.classes import is_lightning_module, is_module_class
 from clipcheck.training.clips import bound, clips, only_measures, partial_clip
 from clipcheck.training.effects import only_computes
-from clipcheck.training.guards import conditions, expects_error
+from clipcheck.training.guards import asked_for, conditions, expects_error
 from clipcheck.training.lightning import is_callback, manual_at, scaling_trainer
 from clipcheck.training.measures import measures, uses_of, values
 from clipcheck.training.modules import is_module
 from clipcheck.training.modules import is_optimizer as is_torch_optimizer
-from clipcheck.training.norm_places import measured
+from clipcheck.training.norm_places import called, measured
 from clipcheck.training.one_shot import drains, is_one_shot
 from clipcheck.training.optimizers import is_optimizer
 from clipcheck.training.parameters import (
@@ -35,7 +35,7 @@ from clipcheck.training.parameters import (
 from clipcheck.training.possible_limits import constants, guards, passes
 from clipcheck.training.readings import makes_iterator, readings
 from clipcheck.training.scalers import is_compensated, is_off
-from clipcheck.training.summaries import hooks, is_reduction, returned
+from clipcheck.training.summaries import hooks, is_called_reduction, is_reduction, returned
 
 HEAD = """\
 import functools
@@ -211,6 +211,29 @@ def test_a_clip_that_only_measures(code: str, expected: bool) -> None:
         ("x = torch.optim.SGD(ps)\nx", True),
         ("opt = torch.optim.lr_scheduler.StepLR(o, 1)\nopt", False),
         ("opt = other()\nopt", True),
+        # what holds optimizers
+        ("steppers[p] = torch.optim.SGD(ps)\nsteppers[q]", True),
+        ("steppers[p] = torch.optim.SGD(ps)\nx = steppers[q]\nx", True),
+        ("steppers[p] = torch.optim.SGD(ps)\nothers[q]", False),
+        ("steppers[p] = p\nsteppers[q]", False),
+        ("steppers[p] = make(p)\nsteppers[q]", False),
+        ("steppers.p = torch.optim.SGD(ps)\nsteppers[q]", False),
+        ("class A:\n    def f(self):\n        self.by[p] = torch.optim.SGD(ps)\n    def g(self):\n        self.by[q]", True),
+        ("class A:\n    def f(self):\n        self.by[p] = torch.optim.SGD(ps)\nclass B:\n    def g(self):\n        self.by[q]", False),
+        *((f"steppers = {made}\nsteppers[q]", True) for made in (
+            "[torch.optim.SGD(p) for p in ps]",
+            "{p: torch.optim.SGD(p) for p in ps}",
+            "[torch.optim.SGD(ps), torch.optim.Adam(qs)]",
+            "{'a': torch.optim.SGD(ps), 'b': torch.optim.SGD(qs)}",
+        )),
+        *((f"steppers = {made}\nsteppers[q]", False) for made in (
+            "[make(p) for p in ps]",
+            "{p: make(p) for p in ps}",
+            "[make(ps), torch.optim.Adam(qs)]",
+            "{'a': make(ps)}",
+            "{torch.optim.SGD(p): p for p in ps}",
+            "[]",
+        )),
     ],
 )  # fmt: skip
 def test_what_is_called_an_optimizer(code: str, expected: bool) -> None:
@@ -254,6 +277,8 @@ def test_what_a_name_is_assigned(code: str, expected: str | None) -> None:
         ("m.parameters() * 2", None),
         ("[*m.parameters(), x]", None),
         ("{'lr': m.parameters()}", None),
+        ("{params: m.parameters()}", None),
+        ("{**options}", None),
         ("[]", None),
         ("m.parameters()", "m"),
         ("m.named_parameters()", "m"),
@@ -271,6 +296,7 @@ def test_what_a_name_is_assigned(code: str, expected: str | None) -> None:
         ("[p for p in m.parameters()]", "m"),
         ("(p for p in m.parameters())", "m"),
         ("[{'params': m.parameters(), 'lr': 1}]", "m"),
+        ("[{**options, 'params': m.parameters()}]", "m"),
     ],
 )  # fmt: skip
 def test_whose_parameters_an_expression_holds(code: str, expected: str | None) -> None:
@@ -657,12 +683,38 @@ def test_what_a_function_returns(body: str, expected: list[str] | None) -> None:
         ("gs = [p.grad for p in ps]\ndist.all_reduce_coalesced(gs)", True),
         ("flat = torch.cat([p.grad.flatten() for p in ps])\ndist.all_reduce(flat)", True),
         ("gs = [p.grad for p in ps]\nflat = torch.cat(gs)\ndist.all_reduce(flat)", True),
+        ("gs = []\nfor p in ps:\n    gs.append(p.grad.view(-1))\nflat = torch.cat(gs)\ndist.all_reduce(flat)", True),
+        ("gs = []\nfor p in ps:\n    gs.append(p.data.view(-1))\nflat = torch.cat(gs)\ndist.all_reduce(flat)", False),
+        ("gs = []\nfor p in ps:\n    other.append(p.grad)\nflat = torch.cat(gs)\ndist.all_reduce(flat)", False),
+        ("gs = []\ndef f(gs):\n    gs.append(p.grad)\nflat = torch.cat(gs)\ndist.all_reduce(flat)", False),
+        ("flat = torch.cat([p.grad.flatten() for p in ps])\ndist.all_reduce(flat.cpu().contiguous())", True),
+        ("flat = torch.cat([p.grad.flatten() for p in ps])\ndist.all_reduce(flat.mean())", False),
         ("flat = torch.cat([p.data for p in ps])\ndist.all_reduce(flat)", False),
         ("flat = other([p.grad for p in ps])\ndist.all_reduce(flat)", False),
     ],
 )
 def test_a_reduction_of_gradients(code: str, expected: bool) -> None:
     assert is_reduction(*last_call(code)) is expected
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("sync_gradients(model)", False),  # a function of this file, which can be read
+        ("model.sync_gradients(model)", False),
+        ("self.comm.sync_gradients(model)", False),
+        ("made().sync_gradients(model)", False),
+        ("self.sync_gradients()", False),
+        ("dist.sync_model(model)", False),
+        ("dist.sync_gradients()", False),
+        ("self.sync_gradients(model)", True),
+        ("dist.average_grads(model)", True),
+        ("from lib import all_reduce_grads\nall_reduce_grads(model)", True),
+    ],
+)
+def test_a_call_that_says_it_reduces_gradients(code: str, expected: bool) -> None:
+    made = "def sync_gradients(model):\n    pass\nmodel = make()\n"
+    assert is_called_reduction(*last_call(made + code)) is expected
 
 
 @pytest.mark.parametrize(
@@ -930,6 +982,26 @@ def test_the_tests_that_decide_on_a_place(code: str, expected: list[tuple[str, b
     assert [(source.code(branch.test), outcome) for branch, outcome in conditions(source, node)] == expected
 
 
+@pytest.mark.parametrize(
+    ("test", "expected"),
+    [
+        ("amp", "amp"),
+        ("1 > 0", ""),
+        ("self.amp", "amp"),
+        ("self.config.amp", "amp"),
+        ("cfg['clip'].enabled", "cfg enabled"),
+        ("self.cfgs[i].enabled", "cfgs enabled i"),
+        ("config().amp", "amp config"),
+        ("self.config().amp", "amp config"),
+        ("ready(limit=max_norm)", "max_norm ready"),
+        ("ready(*norms)", "norms ready"),
+        ("limit > 0 and not self.skip", "limit skip"),
+    ],
+)
+def test_what_a_test_asks_for(test: str, expected: str) -> None:
+    assert " ".join(sorted(asked_for(*asked(test)))) == expected
+
+
 # --- norms that are measured ------------------------------------------------------------------------------------------
 
 
@@ -1031,6 +1103,27 @@ def test_the_uses_of_a_loops_sum() -> None:
 def test_norms_and_whose_they_are(code: str, expected: list[tuple[str, float, bool]]) -> None:
     found = list(measured(Source(HEAD + code + "\n")))
     assert [(" ".join(one.parameters), one.order.value, one.item) for one in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("def grad_norm(m):\n    return get_total_norm([p.grad for p in m.parameters()])\ngrad_norm(net.head)", ["net.head.parameters()"]),
+        ("def grad_norm(ps):\n    return get_total_norm([p.grad for p in ps])\ngrad_norm(net.parameters())", ["net.parameters()"]),
+        ("def grad_norm(ps):\n    t = 0\n    for p in ps:\n        t += p.grad.norm() ** 2\n    return t ** 0.5\ngrad_norm(net.parameters())", ["net.parameters()"]),
+        ("class A:\n    def grad_norm(self):\n        return get_total_norm([p.grad for p in self.m.parameters()])\n    def f(self):\n        self.grad_norm()", ["self.m.parameters()"]),
+        # what it measures has no name where it is called
+        ("class A:\n    def grad_norm(self):\n        return get_total_norm([p.grad for p in self.m.parameters()])\na = A()\na.grad_norm()", [""]),
+        ("class A:\n    def grad_norm(self):\n        return get_total_norm([p.grad for p in ps])\n    def f(self):\n        self.grad_norm()", [""]),
+        # no norms
+        ("def grad_norm(m):\n    return 1.0\ngrad_norm(net)", []),
+        ("def grad_norm(m):\n    if m:\n        return 0.0\n    return get_total_norm([p.grad for p in m.parameters()])\ngrad_norm(net)", []),
+        ("def total(m):\n    return get_total_norm([p.grad for p in m.parameters()])\ntotal(net)", []),
+        ("grad_norm(net)", []),
+    ],
+)  # fmt: skip
+def test_norms_that_functions_of_the_file_return(program: str, expected: list[str]) -> None:
+    assert [" ".join(norm.parameters) for norm in called(asked(program)[0])] == expected
 
 
 @pytest.mark.parametrize(("code", "expected"), [("np.f(x)", True), ("x[0]", False), ("torch.f(x)", False)])

@@ -286,8 +286,6 @@ def _quotient(source: Source, by: cst.BaseExpression) -> Ratio | None:
 
 def _is_global(source: Source, ratio: Ratio, loop: cst.For) -> bool:
     """Whether the norm is that of all gradients: computed before the loop, not for each tensor in it."""
-    if framework(source) == "another":
-        return False
     for name in (node for node in source.walk(ratio.norm) if isinstance(node, cst.Name)):
         if any(contains(source, loop, binding.node) for binding in reaching(source, name)):
             return False

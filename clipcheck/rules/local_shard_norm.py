@@ -65,13 +65,11 @@ def _is_root(source: Source, measure: Measure) -> bool:
     if measure.result is not None:
         found = total(source, measure.result)
         return found is None or (found.degree is not None and found.degree.is_one)
-    for one in accumulations(source):
-        if one.loop is measure.node:
-            if one.how == "append":
-                return any(t.series.loop is one and t.degree is not None and t.degree.is_one for t in totals(source))
-            uses = uses_of(source, one.target) if isinstance(one.target, cst.Name) else []
-            return one.how == "max" or any(root_of(source, use, one.term) for use in uses)
-    return False
+    one = next(one for one in accumulations(source) if one.loop is measure.node)
+    if one.how == "append":
+        return any(t.series.loop is one and t.degree is not None and t.degree.is_one for t in totals(source))
+    uses = uses_of(source, one.target) if isinstance(one.target, cst.Name) else []
+    return one.how == "max" or any(root_of(source, use, one.term) for use in uses)
 
 
 def _is_merged(source: Source, node: cst.CSTNode) -> bool:

@@ -195,7 +195,7 @@ def _key(source: Source, use: cst.CSTNode) -> str:
                 return _if_after(key)
             case cst.Arg(keyword=None):
                 return _logged(source, source.parent(above), above)
-        return ""
+        break
     return ""
 
 

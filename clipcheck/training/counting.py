@@ -153,8 +153,6 @@ class _Look(NamedTuple):
                 return name in _OF_FRAMEWORKS or self._attribute_varies(node) or self.varies(value)
             case cst.Call(func=func, args=args):
                 return self._call_varies(node, func) or any(self.varies(arg.value) for arg in args)
-            case cst.Arg(value=value):
-                return self.varies(value)
         return any(self.varies(child) for child in children(node))
 
     # --- names ----------------------------------------------------------------------------------------------------
@@ -236,8 +234,6 @@ class _Look(NamedTuple):
         return self.depth > 0 and self._replace(loop=None, frame=None, depth=self.depth - 1).varies(value)
 
     def _call_varies(self, call: cst.Call, func: cst.BaseExpression) -> bool:
-        if last_name(func) in _OF_FRAMEWORKS:
-            return True
         results = self._results(call) if self.depth else []
         if results:
             return any(look.varies(value) for look, value in results)
