@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from test_rules_in_detail import TOTAL, f, found, loop
+from test_rules_in_detail import TOTAL, f, findings, found, loop
+
+from clipcheck.engine.file import check_file
+from clipcheck.settings.keys import Settings
 
 LIGHTNING = "import lightning as L\n"
 MANUAL = LIGHTNING + "trainer = L.Trainer(precision='16-mixed')\nclass M(L.LightningModule):\n    def __init__(self):\n        self.automatic_optimization = False\n    def training_step(self, batch):\n        self.manual_backward(loss)\n"
@@ -21,6 +24,14 @@ def two_nets(between: str) -> str:
     )
 
 
+CLASS_OF_TWO = (
+    "class A:\n    def __init__(self, m, n):\n        self.m, self.n = m, n\n        self.a = torch.optim.SGD(self.m.parameters())\n"
+    "        self.b = torch.optim.SGD(self.n.parameters())\n    def step(self, loss):\n        B\n"
+    "        clip_grad_norm_(self.m.parameters(), 1.0)\n        self.b.step()\n    def other(self, loss):\n        STEPS\n"
+)
+HOOKED = "def hook(p):\n    opts[p].step()\n    opts[p].zero_grad()\nfor p in PARAMETERS:\n    p.register_post_accumulate_grad_hook(hook)\n"
+
+
 SILENT: dict[str, list[str]] = {
     "CLIP001": [
         # a test keeps the largest element in an attribute
@@ -28,6 +39,11 @@ SILENT: dict[str, list[str]] = {
     ],
     "CLIP102": [
         loop("def closure():\n    loss.backward()\n    return loss\nC\noptimizer.step(closure)"),
+    ],
+    "CLIP103": [
+        f("if resume:\n    train_epoch(optimizer)\nC\nfor x in xs:\n    B\n    S"),
+        f("if warm:\n    B\nC\nfor x in xs:\n    B\n    S"),
+        f("for x in xs:\n    C\n    for y in x:\n        train(y, optimizer)\n        B\n    S"),
     ],
     "CLIP104": [
         loop("B\nC\nother.zero_grad()\nS"),
@@ -38,7 +54,67 @@ SILENT: dict[str, list[str]] = {
         two_nets("clip_grad_norm_(ps, 1.0)"),  # whose optimizer is not known
         two_nets("clip_all(n)"),
         two_nets("p.grad.mul_(0.5)"),
+        two_nets("opt.zero_grad()").replace("a.step()", "a.step()\n        opt.step()"),  # whose parameters are not known
         two_nets("clip_grad_norm_(n.parameters(), 1.0)\n        clip_grad_norm_(m.parameters(), 2.0)"),
+        # what is clipped steps outside of this class only
+        CLASS_OF_TWO.replace("STEPS", "pass") + "class Other:\n    def other(self, loss):\n        self.a.zero_grad()\n        B\n        self.a.step()",
+    ],
+    "CLIP110": [
+        *(loop(f"ps = {made}\nfor p in ps:\n    clip_grad_norm_(p, 1.0)") for made in ("list(ps)", "filter(None, ps)", "[p for p in ps]", "ps + ps", "ps")),
+        "def ps():\n    return ps()\nfor p in ps():\n    clip_grad_norm_(p, 1.0)",
+        "def ps():\n    for p in ps():\n        yield p\nfor p in ps():\n    clip_grad_norm_(p, 1.0)",
+        # another tensor than the one that is given
+        "def clip(p):\n    p = p.data\n    clip_grad_norm_(p, 1.0)\nfor p in model.parameters():\n    clip(p)",
+        "for m in model.modules():\n    if m.training:\n        clip_grad_norm_(m.parameters(), 1.0)",
+    ],
+    "CLIP111": [
+        "def clip(m):\n    ps = m.body.parameters()\n    clip_grad_norm_(ps, 1.0)\nfor m in models:\n    clip(other)",
+    ],
+    "CLIP113": [
+        # which one it is, is not known
+        "try:\n    from a import get_grad_norm\nexcept ImportError:\n    from b import get_grad_norm\n" + f("B\nget_grad_norm(model)\nS"),
+    ],
+    "CLIP116": [
+        loop("if x:\n    C\n    engine.backward()\nelse:\n    engine.step()"),
+    ],
+    "CLIP115": [
+        HOOKED.replace("PARAMETERS", "encoder.parameters()") + f("for x in xs:\n    B\n    engine.clip_grad_norm_(1.0)"),
+        # the hooks are another module's
+        HOOKED.replace("PARAMETERS", "encoder.parameters()") + f("for x in xs:\n    B\n    clip_grad_norm_(decoder.parameters(), 1.0)\n    S"),
+    ],
+    "CLIP401": [
+        LIGHTNING + "class M(L.LightningModule):\n    def training_step(self, batch):\n        C\n    def by_hand(self, loss):\n        self.manual_backward(loss)",
+        LIGHTNING + "class M(L.LightningModule):\n    @property\n    def automatic_optimization(self):\n        return False\n    def training_step(self, batch):\n        C",
+    ],
+    "CLIP403": [
+        loop("if fast:\n    accelerator.backward(loss)\nclip(model)\nS") + "\ndef clip(model):\n    if fast:\n        C\n    else:\n        accelerator.clip_grad_norm_(model.parameters(), 1.0)",
+    ],
+    "CLIP407": [
+        SHARD + "fully_shard(model)\ndef norm():\n    return norm()\nprint(f'{norm():.2f}')",
+        SHARD + "fully_shard(model)\ndef norm():\n    return loss, norm()[1]\n_, n = norm()\nprint(f'{n:.2f}')",
+        SHARD + "fully_shard(model)\n" + loop("n = n\nprint(f'{n:.2f}')"),
+        SHARD + "fully_shard(model)\n" + loop("d = {}\nd['n'] = d['n']\nprint(f\"{d['n']:.2f}\")"),
+        SHARD + "fully_shard(model)\ndef show(n):\n    show(n)\n    print(f'{n:.2f}')",
+    ],
+    "CLIP413": [
+        # a function of the file that is called as if it reduced
+        "class A:\n    def sync_gradients(self, model):\n        pass\n    def step(self, model, loss, optimizer):\n        B\n        C\n        self.sync_gradients(model)\n        S",
+    ],
+    "CLIP506": [
+        f("for p in ps:\n    p.grad = None\nlog(TOTAL)").replace("TOTAL", TOTAL),
+        # those of another network are cleared
+        f("a = torch.optim.SGD(m.parameters())\nb = torch.optim.SGD(n.parameters())\na.zero_grad()\nlog(clip_grad_norm_(n.parameters(), math.inf))"),
+    ],
+    "CLIP508": [
+        "def show(n):\n    show(n)\n    np.log(n)",
+        "def norm():\n    return norm()\nnp.log(norm())",
+        *(loop(f"n = {made}\nnp.log(n)") for made in ("n", "n * 2", "2 * n", "n.sqrt()", "(m := n)")),
+        "norms = []\nnorms.append(clip_grad_norm_(ps, 1.0))\nnorms.extend(others)\nnp.mean(norms)",
+        "norms = []\nnorms.append(clip_grad_norm_(ps, 1.0))\nnorms.insert(0, 1.0)\nnp.mean(norms)",
+        f("norm = clip_grad_norm_(ps, 1.0)\nif isinstance(norm, torch.Tensor):\n    raise TypeError\nnp.log(norm)"),
+        f("norm = clip_grad_norm_(ps, 1.0)\nreturn isinstance(norm, float) and np.log(norm)"),
+        f("norm = clip_grad_norm_(ps, 1.0)\nreturn torch.is_tensor(norm) or np.log(norm)"),
+        f("norm = clip_grad_norm_(ps, 1.0)\nreturn norm if torch.is_tensor(norm) else np.log(norm)"),
     ],
     "CLIP301": [
         MANUAL + "        self.optimizers().step()",
@@ -46,6 +122,7 @@ SILENT: dict[str, list[str]] = {
     ],
     "CLIP303": [
         loop("SB\nfor opt in opts:\n    scaler.unscale_(opt)\nSS\nUP"),
+        loop("SB\nfor scaler in scalers:\n    U\nSS\nUP"),
         loop("SB\nfor opt in opts:\n    optimizer = opt\n    scaler.unscale_(optimizer)\nSS\nUP"),
         loop("SB\nfor part in parts:\n    U\n    break\nSS\nUP"),
         loop("SB\nfor part in parts:\n    if part:\n        continue\n    U\nSS\nUP"),
@@ -59,6 +136,16 @@ SILENT: dict[str, list[str]] = {
             *("rank > 0", "rank >= 0", "rank < 8", "rank == 1", "rank != 0", "rank", "rank in ranks", "rank in (0, 1)"),
             *("rank not in (-1, 0)", "flags['clip']", "not is_main_process()", "is_mainly_cpu.rank", "rank == 0 or clipping"),
         )),
+    ],
+    # what is computed from itself
+    "CLIP007": [loop(f"ps = {made}\nget_total_norm(ps)") for made in ("list(ps)", "filter(None, ps)", "[p for p in ps]")],
+    "CLIP106": [
+        *(loop(f"gs = {made}\nclip_grad_norm_(gs, 1.0)") for made in (
+            *("list(gs)", "filter(None, gs)", "gs.values()", "gs + gs", "gs if x else gs", "map(lambda p: p, gs)", "gs"),
+        )),
+        "def gs():\n    return gs()\nclip_grad_norm_(gs(), 1.0)",
+        "class A:\n    def f(self):\n        self.gs = self.gs\n    def g(self):\n        clip_grad_norm_(self.gs, 1.0)",
+        *(f"clip_grad_norm_({name}([p.grad for p in ps]), 1.0)" for name in ("owners", "reduce_to_parameters", "ps.of")),
     ],
     "CLIP107": [
         "class A:\n    g = p.grad\n    g = g.clamp(-1, 1)",  # read as `A.g`
@@ -81,9 +168,48 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
     ],
     "CLIP117": [
         (two_nets("pass"), ["clip_grad_norm_(m.parameters(), 3.0)"]),
+        (two_nets("for part in parts:\n            clip_grad_norm_(m.parameters(), 2.0)"), ["clip_grad_norm_(m.parameters(), 2.0)", "clip_grad_norm_(m.parameters(), 3.0)"]),
+        (CLASS_OF_TWO.replace("STEPS", "self.a.zero_grad()\n        B\n        self.a.step()"), ["clip_grad_norm_(self.m.parameters(), 1.0)"]),
         (two_nets("clip_grad_norm_(m.parameters(), 2.0)"), ["clip_grad_norm_(m.parameters(), 2.0)", "clip_grad_norm_(m.parameters(), 3.0)"]),
     ],
+    "CLIP008": [
+        # one that is not clamped does not end the search
+        (f("for p in ps:\n    p.grad.mul_(max_norm / total_norm)\nfor p in ps:\n    p.grad.mul_(min(1.0, max_norm / total_norm))"), ["p.grad.mul_(min(1.0, max_norm / total_norm))"]),
+    ],
+    "CLIP105": [
+        ("ps = model.parameters()\noptimizer = torch.optim.SGD(ps)\naccelerator.clip_grad_norm_(ps, 1.0)", ["accelerator.clip_grad_norm_(ps, 1.0)"]),
+        ("ps = model.parameters()\noptimizer = torch.optim.SGD(ps)\naccelerator.clip_grad_value_(ps, 1.0)", ["accelerator.clip_grad_value_(ps, 1.0)"]),
+    ],
+    "CLIP106": [
+        *((f"clip_grad_norm_({name}([p.grad for p in ps]), 1.0)", [f"clip_grad_norm_({name}([p.grad for p in ps]), 1.0)"]) for name in ("list", "tuple", "iter", "reversed")),
+    ],
+    "CLIP115": [
+        # a hook on one tensor, which may be any
+        ("def hook(p):\n    opts[p].step()\n    opts[p].zero_grad()\nweight.register_post_accumulate_grad_hook(hook)\n" + f("for x in xs:\n    B\n    clip_grad_norm_(encoder.parameters(), 1.0)"), ["clip_grad_norm_(encoder.parameters(), 1.0)"]),
+        (HOOKED.replace("PARAMETERS", "encoder.parameters()") + f("for x in xs:\n    B\n    clip_grad_norm_(encoder.parameters(), 1.0)"), ["clip_grad_norm_(encoder.parameters(), 1.0)"]),
+    ],
+    "CLIP202": [
+        ("class A:\n    def __init__(self):\n        self.net = nn.Linear(2, 2)\n    def step(self):\n        clip_grad_norm_(self.net, 1.0)", ["clip_grad_norm_(self.net, 1.0)"]),
+        ("class A:\n    def __init__(self):\n        self.opt = torch.optim.SGD(ps)\n    def step(self):\n        clip_grad_norm_(self.opt, 1.0)", ["clip_grad_norm_(self.opt, 1.0)"]),
+    ],
+    # what one function does is reported there, and not again where it is called
+    "CLIP309": [
+        (loop("train(ps, loss)") + "\ndef train(ps, loss):\n    SB\n    log('grad_norm', get_total_norm([p.grad for p in ps]))", ["log('grad_norm', get_total_norm([p.grad for p in ps]))"]),
+    ],
+    "CLIP403": [
+        (loop("train(model, loss)\nS") + "\ndef train(model, loss):\n    accelerator.backward(loss)\n    C", [CLIP]),
+    ],
+    "CLIP503": [
+        (f("for x in xs:\n    norm = clip_grad_norm_(ps, 1.0)\n    keep(norm)\n    log(norm.item())"), ["log(norm.item())"]),
+    ],
+    "CLIP508": [
+        (f("one = clip_grad_norm_(ps, 1.0)\ntwo = clip_grad_norm_(qs, 1.0)\nif isinstance(one, float):\n    np.maximum(one, two)"), ["np.maximum(one, two)"]),
+        ("norms = []\nnorms.append(clip_grad_norm_(ps, 1.0))\nnp.mean(norms)\nnorms.clear()", ["np.mean(norms)"]),
+        (f("norm = clip_grad_norm_(ps, 1.0)\nreturn torch.is_tensor(norm) and np.log(norm)"), ["return torch.is_tensor(norm) and np.log(norm)"]),
+    ],
     "CLIP301": [
+        # a module with automatic optimization comes first
+        (MANUAL.replace("class M", "class N(L.LightningModule):\n    pass\nclass M") + f"        {CLIP}", [CLIP]),
         (MANUAL + f"        {CLIP}\n        self.optimizers().step()", [CLIP]),
     ],
     "CLIP303": [
@@ -101,3 +227,34 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
 @pytest.mark.parametrize(("code", "body", "lines"), [(code, *case) for code, cases in FOUND.items() for case in cases])
 def test_found(code: str, body: str, lines: list[str]) -> None:
     assert found(body, code) == lines
+
+
+@pytest.mark.parametrize("call", ["torch.nn.utils.get_total_norm(grads)", "torch.nn.utils.clip_grad_norm_(ps, 1.0)"])
+def test_the_runtime_is_offered_for_each_of_torchs_functions(call: str) -> None:
+    report = check_file("x.py", f"import torch\n{call}\n".encode(), Settings(codes=frozenset({"CLIP011"})))
+    assert [finding.place.line for finding in report.findings] == [2]
+
+
+# Findings whose fix would change more than the mistake, or would leave it.
+NO_FIX: dict[str, list[str]] = {
+    "CLIP006": [
+        f("norm = 0.0\nfor p in ps:\n    norm += p.grad.norm() ** 2\nlog(norm)\nreturn norm", "def grad_norm(ps, log):"),
+    ],
+    "CLIP111": [
+        "for group in optimizer.param_groups:\n    # each group on its own\n    clip_grad_norm_(group['params'], 1.0)",
+        "for group in optimizer.param_groups:\n    clip_grad_norm_(group['params'], 1.0)\nelse:\n    pass",
+    ],
+    "CLIP301": [
+        loop("SB\nC\nif x:\n    scaler.step(a)\nelse:\n    scaler.step(b)\nUP"),
+    ],
+    "CLIP202": [
+        "clip_grad_norm_([p for p in model.named_parameters()], 1.0)",
+        "clip_grad_norm_((g for g in optimizer.param_groups), 1.0)",
+        "pairs = model.named_parameters()\nclip_grad_norm_(pairs, 1.0)",
+    ],
+}
+
+
+@pytest.mark.parametrize(("code", "body"), [(code, body) for code, bodies in NO_FIX.items() for body in bodies])
+def test_no_fix(code: str, body: str) -> None:
+    assert [finding.fix for finding in findings(body, code)] == [None]

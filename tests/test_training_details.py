@@ -897,7 +897,8 @@ def test_the_constants_that_a_limit_can_be(code: str, expected: list[tuple[objec
         ("def f():\n    if a:\n        return\n    x", [("a", False)]),
         ("for y in z:\n    if a: continue\n    x", [("a", False)]),
         ("for y in z:\n    if a:\n        break\n    x", []),
-        ("def f():\n    if a:\n        return\n    else:\n        pass\n    x", []),
+        ("def f():\n    if a:\n        return\n    else:\n        pass\n    x", [("a", False)]),
+        ("def f():\n    if a:\n        raise E\n    x", [("a", False)]),
         ("if a:\n    def f():\n        x", []),
     ],
 )

@@ -148,7 +148,7 @@ def _roles(source: Source, uses: Sequence[cst.BaseExpression]) -> tuple[tuple[st
     for use in uses:
         call = source.parent(use)
         if isinstance(call, cst.Call) and call.func is use:
-            known = _NORM if (source.qualified(use) or "").endswith("get_total_norm") else _CLIP
+            known = _NORM if source.origin(use).endswith("get_total_norm") else _CLIP
             for argument, position in zip(call.args, known, strict=False):
                 role = known.get(argument.keyword.value) if argument.keyword else known[position]
                 if role and not argument.star:

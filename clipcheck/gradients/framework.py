@@ -63,5 +63,5 @@ def is_foreign(source: Source, node: cst.CSTNode) -> bool:
     """Whether a value comes from numpy, jax, a TensorFlow tape or the like."""
     while isinstance(node, (cst.Call, cst.Subscript)):
         node = node.func if isinstance(node, cst.Call) else node.value
-    root = (source.qualified(node) or "").partition(".")[0]
+    root = source.origin(node).partition(".")[0]
     return root in _OTHERS or root == "numpy" or dotted(node).endswith("tape.gradient")

@@ -119,7 +119,7 @@ def _chosen(source: Source, node: cst.IfExp, depth: int) -> Gradient | None:
 
 def _is_module(source: Source, owner: cst.BaseExpression) -> bool:
     """`torch.autograd.grad` and similar functions."""
-    return (source.qualified(owner) or "").startswith(("torch", "jax", "builtins"))
+    return source.origin(owner).startswith(("torch", "jax", "builtins"))
 
 
 def _through(source: Source, inner: Gradient, method: str, args: Sequence[cst.Arg]) -> Gradient:

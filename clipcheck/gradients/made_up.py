@@ -27,5 +27,5 @@ def _is_random(source: Source, node: cst.BaseExpression) -> bool:
         "rand" in last or last in ("normal", "bernoulli")
         for inner in source.walk(node)
         if isinstance(inner, cst.Call)
-        for last in [(source.qualified(inner.func) or "").rpartition(".")[2]]
+        for last in [source.origin(inner.func).rpartition(".")[2]]
     )

@@ -193,7 +193,7 @@ def _called(source: Source, call: cst.Call, depth: int) -> Ratio | None:
 
 
 def _last_name(source: Source, call: cst.Call) -> str:
-    return (source.qualified(call.func) or "").rpartition(".")[2]
+    return source.origin(call.func).rpartition(".")[2]
 
 
 def _over(

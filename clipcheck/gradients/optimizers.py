@@ -19,7 +19,7 @@ _NO_OPTIMIZERS = {"lr_scheduler", "swa_utils"}  # of torch.optim
 
 def is_optimizer_class(source: Source, node: cst.BaseExpression) -> bool:
     """Whether calling `node` creates an optimizer of torch, of a library with its conventions, or of this file."""
-    origin = source.qualified(node) or ""
+    origin = source.origin(node)
     if origin.startswith("torch.optim."):
         return _is_optimizer(origin)
     if last_name(node).lower() in _CLASSES:

@@ -111,7 +111,7 @@ def _summed(source: Source, node: cst.Call) -> Total | None:
     """A sum of powers in Python, numpy or torch without a nonzero start value; or the largest of infinity norms."""
     match node:
         case cst.Call(func=func, args=[cst.Arg(value=inner, keyword=None, star=""), *rest]) if source.qualified(func):
-            function = source.qualified(func) or ""
+            function = source.origin(func)
         case cst.Call(func=cst.Attribute(value=inner, attr=cst.Name(value=method)), args=()):
             function, rest = f".{method}", []
         case _:
@@ -143,7 +143,7 @@ def _of_series(source: Source, node: cst.Call, found: Series, how: str) -> Total
     """The sum of a series, or its largest element."""
     if how == "max" and not (found.term.order.value == math.inf and found.term.exponent.is_one):
         return None
-    function = source.qualified(node.func) or ""
+    function = source.origin(node.func)
     kind: NumberKind = found.term.kind
     if function.startswith("numpy."):
         kind = "numpy"

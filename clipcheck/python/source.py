@@ -199,6 +199,10 @@ class Source:
             return found
         return RUNTIME + found.removeprefix(self.package)
 
+    def origin(self, node: cst.CSTNode) -> str:
+        """As `qualified`; "" if it is not certain."""
+        return self.qualified(node) or ""
+
     def scope(self, node: cst.CSTNode) -> Scope:
         return self.names.scope(node)
 

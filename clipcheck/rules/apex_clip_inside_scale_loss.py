@@ -65,7 +65,7 @@ def _scale_loss(source: Source, node: cst.CSTNode) -> cst.With | None:
 def _fix(source: Source, call: cst.Call, block: cst.With) -> Fix | None:
     statement = source.statement(call)
     siblings, index = source.siblings(statement)
-    if source.parent(source.parent(statement) or statement) is not block or index == 0 or index + 1 != len(siblings):
+    if source.parent(statement) is not block.body or index == 0 or index + 1 != len(siblings):
         return None
     edits = moved_after(source, [statement], block)
     if edits is None:

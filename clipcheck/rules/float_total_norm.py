@@ -51,7 +51,7 @@ def check(source: Source) -> Iterator[Hit]:
 
 
 def _is_torch(source: Source, call: cst.Call) -> bool:
-    return (source.qualified(call.func) or "").startswith("torch.")
+    return source.origin(call.func).startswith("torch.")
 
 
 def _number(source: Source, given: cst.BaseExpression) -> cst.Call | None:

@@ -67,7 +67,7 @@ def _is_distributed(source: Source, step: Event) -> bool:
     values = [b.value for b in source.bindings(step.subject) if b.kind == "assign"]
     match values[-1:]:
         case [cst.Call(func=func)]:
-            return last_name(func) == "DistributedOptimizer" and (source.qualified(func) or "").startswith("horovod")
+            return last_name(func) == "DistributedOptimizer" and source.origin(func).startswith("horovod")
     return False
 
 

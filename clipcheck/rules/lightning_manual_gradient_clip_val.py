@@ -56,4 +56,4 @@ def check(source: Source) -> Iterator[Hit]:
 
 
 def _is_lightning(source: Source, call: cst.Call) -> bool:
-    return (source.qualified(call.func) or "").startswith(("lightning", "pytorch_lightning"))
+    return source.origin(call.func).startswith(("lightning", "pytorch_lightning"))

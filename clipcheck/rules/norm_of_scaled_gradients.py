@@ -114,12 +114,14 @@ def _fix(source: Source, event: Event) -> Fix | None:
     if guarded_step(source, event) is not None:
         return None  # under accumulation `unscale_` may run once in several micro-batches
     steps = event.first_after(EventKind.STEP, EventKind.UNSCALE, EventKind.BACKWARD, EventKind.UNKNOWN)
+    if any(step.kind is not EventKind.STEP for step in steps):
+        return None
     by_name = {
         (source.spelled(step.scaler), source.spelled(step.subject)): step
         for step in steps
-        if step.kind is EventKind.STEP and step.scaler is not None and step.subject is not None and not step.is_called
+        if step.scaler is not None and step.subject is not None and not step.is_called
     }
-    if len(by_name) != 1 or any(step.kind is not EventKind.STEP for step in steps):
+    if len(by_name) != 1:
         return None
     (step,) = by_name.values()
     line = unscaled_above(source, event, step)

@@ -98,7 +98,7 @@ def _is_idle(source: Source, node: cst.CSTNode) -> bool:
     own = callee(source, node)
     if own is not None:
         return isinstance(own.function, cst.FunctionDef) and _only_measures(source, own.function)
-    return (source.qualified(node.func) or "").startswith(("torch.", "clipcheck."))
+    return source.origin(node.func).startswith(("torch.", "clipcheck."))
 
 
 # --- a promise -------------------------------------------------------------------------------------------------------

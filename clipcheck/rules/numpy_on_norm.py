@@ -38,8 +38,8 @@ from clipcheck.python.source import Source, memo
 from clipcheck.rule import Fix, Hit, Safety
 from clipcheck.training.calls import callee, calls_of
 from clipcheck.training.clips import torch_calls
-from clipcheck.training.guards import conditions
 from clipcheck.training.parameters import attribute_bindings
+from clipcheck.training.possible_limits import guards
 from clipcheck.training.summaries import returned
 
 MESSAGE = "`{name}` raises a TypeError for a tensor on a GPU: call `.item()` first"
@@ -65,7 +65,7 @@ _STAYS = frozenset("detach clone float double half sqrt square pow squeeze".spli
 
 def check(source: Source) -> Iterator[Hit]:
     for call in source.nodes(cst.Call):
-        library, _, function = (source.qualified(call.func) or "").partition(".")
+        library, _, function = source.origin(call.func).partition(".")
         if library == "numpy" and function in _OF_LISTS and call.args and _is_list(source, call.args[0].value):
             yield Hit(call, MESSAGE_OF_LIST.format(name=source.code(call.func)), None, BY_HAND_OF_LIST)
         if library != "numpy" or function not in _FUNCTIONS:
@@ -181,16 +181,7 @@ def _is_number_here(source: Source, call: cst.Call, value: cst.BaseExpression) -
     named = frozenset(
         source.spelled(node) for node in source.walk(value) if isinstance(node, (cst.Name, cst.Attribute))
     )
-    tests = [(branch.test, outcome) for branch, outcome in conditions(source, call)]
-    inner: cst.CSTNode = call
-    for above in source.ancestors(call):
-        match above:
-            case cst.IfExp() if inner is not above.test:
-                tests.append((above.test, inner is above.body))
-            case cst.BooleanOperation() if inner is above.right:
-                tests.append((above.left, isinstance(above.operator, cst.And)))
-        inner = above
-    return any(_says_number(source, test, outcome, named) for test, outcome in tests)
+    return any(_says_number(source, guard.test, guard.outcome, named) for guard in guards(source, call))
 
 
 def _says_number(source: Source, test: cst.BaseExpression, outcome: bool, named: frozenset[str]) -> bool:
@@ -212,7 +203,7 @@ def _says_number(source: Source, test: cst.BaseExpression, outcome: bool, named:
 
 def _names_tensor(source: Source, kinds: cst.CSTNode) -> bool:
     named = (node for node in source.walk(kinds) if isinstance(node, (cst.Name, cst.Attribute)))
-    return any((source.qualified(node) or "").startswith("torch.") for node in named)
+    return any(source.origin(node).startswith("torch.") for node in named)
 
 
 def _is_on_cpu(source: Source, node: cst.BaseExpression) -> bool:

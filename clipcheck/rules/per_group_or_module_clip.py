@@ -112,7 +112,7 @@ def _by_calls(source: Source, clip: Clip, part: cst.BaseExpression) -> Iterator[
     function = source.function(clip.call)
     if function is None:
         return
-    name = _parameter_in(source, part, function)
+    name = _parameter_in(source, part)
     limit = {node.value for node in source.walk(clip.limit or part) if isinstance(node, cst.Name)}
     if name is None or name in limit:
         return
@@ -131,13 +131,11 @@ def _by_calls(source: Source, clip: Clip, part: cst.BaseExpression) -> Iterator[
             yield Split(call, given[name], loop)
 
 
-def _parameter_in(source: Source, part: cst.BaseExpression, function: cst.FunctionDef) -> str | None:
+def _parameter_in(source: Source, part: cst.BaseExpression) -> str | None:
     """The parameter of a function that an expression goes back to."""
     for node in source.walk(part):
         match node:
-            case cst.Name(value=name) if any(
-                b.kind == "parameter" and source.function(b.node) is function for b in source.bindings(node)
-            ):
+            case cst.Name(value=name) if any(b.kind == "parameter" for b in source.bindings(node)):
                 return name if name != "self" else None
     return None
 

@@ -34,6 +34,7 @@ Where every rank is known to have the same gradients, as with plain data paralle
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import NamedTuple
 
 import libcst as cst
@@ -106,10 +107,10 @@ def _is_collective(source: Source, call: cst.Call) -> bool:
         case cst.Attribute(attr=cst.Name("full_tensor")):
             return not call.args
         case cst.Attribute(value=owner, attr=cst.Name(value=name)) if name in _COLLECTIVES:
-            origin = source.qualified(call.func) or ""
+            origin = source.origin(call.func)
             return origin.startswith("torch.distributed.") or dotted(owner).split(".")[-1] in ("dist", "distributed")
         case cst.Name():
-            module, _, name = (source.qualified(call.func) or "").rpartition(".")
+            module, _, name = source.origin(call.func).rpartition(".")
             return name in _COLLECTIVES and module.startswith("torch.distributed")
     return False
 
@@ -136,7 +137,7 @@ def _has_just_made_them(source: Source, leave: cst.Return) -> bool:
     if not made or _method(made[-1]) != "backward":
         return False
     asked = {model for call in calls if (model := _asked_for_parameters(source, call))}
-    run = {source.spelled(call.func) for call in calls if source.rank(call) < source.rank(made[-1])}
+    run = {source.spelled(call.func) for call in takewhile(lambda c: c is not made[-1], calls)}
     return bool(asked) and asked <= run
 
 
@@ -204,7 +205,7 @@ def _compared(
             return Asked(counted, True) if many or (isinstance(operator, cst.GreaterThanEqual) and bound == 1) else None
         case _ if nothing and isinstance(operator, (cst.Is, cst.Equal)):
             return Asked(left, False)
-        case _ if nothing and isinstance(operator, (cst.IsNot, cst.NotEqual)):
+        case _ if nothing:
             return Asked(left, True)
     return None
 

@@ -95,18 +95,24 @@ def _measures_again(source: Source, call: cst.Call) -> bool:
 
 def _target(source: Source, call: cst.Call) -> cst.BaseExpression | None:
     """What the result is assigned to, as it is or as a Python number."""
-    node: cst.CSTNode = call
-    while True:
-        parent = source.parent(node)
-        match parent:
-            case cst.Attribute(attr=cst.Name("item" | "detach" | "cpu" | "clone" | "float" | "to")):
-                node = source.parent(parent) or parent
-            case cst.Arg() if _is_float(source, source.parent(parent)):
-                node = source.parent(parent) or parent
-            case cst.Assign(targets=[cst.AssignTarget(target=target)]) | cst.AnnAssign(target=target):
-                return target
-            case _:
-                return None
+    match _around(source, call):
+        case cst.Assign(targets=[cst.AssignTarget(target=target)]) | cst.AnnAssign(target=target):
+            return target
+    return None
+
+
+def _around(source: Source, norm: cst.CSTNode) -> cst.CSTNode:
+    """What a norm is part of, past what only reads or copies it: `norm.item()`, `float(norm)`."""
+    return next(above for above in source.ancestors(norm) if not _hands_on(source, above))
+
+
+def _hands_on(source: Source, node: cst.CSTNode) -> bool:
+    match node:
+        case cst.Attribute(attr=cst.Name("item" | "detach" | "cpu" | "clone" | "float" | "to")) | cst.Call():
+            return True
+        case cst.Arg():
+            return _is_float(source, source.parent(node))
+    return False
 
 
 def _is_float(source: Source, node: cst.CSTNode | None) -> bool:
@@ -174,28 +180,22 @@ def _says_more(source: Source, value: cst.BaseExpression | None, call: cst.Call)
 
 def _key(source: Source, use: cst.CSTNode) -> str:
     """The name under which a value is logged, where that name says it is the norm after clipping."""
-    for above in source.ancestors(use):
-        match above:
-            case cst.Attribute(attr=cst.Name("item" | "detach" | "cpu")) | cst.Call():  # of it, or `float`, see below
-                continue
-            case cst.Arg() if _is_float(source, source.parent(above)):
-                continue
-            case (
-                cst.DictElement(key=cst.SimpleString() as key)
-                | cst.Assign(
-                    targets=[
-                        cst.AssignTarget(
-                            target=cst.Subscript(
-                                slice=[cst.SubscriptElement(slice=cst.Index(value=cst.SimpleString() as key))]
-                            )
+    match _around(source, use):
+        case (
+            cst.DictElement(key=cst.SimpleString() as key)
+            | cst.Assign(
+                targets=[
+                    cst.AssignTarget(
+                        target=cst.Subscript(
+                            slice=[cst.SubscriptElement(slice=cst.Index(value=cst.SimpleString() as key))]
                         )
-                    ]
-                )
-            ):
-                return _if_after(key)
-            case cst.Arg(keyword=None):
-                return _logged(source, source.parent(above), above)
-        break
+                    )
+                ]
+            )
+        ):
+            return _if_after(key)
+        case cst.Arg(keyword=None) as arg:
+            return _logged(source, source.parent(arg), arg)
     return ""
 
 

@@ -45,7 +45,7 @@ BY_HAND = "call `clipcheck.runtime.clip_grad_norm_`, exclude its parameters, or 
 def check(source: Source) -> Iterator[Hit]:
     sparse = [call for call in source.nodes(cst.Call) if _is_sparse(source, call)]
     for clip in clips(source) if sparse else ():
-        if not (source.qualified(clip.call.func) or "").startswith("torch."):
+        if not source.origin(clip.call.func).startswith("torch."):
             continue  # the runtime handles sparse gradients
         match clip.parameters:
             case cst.Call(func=cst.Attribute(value=model, attr=cst.Name("parameters"))):
@@ -84,7 +84,7 @@ def _belongs(source: Source, embedding: cst.Call, model: cst.BaseExpression) -> 
     owner = source.enclosing(embedding, cst.ClassDef)
     if owner is None or not is_module_class(source, owner):
         return made is not None and any(node is embedding for node in source.walk(made))
-    while isinstance(made, cst.Call) and isinstance(made.func, cst.Attribute) and isinstance(made.func.value, cst.Call):
+    while isinstance(made, cst.Call) and isinstance(made.func, cst.Attribute):
         made = made.func.value  # Net().to(device)
     match made:
         case cst.Call(func=cst.Name() as name):

@@ -31,7 +31,7 @@ from clipcheck.training.clips import KEYWORDS, SIGNATURES, partials, torch_calls
 
 def check(source: Source) -> Iterator[Hit]:
     for call in (*torch_calls(source), *partials(source)):
-        if (source.qualified(call.call.func) or "").startswith("clipcheck."):
+        if source.origin(call.call.func).startswith("clipcheck."):
             continue  # the runtime's functions have more arguments
         by_hand = f"call `{call.function}({', '.join(SIGNATURES[call.function])})`"
         for keyword in sorted(call.keywords - KEYWORDS[call.function]):

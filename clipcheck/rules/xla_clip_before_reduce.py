@@ -59,7 +59,7 @@ def _reducing_step(source: Source, clip: Event) -> Event | None:
     later = clip.first_after(EventKind.STEP, EventKind.BACKWARD, EventKind.UNKNOWN)
     for event in later:
         match event.node:
-            case cst.Call(func=func) if (source.qualified(func) or "").endswith("xla_model.optimizer_step"):
+            case cst.Call(func=func) if source.origin(func).endswith("xla_model.optimizer_step"):
                 continue
         return None
     return later[0] if later else None

@@ -137,7 +137,7 @@ def _parameters(node: cst.Call) -> cst.BaseExpression | None:
 
 
 def _backward(source: Source, node: cst.Call, receiver: cst.BaseExpression, first: cst.BaseExpression | None) -> Act:
-    origin = source.qualified(receiver) or ""
+    origin = source.origin(receiver)
     if origin.startswith("torch.autograd"):
         return Act(EventKind.BACKWARD, node, first, None if first is None else _scaler_of(source, first))
     scaler = _scaler_of(source, receiver)
@@ -219,7 +219,7 @@ _NO_OPTIMIZER = (
 def _steps_schedule(source: Source, receiver: cst.BaseExpression) -> bool:
     match assigned(source, receiver):
         case cst.Call(func=func):
-            origin = source.qualified(func) or ""
+            origin = source.origin(func)
             name = words(last_name(func))
             return origin.startswith(("torch.optim.lr_scheduler", "torch.profiler")) or any(
                 word.startswith(_NO_OPTIMIZER) for word in name
@@ -249,7 +249,7 @@ def _assigns_deepspeed(source: Source, target: cst.CSTNode) -> bool:
 
 def _suspect(source: Source, node: cst.Call, name: str) -> Act | None:
     """A call of code outside the file whose name suggests that it may run a part of the training step."""
-    origin = source.qualified(node.func) or ""
+    origin = source.origin(node.func)
     if origin.startswith(("torch.", "builtins.", "functools.", "numpy.", "math.")):
         return None
     if name == "optimizers":

@@ -66,7 +66,7 @@ def torch_calls(source: Source) -> tuple[Clip, ...]:
 
 def _torch_calls(source: Source) -> Iterator[Clip]:
     for call in source.nodes(cst.Call):
-        function = _FUNCTIONS.get(source.qualified(call.func) or "")
+        function = _FUNCTIONS.get(source.origin(call.func))
         if function:
             yield bound(call, function)
 
@@ -76,7 +76,7 @@ def partial_clip(source: Source, call: cst.Call) -> Clip | None:
     made = _partials(source).get(last_name(call.func))
     if made is None or assigned(source, call.func) is not made:
         return None
-    function = _FUNCTIONS[source.qualified(made.args[0].value) or ""]
+    function = _FUNCTIONS[source.origin(made.args[0].value)]
     return None if function == "get_total_norm" else bound(call, function, made.args[1:])
 
 
@@ -98,7 +98,7 @@ def partials(source: Source) -> Iterator[Clip]:
 def _made_partial(source: Source, call: cst.Call) -> Clip | None:
     match call:
         case cst.Call(func=func, args=[cst.Arg(value=clip, keyword=None, star=""), *given]):
-            function = _FUNCTIONS.get(source.qualified(clip) or "") if last_name(func) == "partial" else None
+            function = _FUNCTIONS.get(source.origin(clip)) if last_name(func) == "partial" else None
             return bound(call, function, given, own=False) if function else None
     return None
 

@@ -112,7 +112,7 @@ def _flags(source: Source, test: cst.BaseExpression) -> Iterator[cst.BaseExpress
             yield test
         case cst.Comparison(comparisons=[cst.ComparisonTarget(operator=cst.In() | cst.NotIn())]):
             yield test
-        case cst.Call(func=func) if not (source.qualified(func) or "").startswith(_CONSTANT_ROOTS):
+        case cst.Call(func=func) if not source.origin(func).startswith(_CONSTANT_ROOTS):
             yield test
 
 
@@ -237,7 +237,7 @@ class _Look(NamedTuple):
         results = self._results(call) if self.depth else []
         if results:
             return any(look.varies(value) for look, value in results)
-        if last_name(func) in _READS or (self.source.qualified(func) or "").startswith(_CONSTANT_ROOTS):
+        if last_name(func) in _READS or self.source.origin(func).startswith(_CONSTANT_ROOTS):
             return isinstance(func, cst.Attribute) and self.varies(func.value)
         return True  # its result is unknown
 

@@ -52,7 +52,7 @@ def scaling_trainer(source: Source) -> cst.Call | None:
 
 
 def _is_trainer(source: Source, call: cst.Call) -> bool:
-    origin = source.qualified(call.func) or ""
+    origin = source.origin(call.func)
     return last_name(call.func) == "Trainer" and origin.startswith(("lightning", "pytorch_lightning"))
 
 

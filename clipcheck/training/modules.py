@@ -49,7 +49,7 @@ def is_optimizer(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> bool
         return False
     match node:
         case cst.Call(func=func):
-            return (source.qualified(func) or "").startswith("torch.optim.") and is_optimizer_class(source, func)
+            return source.origin(func).startswith("torch.optim.") and is_optimizer_class(source, func)
         case cst.Name():
             return _every_value(source, node, lambda value: is_optimizer(source, value, depth - 1))
         case cst.Attribute():
@@ -65,7 +65,7 @@ def _every_value(source: Source, name: cst.Name, holds: Callable[[cst.BaseExpres
 
 
 def _is_class_of_modules(source: Source, func: cst.BaseExpression) -> bool:
-    origin = source.qualified(func) or ""
+    origin = source.origin(func)
     if origin.startswith("torch.nn.") and last_name(func)[:1].isupper():
         return last_name(func) not in _OF_TENSORS
     match func:

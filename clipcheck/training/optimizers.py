@@ -20,7 +20,7 @@ def is_optimizer(source: Source, node: cst.CSTNode) -> bool:
     match assigned(source, node):
         case cst.Call(func=func) if is_optimizer_class(source, func):
             return True
-        case cst.Call(func=func) if (source.qualified(func) or "").startswith("torch.optim."):
+        case cst.Call(func=func) if source.origin(func).startswith("torch.optim."):
             return False  # a scheduler or an averaged model
         case cst.Subscript() as one if is_optimizer(source, one):
             return True

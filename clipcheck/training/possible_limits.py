@@ -15,7 +15,7 @@ from clipcheck.python.names import Binding, last_name
 from clipcheck.python.reaching import reaching
 from clipcheck.python.source import Source
 from clipcheck.training.calls import callee
-from clipcheck.training.guards import branches
+from clipcheck.training.guards import branches, conditions
 from clipcheck.training.kept_settings import is_own, kept_values
 from clipcheck.training.summaries import returned
 
@@ -141,34 +141,18 @@ def _mentions(source: Source, node: cst.CSTNode, names: set[str]) -> bool:
 
 
 def guards(source: Source, node: cst.CSTNode) -> Iterator[Guard]:
-    """The tests that must pass to reach `node`: those of branches around it, and of early exits before it."""
+    """The tests that must pass to reach `node`: of branches around it, of early exits before it, in its expression."""
+    yield from (Guard(branch.test, outcome) for branch, outcome in conditions(source, node))
     inner = node
     for above in source.ancestors(node):
         match above:
-            case cst.If(test=test) | cst.IfExp(test=test) if inner is not test:
+            case cst.IfExp(test=test) if inner is not test:
                 yield Guard(test, inner is above.body)
             case cst.BooleanOperation(left=left, operator=kind, right=right) if inner is right:
                 yield Guard(left, isinstance(kind, cst.And))
-            case cst.IndentedBlock(body=statements):
-                yield from (Guard(test, False) for test in _left_by(statements, inner))
             case cst.FunctionDef() | cst.Lambda() | cst.ClassDef():
                 return
         inner = above
-
-
-def _left_by(statements: Sequence[cst.CSTNode], before: cst.CSTNode) -> Iterator[cst.BaseExpression]:
-    """The tests of `if` statements before a statement in its block that return or continue with the next iteration."""
-    for statement in statements:
-        if statement is before:
-            return
-        match statement:
-            case cst.If(
-                test=test,
-                body=cst.IndentedBlock(body=[*_, cst.SimpleStatementLine(body=[cst.Return() | cst.Continue()])])
-                | cst.SimpleStatementSuite(body=[cst.Return() | cst.Continue()]),
-                orelse=None,
-            ):
-                yield test
 
 
 def passes(source: Source, guard: Guard, limit: cst.BaseExpression, value: float) -> bool:

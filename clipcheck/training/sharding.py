@@ -58,7 +58,7 @@ def _wrapping(source: Source, made: cst.Call, path: Path, place: cst.CSTNode, de
     """The `FSDP(…)` that a call is, or a part of what its function returns, on every path that leads to `place`."""
     if any(True for _ in branches(source, made)) and not _same_branch(source, made, place):
         return None
-    if (source.qualified(made.func) or "").endswith(".FullyShardedDataParallel") and not path:
+    if source.origin(made.func).endswith(".FullyShardedDataParallel") and not path:
         return None if "NO_SHARD" in source.code(made) else made
     if source.qualified(made.func) == "torch.compile" and made.args and depth and not path:
         return wrapped_by_fsdp(source, made.args[0].value, depth - 1)  # it hands on the model's method

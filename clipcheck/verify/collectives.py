@@ -31,7 +31,7 @@ def wrapped(source: Source) -> Iterator[tuple[cst.BaseExpression, str]]:
     for assign in source.nodes(cst.Assign):
         match assign.value:
             case cst.Call(func=func):
-                path = source.qualified(func) or ""
+                path = source.origin(func)
                 role = _WRAPPERS.get(path.rpartition(".")[2])
                 if role is not None and path.startswith(_PACKAGES):
                     yield from ((target.target, role) for target in assign.targets)

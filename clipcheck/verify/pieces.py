@@ -139,7 +139,7 @@ def is_clipped(source: Source, edits: Sequence[Edit]) -> bool:
     while isinstance(parent := source.parent(node) if node is not None else None, cst.Attribute):
         node = parent
     call = source.parent(parent) if isinstance(parent, cst.Arg) else None
-    return isinstance(call, cst.Call) and (source.qualified(call.func) or "").startswith(_CLIPS)
+    return isinstance(call, cst.Call) and source.origin(call.func).startswith(_CLIPS)
 
 
 def _one_node(source: Source, edits: Sequence[Edit]) -> cst.BaseExpression | None:
