@@ -467,6 +467,10 @@ def test_a_sum_spans_all_loops_that_do_nothing_else() -> None:
     nested = "for group in groups:\n    for p in group['params']:\n        total += p.grad.norm() ** 2\n"
     (found,) = accumulations(source := Source(HEADER + nested))
     assert [source.code(clause.iterable) for clause in found.series.clauses] == ["groups", "group['params']"]
+    for between in ("    if x:\n    ", "    if x:\n        pass\n    else:\n    "):
+        tested = nested.replace("    for p", between + "    for p").replace("        total", "            total")
+        (found,) = accumulations(source := Source(HEADER + tested))
+        assert [source.code(clause.iterable) for clause in found.series.clauses] == ["groups", "group['params']"]
     busy = nested.replace("    for p", "    step(group)\n    for p")
     (found,) = accumulations(source := Source(HEADER + busy))
     assert [source.code(clause.iterable) for clause in found.series.clauses] == ["group['params']"]
@@ -482,6 +486,8 @@ def test_a_sum_spans_all_loops_that_do_nothing_else() -> None:
         ("if a:\n    total += p.grad.norm() ** 2\nelif b:\n    print(p)", ["if b:\n        print(p)"]),
         ("with torch.no_grad():\n    total += p.grad.norm() ** 2\n    print(p)", ["print(p)"]),
         ("if a: total += p.grad.norm() ** 2; print(p)", ["print(p)"]),
+        ("try:\n    total += p.grad.norm() ** 2\n    log(p)\nexcept E:\n    pass\nelse:\n    print(p)", ["log(p)", "print(p)"]),
+        ("for q in p:\n    total += q.grad.norm() ** 2\n    log(q)\nelse:\n    print(p)", ["log(q)", "print(p)"]),
         ("if a: total += p.grad.norm() ** 2; pass", []),
         ("if p.grad is None: continue\ntotal += p.grad.norm() ** 2", []),
         ("if p.grad is None: print(p); continue\ntotal += p.grad.norm() ** 2", ["if p.grad is None: print(p); continue"]),
@@ -519,6 +525,28 @@ OBSTACLES = {
 @pytest.mark.parametrize(("obstacle", "loop"), OBSTACLES.items(), ids=OBSTACLES)
 def test_why_a_loop_is_more_than_a_sum(obstacle: str, loop: str) -> None:
     (found,) = accumulations(Source(HEADER + loop))
+    assert found.obstacle == obstacle
+
+
+@pytest.mark.parametrize("leaves", ["return", "raise E", "break", "yield p", "await p", "log(m := p)"])
+def test_a_loop_that_may_exit_early_or_hand_something_out(leaves: str) -> None:
+    keyword = "async def" if "await" in leaves else "def"
+    (found,) = accumulations(
+        Source(f"{HEADER}{keyword} f():\n    for p in ps:\n        total += p.grad.norm() ** 2\n        {leaves}")
+    )
+    assert found.obstacle == "the loop may exit early"
+
+
+@pytest.mark.parametrize(
+    ("around", "obstacle"),
+    [
+        ("try:\n        n = p.grad.norm()\n    except E:\n        continue", "errors in the loop are caught"),
+        ("with lock:\n        n = p.grad.norm()", "the loop's body is inside a `with`"),
+        ("with torch.no_grad():\n        n = p.grad.norm()", ""),
+    ],
+)
+def test_an_obstacle_around_what_a_loop_adds_up(around: str, obstacle: str) -> None:
+    (found,) = accumulations(Source(f"{HEADER}for p in ps:\n    {around}\n    total += n ** 2"))
     assert found.obstacle == obstacle
 
 

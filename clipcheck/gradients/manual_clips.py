@@ -248,11 +248,10 @@ def _is_computed_norm(source: Source, value: cst.BaseExpression) -> bool:
     if total(source, value) is not None:
         return True
     names = [node for node in source.walk(value) if isinstance(node, cst.Name)]
-    sums = [one for one in accumulations(source) if one.how != "append" and isinstance(one.target, cst.Name)]
     return any(
         source.code(one.target) == name.value and root_of(source, name, one.term) is not None
         for name in names
-        for one in sums
+        for one in accumulations(source)
     )
 
 
@@ -303,12 +302,11 @@ def _is_tested(source: Source, statement: cst.BaseSmallStatement, ratio: Ratio) 
     child: cst.CSTNode = statement
     for above in source.ancestors(statement):
         match above:
-            case cst.If(test=test) if child is not test and _compares(source, test, spelled):
+            case cst.If(test=test) if _compares(source, test, spelled):
                 return True
             case cst.IndentedBlock(body=body):
                 before = body[: next(index for index, item in enumerate(body) if item is child)]
-                exits = [item for item in before if isinstance(item, cst.If) and _exits(item)]
-                if any(_compares(source, item.test, spelled) for item in exits):
+                if any(_compares(source, test, spelled) for test in map(_left_by, before) if test is not None):
                     return True
             case cst.FunctionDef():
                 return False
@@ -339,10 +337,15 @@ def _compares(source: Source, test: cst.BaseExpression, spelled: set[str]) -> bo
     )
 
 
-def _exits(item: cst.If) -> bool:
-    match item.body:
-        case cst.IndentedBlock(body=[*_, cst.SimpleStatementLine(body=[*_, cst.Return() | cst.Continue()])]):
-            return True
-        case cst.SimpleStatementSuite(body=[*_, cst.Return() | cst.Continue()]):
-            return True
-    return False
+def _left_by(item: cst.CSTNode) -> cst.BaseExpression | None:
+    """The test of an `if` that ends the function or the iteration."""
+    match item:
+        case (
+            cst.If(
+                test=test,
+                body=cst.IndentedBlock(body=[*_, cst.SimpleStatementLine(body=[*_, cst.Return() | cst.Continue()])]),
+            )
+            | cst.If(test=test, body=cst.SimpleStatementSuite(body=[*_, cst.Return() | cst.Continue()]))
+        ):
+            return test
+    return None

@@ -73,7 +73,7 @@ def _named_before(source: Source, name: cst.Name, binding: Binding, depth: int) 
 
 
 def _adding(source: Source, binding: Binding) -> Accumulation | None:
-    return next((one for one in accumulations(source) if one.how != "append" and one.target is binding.node), None)
+    return next((one for one in accumulations(source) if one.target is binding.node), None)
 
 
 def is_over(source: Source, found: Series, loops: tuple[Clause, ...]) -> bool:
@@ -86,7 +86,7 @@ def base(source: Source, node: cst.BaseExpression, depth: int = _DEPTH) -> str:
     """The code of what an iterable is made from, without filters, lists and names in between."""
     match node:
         case cst.Call(func=cst.Attribute(value=module, attr=cst.Name(value="named_parameters")), args=()):
-            return f"{_plain(source, module)}.parameters()"
+            return f"{source.spelled(module)}.parameters()"
         case cst.Call(func=cst.Name(value="list" | "tuple" | "filter" | "enumerate"), args=[*_, last]):
             return base(source, last.value, depth)
         case cst.ListComp(for_in=clause) | cst.GeneratorExp(for_in=clause) if clause.inner_for_in is None:
@@ -95,8 +95,4 @@ def base(source: Source, node: cst.BaseExpression, depth: int = _DEPTH) -> str:
             binding = only_assignment(source, node)
             if binding is not None and binding.value is not None and not isinstance(binding.value, cst.Name):
                 return base(source, binding.value, depth - 1)
-    return _plain(source, node)
-
-
-def _plain(source: Source, node: cst.CSTNode) -> str:
-    return "".join(source.code(node).split())
+    return source.spelled(node)

@@ -83,11 +83,11 @@ def power(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Power | Non
     match node:
         case cst.IfExp():
             return _conditional(source, node, depth)
-        case cst.BinaryOperation(left=left, operator=cst.Multiply(), right=right):
-            if source.code(left) == source.code(right):
-                inner = power(source, left, depth - 1)
-                product = inner and inner.exponent.times(TWO)
-                return inner._replace(exponent=product) if inner and product else None
+        case cst.BinaryOperation(left=left, operator=cst.Multiply(), right=right) if (
+            source.code(left) == source.code(right)
+        ):
+            inner = power(source, left, depth - 1)
+            return inner and _power_of_power(inner, Raised(left, TWO))
         case cst.Name():
             return _named(source, node, depth)
         case cst.Attribute(value=value, attr=cst.Name(value="data")):

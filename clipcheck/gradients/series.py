@@ -12,7 +12,7 @@ from clipcheck.gradients.exponents import ONE, TWO, Exponent
 from clipcheck.gradients.gradient import Condition, element, gradient
 from clipcheck.gradients.loops import Clause, clauses_around, outermost
 from clipcheck.gradients.norm_functions import order_asked
-from clipcheck.gradients.powers import PASS, Power, power, raised, through
+from clipcheck.gradients.powers import PASS, Passed, Power, power, raised, through
 from clipcheck.python.assignments import appended, only_assignment, stored
 from clipcheck.python.names import Binding
 from clipcheck.python.reaching import contains, reached, reaching
@@ -82,23 +82,29 @@ def _with_element(source: Source, node: cst.CSTNode, name: str, found: Series) -
             source.code(left) == source.code(right) == name
         ):
             return _to_power(found, TWO)
-        case cst.Call():
-            passed = through(source, node)
-            inner = passed and _with_element(source, passed.value, name, found)
-            if passed is not None and inner is not None:
-                term = inner.term
-                read, kind = passed.read or term.read, passed.kind or term.kind
-                return inner._replace(term=term._replace(read=read, kind=kind))
+        case cst.Call() if (passed := through(source, node)) is not None:
+            inner = _with_element(source, passed.value, name, found)
+            return inner and _as_passed(inner, passed)
     step = raised(source, node)
-    inner = step and _with_element(source, step.base, name, found)
-    return _to_power(inner, step.exponent) if step and inner else None
+    if step is None:
+        return None
+    inner = _with_element(source, step.base, name, found)
+    return inner and _to_power(inner, step.exponent)
+
+
+def _as_passed(found: Series, passed: Passed) -> Series:
+    """A series whose elements a call reads, or converts."""
+    read, kind = passed.read or found.term.read, passed.kind or found.term.kind
+    return found._replace(term=found.term._replace(read=read, kind=kind))
 
 
 def _raised(source: Source, node: cst.BaseExpression, depth: int) -> Series | None:
     """An array of powers, each raised to a further power."""
     step = raised(source, node)
-    inner = step and series(source, step.base, depth - 1)
-    return _to_power(inner, step.exponent) if step and inner and (inner.array or step.function) else None
+    if step is None:
+        return None
+    inner = series(source, step.base, depth - 1)
+    return _to_power(inner, step.exponent) if inner and (inner.array or step.function) else None
 
 
 def _to_power(found: Series, exponent: Exponent) -> Series | None:
@@ -125,8 +131,7 @@ def _called(source: Source, call: cst.Call, depth: int) -> Series | None:
                 return _fused(source, call, inner)
         case [] if isinstance(call.func, cst.Attribute) and call.func.attr.value == "values":
             return _tabled(source, call.func.value, depth)
-    step = raised(source, call)
-    if step is not None:
+    if raised(source, call) is not None:
         return _raised(source, call, depth)
     match call.func:
         case cst.Attribute(value=inner, attr=cst.Name(value=method)) if function is None and method in PASS:

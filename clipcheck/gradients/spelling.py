@@ -76,7 +76,7 @@ def is_none_test(source: Source, term: Power, condition: Condition) -> bool:
             return (
                 positive == condition.holds
                 and found is not None
-                and _plain(source.code(found.node)) == _plain(source.code(term.gradient.node))
+                and source.spelled(found.node) == source.spelled(term.gradient.node)
             )
         case cst.Call(func=func, args=[cst.Arg(value=owner), cst.Arg(value=cst.SimpleString(evaluated_value="grad"))]):
             return (
@@ -86,10 +86,6 @@ def is_none_test(source: Source, term: Power, condition: Condition) -> bool:
                 and source.code(owner) == source.code(term.gradient.owner)
             )
     return False
-
-
-def _plain(text: str) -> str:
-    return "".join(text.split()).replace(".data", "")
 
 
 def parameters_pieces(source: Source, found: Series) -> tuple[str, ...]:
@@ -121,7 +117,7 @@ def parameters_of(source: Source, found: Series) -> tuple[str, ...]:
         case (Clause(iterable=(cst.ListComp() | cst.GeneratorExp()) as inner),):
             element = gradient(source, inner.elt)
             if element is not None and element.owner is not None:
-                return ("".join(source.code(inner.for_in.iter).split()),)
+                return (source.spelled(inner.for_in.iter),)
     return ()
 
 
