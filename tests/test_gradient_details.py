@@ -204,6 +204,8 @@ def test_the_call_that_copies_a_gradient_to_the_host(program: str, host: str) ->
         ("def local_grads():\n    for p in ps:\n        yield p.grad.to_local()\nfor g in local_grads():\n    g", True),
         ("def grads():\n    return [p.grad.to_local() for p in ps]\nfor g in grads():\n    g", True),
         ("def grads():\n    return [p.grad for p in ps]\nfor g in grads():\n    g", False),
+        ("def grads():\n    pass\nfor g in grads():\n    g", False),
+        ("def grads():\n    def each():\n        yield p.grad.to_local()\n    return each()\nfor g in grads():\n    g", True),
         (
             "def grads():\n    if x:\n        return other\n    return [p.grad.to_local() for p in ps]\nfor g in grads():\n    g",
             False,
@@ -212,6 +214,7 @@ def test_the_call_that_copies_a_gradient_to_the_host(program: str, host: str) ->
         ("def local(t):\n    if x:\n        return t._local_tensor\n    return t\nlocal(p.grad)", True),
         ("local = lambda t: t.to_local()\nlocal(p.grad)", True),
         ("from parallel import to_local\nto_local(p.grad)", True),
+        ("from parallel import _to_local_if_dtensor\n_to_local_if_dtensor(p.grad)", True),
     ],
 )
 def test_the_shard_of_one_process(program: str, local: bool) -> None:

@@ -451,6 +451,8 @@ def test_loops_that_do_not_sum_norms(loop: str) -> None:
         ("n = 0.0\nif p.grad is not None:\n    n = p.grad.norm()\ntotal += n ** 2", ["p.grad is not None"]),
         ("total += p.grad.norm() ** 2 if p.grad is not None else 0.0", ["p.grad is not None"]),
         ("if a:\n    print(p)\ntotal += p.grad.norm() ** 2", []),
+        ("if a: print(p); continue\ntotal += p.grad.norm() ** 2", []),
+        ("if a:\n    continue\nelse:\n    print(p)\ntotal += p.grad.norm() ** 2", []),
     ],
 )
 def test_the_tests_under_which_a_loop_adds(body: str, tests: list[str]) -> None:

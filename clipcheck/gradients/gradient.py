@@ -326,13 +326,14 @@ def _elements_of_call(
     source: Source, func: cst.BaseExpression, args: Sequence[cst.Arg], path: Path, depth: int
 ) -> _Contents:
     positional = [arg.value for arg in args if arg.keyword is None and not arg.star]
+    match func, path:
+        case cst.Attribute(value=table, attr=cst.Name("items")), (1, *rest):
+            return _elements(source, table, tuple(rest), depth - 1)
     match dotted(func).rpartition(".")[2], path:
         case "zip", (index, *rest) if index < len(positional):
             return _elements(source, positional[index], tuple(rest), depth - 1)
         case "enumerate", (1, *rest) if positional:
             return _elements(source, positional[0], tuple(rest), depth - 1)
-        case "items", (1, *rest) if isinstance(func, cst.Attribute):
-            return _elements(source, func.value, tuple(rest), depth - 1)
         case (("list" | "tuple" | "sorted" | "reversed" | "tqdm"), _) if positional:
             return _elements(source, positional[0], path, depth - 1)
         case (("named_parameters" | "named_buffers"), _):

@@ -38,7 +38,7 @@ def clauses_around(source: Source, node: cst.CSTNode, loop: cst.For) -> Around:
             case cst.IndentedBlock(body=body):
                 before = body[: next(i for i, other in enumerate(body) if other is child)]
                 tests += [Condition(test, False) for test in map(_skipped, reversed(before)) if test is not None]
-            case cst.If(test=test) if child is not test:
+            case cst.If(test=test):
                 tests.append(Condition(test, child is parent.body))
             case cst.For():
                 found.append(Clause(parent.target, parent.iter, tuple(reversed(tests))))

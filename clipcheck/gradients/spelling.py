@@ -168,7 +168,7 @@ _NEGATED: dict[type, str] = {cst.Is: "is not", cst.IsNot: "is", cst.In: "not in"
 def _condition(source: Source, condition: Condition) -> str:
     text = source.outer_code(condition.test)
     match condition.test:
-        case cst.IfExp() | cst.Lambda() | cst.BooleanOperation(operator=cst.Or()) if not condition.test.lpar:
+        case cst.IfExp() | cst.BooleanOperation(operator=cst.Or()) if not condition.test.lpar:
             text = f"({text})"
     if condition.holds:
         return text
