@@ -53,6 +53,8 @@ def guard(body: str) -> str | None:
         "args.m += 1\nif args.n == 0:\n    here()",
         "args.n = x\nif args.n == 0:\n    here()",
         "args.n += 1\nif args.n >= 4:\n    here()",
+        "for y in x:\n    if args.n == 0:\n        here()\nargs.n += 1",  # the loop around counts
+        "args.n += 1\nfor y in x:\n    if args.n >= 4:\n        here()\nargs.n = 0",
         "count = count + 1\nif count > 10:\n    here()",
         "self.n = self.n + 1\nif self.n >= 4:\n    here()",
         "limit = limit * 0.5\nif limit == 1.0:\n    here()",
@@ -128,6 +130,10 @@ CLIP = "torch.nn.utils.clip_grad_norm_(ps, 1.0)"
         (f"def f(xs):\n    for i, x in enumerate(xs):\n        if i % 4 == 0:\n            for y in x:\n                {CLIP}", False),
         # the function is what repeats
         (f"def f(ps, step, every):\n    if step % every == 0:\n        {CLIP}", True),
+        (f"def f(ps, step, every):\n    if (step + 1) % every == 0:\n        {CLIP}", True),
+        (f"def f(ps, step, every):\n    if step.number % every == 0:\n        {CLIP}", True),
+        (f"def f(ps, every):\n    if 12 % every == 0:\n        {CLIP}", False),
+        (f"def f(ps, every):\n    if size % every == 0:\n        {CLIP}", False),
         (f"def f(ps, accum):\n    if accum > 1:\n        {CLIP}", False),
         (f"class A:\n    def f(self, ps):\n        self.n += 1\n        if self.n == 4:\n            {CLIP}", True),
         (f"class A:\n    def __init__(self, n):\n        self.n = n\n    def f(self, ps):\n        if self.n == 4:\n            {CLIP}", False),
@@ -252,6 +258,12 @@ def test_a_flag_that_a_method_sets(method: str, expected: bool) -> None:
 def test_what_a_method_sets_a_flag_to(value: str, expected: bool) -> None:
     text = f"class A:\n    def begin(self, limit):\n        self.due = {value}\n\n    def f(self, ps):\n        if self.due:\n            {CLIP}"
     assert may_be_guarded(*clip_of("import math\n" + text)) is expected
+
+
+@pytest.mark.parametrize("sets", ["self.due += 1", "self.due, loss = step()", "(self.due, loss) = step()"])
+def test_a_flag_that_a_method_changes_in_another_way(sets: str) -> None:
+    text = f"class A:\n    def begin(self):\n        {sets}\n\n    def f(self, ps):\n        if self.due:\n            {CLIP}"
+    assert may_be_guarded(*clip_of(text))
 
 
 def test_flags_that_are_set_from_each_other() -> None:

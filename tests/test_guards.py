@@ -211,11 +211,12 @@ def test_what_is_known_from_the_tests_around_a_place(text: str, expected: set[tu
         ("scaler.enabled", {("args.scaler.enabled", True)}),
         ("scaler == other", set()),
         ("self.amp", {("self.amp", True)}),
+        ("self.amp == scaler", set()),
     ],
 )
 def test_what_is_known_in_a_called_function_in_terms_of_its_caller(test: str, expected: set[tuple[str, bool]]) -> None:
     source, call = here(f"def f(self, scaler, other):\n    own = scaler\n    if {test}:\n        here()")
-    renamed = {"scaler": "args.scaler", "other": "args.other"}
+    renamed = {"self": "self", "scaler": "args.scaler", "other": "args.other"}
     assert facts(source, call, renamed, called=True) == expected
 
 
@@ -254,6 +255,12 @@ def test_a_nested_function_has_the_self_of_its_method(call: str, expected: set[t
     run = next(node for node in source.nodes(cst.FunctionDef) if node.name.value == "run")
     known = [event.facts for event in flow(source, run).of(EventKind.STEP)]
     assert known == ([] if expected is None else [expected])
+
+
+def test_what_has_no_name_in_the_caller_has_none_in_what_is_called_next() -> None:
+    source = Source("def f():\n    g(made())\ndef g(x):\n    h(x.y, x)\ndef h(y, z):\n    if y and z:\n        optimizer.step()\n")
+    (step,) = flow(source, next(source.nodes(cst.FunctionDef))).events
+    assert step.facts == set()
 
 
 # --- micro-batches ----------------------------------------------------------------------------------------------------

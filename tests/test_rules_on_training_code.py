@@ -11,7 +11,7 @@ from clipcheck.settings.keys import Settings
 LIGHTNING = "import lightning as L\n"
 MANUAL = LIGHTNING + "trainer = L.Trainer(precision='16-mixed')\nclass M(L.LightningModule):\n    def __init__(self):\n        self.automatic_optimization = False\n    def training_step(self, batch):\n        self.manual_backward(loss)\n"
 SHARD = "from torch.distributed.fsdp import fully_shard\n"
-XLA = "import torch_xla.core.xla_model as xm\n"
+FSDP = "from torch.distributed.fsdp import FullyShardedDataParallel as FSDP\n"
 CLIP = "clip_grad_norm_(model.parameters(), 1.0)"
 
 
@@ -58,6 +58,13 @@ SILENT: dict[str, list[str]] = {
         two_nets("clip_grad_norm_(n.parameters(), 1.0)\n        clip_grad_norm_(m.parameters(), 2.0)"),
         # what is clipped steps outside of this class only
         CLASS_OF_TWO.replace("STEPS", "pass") + "class Other:\n    def other(self, loss):\n        self.a.zero_grad()\n        B\n        self.a.step()",
+    ],
+    "CLIP108": [
+        loop("for net in nets:\n    B\n    clip_grad_norm_(net.parameters(), 1.0)\nS\nZ"),
+        loop("for y in x:\n    B\n    engine.clip_grad_norm_(1.0)\nS\nZ"),
+        loop("for attempt in range(3):\n    try:\n        B\n        C\n    except RuntimeError:\n        pass\nS\nZ"),
+        loop("for y in x:\n    B\n    C\n    Z\nS"),
+        loop("while x:\n    B\n    C\nS\nZ"),
     ],
     "CLIP110": [
         *(loop(f"ps = {made}\nfor p in ps:\n    clip_grad_norm_(p, 1.0)") for made in ("list(ps)", "filter(None, ps)", "[p for p in ps]", "ps + ps", "ps")),
@@ -177,8 +184,17 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
         (f("for p in ps:\n    p.grad.mul_(max_norm / total_norm)\nfor p in ps:\n    p.grad.mul_(min(1.0, max_norm / total_norm))"), ["p.grad.mul_(min(1.0, max_norm / total_norm))"]),
     ],
     "CLIP105": [
+        ("ps = model.parameters()\noptimizer = torch.optim.SGD(ps)\nclip_grad_norm_(ps, 1.0)\nps = list(model.parameters())", ["clip_grad_norm_(ps, 1.0)"]),
+        ("ps = model.parameters()\noptimizer = torch.optim.SGD(ps)\nnorms = [clip_grad_norm_(ps, 1.0) for _ in range(1)]\nps = list(model.parameters())", ["norms = [clip_grad_norm_(ps, 1.0) for _ in range(1)]"]),
+        ("def train(ps):\n    optimizer = torch.optim.SGD(ps)\n    clip_grad_norm_(ps, 1.0)\nps = model.parameters()\ntrain(ps)\nps = list(model.parameters())", ["train(ps)"]),
+        ("if x:\n    ps = model.parameters()\n    optimizer = torch.optim.SGD(ps)\n    clip_grad_norm_(ps, 1.0)\nelse:\n    ps = list(model.parameters())", ["clip_grad_norm_(ps, 1.0)"]),
+        ("if x:\n    ps = list(model.parameters())\nelse:\n    ps = model.parameters()\n    optimizer = torch.optim.SGD(ps)\n    clip_grad_norm_(ps, 1.0)", ["clip_grad_norm_(ps, 1.0)"]),
         ("ps = model.parameters()\noptimizer = torch.optim.SGD(ps)\naccelerator.clip_grad_norm_(ps, 1.0)", ["accelerator.clip_grad_norm_(ps, 1.0)"]),
         ("ps = model.parameters()\noptimizer = torch.optim.SGD(ps)\naccelerator.clip_grad_value_(ps, 1.0)", ["accelerator.clip_grad_value_(ps, 1.0)"]),
+    ],
+    "CLIP108": [
+        (loop("for y in x:\n    B\n    C\nS\nZ"), [CLIP]),
+        (loop("for y in x:\n    B\nfor y in x:\n    B\n    C\nS\nZ"), [CLIP]),
     ],
     "CLIP106": [
         *((f"clip_grad_norm_({name}([p.grad for p in ps]), 1.0)", [f"clip_grad_norm_({name}([p.grad for p in ps]), 1.0)"]) for name in ("list", "tuple", "iter", "reversed")),
@@ -198,6 +214,11 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
     ],
     "CLIP403": [
         (loop("train(model, loss)\nS") + "\ndef train(model, loss):\n    accelerator.backward(loss)\n    C", [CLIP]),
+    ],
+    "CLIP405": [
+        (FSDP + "model = FSDP(model)\ndef step():\n    clip_grad_norm_(model.parameters(), 1.0)", [CLIP]),
+        (FSDP + "def step(model):\n    model = FSDP(model)\n    clip_grad_norm_(model.parameters(), 1.0)", [CLIP]),
+        (FSDP + "model = torch.compile(FSDP(model))\nclip_grad_norm_(model.parameters(), 1.0)", [CLIP]),
     ],
     "CLIP503": [
         (f("for x in xs:\n    norm = clip_grad_norm_(ps, 1.0)\n    keep(norm)\n    log(norm.item())"), ["log(norm.item())"]),

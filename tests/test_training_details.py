@@ -35,6 +35,7 @@ from clipcheck.training.parameters import (
 from clipcheck.training.possible_limits import constants, guards, passes
 from clipcheck.training.readings import makes_iterator, readings
 from clipcheck.training.scalers import is_compensated, is_off
+from clipcheck.training.split_clips import whole_of
 from clipcheck.training.summaries import hooks, is_called_reduction, is_reduction, returned
 
 HEAD = """\
@@ -108,7 +109,7 @@ def test_no_act(code: str) -> None:
         ("f(self.optimizer)", "unknown"),
         *((f"{name}.backward(loss)", f"backward {name}") for name in ("accelerator", "fabric", "engine", "optimizer", "manual", "x")),
         *((f"{name}.backward(g)", "backward") for name in ("loss", "losses", "err", "error", "cost", "total", "outputs")),
-        *((f"{name}.backward(loss=g)", f"backward {name}") for name in ("accelerator", "my_engine")),
+        *((f"{name}.backward(loss=g)", f"backward {name}") for name in ("accelerator", "my_engine", "fabric", "optimizer", "manual")),
         ("x.backward(loss=g)", "backward"),
         ("torch.autograd.backward(x)", "backward"),
         ("accelerator.unscale_gradients(optimizer)", "unscale"),
@@ -256,6 +257,11 @@ def test_what_is_called_an_optimizer(code: str, expected: bool) -> None:
         ("class A:\n    def f(self):\n        self.x = 1\n        self.x += 1\n    def g(self):\n        self.x", None),
         ("class A:\n    def f(self):\n        self.x, self.y = 1, 2\n    def g(self):\n        self.x", "1"),
         ("class A:\n    def f(self):\n        self.x, self.y = h()\n    def g(self):\n        self.x", None),
+        ("class A:\n    def f(self):\n        self.x, self.y = 1, 2, 3\n    def g(self):\n        self.x", None),
+        ("class A:\n    def f(self):\n        self.x, *self.y = 1, 2\n    def g(self):\n        self.x", None),
+        ("class A:\n    def f(self):\n        self.x, self.y = 1, *h\n    def g(self):\n        self.x", None),
+        ("class A:\n    def f(self):\n        [self.x, self.y] = [1, 2]\n    def g(self):\n        self.x", "1"),
+        ("class A:\n    def f(self):\n        self.y = self.x = 1\n    def g(self):\n        self.x", "1"),
         ("class A:\n    def f(self):\n        self.x = 1\nclass B:\n    def g(self):\n        self.x", None),
     ],
 )  # fmt: skip
@@ -569,6 +575,37 @@ def test_a_norm_whose_scale_does_not_matter(code: str, expected: bool) -> None:
     assert is_compensated(source, call) is expected
 
 
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("ps", "ps"),
+        ("sorted(ps)", "sorted(ps)"),
+        ("[q for p in ps]", "[q for p in ps]"),
+        ("(q for p in ps)", "(q for p in ps)"),
+        ("[p.grad for p in ps]", "[p.grad for p in ps]"),
+        ("qs = other(ps)\nqs", "qs"),
+        ("qs = ps\nqs", "qs"),
+        ("qs = list(ps)\nqs = ps\nqs", "qs"),
+        ("list(ps)", "ps"),
+        ("tuple(ps)", "ps"),
+        ("iter(ps)", "ps"),
+        ("filter(None, ps)", "ps"),
+        ("[p for p in ps]", "ps"),
+        ("[p for p in ps if p.requires_grad]", "ps"),
+        ("(p for p in ps)", "ps"),
+        ("list(p for p in filter(None, ps))", "ps"),
+        ("qs = [p for p in ps]\nqs", "ps"),
+        ("qs = (p for p in ps)\nqs", "ps"),
+        ("qs = list(ps)\nrs = filter(None, qs)\nrs", "ps"),
+        ("qs = m.parameters()\nqs", "m.parameters()"),
+        ("qs = group['params']\nqs", "group['params']"),
+    ],
+)
+def test_what_a_list_of_parameters_was_made_from(program: str, expected: str) -> None:
+    source, node = asked(program)
+    assert source.outer_code(whole_of(source, node)) == expected
+
+
 # --- functions --------------------------------------------------------------------------------------------------------
 
 
@@ -578,6 +615,8 @@ def test_a_norm_whose_scale_does_not_matter(code: str, expected: bool) -> None:
         ("def f(a):\n    pass\ng(1)", None),
         ("def f(a):\n    yield a\nf(1)", None),
         ("def f(a):\n    pass\nf = x\nf(1)", None),
+        ("def f(self):\n    self.g(1)\ndef g(a):\n    pass", None),
+        ("def f(self):\n    super().g(1)\ndef g(a):\n    pass", None),
         ("def f(a, b):\n    pass\nf(1, 2)", {"a": "1", "b": "2"}),
         ("def f(a, b):\n    pass\nf(b=1)", {"b": "1"}),
         ("def f(a, b):\n    pass\nf(1, *x)", {"a": "1"}),
@@ -689,6 +728,7 @@ def test_what_a_function_returns(body: str, expected: list[str] | None) -> None:
         ("gs = []\ndef f(gs):\n    gs.append(p.grad)\nflat = torch.cat(gs)\ndist.all_reduce(flat)", False),
         ("flat = torch.cat([p.grad.flatten() for p in ps])\ndist.all_reduce(flat.cpu().contiguous())", True),
         ("flat = torch.cat([p.grad.flatten() for p in ps])\ndist.all_reduce(flat.mean())", False),
+        ("dist.all_reduce_coalesced([p.grad, q.grad])", True),
         ("flat = torch.cat([p.data for p in ps])\ndist.all_reduce(flat)", False),
         ("flat = other([p.grad for p in ps])\ndist.all_reduce(flat)", False),
     ],

@@ -56,7 +56,7 @@ class Total(NamedTuple):
     @property
     def is_total(self) -> bool:
         """Whether the result is a norm of all tensors, or a power of it: not the sum of their norms."""
-        return self.form in ("cat", "mean", "max") or not self.term.exponent.is_one
+        return self.form in ("cat", "max") or not self.term.exponent.is_one
 
 
 # --- one number from many ---------------------------------------------------------------------------------------------

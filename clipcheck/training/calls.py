@@ -69,7 +69,7 @@ def closures(source: Source, call: cst.Call) -> Iterator[Function]:
     """Functions of the file that are passed to `step(closure)`, which calls them first."""
     match call.func:
         case cst.Attribute(attr=cst.Name("step")):
-            found = (named_function(source, arg.value) for arg in call.args if not arg.star)
+            found = (named_function(source, arg.value) for arg in call.args)
             yield from (function for function in found if function is not None)
 
 

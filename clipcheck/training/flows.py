@@ -216,8 +216,7 @@ def _takes_all(case: cst.MatchCase) -> bool:
 def _leave(node: cst.Return | cst.Raise | cst.Continue | cst.Break, ends: list[Event], here: _Here) -> None:
     match node:
         case cst.Return(value=value):
-            left = ends if value is None else _expression(value, ends, here)
-            here.returns.extend(end for end in dict.fromkeys(left) if end not in here.returns)
+            here.returns.extend(ends if value is None else _expression(value, ends, here))
         case cst.Continue() if here.head is not None:
             _link(ends, here.head)
         case cst.Break():

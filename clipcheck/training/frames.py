@@ -38,8 +38,8 @@ def entered(source: Source, call: cst.Call, callee: Callee, outer: Frame | None)
     named = callee.given if callee.owner is None else {**callee.given, "self": callee.owner}
     plain = {name: value for name, value in named.items() if isinstance(value, (cst.Name, cst.Attribute))}
     words = {name: _spelled(source, value, outer) for name, value in plain.items()}
-    if callee.owner is None and outer is not None and "self" in outer.words:
-        words["self"] = outer.words["self"]
+    if callee.owner is None:  # a function inside a method has that one's `self`
+        words = {"self": "self" if outer is None else outer.words.get("self", ""), **words}
     return Frame(call, callee.function, callee.given, {name: word for name, word in words.items() if word}, outer)
 
 
@@ -49,7 +49,7 @@ def _spelled(source: Source, node: cst.BaseExpression, frame: Frame | None) -> s
     if frame is None:
         return written
     root, dot, rest = written.partition(".")
-    word = frame.words.get(root, "self" if root == "self" else "")
+    word = frame.words.get(root, "")
     return word and word + dot + rest
 
 

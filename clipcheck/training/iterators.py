@@ -126,7 +126,7 @@ def _spent_name(source: Source, use: cst.Name, at: cst.CSTNode) -> Spent | None:
     if found is not None:
         return found._replace(use=use)
     bindings = scope.bindings[use.value]
-    here = scope is source.scope(use) or _function_of(source, bindings[0].node) is source.function(use)
+    here = _function_of(source, bindings[0].node) is source.function(use)
     making = _seen_from(source, use, bindings, here)
     if making is None:
         return None
@@ -175,11 +175,13 @@ def iterator_made(source: Source, node: cst.BaseExpression) -> cst.BaseExpressio
     """The expression that creates the one-shot iterator to which an expression refers; None if that is uncertain."""
     if makes_iterator(source, node):
         return node
-    scope = source.scope(node).owner(node.value) if isinstance(node, cst.Name) else None
-    if scope is None or not isinstance(node, cst.Name):
+    if not isinstance(node, cst.Name):
+        return None
+    scope = source.scope(node).owner(node.value)
+    if scope is None:
         return None
     bindings = scope.bindings[node.value]
-    here = scope is source.scope(node) or _function_of(source, bindings[0].node) is source.function(node)
+    here = _function_of(source, bindings[0].node) is source.function(node)
     making = _seen_from(source, node, bindings, here)
     return None if making is None else making.made
 

@@ -18,7 +18,7 @@ def facts(source: Source, node: cst.CSTNode, renamed: Mapping[str, str], called:
     for branch, outcome in branches(source, node):
         for test, known in known_in(source, branch, outcome):
             root = _NAME.match(test)
-            if not called or root is None or (root.group() == "self" and "self" not in renamed):
+            if not called or root is None:
                 found.add((test, known))
             elif root.group() in renamed and len(set(_NAME.findall(test)) & renamed.keys()) == 1:
                 found.add((renamed[root.group()] + test[root.end() :], known))

@@ -30,7 +30,7 @@ def _owned(source: Source, clipped: cst.BaseExpression, frame: Frame) -> frozens
     if found is None or source.function(clipped) is not frame.function:
         return found  # already written as in the caller
     spelled = [name.partition(".") for name in found]
-    words = {root: frame.words.get(root, "self" if root == "self" else "") for root, _, _ in spelled}
+    words = {root: frame.words.get(root, "") for root, _, _ in spelled}
     return frozenset(words[root] + dot + rest for root, dot, rest in spelled) if all(words.values()) else None
 
 

@@ -61,7 +61,7 @@ def _wrapping(source: Source, made: cst.Call, path: Path, place: cst.CSTNode, de
     if source.origin(made.func).endswith(".FullyShardedDataParallel") and not path:
         return None if "NO_SHARD" in source.code(made) else made
     if source.qualified(made.func) == "torch.compile" and made.args and depth and not path:
-        return wrapped_by_fsdp(source, made.args[0].value, depth - 1)  # it hands on the model's method
+        return _returned(source, made.args[0].value, depth - 1)  # it hands on the model's method
     called = callee(source, made) if depth else None
     values = () if called is None else returned(source, called.function) or ()
     found = [_returned(source, part(value, path), depth - 1) for value in values]
