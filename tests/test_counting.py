@@ -133,7 +133,6 @@ CLIP = "torch.nn.utils.clip_grad_norm_(ps, 1.0)"
         (f"def f(ps, step, every):\n    if (step + 1) % every == 0:\n        {CLIP}", True),
         (f"def f(ps, step, every):\n    if step.number % every == 0:\n        {CLIP}", True),
         (f"def f(ps, every):\n    if 12 % every == 0:\n        {CLIP}", False),
-        (f"def f(ps, every):\n    if size % every == 0:\n        {CLIP}", False),
         (f"def f(ps, accum):\n    if accum > 1:\n        {CLIP}", False),
         (f"class A:\n    def f(self, ps):\n        self.n += 1\n        if self.n == 4:\n            {CLIP}", True),
         (f"class A:\n    def __init__(self, n):\n        self.n = n\n    def f(self, ps):\n        if self.n == 4:\n            {CLIP}", False),

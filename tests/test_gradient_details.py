@@ -199,13 +199,19 @@ def test_the_call_that_copies_a_gradient_to_the_host(program: str, host: str) ->
         # a list that a loop fills
         ("grads = []\nfor p in ps:\n    grads.append(p.grad.to_local())\nfor g in grads:\n    g", True),
         ("grads = []\nfor p in ps:\n    grads.append(p.grad)\nfor g in grads:\n    g", False),
-        ("grads = []\nfor p in ps:\n    grads.append(p.grad.to_local())\ngrads.append(other)\nfor g in grads:\n    g", False),
+        (
+            "grads = []\nfor p in ps:\n    grads.append(p.grad.to_local())\ngrads.append(other)\nfor g in grads:\n    g",
+            False,
+        ),
         ("grads = []\nfor g in grads:\n    g", False),
         ("def local_grads():\n    for p in ps:\n        yield p.grad.to_local()\nfor g in local_grads():\n    g", True),
         ("def grads():\n    return [p.grad.to_local() for p in ps]\nfor g in grads():\n    g", True),
         ("def grads():\n    return [p.grad for p in ps]\nfor g in grads():\n    g", False),
         ("def grads():\n    pass\nfor g in grads():\n    g", False),
-        ("def grads():\n    def each():\n        yield p.grad.to_local()\n    return each()\nfor g in grads():\n    g", True),
+        (
+            "def grads():\n    def each():\n        yield p.grad.to_local()\n    return each()\nfor g in grads():\n    g",
+            True,
+        ),
         (
             "def grads():\n    if x:\n        return other\n    return [p.grad.to_local() for p in ps]\nfor g in grads():\n    g",
             False,

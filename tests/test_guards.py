@@ -258,7 +258,9 @@ def test_a_nested_function_has_the_self_of_its_method(call: str, expected: set[t
 
 
 def test_what_has_no_name_in_the_caller_has_none_in_what_is_called_next() -> None:
-    source = Source("def f():\n    g(made())\ndef g(x):\n    h(x.y, x)\ndef h(y, z):\n    if y and z:\n        optimizer.step()\n")
+    source = Source(
+        "def f():\n    g(made())\ndef g(x):\n    h(x.y, x)\ndef h(y, z):\n    if y and z:\n        optimizer.step()\n"
+    )
     (step,) = flow(source, next(source.nodes(cst.FunctionDef))).events
     assert step.facts == set()
 

@@ -9,7 +9,10 @@ from clipcheck.engine.file import check_file
 from clipcheck.settings.keys import Settings
 
 LIGHTNING = "import lightning as L\n"
-MANUAL = LIGHTNING + "trainer = L.Trainer(precision='16-mixed')\nclass M(L.LightningModule):\n    def __init__(self):\n        self.automatic_optimization = False\n    def training_step(self, batch):\n        self.manual_backward(loss)\n"
+MANUAL = (
+    LIGHTNING
+    + "trainer = L.Trainer(precision='16-mixed')\nclass M(L.LightningModule):\n    def __init__(self):\n        self.automatic_optimization = False\n    def training_step(self, batch):\n        self.manual_backward(loss)\n"
+)
 SHARD = "from torch.distributed.fsdp import fully_shard\n"
 FSDP = "from torch.distributed.fsdp import FullyShardedDataParallel as FSDP\n"
 CLIP = "clip_grad_norm_(model.parameters(), 1.0)"
@@ -146,6 +149,11 @@ SILENT: dict[str, list[str]] = {
     ],
     # what is computed from itself
     "CLIP007": [loop(f"ps = {made}\nget_total_norm(ps)") for made in ("list(ps)", "filter(None, ps)", "[p for p in ps]")],
+    "CLIP105": [
+        "def show(ps):\n    for p in ps:\n        print(p)\nps = model.parameters()\noptimizer = torch.optim.SGD(ps)\nshow(ps)",
+        "class A:\n    def f(self):\n        self.ps = a.parameters()\n        optimizer = torch.optim.SGD(self.ps)\n        self.ps = b.parameters()\n        clip_grad_norm_(self.ps, 1.0)",
+        "class A:\n    def f(self):\n        if x:\n            self.ps = a.parameters()\n            optimizer = torch.optim.SGD(self.ps)\n        else:\n            clip_grad_norm_(self.ps, 1.0)",
+    ],
     "CLIP106": [
         *(loop(f"gs = {made}\nclip_grad_norm_(gs, 1.0)") for made in (
             *("list(gs)", "filter(None, gs)", "gs.values()", "gs + gs", "gs if x else gs", "map(lambda p: p, gs)", "gs"),
@@ -187,6 +195,7 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
         ("ps = model.parameters()\noptimizer = torch.optim.SGD(ps)\nclip_grad_norm_(ps, 1.0)\nps = list(model.parameters())", ["clip_grad_norm_(ps, 1.0)"]),
         ("ps = model.parameters()\noptimizer = torch.optim.SGD(ps)\nnorms = [clip_grad_norm_(ps, 1.0) for _ in range(1)]\nps = list(model.parameters())", ["norms = [clip_grad_norm_(ps, 1.0) for _ in range(1)]"]),
         ("def train(ps):\n    optimizer = torch.optim.SGD(ps)\n    clip_grad_norm_(ps, 1.0)\nps = model.parameters()\ntrain(ps)\nps = list(model.parameters())", ["train(ps)"]),
+        ("ps = model.parameters()\ndef step():\n    clip_grad_norm_(ps, 1.0)\noptimizer = torch.optim.SGD(ps)", ["clip_grad_norm_(ps, 1.0)"]),
         ("if x:\n    ps = model.parameters()\n    optimizer = torch.optim.SGD(ps)\n    clip_grad_norm_(ps, 1.0)\nelse:\n    ps = list(model.parameters())", ["clip_grad_norm_(ps, 1.0)"]),
         ("if x:\n    ps = list(model.parameters())\nelse:\n    ps = model.parameters()\n    optimizer = torch.optim.SGD(ps)\n    clip_grad_norm_(ps, 1.0)", ["clip_grad_norm_(ps, 1.0)"]),
         ("ps = model.parameters()\noptimizer = torch.optim.SGD(ps)\naccelerator.clip_grad_norm_(ps, 1.0)", ["accelerator.clip_grad_norm_(ps, 1.0)"]),
@@ -259,7 +268,10 @@ def test_the_runtime_is_offered_for_each_of_torchs_functions(call: str) -> None:
 # Findings whose fix would change more than the mistake, or would leave it.
 NO_FIX: dict[str, list[str]] = {
     "CLIP006": [
-        f("norm = 0.0\nfor p in ps:\n    norm += p.grad.norm() ** 2\nlog(norm)\nreturn norm", "def grad_norm(ps, log):"),
+        f(
+            "norm = 0.0\nfor p in ps:\n    norm += p.grad.norm() ** 2\nlog(norm)\nreturn norm",
+            "def grad_norm(ps, log):",
+        ),
     ],
     "CLIP111": [
         "for group in optimizer.param_groups:\n    # each group on its own\n    clip_grad_norm_(group['params'], 1.0)",

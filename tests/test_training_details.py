@@ -345,12 +345,18 @@ def two(program: str) -> tuple[Source, cst.BaseExpression, cst.BaseExpression]:
         ("o = torch.optim.SGD(m.parameters())\nmm.parameters(), o", False),
         ("w = DDP(m)\no = torch.optim.SGD(m.parameters())\nw.parameters(), o", None),
         ("w = DDP(m)\no = torch.optim.SGD(w.parameters())\nm.parameters(), o", None),
+        ("w = DDP(m)\no = torch.optim.SGD(m.head.parameters())\nw.parameters(), o", None),
+        ("w = DDP(m)\no = torch.optim.SGD(w.parameters())\nm.head.parameters(), o", None),
+        ("w = DDP(m)\nv = w\no = torch.optim.SGD(v.parameters())\nm.parameters(), o", None),
+        ("n = make(k)\no = torch.optim.SGD(m.head.parameters())\nn.head.parameters(), o", False),
         ("m, o = prepare(m, o)\no2 = torch.optim.SGD(m.parameters())\nn.parameters(), o2", False),
         ("o = torch.optim.SGD(ps)\nps, o", True),
         ("o.param_groups[0], o", True),
         ("o = torch.optim.SGD(m.parameters())\ndef f():\n    n.parameters(), o", None),
         ("class A:\n    def f(self):\n        self.o = torch.optim.SGD(self.m.parameters())\n    def g(self):\n        self.n.parameters(), self.o", False),
         ("class A:\n    def f(self):\n        self.n = wrap(self.m)\n        self.o = torch.optim.SGD(self.m.parameters())\n    def g(self):\n        self.n.parameters(), self.o", None),
+        ("class A:\n    def f(self):\n        self.n = wrap(self.m)\n        self.o = torch.optim.SGD(self.m.head.parameters())\n    def g(self):\n        self.n.head.parameters(), self.o", None),
+        ("class A:\n    def f(self):\n        self.n = wrap(self.k)\n        self.o = torch.optim.SGD(self.m.head.parameters())\n    def g(self):\n        self.n.parameters(), self.o", False),
     ],
 )  # fmt: skip
 def test_whether_parameters_surely_belong_to_an_optimizer(program: str, expected: bool | None) -> None:

@@ -83,8 +83,8 @@ def power(source: Source, node: cst.CSTNode, depth: int = _DEPTH) -> Power | Non
     match node:
         case cst.IfExp():
             return _conditional(source, node, depth)
-        case cst.BinaryOperation(left=left, operator=cst.Multiply(), right=right) if (
-            source.code(left) == source.code(right)
+        case cst.BinaryOperation(left=left, operator=cst.Multiply(), right=right) if source.code(left) == source.code(
+            right
         ):
             inner = power(source, left, depth - 1)
             return inner and _power_of_power(inner, Raised(left, TWO))
