@@ -70,6 +70,12 @@ SILENT: dict[str, list[str]] = {
         loop("while x:\n    B\n    C\nS\nZ"),
     ],
     "CLIP110": [
+        *(f"for p in {made}:\n    clip_grad_norm_(p, 1.0)" for made in (
+            *("itertools.chain(model.parameters(), batches)", "itertools.chain(*lists)", "chain(model.parameters(), ps)"),
+            *("list(model.parameters()) + batches", "[*model.parameters(), batch]", "[*model.parameters(), *batches]"),
+            *("table.values()", "dict(batches).values()", "group['lr']", "filter(None, batches)", "[q for q in batches]"),
+            *("[f(q) for q in model.parameters()]", "reversed(batches)"),
+        )),
         *(loop(f"ps = {made}\nfor p in ps:\n    clip_grad_norm_(p, 1.0)") for made in ("list(ps)", "filter(None, ps)", "[p for p in ps]", "ps + ps", "ps")),
         "def ps():\n    return ps()\nfor p in ps():\n    clip_grad_norm_(p, 1.0)",
         "def ps():\n    for p in ps():\n        yield p\nfor p in ps():\n    clip_grad_norm_(p, 1.0)",
@@ -110,12 +116,39 @@ SILENT: dict[str, list[str]] = {
         # a function of the file that is called as if it reduced
         "class A:\n    def sync_gradients(self, model):\n        pass\n    def step(self, model, loss, optimizer):\n        B\n        C\n        self.sync_gradients(model)\n        S",
     ],
+    "CLIP504": [
+        # a norm whose type is not known may be another one
+        f("norm = get_total_norm([p.grad for p in ps])\nclip_grad_norm_(ps, 1.0, norm_type=kind(ps))\nlog(norm)"),
+        f("norm = get_total_norm([p.grad for p in ps])\nclip_grad_norm_(ps, 1.0, norm_type=3)\nlog(norm)"),
+    ],
+    "CLIP202": [
+        # an object that has a list of parameters
+        "net.parameters = []\nclip_grad_norm_(net.parameters, 1.0)",
+        "class Net:\n    @property\n    def parameters(self):\n        return self.ps\nclip_grad_norm_(net.parameters, 1.0)",
+        "for p in net.parameters:\n    log(p)\nclip_grad_norm_(net.parameters, 1.0)",
+        "clip_grad_norm_(optimizer.param_groups[0]['params'], 1.0)",
+        "for group in optimizer.param_groups:\n    clip_grad_norm_(group['params'], 1.0)",
+        "for group in groups:\n    clip_grad_norm_(group, 1.0)",
+        "group = optimizer.param_groups[0]\nif x:\n    group = model.parameters()\nclip_grad_norm_(group, 1.0)",
+    ],
+    "CLIP501": [
+        "for x in xs:\n    self.log('clipped_norm', norm)\n    norm = clip_grad_norm_(ps, 1.0)",
+    ],
     "CLIP506": [
+        f(f"Z\nn = {TOTAL}\nassert n < 1e-6"),
+        f(f"Z\nn = {TOTAL}\nif n == 0:\n    log('cleared')"),
+        f(f"Z\nn = {TOTAL}\nif 0 < n:\n    log('not cleared')"),
+        f(f"Z\nlog({TOTAL})", "def test_f(ps, optimizer, log):"),
         f("for p in ps:\n    p.grad = None\nlog(TOTAL)").replace("TOTAL", TOTAL),
         # those of another network are cleared
         f("a = torch.optim.SGD(m.parameters())\nb = torch.optim.SGD(n.parameters())\na.zero_grad()\nlog(clip_grad_norm_(n.parameters(), math.inf))"),
     ],
+    "CLIP507": [
+        f("B\nclip_grad_norm_(ps, 1.0)\ngs = torch.autograd.grad(loss, ps)\nlog('grad_norm', get_total_norm(gs))\nS"),
+    ],
     "CLIP508": [
+        "norms = []\nnorms.append(clip_grad_norm_(ps, 1.0))\nnp.mean(norms[1:])",
+        "norms = []\nnorms.append(clip_grad_norm_(ps, 1.0))\nnorms = list(others)\nnp.mean(norms)",
         "def show(n):\n    show(n)\n    np.log(n)",
         "def norm():\n    return norm()\nnp.log(norm())",
         *(loop(f"n = {made}\nnp.log(n)") for made in ("n", "n * 2", "2 * n", "n.sqrt()", "(m := n)")),
@@ -208,12 +241,31 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
     "CLIP106": [
         *((f"clip_grad_norm_({name}([p.grad for p in ps]), 1.0)", [f"clip_grad_norm_({name}([p.grad for p in ps]), 1.0)"]) for name in ("list", "tuple", "iter", "reversed")),
     ],
+    "CLIP110": [
+        *((f"import itertools\nfor p in {made}:\n    clip_grad_norm_(p, 1.0)", ["clip_grad_norm_(p, 1.0)"]) for made in (
+            *("itertools.chain(one.parameters(), other.parameters())", "list(one.parameters()) + list(other.parameters())"),
+            *("[*one.parameters(), *other.parameters()]", "(*one.parameters(), *other.parameters())", "group['params']"),
+            *("dict(model.named_parameters()).values()", "filter(None, model.parameters())", "[q for q in model.parameters()]"),
+            *("(q for q in model.parameters())", "reversed(list(model.parameters()))", "tuple(model.parameters())"),
+        )),
+        ("for i, p in enumerate(model.parameters()):\n    clip_grad_norm_(p, 1.0)", ["clip_grad_norm_(p, 1.0)"]),
+        ("for n, p in dict(model.named_parameters()).items():\n    clip_grad_norm_(p, 1.0)", ["clip_grad_norm_(p, 1.0)"]),
+        ("table = dict(model.named_parameters())\nfor p in table.values():\n    clip_grad_norm_(p, 1.0)", ["clip_grad_norm_(p, 1.0)"]),
+        ("list(map(lambda p: clip_grad_norm_(p, 1.0), model.parameters()))", ["list(map(lambda p: clip_grad_norm_(p, 1.0), model.parameters()))"]),
+    ],
     "CLIP115": [
         # a hook on one tensor, which may be any
         ("def hook(p):\n    opts[p].step()\n    opts[p].zero_grad()\nweight.register_post_accumulate_grad_hook(hook)\n" + f("for x in xs:\n    B\n    clip_grad_norm_(encoder.parameters(), 1.0)"), ["clip_grad_norm_(encoder.parameters(), 1.0)"]),
         (HOOKED.replace("PARAMETERS", "encoder.parameters()") + f("for x in xs:\n    B\n    clip_grad_norm_(encoder.parameters(), 1.0)"), ["clip_grad_norm_(encoder.parameters(), 1.0)"]),
     ],
     "CLIP202": [
+        *((f"clip_grad_norm_({given}, 1.0)", [f"clip_grad_norm_({given}, 1.0)"]) for given in (
+            *("optimizer.param_groups[1:]", "optimizer.param_groups[0]", "optimizer.param_groups[i]", "net.parameters"),
+            *("list(optimizer.param_groups)", "tuple(model.named_parameters())", "[model.parameters()]"),
+        )),
+        *((f"for group in {groups}:\n    clip_grad_norm_(group, 1.0)", ["clip_grad_norm_(group, 1.0)"]) for groups in ("optimizer.param_groups", "optimizer.param_groups[1:]")),
+        ("group = optimizer.param_groups[0]\nclip_grad_norm_(group, 1.0)", ["clip_grad_norm_(group, 1.0)"]),
+        ("log(net.parameters)\nclip_grad_norm_(net.parameters, 1.0)", ["clip_grad_norm_(net.parameters, 1.0)"]),
         ("class A:\n    def __init__(self):\n        self.net = nn.Linear(2, 2)\n    def step(self):\n        clip_grad_norm_(self.net, 1.0)", ["clip_grad_norm_(self.net, 1.0)"]),
         ("class A:\n    def __init__(self):\n        self.opt = torch.optim.SGD(ps)\n    def step(self):\n        clip_grad_norm_(self.opt, 1.0)", ["clip_grad_norm_(self.opt, 1.0)"]),
     ],
@@ -229,8 +281,16 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
         (FSDP + "def step(model):\n    model = FSDP(model)\n    clip_grad_norm_(model.parameters(), 1.0)", [CLIP]),
         (FSDP + "model = torch.compile(FSDP(model))\nclip_grad_norm_(model.parameters(), 1.0)", [CLIP]),
     ],
+    "CLIP501": [
+        ("for x in xs:\n    self.log('norm', norm)\n    norm = clip_grad_norm_(ps, 1.0)\n    self.log('clipped_norm', norm)", ["self.log('clipped_norm', norm)"]),
+        ("self.log('clipped_norm', clip_grad_norm_(ps, 1.0).item())", ["self.log('clipped_norm', clip_grad_norm_(ps, 1.0).item())"]),
+        ("log({'clipped_norm': clip_grad_norm_(ps, 1.0).clone().float()})", ["log({'clipped_norm': clip_grad_norm_(ps, 1.0).clone().float()})"]),
+    ],
     "CLIP503": [
         (f("for x in xs:\n    norm = clip_grad_norm_(ps, 1.0)\n    keep(norm)\n    log(norm.item())"), ["log(norm.item())"]),
+    ],
+    "CLIP504": [
+        *((f(f"norm = get_total_norm([p.grad for p in ps])\nclip_grad_norm_(ps, 1.0{kind})\nlog(norm)"), ["norm = get_total_norm([p.grad for p in ps])"]) for kind in ("", ", norm_type=2", ", 2.0")),
     ],
     "CLIP508": [
         (f("one = clip_grad_norm_(ps, 1.0)\ntwo = clip_grad_norm_(qs, 1.0)\nif isinstance(one, float):\n    np.maximum(one, two)"), ["np.maximum(one, two)"]),
@@ -267,6 +327,11 @@ def test_the_runtime_is_offered_for_each_of_torchs_functions(call: str) -> None:
 
 # Findings whose fix would change more than the mistake, or would leave it.
 NO_FIX: dict[str, list[str]] = {
+    "CLIP507": [
+        f(
+            "B\nclip_grad_norm_(ps, 1.0, norm_type=kind(ps))\ngrad_norm = get_total_norm([p.grad for p in ps])\nlog(grad_norm)\nS"
+        ),
+    ],
     "CLIP006": [
         f(
             "norm = 0.0\nfor p in ps:\n    norm += p.grad.norm() ** 2\nlog(norm)\nreturn norm",

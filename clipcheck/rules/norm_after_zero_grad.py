@@ -118,8 +118,10 @@ def _is_checked(source: Source, value: cst.CSTNode) -> bool:
         match above:
             case cst.Assert():
                 return True
-            case cst.Comparison(left=left, comparisons=[cst.ComparisonTarget(comparator=right)]):
-                return is_zero(source, left) or is_zero(source, right)
+            case cst.Comparison(left=left, comparisons=[cst.ComparisonTarget(comparator=right)]) if is_zero(
+                source, left
+            ) or is_zero(source, right):
+                return True
     return False
 
 

@@ -53,7 +53,7 @@ def _is_guarded_alone(source: Source, event: Event) -> bool:
 
 def comes_once_in_several(source: Source, step: Event, event: Event) -> bool:
     """Whether a counting test decides whether a step happens, in the innermost loop around `event`."""
-    if loops_around(source, step)[:1] != loops_around(source, event)[:1]:
+    if loops_around(source, step) != loops_around(source, event):
         return False
     return counting_guard(source, step) is not None
 

@@ -125,4 +125,5 @@ def plain(source: Source, node: cst.CSTNode) -> str:
 
 
 def order_of(source: Source, clip: Clip) -> Exponent:
-    return (exponent_of(source, clip.norm_type) or TWO) if clip.norm_type is not None else TWO
+    """The type of a clip's norm; one that is not known equals no other."""
+    return TWO if clip.norm_type is None else exponent_of(source, clip.norm_type) or Exponent(math.nan)
