@@ -16,22 +16,27 @@ from clipcheck.catalogue import RULES
 from clipcheck.engine.file import check_file
 from clipcheck.gradients.gradient import element, gradient
 from clipcheck.gradients.graphs import has_graph
+from clipcheck.gradients.manual_clips import manual_clips
 from clipcheck.gradients.norm_origin import base, origins
 from clipcheck.gradients.powers import power
 from clipcheck.gradients.series import flat, series
 from clipcheck.gradients.totals import total
 from clipcheck.python.classes import bases
 from clipcheck.python.source import Source
+from clipcheck.rules import check_of
 from clipcheck.rules.per_parameter_clip import check as per_parameter_clip
 from clipcheck.rules.total_norm_of_parameters import are_parameters
 from clipcheck.settings.keys import Settings
+from clipcheck.training.acts import acts
 from clipcheck.training.calls import callee, named_function
 from clipcheck.training.effects import only_computes
 from clipcheck.training.modules import is_module, is_optimizer
 from clipcheck.training.parameters import owners
 from clipcheck.training.possible_limits import constants
-from clipcheck.training.readings import makes_iterator
-from clipcheck.training.summaries import DEPTH
+from clipcheck.training.readings import clips_by, makes_iterator
+from clipcheck.training.sharding import wrapped_by_fsdp
+from clipcheck.training.split_clips import whole_of
+from clipcheck.training.summaries import DEPTH, is_reduction
 
 Question: TypeAlias = Callable[[Source, cst.BaseExpression], object]
 
@@ -59,6 +64,15 @@ def answer(question: Question, program: str) -> object:
     *_, last = source.nodes(cst.Expr)
     return question(source, last.value)
 
+
+def finds(code: str) -> Question:
+    """Whether a rule finds anything, wherever it is."""
+    return lambda source, _: [*check_of(RULES[code])(source)]
+
+
+CLIPPED = "nn.utils.clip_grad_norm_({}, 1.0)"
+CLIP = "nn.utils.clip_grad_norm_(ps, 1.0)"
+SCALED = "for p in ps:\n    p.grad.mul_({})"
 
 ROWS: list[tuple[Question, str, str, str, int]] = [
     # a gradient
@@ -135,9 +149,28 @@ ROWS: list[tuple[Question, str, str, str, int]] = [
     (lambda source, node: [*constants(source, node)], "{}", "None", "(x or {})", 3),
     (lambda source, node: [*constants(source, node)], "{}", "None", "options.get('k', {})", 3),
     (lambda source, node: [*constants(source, node)], "{}", "None", NAME, 3),
+    # clips by hand
+    *((lambda source, _: manual_clips(source), SCALED, "(max_norm / total_norm)", step, 5) for step in (
+        *("{}.clamp(max=1.0)", "{}.item()", "min(1.0, {})", "({} if x else 1.0)", "(1.0 if x else {})", NAME),
+    )),
+    *((lambda source, _: clips_by(source, next(source.nodes(cst.For))), SCALED, "(limit / size)", step, 4) for step in (
+        *("float({})", "{}.item()", NAME),
+    )),
+    # what is clipped, scaled, reduced
+    *((finds("CLIP106"), CLIPPED, "[p.grad for p in ps]", step, times) for step, times in (
+        *(("list({})", 4), ("filter(None, {})", 4), ("({} if x else {})", 4), ("({} + [p.grad])", 4), (NAME, 1)),
+    )),
+    (finds("CLIP106"), CLIPPED, "{k: p.grad for k in ks}", "{}.values()", 4),
+    (finds("CLIP407"), "fully_shard(model)\nformat({}, '.2f')", CLIP, NAME, 3),
+    *((finds("CLIP508"), "np.log({})", CLIP, step, 5) for step in ("{}.sqrt()", "(2 * {})", "({} * 2)", "(n := {})", NAME)),
+    (wrapped_by_fsdp, "model = {}\nmodel", "torch.distributed.fsdp.FullyShardedDataParallel(net)", "torch.compile({})", 3),
+    (lambda source, node: acts(source)[node].scaler, "{}.backward()", "scaler.scale(loss)", NAME, 2),
+    (is_reduction, "dist.all_reduce({})", "torch.cat([p.grad.flatten() for p in ps])", "{}.cpu()", 6),
+    (lambda source, node: source.code(whole_of(source, node)) == "ps", "{}", "ps", "name = list({})", 4),
+    (makes_iterator, "{}", "iter(ps)", "({} if x else {})", 3),
     # origins
     (lambda source, node: source.qualified(node), "{}", "torch.nn", NAME, 4),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("question", "around", "inner", "step", "times"), ROWS)
