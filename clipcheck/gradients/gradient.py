@@ -258,6 +258,8 @@ def _contents(source: Source, node: cst.CSTNode, depth: int) -> _Contents:
             return _known(all(gradient(source, element.value, depth - 1) for element in elements))
         case cst.IfExp(body=one, orelse=other) | cst.BinaryOperation(left=one, operator=cst.Add(), right=other):
             return _of_both(_contents(source, part, depth - 1) for part in (one, other))
+        case cst.Call(func=cst.Attribute(value=table, attr=cst.Name("values"))):
+            return _contents(source, table, depth - 1)
         case cst.Call(func=func, args=args):
             return _contents_of_call(source, func, args, depth)
         case cst.Attribute(attr=cst.Name(value=name)):
@@ -295,8 +297,6 @@ def _contents_of_call(source: Source, func: cst.BaseExpression, args: Sequence[c
         return "others"
     if name in ("list", "tuple", "set", "reversed", "iter", "filter", "sorted", "chain") and args:
         return _contents(source, args[-1].value, depth - 1)
-    if name == "values" and isinstance(func, cst.Attribute):
-        return _contents(source, func.value, depth - 1)
     if name in ("parameters", "named_parameters", "state_dict", "buffers", "range"):
         return "others"
     return _known(called_gradients(name))
