@@ -63,6 +63,11 @@ SILENT: dict[str, list[str]] = {
         CLASS_OF_TWO.replace("STEPS", "pass") + "class Other:\n    def other(self, loss):\n        self.a.zero_grad()\n        B\n        self.a.step()",
     ],
     "CLIP108": [
+        loop("with model.no_sync():\n    B\nB\nC\nS\nZ"),
+        loop("with model.no_sync():\n    B\n    C\n    S\n    Z"),
+        loop("with accelerator.accumulate(model):\n    B\n    if accelerator.sync_gradients:\n        C\n    S\n    Z"),
+        loop("with torch.autocast('cuda'):\n    B\n    C\nS\nZ"),
+        loop("with accumulate(model):\n    B\n    C\n    S\n    Z"),
         loop("for net in nets:\n    B\n    clip_grad_norm_(net.parameters(), 1.0)\nS\nZ"),
         loop("for y in x:\n    B\n    engine.clip_grad_norm_(1.0)\nS\nZ"),
         loop("for attempt in range(3):\n    try:\n        B\n        C\n    except RuntimeError:\n        pass\nS\nZ"),
@@ -97,6 +102,12 @@ SILENT: dict[str, list[str]] = {
         HOOKED.replace("PARAMETERS", "encoder.parameters()") + f("for x in xs:\n    B\n    engine.clip_grad_norm_(1.0)"),
         # the hooks are another module's
         HOOKED.replace("PARAMETERS", "encoder.parameters()") + f("for x in xs:\n    B\n    clip_grad_norm_(decoder.parameters(), 1.0)\n    S"),
+    ],
+    "CLIP304": [
+        loop("SB\nU\nclip_grad_norm_(ps, 1.0, error_if_nonfinite=False)\nSS\nUP"),
+        loop("SB\nU\nclip_grad_norm_(ps, 1.0, error_if_nonfinite=strict)\nSS\nUP"),
+        loop("SB\nU\ntry:\n    clip_grad_norm_(ps, 1.0, error_if_nonfinite=True)\nexcept RuntimeError:\n    continue\nSS\nUP"),
+        loop("B\nclip_grad_norm_(ps, 1.0, error_if_nonfinite=True)\nS"),
     ],
     "CLIP401": [
         LIGHTNING + "class M(L.LightningModule):\n    def training_step(self, batch):\n        C\n    def by_hand(self, loss):\n        self.manual_backward(loss)",
@@ -235,6 +246,8 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
         ("ps = model.parameters()\noptimizer = torch.optim.SGD(ps)\naccelerator.clip_grad_value_(ps, 1.0)", ["accelerator.clip_grad_value_(ps, 1.0)"]),
     ],
     "CLIP108": [
+        (loop("with accelerator.accumulate(model):\n    B\n    C\n    S\n    Z"), [CLIP]),
+        (loop("with accelerator.accumulate(model):\n    B\n    clip(model)\n    S\n    Z") + "\ndef clip(model):\n    C", ["clip(model)"]),
         (loop("for y in x:\n    B\n    C\nS\nZ"), [CLIP]),
         (loop("for y in x:\n    B\nfor y in x:\n    B\n    C\nS\nZ"), [CLIP]),
     ],
@@ -270,6 +283,10 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
         ("class A:\n    def __init__(self):\n        self.opt = torch.optim.SGD(ps)\n    def step(self):\n        clip_grad_norm_(self.opt, 1.0)", ["clip_grad_norm_(self.opt, 1.0)"]),
     ],
     # what one function does is reported there, and not again where it is called
+    "CLIP304": [
+        (loop("SB\nU\nclip_grad_norm_(ps, 1.0, error_if_nonfinite=True)\nSS\nUP"), ["clip_grad_norm_(ps, 1.0, error_if_nonfinite=True)"]),
+        (loop("SB\nU\nclip_grad_norm_(ps, 1.0, 2.0, True)\nSS\nUP"), ["clip_grad_norm_(ps, 1.0, 2.0, True)"]),
+    ],
     "CLIP309": [
         (loop("train(ps, loss)") + "\ndef train(ps, loss):\n    SB\n    log('grad_norm', get_total_norm([p.grad for p in ps]))", ["log('grad_norm', get_total_norm([p.grad for p in ps]))"]),
     ],
@@ -327,6 +344,28 @@ def test_the_runtime_is_offered_for_each_of_torchs_functions(call: str) -> None:
 
 # Findings whose fix would change more than the mistake, or would leave it.
 NO_FIX: dict[str, list[str]] = {
+    "CLIP112": [
+        "clip_grad_norm_([*model.parameters(), *model.head.parameters()], 1.0)",
+        "clip_grad_norm_(chain(model.parameters(), model.head.parameters()), 1.0)",
+    ],
+    "CLIP205": [
+        "clip_grad_norm_((p for p in ps), math.inf)",
+        "clip_grad_norm_(make(ps), math.inf)",
+        "clip_grad_norm_(ps, math.inf, foreach=True)",
+        "clip_grad_norm_(ps, max_norm=math.inf, **options)",
+    ],
+    "CLIP206": [
+        "n = get_total_norm(gs).item()\nlog(n)\nclip_grads_with_norm_(ps, 1.0, n)",
+        "clip_grads_with_norm_(ps, 1.0, float(x=norm))",
+    ],
+    "CLIP304": [
+        loop("SB\nU\nclip_grad_norm_(ps, 1.0, 2.0, True)\nSS\nUP"),
+        loop("SB\nU\nclip_grad_norm_(\n    ps,\n    1.0,  # as in the paper\n    error_if_nonfinite=True,\n)\nSS\nUP"),
+    ],
+    "CLIP409": [
+        "import horovod.torch as hvd\n"
+        + f("optimizer = hvd.DistributedOptimizer(optimizer)\nfor x in xs:\n    B\n    C\n    loss = optimizer.step()"),
+    ],
     "CLIP507": [
         f(
             "B\nclip_grad_norm_(ps, 1.0, norm_type=kind(ps))\ngrad_norm = get_total_norm([p.grad for p in ps])\nlog(grad_norm)\nS"
