@@ -35,6 +35,18 @@ CLASS_OF_TWO = (
 HOOKED = "def hook(p):\n    opts[p].step()\n    opts[p].zero_grad()\nfor p in PARAMETERS:\n    p.register_post_accumulate_grad_hook(hook)\n"
 
 
+HAVE = "[p.grad for p in ps if p.grad is not None]"
+
+
+def reduced(body: str, test: str, after: str = "dist.all_reduce(torch.cat(grads))") -> str:
+    """A function that leaves where a test says so, and else all-reduces."""
+    return f(f"{body}\nif {test}:\n    return\n{after}", "def f(ps, n):")
+
+
+def filled(fill: str, start: str = "[]") -> str:
+    return f"grads = {start}\nfor p in ps:\n    " + fill.replace("\n", "\n    ")
+
+
 SILENT: dict[str, list[str]] = {
     "CLIP001": [
         # a test keeps the largest element in an attribute
@@ -141,6 +153,28 @@ SILENT: dict[str, list[str]] = {
         "for group in optimizer.param_groups:\n    clip_grad_norm_(group['params'], 1.0)",
         "for group in groups:\n    clip_grad_norm_(group, 1.0)",
         "group = optimizer.param_groups[0]\nif x:\n    group = model.parameters()\nclip_grad_norm_(group, 1.0)",
+    ],
+    "CLIP414": [
+        *(reduced(f"grads = {HAVE}", test) for test in (
+            *("grads", "len(grads)", "len(grads) > 0", "len(grads) != 0", "len(grads) >= 1", "len(grads) < n", "len(grads) == 1"),
+            *("len(grads) > 1", "len(ps) == 0", "not ps", "n == 0", "not n", "any(grads)", "grads != []", "grads is not None"),
+            *("all(p.grad is not None for p in ps)", "not any(p.requires_grad for p in ps)", "not all(p.grad is None for p in ps)"),
+        )),
+        reduced("grads = list(filter(None, ps))", "not grads"),
+        reduced("grads = [p for p in ps if p.grad is None]", "not grads"),
+        reduced("grads = [p for p in ps]", "not grads"),
+        reduced("count = sum(p.numel() for p in ps)", "count == 0"),
+        reduced(filled("if p.grad is None:\n    grads.append(p)"), "not grads"),
+        reduced(filled("grads.append(p)"), "not grads"),
+        reduced(filled("grads.append(p.grad)", "[zero]"), "not grads"),
+        # the ranks know of each other
+        reduced(f"grads = {HAVE}\ncount = torch.tensor(len(grads))\ndist.all_reduce(count)", "count == 0"),
+        f(f"grads = {HAVE}\nif not grads:\n    dist.all_reduce(zero)\n    return\ndist.all_reduce(torch.cat(grads))", "def f(ps):"),
+        # nothing that the others wait for
+        reduced(f"grads = {HAVE}", "not grads", "log(grads)"),
+        reduced(f"grads = {HAVE}", "not grads", "mine.all_reduce(grads)"),
+        reduced(f"grads = {HAVE}", "not grads", "grads[0].full_tensor(grads)"),
+        f(f"grads = {HAVE}\nif not grads:\n    return\nelse:\n    log(grads)", "def f(ps):"),
     ],
     "CLIP501": [
         "for x in xs:\n    self.log('clipped_norm', norm)\n    norm = clip_grad_norm_(ps, 1.0)",
@@ -297,6 +331,26 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
         (FSDP + "model = FSDP(model)\ndef step():\n    clip_grad_norm_(model.parameters(), 1.0)", [CLIP]),
         (FSDP + "def step(model):\n    model = FSDP(model)\n    clip_grad_norm_(model.parameters(), 1.0)", [CLIP]),
         (FSDP + "model = torch.compile(FSDP(model))\nclip_grad_norm_(model.parameters(), 1.0)", [CLIP]),
+    ],
+    "CLIP414": [
+        *((reduced(f"grads = {HAVE}", test), ["return"]) for test in (
+            *("not grads", "len(grads) == 0", "len(grads) <= 0", "len(grads) < 1", "not len(grads)", "grads == []", "not bool(grads)"),
+            *("not any(p.grad is not None for p in ps)", "all(p.grad is None for p in ps)", "n > 1 or not grads", "not grads and n"),
+            *("not (have := grads)", "(count := len(grads)) == 0"),
+        )),
+        *((reduced(made, "not grads"), ["return"]) for made in (
+            *(f"grads = list({HAVE})", f"grads = tuple({HAVE})", "grads = list(filter(lambda p: p.grad is not None, ps))"),
+            *(filled("if p.grad is not None:\n    grads.append(p)"), filled("grads.append(p.grad)"), filled("grads.extend([p.grad])")),
+            *(filled("grads[p] = p.grad", "{}"), filled("grads.add(p.grad)", "set()"), filled("grads = grads + [p.grad]")),
+        )),
+        (reduced(filled("grads = p.grad", "None"), "grads is None"), ["return"]),
+        *((reduced(f"count = {count}", "count == 0"), ["return"]) for count in (
+            *(f"len({HAVE})", "sum(1 for p in ps if p.grad is not None)", "sum(p.grad is not None for p in ps)"),
+        )),
+        (f(f"grads = {HAVE}\nif grads:\n    log(grads)\nelse:\n    return\ndist.all_reduce(torch.cat(grads))", "def f(ps):"), ["return"]),
+        *((reduced(f"grads = {HAVE}", "not grads", after) + "\ndef total(grads):\n    dist.all_reduce(grads)", ["return"]) for after in (
+            *("grads[0].full_tensor()", "torch.distributed.all_reduce(grads)", "total(grads)", "dist.all_gather(xs, grads)"),
+        )),
     ],
     "CLIP501": [
         ("for x in xs:\n    self.log('norm', norm)\n    norm = clip_grad_norm_(ps, 1.0)\n    self.log('clipped_norm', norm)", ["self.log('clipped_norm', norm)"]),
