@@ -47,6 +47,10 @@ def filled(fill: str, start: str = "[]") -> str:
     return f"grads = {start}\nfor p in ps:\n    " + fill.replace("\n", "\n    ")
 
 
+ALL_REDUCE = "for p in model.parameters():\n    dist.all_reduce(p.grad)"
+SYNC = "\ndef sync(net):\n    for p in net.parameters():\n        dist.all_reduce(p.grad)"
+
+
 SILENT: dict[str, list[str]] = {
     "CLIP001": [
         # a test keeps the largest element in an attribute
@@ -136,6 +140,18 @@ SILENT: dict[str, list[str]] = {
         SHARD + "fully_shard(model)\ndef show(n):\n    show(n)\n    print(f'{n:.2f}')",
     ],
     "CLIP413": [
+        f(f"B\n{ALL_REDUCE}\nC\nS"),
+        f(f"B\nC\nS\n{ALL_REDUCE}"),
+        f(f"{ALL_REDUCE}\nB\nC\nS\nB\n{ALL_REDUCE}\nS"),
+        f(f"B\nC\n{ALL_REDUCE.replace('model', 'other')}\nS"),
+        f(f"B\nC\n{ALL_REDUCE.replace('model', 'models')}\nS"),
+        f("B\nif x:\n    C\nelse:\n    dist.all_reduce(p.grad)\nS"),
+        f("B\nC\ndist.all_reduce(loss)\nS"),
+        f("B\nC\nsync(other)\nS") + SYNC,
+        f("B\nsync(model)\nC\nS") + SYNC,
+        f("B\nC\nmodel.sync()\nS") + "\nclass One:\n    def sync(self):\n        dist.all_reduce(self.w.grad)\nclass Two:\n    def sync(self):\n        pass",
+        f("B\nC\nmodel.sync()\nS") + "\ndef sync():\n    dist.all_reduce(w.grad)",
+        f("B\nC\nmodel.sync()\nS") + "\nclass One:\n    def run(self):\n        def sync():\n            dist.all_reduce(w.grad)",
         # a function of the file that is called as if it reduced
         "class A:\n    def sync_gradients(self, model):\n        pass\n    def step(self, model, loss, optimizer):\n        B\n        C\n        self.sync_gradients(model)\n        S",
     ],
@@ -331,6 +347,16 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
         (FSDP + "model = FSDP(model)\ndef step():\n    clip_grad_norm_(model.parameters(), 1.0)", [CLIP]),
         (FSDP + "def step(model):\n    model = FSDP(model)\n    clip_grad_norm_(model.parameters(), 1.0)", [CLIP]),
         (FSDP + "model = torch.compile(FSDP(model))\nclip_grad_norm_(model.parameters(), 1.0)", [CLIP]),
+    ],
+    "CLIP413": [
+        (f(f"B\nC\n{ALL_REDUCE}\nS"), [CLIP]),
+        (f(f"B\nC\n{ALL_REDUCE.replace('model', 'model.head')}\nS"), [CLIP]),
+        (f(f"{ALL_REDUCE}\nB\nC\n{ALL_REDUCE}\nS"), [CLIP]),
+        (f("B\nC\nsync(model)\nS") + SYNC, [CLIP]),
+        (f("B\nC\nsync(net=model.head)\nS") + SYNC, [CLIP]),
+        (f("B\nC\ndist.all_reduce(p.grad)\nS"), [CLIP]),
+        (f("B\nC\nmodel.sync()\nS") + "\nclass One:\n    def sync(self):\n        dist.all_reduce(self.w.grad)", [CLIP]),
+        (loop("B\nclip_grad_norm_(model.head.parameters(), 1.0)\nsync(model)\nS") + SYNC, ["clip_grad_norm_(model.head.parameters(), 1.0)"]),
     ],
     "CLIP414": [
         *((reduced(f"grads = {HAVE}", test), ["return"]) for test in (
