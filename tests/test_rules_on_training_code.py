@@ -105,6 +105,15 @@ SILENT: dict[str, list[str]] = {
         "for m in model.modules():\n    if m.training:\n        clip_grad_norm_(m.parameters(), 1.0)",
     ],
     "CLIP111": [
+        "for group in optimizer.param_groups:\n    clip_grad_norm_(group['params'], group['max_norm'])",
+        "for group in optimizer.param_groups:\n    clip_grad_norm_(group['lr'], 1.0)",
+        "for m in models:\n    clip_grad_norm_(m.parameters(), 1.0)\n    m.optimizer.step()",
+        "for i in range(3):\n    clip_grad_norm_(model.parameters(), 1.0)",
+        "clip_grad_norm_(group['params'], 1.0)",
+        "def clip(g, limit):\n    clip_grad_norm_(g['params'], limit)\nfor g in optimizer.param_groups:\n    clip(g, g['max_norm'])",
+        "def clip(g):\n    clip_grad_norm_(g['params'], g['max_norm'])\nfor g in optimizer.param_groups:\n    clip(g)",
+        "def clip(g):\n    clip_grad_norm_(g['params'], 1.0)\nclip(optimizer.param_groups[0])",
+        "def clip(g):\n    clip_grad_norm_(g['params'], 1.0)\nfor g in optimizer.param_groups:\n    clip(other)",
         "def clip(m):\n    ps = m.body.parameters()\n    clip_grad_norm_(ps, 1.0)\nfor m in models:\n    clip(other)",
     ],
     "CLIP113": [
@@ -242,7 +251,15 @@ SILENT: dict[str, list[str]] = {
         )),
     ],
     # what is computed from itself
-    "CLIP007": [loop(f"ps = {made}\nget_total_norm(ps)") for made in ("list(ps)", "filter(None, ps)", "[p for p in ps]")],
+    "CLIP007": [
+        "param_norm = get_total_norm(model.parameters())",
+        *(f"grad_norm = get_total_norm({tensors})" for tensors in (
+            *("ps", "model.buffers()", "set(model.parameters())", "[n for n, p in model.named_parameters()]", "[q for p in model.parameters()]"),
+            *("[p for p, n in model.named_parameters()]", "[p.grad for p in model.parameters()]", "[p for n, p in model.named_buffers()]"),
+        )),
+        "ps = model.parameters()\nif x:\n    ps = grads\ngrad_norm = get_total_norm(ps)",
+        *(loop(f"ps = {made}\nget_total_norm(ps)") for made in ("list(ps)", "filter(None, ps)", "[p for p in ps]")),
+    ],
     "CLIP105": [
         "def show(ps):\n    for p in ps:\n        print(p)\nps = model.parameters()\noptimizer = torch.optim.SGD(ps)\nshow(ps)",
         "class A:\n    def f(self):\n        self.ps = a.parameters()\n        optimizer = torch.optim.SGD(self.ps)\n        self.ps = b.parameters()\n        clip_grad_norm_(self.ps, 1.0)",
@@ -281,6 +298,14 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
         (CLASS_OF_TWO.replace("STEPS", "self.a.zero_grad()\n        B\n        self.a.step()"), ["clip_grad_norm_(self.m.parameters(), 1.0)"]),
         (two_nets("clip_grad_norm_(m.parameters(), 2.0)"), ["clip_grad_norm_(m.parameters(), 2.0)", "clip_grad_norm_(m.parameters(), 3.0)"]),
     ],
+    "CLIP007": [
+        *((f"grad_norm = get_total_norm({tensors})", [f"grad_norm = get_total_norm({tensors})"]) for tensors in (
+            *("model.parameters()", "list(model.parameters())", "tuple(model.parameters())", "filter(None, model.parameters())"),
+            *("[p for p in model.parameters()]", "(p for n, p in model.named_parameters())", "[p for n, p in model.named_parameters() if n]"),
+        )),
+        ("ps = model.parameters()\ngrad_norm = get_total_norm(ps)", ["grad_norm = get_total_norm(ps)"]),
+        ("n = get_total_norm(model.parameters())\nclip_grads_with_norm_(model.parameters(), 1.0, n)", ["n = get_total_norm(model.parameters())"]),
+    ],
     "CLIP008": [
         # one that is not clamped does not end the search
         (f("for p in ps:\n    p.grad.mul_(max_norm / total_norm)\nfor p in ps:\n    p.grad.mul_(min(1.0, max_norm / total_norm))"), ["p.grad.mul_(min(1.0, max_norm / total_norm))"]),
@@ -315,6 +340,15 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
         ("for n, p in dict(model.named_parameters()).items():\n    clip_grad_norm_(p, 1.0)", ["clip_grad_norm_(p, 1.0)"]),
         ("table = dict(model.named_parameters())\nfor p in table.values():\n    clip_grad_norm_(p, 1.0)", ["clip_grad_norm_(p, 1.0)"]),
         ("list(map(lambda p: clip_grad_norm_(p, 1.0), model.parameters()))", ["list(map(lambda p: clip_grad_norm_(p, 1.0), model.parameters()))"]),
+    ],
+    "CLIP111": [
+        ("for group in optimizer.param_groups:\n    clip_grad_norm_(group['params'], 1.0)", ["clip_grad_norm_(group['params'], 1.0)"]),
+        ("for m in (one, other):\n    clip_grad_norm_(m.parameters(), 1.0)", ["clip_grad_norm_(m.parameters(), 1.0)"]),
+        ("for params in groups:\n    clip_grad_norm_(params, 1.0)", ["clip_grad_norm_(params, 1.0)"]),
+        ("[clip_grad_norm_(m.parameters(), 1.0) for m in models]", ["[clip_grad_norm_(m.parameters(), 1.0) for m in models]"]),
+        ("def clip(g):\n    clip_grad_norm_(g['params'], 1.0)\nfor g in optimizer.param_groups:\n    clip(g)", ["clip(g)"]),
+        ("def clip(ps, limit):\n    clip_grad_norm_(ps, limit)\nfor g in optimizer.param_groups:\n    clip(g['params'], 1.0)", ["clip(g['params'], 1.0)"]),
+        ("def clip(ps):\n    clip_grad_norm_(ps, 1.0)\nfor m in models:\n    clip(list(m.parameters()))", ["clip(list(m.parameters()))"]),
     ],
     "CLIP115": [
         # a hook on one tensor, which may be any
