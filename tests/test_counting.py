@@ -104,6 +104,16 @@ def test_a_guard_that_counts(body: str, test: str) -> None:
     assert guard(body) == test
 
 
+def named(value: str, times: int) -> str:
+    """Lines that give a value so many names, one after the other."""
+    return "\n".join(f"name{n} = {value if n == 1 else f'name{n - 1}'}" for n in range(1, times + 1))
+
+
+@pytest.mark.parametrize(("times", "expected"), [(5, True), (6, False)])
+def test_so_many_names_of_a_guard_are_followed(times: int, expected: bool) -> None:
+    assert (guard(f"{named('i % 4 == 0', times)}\nif name{times}:\n    here()") is not None) is expected
+
+
 def clip_of(text: str) -> tuple[Source, Event]:
     """The one clip of the function `f`."""
     source = Source("import torch\n" + textwrap.dedent(text))
@@ -267,6 +277,12 @@ def test_what_a_method_sets_a_flag_to(value: str, expected: bool) -> None:
 def test_a_flag_that_a_method_changes_in_another_way(sets: str) -> None:
     text = f"class A:\n    def begin(self):\n        {sets}\n\n    def f(self, ps):\n        if self.due:\n            {CLIP}"
     assert may_be_guarded(*clip_of(text))
+
+
+@pytest.mark.parametrize(("times", "expected"), [(6, True), (7, False)])
+def test_so_many_names_of_a_flag_are_followed(times: int, expected: bool) -> None:
+    lines = textwrap.indent(f"{named('tell(x)', times)}\nif name{times}:\n    {CLIP}", "        ")
+    assert may_be_guarded(*clip_of(f"def f(ps, xs):\n    for x in xs:\n{lines}")) is expected
 
 
 def test_flags_that_are_set_from_each_other() -> None:
