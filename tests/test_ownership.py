@@ -8,7 +8,10 @@ import pytest
 from clipcheck.engine.file import check_file
 from clipcheck.python.source import Source
 from clipcheck.settings.keys import Settings
+from clipcheck.training.acts import EventKind
+from clipcheck.training.flows import flow
 from clipcheck.training.optimizers import is_optimizer, is_scaler
+from clipcheck.training.ownership import is_for
 from clipcheck.training.parameters import named_alike, surely_belong
 
 BEFORE = """\
@@ -262,3 +265,58 @@ def test_a_part_of_what_is_passed_on_through_two_calls(clip: str, lines: list[in
     report = check_file("x.py", NETS.format(clip).encode(), Settings(codes=frozenset({"CLIP117"})))
     assert report.errors == ()
     assert [finding.place.line for finding in report.findings] == lines
+
+
+TRAINER = """\
+import torch
+
+def clip(net):
+    torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+
+class A:
+    def __init__(self):
+        self.a = torch.optim.SGD(self.m.parameters())
+        self.b = torch.optim.SGD(self.n.head.parameters())
+
+    def clip_given(self, net):
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+
+    def clip_own(self):
+        torch.nn.utils.clip_grad_norm_(self.m.parameters(), 1.0)
+
+    def clip_another(self):
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+
+    def run(self, loss, other):
+        def clip_nested():
+            torch.nn.utils.clip_grad_norm_(self.m.parameters(), 1.0)
+
+        {}
+        self.{}.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "optimizer", "expected"),
+    [
+        ("clip(made())", "a", None),
+        ("clip(other)", "a", None),
+        ("self.clip_another()", "a", None),
+        ("self.clip_given(self.m)", "a", True),
+        ("self.clip_given(self.m)", "b", False),
+        ("clip(self.m.head)", "a", True),
+        ("clip(self.n)", "b", True),
+        ("clip(self.n.head)", "b", True),
+        ("clip(self.n.header)", "b", False),
+        ("clip(self.k)", "b", False),
+        ("self.clip_own()", "a", True),
+        ("self.clip_own()", "b", False),
+        ("clip_nested()", "a", True),
+        ("clip_nested()", "b", False),
+    ],
+)
+def test_whether_a_step_uses_what_a_function_clips(call: str, optimizer: str, expected: bool | None) -> None:
+    source = Source(TRAINER.replace("{}", call, 1).replace("{}", optimizer))
+    run = next(node for node in source.nodes(cst.FunctionDef) if node.name.value == "run")
+    (clip,), (step,) = (flow(source, run).of(kind) for kind in (EventKind.CLIP, EventKind.STEP))
+    assert is_for(source, clip, step) is expected
