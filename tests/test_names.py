@@ -74,6 +74,12 @@ def test_uncertain(text: str) -> None:
     assert asked(text) == [None]
 
 
+def test_an_origin_that_is_not_known_is_an_empty_text() -> None:
+    source = Source("import torch\nx = torch.nn\ny\n")
+    known, unknown = ([name for name in source.nodes(cst.Name) if name.value == word][-1] for word in ("torch", "y"))
+    assert (source.origin(known), source.origin(unknown)) == ("torch", "")
+
+
 def test_a_chain_of_aliases_that_goes_in_circles_has_no_origin() -> None:
     assert asked("a = b\nb = a\nwhat(a, b)") == [None, None]
 
