@@ -125,6 +125,15 @@ SILENT: dict[str, list[str]] = {
     ],
     "CLIP115": [
         HOOKED.replace("PARAMETERS", "encoder.parameters()") + f("for x in xs:\n    B\n    engine.clip_grad_norm_(1.0)"),
+        *(HOOKED.replace("PARAMETERS", "encoder.parameters()") + f(f"for i, x in enumerate(xs):\n    {body}") for body in (
+            "if x:\n        B\n    else:\n        train_one(x)\n    clip_grad_norm_(encoder.parameters(), 1.0)",
+            "if x:\n        B\n    p.grad.mul_(2)\n    clip_grad_norm_(encoder.parameters(), 1.0)",
+            "B\n    clip_grad_norm_(encoder.parameters(), 1.0)\n    S",
+            "clip_grad_norm_(encoder.parameters(), 1.0)\n    S",
+            "B\n    if not fused:\n        clip_grad_norm_(encoder.parameters(), 1.0)",
+            "B\n    if max_norm and not fused:\n        clip_grad_norm_(encoder.parameters(), max_norm)",
+        )),
+        HOOKED.replace("PARAMETERS", "encoder.parameters()").replace("    opts[p].step()", "    clip_grad_norm_(p, 1.0)\n    opts[p].step()") + f("for x in xs:\n    B"),
         # the hooks are another module's
         HOOKED.replace("PARAMETERS", "encoder.parameters()") + f("for x in xs:\n    B\n    clip_grad_norm_(decoder.parameters(), 1.0)\n    S"),
     ],
@@ -351,6 +360,14 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
         ("def clip(ps):\n    clip_grad_norm_(ps, 1.0)\nfor m in models:\n    clip(list(m.parameters()))", ["clip(list(m.parameters()))"]),
     ],
     "CLIP115": [
+        *((HOOKED.replace("PARAMETERS", "encoder.parameters()") + f(f"for i, x in enumerate(xs):\n    {body}"), [line]) for body, line in (
+            ("B\n    clip_grad_norm_(encoder.parameters(), 1.0)\n    if x:\n        S", "clip_grad_norm_(encoder.parameters(), 1.0)"),
+            ("B\n    if i % 4 == 0:\n        clip_grad_norm_(encoder.parameters(), 1.0)", "clip_grad_norm_(encoder.parameters(), 1.0)"),
+            ("B\n    if max_norm:\n        clip_grad_norm_(encoder.parameters(), max_norm)", "clip_grad_norm_(encoder.parameters(), max_norm)"),
+            ("B\n    if max_norm is not None:\n        clip_grad_norm_(encoder.parameters(), max_norm)", "clip_grad_norm_(encoder.parameters(), max_norm)"),
+            ("B\n    clip_grad_norm_(model.encoder.parameters(), 1.0)", "clip_grad_norm_(model.encoder.parameters(), 1.0)"),
+            ("B\n    clip_grad_norm_(ps, 1.0)", "clip_grad_norm_(ps, 1.0)"),
+        )),
         # a hook on one tensor, which may be any
         ("def hook(p):\n    opts[p].step()\n    opts[p].zero_grad()\nweight.register_post_accumulate_grad_hook(hook)\n" + f("for x in xs:\n    B\n    clip_grad_norm_(encoder.parameters(), 1.0)"), ["clip_grad_norm_(encoder.parameters(), 1.0)"]),
         (HOOKED.replace("PARAMETERS", "encoder.parameters()") + f("for x in xs:\n    B\n    clip_grad_norm_(encoder.parameters(), 1.0)"), ["clip_grad_norm_(encoder.parameters(), 1.0)"]),
