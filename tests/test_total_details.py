@@ -452,6 +452,12 @@ def test_a_list_that_is_made_of_another_is_no_use_of_its_own() -> None:
         "g = torch.autograd.grad(loss, p)[0]\ntotal += g.norm()",
         "total += q.grad.norm() ** 2",
         "total += model.p.grad.norm() ** 2",
+        "a = p\nb = a\nc = b\nd = c\ne = d\ntotal += e.grad.norm()",  # too far from the loop's own name
+        "sums[k] = sums.get(k, 1.0) + p.grad.norm() ** 2",
+        "sums[k] = sums.get(j, 0.0) + p.grad.norm() ** 2",
+        "sums[k] = others.get(k, 0.0) + p.grad.norm() ** 2",
+        "sums[k] = sums.pop(k, 0.0) + p.grad.norm() ** 2",
+        "def f():\n    return total.add_(p.grad.norm())",
     ],
 )
 def test_no_sum_in_a_loop(body: str) -> None:
@@ -478,6 +484,9 @@ def test_no_sum_in_a_loop(body: str) -> None:
             for test in ("n > total", "n >= total", "total < n", "total <= n")
         ),
         ("q = p.detach()\ntotal += q.grad.norm()", "add", False),
+        ("a = p\nb = a\nc = b\nd = c\ntotal += d.grad.norm()", "add", False),
+        ("sums[k] = sums.get(k, 0.0) + p.grad.norm() ** 2", "add", True),
+        ("sums[k] = p.grad.norm() ** 2 + sums.get(k, 0)", "add", True),
     ],
 )
 def test_a_sum_in_a_loop(body: str, how: str, is_total: bool) -> None:
