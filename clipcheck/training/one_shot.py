@@ -74,7 +74,7 @@ def drains(source: Source, use: cst.BaseExpression) -> cst.CSTNode | None:
             return source.enclosing(use, *COMPREHENSIONS)
         case cst.Arg():
             call = source.parent(parent)
-            if isinstance(call, cst.Call) and call.func is not use:
+            if isinstance(call, cst.Call):
                 return _draining_call(source, call, parent)
         case cst.Element() | cst.StarredElement() | cst.DictElement():
             # Adam([{"params": params, "lr": 0.1}])

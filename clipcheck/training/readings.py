@@ -51,7 +51,7 @@ def drain_of(source: Source, use: cst.BaseExpression, depth: int = DEPTH) -> cst
         return found
     arg = source.parent(use)
     call = source.parent(arg) if isinstance(arg, cst.Arg) else None
-    if not isinstance(call, cst.Call) or call.func is use:
+    if not isinstance(call, cst.Call):
         return None
     called = callee(source, call)
     if called is not None:
