@@ -66,6 +66,9 @@ SILENT: dict[str, list[str]] = {
     ],
     "CLIP104": [
         loop("B\nC\nother.zero_grad()\nS"),
+        f("if x:\n    B\nZ\nS"),  # there may be nothing to clear
+        f("B\nZ\nif x:\n    S\nelse:\n    train(optimizer)"),
+        f("B\nif x:\n    train(optimizer)\nZ\nS"),
         loop("B\nC\nmodel.zero_grad()\nS"),  # which may not be all that the optimizer has
     ],
     "CLIP117": [
@@ -393,6 +396,11 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
     ],
     "CLIP403": [
         (loop("train(model, loss)\nS") + "\ndef train(model, loss):\n    accelerator.backward(loss)\n    C", [CLIP]),
+    ],
+    "CLIP407": [
+        *((SHARD + f"fully_shard(model)\nnorm = clip_grad_norm_(ps, 1.0)\n{use}", [use]) for use in (
+            *("print('{{n}} {:.2f}'.format(norm))", "print('{} {:.2f} steps'.format(1, norm))", "print('{1:.2f} {0}'.format(1, norm))"),
+        )),
     ],
     "CLIP405": [
         (FSDP + "model = FSDP(model)\ndef step():\n    clip_grad_norm_(model.parameters(), 1.0)", [CLIP]),
