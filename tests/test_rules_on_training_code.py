@@ -137,6 +137,7 @@ SILENT: dict[str, list[str]] = {
             "B\n    if max_norm and not fused:\n        clip_grad_norm_(encoder.parameters(), max_norm)",
         )),
         HOOKED.replace("PARAMETERS", "encoder.parameters()").replace("    opts[p].step()", "    clip_grad_norm_(p, 1.0)\n    opts[p].step()") + f("for x in xs:\n    B"),
+        HOOKED.replace("PARAMETERS", "encoder.parameters()") + f("clip_grad_norm_(encoder.parameters(), 1.0)"),  # of what was there
         # the hooks are another module's
         HOOKED.replace("PARAMETERS", "encoder.parameters()") + f("for x in xs:\n    B\n    clip_grad_norm_(decoder.parameters(), 1.0)\n    S"),
     ],
@@ -248,6 +249,9 @@ SILENT: dict[str, list[str]] = {
     ],
     "CLIP301": [
         MANUAL + "        self.optimizers().step()",
+        # some gradients are scaled elsewhere, others are computed here
+        f("if x:\n    B\nC\nSS\nUP") + "\ndef other(loss):\n    SB",
+        f("C\nif x:\n    SS\nelse:\n    B\nUP") + "\ndef other(loss):\n    SB",
         MANUAL + "        self.log('loss', loss)",
     ],
     "CLIP303": [
@@ -459,6 +463,7 @@ FOUND: dict[str, list[tuple[str, list[str]]]] = {
         (f("norm = clip_grad_norm_(ps, 1.0)\nreturn torch.is_tensor(norm) and np.log(norm)"), ["return torch.is_tensor(norm) and np.log(norm)"]),
     ],
     "CLIP301": [
+        (f("C\nSS\nUP") + "\ndef other(loss):\n    SB", [CLIP]),
         # a module with automatic optimization comes first
         (MANUAL.replace("class M", "class N(L.LightningModule):\n    pass\nclass M") + f"        {CLIP}", [CLIP]),
         (MANUAL + f"        {CLIP}\n        self.optimizers().step()", [CLIP]),
