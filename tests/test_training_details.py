@@ -16,6 +16,7 @@ from clipcheck.training.classes import is_lightning_module, is_module_class
 from clipcheck.training.clips import bound, clips, only_measures, partial_clip
 from clipcheck.training.effects import only_computes
 from clipcheck.training.guards import asked_for, conditions, expects_error
+from clipcheck.training.kept_settings import kept_values
 from clipcheck.training.lightning import is_callback, manual_at, scaling_trainer
 from clipcheck.training.measures import measures, uses_of, values
 from clipcheck.training.modules import is_module
@@ -340,6 +341,8 @@ def two(program: str) -> tuple[Source, cst.BaseExpression, cst.BaseExpression]:
     [
         ("o = torch.optim.SGD(m.parameters())\nm.parameters(), o", True),
         ("o = torch.optim.SGD(m.parameters())\nm.head.parameters(), o", True),
+        ("o = torch.optim.SGD(m.parameters())\n[*m.parameters(), *n.parameters()], o", True),
+        ("o = torch.optim.SGD([*m.parameters(), *n.parameters()])\nn.parameters(), o", True),
         ("o = torch.optim.SGD(m.head.parameters())\nm.parameters(), o", True),
         ("o = torch.optim.SGD(m.parameters())\nn.parameters(), o", False),
         ("o = torch.optim.SGD(m.parameters())\nmm.parameters(), o", False),
@@ -724,6 +727,7 @@ def test_what_a_function_returns(body: str, expected: list[str] | None) -> None:
         ("dist.all_reduce([loss, x])", False),
         ("dist.all_reduce(p.grad)", True),
         ("dist.all_reduce(p.grad.data)", True),
+        ("g = p.grad.clone()\ndist.all_reduce(g)", True),
         ("dist.all_reduce_coalesced([p.grad for p in ps])", True),
         ("gs = [p.grad for p in ps]\ndist.all_reduce_coalesced(gs)", True),
         ("flat = torch.cat([p.grad.flatten() for p in ps])\ndist.all_reduce(flat)", True),
@@ -818,6 +822,11 @@ def test_what_makes_a_one_shot_iterator(code: str, expected: bool) -> None:
         ("def f():\n    return iter([1])\nf()", True),
         ("def f():\n    if x:\n        return [1]\n    return iter([1])\nf()", False),
         ("unknown()", False),
+        ("@contextmanager\ndef f():\n    yield 1\nf()", False),
+        ("def f():\n    yield 1\nf()", True),
+        ("@torch.no_grad()\ndef f():\n    yield 1\nf()", True),
+        ("class A:\n    @staticmethod\n    def f():\n        yield 1\nA.f()", True),
+        ("class A:\n    @classmethod\n    def f(cls):\n        yield 1\nA.f()", True),
     ],
 )
 def test_a_function_that_makes_a_one_shot_iterator(program: str, expected: bool) -> None:
@@ -886,6 +895,27 @@ def test_how_often_a_function_goes_through_its_argument(body: str, count: int) -
     source = Source(f"{HEAD}def f(ps):\n    {body}\n")
     function = next(one for one in source.nodes(cst.FunctionDef) if one.name.value == "f")
     assert len(readings(source, function, "ps")) == count
+
+
+@pytest.mark.parametrize(
+    ("tests", "kept"),
+    [
+        ("pass", ["1.0"]),
+        ("if self.other:\n            pass", ["1.0"]),
+        ("if self.limit:\n            pass", []),
+        ("while self.limit:\n            break", []),
+        ("return 1 if self.limit else 2", []),
+        ("return self.limit and x", []),
+        ("return self.limit > 0", []),
+    ],
+)
+def test_an_attribute_that_a_test_looks_at_may_have_another_value(tests: str, kept: list[str]) -> None:
+    source, node = asked(
+        f"class A:\n    def __init__(self):\n        self.limit = 1.0\n    def h(self):\n        {tests}\n"
+        "    def g(self):\n        self.limit"
+    )
+    assert isinstance(node, cst.Attribute)
+    assert [source.code(value) for value in kept_values(source, node)] == kept
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------
