@@ -1,4 +1,4 @@
-"""Rules on training code as people write it: what each one must pass over, and what it must find. Silent cases first."""
+"""Rules on training code as people write it: what each one must be silent about, and what it must find. Silent cases first."""
 
 from __future__ import annotations
 

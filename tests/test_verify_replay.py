@@ -88,7 +88,7 @@ def test_where_the_old_side_raises_the_right_norm_is_enough() -> None:
     assert tried(RAISES, f"2 * {norm}", norm=True).refuted == "every case"
 
 
-def test_a_result_that_is_no_norm_is_excused_in_an_unsafe_fix_only() -> None:
+def test_a_result_other_than_a_norm_is_excused_in_an_unsafe_fix_only() -> None:
     norm = "clipcheck__runtime__grad_norm(ps__call())"
     found = tried(f"2 * {norm}", norm, norm=True)
     assert found.refuted == "" and found.exceptions[0].startswith("a result that is not a norm with gradients [3, 4]")
