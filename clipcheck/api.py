@@ -139,7 +139,7 @@ def verify(*, select: Iterable[str] = (), jobs: int = 1) -> list[Row]:
     from clipcheck.verify import pairs
 
     chosen = tuple(_words(select))
-    codes = _projects(chosen, (), (), None, isolated=True).of(".").settings.codes if chosen else frozenset(RULES)
+    codes = _projects(chosen, (), (), None, isolated=True).here.settings.codes if chosen else frozenset(RULES)
     return pairs.verify(pairs.find(sorted(codes)), jobs)
 
 

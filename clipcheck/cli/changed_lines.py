@@ -14,6 +14,9 @@ from clipcheck.settings.keys import ConfigError
 
 _HUNK = re.compile(r"@@ -\S+ \+(\d+)(?:,(\d+))? @@")
 
+# The lines of a file as they are: the user's git settings and attributes may show something else, such as notebooks without outputs.
+_DIFF = ("diff", "-U0", "--inter-hunk-context=0", "--no-color", "--no-ext-diff", "--no-textconv", "--text")
+
 
 @dataclass(frozen=True)
 class Changes:
@@ -43,14 +46,13 @@ def changes(revision: str, paths: Sequence[str]) -> Changes:
     start = os.path.realpath(next((path for path in paths if os.path.exists(path)), "."))
     folder = start if os.path.isdir(start) else os.path.dirname(start)
     root = os.path.realpath(_git(folder, "rev-parse", "--show-toplevel").strip())
-    _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}")
-    # `--no-ext-diff` and fixed prefixes: the user's own git settings must not change what is read here
-    diff = ("diff", "--no-ext-diff", "--no-color", "--no-renames", "--diff-filter=d", "-z")
-    names = _git(root, *diff, "--name-only", revision, "--").split("\0")
+    # its hash, so that nothing that the user names can be taken for an option or a file
+    commit = _git(root, "rev-parse", "--verify", "--quiet", revision + "^{commit}").strip()
+    names = _git(root, "diff", "--name-only", "--diff-filter=d", "-z", commit).split("\0")
     new = _git(root, "ls-files", "--others", "--exclude-standard", "-z").split("\0")
     lines: dict[str, tuple[tuple[int, int], ...] | None] = {}
     for name in filter(None, names):
-        hunks = _git(root, "diff", "--no-ext-diff", "--no-color", "--no-renames", "-U0", revision, "--", name)
+        hunks = _git(root, *_DIFF, commit, "--", name)
         lines[os.path.join(root, *name.split("/"))] = tuple(map(_range, _HUNK.finditer(hunks)))
     return Changes(lines | {os.path.join(root, *name.split("/")): None for name in filter(None, new)})
 
@@ -64,7 +66,7 @@ def _range(hunk: re.Match[str]) -> tuple[int, int]:
 def _git(folder: str, *words: str) -> str:
     try:
         done = subprocess.run(
-            ["git", *words],
+            ["git", "--literal-pathspecs", *words],
             cwd=folder,
             capture_output=True,
             text=True,

@@ -98,7 +98,7 @@ def _check_paths(options: Options, projects: Projects, progress: Progress) -> in
         _say_what_was_checked(options, projects, outcome, looked)
     if options.adds_suppressions:
         return _add_suppressions(options, outcome)
-    return _finish(options, outcome, projects.of("."), looked)
+    return _finish(options, outcome, projects.here, looked)
 
 
 def _choose(options: Options, projects: Projects) -> tuple[Found, Changes | None]:
@@ -118,7 +118,7 @@ def _choose(options: Options, projects: Projects) -> tuple[Found, Changes | None
 def _look(options: Options, projects: Projects, found: Found, changes: Changes | None, progress: Progress) -> Outcome:
     # a baseline and a verification need the code as it is now; with --since only some files are checked
     keeps = not (options.no_cache or options.verify or options.adds_suppressions or changes)
-    cache = _cache(options, projects.of(".")) if keeps else None
+    cache = _cache(options, projects.here) if keeps else None
     outcome = api.run_files(found.files, projects, options.jobs, options.writes, cache, progress)
     if changes is not None and options.diff_only:
         outcome = changes.only(outcome)
@@ -194,7 +194,7 @@ def _check_stdin(options: Options, projects: Projects) -> int:
     """Code on stdin; with a fix the fixed code goes to stdout and findings to stderr."""
     name = options.stdin_filename or "-"
     data = get_bytes()
-    project = projects.of(options.stdin_filename or ".")
+    project = projects.of(options.stdin_filename) if options.stdin_filename else projects.here
     if options.stdin_filename and is_left_out(name, projects):
         if options.writes:
             put_bytes(data)

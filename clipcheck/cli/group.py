@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import click
+
+from clipcheck.settings.similar import did_you_mean
 
 
 class DefaultGroup(click.Group):
@@ -16,7 +17,7 @@ class DefaultGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
         if not args or (args[0] not in self.commands and args[0] not in own):
-            if args and not os.path.exists(args[0]) and (hint := suggestion(args[0], self.commands)):
+            if args and not os.path.exists(args[0]) and (hint := did_you_mean(args[0], self.commands)):
                 raise click.UsageError(f"no command, file or folder `{args[0]}`{hint}")
             args = ["check", *args]
         return super().parse_args(ctx, args)
@@ -26,10 +27,10 @@ class DefaultGroup(click.Group):
         try:
             return super().main(*args, **{**extra, "standalone_mode": False})
         except click.NoSuchOption as error:
-            fail(f"unknown option `{error.option_name}`{suggestion(error.option_name, error.possibilities or ())}")
+            fail(f"unknown option `{error.option_name}`{did_you_mean(error.option_name, error.possibilities or ())}")
         except click.ClickException as error:
             fail(error.format_message())
-        except (click.Abort, KeyboardInterrupt):
+        except click.Abort:  # as click calls Ctrl-C
             fail("interrupted")
         except OSError as error:
             fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
@@ -53,14 +54,6 @@ class Choice(click.Choice):  # type: ignore[type-arg]  # not generic before clic
             return super().convert(value, param, ctx)
         except click.BadParameter:
             *others, last = self.choices
-            hint = suggestion(str(value), self.choices) or f" (expected {', '.join(others)} or {last})"
+            hint = did_you_mean(str(value), self.choices) or f" (expected {', '.join(others)} or {last})"
             name = "" if param is None else f" for `{max(param.opts, key=len)}`"
             raise click.UsageError(f"invalid value {value!r}{name}{hint}") from None
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: the most similar known one, "" if none is similar."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(word, list(known), 1, 0.7)
-    return f", did you mean `{near[0]}`?" if near else ""

@@ -102,7 +102,7 @@ def verify(paths: tuple[str, ...], output_format: str, jobs: int, **words: Any) 
                 code = verify_paths(Options(paths=paths, output_format=output_format, **words), step)
             else:
                 shown, code = verify_examples(words["select"], output_format, jobs, step)
-                _print(shown if output_format == "json" else shown.removesuffix("\n"))
+                _print(shown.removesuffix("\n"))
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
     sys.exit(code)
@@ -181,7 +181,3 @@ def audit(words: tuple[str, ...]) -> None:
     except ModuleNotFoundError as error:
         raise click.UsageError(f"the audit needs `{error.name}`: {extras.command('torch')}") from None
     sys.exit(run(list(words)))
-
-
-if __name__ == "__main__":
-    main()

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from clipcheck.cli.group import Choice, suggestion
+from clipcheck.cli.group import Choice
+from clipcheck.settings.similar import did_you_mean
 
 
 def output_format() -> click.Option:
@@ -63,7 +64,6 @@ def rules(output_format: str) -> None:
 @click.argument("key", required=False)
 def config(key: str | None, output_format: str) -> None:
     """List the keys of a settings file, or explain one."""
-    from clipcheck.settings.keys import did_you_mean
     from clipcheck.settings.table import KEYS, described
 
     if key is not None and key not in KEYS:
@@ -93,7 +93,7 @@ def show_help(ctx: click.Context, command: str | None) -> None:
         return
     found: Any = parent.command.get_command(parent, command)
     if found is None:
-        raise click.UsageError(f"unknown command `{command}`{suggestion(command, parent.command.commands)}")
+        raise click.UsageError(f"unknown command `{command}`{did_you_mean(command, parent.command.commands)}")
     if command == "bench":  # its options come from a separate group, which imports torch
         ctx.invoke(found, words=("--help",))
         return

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from clipcheck.catalogue import RULES
 from clipcheck.rule import TARGETS, UNUSED, Safety, Target, Tier, Verify, is_target
+from clipcheck.settings.similar import did_you_mean
 from clipcheck.settings.table import FLAG, KEYS, MODULE, RULES_LIST, STRING, TABLE
 
 DEFAULT = frozenset(code for code, rule in RULES.items() if rule.tier is Tier.DEFAULT)
@@ -128,14 +129,6 @@ def _by_code(kind: str | tuple[str, ...], value: Any, where: str) -> Any:
 def shortened(text: str) -> str:
     """A value, short enough for a message."""
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def did_you_mean(word: str, known: Iterable[str], likeness: float = 0.7) -> str:
-    """The end of a message about an unknown word: the most similar known one, if any is similar."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(word, list(known), 1, likeness)
-    return f", did you mean `{near[0]}`?" if near else ""
 
 
 # --- selection ------------------------------------------------------------------------------------------------------

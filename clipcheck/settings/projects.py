@@ -109,6 +109,11 @@ class Projects:
         self._of: dict[str, Project] = {}
         self._of_named: dict[str, Project] = {}  # by the folder as it is named
 
+    @property
+    def here(self) -> Project:
+        """The project of the current folder."""
+        return self._of_folder(os.getcwd())
+
     def of(self, path: str) -> Project:
         """The project of a file or folder. Raises ConfigError."""
         return self._of_folder(os.path.abspath(path)) if os.path.isdir(path) else self.of_file(path)
