@@ -9,8 +9,8 @@ import sys
 import time
 from contextlib import suppress
 
-# With the flag, opening a named pipe does not block until somebody writes to it; Windows has neither.
-_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+# With the flag, opening a named pipe does not block until somebody writes to it; Windows has none, but text files.
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 PREFIX = ".clipcheck-"
 _TEMPORARY = re.compile(r"\.clipcheck-(\d+)-\w+")
 
@@ -29,10 +29,8 @@ def read(path: str) -> bytes:
         data = os.read(handle, status.st_size + 1)
         if len(data) == status.st_size:
             return data
-        pieces = [data]  # a file that grows, or is larger than one call can read
-        while pieces[-1]:
-            pieces.append(os.read(handle, 1 << 24))
-        return b"".join(pieces)
+        with open(handle, "rb", closefd=False) as rest:  # a file that grows, or is larger than one call can read
+            return data + rest.read()
     finally:
         os.close(handle)
 

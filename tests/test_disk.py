@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,6 +40,36 @@ def test_a_read_only_file_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="read-only"):
         disk.write(str(path), b"new", b"old")
     assert path.read_text() == "old"
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("mode", "may_write", "replaced"),
+    [
+        (0o644, True, True),
+        (0o464, True, True),
+        (0o446, True, True),
+        (0o222, True, True),
+        (0o555, True, False),  # root may write to it all the same
+        (0o644, False, False),
+    ],
+)
+def test_a_file_is_replaced_if_somebody_may_write_to_it_and_we_do(
+    mode: int, may_write: bool, replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.py"
+    path.write_text("old")
+    path.chmod(mode)
+    monkeypatch.setattr(os, "access", lambda name, how: may_write and (name, how) == (str(path), os.W_OK))
+    monkeypatch.setattr(disk, "read", lambda name: b"old")
+    if replaced:
+        disk.write(str(path), b"new", b"old")
+    else:
+        with pytest.raises(OSError, match="read-only") as caught:
+            disk.write(str(path), b"new", b"old")
+        assert (caught.value.errno, caught.value.filename) == (0, str(path))  # no error of the system's
+    path.chmod(0o644)
+    assert path.read_text() == ("new" if replaced else "old")
 
 
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
@@ -107,6 +138,25 @@ def test_writing_keeps_mode_and_links(tmp_path: Path) -> None:
     assert names(tmp_path) == ["link.py", "real.py"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has them in Python")
+def test_extended_attributes_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.py"
+    path.write_text("old")
+    given: list[tuple[str, bytes]] = []
+
+    def take(name: str, key: str, value: bytes) -> None:
+        if key == "security.own":
+            raise PermissionError(1, "Operation not permitted")
+        given.append((key, value))
+
+    monkeypatch.setattr(os, "listxattr", lambda name: ["security.own", "user.note"])
+    monkeypatch.setattr(os, "getxattr", lambda name, key: f"{os.path.basename(name)}:{key}".encode())
+    monkeypatch.setattr(os, "setxattr", take)
+    disk.write(str(path), b"new", b"old")
+    assert given == [("user.note", b"x.py:user.note")]
+    assert path.read_text() == "new"
+
+
 @POSIX
 @ROOT
 def test_the_owner_stays(tmp_path: Path) -> None:
@@ -137,6 +187,33 @@ def test_reading_returns_the_whole_file(tmp_path: Path, size: int) -> None:
     assert disk.read(str(path)) == b"x" * size
 
 
+@pytest.mark.parametrize("said", [0, 1, 5, 99])
+def test_reading_a_file_that_grows_or_shrinks(said: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.py"
+    path.write_bytes(b"x" * 70)
+    status = SimpleNamespace(st_size=said, st_mode=path.stat().st_mode)
+    monkeypatch.setattr(disk, "os", SimpleNamespace(**{**vars(os), "fstat": lambda handle: status}))
+    assert disk.read(str(path)) == b"x" * 70
+
+
+def test_reading_leaves_no_file_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[int] = []
+
+    def close(handle: int) -> None:
+        os.close(handle)
+        closed.append(handle)
+
+    monkeypatch.setattr(disk, "os", SimpleNamespace(**{**vars(os), "close": close}))
+    path = tmp_path / "x.py"
+    path.write_bytes(b"x")
+    disk.read(str(path))
+    if sys.platform != "win32":
+        with pytest.raises(OSError, match="not a regular file") as caught:
+            disk.read(str(tmp_path))
+        assert (caught.value.errno, caught.value.filename) == (0, str(tmp_path))
+    assert len(closed) == (1 if sys.platform == "win32" else 2)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux has files that say that they are empty")
 def test_reading_does_not_trust_the_size() -> None:
     assert disk.read("/proc/self/status").startswith(b"Name:")
@@ -158,8 +235,38 @@ def test_only_leftovers_of_killed_runs_are_removed(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_text("")
     (tmp_path / f".clipcheck-{dead}-folder").mkdir()
-    for name in names(tmp_path):
-        disk.sweep(str(tmp_path), name)
+    ours = {name for name in names(tmp_path) if disk.sweep(str(tmp_path), name)}
+    assert ours == {f".clipcheck-{dead}-0123456789ab", mine, f".clipcheck-{dead}-folder"}
     assert names(tmp_path) == sorted(
         [mine, ".clipcheck-notes.py", ".clipcheck.toml", f".clipcheck-{dead}", f".clipcheck-{dead}-folder"]
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "in_use"), [(None, True), (ProcessLookupError(), False), (PermissionError(), True), (OSError(), True)]
+)
+def test_a_file_is_in_use_while_its_process_may_run(
+    error: OSError | None, in_use: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def kill(process: int, signal: int) -> None:
+        asked.append((process, signal))
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(disk, "sys", SimpleNamespace(platform="linux"))
+    monkeypatch.setattr(os, "kill", kill)
+    assert disk._in_use(77, 0.0) is in_use
+    assert asked == [(77, 0)]  # which only asks whether it is there
+
+
+@pytest.mark.parametrize(("age", "in_use"), [(0, True), (3599, True), (3600, False), (9999, False)])
+def test_on_windows_a_file_is_in_use_for_an_hour(age: int, in_use: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(disk.time, "time", lambda: 50_000.0)
+    assert disk._in_use(77, 50_000.0 - age) is in_use
+
+
+def test_links_to_a_file_that_is_gone(tmp_path: Path) -> None:
+    assert disk.hard_links(str(tmp_path / "gone")) == 1

@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import BinaryIO, cast
 
 from lsprotocol import types as lsp
@@ -20,7 +19,7 @@ from clipcheck import __version__
 from clipcheck.documents.read import decode
 from clipcheck.editor.answers import diagnostic, page_at, quick_fixes, workspace_edit
 from clipcheck.editor.looks import Look, look, run, settings_of
-from clipcheck.editor.opened import Opened, differences, opened, path_of, text_at
+from clipcheck.editor.opened import Opened, differences, opened, text_at
 from clipcheck.editor.texts import Protocol
 from clipcheck.editor.wire import Messages
 from clipcheck.engine.results import FileReport
@@ -177,7 +176,7 @@ def closed(ls: Server, params: lsp.DidCloseTextDocumentParams) -> None:
 
 
 def saved(ls: Server, params: lsp.DidSaveTextDocumentParams) -> None:
-    if Path(path_of(params.text_document.uri, "")).name in FILES:
+    if params.text_document.uri.rpartition("/")[2] in FILES:
         settings_changed(ls, params)
 
 
