@@ -18,10 +18,6 @@ class Example(NamedTuple):
     before: Path
     after: Path | None
 
-    @property
-    def name(self) -> str:
-        return f"{self.before.parent.name}/{self.before.stem}"
-
 
 def root() -> Path:
     """The folder of all fixtures."""
