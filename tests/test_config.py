@@ -6,15 +6,18 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import Result
 from conftest import runner
 
+from clipcheck import __version__
 from clipcheck.cli.main import main
 from clipcheck.engine.find import find
-from clipcheck.settings.keys import DEFAULT
+from clipcheck.settings import files
+from clipcheck.settings.keys import DEFAULT, ConfigError
 from clipcheck.settings.table import EXCLUDED
 
 CALL = "import torch\ntorch.nn.utils.clip_grad_norm(model.parameters(), 1.0)\n"
@@ -176,11 +179,140 @@ def test_the_line_of_a_key_in_pyproject(text: str, line: int) -> None:
     assert refused().startswith(f"error: pyproject.toml:{line}: unknown key `selct`")
 
 
-@pytest.mark.parametrize("version", ["0.1.0", ">=0.1,<1", "==0.1", "~=0.1", "!=3"])
+@pytest.mark.parametrize("version", ["0.1.0", ">=0.1,<1", "==0.1", "~=0.1", "!=3", "<1", " >0.0.9", " 0.1"])
 def test_a_required_version_that_matches(version: str) -> None:
     put("clipcheck.toml", f"required-version = '{version}'\n")
     put("a.py")
     assert found() == ["a.py"]
+
+
+@pytest.mark.parametrize("version", ["<0.1", ">0.1", "!=0.1.0", "~=0.2", "0.2", "==0.0.9", "0.1.0.dev1"])
+def test_a_required_version_that_does_not_match(version: str) -> None:
+    put("clipcheck.toml", f"\nrequired-version = '{version}'\n")
+    assert refused() == f"error: clipcheck.toml:2: clipcheck {version} is required, this is {__version__}"
+
+
+def test_a_version_before_its_release_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "__version__", "0.3.dev1")
+    put("clipcheck.toml", "required-version = '>=0.2'\n")
+    assert found() == []
+    put("clipcheck.toml", "required-version = '>=0.3'\n")
+    assert "is required, this is 0.3.dev1" in refused()
+
+
+@pytest.mark.parametrize(
+    ("text", "origin", "message"),
+    [
+        ("a = 1\nb = \n", "x.toml", "x.toml:2: Invalid value"),
+        ("a = [\n\n", "x.toml", "x.toml:3: "),
+        ("a = ", "", "Invalid value (at "),
+        ("a = 1\na = 2\n", "x.toml", "x.toml:2: Cannot overwrite a value"),
+    ],
+)
+def test_an_error_in_toml_says_where_it_is(text: str, origin: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        files.parse_toml(text, origin)
+    said = str(caught.value)
+    assert said.startswith(message)
+    assert ("(at line" not in said) or not origin
+
+
+@pytest.mark.parametrize(("origin", "message"), [("", "nested too deeply"), ("x.toml", "x.toml: nested too deeply")])
+def test_toml_that_is_nested_too_deeply(origin: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        files.parse_toml("a = " + "[" * 5000 + "]" * 5000, origin)
+    assert str(caught.value) == message
+
+
+def test_a_settings_file_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> bytes:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(files.disk, "read", refuse)
+    with pytest.raises(ConfigError) as caught:
+        files.read_chain("clipcheck.toml")
+    assert str(caught.value) == "clipcheck.toml: cannot be read: Permission denied"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[project]\nname = 'clipcheck'\n",
+        "[tool]\nclipcheck = 1\n",
+        "tool = 'clipcheck'\n",
+        "[tool.black]\nx = 'clipcheck'\n",
+    ],
+)
+def test_a_pyproject_that_sets_nothing(text: str) -> None:
+    put("pyproject.toml", text)
+    assert files.read_chain("pyproject.toml") == ()
+
+
+def test_a_pyproject_without_our_name_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    put("pyproject.toml", "[tool.black\n")
+    assert files.read_chain("pyproject.toml") == ()
+
+
+def test_what_is_extended_comes_first(project: Path) -> None:
+    put("clipcheck.toml", "extend = 'shared/wide.toml'\n")
+    put("shared/wide.toml", "extend = '../widest.toml'\ntarget = 'torch'\n")
+    put("widest.toml", "unsafe-fixes = true\n")
+    layers = files.read_chain("clipcheck.toml")
+    assert [layer.origin for layer in layers] == ["widest.toml", os.path.join("shared", "wide.toml"), "clipcheck.toml"]
+    assert [layer.folder for layer in layers] == [str(project), str(project / "shared"), str(project)]
+    assert layers[0].values == {"unsafe-fixes": True}
+
+
+def test_a_file_may_be_extended_twice_but_not_by_itself() -> None:
+    put("a.toml", "extend = 'a.toml'\n")
+    with pytest.raises(ConfigError, match=r"^a\.toml:1: `extend`: leads back to this file$"):
+        files.read_chain("a.toml")
+    put("b.toml", "extend = 'folder'\n")
+    Path("folder").mkdir()
+    with pytest.raises(ConfigError, match=r"^b\.toml:1: `extend`: no such file: folder$"):
+        files.read_chain("b.toml")
+
+
+def test_a_file_in_the_home_folder_may_be_extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    put(str(tmp_path / "mine.toml"), "target = 'torch'\n")
+    put("clipcheck.toml", "extend = '~/mine.toml'\n")
+    first, _ = files.read_chain("clipcheck.toml")
+    assert (first.values, first.origin) == ({"target": "torch"}, str(tmp_path / "mine.toml"))
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "folder"),
+    [
+        ("linux", {"XDG_CONFIG_HOME": "x", "APPDATA": "a"}, "x"),
+        ("linux", {"XDG_CONFIG_HOME": "", "APPDATA": "a"}, "home/.config"),
+        ("win32", {"XDG_CONFIG_HOME": "x", "APPDATA": "a"}, "a"),
+        ("win32", {"XDG_CONFIG_HOME": "x"}, "home/.config"),
+    ],
+)
+def test_where_the_users_settings_are(
+    platform: str, variables: dict[str, str], folder: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "sys", SimpleNamespace(platform=platform))
+    for name in ("XDG_CONFIG_HOME", "APPDATA"):
+        monkeypatch.delenv(name)
+    for name, value in {**variables, "HOME": "home", "USERPROFILE": "home"}.items():
+        monkeypatch.setenv(name, str(project / value) if value else "")
+    assert files.users_file() == ""
+    for name in ("pyproject.toml", "clipcheck.toml", ".clipcheck.toml"):  # the last one wins
+        path = project / folder / "clipcheck" / name
+        put(str(path), "")
+        assert files.users_file() == str(path)
+
+
+def test_paths_on_other_drives_are_shown_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_drive(path: str) -> str:
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(os.path, "relpath", other_drive)
+    assert files._shown("D:/x.toml") == "D:/x.toml"
 
 
 @pytest.mark.parametrize("option", ["--select", "--ignore", "--extend-select", "--unfixable"])

@@ -9,7 +9,7 @@ from click.testing import Result
 from conftest import runner
 
 from clipcheck.cli.main import main
-from clipcheck.settings.dependencies import declares_clipcheck
+from clipcheck.settings.dependencies import adds_runtime, declares_clipcheck
 
 DECLARED = {
     "dependencies": ("pyproject.toml", '[project]\ndependencies = ["torch", "clipcheck[torch]>=0.1"]\n'),
@@ -112,3 +112,77 @@ def test_no_note_if_the_file_already_imports_the_runtime(project: Path) -> None:
     put(project, "src/train.py", "from clipcheck.runtime import clip_grad_norm_\n" + LOOP)
     done = run("--fix", ".")
     assert "Found 1 problem (1 fixed" in done.stdout and "note: fixed code" not in done.stderr
+
+
+# --- other project files ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pyproject.toml", '[tool.pdm.dev-dependencies]\ndev = ["clipcheck"]\n'),
+        ("pyproject.toml", '[project]\ndependencies = "clipcheck"\n'),
+        ("pyproject.toml", '[dependency-groups]\na = ["torch"]\nb = ["clipcheck"]\n'),
+        ("setup.cfg", "clipcheck\n"),
+        ("environment.yaml", "dependencies:\n  - clipcheck\n"),
+        ("environment.yml", "dependencies:\n  - 'clipcheck>=0.1'\n"),
+        ("requirements.in", "clipcheck\n"),
+        ("train-requirements.in", "CLIPCHECK\n"),
+        ("requirements/train.in", "clipcheck\n"),
+        ("setup.py", 'setup(install_requires=[" Clipcheck"])\n'),
+    ],
+)
+def test_a_file_that_declares_clipcheck(project: Path, name: str, text: str) -> None:
+    put(project, name, text)
+    assert declares_clipcheck(str(project))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pyproject.toml", '[project]\nname = "x"\ndescription = "clipcheck"\n'),
+        ("pyproject.toml", '[project]\ndependencies = ["x-clipcheck", "see clipcheck"]\n'),
+        ("pyproject.toml", '[tool.other.dev-dependencies]\ndev = ["clipcheck"]\n'),
+        ("pyproject.toml", '[tool.poetry.group]\nx = 1\n[tool.x]\ny = "clipcheck"\n'),
+        ("setup.cfg", "[tool]\nurl = clipcheck\n"),
+        ("requirements", "clipcheck\n"),
+        ("requirements.md", "clipcheck\n"),
+        ("requirements/notes.md", "clipcheck\n"),
+        ("other/train.txt", "clipcheck\n"),
+        ("environment.toml", "clipcheck\n"),
+        ("train.in", "clipcheck\n"),
+    ],
+)
+def test_a_file_that_does_not_declare_clipcheck(project: Path, name: str, text: str) -> None:
+    put(project, name, text)
+    assert not declares_clipcheck(str(project))
+
+
+@pytest.mark.parametrize("mark", [".git", ".hg"])
+def test_a_repository_is_where_its_mark_is(project: Path, mark: str) -> None:
+    put(project, "requirements.txt", "clipcheck\n")
+    inner = project / "inner"
+    (inner / "src").mkdir(parents=True)
+    assert declares_clipcheck(str(inner / "src"))
+    (inner / mark).mkdir()
+    assert not declares_clipcheck(str(inner / "src"))
+
+
+def test_what_cannot_be_read_declares_nothing(project: Path) -> None:
+    (project / "setup.cfg").mkdir()
+    assert not declares_clipcheck(str(project))
+    (project / ".git").rmdir()
+    assert not declares_clipcheck(str(project / "missing" / "folder"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "adds"),
+    [
+        (b"", b"from clipcheck.runtime import clip_grad_norm_\n", True),
+        (b"import clipcheck.runtime\n", b"import clipcheck.runtime\nx\n", False),
+        (b"import clipcheck.runtime\n", b"", False),
+        (b"", b"import clipcheck\n", False),
+    ],
+)
+def test_which_code_adds_the_runtime(before: bytes, after: bytes, adds: bool) -> None:
+    assert adds_runtime(before, after) is adds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from clipcheck.catalogue import RULES
@@ -34,9 +34,7 @@ class Settings:
     suppressions: bool = True  # whether comments suppress findings
     report_unused: bool = True
     prefilter: bool = True  # whether rules that cannot find anything are skipped; a test runs them all
-    verify: Verify | None = field(
-        default=None, compare=False, repr=False
-    )  # runs fixes on torch; only verified ones are applied
+    verify: Verify | None = None  # runs fixes on torch; only verified ones are applied
 
     def applies(self, safety: Safety) -> bool:
         return safety >= self.safety

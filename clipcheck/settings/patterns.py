@@ -24,7 +24,7 @@ _CLASSES = {
     "lower": "a-z",
     "print": "\\x20-\\x7e",
     "punct": "!-/:-@\\[-`{-~",
-    "space": "\\s",
+    "space": " \\t\\n\\r\\f\\v",
     "upper": "A-Z",
     "xdigit": "0-9A-Fa-f",
 }
@@ -84,8 +84,6 @@ def parse(line: str) -> Pattern | None:
     anchored = "/" in text
     words = re.split(r"\\?/", text.removeprefix("/"))  # a slash means the same after a backslash
     names = tuple(None if _ANY_NAMES.fullmatch(word) else _name(word) for word in words)
-    if not anchored and names == (None,):
-        names = (_name("*"),)
     return Pattern(names if anchored else (None, *names), negated, folders_only)
 
 
