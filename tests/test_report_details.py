@@ -424,6 +424,10 @@ def diffed(*changes: tuple[Place, str], data: str = "one\ntwo\nthree\nfour\nfive
         ([(Place(6, 1, 6, 4), "6")], "5 | five\n  - six\n6 + 6\n"),
         ([(Place(2, 1, 3, 1), "")], "1 | one\n  - two\n2 | three\n"),
         ([(Place(2, 1, 2, 1), "new\n")], "1 | one\n2 + new\n3 | two\n"),
+        ([(Place(2, 4, 2, 4), "\nnew")], "2 | two\n3 + new\n4 | three\n"),
+        ([(Place(2, 1, 4, 6), "two\n3\nfour")], "2 | two\n  - three\n3 + 3\n4 | four\n"),
+        ([(Place(2, 1, 2, 1), "a\nb\n"), (Place(4, 1, 4, 5), "4")], "1 | one\n2 + a\n3 + b\n4 | two\n5 | three\n  - four\n6 + 4\n7 | five\n"),
+        ([(Place(1, 1, 3, 1), ""), (Place(5, 1, 5, 5), "5")], "  - one\n  - two\n1 | three\n2 | four\n  - five\n3 + 5\n4 | six\n"),
         ([(Place(2, 1, 4, 1), "")], "1 | one\n  - two\n  - three\n2 | four\n"),
         ([(Place(2, 1, 2, 4), "2"), (Place(3, 1, 3, 6), "3")], "1 | one\n  - two\n  - three\n2 + 2\n3 + 3\n4 | four\n"),
         ([(Place(1, 1, 1, 4), "1"), (Place(6, 1, 6, 4), "6")], "  - one\n1 + 1\n2 | two\n...\n5 | five\n  - six\n6 + 6\n"),
@@ -433,6 +437,22 @@ def diffed(*changes: tuple[Place, str], data: str = "one\ntwo\nthree\nfour\nfive
 )  # fmt: skip
 def test_a_fix_is_shown_as_a_diff(changes: list[tuple[Place, str]], expected: str) -> None:
     assert diffed(*changes) == f"  |\n{expected}  |\n"
+
+
+def test_a_fix_in_several_cells_is_shown_cell_by_cell() -> None:
+    data = json.dumps(
+        {"cells": [{"cell_type": "code", "source": ["one\n", "two\n"]}, {"cell_type": "code", "source": ["three"]}]}
+    )
+    one = finding(
+        path="n.ipynb",
+        place=Place(1, 1, 1, 4, 1),
+        fix=FIX,
+        changes=((Place(1, 1, 1, 4, 1), "1"), (Place(1, 1, 1, 6, 2), "3")),
+    )
+    shown_fix = shown("full", one, data=data, view=View(summary=False)).partition("help: Replace it\n")[2]
+    assert shown_fix == (" --> cell 1\n  |\n  - one\n1 + 1\n2 | two\n  |\n --> cell 2\n  |\n  - three\n1 + 3\n  |\n")
+    alone = one._replace(changes=one.changes[:1])
+    assert "cell" not in shown("full", alone, data=data).partition("help: Replace it\n")[2]
 
 
 def test_color_is_put_only_around_text() -> None:

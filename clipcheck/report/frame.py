@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 
 from clipcheck.documents.program import apply
 from clipcheck.report.paint import Paint
@@ -102,23 +103,14 @@ def _rows(changes: list[tuple[Place, str]], lines: dict[int, str]) -> Iterator[t
             shown.add(number)
             yield "|", number + shift, lines[number]
 
-    runs = list(_touched(changes, lines))
-    for index, (first, removed, added) in enumerate(runs):
+    for first, removed, added in _touched(changes, lines):
+        after = first + len(removed)
         yield from context(first - 1)
-        last = first + len(removed) - 1
-        while removed and added and removed[0] == added[0]:
-            yield from context(first)
-            removed, added, first = removed[1:], added[1:], first + 1
-        kept = 0
-        while kept < min(len(removed), len(added)) and removed[-1 - kept] == added[-1 - kept]:
-            kept += 1
-        shown.update(range(first, last - kept + 1))
-        yield from (("-", 0, line) for line in removed[: len(removed) - kept])
-        yield from (("+", first + shift + i, line) for i, line in enumerate(added[: len(added) - kept]))
+        shown.update(range(first, after))
+        yield from (("-", 0, line) for line in removed)
+        yield from (("+", first + shift + i, line) for i, line in enumerate(added))
         shift += len(added) - len(removed)
-        after = last - kept + 1
-        if index + 1 == len(runs) or after < runs[index + 1][0]:
-            yield from context(after)
+        yield from context(after)
 
 
 def _touched(changes: list[tuple[Place, str]], lines: dict[int, str]) -> Iterator[tuple[int, list[str], list[str]]]:
@@ -132,7 +124,20 @@ def _touched(changes: list[tuple[Place, str]], lines: dict[int, str]) -> Iterato
     for run in runs:
         first, last = run[0][0].line, max(place.end_line for place, _ in run)
         removed = [lines[number] for number in range(first, last + 1) if number in lines]
-        yield first, removed, _become(run, first, removed)
+        yield _trimmed(first, removed, _become(run, first, removed))
+
+
+def _trimmed(first: int, removed: list[str], added: list[str]) -> tuple[int, list[str], list[str]]:
+    """A run without the lines at both ends that stay as they are."""
+    same = _same(removed, added)
+    removed, added = removed[same:], added[same:]
+    kept = _same(removed[::-1], added[::-1])
+    return first + same, removed[: len(removed) - kept], added[: len(added) - kept]
+
+
+def _same(one: list[str], other: list[str]) -> int:
+    """How many lines are the same at the start of both."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _become(run: list[tuple[Place, str]], first: int, removed: list[str]) -> list[str]:
