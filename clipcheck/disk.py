@@ -19,6 +19,15 @@ class Changed(Exception):
     """The file on disk is no longer the one that was read."""
 
 
+def below(path: str, folder: str = os.curdir) -> str | None:
+    """A path relative to a folder that it is in, or is; None for a path elsewhere."""
+    try:
+        relative = os.path.relpath(path, folder)
+    except ValueError:  # another drive
+        return None
+    return None if relative.split(os.sep)[0] == os.pardir else relative
+
+
 def read(path: str) -> bytes:
     """The content of a regular file. Raises OSError, also for a folder, a pipe, a socket or a device."""
     handle = os.open(path, _READ)

@@ -434,11 +434,3 @@ def test_a_cache_outside_of_the_project_is_only_the_users_choice(project: Path) 
     assert arguments.may_hold_cache(Project((stranger, Layer(key, os.getcwd()))), outside)  # --cache-dir
     within = stranger._replace(values={"cache-dir": "kept"})
     assert arguments.may_hold_cache(Project((within,)), str(inner / "kept"))
-
-
-@pytest.mark.parametrize(
-    ("path", "top", "lies"),
-    [("/a/b", "/a", True), ("/a", "/a", True), ("/ab", "/a", False), ("/", "/a", False), ("b", "/a", False)],
-)
-def test_a_path_in_a_folder(path: str, top: str, lies: bool) -> None:
-    assert arguments._lies_in(path, top) is lies

@@ -307,14 +307,6 @@ def test_where_the_users_settings_are(
         assert files.users_file() == str(path)
 
 
-def test_paths_on_other_drives_are_shown_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    def other_drive(path: str) -> str:
-        raise ValueError("path is on mount 'D:', start on mount 'C:'")
-
-    monkeypatch.setattr(os.path, "relpath", other_drive)
-    assert files._shown("D:/x.toml") == "D:/x.toml"
-
-
 @pytest.mark.parametrize("option", ["--select", "--ignore", "--extend-select", "--unfixable"])
 def test_an_unknown_code_on_the_command_line_is_refused(option: str) -> None:
     assert refused(option, "CLIP999").startswith("error: unknown rule `CLIP999`")

@@ -270,3 +270,37 @@ def test_on_windows_a_file_is_in_use_for_an_hour(age: int, in_use: bool, monkeyp
 
 def test_links_to_a_file_that_is_gone(tmp_path: Path) -> None:
     assert disk.hard_links(str(tmp_path / "gone")) == 1
+
+
+# --- paths ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "relative"),
+    [
+        ("/a/b/c", "/a", "b/c"),
+        ("/a", "/a", "."),
+        ("/a/../a/b", "/a", "b"),
+        ("/a/..b/c", "/a", "..b/c"),
+        ("/b", "/a", None),
+        ("/", "/a", None),
+        ("/ab", "/a", None),
+    ],
+)
+def test_a_path_below_a_folder(path: str, folder: str, relative: str | None) -> None:
+    native = [name.replace("/", os.sep) if name else name for name in (path, folder, relative)]
+    assert disk.below(str(native[0]), str(native[1])) == native[2]
+
+
+def test_a_path_is_below_the_current_folder_or_on_another_drive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert disk.below(str(tmp_path / "a.py")) == "a.py"
+    assert disk.below(str(tmp_path)) == "."
+
+    def other_drive(path: str, folder: str) -> str:
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(os.path, "relpath", other_drive)
+    assert disk.below("D:/x.toml") is None

@@ -51,7 +51,7 @@ SEES = {
     "engine": "clipcheck rule disk catalogue prefilter settings documents python fixes rules",
     "examples": "rule",
     "pages": "rule catalogue site settings rules engine examples",
-    "report": "clipcheck rule formats catalogue site documents rules engine pages",
+    "report": "clipcheck rule formats disk catalogue site documents rules engine pages",
     "runtime": "",
     "integrations": "runtime",
     "startup": "runtime",

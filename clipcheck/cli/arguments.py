@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple
 
+from clipcheck.disk import below
 from clipcheck.rule import Verify
 from clipcheck.settings.files import parse_toml, users_file
 from clipcheck.settings.keys import ConfigError, Layer, Settings, split
@@ -133,15 +134,8 @@ def may_hold_cache(project: Project, folder: str) -> bool:
     if layer is not None and (not layer.origin or os.path.abspath(layer.origin) == os.path.abspath(users_file())):
         return True
     top = os.path.realpath(project.folder)
-    return all(_lies_in(os.path.realpath(path), top) for path in written_in(folder))
+    return all(below(os.path.realpath(path), top) is not None for path in written_in(folder))
 
 
 def _layer_of_cache(project: Project) -> Layer | None:
     return next((layer for layer in reversed(project.layers) if "cache-dir" in layer.values), None)
-
-
-def _lies_in(path: str, top: str) -> bool:
-    try:
-        return os.path.commonpath((path, top)) == top
-    except ValueError:  # another drive
-        return False

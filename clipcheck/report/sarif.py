@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from clipcheck import __version__, site
 from clipcheck.catalogue import RULES
+from clipcheck.disk import below
 from clipcheck.engine.results import Outcome
 from clipcheck.report.view import Row, View, cut, in_file, replacements, repository, rows
 from clipcheck.report.visible import as_json
@@ -156,11 +157,8 @@ def _unparsed(row: Row, root: str) -> dict[str, Any]:
 def _artifact(path: str, root: str) -> dict[str, str]:
     """The file's address, relative to the repository if it is in it; links resolved, the same in every run."""
     real = os.path.realpath(path)
-    try:
-        relative = os.path.relpath(real, root)
-    except ValueError:  # another drive
-        return {"uri": Path(real).as_uri()}
-    if relative.startswith(".."):
+    relative = below(real, root)
+    if relative is None:
         return {"uri": Path(real).as_uri()}
     return {"uri": quote(os.fsencode(relative.replace(os.sep, "/"))), "uriBaseId": "SRCROOT"}
 

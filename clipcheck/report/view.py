@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from clipcheck.disk import below
 from clipcheck.documents.program import Document, MissingParser, Unreadable
 from clipcheck.documents.read import read
 from clipcheck.engine.results import FileReport, Outcome
@@ -71,11 +72,7 @@ def _readable(finding: Finding) -> Finding:
 
 def shown(path: str) -> str:
     """A path as people read it: relative to the current folder if it is below it, and harmless in a line."""
-    try:
-        relative = os.path.relpath(path)
-    except ValueError:  # another drive
-        relative = ".."
-    name = visible(path if relative.startswith("..") else relative)
+    name = visible(below(path) or path)
     # a line that starts with two colons is a command for GitHub
     return os.path.join(".", name) if name.lstrip().startswith("::") else name
 
@@ -152,8 +149,6 @@ def cut(row: Row) -> str:
     place = row.finding.place
     known = lines_of(row)
     text = [known.get(number, "") for number in range(place.line, place.end_line + 1)]
-    if not text:
-        return ""
     text[-1] = text[-1][: place.end_column - 1]
     text[0] = text[0][place.column - 1 :]
     return "\n".join(text)

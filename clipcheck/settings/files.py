@@ -92,8 +92,4 @@ def _require(layer: Layer) -> None:
 
 def _shown(path: str) -> str:
     """A path as people read it: relative to the current folder if it is below it."""
-    try:
-        relative = os.path.relpath(path)
-    except ValueError:  # another drive
-        return path
-    return path if relative.startswith("..") else relative
+    return disk.below(path) or path

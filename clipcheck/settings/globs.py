@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 
+from clipcheck.disk import below
 from clipcheck.settings.patterns import Pattern, parse
 
 _PLAIN = re.compile(r"[\w-][\w.-]*")
@@ -71,8 +72,5 @@ class Globs:
 
 def _way(top: str, path: str) -> list[str] | None:
     """The names on the way from a folder to a path, None if the path is not below it."""
-    try:
-        parts = os.path.relpath(path, top).split(os.sep)
-    except ValueError:  # another drive
-        return None
-    return None if parts[0] == os.pardir else [part for part in parts if part != os.curdir]
+    relative = below(path, top)
+    return None if relative is None else [part for part in relative.split(os.sep) if part != os.curdir]
