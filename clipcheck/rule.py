@@ -207,4 +207,5 @@ class Rule(NamedTuple):
         return self.name.replace("-", "_")
 
 
-Verify = Callable[[str, Fix, Target], Verdict]  # runs a fix, whose edits are on a program's text, on torch
+# Runs a fix, whose edits are on a program's text, on torch.
+Verify: TypeAlias = "Callable[[str, Fix, Target], Verdict]"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clipcheck import api
 from clipcheck.catalogue import RULES
+from clipcheck.engine.results import FileReport, Outcome
 
 DEPRECATED = "import torch\ntorch.nn.utils.clip_grad_norm(ps, 1.0)\n"
 OPT_IN = "from torch.nn.utils import clip_grad_norm_\nclip_grad_norm_(ps, 1.0)\n"
@@ -61,3 +65,79 @@ def test_the_examples_of_the_chosen_rules_are_run(monkeypatch: pytest.MonkeyPatc
     assert asked[0] == (["CLIP002"], 3)
     assert asked[1][1] == 1
     assert {"CLIP001", "CLIP002", "CLIP101"} <= set(asked[1][0]) <= set(RULES)
+
+
+# --- settings files and warnings ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clipcheck.toml").write_text("select = ['CLIP003']\ntarget = 'torch'\n", encoding="utf-8")
+    (tmp_path / "train.py").write_text(DEPRECATED, encoding="utf-8")
+    return tmp_path
+
+
+def test_settings_files_count_unless_isolated(project: Path) -> None:
+    def found(source: str | Path, **more: Any) -> list[str]:
+        return [finding.code for finding in api.check(source, **more)]
+
+    for source in (DEPRECATED, Path("train.py"), project):
+        assert found(source) == found(source, isolated=False) == []
+        assert "CLIP002" in found(source, isolated=True)
+        assert "CLIP002" in found(source, select=["CLIP002"])
+    fixed = api.fix(DEPRECATED, select=["CLIP002"]).text
+    assert "torch.nn.utils.clip_grad_norm_" in fixed
+    assert "clipcheck.runtime" in api.fix(DEPRECATED, select=["CLIP002"], isolated=True).text
+    assert "clipcheck.runtime" in api.fix(DEPRECATED, select=["CLIP002"], target="clipcheck").text
+
+
+def test_code_has_a_name_of_its_own() -> None:
+    assert [finding.path for finding in api.check(DEPRECATED, select=["CLIP002"], isolated=True)] == ["<text>"]
+    broken = "import torch\ntorch.nn.utils.clip_grad_norm(\n"
+    assert [finding.path for finding in api.fix(broken, isolated=True).findings] == ["<text>"]
+
+
+def test_files_are_checked_in_all_processes_and_never_written(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def check_files(wanted: Any, *rest: Any) -> Outcome:
+        asked.append(([path for path, _ in wanted], *rest[:-1]))
+        return Outcome((), 1)
+
+    monkeypatch.setattr(api, "check_files", check_files)
+    assert api.check(["train.py"]) == []
+    assert asked == [(["train.py"], 0, False, None)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links")
+def test_problems_of_files_and_of_code_are_warnings_where_they_are_asked_for(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = FileReport("train.py", b"", errors=("broken",), warnings=("odd",))
+    monkeypatch.setattr(api, "check_text", lambda *_: report)
+    monkeypatch.setattr(api, "check_files", lambda *_: Outcome((report,), 1, ("late",)))
+    os.symlink("nowhere.py", "gone.py")
+    for call, said in (
+        (lambda: api.check("x = 1\n"), ["broken", "odd"]),
+        (lambda: api.fix("x = 1\n"), ["broken", "odd"]),
+        (lambda: api.check(project), [f"{project / 'gone.py'}: broken link, skipped", "late", "odd"]),
+    ):
+        with pytest.warns(api.ClipcheckWarning) as caught:
+            call()
+        assert [str(one.message) for one in caught] == said
+        assert {one.filename for one in caught} == {__file__}
+
+
+def test_the_first_missing_path_is_named(project: Path) -> None:
+    with pytest.raises(api.MissingPath, match=r"^one\.py: no such file or directory$"):
+        api.check(["train.py", "one.py", "two.py"])
+
+
+def test_settings_files_do_not_choose_the_examples_that_are_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipcheck.verify import pairs
+
+    monkeypatch.setattr(pairs, "verify", lambda found, jobs: [pair.name.partition("/")[0] for pair in found])
+    (project / "clipcheck.toml").write_text("ignore = ['CLIP002']\n", encoding="utf-8")
+    assert {*api.verify(select="CLIP002")} == {"CLIP002"}
+    assert "CLIP002" in {*api.verify()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from clipcheck.formats import FORMATS, MAKERS
@@ -9,7 +11,9 @@ from clipcheck.rule import (
     Edit,
     Finding,
     Fix,
+    Hit,
     Place,
+    Role,
     Rule,
     Safety,
     Severity,
@@ -69,12 +73,32 @@ def test_findings_sort_by_file_cell_and_place() -> None:
         finding("b", 2, 1, code="A", said="n"),
         finding("b", 2, 1, code="B"),
         finding("b", 2, 3),
+        finding("b", 1, 1, cell=1),  # after what is said of the whole notebook
         finding("b", 1, 1, cell=2),
     ]
-    shuffled = [ordered[place] for place in (3, 0, 6, 1, 5, 2, 4)]
+    shuffled = [ordered[place] for place in (3, 0, 7, 6, 1, 5, 2, 4)]
     assert sorted(shuffled, key=lambda one: one.order) == ordered
     assert ordered[0].severity is Severity.WARNING
-    assert (ordered[0].program, ordered[0].silent_at, ordered[0].changes) == (0, 0, ())
+    assert ordered[0] == Finding(
+        *("a", Place(9, 1, 9, 1), "A", "name", "m", Severity.WARNING, None),
+        changes=(),
+        help="",
+        related=(),
+        program=0,
+        silent_at=0,
+        copied="",
+        verdict=None,
+    )
+
+
+def test_what_a_rule_need_not_say() -> None:
+    node: Any = object()
+    assert Hit(node, "message") == Hit(node, "message", fix=None, help="", related=(), masked=False)
+    assert Verdict("refuted") == Verdict("refuted", cases=0, exceptions=(), reason="")
+
+
+def test_roles_are_called_by_their_names() -> None:
+    assert {role.value for role in Role} == {role.name.lower() for role in Role}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from clipcheck import api, extras
 from clipcheck.cli.arguments import Options, cache_folder, may_hold_cache, projects_of
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CLEAN, FINDINGS, ABNORMAL = 0, 1, 2
 
-Progress = Callable[[int, int], None]
+Progress: TypeAlias = "Callable[[int, int], None]"
 
 
 def check(options: Options, progress: Progress = lambda done, total: None) -> int:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-Fits = Callable[[str], object]
+Fits: TypeAlias = "Callable[[str], object]"
 
 _WILD = re.compile(r"[*?\[\\]")
 _CLASSES = {
