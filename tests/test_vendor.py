@@ -6,7 +6,9 @@ import ast
 import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import Result
@@ -17,7 +19,7 @@ from clipcheck.cli import vendor
 from clipcheck.cli.main import main
 from clipcheck.engine.file import check_file, check_text
 from clipcheck.rule import Safety
-from clipcheck.settings.keys import Settings
+from clipcheck.settings.keys import ConfigError, Settings
 
 LOOP = """\
 import torch
@@ -242,3 +244,90 @@ def alone(folder: Path, name: str, text: str) -> list[str]:
     done = subprocess.run([sys.executable, name], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
+
+
+# --- the states of files ----------------------------------------------------------------------------------------------
+
+
+def test_former_files_are_removed_unless_they_were_edited(folder: Path) -> None:
+    run("vendor", "clip_runtime")
+    copy = folder / "clip_runtime"
+    former = older(copy / "plain.py")
+    (copy / "former.txt").write_bytes(former)
+    (copy / "former.py").write_bytes(former)
+    assert vendor.compared("clip_runtime")["former.py"] == vendor.GONE
+    assert "former.txt" not in vendor.compared("clip_runtime")
+    (copy / "former.py").write_bytes(former + b"x = 1\n")
+    assert vendor.compared("clip_runtime")["former.py"] == vendor.EDITED
+    assert "former.py was edited by hand" in run("vendor", "clip_runtime").stderr
+    assert (copy / "former.py").exists() and (copy / "former.txt").exists()
+    (copy / "former.py").write_bytes(former)
+    done = run("vendor", "clip_runtime")
+    total = len(vendor.files()) + 1
+    assert f"(1 of {total} files written)" in done.stdout
+    assert not (copy / "former.py").exists() and (copy / "former.txt").exists()
+
+
+def test_what_is_told_of_a_new_copy(folder: Path) -> None:
+    total = len(vendor.files())
+    assert run("vendor", "clip_runtime").stdout == (
+        f"clip_runtime holds the runtime of clipcheck {__version__} ({total} of {total} files written).\n"
+        "Fix code with it: clipcheck --fix --target clip_runtime\n"
+    )
+    again = run("vendor", "clip_runtime")
+    assert f"(0 of {total} files written)" in again.stdout
+    assert run("vendor", "--check", "clip_runtime").exit_code == 0
+    missing = run("vendor", "--check", "nothing")
+    assert (missing.exit_code, missing.stderr) == (2, "error: nothing: no such folder\n")
+
+
+def test_a_renewed_file_keeps_its_mode(folder: Path) -> None:
+    run("vendor", "clip_runtime")
+    path = folder / "clip_runtime" / "plain.py"
+    wanted = path.read_bytes()
+    path.write_bytes(older(path))
+    if sys.platform != "win32":
+        path.chmod(0o600)
+    run("vendor", "clip_runtime")
+    assert path.read_bytes() == wanted
+    assert sys.platform == "win32" or path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("source", "relative"),
+    [
+        (b"from clipcheck.runtime.clip import a\n", b"from .clip import a\n"),
+        (b"from clipcheck.runtime import a\n", b"from . import a\n"),
+        (b"    from clipcheck.runtime.a.b import c\n", b"    from .a.b import c\n"),
+        (b"x = 1\nfrom clipcheck.runtime.clip import (\n", b"x = 1\nfrom .clip import (\n"),
+        (b"from torch import nn\n", b"from torch import nn\n"),
+        (b"x = 'from clipcheck.runtime import a'\n", b"x = 'from clipcheck.runtime import a'\n"),
+    ],
+)
+def test_imports_of_the_runtime_are_relative(source: bytes, relative: bytes) -> None:
+    assert vendor._relative(source) == relative
+
+
+def test_the_license_of_an_installed_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vendor, "__file__", str(folder / "clipcheck" / "cli" / "vendor.py"))
+
+    def installed(**texts: str) -> None:
+        about = SimpleNamespace(read_text=lambda name: texts.get(name.replace("/", "_")))
+        monkeypatch.setattr(vendor, "distribution", {"clipcheck": about}.__getitem__)
+
+    installed(licenses_LICENSE="new", LICENSE="old")
+    assert vendor._license() == b"new"
+    installed(LICENSE="old")
+    assert vendor._license() == b"old"
+    installed(licenses_LICENSE="", LICENSE="")
+    with pytest.raises(ConfigError, match="license"):
+        vendor._license()
+
+    def missing(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(vendor, "distribution", missing)
+    with pytest.raises(ConfigError, match="license"):
+        vendor._license()
+    (folder / "LICENSE").write_bytes(b"of the\r\ncheckout\r\n")
+    assert vendor._license() == b"of the\ncheckout\n"
