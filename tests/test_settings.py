@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -277,6 +279,77 @@ def test_an_invalid_setting_is_one_clear_line(values: dict[str, Any], message: s
     with pytest.raises(ConfigError, match=message) as raised:
         checked(Layer(values, ROOT))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("target", ["clipcheck", "torch", "lab.clips", "lab", "my_training_tools", "lab.torch"])
+def test_targets(target: str) -> None:
+    assert checked(Layer({"target": target}, ROOT)).values == {"target": target}
+
+
+@pytest.mark.parametrize("target", ["Torch", "pytorch", "torhc", "Clipcheck", "clipchek", "clip-check", "", 1])
+def test_targets_that_are_misspelled(target: object) -> None:
+    with pytest.raises(ConfigError) as raised:
+        checked(Layer({"target": target}, ROOT))
+    assert str(raised.value) == f"`target` must be clipcheck, torch or the dotted name of a module, not {target!r}"
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        (
+            {"output-format": "xml"},
+            "invalid value 'xml' for `output-format` (expected full, concise, grouped, pylint, json, json-lines, github, "
+            "azure, gitlab, rdjson, junit or sarif)",
+        ),
+        ({"select": "x" * 100}, f"`select` must be a list of rules, not '{'x' * 76}..."),
+        ({"select": "x" * 78}, f"`select` must be a list of rules, not '{'x' * 78}'"),
+        ({"select": ["CLIP1", "x" * 81]}, f"unknown rule `{'x' * 77}...` in `select` (`clipcheck rules` lists them)"),
+        ({"per-file-ignores": {"a": ["X"]}}, "unknown rule `X` in `per-file-ignores` (`clipcheck rules` lists them)"),
+        ({"y" * 90: 1}, f"unknown key `{'y' * 77}...`"),
+        ({"exclude": "a"}, "`exclude` must be a list of patterns, not 'a'"),
+        ({"exclude": ["a", 1]}, "`exclude` must be a list of patterns, not ['a', 1]"),
+        ({"cache-dir": ["a"]}, "`cache-dir` must be a string, not ['a']"),
+        ({"force-exclude": "true"}, "`force-exclude` must be true or false, not 'true'"),
+        (
+            {"per-file-ignores": {"a": ["CLIP1"], "b": 1}},
+            "`per-file-ignores` must be a table of patterns to lists of rules, not {'a': ['CLIP1'], 'b': 1}",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_setting(values: dict[str, Any], error: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        checked(Layer(values, ROOT))
+    assert str(raised.value) == error
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line"),
+    [
+        ("a = 1\nb = 2\n", "b", 2),
+        ("ab = 1\nb = 2\n", "b", 2),
+        ("  'b' = 1\n", "b", 1),
+        ("x = 1\n'b'.c = 1\n", "b", 2),
+        ("x = 1\n[ b ]\n", "b", 2),
+        ('x = 1\n["b".c]\n', "b", 2),
+        ("x = 1\n[[b]]\n", "b", 2),
+        ("[a]\nb = 1\n[b]\n", "b", 3),
+        ("[a.b]\n[bc]\n[b]\n", "b", 3),
+        ("x = 1\nb.c = 1", "b", 2),
+        ("x = 1\n# b = 1\n", "b", 0),
+        ("a.b = 1\nx = 1\n", "b", 0),
+        ("", "b", 0),  # cannot be told
+    ],
+)
+def test_the_line_that_sets_a_key(text: str, key: str, line: int, tmp_path: Path) -> None:
+    path = tmp_path / "clipcheck.toml"
+    path.write_text(text, encoding="utf-8")
+    fault = Layer({}, str(tmp_path), str(path)).fault(key, "wrong")
+    assert str(fault) == f"{path}:{line or 1}: wrong"
+    path = tmp_path / "pyproject.toml"
+    within = re.sub(r"^(\s*\[+)\s*", r"\1tool.clipcheck.", text, flags=re.MULTILINE)
+    path.write_text(f"[project]\n{key} = 1\n[tool.clipcheck]\n{within}", encoding="utf-8")
+    found = line + 3 if line else 1
+    assert str(Layer({}, str(tmp_path), str(path)).fault(key, "wrong")) == f"{path}:{found}: wrong"
 
 
 def test_valid_settings_are_accepted() -> None:
