@@ -27,6 +27,7 @@ from clipcheck.engine.find import SUFFIXES, find
 from clipcheck.engine.results import Outcome
 from clipcheck.rule import Edit, Finding, Fix, Place, Safety, Severity, Target
 from clipcheck.settings.keys import ConfigError, Layer, Settings
+from clipcheck.settings.keys import select as selected
 from clipcheck.settings.projects import Projects
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def verify(*, select: Iterable[str] = (), jobs: int = 1) -> list[Row]:
     from clipcheck.verify import pairs
 
     chosen = tuple(_words(select))
-    codes = _projects(chosen, (), (), None, isolated=True).here.settings.codes if chosen else frozenset(RULES)
+    codes = selected(chosen, (), ()) if chosen else RULES
     return pairs.verify(pairs.find(sorted(codes)), jobs)
 
 

@@ -24,7 +24,7 @@ def test_a_file_name_is_not_accepted_as_code(name: str) -> None:
             function(name)
 
 
-@pytest.mark.parametrize("text", ["x = 1  # as in train.py\n", "train.py\n", "x", ""])
+@pytest.mark.parametrize("text", ["x = 1  # as in train.py\n", "x = 1\n# as in train.py", "train.py\n", "x", ""])
 def test_code_may_end_like_a_file_name(text: str) -> None:
     assert [finding for finding in api.check(text, isolated=True) if finding.code in RULES] == []
 
@@ -126,7 +126,7 @@ def test_problems_of_files_and_of_code_are_warnings_where_they_are_asked_for(
         with pytest.warns(api.ClipcheckWarning) as caught:
             call()
         assert [str(one.message) for one in caught] == said
-        assert {one.filename for one in caught} == {__file__}
+        assert {(one.filename, one.lineno) for one in caught} == {(__file__, call.__code__.co_firstlineno)}
 
 
 def test_the_first_missing_path_is_named(project: Path) -> None:

@@ -20,7 +20,7 @@ def put(options: Options, content: str, aside: bool = False) -> None:
         return
     if options.output_file:
         try:
-            with open(options.output_file, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            with open(options.output_file, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
                 file.write(content)
         except OSError as error:
             raise ConfigError(f"{options.output_file}: cannot be written: {error.strerror}") from None
