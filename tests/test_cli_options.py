@@ -434,3 +434,12 @@ def test_a_cache_outside_of_the_project_is_only_the_users_choice(project: Path) 
     assert arguments.may_hold_cache(Project((stranger, Layer(key, os.getcwd()))), outside)  # --cache-dir
     within = stranger._replace(values={"cache-dir": "kept"})
     assert arguments.may_hold_cache(Project((within,)), str(inner / "kept"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links")
+def test_a_cache_of_which_a_part_leads_out_of_the_project_is_not_used(project: Path) -> None:
+    (project / "kept").mkdir()
+    here = Project((Layer({}, str(project)),))
+    assert arguments.may_hold_cache(here, str(project / "kept"))
+    (project / "kept" / ".gitignore").symlink_to(project.parent / "elsewhere")
+    assert not arguments.may_hold_cache(here, str(project / "kept"))
