@@ -244,6 +244,13 @@ def test_both_help_options_show_the_commands() -> None:
     assert short == long and "--force" in short
 
 
+def test_what_is_left_of_the_words_is_what_click_leaves() -> None:
+    words = ["vendor", "clips"]
+    assert main.parse_args(click.Context(main), [*words]) == click.Group.parse_args(main, click.Context(main), [*words])
+    check = main.commands["check"]
+    assert check.parse_args(click.Context(check), ["a.py"]) == []
+
+
 def a_group(error: BaseException) -> DefaultGroup:
     def fails() -> None:
         raise error
