@@ -137,6 +137,15 @@ def test_files_are_listed_without_being_checked(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr() == (f"a.py\n{os.path.join('sub', 'b.py')}\n", "")
 
 
+def test_a_run_says_how_long_it_took(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    put("a.py", "x = 1\n")
+    monkeypatch.setattr(check, "time", SimpleNamespace(monotonic=iter((100.0, 102.5)).__next__))
+    assert check.check(options(verbose=True), nothing) == 0
+    said = capsys.readouterr()
+    assert said.out == "No problems found in 1 file (none with gradient-clipping code), 2.50 s.\n"
+    assert said.err.endswith("checked 1 file, 0 with findings, in 2.50 s\n")
+
+
 # --- suppressions ---------------------------------------------------------------------------------------------------
 
 

@@ -174,7 +174,7 @@ def _add_suppressions(options: Options, outcome: Outcome) -> int:
     added = 0
     errors = list(outcome.errors)
     for one in outcome.reports:
-        data, more = baseline.added(one, form, reason or "")
+        data, more = baseline.added(one, form, reason)
         if more:
             try:
                 write(one.path, data, one.data)

@@ -13,7 +13,7 @@ from clipcheck.python.source import Source
 from clipcheck.rule import Edit
 
 
-def added(report: FileReport, form: str, reason: str) -> tuple[bytes, int]:
+def added(report: FileReport, form: str, reason: str | None) -> tuple[bytes, int]:
     """The file with a suppression for each finding, and the number of suppressed findings; `form` is ignore or noqa."""
     wanted: dict[int, dict[tuple[int | None, int], list[str]]] = {}
     for finding in report.findings:
@@ -42,7 +42,7 @@ def _segment(program: Program, cell: int | None) -> Segment:
     return next(segment for segment in program.segments if segment.cell == cell)
 
 
-def _addition(source: Source, line: int, codes: Sequence[str], form: str, reason: str) -> Edit:
+def _addition(source: Source, line: int, codes: Sequence[str], form: str, reason: str | None) -> Edit:
     """Adds the codes to the end of a line: to an existing directive of this form, else in a new one."""
     for directive in suppressions.read(source)[0]:
         same = directive.verb == "ignore" and directive.foreign == (form == "noqa")
