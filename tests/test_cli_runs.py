@@ -258,6 +258,9 @@ def test_only_verified_fixes_are_applied(verifier: type[Verifier], capsys: pytes
     capsys.readouterr()
     assert check.check(options("a.py", diff=True, verify=True), nothing) == 1
     assert capsys.readouterr().err == "a.py:2:1: CLIP002 verified on 3 cases\nWould fix 1 problem.\n"
+    assert check.check(options("a.py", fix=True, verify=True, show_fixes=True, output_format="json"), nothing) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    put("a.py")
     assert check.check(options("a.py", fix=True, verify=True, show_fixes=True), nothing) == 0
     assert capsys.readouterr().out == (
         "Fixed 1 problem:\n- a.py:\n    1 × CLIP002 (deprecated-clip-grad-norm)\n"

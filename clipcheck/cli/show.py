@@ -87,6 +87,7 @@ def _rendered(
         from clipcheck.report import statistics
 
         return statistics.report(outcome, view, shape.startswith("json"))
-    before = text.fixes(outcome) if options.show_fixes and shape in FOR_PEOPLE else ""
-    before += text.verified(outcome) if options.writes and shape in FOR_PEOPLE else ""
-    return before + report.render(shape, outcome, view)
+    content = report.render(shape, outcome, view)
+    if shape not in FOR_PEOPLE:
+        return content
+    return (text.fixes(outcome) if options.show_fixes else "") + text.verified(outcome) + content
