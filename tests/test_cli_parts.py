@@ -208,6 +208,16 @@ def test_files_are_checked_at_first_and_whenever_one_changes(tmp_path: Path, mon
     assert how == {"rust_timeout": 100, "yield_on_timeout": True, "raise_interrupt": False}
 
 
+def test_the_current_folder_is_watched_if_no_other_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = watched(monkeypatch, set())
+    assert check.check(Options(isolated=True, no_cache=True, watch=True)) == 0
+    assert [paths for paths, _ in asked] == [(".",)]
+    assert capsys.readouterr().err == "watching . (Ctrl-C to stop)\nwarning: no Python files found\n"
+
+
 def test_what_cannot_be_watched_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     watched(monkeypatch)
     result = runner().invoke(main, ["check", "--isolated", "--watch", "missing"])

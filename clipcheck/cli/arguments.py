@@ -60,6 +60,11 @@ class Options(NamedTuple):
     watch: bool = False
 
     @property
+    def searched(self) -> tuple[str, ...]:
+        """The files and folders to check."""
+        return self.paths or (".",)
+
+    @property
     def wants_fixes(self) -> bool:
         return self.fix or self.fix_only or self.diff
 

@@ -103,15 +103,14 @@ def _check_paths(options: Options, projects: Projects, progress: Progress) -> in
 
 def _choose(options: Options, projects: Projects) -> tuple[Found, Changes | None]:
     """The files to check, and what changed in them if that is asked for."""
-    paths = options.paths or (".",)
-    found = find(paths, projects)
+    found = find(options.searched, projects)
     for warning in found.warnings:
         say(options, f"warning: {warning}")
     if options.since is None and not options.diff_only:
         return found, None
     from clipcheck.cli.changed_lines import changes
 
-    changed = changes(options.since or "HEAD", paths)
+    changed = changes(options.since or "HEAD", options.searched)
     return found._replace(files=[path for path in found.files if changed.holds(path)]), changed
 
 
@@ -147,7 +146,7 @@ def _watch(options: Options, progress: Progress, verify: Verify | None) -> int:
         from watchfiles import watch
     except ImportError:
         raise ConfigError(f"--watch needs watchfiles: {extras.command('watch')}") from None
-    paths = [path for path in options.paths or (".",) if os.path.exists(path)]
+    paths = [path for path in options.searched if os.path.exists(path)]
     if not paths:
         raise ConfigError("--watch: nothing to watch, no such file or directory")
     say(options, f"watching {', '.join(paths)} (Ctrl-C to stop)")

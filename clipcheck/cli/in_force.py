@@ -15,7 +15,7 @@ from clipcheck.settings.projects import Project, Projects
 
 def effective(options: Options, projects: Projects) -> str:
     """The settings in force for the first path, as TOML."""
-    path = options.stdin_filename or next(iter(options.paths), ".")
+    path = options.stdin_filename or options.searched[0]
     project = projects.of(path)
     settings = project.for_file(path)
     lines = {
