@@ -24,9 +24,12 @@ def rule(name: str | None, everything: bool, output_format: str) -> None:
     from clipcheck import pages
     from clipcheck.catalogue import RULES
 
-    if not everything and not name:
+    if everything:
+        chosen = pages.by_code()
+    elif name:
+        chosen = [RULES[_code(name)]]
+    else:
         raise click.UsageError("give the code or name of a rule, or --all")
-    chosen = pages.by_code() if everything else [RULES[_code(name or "")]]
     if output_format == "text":
         _print("\n\n".join(map(pages.page, chosen)))
         return
