@@ -144,6 +144,10 @@ def test_a_run_says_how_long_it_took(monkeypatch: pytest.MonkeyPatch, capsys: py
     said = capsys.readouterr()
     assert said.out == "No problems found in 1 file (none with gradient-clipping code), 2.50 s.\n"
     assert said.err.endswith("checked 1 file, 0 with findings, in 2.50 s\n")
+    put("b.py")
+    monkeypatch.setattr(check, "time", SimpleNamespace(monotonic=iter((0.0, 1.0)).__next__))
+    assert check.check(options(verbose=True, fix=True, target="torch"), nothing) == 0
+    assert capsys.readouterr().err.endswith("checked 2 files, 1 with findings, in 1.00 s\n")  # which are fixed now
 
 
 # --- suppressions ---------------------------------------------------------------------------------------------------
