@@ -1,4 +1,4 @@
-"""Real processes over gloo or NCCL: how they start, and how the clip in them is compared with unsharded gradients."""
+"""Processes over gloo or NCCL, or threads: how they start, and how the clip in them is compared with unsharded gradients."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.util
 import os
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ except ImportError:  # private up to torch 2.4
     from torch.distributed._tensor import DTensor, Replicate, Shard, distribute_tensor
     from torch.distributed._tensor.placement_types import _Partial as Partial
 
+import ranks_in_threads  # noqa: E402
+
 from clipcheck import runtime  # noqa: E402
 from clipcheck.runtime import reference  # noqa: E402
 
@@ -40,7 +43,7 @@ Case = Callable[[int, int], None]  # given the rank and the number of ranks
 
 
 class Setup(NamedTuple):
-    """How the processes talk to each other."""
+    """How the ranks talk to each other."""
 
     backend: str
     size: int
@@ -58,6 +61,8 @@ class Setup(NamedTuple):
         """Why it is unavailable here; empty if it is available."""
         if not dist.is_available() or sys.platform == "win32":
             return "torch has no process groups here"
+        if self.backend == "threads" and ranks_in_threads.threaded() is None:
+            return "this torch cannot run ranks in threads"
         if "gloo" in self.backend and not dist.is_gloo_available():
             return "torch has no gloo here"
         if self.interpreted and importlib.util.find_spec("triton") is None:
@@ -69,6 +74,8 @@ class Setup(NamedTuple):
 
 
 SETUPS = [
+    Setup("threads", 2),
+    Setup("threads", 4),
     Setup("gloo", 2),
     Setup("gloo", 4),
     Setup("gloo", 2, interpreted=True),
@@ -96,22 +103,34 @@ class Sizes(list[int]):
     groups: list[object]
 
 
+_counting = threading.local()  # the sizes that a rank counts now
+
+
 @contextmanager
 def counted() -> Iterator[Sizes]:
-    """Counts the elements of each all-reduce of the runtime; DTensors may make others."""
-    sizes = Sizes()
+    """Counts the elements of each all-reduce of the runtime on this rank; DTensors may make others."""
+    sizes = _counting.sizes = Sizes()
     sizes.groups = []
+    try:
+        yield sizes
+    finally:
+        _counting.sizes = None
+
+
+@contextmanager
+def _counting_all_reduces() -> Iterator[None]:
     original = dist.all_reduce
 
     def all_reduce(tensor: torch.Tensor, *args: object, **kwargs: object) -> object:
-        if sys._getframe(1).f_globals["__name__"].startswith("clipcheck."):
+        sizes = getattr(_counting, "sizes", None)
+        if sizes is not None and sys._getframe(1).f_globals["__name__"].startswith("clipcheck."):
             sizes.append(tensor.numel())
             sizes.groups.append(kwargs["group"])
         return original(tensor, *args, **kwargs)
 
     dist.all_reduce = all_reduce
     try:
-        yield sizes
+        yield
     finally:
         dist.all_reduce = original
 
@@ -177,13 +196,14 @@ def _work(rank: int, setup: Setup, cases: tuple[Case, ...], port: int, reports: 
         torch.cuda.set_device(rank)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group(setup.backend, rank=rank, world_size=setup.size, timeout=TIMEOUT)
-    for case in cases:
-        try:
-            case(rank, setup.size)
-            reports.put((case.__name__, rank, ""))
-        except BaseException:
-            reports.put((case.__name__, rank, traceback.format_exc()))
-            break  # the other ranks may hang in a collective of this case; they time out
+    with _counting_all_reduces():
+        for case in cases:
+            try:
+                case(rank, setup.size)
+                reports.put((case.__name__, rank, ""))
+            except BaseException:
+                reports.put((case.__name__, rank, traceback.format_exc()))
+                break  # the other ranks may hang in a collective of this case; they time out
     dist.barrier()
     dist.destroy_process_group()
 
@@ -237,7 +257,11 @@ def every_rank_agrees(setup: Setup, case: Case, cases: tuple[Case, ...]) -> None
     """Fails if a case fails or hangs on any rank."""
     if reason := setup.missing():
         pytest.skip(reason)
-    found = outcomes(setup, cases)
+    if setup.backend == "threads":
+        with _counting_all_reduces():
+            found = {case.__name__: ranks_in_threads.outcome(case, setup.size)}
+    else:
+        found = outcomes(setup, cases)
     ranks = found.get(case.__name__, {})
     errors = "".join(ranks.values())
     of_all = "".join(error for each in found.values() for error in each.values())  # the first one ends the run

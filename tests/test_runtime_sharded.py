@@ -322,11 +322,14 @@ CASES: list[Case] = [
     fsdp1_is_refused,
 ]
 ON_GPUS = [fsdp2_offloaded_to_the_cpu]
+OF_PROCESSES = [under_torch_compile, fsdp2_module]  # threads share random numbers, and compiling takes seconds
 FSDP2 = hasattr(fsdp, "fully_shard")
 FSDP2_ON_CPU = FSDP2 and hasattr(torch.cpu.current_stream(), "record_event")  # which it calls there, too
 
 
 def cases(setup: Setup) -> list[Case]:
+    if setup.backend == "threads":
+        return [case for case in CASES if case not in OF_PROCESSES]
     return CASES + ON_GPUS * (setup.device == "cuda")
 
 
