@@ -54,6 +54,8 @@ def outcome(case: Callable[[int, int], None], size: int) -> dict[int, str]:
             thread.start()
         for thread in threads:
             thread.join(PATIENCE)
+        if len(errors) < size:
+            module.ProcessLocalGroup.exception_handle(None)  # ends those that wait for another rank
     finally:
         module._uninstall_threaded_pg()
         torch._C._distributed_c10d._set_thread_isolation_mode(False)
