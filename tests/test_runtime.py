@@ -11,6 +11,8 @@ import sys
 import threading
 import warnings
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ from hypothesis import strategies as st  # noqa: E402
 from torch import nn  # noqa: E402
 
 from clipcheck import runtime  # noqa: E402
-from clipcheck.runtime import cpu, plain, reference, sixteen  # noqa: E402
+from clipcheck.runtime import as_torch, cpu, plain, reference, sixteen  # noqa: E402
 
 torch_clip = torch.nn.utils.clip_grad_norm_
 INF = math.inf
@@ -643,3 +645,109 @@ def test_a_trace_contains_the_norm_of_each_call() -> None:
         want = reference.total_norm(list(grads))
         assert norm.item() == pytest.approx(want, rel=2e-7)
         torch.testing.assert_close(grad, grads[0] * min(1.0, 1 / want))
+
+
+# --- where warnings point, and what stays as it was -------------------------------------------------------------------
+
+CALLS = {
+    "clip_grad_norm_": lambda given: runtime.clip_grad_norm_(given, 1.0),
+    "grad_norm": lambda given: runtime.grad_norm(given),
+    "clipped_grads": lambda given: runtime.clipped_grads(given, 1.0),
+    "clip_grads_with_norm_": lambda given: runtime.clip_grads_with_norm_(given, 1.0, 2.0),
+    "get_total_norm": lambda given: runtime.get_total_norm(given),
+    "as_torch.clip_grad_norm_": lambda given: as_torch.clip_grad_norm_(given, 1.0),
+    "as_torch.get_total_norm": lambda given: as_torch.get_total_norm(given),
+}
+OF_GRADIENTS = ("get_total_norm", "as_torch.get_total_norm")
+
+
+def warned(call: Callable[[Any], Any], given: object) -> list[str]:
+    """The warnings of a call, all about this file."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call(given)
+    assert {one.filename for one in caught} <= {__file__}
+    return [str(one.message) for one in caught]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_an_empty_iterator_is_warned_about_once_where_it_is_passed(name: str) -> None:
+    what = "tensors" if name in OF_GRADIENTS else "parameters"
+    message = f"`{what}` is an empty iterator, nothing will be clipped or measured"
+    assert warned(CALLS[name], iter(())) == [message]
+    assert warned(CALLS[name], []) == warned(CALLS[name], params_of([torch.ones(2)])) == []
+
+
+@pytest.mark.parametrize("name", ["clip_grad_norm_", "grad_norm", "clipped_grads", "clip_grads_with_norm_"])
+def test_other_mistakes_are_warned_about_where_they_are_made(name: str) -> None:
+    (param,) = params_of([torch.ones(2)])
+    repeated = "`parameters` lists a parameter more than once, it is counted once"
+    assert warned(CALLS[name], [param, param]) == [repeated]
+    held = "no tensor in `parameters` can hold a gradient: pass the parameters, not their gradients"
+    assert warned(CALLS[name], [torch.ones(3)]) == [held]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("fails", [False, True])
+def test_whether_gradients_are_tracked_stays_as_it_was(enabled: bool, fails: bool) -> None:
+    params = params_of([torch.ones(3), torch.ones(1).expand(2) if fails else torch.ones(2)])
+    with torch.set_grad_enabled(enabled):
+        if fails:
+            with pytest.raises(RuntimeError):
+                runtime.clip_grad_norm_(params, 0.1)
+        else:
+            runtime.clip_grad_norm_(params, 0.1)
+        assert torch.is_grad_enabled() is enabled
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.bfloat16])
+def test_a_clip_is_no_part_of_a_graph(dtype: torch.dtype) -> None:
+    """A leaf that requires grad cannot be written to, and a product would remember what it was made of."""
+    for grads in ([torch.ones(3, dtype=dtype, requires_grad=True)], [torch.ones(30_000, dtype=dtype).requires_grad_()]):
+        params = params_of(grads)
+        norm = runtime.clip_grad_norm_(params, 0.1)
+        assert not norm.requires_grad and grads[0].grad_fn is None
+        assert not runtime.grad_norm(params).requires_grad
+        assert not runtime.get_total_norm(grads).requires_grad
+        copies = runtime.clipped_grads(params, 0.05)
+        assert copies.grads[0] is not None and not copies.grads[0].requires_grad
+        runtime.clip_grads_with_norm_(params, 0.01, norm)
+        assert grads[0].grad_fn is None
+
+
+@pytest.mark.parametrize("order", [-1.0, -INF, 0.5, 1.0, 2.0, 3.0, 9.0, INF])
+def test_gradients_without_elements_do_not_count(order: float) -> None:
+    empty, values = torch.zeros(0, 3), [torch.tensor([3.0, -2.0]), torch.tensor([[1.5]], dtype=torch.float64)]
+    want = reference.total_norm(values, order)
+    for grads in ([empty, *values], [*values, empty, empty.bfloat16()], [values[0], empty, values[1]]):
+        assert runtime.get_total_norm(grads, order).item() == pytest.approx(want, rel=1e-12)
+        clipped = runtime.clipped_grads(params_of(grads), want / 2, order)
+        assert clipped.clipped_norm.item() == pytest.approx(want / 2, rel=1e-5)
+    assert runtime.get_total_norm([empty, empty.double()], order).item() == 0.0
+
+
+def test_copies_belong_to_the_parameters_that_are_listed() -> None:
+    """Also to one that is listed twice, or has no gradient."""
+    first, second = params_of([torch.tensor([3.0]), torch.tensor([4.0])])
+    bare = nn.Parameter(torch.zeros(1))
+    with pytest.warns(UserWarning, match="more than once"):
+        found = runtime.clipped_grads([first, bare, second, first], 2.5)
+    assert found.norm.item() == 5.0
+    assert [None if copy is None else round(copy.item(), 5) for copy in found.grads] == [1.5, None, 2.0, 1.5]
+    assert found.norm.dtype == found.clipped_norm.dtype == torch.float32
+    nothing = runtime.clipped_grads([bare], 2.5)
+    assert (nothing.grads, nothing.norm.item(), nothing.clipped_norm.item()) == ([None], 0.0, 0.0)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_parameter_that_does_not_count_is_scaled_as_well(counted: bool) -> None:
+    params = params_of([torch.tensor([3.0]), torch.tensor([4.0])])
+    norm = runtime.clip_grad_norm_(params, 1.0, counts=lambda p: counted and p is params[1])
+    assert norm.item() == (4.0 if counted else 0.0)
+    assert [p.grad.item() for p in params] == pytest.approx([0.75, 1.0] if counted else [3.0, 4.0], rel=1e-5)
+    grads = [p.grad for p in params]
+    total = runtime.get_total_norm(grads, counts=lambda grad: counted and grad is grads[1])
+    assert total.item() == pytest.approx(1.0 if counted else 0.0, rel=1e-5)
+    params[0].grad.fill_(math.inf)
+    with pytest.raises(RuntimeError, match="non-finite"):
+        runtime.clip_grad_norm_(params, 1.0, counts=lambda p: True, nonfinite="raise")

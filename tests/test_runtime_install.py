@@ -444,3 +444,103 @@ def test_fsdp1_without_sharding_calls_our_function(use_orig_params: bool) -> Non
         assert model.clip_grad_norm_(want).item() == pytest.approx(want / 2)
         with pytest.raises(RuntimeError, match=r"model\.clip_grad_norm_"):
             utils.clip_grad_norm_(model.parameters(), 1.0)
+
+
+# --- where warnings point -------------------------------------------------------------------------------------------
+
+
+def warned_from(call: Callable[[], object]) -> str:
+    """The file that the only warning of a call is about, apart from those about holders."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    (only,) = [one for one in caught if "these still are torch's functions" not in str(one.message)]
+    return only.filename
+
+
+def test_each_warning_is_about_the_line_that_calls() -> None:
+    patched = mock.patch.object(utils, "clip_grad_norm_", another)
+
+    def block() -> None:
+        with runtime.installed():
+            patched.start()
+
+    runtime.install()
+    with patched:
+        assert warned_from(runtime.uninstall) == __file__
+    runtime.uninstall()
+    try:
+        assert warned_from(block) == __file__
+    finally:
+        patched.stop()
+
+
+def test_what_was_put_in_a_place_meanwhile_is_said_to_be_anothers() -> None:
+    """As long as ours is wanted there; at the end it was changed after `install`."""
+    with mock.patch.object(utils, "clip_grad_norm_", another):
+        with pytest.warns(UserWarning, match="is another library's function: it is left as it is"):
+            runtime.install()
+        with pytest.warns(UserWarning, match="is another library's function: it is left as it is"):
+            runtime.install()
+
+
+def test_holders_are_named_in_one_warning(module: types.ModuleType) -> None:
+    module.one = module.other = utils.clip_grad_norm_
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = runtime.install()
+    assert {"made_up_trainer.one", "made_up_trainer.other"} <= set(found.holders)
+    assert [str(one.message) for one in caught] == [
+        f"these still are torch's functions: {', '.join(found.holders)}; install before importing their modules, or "
+        "with `rebind=True`"
+    ]
+
+
+def test_torchs_own_places_and_our_own_modules_hold_nothing() -> None:
+    torchs, ours = utils.clip_grad_norm_, runtime.clip_grad_norm_
+    names = ("clipcheck.mine", "vendored.runtime.clip", "clipcheckers.clip", "vendored.other")
+    made = {name: types.ModuleType(name) for name in names}
+    for each in made.values():
+        each.held, each.own = torchs, ours
+    with mock.patch.dict(sys.modules, made), mock.patch("clipcheck.runtime.install._PACKAGE", "vendored.runtime"):
+        held = runtime.install().holders
+        left = runtime.uninstall().holders
+    for attribute, holders in (("held", held), ("own", left)):
+        assert {f"clipcheckers.clip.{attribute}", f"vendored.other.{attribute}"} <= set(holders)
+        assert not [name for name in holders if name.startswith(("clipcheck.", "vendored.runtime", "torch.nn.utils"))]
+
+
+def test_only_functions_are_held(module: types.ModuleType) -> None:
+    """An object that calls torch's function in another way is not replaced."""
+    module.partial = functools.partial(utils.clip_grad_norm_)
+    module.text = "clip_grad_norm_"
+    function, names = utils.clip_grad_norm_, {**vars(clip_grad)}
+    module.copy = copy = types.FunctionType(function.__code__, names, function.__name__, None, function.__closure__)
+    runtime.install(rebind=True)
+    assert module.text == "clip_grad_norm_" and module.partial.func is BEFORE["torch.nn.utils.clip_grad_norm_"]
+    assert module.copy is copy
+
+
+def test_a_request_that_asks_for_nothing_rebinds_nothing(module: types.ModuleType) -> None:
+    module.clip = utils.clip_grad_norm_
+    runtime.install()
+    assert module.clip is BEFORE["torch.nn.utils.clip_grad_norm_"]
+    with runtime.installed():
+        assert module.clip is BEFORE["torch.nn.utils.clip_grad_norm_"]
+        with runtime.installed(rebind=True) as inner:
+            assert module.clip is runtime.clip_grad_norm_
+            assert "made_up_trainer.clip" in inner.places
+        assert module.clip is BEFORE["torch.nn.utils.clip_grad_norm_"]
+
+
+def test_a_place_that_is_gone_needs_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime.install()
+    monkeypatch.delattr(utils, "clip_grad_norm_")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        left = runtime.uninstall()
+    assert left.foreign == () and not hasattr(utils, "clip_grad_norm_")
+    monkeypatch.undo()
+    monkeypatch.setattr(utils, "clip_grad_norm_", BEFORE["torch.nn.utils.clip_grad_norm_"])
+    monkeypatch.undo()
+    utils.clip_grad_norm_ = BEFORE["torch.nn.utils.clip_grad_norm_"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,18 @@ torch = pytest.importorskip("torch")
 import torch.distributed as dist  # noqa: E402
 from torch import nn  # noqa: E402
 
-from clipcheck.runtime import culprits, dtensors, gradients, load, looks, plain, reference  # noqa: E402
+from clipcheck.runtime import (  # noqa: E402
+    clip,
+    culprits,
+    dtensors,
+    gradients,
+    load,
+    local,
+    looks,
+    plain,
+    reference,
+    sixteen,
+)
 
 CPU = torch.device("cpu")
 
@@ -496,3 +508,392 @@ def test_without_the_module_there_are_no_distributed_tensors(monkeypatch: pytest
     one = vector(1.0)
     parts = dtensors.parts([one], [one], [None])
     assert parts.stored is parts.values and parts.stored[0] is one
+
+
+# --- while torch.compile traces -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradients, "is_compiling", lambda: True)
+
+
+def test_only_compiled_calls_are_kept_from_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    disabled: list[Any] = []
+
+    def disable(function: Any) -> Any:
+        disabled.append(function)
+        return lambda *args, **kwargs: ("uncompiled", args, kwargs)
+
+    def halved(number: float, times: int = 1) -> float:
+        return number / 2**times
+
+    monkeypatch.setattr(torch.compiler, "disable", disable)
+    run = gradients.uncompiled(halved)
+    assert (run.__name__, run(4.0, times=2), disabled) == ("halved", 1.0, [])
+    monkeypatch.setattr(gradients, "is_compiling", lambda: True)
+    assert run(4.0, times=2) == ("uncompiled", (4.0,), {"times": 2})
+    assert disabled == [halved]
+
+
+def test_a_graph_has_no_warnings_and_calls_nothing_twice(compiling: None) -> None:
+    first = nn.Parameter(vector(1.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert gradients.parameters_of([first, first]) == [first, first]
+        assert gradients.gradients([vector(1.0)]) == [None]
+    first.grad = vector(2.0)
+    calls: list[Any] = []
+    gradients.refuse_copies([first], [first.grad], lambda p: calls.append(p))  # type: ignore[arg-type,return-value]
+    assert calls == []
+
+
+class Tagged(torch.Tensor):
+    """A subclass that does nothing."""
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize(
+    ("tensors", "plain_ones"),
+    [
+        ([], True),
+        ([vector(1.0)], True),
+        ([nn.Parameter(vector(1.0))], True),
+        ([vector(1.0), nn.Parameter(vector(1.0))], True),
+        ([vector(1.0).as_subclass(Tagged)], False),
+        ([vector(1.0), vector(1.0).as_subclass(Tagged)], False),
+        ([vector(1.0).as_subclass(Tagged), nn.Parameter(vector(1.0))], False),
+    ],
+)
+def test_tensors_of_a_subclass_are_told_apart(
+    tensors: list[torch.Tensor], plain_ones: bool, traced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gradients, "is_compiling", lambda: traced)
+    assert gradients.no_subclass(tensors) is plain_ones
+    assert gradients.ordinary(tensors) is plain_ones
+
+
+def test_an_empty_iterator_and_a_used_one_are_warned_about_and_a_list_is_not() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert gradients.gradients([]) == []
+        assert gradients.listed([]) == gradients.listed({}) == []
+        assert gradients.listed(iter([vector(1.0)])) == [vector(1.0)]
+
+
+def test_what_is_no_parameter_is_named() -> None:
+    with pytest.raises(
+        TypeError, match=r"^`parameters` must be a tensor or an iterable of tensors, got names, as of a"
+    ):
+        gradients.gradients([nn.Parameter(vector(1.0)), "weight"])  # type: ignore[list-item]
+
+
+def test_a_gradient_is_listed_once() -> None:
+    one, other = vector(1.0), vector(1.0)
+    assert gradients.distinct([one, other, one, other]) == [one, other]
+    several = [one, other]
+    assert gradients.distinct(several) is several
+
+
+# --- what is computed on a GPU ----------------------------------------------------------------------------------------------------------
+
+
+class Cuda:
+    """The kernels, as far as they are called: what they were asked for, and what they answer."""
+
+    def __init__(self, answer: Any = None) -> None:
+        self.answer, self.asked = answer, list[Any]()
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*given: Any, **how: Any) -> Any:
+            self.asked.append((name, *given, how))
+            return self.answer
+
+        return call
+
+
+def on_cuda(count: int = 1) -> list[Any]:
+    return [SimpleNamespace(is_cuda=True, is_cpu=False, device=torch.device("cuda:0")) for _ in range(count)]
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    made = Cuda("answer")
+    monkeypatch.setattr(local, "_cuda", lambda: made)
+    return made
+
+
+def test_gradients_on_cuda_go_to_the_kernels(cuda: Cuda) -> None:
+    grads, sections = on_cuda(2), object()
+    assert local.clip_on_cuda_(grads, 3.0, 2.0, True) == "answer"
+    assert local.clip_joined_on_cuda_(grads, 3.0, 2.0, sections, True) == "answer"  # type: ignore[arg-type]
+    assert local.joined_norm_on_cuda(grads, 2.0, sections) == "answer"  # type: ignore[arg-type]
+    assert local.norm(grads, 2.0) == "answer"
+    assert local.norm(grads, 2.0, None) == "answer"
+    assert cuda.asked == [
+        ("clip_", grads, 2.0, 3.0, {"skips": True}),
+        ("clip_", grads, 2.0, 3.0, sections, True, {}),
+        ("norm", grads, 2.0, torch.float64, sections, {}),
+        ("norm", grads, 2.0, torch.float64, {}),
+        ("norm", grads, 2.0, None, {}),
+    ]
+    cuda.asked.clear()
+    local.clip_on_cuda_(grads, 3.0, 2.0)
+    local.clip_joined_on_cuda_(grads, 3.0, 2.0, sections)  # type: ignore[arg-type]
+    assert [call[-1] or call[-2] for call in cuda.asked] == [{"skips": False}, False]
+
+
+def test_gradients_elsewhere_do_not(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    sections: Any = object()
+    for grads, there in (([vector(1.0)], cuda), (on_cuda(), None)):
+        monkeypatch.setattr(local, "_cuda", lambda there=there: there)
+        assert local.clip_on_cuda_(grads, 3.0, 2.0) is None
+        assert local.clip_joined_on_cuda_(grads, 3.0, 2.0, sections) is None
+        assert local.joined_norm_on_cuda(grads, 2.0, sections) is None
+    assert cuda.asked == []
+
+
+def test_kernels_that_are_observed_are_not_launched(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert local._kernels(on_cuda()) is cuda
+    monkeypatch.setattr(local, "is_observed", lambda: True)
+    assert local._kernels(on_cuda()) is None
+    assert local._kernels([vector(1.0)]) is None
+
+
+def test_without_triton_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "clipcheck.runtime.cuda", None)
+    assert local._cuda.__wrapped__() is None
+    there = SimpleNamespace()
+    monkeypatch.setitem(sys.modules, "clipcheck.runtime.cuda", there)
+    assert local._cuda.__wrapped__() is there
+
+
+class OnCuda(torch.Tensor):
+    is_cuda = True  # type: ignore[assignment]
+
+
+def test_a_norm_on_a_gpu_scales_there(cuda: Cuda) -> None:
+    grads, number = on_cuda(2), vector(3.0)[0].as_subclass(OnCuda)
+    local.scale_(grads, number, 0.5, skips=True)
+    ((name, scaled, by, limit, skips, how),) = cuda.asked
+    assert (name, scaled, limit, skips, how) == ("scale_", grads, 0.5, True, {}) and by is number
+    cuda.asked.clear()
+    local.scale_(grads, number, 0.5)
+    assert cuda.asked[0][3:] == (0.5, False, {})
+
+
+def test_norms_of_several_devices_are_one() -> None:
+    total = local._combined([3.0, vector(4.0)[0]], 2.0, CPU)
+    assert (total.item(), total.dtype, total.device) == (5.0, torch.float64, CPU)
+    assert local._combined([3.0, 4.0], math.inf, CPU).item() == 4.0
+    on_meta = local._combined([3.0, 4.0], 2.0, torch.device("meta"))
+    assert (on_meta.device.type, on_meta.dtype) == ("meta", torch.float64)
+
+
+def test_a_gradient_on_another_device_is_measured_there_and_scaled_with_the_others() -> None:
+    """As far as a device that holds no values shows it."""
+    grads = [vector(3.0), vector(4.0), torch.ones(2, device="meta")]
+    norm = local.norm(grads[::-1], 2.0)
+    assert isinstance(norm, torch.Tensor) and (norm.device.type, norm.dtype) == ("meta", torch.float64)
+    local.scale_(grads, 10.0, 5.0)
+    assert [round(g.item(), 5) for g in grads[:2]] == [1.5, 2.0]
+    assert {device.type: len(lists) for device, lists in local._by_device(grads).items()} == {"cpu": 1, "meta": 1}
+
+
+def test_gradients_of_integers_are_refused_by_name() -> None:
+    for order in (1.0, 2.0, 3.0):
+        with pytest.raises(RuntimeError, match=r"gradients must be floating point or complex, got torch\.int64"):
+            local.norm([vector(1.0), torch.tensor([1])], order)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "meta", "mps", "xpu"])
+def test_a_result_is_as_wide_as_its_device_can(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "as_tensor", lambda norm, dtype, device: (norm, dtype, device.type))
+    tensors: Any = [SimpleNamespace(device=torch.device(kind), dtype=torch.bfloat16)]
+    wide = torch.float64 if kind in ("cpu", "cuda", "meta") else torch.float32
+    assert clip._result(3.0, tensors, torch.float64) == (3.0, wide, kind)
+    assert clip._result(3.0, tensors) == (3.0, torch.float32, kind)
+    assert plain._accumulator(torch.device(kind), torch.bfloat16) == wide
+
+
+def test_the_dtype_of_a_result_is_that_of_the_gradients() -> None:
+    wide = torch.tensor(3.0, dtype=torch.float64)
+    for norm in (3.0, wide):
+        assert clip._result(norm, [vector(1.0).double(), vector(1.0)]).dtype == torch.float64
+        assert clip._result(norm, [vector(1.0).bfloat16()]).dtype == torch.float32
+    nothing = clip._result(3.0, [])
+    assert (nothing.dtype, nothing.device, nothing.dim()) == (torch.float32, CPU, 0)
+    assert clip._result(wide.float(), [vector(1.0).half()]).dtype == torch.float32
+
+
+def test_norms_for_the_host_are_asked_for_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(local, "norm", lambda grads, order, dtype: asked.append(dtype) or 5.0)
+    param = nn.Parameter(vector(1.0))
+    param.grad = vector(5.0)
+    clip.grad_norm([param])
+    clip.clip_grad_norm_([param], 1.0, error_if_nonfinite=True)
+    clip.get_total_norm([vector(1.0)])
+    assert asked == [torch.float64, torch.float64, None]
+
+
+# --- devices with and without foreach functions -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def foreach(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The calls of foreach functions, which work."""
+    called: list[Any] = []
+
+    def norm(grads: list[torch.Tensor], order: float, dtype: torch.dtype) -> list[torch.Tensor]:
+        called.append(("norm", len(grads), order, dtype))
+        return [torch.zeros((), dtype=dtype, device=grad.device) for grad in grads]
+
+    def mul(grads: list[torch.Tensor], factor: torch.Tensor) -> None:
+        called.append(("mul", len(grads)))
+        for grad in grads:
+            grad.mul_(factor)
+
+    monkeypatch.setattr(torch, "_foreach_norm", norm)
+    monkeypatch.setattr(torch, "_foreach_mul_", mul)
+    return called
+
+
+def meta(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.ones(3, dtype=dtype, device="meta")
+
+
+@pytest.mark.parametrize(
+    ("grads", "expected"),
+    [
+        ([meta(), meta()], [("norm", 2, 3.0, torch.float64)]),
+        ([meta(), meta(torch.float16)], [("norm", 1, 3.0, torch.float64)] * 2),
+        ([meta(torch.complex64)], []),
+        ([meta().as_subclass(Tagged)], []),
+        ([vector(1.0)], []),  # on the CPU they sum in float32
+    ],
+)
+def test_a_device_with_foreach_functions_takes_one_call_a_dtype(
+    grads: list[torch.Tensor], expected: list[Any], foreach: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plain, "FOREACH", {"cpu", "meta"})
+    monkeypatch.setattr(plain, "_DTYPE_ARGUMENT", True)
+    assert plain.norm(grads, 3.0).dtype == torch.float64
+    assert foreach == expected
+    foreach.clear()
+    for name, value in (("_DTYPE_ARGUMENT", False), ("FOREACH", {"cpu"})):
+        monkeypatch.setattr(plain, name, value)
+        plain.norm(grads, 3.0)
+        assert foreach == []
+        monkeypatch.setattr(plain, "_DTYPE_ARGUMENT", True)
+
+
+def test_without_foreach_functions_each_gradient_is_scaled_by_itself(
+    foreach: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(grads: list[torch.Tensor]) -> list[complex]:
+        plain.scale_group_(grads, torch.tensor(0.5, dtype=torch.float64))
+        return [complex(grad.resolve_conj().item()) for grad in grads]
+
+    assert of([vector(2.0), vector(4.0)]) == [1, 2] and foreach == [("mul", 2)]
+    foreach.clear()
+    assert of([vector(2.0), vector(4.0).as_subclass(Tagged)]) == [1, 2]
+    assert of([torch.tensor([2j]), torch.tensor([4j]).conj()]) == [1j, -2j]
+    monkeypatch.setattr(plain, "FOREACH", frozenset())
+    assert of([vector(2.0), vector(4.0)]) == [1, 2]
+    assert foreach == []
+
+
+@pytest.mark.parametrize("order", [1.0, 3.0, 11.0, math.inf, -1.0, -math.inf])
+def test_a_gradient_without_elements_does_not_count(order: float) -> None:
+    empty = torch.zeros(0, 3)
+    for grads in ([empty, vector(3.0, -2.0)], [vector(3.0, -2.0), empty]):
+        assert plain.norm(grads, order).item() == pytest.approx(reference.total_norm(grads, order))
+    nothing = plain.norm([empty.double()], order)
+    assert (nothing.item(), nothing.dim(), nothing.dtype) == (0.0, 0, torch.float32)
+
+
+def test_gradients_are_grouped_in_their_order() -> None:
+    one, two, three = vector(1.0), vector(2.0), vector(3.0)
+    assert plain._grouped([one, two, three], ["a", "b", "a"]) == [[one, three], [two]]
+    assert plain._grouped([], []) == []
+
+
+# --- what torch has for 16 bits ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_torch_that_sums_16_bits_otherwise_is_noticed(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = sixteen.has_squares.__wrapped__
+    exact = torch.tensor([float(sum(n * n for n in range(256)))])
+    assert not ask(torch.float32) and not ask(torch.float64)
+
+    def missing(rows: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("not implemented for 'BFloat16'")
+
+    for squares, known in (
+        (lambda rows: exact, True),
+        (lambda rows: exact.to(dtype), False),
+        (lambda rows: exact.double(), False),
+        (lambda rows: exact + 2, False),
+        (missing, False),
+    ):
+        monkeypatch.setattr(sixteen, "_squares", squares)
+        assert ask(dtype) is known
+
+
+@pytest.mark.parametrize(("dtype", "row"), [(torch.bfloat16, 256), (torch.float16, 32)])
+def test_sums_of_squares_of_rows(dtype: torch.dtype, row: int) -> None:
+    """Rows as long as rounding allows, and a shorter one for the remainder."""
+    vector_ = torch.arange(2 * row + 3, dtype=torch.float32).remainder(7).to(dtype)
+    sums = list(sixteen.squares(vector_))
+    assert [len(each) for each in sums] == [2, 1]
+    squares = vector_.double().square()
+    want = [squares[:row].sum(), squares[row : 2 * row].sum(), squares[2 * row :].sum()]
+    assert torch.cat(sums).tolist() == [float(one) for one in want]
+    assert [len(each) for each in sixteen.squares(vector_[: 2 * row])] == [2]
+    assert torch.cat(list(sixteen.squares(vector_[:5]))).tolist() == [float(squares[:5].sum())]
+
+
+def test_the_load_of_another_system_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def missing(path: str, flags: int) -> int:
+        asked.append((path, flags))
+        raise FileNotFoundError
+
+    monkeypatch.setattr(load.os, "O_CLOEXEC", 8, raising=False)
+    monkeypatch.setattr(load.os, "O_RDONLY", 1, raising=False)
+    monkeypatch.setattr(load.os, "open", missing)
+    assert load._running.__wrapped__() is None
+    assert asked == [("/proc/loadavg", 9)]
+    monkeypatch.delattr(load.os, "O_CLOEXEC")
+    assert load._running.__wrapped__() is None  # as on Windows
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("modules", "found"),
+    [
+        ({}, None),
+        ({"torch.distributed.tensor": "public"}, "public"),
+        ({"torch.distributed._tensor": "private"}, "private"),
+        ({"torch.distributed.tensor": None, "torch.distributed._tensor": "private"}, "private"),
+        ({"torch.distributed.tensor": "public", "torch.distributed._tensor": "private"}, "public"),
+    ],
+)
+def test_the_module_of_dtensor_was_private(
+    modules: dict[str, str | None], found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In torch 2.4 the public name was that of a package without the class."""
+    made = {name: SimpleNamespace(DTensor=kind) if kind else SimpleNamespace() for name, kind in modules.items()}
+    for name in ("torch.distributed.tensor", "torch.distributed._tensor"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        if name in made:
+            monkeypatch.setitem(sys.modules, name, made[name])
+    assert getattr(dtensors._module(), "DTensor", None) == found
+
+
+def test_a_part_that_cannot_be_waited_for_is_taken_as_it_is() -> None:
+    part = vector(1.0).as_subclass(Tagged)
+    assert dtensors._memory(SimpleNamespace(_local_tensor=part)) is part

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from clipcheck.runtime import again, dtensors, local, sharded
+from clipcheck.runtime import again, dtensors, local, plain, sharded
 from clipcheck.runtime.culprits import NamedTensors, culprits
 from clipcheck.runtime.gradients import (
     ORDINARY,
@@ -313,7 +313,7 @@ def _scale(grads: list[Tensor], norm: local.Norm, max_norm: float, skips: bool =
 def _result(norm: local.Norm, tensors: list[Tensor], dtype: torch.dtype | None = None) -> Tensor:
     """The 0-dim tensor that callers get; for an empty list it is on the CPU, as in torch."""
     device = tensors[0].device if tensors else torch.device("cpu")
-    if dtype == torch.float64 and device.type not in ("cpu", "cuda", "meta"):
+    if dtype == torch.float64 and device.type not in plain.HAS_FLOAT64:
         dtype = torch.float32
     if dtype is None:
         is_narrow = isinstance(norm, Tensor) and norm.dtype == torch.float32

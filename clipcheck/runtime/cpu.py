@@ -43,7 +43,11 @@ def norm(groups: list[list[Tensor]], norm_type: float, divisions: Sequence[Divis
     known = divisions or [None] * len(groups)
     if len(groups) == 1:
         return _group_norm(groups[0], norm_type, known[0])
-    norms = [_group_norm(grads, norm_type, how) for grads, how in zip(groups, known, strict=True)]
+    norms = [
+        _group_norm(grads, norm_type, how)
+        for grads, how in zip(groups, known, strict=True)
+        if how or any(map(Tensor.numel, grads))
+    ]
     return combined(norms, norm_type) if norms else 0.0
 
 

@@ -62,7 +62,10 @@ def joined_sums(sums: Tensor, norm_type: float, how: Spread) -> Tensor:
 
 
 def joined_norms(norms: Tensor, norm_type: float, how: Spread) -> Tensor:
-    """Returns the total norm, 0-dim, of any order but 0, from the norms of each section here, which are overwritten."""
+    """Returns the total norm, 0-dim, of an order that is neither 0 nor in `BY_SUMS`, from the norms of each section here.
+
+    They are overwritten.
+    """
     for exchange in how.exchanges:
         _in_sections(norms, exchange, lambda own, group: _norms_over(own, norm_type, group))
     dominant = norms.max() if norm_type > 0 else norms.min()
@@ -109,21 +112,20 @@ def _in_sections(values: Tensor, exchange: Exchange, joined: Callable[[Tensor, P
 
 def _norms_over(norms: Tensor, norm_type: float, group: ProcessGroup) -> Tensor:
     """Combines each norm with those of the other ranks of the group."""
+    if norm_type == -math.inf:
+        return _smallest_over(norms, group)
     op = dist.ReduceOp.MAX if norm_type > 0 else dist.ReduceOp.MIN
-    if math.isinf(norm_type):
-        return _dominant_over(norms, norm_type, op, group)
     dominant = _all_reduced(norms.clone(), op, group)
     powers = _all_reduced(_powers(norms, dominant, norm_type), dist.ReduceOp.SUM, group)
     return _root(powers, dominant, norm_type)
 
 
-def _dominant_over(norms: Tensor, norm_type: float, op: Any, group: ProcessGroup) -> Tensor:
-    """The maximum or minimum. Some backends drop NaN, so NaN is counted and sent as well."""
+def _smallest_over(norms: Tensor, group: ProcessGroup) -> Tensor:
+    """The minimum. Some backends drop NaN, so whether there is one is sent as well, as -1."""
     nans = norms.isnan()
-    sign = 1.0 if norm_type > 0 else -1.0
-    sent = torch.stack([torch.where(nans, 0.0 if norm_type > 0 else math.inf, norms), sign * nans])
-    values, signals = _all_reduced(sent, op, group).unbind()
-    return torch.where(signals == sign, float("nan"), values)
+    sent = torch.stack([torch.where(nans, math.inf, norms), -nans.double()])
+    values, signals = _all_reduced(sent, dist.ReduceOp.MIN, group).unbind()
+    return torch.where(signals < 0, math.nan, values)
 
 
 def _powers(norms: Tensor, dominant: Tensor, norm_type: float) -> Tensor:
