@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import importlib.util
+import io
 import json
 import math
 import os
@@ -971,3 +972,164 @@ def test_help_and_a_program_without_steps(tmp_path: Path, audited: Callable[...,
     done = audited("x.py")
     assert (done.returncode, done.stderr) == (2, "")
     assert "no optimizer was seen to step" in done.stdout
+
+
+def test_the_report_is_the_last_thing_printed(tmp_path: Path, audited: Callable[..., Any]) -> None:
+    program = written(tmp_path, RIGHT)
+    done = audited("--output-format", "text", program, "3")
+    assert (done.returncode, done.stderr) == (0, "")
+    said, report = done.stdout.split("clipcheck audit: ")
+    assert said.startswith("done __main__ ['3']")
+    assert report.startswith("watched 3 steps in ") and report.endswith("\n\nno faults found\n")
+    content = json.loads(audited("--output-format", "json", program, "3").stdout.partition("\n")[2])
+    assert (content["steps"], content["exit_code"]) == (3, 0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
+def test_the_norms_are_drawn_where_that_is_asked_for(tmp_path: Path, audited: Callable[..., Any]) -> None:
+    program = written(tmp_path, RIGHT)
+    for suffix in (".svg", ".png"):
+        done = audited("--plot", f"norms{suffix}", program, "3")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "no faults found" in done.stdout
+        assert {f"norms{suffix}", f"norms-dark{suffix}"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_plot_needs_matplotlib_and_a_report_does_not(
+    tmp_path: Path, audited: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.py").write_text("print('hello')")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    done = audited("--plot", "norms.svg", "x.py")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "`--plot` needs matplotlib: pip install 'clipcheck[bench]'" in done.stderr
+    assert "hello" in audited("x.py").stdout
+
+
+def test_a_module_runs_with_its_arguments(
+    tmp_path: Path, audited: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the current folder, which is the first on the path then."""
+    (tmp_path / "audited_package").mkdir()
+    written(tmp_path / "audited_package", WRONG).rename(tmp_path / "audited_package" / "train.py")
+    (tmp_path / "audited_package" / "__init__.py").write_text("")
+    monkeypatch.setitem(sys.modules, "audited_package", None)
+    del sys.modules["audited_package"]
+    done = audited("--steps", "2", "-m", "audited_package.train", "4", "--steps")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "done __main__ ['4', '--steps']" in done.stdout
+    assert f"[{str(tmp_path)!r}, " in done.stdout
+    assert "watched 2 steps" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "first", "is_safe", "begins"),
+    [
+        ("/env/bin/clipcheck", "/env/bin", False, ["{folder}"]),
+        ("/env/bin/clipcheck", "/other", False, ["{folder}", "/other"]),
+        ("/env/bin/clipcheck", "/env/bin", True, []),
+        ("/env/bin/clipcheck", "/other", True, ["/other"]),
+    ],
+)
+def test_the_path_is_that_of_the_program(
+    tmp_path: Path,
+    audited: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    first: str,
+    is_safe: bool,
+    begins: list[str],
+) -> None:
+    """The folder of the command `clipcheck` is not on it; with `python -P` nothing is put in its place."""
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "x.py").write_text("import sys; print(sys.path, sys.argv)")
+    names = {name: getattr(sys.flags, name) for name in dir(sys.flags) if not name.startswith(("_", "count", "index"))}
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(**{**names, "safe_path": is_safe}))
+    monkeypatch.setattr(sys, "path", [first, "/rest", *sys.path])
+    monkeypatch.setattr(sys, "argv", [command, "audit"])
+    printed = audited("parts/x.py", "7").stdout
+    path = [*(part.format(folder=tmp_path / "parts") for part in begins), "/rest"]
+    assert printed.startswith(str(path)[:-1] + ", ")
+    assert "['parts/x.py', '7']" in printed
+
+
+@pytest.mark.parametrize(
+    ("end", "says", "told"),
+    [
+        ("raise KeyboardInterrupt", 130, "KeyboardInterrupt"),
+        ("raise KeyError('x')", 1, "KeyError: 'x'"),
+        ("import none_such", 1, "ModuleNotFoundError"),
+        ("sys.exit(False)", 0, ""),
+        ("sys.exit(1.5)", 1, "1.5"),
+    ],
+)
+def test_the_exit_code_of_the_program_is_told(
+    tmp_path: Path, audited: Callable[..., Any], end: str, says: int, told: str
+) -> None:
+    done = audited(written(tmp_path, RIGHT, end), "3")
+    assert done.returncode == (2 if says else 0)
+    assert told in done.stderr
+    assert (f"clipcheck audit: the program ended with exit code {says}\n" in done.stderr) is bool(says)
+    assert "runpy" not in done.stderr and "__main__.py" not in done.stderr  # of whose frames the program knows nothing
+    assert "3 of 3 used clipped gradients" in done.stdout
+
+
+class LeftError(Exception):
+    """Instead of the end of this process."""
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "reports"),
+    [
+        ("import os; os._exit(0)", 0, True),
+        ("import os; os._exit(3)", 2, True),
+        ("import os; os.getpid = lambda: -1; os._exit(3)", 3, False),  # a process that was forked
+        ("import os; os.getpid = lambda: -1; os._exit(0)", 0, False),
+    ],
+)
+def test_a_program_that_ends_without_cleanup_is_reported(
+    tmp_path: Path,
+    audited: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    end: str,
+    status: int,
+    reports: bool,
+) -> None:
+    left: list[tuple[int, bool]] = []
+
+    def leave(code: int) -> None:
+        left.append((code, os._exit is leave))
+        monkeypatch.setattr(sys, "__stdout__", io.StringIO())  # what would not run any more is not heard
+        raise LeftError
+
+    monkeypatch.setattr(os, "getpid", os.getpid)
+    monkeypatch.setattr(os, "_exit", leave)
+    done = audited(written(tmp_path, RIGHT, end), "3")
+    assert left == [(status, True)] and os._exit is leave
+    assert ("3 of 3 used clipped gradients" in done.stdout) is reports
+
+
+def test_what_ends_a_program_is_as_before_afterwards(tmp_path: Path, audited: Callable[..., Any]) -> None:
+    before = os._exit
+    (tmp_path / "x.py").write_text("import os; print(os._exit)")
+    assert "exit_now" in audited("x.py").stdout
+    assert os._exit is before
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError(13, "Permission denied", "/there"), "/there: Permission denied"),
+        (ArithmeticError("no"), "ArithmeticError: no. This is a bug in clipcheck, please report it"),
+    ],
+)
+def test_a_report_that_fails_is_one_line(
+    tmp_path: Path, audited: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("clipcheck.audit.ranks.compared", fails)
+    done = audited(written(tmp_path, RIGHT, "sys.exit(7)"), "3")
+    assert (done.returncode, done.stderr) == (2, f"clipcheck audit: {says}\n")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +18,8 @@ from conftest import PROJECT
 torch = pytest.importorskip("torch")
 
 from clipcheck.audit import gradients, ranks  # noqa: E402
-from clipcheck.audit.log import Log  # noqa: E402
+from clipcheck.audit.log import Call, Event, Log  # noqa: E402
+from clipcheck.audit.sites import Site  # noqa: E402
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun wants libuv there")
 
@@ -172,3 +175,133 @@ def test_a_rank_without_a_report_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         ["rank 3 has told nothing: it was not audited, or ended before", "the ranks of other hosts are not compared"],
     )
     assert list(tmp_path.iterdir()) == []
+
+
+# --- in this process ------------------------------------------------------------------------------------------------------
+
+LINE = Site("/x/train.py", 9, "main")
+
+
+def clip(norm: float | None, limit: float = 1.0, parts: int = 1) -> Event:
+    return Event("C", frozenset({1}), LINE, call=Call("clip_grad_norm_", limit, 2.0, (1,), ()), norm=norm, parts=parts)
+
+
+def log(*events: Event) -> Log:
+    return Log([*events], [], 1, 0.5, [])
+
+
+@pytest.fixture
+def rank(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+    """Compares a log as this rank of so many; all are of one host unless the host has fewer."""
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(ranks, "PATIENCE", 0.0)
+    monkeypatch.setattr(ranks.time, "sleep", lambda seconds: None)
+
+    def compare(seen: Log, number: int, world: int, local: int | None = None, on_host: int | None = None) -> Any:
+        values = {"RANK": number, "WORLD_SIZE": world, "LOCAL_RANK": number if local is None else local}
+        values |= {"LOCAL_WORLD_SIZE": world if on_host is None else on_host, "MASTER_PORT": 29500}
+        for name, value in values.items():
+            monkeypatch.setenv(name, str(value))
+        return ranks.compared(seen)
+
+    return compare
+
+
+def test_the_first_rank_compares_what_the_others_leave(rank: Callable[..., Any], tmp_path: Path) -> None:
+    other, own = log(clip(4.0, parts=2), clip(7.0)), log(clip(3.0, parts=2), clip(7.0), Event("B", frozenset()))
+    assert rank(other, 1, 2) == (other, [], [])
+    (folder,) = tmp_path.iterdir()
+    assert folder.name == f"clipcheck-audit-{os.getppid()}-29500"
+    assert folder.stat().st_mode & 0o777 == 0o700  # norms are the user's own
+    assert [path.name for path in folder.iterdir()] == ["1.json"]
+    joined, faults, unseen = rank(own, 0, 2)
+    assert [event.norm for event in joined.events] == [5.0, 7.0, None]
+    assert (faults, unseen, list(tmp_path.iterdir())) == ([], [], [])
+
+
+def test_a_single_rank_leaves_no_file(rank: Callable[..., Any], tmp_path: Path) -> None:
+    seen = log(clip(3.0, parts=2))
+    assert rank(seen, 0, 1) == (seen, [], [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ranks_of_another_host_are_not_waited_for(rank: Callable[..., Any], tmp_path: Path) -> None:
+    rank(log(clip(4.0)), 3, 4, local=1, on_host=2)
+    joined, faults, unseen = rank(log(clip(4.0)), 2, 4, local=0, on_host=2)
+    assert unseen == ["the ranks of other hosts are not compared"]
+    assert (len(joined.events), faults) == (1, [])
+
+
+def test_how_many_ranks_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert (ranks.world(), ranks.number("RANK")) == (1, 0)
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert ranks.world() == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert ranks.world() == 4
+
+
+def test_other_ranks_are_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    waited: list[float] = []
+    first, late = tmp_path / "0.json", tmp_path / "1.json"
+    first.write_text('{"a": 1}')
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            late.write_text('{"b": 2}')
+
+    monkeypatch.setattr(ranks.time, "sleep", sleep)
+    assert ranks._collected({0: first, 1: late}) == {0: {"a": 1}, 1: {"b": 2}}
+    assert len(waited) == 3 and all(0 < seconds < 1 for seconds in waited)
+    assert ranks.PATIENCE >= 10
+    clock = iter([0.0, 1.0, ranks.PATIENCE - 0.1, ranks.PATIENCE])
+    monkeypatch.setattr(ranks.time, "monotonic", lambda: next(clock))
+    assert ranks._collected({0: first, 5: tmp_path / "5.json"}) == {0: {"a": 1}}
+    assert next(clock, "none left") == "none left"
+
+
+@pytest.mark.parametrize(
+    ("summaries", "faults"),
+    [
+        ([{}], []),
+        ([{}, {}], []),
+        ([{}, {"weights": []}], []),
+        ([{"weights": []}, {"weights": []}], []),
+        ([{"weights": [[3.0], [5.0]]}, {}], ["the replicas' parameters were alike at the first step and are not at the last one"]),
+        ([{}, {}, {"weights": [[3.0], [9.0], [4.1]]}], ["the replicas' parameters were alike at the first step and are not at the last one"]),
+        ([{}, {"weights": [[3.0], [9.0], [4.0]]}], []),
+        ([{"weights": [[math.nan]]}, {"weights": [[math.nan]]}], []),
+        ([{"weights": [[math.nan], [1.0]]}, {"weights": [[1.0], [2.0]]}], []),
+        ([{"weights": [[3.0, 1.0], [5.0]]}, {"weights": [[3.0], [6.0]]}], []),  # they hold different parts
+        ([{}, {"clips": []}], ["CLIP406 train.py:1: clips on some ranks only, 1 times on rank 0, 0 times on rank 1"]),
+        ([{"clips": []}, {"clips": []}], []),
+        ([{"clips": []}, {"weights": [[9.0]]}], ["CLIP406 train.py:1: clips on some ranks only, 0 times on rank 0, 1 times on rank 1"]),
+        ([{}, {"clips": [["train.py:1", 1.0, 4.0]]}], ["train.py:1: replicas were clipped unlike in 1 calls: first norm 2 and coefficient 0.5 on rank 0, norm 4 and coefficient 0.25 on rank 1"]),
+        ([{}, {"clips": [["train.py:1", 1.0, 0.5]]}], ["train.py:1: replicas were clipped unlike in 1 calls: first norm 2 and coefficient 0.5 on rank 0, norm 0.5 and coefficient 1 on rank 1"]),
+        ([{}, {"clips": [["train.py:1", 1.0, None]]}], []),  # a part, or a norm that is not known
+        ([{"clips": [["train.py:1", 1.0, math.nan]]}, {"clips": [["train.py:1", 1.0, math.nan]]}], []),
+        ([{}, {}, {"clips": [["train.py:1", 1.0, 4.0]]}], ["train.py:1: replicas were clipped unlike in 1 calls: first norm 2 and coefficient 0.5 on rank 0, norm 2 and coefficient 0.5 on rank 1, norm 4 and coefficient 0.25 on rank 2"]),
+        ([{}, {"clips": [["train.py:1", 1.0, 2.0], ["train.py:2", 1.0, 2.0]]}], ["CLIP406 train.py:2: clips on some ranks only, 0 times on rank 0, 1 times on rank 1"]),
+    ],
+)  # fmt: skip
+def test_what_differs_between_ranks_and_must_not(summaries: list[dict[str, Any]], faults: list[str]) -> None:
+    assert ranks.faults({number: summary(**changes) for number, changes in enumerate(summaries)}) == faults
+
+
+def test_calls_are_compared_in_their_order() -> None:
+    one = [["train.py:1", 1.0, norm] for norm in (2.0, 3.0, 4.0)]
+    other = [["train.py:1", 1.0, norm] for norm in (2.0, 4.0, 5.0)]
+    (fault,) = ranks.faults({0: summary(clips=one), 1: summary(clips=other)})
+    assert fault.startswith(
+        "train.py:1: replicas were clipped unlike in 2 calls: first norm 3 and coefficient 0.3333 on"
+    )
+
+
+def test_norms_that_ranks_have_told() -> None:
+    part = clip(3.0, parts=2)
+    assert ranks.joined(log(part), {0: {"parts": [3.0]}, 1: {"parts": [None]}}).events == [part._replace(parts=1)]
+    assert ranks.joined(log(part), {0: {"parts": [None]}, 1: {"parts": [None]}}).events[0].norm is None
+    assert ranks.joined(log(part), {}).events == [part]
+    assert ranks.joined(log(part._replace(parts=0)), {0: {"parts": [3.0]}, 1: {"parts": [4.0]}}).events[0].norm == 3.0

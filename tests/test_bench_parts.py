@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import importlib.util
@@ -524,3 +525,156 @@ def test_the_gradients_of_the_claims() -> None:
     param, returned = beliefs._clipped_by_the_old_name(CPU)
     assert returned == 5.0
     torch.testing.assert_close(param.grad, torch.tensor([0.6, 0.8]), rtol=1e-5, atol=0)
+
+
+def test_every_claim_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beliefs, "_gradients", lambda device: [torch.tensor([3.0, 1.0]), torch.tensor([4.0])])
+    found = beliefs.all_beliefs(CPU)
+    claims = ("unchanged", "norm of the clipped gradients", "1.25 times faster", "a root is saved", "without a root")
+    assert [claim in belief.claim for claim, belief in zip(claims, found, strict=True)] == [True] * 5
+    assert [belief.holds for belief in found if "faster" not in belief.claim and "saved" not in belief.claim] == [
+        False
+    ] * 3
+
+
+def test_what_torch_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beliefs, "_gradients", lambda device: [torch.tensor([3.0]), torch.tensor([4.0])])
+    seen = "it called `torch._foreach_norm` {} time(s), then took the norm of the norms"
+    belief = beliefs.torch_sums_squares(CPU)
+    assert (belief.seen, belief.holds) == (seen.format(1), False)
+    limits: list[float] = []
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda params, limit: limits.append(limit))
+    belief = beliefs.torch_sums_squares(CPU)
+    assert (belief.seen, belief.holds) == (seen.format(0), True)
+    assert limits == [1e9]  # so that nothing is clipped
+
+
+def test_the_errors_of_three_loops() -> None:
+    grads = [torch.tensor([3.0, 4.0]), torch.tensor([12.0])]
+    assert beliefs.errors_of_the_norm(grads) == pytest.approx({"norm": 0, "squares": 0, "rooted": 0}, abs=1e-6)
+    uneven = [torch.full((1000,), 0.1), torch.full((999,), 0.3)]
+    errors = beliefs.errors_of_the_norm(uneven)
+    assert [*errors] == ["norm", "squares", "rooted"]
+    assert all(0 <= error < 1e-5 for error in errors.values())
+
+
+def test_a_small_workload_is_what_its_name_says() -> None:
+    assert workloads.workload("6x64x64").shapes == ((64, 64),) * 6
+    assert workloads.workload("2000x64").shapes == ((64,),) * 2000
+    assert workloads.workload("1x100M").shapes == ((100_000_000,),)
+    with pytest.raises(KeyError):
+        workloads.workload("another")
+    assert set(workloads.SHARDED) <= set(workloads.names())
+
+
+def test_the_skipped_among_all_workloads_are_named(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = {
+        name: (lambda size=size: iter([(size,)]), torch.float32) for name, size in (("small", 4), ("huge", 1 << 50))
+    }
+    monkeypatch.setattr(workloads, "_WORKLOADS", large)
+    result = runner().invoke(bench(), ["norm", "--device", "cpu", "--rounds", "1"])
+    assert result.exit_code == 0, result.output
+    assert "skipped, too large for the memory: huge\n" in result.stderr
+
+
+# --- on a GPU, as far as it is asked ----------------------------------------------------------------------------------------
+
+GPU = torch.device("cuda:1")
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is done with a GPU."""
+    log: list[Any] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            log.append(self)
+
+        def elapsed_time(self, other: Any) -> float:
+            assert [self, other] == [one for one in log if isinstance(one, Event)]  # in the order of the records
+            return 2.5
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *device: log.append(("wait", *device)))
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: log.append("sleep"))
+    return log
+
+
+def test_the_time_of_a_device_is_measured_while_the_host_is_ahead(gpu: list[Any]) -> None:
+    assert measure._device(lambda: gpu.append("call")) == 2.5
+    kinds = [one if isinstance(one, (str, tuple)) else "record" for one in gpu]
+    assert kinds == [("wait",), "sleep", "record", "call", "record", ("wait",)]
+
+
+def test_a_wall_time_on_a_gpu_is_until_it_is_done(gpu: list[Any]) -> None:
+    measure._wall(lambda: gpu.append("call"), GPU)
+    assert gpu == [("wait", GPU), "call", ("wait", GPU)]
+    measure._wall(lambda: None, CPU)
+    assert len(gpu) == 3
+
+
+@pytest.mark.parametrize("only_wall", [False, True])
+def test_on_a_gpu_both_times_are_measured_unless_one_is_enough(
+    only_wall: bool, gpu: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+    times = iter([1.0, 4.0, 2.0])
+    monkeypatch.setattr(measure, "_device", lambda call: (call(), next(times))[1])
+    found = measure.interleaved({"a": lambda: log.append("a")}, GPU, lambda: log.append("reset"), 3, only_wall)
+    assert log == ["reset", "a"] * (4 if only_wall else 7)
+    assert (found["a"].device, len(found["a"].walls)) == (None if only_wall else 2.0, 3)
+
+
+def test_the_bandwidth_of_a_gpu_takes_a_larger_copy(gpu: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    buffer: Any = type("Buffer", (), {"nbytes": 1000, "copy_": lambda self, source: None})
+    monkeypatch.setattr(torch, "ones", lambda size, device: made.append((size, device)) or buffer())
+    monkeypatch.setattr(torch, "ones_like", lambda source: buffer())
+    monkeypatch.setattr(measure, "_wall", lambda call, device: 4.0)
+    assert measure.bandwidth(GPU) == 2 * 1000 / 4e-3
+    assert made == [(1 << 28, GPU)]
+
+
+@pytest.mark.parametrize(("free", "expected"), [(2400, False), (2401, True)])
+def test_a_workload_fits_into_what_is_free_on_a_gpu(free: int, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 1 << 40) if device == GPU else (0, 0))
+    monkeypatch.setattr(workloads, "_free_memory", lambda: 1 << 50)
+    assert workloads.fits(workloads.Workload("1000 bytes", ((250,),), torch.float32), GPU) is expected
+
+
+def test_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the name of {device}")
+    assert measure.machine(GPU)["device"] == "the name of cuda:1"
+
+
+def test_a_graph_is_captured_after_one_clip(gpu: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first call allocates cannot be allocated while a graph is captured."""
+
+    class Graph:
+        def replay(self) -> None:
+            gpu.append("replay")
+
+    @contextlib.contextmanager
+    def capturing(graph: Graph) -> Iterator[None]:
+        assert isinstance(graph, Graph)
+        gpu.append("capture")
+        yield
+        gpu.append("captured")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", capturing)
+    monkeypatch.setattr(peers.runtime, "clip_grad_norm_", lambda params, limit: gpu.append((params, limit)))
+    params: list[Any] = ["p"]
+    replay = peers.captured(params, 2.0)
+    assert gpu == [(params, 2.0), ("wait",), "capture", (params, 2.0), "captured"]
+    replay()
+    assert gpu[-1] == "replay"
+
+
+def test_torchs_clip_is_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function: ("compiled", function))
+    assert peers.compiled() == ("compiled", torch.nn.utils.clip_grad_norm_)

@@ -280,3 +280,48 @@ def test_whole_steps_of_a_sharded_model(alone: None) -> None:
     assert "processes 1, backend gloo" in result.stdout
     clips = [line.split()[2] for line in result.stdout.splitlines() if line.startswith("ppo-policy")]
     assert clips == ["no", "torch", "clipcheck"]
+
+
+# --- as with GPUs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "backend", "used"),
+    [("cuda", "cuda:3", "nccl", ["cuda:3"]), ("cuda:0", "cuda:3", "nccl", ["cuda:3"]), ("cpu", "cpu", "gloo", [])],
+)
+def test_each_process_has_a_gpu_of_its_own(
+    given: str, device: str, backend: str, used: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[Any] = []
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: log.append(str(device)))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend: log.append(backend))
+    monkeypatch.setattr(dist, "barrier", lambda: log.append("barrier"))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: log.append("destroyed"))
+    with sharded.processes(torch.device(given)) as own:
+        assert str(own) == device
+        assert log == [*used, backend]
+    assert log == [*used, backend, "barrier", "destroyed"]
+
+
+def test_all_processes_begin_a_call_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[Any] = []
+    monkeypatch.setattr(dist, "barrier", lambda: log.append([grad.tolist() for grad in grads]))
+    grads, originals = [torch.zeros(2), torch.zeros(1)], [torch.ones(2), torch.full((1,), 3.0)]
+    sharded._reset(grads, [])()
+    sharded._reset(grads, originals)()
+    assert log == [[[0, 0], [0]], [[1, 1], [3]]]
+
+
+def test_a_model_is_sharded_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipcheck.bench import models, steps
+
+    sharded_: list[Any] = []
+    monkeypatch.setitem(sys.modules, "torch.distributed.fsdp", SimpleNamespace(fully_shard=sharded_.append))
+    with torch.device("meta"):
+        gpt = models.GPT(2, 8, 7, 4)
+        images = torch.nn.Sequential(models.Bottleneck(8, 2, 1), torch.nn.ReLU(), models.Bottleneck(8, 2, 1))
+    for model, parts in ((gpt, [*gpt.blocks]), (images, [images[0], images[2]])):
+        sharded_.clear()
+        steps._shard_(model)
+        assert sharded_ == [*parts, model]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import itertools
 import math
 import re
@@ -751,3 +752,21 @@ def test_a_parameter_that_does_not_count_is_scaled_as_well(counted: bool) -> Non
     params[0].grad.fill_(math.inf)
     with pytest.raises(RuntimeError, match="non-finite"):
         runtime.clip_grad_norm_(params, 1.0, counts=lambda p: True, nonfinite="raise")
+
+
+@pytest.mark.parametrize("module", [runtime, as_torch], ids=["runtime", "as_torch"])
+@pytest.mark.parametrize("name", ["clip_grad_norm_", "get_total_norm", "clip_grads_with_norm_"])
+def test_arguments_and_defaults_are_those_of_torch(module: Any, name: str) -> None:
+    if not hasattr(torch.nn.utils, name) or not hasattr(module, name):
+        pytest.skip("there is no such function")
+    theirs, ours = (inspect.signature(getattr(place, name)).parameters for place in (torch.nn.utils, module))
+    assert list(ours)[: len(theirs)] == list(theirs)
+    assert [ours[each].default for each in theirs] == [theirs[each].default for each in theirs]
+
+
+def test_the_order_is_2_unless_another_is_given() -> None:
+    params = params_of([torch.tensor([3.0, 4.0])])
+    assert runtime.grad_norm(params).item() == runtime.clipped_grads(params, 9.0).norm.item() == 5.0
+    assert runtime.clipped_grads(params, 2.5).clipped_norm.item() == pytest.approx(2.5, rel=1e-5)
+    assert reference.total_norm([p.grad for p in params]) == 5.0
+    assert reference.clipped([p.grad for p in params], 1.0)[0].norm().item() == pytest.approx(1.0, rel=1e-5)

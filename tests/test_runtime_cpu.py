@@ -16,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from clipcheck import runtime  # noqa: E402
-from clipcheck.runtime import cpu, cpu_plan, load, reference, sixteen  # noqa: E402
+from clipcheck.runtime import cpu, cpu_plan, load, reference, rows, sixteen  # noqa: E402
 
 INF = math.inf
 
@@ -324,3 +324,332 @@ def test_plans_are_few_and_keep_no_gradient() -> None:
     del grad
     gc.collect()
     assert kept() is None
+
+
+# --- how gradients are divided ---------------------------------------------------------------------------------------------
+
+
+def elements(*sizes: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """Vectors of so many elements that take no memory."""
+    return [torch.zeros(1, dtype=dtype).expand(size) for size in sizes]
+
+
+ROWS_OF_A_LARGER = torch.zeros(120, 208)[:, ::2]
+
+
+@pytest.mark.parametrize(
+    ("grad", "where"),
+    [
+        (torch.zeros(6_143), {"small": [0]}),
+        (torch.zeros(6_144), {"matrices": [(0, (64, 96))]}),
+        (torch.zeros(12_480), {"matrices": [(0, (120, 104))]}),
+        (torch.zeros(12_500), {"others": [0]}),  # a remainder is left
+        (torch.zeros(100, 104), {"matrices": [(0, None)]}),
+        (torch.zeros(100, 64), {"matrices": [(0, None)]}),
+        (torch.zeros(120, 208)[:, :104], {"matrices": [(0, None)]}),  # with gaps between the rows
+        (torch.zeros(104, 63), {"matrices": [(0, (63, 104))]}),  # rows that are too short
+        (torch.zeros(96, 105), {"matrices": [(0, (105, 96))]}),  # or too long
+        (torch.zeros(120, 104).t(), {"dense": [(0, (120, 104))]}),
+        (torch.zeros(4, 8, 13, 30).to(memory_format=torch.channels_last), {"dense": [(0, (120, 104))]}),
+        (ROWS_OF_A_LARGER, {"others": [0]}),
+        (torch.zeros(12_480).bfloat16(), {"small": [0]}),
+        (torch.zeros(16_383).half(), {"small": [0]}),
+        (torch.zeros(16_640).bfloat16(), {"matrices": [(0, (160, 104))]}),
+    ],
+)
+def test_a_gradient_is_viewed_as_rows_where_that_needs_no_copy(grad: torch.Tensor, where: dict[str, object]) -> None:
+    how = rows.division([grad])._asdict()
+    assert {name: how[name] for name in ("matrices", "dense", "small", "others") if how[name]} == where
+    assert (how["sizes"], how["elements"]) == ([grad.numel()], grad.numel())
+    assert (how["small_as_rows"], how["any_long"]) == (False, False)
+
+
+def test_many_elements_have_long_rows() -> None:
+    for high in (1_310, 1_311):  # fewer than 131,072 elements, and more
+        assert not rows.division([torch.zeros(high, 100)]).any_long  # since its rows are short
+    assert rows.division([torch.zeros(512, 256)]).matrices == [(0, None)]
+    assert rows.division([torch.zeros(512, 256)]).any_long
+    assert rows.division([torch.zeros(131_072)]).matrices == [(0, (512, 256))]
+    assert rows.division([torch.zeros(512, 260)[:, :257]]).others == [0]
+    assert rows.division([torch.zeros(512, 260)[:, :257]]).any_long
+    assert rows.longest_row([131_072]) == rows.longest_row([65_536] * 2) == 256
+    assert rows.longest_row([131_071]) == 104
+
+
+@pytest.mark.parametrize(
+    ("dtype", "count", "as_rows"),
+    [
+        (torch.float16, 15, False),
+        (torch.float16, 16, True),  # 131,072 elements
+        (torch.float16, 512, True),
+        (torch.float16, 513, False),  # a copy would need memory
+        (torch.bfloat16, 16, False),
+        (torch.float32, 32, False),
+    ],
+)
+def test_many_small_gradients_of_float16_are_copied(dtype: torch.dtype, count: int, as_rows: bool) -> None:
+    size = 8_192 if dtype == torch.float16 else 4_096
+    how = rows.division(elements(*[size] * count, dtype=dtype))
+    assert how.small == list(range(count))
+    assert how.small_as_rows is as_rows is how.any_long
+
+
+@pytest.mark.parametrize(
+    ("count", "longest", "length"),
+    [
+        (12_480, 104, 104),
+        (9_600, 104, 96),
+        (8_800, 104, 88),
+        (8_000, 104, 80),
+        (7_272, 104, 104),  # 72 would divide it, and is too short
+        (131_072, 256, 256),
+        (248_000, 256, 248),
+        (1, 104, 104),
+    ],
+)
+def test_the_length_of_rows_leaves_no_remainder_if_possible(count: int, longest: int, length: int) -> None:
+    assert rows.length(count, longest) == length
+
+
+@pytest.mark.parametrize(
+    ("sizes", "runs"),
+    [
+        ([], []),
+        ([10], [1]),
+        ([32_767], [1]),
+        ([16_384, 16_383], [2]),
+        ([16_384, 16_384], [1, 1]),
+        ([10_000] * 7, [3, 3, 1]),
+        ([40_000, 10, 20], [1, 2]),  # which is larger by itself
+        ([10, 40_000, 20], [1, 1, 1]),
+    ],
+)
+def test_small_gradients_are_concatenated_up_to_the_grain(sizes: list[int], runs: list[int]) -> None:
+    grads = elements(*sizes)
+    together = list(rows.together(grads))
+    assert list(map(len, together)) == runs
+    assert [id(grad) for run in together for grad in run] == list(map(id, grads))
+
+
+@pytest.mark.parametrize(
+    ("shape", "parts"),
+    [
+        ((511, 64), [511]),
+        ((512, 64), [511, 1]),
+        ((1_022, 64), [511, 511]),
+        ((3, 40_000), [1, 1, 1]),
+        ((2, 16_384), [1, 1]),
+    ],
+)
+def test_pieces_are_split_below_the_grain(shape: tuple[int, int], parts: list[int]) -> None:
+    piece = torch.zeros(1, 1).expand(shape)
+    assert [len(part) for part in rows.split([piece])] == parts
+    several = [torch.zeros(1), torch.zeros(2)]
+    assert list(rows.split([several])) == [several]
+
+
+def test_columns_of_a_slice_are_matrices_if_it_is_high() -> None:
+    def divided(high: int, wide: int) -> tuple[list[tuple[int, ...]], int]:
+        grads = [torch.zeros(high, wide + 8)[:, 4:-4]]
+        matrices, small = rows.divided(grads, rows.division(grads))
+        assert sum(part.numel() for part in (*matrices, *small)) == high * wide
+        return [tuple(matrix.shape) for matrix in matrices], len(small)
+
+    assert divided(256, 700) == ([(256, 256), (256, 256), (256, 188)], 0)
+    assert divided(255, 700)[0] == []
+    assert divided(600, 257) == ([(600, 256), (600, 1)], 0)
+    assert divided(600, 256) == ([(600, 256)], 0)
+
+
+@pytest.mark.parametrize(
+    "grad",
+    [
+        torch.zeros(3, 20_000)[:, ::2],
+        torch.zeros(200, 700)[:, ::2],
+        torch.zeros(50, 50, 50)[::2, :, ::2],
+        torch.zeros(1, 80_000)[:, ::2],
+        torch.zeros(80_000, 2)[:, :1],
+        torch.zeros(32_767 * 2)[::2],
+        torch.zeros(32_768 * 2)[::2],
+    ],
+)
+def test_parts_of_a_gradient_with_gaps_are_below_the_grain(grad: torch.Tensor) -> None:
+    parts = list(rows._parts(grad))
+    assert sum(part.numel() for part in parts) == grad.numel()
+    assert max(part.numel() for part in parts) < load.GRAIN
+    assert len(parts) <= 2 * -(-grad.numel() // load.GRAIN) + 1
+    assert (len(parts) == 1) is (grad.numel() < load.GRAIN)
+    assert len({part.data_ptr() for part in parts}) == len(parts)
+
+
+# --- the parts of the norm -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("norms", "order", "norm"),
+    [
+        ([3.0], 2.0, 3.0),
+        ([math.nan], 2.0, math.nan),
+        ([3.0, 4.0], 2.0, 5.0),
+        ([3.0, 4.0], 1.0, 7.0),
+        ([3.0, 4.0], INF, 4.0),
+        ([3.0, 4.0], -INF, 3.0),
+        ([1.0, 1.0], -1.0, 0.5),
+        ([0.0, 0.0], 2.0, 0.0),
+        ([0.0, 3.0], -1.0, 0.0),
+        ([3e200, 4e200], 2.0, 5e200),
+        ([3e-200, 4e-200], 2.0, 5e-200),
+        ([1e200, 1e200], 3.0, 2 ** (1 / 3) * 1e200),
+        ([INF, 1.0], 2.0, INF),
+        ([math.nan, 1.0], 2.0, math.nan),
+        ([1.0, math.nan], 2.0, math.nan),
+        ([1.0, math.nan], INF, math.nan),
+    ],
+)
+def test_norms_of_several_dtypes_are_one(norms: list[float], order: float, norm: float) -> None:
+    assert cpu.combined(iter(norms), order) == pytest.approx(norm, rel=1e-14, nan_ok=True)
+
+
+@pytest.mark.parametrize("order", [0.5, 1.0, 2.0, 3.0, 9.0, 30.0, INF, -1.0, -3.0, -30.0, -INF])
+@pytest.mark.parametrize("special", [None, 0.0, INF, -INF, math.nan])
+@pytest.mark.parametrize("scale", [1e30, 1.0, 1e-30])
+@pytest.mark.parametrize("size", [4, 9_000])
+def test_every_order_is_right_at_every_scale(order: float, special: float | None, scale: float, size: int) -> None:
+    torch.manual_seed(size)
+    grad = (torch.rand(size) + 0.5) * scale
+    if special is not None:
+        grad[2] = special
+    want = reference.total_norm([grad], order)
+    for found in (
+        cpu.norm([[grad]], order),
+        cpu.careful_norm([grad], order),
+        cpu.norm([[grad[:2]], [grad[2:].double()]], order),
+    ):
+        if found != want:
+            assert found == pytest.approx(want, rel=1e-7, nan_ok=True)
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0, 3.0, INF, -1.0, -INF])
+def test_nothing_has_the_norm_0(order: float) -> None:
+    empty = torch.zeros(0)
+    for groups in ([[empty]], [[empty, empty]], [[empty], [empty.double()]], [[torch.zeros(0, dtype=torch.complex64)]]):
+        assert cpu.norm(groups, order) == 0.0
+    assert cpu.norm([[torch.zeros(3)]], order) == cpu.norm([[torch.zeros(9_000)]], order) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("norm", "elements", "wide", "expected"),
+    [
+        (1.0, 1, False, True),
+        (INF, 1, False, False),
+        (math.nan, 1, False, False),
+        (0.0, 1, False, False),
+        (2e-15, 1, False, True),
+        (5e-16, 1, False, False),
+        (2e-15, 100, False, False),  # a mean square of 4e-32
+        (2e-14, 100, False, True),
+        (1e-100, 1, False, False),
+        (1e-100, 1, True, True),
+        (2e-145, 1, True, True),
+        (5e-146, 1, True, False),
+    ],
+)
+def test_whether_a_square_was_in_range(norm: float, elements: int, wide: bool, expected: bool) -> None:
+    assert cpu._in_range(norm, elements, wide) is expected
+
+
+@pytest.mark.parametrize(
+    ("values", "repeat"),
+    [
+        ([], False),
+        ([1.0], False),
+        ([1.0, 2.0, 3.0], False),
+        ([1.0, 1.0, 2.0, 3.0], False),  # by chance
+        ([1.0, 1.0, 1.0], True),
+        ([1.0, 1.0, 2.0, 2.0], True),
+        ([0.0] * 8, False),
+        ([0.0, 0.0, 0.0, 1.0, 2.0], False),
+        ([0.0, 0.0, 1.0, 1.0, 1.0, 1.0], True),
+    ],
+)
+def test_values_that_repeat(values: list[float], repeat: bool) -> None:
+    assert cpu._repeats(values) is repeat
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 7, 20])
+def test_every_so_many_rows_counted_over_all(step: int) -> None:
+    every = torch.arange(24.0).view(12, 2)
+    matrices = [every[:5], every[5:6], every[6:12]]
+    found = torch.cat(list(cpu._every(matrices, step)))
+    assert found.tolist() == every[::step].tolist()
+
+
+def test_the_start_of_a_row_counted_over_all() -> None:
+    numbers = -torch.arange(100.0).view(5, 20)
+    matrices = [numbers[:2], numbers[2:]]
+    for row in range(5):
+        assert cpu._start_of_row(matrices, row) == [20.0 * row + at for at in range(16)]
+    assert cpu._start_of_row(matrices, 5) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "expected"),
+    [
+        (3.0, torch.float32, 3.0),
+        (cpu.LARGEST, torch.float32, cpu.LARGEST),
+        (1e39, torch.float32, INF),
+        (1e39, torch.float64, 1e39),
+        (INF, torch.float64, INF),
+        (math.nan, torch.float32, math.nan),
+    ],
+)
+def test_a_number_that_a_dtype_has_not_is_infinite(value: float, dtype: torch.dtype, expected: float) -> None:
+    made = cpu.scalar(value, dtype)
+    assert (made.dtype, made.dim(), made.device.type) == (dtype, 0, "cpu")
+    assert made.item() == pytest.approx(expected, nan_ok=True)
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------------
+
+
+def sizes_of_operations(grads: list[torch.Tensor], norm_type: float = 2.0) -> list[int]:
+    """The elements of what the norms and products of a clip work on."""
+    sizes: list[int] = []
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if function in (torch.linalg.vector_norm, torch._foreach_mul_, torch.aminmax):
+                tensors = args[0] if isinstance(args[0], list) else [args[0]]
+                sizes.extend(tensor.numel() for tensor in tensors)
+            return function(*args, **(kwargs or {}))
+
+    params = params_of(grads)
+    with Watch():
+        runtime.clip_grad_norm_(params, 1e-3, norm_type)
+    return sizes
+
+
+@pytest.mark.parametrize(
+    "shape", [(32_768,), (32_767,), (32_769,), (128, 256), (256, 128), (64, 513), (2, 16_384), (40_000,)]
+)
+@pytest.mark.parametrize("busy", [True, False])
+def test_an_operation_is_on_all_threads_only_if_cores_are_free(
+    shape: tuple[int, ...], busy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "is_serial_better", lambda: busy)
+    grads = [torch.randn(shape), torch.randn(100)]
+    want = reference.clipped(grads, 1e-3)
+    sizes = sizes_of_operations(grads)
+    has_large = max(sizes) >= load.GRAIN
+    assert has_large is (not busy and math.prod(shape) >= load.GRAIN)
+    for grad, exact in zip(grads, want, strict=True):
+        torch.testing.assert_close(grad.double(), exact, rtol=1e-5, atol=0)
+
+
+def test_small_gradients_do_not_ask_whether_cores_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading it takes as long as their norm."""
+    monkeypatch.setattr(cpu, "is_serial_better", lambda: 1 / 0)
+    grads = [torch.randn(32_767), torch.randn(300, 100), torch.randn(16_000).bfloat16(), torch.randn(30_000).double()]
+    runtime.clip_grad_norm_(params_of(grads), 1e-3)
+    with pytest.raises(ZeroDivisionError):
+        runtime.clip_grad_norm_(params_of([torch.randn(32_768)]), 1e-3)

@@ -269,9 +269,8 @@ def _every(tensors: list[Tensor], step: int) -> Iterator[Tensor]:
 
 
 def _repeats(values: list[float]) -> bool:
-    """Whether nonzero values repeat; zeros are added without error."""
-    distinct = len(set(values))
-    return distinct < len(values) and distinct < len(values) - values.count(0.0) - 1
+    """Whether nonzero values repeat, more than once; zeros are added without error."""
+    return len(set(values)) < len(values) - values.count(0.0) - 1
 
 
 def _start_of_row(matrices: list[Tensor], row: int) -> list[float]:
