@@ -653,3 +653,44 @@ def test_small_gradients_do_not_ask_whether_cores_are_free(monkeypatch: pytest.M
     runtime.clip_grad_norm_(params_of(grads), 1e-3)
     with pytest.raises(ZeroDivisionError):
         runtime.clip_grad_norm_(params_of([torch.randn(32_768)]), 1e-3)
+
+
+def test_the_plans_used_last_come_first_and_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_plan, "_plans", ())
+    made = [cpu_plan.plan_for([torch.zeros(size)]) for size in (3, 4, 5, 6)]
+    first, second, third, fourth = made
+    assert cpu_plan._plans == (fourth, third, second, first)
+    assert cpu_plan.plan_for([torch.ones(4)]) is second
+    assert cpu_plan._plans == (second, fourth, third, first)
+    assert cpu_plan.plan_for([torch.ones(4)]) is second
+    assert cpu_plan._plans == (second, fourth, third, first)
+
+
+def test_a_plan_has_the_gradients_of_each_dtype_together() -> None:
+    grads = [
+        torch.ones(3),
+        torch.ones(3).half(),
+        torch.ones(4),
+        torch.ones(2, dtype=torch.complex64),
+        torch.ones(0).half(),
+    ]
+    plan = cpu_plan.plan_for(grads)
+    assert plan is not None
+    groups = plan.groups(grads)
+    assert [[id(grad) for grad in group] for group in groups] == [
+        [id(grads[at]) for at in members] for members in ([0, 2], [1, 4], [3])
+    ]
+    assert [division is None for division in plan.divisions] == [False, True, True]  # empty, or complex
+    assert (plan.count, plan.dtype) == (5, torch.float32)
+    alone = cpu_plan.plan_for(grads[:1])
+    assert alone is not None and alone.groups(grads[:1]) == [grads[:1]]
+    for dtype in (torch.float64, torch.complex128):
+        wide = cpu_plan.plan_for([grads[0], torch.ones(2, dtype=dtype)])
+        assert wide is not None and wide.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "grad", [torch.ones(3).int(), torch.ones(3, device="meta"), torch.ones(3).to_sparse(), torch.ones(3).bool()]
+)
+def test_other_gradients_have_no_plan(grad: torch.Tensor) -> None:
+    assert cpu_plan.plan_for([torch.ones(2), grad]) is cpu_plan.plan_for([grad]) is None

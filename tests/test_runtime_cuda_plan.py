@@ -248,6 +248,9 @@ def test_gradients_that_overlap_are_not_for_the_kernels(machine: Machine) -> Non
         assert cuda_plan.feed_for(plan, grads) is not None
     assert cuda_plan.feed_for(plan, [memory[:100], memory[99:199]]) is None
     assert cuda_plan.feed_for(plan, [memory[99:199], memory[:100]]) is None
+    three = [memory[:100], memory[100:200], memory[200:300]]
+    assert cuda_plan.feed_for(plan_for(three), three[::-1]) is not None
+    assert cuda_plan.feed_for(plan_for(three), [*three[:2], memory[150:250]]) is None
     machine.is_capturing = True
     assert cuda_plan.feed_for(plan, [memory[:100], memory[99:199]]) is None
     machine.is_capturing = False

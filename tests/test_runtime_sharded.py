@@ -46,6 +46,23 @@ def fsdp2_uneven(rank: int, size: int) -> None:
         check([distributed(g, mesh, [Shard(0)]) for g in grads], grads, 1, norm_type)
 
 
+def orders_below_zero(rank: int, size: int) -> None:
+    """The smallest element counts most; a rank without elements has no say, and NaN stays NaN."""
+    mesh = init_device_mesh(device(), (size,))
+    for norm_type in (-1.0, -3.0, -INF):
+        grads = whole((7, 13), (1, 5), (4,))
+        params = [distributed(g, mesh, [Shard(0)]) for g in grads[:2]] + [replicated(grads[2])]
+        want = reference.total_norm(grads, norm_type)
+        assert runtime.grad_norm(params, norm_type).item() == pytest.approx(want, rel=1e-6)
+        stages = [whole((4, stage + 1))[0] + stage for stage in range(size)]
+        got = runtime.grad_norm([replicated(stages[rank])], norm_type, group=dist.group.WORLD)
+        assert got.item() == pytest.approx(reference.total_norm(stages, norm_type), rel=1e-6)
+        params[0].grad.to_local().fill_(float("nan") if rank == size - 1 else 1.0)
+        assert runtime.grad_norm(params, norm_type).isnan()
+        stage = torch.full((3,), float("nan") if rank == 0 else 1.0, device=device())
+        assert runtime.grad_norm([replicated(stage)], norm_type, group=dist.group.WORLD).isnan()
+
+
 def no_power_overflows_or_vanishes(rank: int, size: int) -> None:
     mesh = init_device_mesh(device(), (size,))
     for scale in (1e30, 1e-30):
@@ -305,6 +322,7 @@ def fsdp1_is_refused(rank: int, size: int) -> None:
 
 CASES: list[Case] = [
     fsdp2_uneven,
+    orders_below_zero,
     no_power_overflows_or_vanishes,
     the_zero_norm_counts_gradients,
     hsdp_and_tensor_parallel,

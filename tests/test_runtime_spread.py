@@ -15,7 +15,7 @@ import torch.distributed as dist  # noqa: E402
 if not dist.is_available():
     pytest.skip("torch has no process groups here", allow_module_level=True)
 
-from clipcheck.runtime import again, dtensors, exchange, local, spread  # noqa: E402
+from clipcheck.runtime import again, dtensors, exchange, local, reference, sharded, spread  # noqa: E402
 from clipcheck.runtime.spread import Asked, Exchange, Spread  # noqa: E402
 
 
@@ -266,6 +266,13 @@ def test_parameters_of_fsdp1_are_refused(tensors: list[Any], is_refused: bool, d
     assert refused(tensors, "train", "clipcheck.runtime.clip") is is_refused
 
 
+def test_parts_of_parameters_are_refused_unless_their_group_is_given(distributed: None) -> None:
+    for asked in (Asked(), Asked(group=A), Asked(all_groups=[A])):
+        with pytest.raises(RuntimeError, match="FSDP1"):
+            spread.spread([PLAIN, VIEW], asked)  # type: ignore[list-item]
+    assert found([PLAIN, VIEW], Asked(shard_group=A)).section_of == [0, 0]
+
+
 def test_a_dtensor_is_not_of_fsdp1(distributed: None) -> None:
     tensor: Any = DTensor(Mesh(A), SPLIT)
     tensor._fsdp_flattened = True
@@ -391,3 +398,72 @@ def test_the_specs_used_last_are_kept(clipped: list[Any]) -> None:
     assert [again.clip_(params, 1.0, 2.0, False) for params in known] == ["norm", None, *["norm"] * (again.KEPT - 2)]
     again._forget()
     assert again.clip_(known[0], 1.0, 2.0, False) is None
+
+
+# --- the kernels, where they know the gradients ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the kernels are asked for; they answer with 7."""
+    asked: list[Any] = []
+    monkeypatch.setattr(local, "clip_joined_on_cuda_", lambda *given: asked.append(("clip", *given)) or 7)
+    monkeypatch.setattr(local, "joined_norm_on_cuda", lambda *given: asked.append(("norm", *given)) or 7)
+    return asked
+
+
+def gradient() -> torch.Tensor:
+    return torch.tensor([3.0, 4.0])
+
+
+def test_sums_over_processes_are_joined_between_the_kernels(
+    kernels: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remembered: list[Any] = []
+    monkeypatch.setattr(again, "remember", lambda *given: remembered.append(given))
+    grads: list[Any] = [gradient(), None]
+    how = Spread([None, None], [0, 1], 2, (), (), True)
+    assert sharded.clip_([ONE, OTHER], grads, 1.5, 2.0, how, skips=True) == 7
+    ((name, values, max_norm, norm_type, sections, skips),) = kernels
+    assert (name, values, max_norm, norm_type, skips) == ("clip", grads[:1], 1.5, 2.0, True)
+    assert (sections.of, sections.number) == ([0], 2)
+    assert remembered == [([ONE, OTHER], grads, how)]
+    counted = sharded.clip_([ONE, OTHER], grads, 1.5, 2.0, how, counts=lambda tensor: tensor is OTHER)
+    assert counted == 7 and len(remembered) == 1  # what counts may be another thing in the next step
+    assert kernels[1][4].of == [2]
+    assert sharded.norm([ONE, OTHER], grads, float("inf"), how) == 7
+    assert kernels[2][:3] == ("norm", grads[:1], float("inf"))
+
+
+@pytest.mark.parametrize("norm_type", [3.0, 0.5, 0.0, -float("inf")])
+def test_other_orders_are_not_for_the_kernels(norm_type: float, kernels: list[Any]) -> None:
+    how = Spread([None], [0], 1, (), (), True)
+    exact = reference.total_norm([gradient()], norm_type)
+    assert sharded.norm([ONE], [gradient()], norm_type, how).item() == pytest.approx(exact, rel=1e-7)
+    grad = gradient()
+    assert sharded.clip_([ONE], [grad], exact / 2, norm_type, how).item() == pytest.approx(exact, rel=1e-7)
+    torch.testing.assert_close(grad, gradient() / 2, rtol=1e-5, atol=0)
+    assert kernels == []
+
+
+def test_without_gradients_the_kernels_have_nothing_to_do(kernels: list[Any]) -> None:
+    how = Spread([None], [0], 1, (), (), True)
+    assert sharded.norm([ONE], [None], 2.0, how).item() == sharded.clip_([ONE], [None], 1.0, 2.0, how).item() == 0.0
+    assert kernels == []
+
+
+def test_partial_sums_are_measured_reduced_and_scaled_as_they_are(
+    kernels: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, reduced = torch.tensor([10.0, 20.0]), gradient()
+    monkeypatch.setattr(dtensors, "parts", lambda *_: dtensors.Parts([stored], [reduced]))
+    how = Spread([None], [0], 1, (), (), True)
+    assert sharded.clip_([ONE], [stored], 2.5, 2.0, how).item() == 5.0
+    torch.testing.assert_close(stored, torch.tensor([5.0, 10.0]), rtol=1e-5, atol=0)
+    assert (reduced.tolist(), kernels) == ([3.0, 4.0], [])
+
+
+def test_the_0_norm_of_ranks_with_other_lists_is_not_known() -> None:
+    how = Spread([None], [0], 1, (), (), False)
+    with pytest.raises(ValueError, match="the 0-norm counts gradients that every rank lists"):
+        sharded.norm([ONE], [gradient()], 0, how)
