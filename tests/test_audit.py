@@ -1133,3 +1133,86 @@ def test_a_report_that_fails_is_one_line(
     monkeypatch.setattr("clipcheck.audit.ranks.compared", fails)
     done = audited(written(tmp_path, RIGHT, "sys.exit(7)"), "3")
     assert (done.returncode, done.stderr) == (2, f"clipcheck audit: {says}\n")
+
+
+# --- what is noted ----------------------------------------------------------------------------------------------
+
+
+def noted(train: Callable[[], Any]) -> list[Any]:
+    """The events of a training."""
+    with audit.watching() as watch:
+        train()
+    return watch.end().events
+
+
+def test_reads_are_counted_in_a_few_calls_of_each_line() -> None:
+    """The first one may read what later ones know; and counting takes time."""
+    calls_ = [event.call for event in noted(training) if event.call]
+    assert [call.reads for call in calls_] == [None, 0, 0, 0, None, None]
+    assert all(0 < call.seconds < 60 for call in calls_)
+    assert {(call.function, call.limit, call.error) for call in calls_} == {("clip_grad_norm_", 1.0, "")}
+
+
+def test_ranks_are_compared_by_their_smallest_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors begin as ones or zeros on all ranks."""
+    weights: list[list[float]] = []
+
+    def train() -> None:
+        torch.manual_seed(0)
+        layers = [nn.Linear(n, 3) for n in range(1, 12)]
+        optimizer = torch.optim.SGD([p for layer in layers for p in layer.parameters()], lr=0.1)
+        for _ in range(2):
+            sum(layer.weight.square().sum() + layer.bias.sum() for layer in layers).backward()
+            weights.append([layer.weight.norm().item() for layer in layers[:8]])
+            optimizer.step()
+
+    def seen() -> list[Any]:
+        weights.clear()
+        return [event.weights for event in noted(train) if event.kind == "s"]
+
+    assert seen() == [(), ()]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert [list(each) for each in seen()] == [pytest.approx(each) for each in weights]
+
+
+def test_the_events_of_a_step_in_their_order() -> None:
+    def train() -> None:
+        layer = nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            layer(torch.ones(1, 2)).sum().backward()
+            norm_of(layer)
+            clip_grad_norm_(layer.parameters(), 0.1)
+            layer.weight.grad.add_(0)
+            optimizer.step()
+
+    events = noted(train)
+    assert "".join(event.kind for event in events) == "ZBMCO<sZBMCO<s"
+    assert [len(event.about) for event in events] == [0, 2, 2, 2, 1, 0, 2, 2, 2, 2, 2, 1, 0, 2]
+    assert [event.probe is not None for event in events[:7]] == [False, True, False, True, False, False, True]
+    begin, end = events[5:7]
+    assert begin.optimizer == end.optimizer != 0 and begin.time > 0
+    assert (end.norm, events[3].norm) == (pytest.approx(0.1, rel=1e-4), pytest.approx(math.sqrt(3)))
+    assert not end.in_closure and end.parts == 1
+
+
+def test_norms_under_the_name_of_any_module_are_seen() -> None:
+    def train() -> None:
+        layer = nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        layer(torch.ones(1, 2)).sum().backward()
+        runtime.grad_norm(layer.parameters())
+        runtime.get_total_norm([p.grad for p in layer.parameters()])
+        runtime.clip_grads_with_norm_(layer.parameters(), 1.0, 2.0)
+        nn.utils.clip_grad_value_(layer.parameters(), 0.5)
+        optimizer.step()
+
+    seen = [(event.kind, event.call.function, event.norm) for event in noted(train) if event.call]
+    root = pytest.approx(math.sqrt(3))
+    assert seen == [
+        ("M", "grad_norm", root),
+        ("M", "get_total_norm", root),
+        ("C", "clip_grads_with_norm_", 2.0),
+        ("C", "clip_grad_value_", None),
+    ]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import math
+import os
 import sys
+import sysconfig
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +17,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from clipcheck.audit import calls, figures, gradients, ranks, report  # noqa: E402
+from clipcheck.audit import calls, figures, findings, gradients, ranks, report, sites, watch  # noqa: E402
 from clipcheck.audit.figures import Norms, Times  # noqa: E402
 from clipcheck.audit.findings import Finding, Step, counted, is_used, of_strangers, steps, story, told  # noqa: E402
 from clipcheck.audit.log import Call, Event, Log, Optimizer  # noqa: E402
 from clipcheck.audit.sites import NOWHERE, Site  # noqa: E402
+from clipcheck.audit.watch import Watch  # noqa: E402
 
 SGD = Optimizer(7, "SGD", Site("/x/train.py", 3, "main"), {1: "weight", 2: "bias"}, [], [])
 ADAM = Optimizer(8, "Adam", Site("/x/train.py", 4, "main"), {3: "other"}, [], [])
@@ -571,3 +576,203 @@ def test_what_other_ranks_want_to_know() -> None:
         "parts": [2.0, 1.0],
         "weights": [(4.0,)],
     }
+
+
+# --- where a call comes from ----------------------------------------------------------------------------------------------------------
+
+OWN, PACKAGES = "/home/me/train.py", sysconfig.get_path("purelib")
+TORCH = str(Path(torch.__file__).parent / "nn" / "utils" / "clip_grad.py")
+CLIPCHECK = str(Path(sites.__file__))
+
+
+def library(line: int, function: str = "fit", name: str = "trainers/loop.py") -> tuple[str, int, str]:
+    return os.path.join(PACKAGES, *name.split("/")), line, function
+
+
+@pytest.mark.parametrize(
+    ("frames", "site"),
+    [
+        ([], NOWHERE),
+        ([(CLIPCHECK, 1, "here"), (TORCH, 2, "clip")], NOWHERE),
+        ([(TORCH, 2, "clip"), (OWN, 9, "main")], Site(OWN, 9, "main")),
+        ([(OWN, 9, "inner"), (OWN, 5, "main")], Site(OWN, 9, "inner")),
+        ([(TORCH, 2, "clip"), library(5), (OWN, 9, "main")], Site(OWN, 9, "main", "trainers/loop.py:5")),
+        ([library(5), library(6, name="other.py"), (OWN, 9, "main")], Site(OWN, 9, "main", "trainers/loop.py:5")),
+        ([(OWN, 9, "training_step"), library(20), (OWN, 3, "main")], Site(OWN, 9, "training_step", "", "trainers/loop.py:20 training_step")),
+        ([library(5), (OWN, 9, "inner"), (OWN, 8, "hook"), library(20), (OWN, 3, "main")], Site(OWN, 9, "inner", "trainers/loop.py:5", "trainers/loop.py:20 hook")),
+        ([(OWN, 9, "hook"), library(20), library(21, name="other.py")], Site(OWN, 9, "hook", "", "trainers/loop.py:20 hook")),
+        ([(OWN, 9, "hook"), (TORCH, 2, "step"), (OWN, 3, "main")], Site(OWN, 9, "hook")),  # torch is no framework
+        ([(OWN, 9, "main"), ("<frozen runpy>", 88, "_run_code"), (CLIPCHECK, 3, "main")], Site(OWN, 9, "main")),
+        ([library(5), library(6)], Site(*library(5))),
+    ],
+)  # fmt: skip
+def test_the_line_that_calls(frames: list[tuple[str, int, str]], site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = [
+        (SimpleNamespace(f_code=SimpleNamespace(co_filename=file, co_name=name)), line) for file, line, name in frames
+    ]
+    monkeypatch.setattr(sites, "walk_stack", lambda frame: iter(stack))
+    assert sites.here() == site
+
+
+def test_a_site_is_shown_relative_to_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert str(Site(str(tmp_path / "runs" / "a.py"), 3, "main")) == f"{Path('runs', 'a.py')}:3"
+    assert (
+        str(Site("/elsewhere/a.py", 3, "main", "lib/b.py:4", "lib/c.py:5 hook"))
+        == "/elsewhere/a.py:3 (through lib/b.py:4)"
+    )
+
+
+# --- the watch ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", [functools.partial(print), len, min])
+def test_a_function_that_cannot_be_watched_is_named(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of another library that has put its own in the place of torch's."""
+    monkeypatch.setattr("torch.nn.utils.clip_grad.clip_grad_value_", function)
+    (trouble,) = Watch(1).begin().end().troubles
+    assert trouble.startswith(f"calls of {function!r}: ")
+
+
+def test_a_wrapper_of_an_optimizer_is_no_optimizer() -> None:
+    class Wrapper(torch.optim.Optimizer):
+        def __init__(self, inner: torch.optim.Optimizer) -> None:
+            self.inner = inner
+
+        @property
+        def param_groups(self) -> Any:
+            return self.inner.param_groups
+
+    inner = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    wrapper = Wrapper(inner)
+    seen = Watch(1).begin().end()
+    keys = [optimizer.key for optimizer in seen.optimizers]
+    assert id(inner) in keys and id(wrapper) not in keys
+
+
+def test_what_is_known_of_an_optimizer() -> None:
+    weight = torch.nn.Parameter(torch.ones(2, 3, dtype=torch.float16))
+    other = torch.nn.Parameter(torch.ones(4))
+    groups = [{"params": [weight], "clip_value": 0.0, "max_grad_norm": 2.0}, {"params": [other], "clip": 3.0}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    optimizer.defaults |= {"clipping": True, "clip_off": False, "lr": 1.0}
+    found = watch._described(optimizer, LINE, {id(weight): "layer.weight"})
+    assert (found.key, found.name, found.site) == (id(optimizer), "SGD", LINE)
+    assert found.parameters == {id(weight): "layer.weight", id(other): "?"}
+    cpu = torch.device("cpu")
+    assert found.shapes == [((2, 3), torch.float16, cpu), ((4,), torch.float32, cpu)]
+    assert found.asks == ["clipping=True", "max_grad_norm=2.0"]  # of its first group
+
+
+def test_what_a_call_and_an_event_are_before_more_is_known() -> None:
+    call, seen = Call("clip_grad_norm_", 1.0, 2.0, (), ()), Event("B", frozenset())
+    assert (call.error, call.seconds, call.reads) == ("", 0.0, None)
+    assert (seen.site, seen.optimizer, seen.call, seen.probe, seen.norm) == (NOWHERE, 0, None, None, None)
+    assert (seen.parts, seen.time, seen.weights, seen.in_closure) == (1, 0.0, (), False)
+
+
+def test_a_number_that_a_failed_device_cannot_give_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert math.isnan(gradients.numbers(torch.empty((), device="meta")))
+
+
+def test_a_tensor_without_memory_is_itself() -> None:
+    class Own(torch.Tensor):
+        def data_ptr(self) -> int:
+            raise RuntimeError("it has no memory of its own")
+
+    made = torch.ones(1).as_subclass(Own)
+    empty = torch.ones(0)
+    assert gradients._address(made) == id(made) and gradients._address(empty) == id(empty)
+    parameter = torch.nn.Parameter(torch.ones(1))
+    parameter.grad = torch.ones(1)
+    assert gradients.holders([made], [parameter]) == frozenset()
+
+
+@pytest.mark.parametrize(("sharding", "oddities"), [("FULL_SHARD", ("shards",)), ("NO_SHARD", ())])
+def test_only_flattened_parameters_are_shards(
+    sharding: str, oddities: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a sharded model is there, of which other parameters are no part."""
+    pytest.importorskip("torch.distributed.fsdp")
+    model = SimpleNamespace(sharding_strategy=SimpleNamespace(name=sharding))
+    monkeypatch.setattr(gradients, "living", lambda kind: [model])
+    calls._shards_models.cache_clear()
+    layer = torch.nn.Linear(2, 1)
+    assert called(parameters=[*layer.parameters()])[0].oddities == ()
+    layer.bias._fsdp_flattened = True  # type: ignore[assignment]
+    assert called(parameters=[*layer.parameters()])[0].oddities == oddities
+    assert called(parameters=layer)[0].oddities == ()  # which FSDP1 itself is asked for
+    calls._shards_models.cache_clear()
+
+
+def test_the_share_of_steps_that_were_clipped() -> None:
+    assert Norms([], [], [], 0).clipped == Norms([3.0], [3.0], [math.inf], 0).clipped == 0.0
+    assert Norms([3.0, 0.5, 9.0], [1.0, 0.5, 9.0], [1.0, 1.0, math.inf], 0).clipped == 0.5
+    assert Norms([1.0], [1.0], [1.0], 0).clipped == 0.0  # at the limit
+    assert math.isnan(Norms([], [], [], 0).at(0.5)) and math.isnan(Norms([math.inf], [], [], 0).at(0.5))
+    assert [Norms([4.0, math.nan, 2.0, 3.0, 1.0], [], [], 0).at(share) for share in (0.0, 0.25, 0.5, 0.51, 1.0)] == [
+        *(1.0, 1.0, 2.0, 3.0, 4.0),
+    ]
+
+
+def test_torch_and_the_runtime_are_tried_on_made_up_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def interleaved(timed: Any, device: Any, reset: Any, rounds: int, only_wall: bool) -> Any:
+        asked.append((device, reset(), rounds, only_wall))
+        norms = {name: call().item() for name, call in timed.items()}
+        assert 0 < norms["torch"] < 0.1  # of gradients as small as those of a training
+        return {"torch": SimpleNamespace(wall=4.0), "clipcheck": SimpleNamespace(wall=1.0)}
+
+    monkeypatch.setattr("clipcheck.bench.measure.interleaved", interleaved)
+    cpu = torch.device("cpu")
+    shapes: list[Any] = [((3, 2), torch.float32, cpu), ((), torch.bfloat16, cpu)]
+    assert figures.tried(SGD._replace(shapes=shapes)) == {"torch": 0.004, "clipcheck": 0.001}
+    assert asked == [(cpu, None, 11, True)]
+    assert figures.tried(SGD._replace(shapes=[])) is None
+    fits: Any = [((figures.MOST // 8,), torch.float32, cpu)]
+    monkeypatch.setattr(figures, "Parameter", lambda tensor: 1 / 0)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    with pytest.raises(ZeroDivisionError):
+        figures.tried(SGD._replace(shapes=fits))
+    assert figures.tried(SGD._replace(shapes=[*fits, *shapes])) is None  # they would not fit
+
+
+def test_what_cannot_be_made_up_is_not_tried() -> None:
+    integers: list[Any] = [((3,), torch.int64, torch.device("cpu"))]
+    assert figures.tried(SGD._replace(shapes=integers)) is None
+
+
+@pytest.mark.parametrize(("count", "code"), [(3, "CLIP102"), (4, "CLIP103"), (6, "CLIP103")])
+def test_a_clip_before_the_training_is_one_among_several_steps(count: int, code: str) -> None:
+    training = [one for _ in range(count - 1) for one in (event("B", 1, 2), step(1, 2))]
+    seen = log(clip(1, 2, site=OTHER_LINE), *training)
+    found = list(steps(seen, SGD))
+    assert len(found) == count
+    first, *rest = findings.of_steps(seen, found, ())
+    assert [(fault.code, one.site) for fault, one in first] == [(code, OTHER_LINE)]
+    assert [*rest] == [[]] * (count - 1)
+
+
+def codes(*events: Event, used: tuple[Event, ...] = ()) -> list[str]:
+    """The codes of the faults of all steps, in their order."""
+    seen = log(*events)
+    found = findings.of_steps(seen, list(steps(seen, SGD)), {id(one) for one in used})
+    return [fault.code or fault.says for of in found for fault, _ in of]
+
+
+def test_whose_events_a_step_is_judged_by() -> None:
+    backward, end = event("B", 1, 2), step(1, 2)
+    foreign = clip(3)
+    assert codes(backward, foreign, end) == ["CLIP117"]
+    assert codes(backward, foreign, end, used=(foreign,)) == []  # another optimizer's step uses them
+    assert codes(backward, clip(1, 2), foreign, end) == []  # beside one of its own
+    assert codes(backward, event("M", 3, call=Call("get_total_norm", math.inf, 2.0, (3,), ())), end) == []
+    assert codes(backward, clip(), end) == []  # of nothing
+    assert codes(backward, clip(1, 2, site=NOWHERE, limit=0.0), end) == []  # not of the user's code
+    assert codes(backward, clip(1, 2, limit=0.0), end) == ["CLIP201"]
+    assert codes(backward, event("<", optimizer=7), clip(1, 2, limit=0.0), end) == []  # in its own step
+    late = clip(1, 2)
+    assert codes(backward, end, late, backward, step(1, 2)) == ["CLIP101"]
+    assert codes(backward, end, late, backward, clip(1, 2), step(1, 2)) == []  # whose gradients are clipped
+    assert codes(backward, end, late, backward, clip(1), step(1, 2)) == ["CLIP101"]
