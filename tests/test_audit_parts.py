@@ -617,9 +617,9 @@ def test_the_line_that_calls(frames: list[tuple[str, int, str]], site: Site, mon
 def test_a_site_is_shown_relative_to_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert str(Site(str(tmp_path / "runs" / "a.py"), 3, "main")) == f"{Path('runs', 'a.py')}:3"
+    elsewhere = Path("/elsewhere/a.py")
     assert (
-        str(Site("/elsewhere/a.py", 3, "main", "lib/b.py:4", "lib/c.py:5 hook"))
-        == "/elsewhere/a.py:3 (through lib/b.py:4)"
+        str(Site(str(elsewhere), 3, "main", "lib/b.py:4", "lib/c.py:5 hook")) == f"{elsewhere}:3 (through lib/b.py:4)"
     )
 
 
