@@ -53,13 +53,12 @@ class ManualClip(NamedTuple):
 def manual_clips(source: Source) -> tuple[ManualClip, ...]:
     """Every loop that scales gradients by `max_norm` over a norm, in source order."""
     found: dict[int, ManualClip] = {}
-    for kind in (cst.Expr, cst.Assign, cst.AugAssign):
-        for statement in source.nodes(kind):
-            loop = source.enclosing(statement, cst.For, cst.FunctionDef)
-            if isinstance(loop, cst.For) and id(loop) not in found:
-                clip = _clip(source, statement, loop)
-                if clip is not None:
-                    found[id(loop)] = clip
+    for statement in source.nodes(cst.Expr, cst.Assign, cst.AugAssign):
+        loop = source.enclosing(statement, cst.For, cst.FunctionDef)
+        if isinstance(loop, cst.For) and id(loop) not in found:
+            clip = _clip(source, statement, loop)
+            if clip is not None:
+                found[id(loop)] = clip
     return tuple(sorted(found.values(), key=lambda one: source.rank(one.statement)))
 
 
