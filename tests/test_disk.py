@@ -235,8 +235,8 @@ def test_only_leftovers_of_killed_runs_are_removed(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_text("")
     (tmp_path / f".clipcheck-{dead}-folder").mkdir()
-    ours = {name for name in names(tmp_path) if disk.sweep(str(tmp_path), name)}
-    assert ours == {f".clipcheck-{dead}-0123456789ab", mine, f".clipcheck-{dead}-folder"}
+    for name in names(tmp_path):
+        disk.sweep(str(tmp_path), name)
     assert names(tmp_path) == sorted(
         [mine, ".clipcheck-notes.py", ".clipcheck.toml", f".clipcheck-{dead}", f".clipcheck-{dead}-folder"]
     )

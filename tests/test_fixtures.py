@@ -43,7 +43,9 @@ def fixed(path: Path, rule: Rule, target: Target = "clipcheck") -> str:
 
 
 def identify(value: object) -> str:
-    return value.name if isinstance(value, (Rule, Example, Path)) else str(value)
+    if isinstance(value, Example):
+        return f"{value.before.parent.name}/{value.before.name}"
+    return value.name if isinstance(value, (Rule, Path)) else str(value)
 
 
 @pytest.mark.parametrize(("rule", "example"), EXAMPLES, ids=identify)
