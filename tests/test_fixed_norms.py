@@ -537,3 +537,16 @@ def test_an_element_that_others_may_see_stays_a_power(zero: str, between: str, r
     text = in_slot(slot, zero, between, root)
     after = text.replace("for p in ps:\n    norms[key] += p.grad.norm(2).item() ** 2", f"norms[key] += {NORM} ** 2")
     assert fixed(text) == (after.rstrip("\n"), "")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_what_is_below_a_loop_stays_on_a_line_of_its_own(end: str) -> None:
+    text = "total = 0.0\nfor p in ps:\n    total += p.grad.norm(2).item() ** 2\nprint(total)\n"
+    settings = Settings(CODES, fix=True, safety=Safety.UNSAFE)
+    report = check_file("x.py", (HEADER + text).replace("\n", end).encode(), settings)
+    assert report.now.decode().split(end)[-3:] == [f"total = {NORM} ** 2", "print(total)", ""]
+
+
+def test_a_sum_under_a_test_on_the_same_line_keeps_its_power() -> None:
+    text = f"if ok: total = {SQUARES}\nprint(math.sqrt(total))\n"
+    assert fixed(text)[0] == f"if ok: total = {NORM} ** 2\nprint(math.sqrt(total))"

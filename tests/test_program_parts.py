@@ -280,6 +280,7 @@ def test_a_program_without_its_prose(program: bytes, left: bytes) -> None:
         ("gradient_penalty = 1", False),
         ("'the gradient norm of'", False),
         ("norm_of = 1", False),
+        ("radial_norm = 1", False),
         ("p.grad", True),
         ("ps[0].grad", True),
         ("f(x).grad", True),

@@ -82,6 +82,7 @@ def test_a_method_of_an_object_whose_class_is_unknown() -> None:
     method = "class N:\n    def average(self):\n        for p in self.ps:\n            dist.all_reduce(p.grad)\n"
     assert len(check("CLIP413", step(body, method)).findings) == 1
     assert check("CLIP413", step(body, method + method.replace("N", "M"))).findings == ()
+    assert check("CLIP413", step(body, method.replace("p.grad", "p.data"))).findings == ()
     assert check("CLIP413", step(body.replace("net.average()", "opt.step()\nnet.average()"), method)).findings == ()
     assert check("CLIP413", step(body, HELPER)).findings == ()  # a function, not a method
 

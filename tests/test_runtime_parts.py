@@ -82,7 +82,7 @@ def test_gradients_in_the_place_of_parameters_are_told() -> None:
     held = nn.Parameter(vector(1.0))
     held.grad = vector(2.0)
     assert gradients.gradients([held, vector(1.0)])[1] is None  # one is enough
-    assert gradients.gradients([nn.Parameter(vector(1.0))]) == [None]
+    assert gradients.gradients([nn.Parameter(vector(1.0)), vector(1.0)]) == [None, None]
     assert gradients.gradients([torch.zeros(1, requires_grad=True)]) == [None]
     assert gradients.gradients([]) == []
 

@@ -213,7 +213,7 @@ def _placed(
     start, stop = lines_of(source, loop)
     if removed:
         return [Edit(start, start, text + source.newline), *(delete_lines(source, one) for one in removed)]
-    return [Edit(start, stop, text + source.newline if source.text[start:stop].endswith(("\n", "\r")) else text)]
+    return [Edit(start, stop, text + source.newline if source.text[start:stop].endswith("\n") else text)]
 
 
 def _fitted(source: Source, statement: Statement, call: Call, written: Callable[[str], str]) -> str:
