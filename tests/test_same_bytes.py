@@ -11,18 +11,16 @@ from conftest import runner
 pytest.importorskip("pygls")
 
 from lsprotocol import types as lsp
+from test_fixtures import FIXED, identify
 
 from clipcheck import api
-from clipcheck.catalogue import RULES
 from clipcheck.cli.main import main
 from clipcheck.editor.opened import Opened, changes_of, differences
 from clipcheck.editor.texts import Text
 from clipcheck.engine.file import check_text
-from clipcheck.examples import Example, examples
+from clipcheck.examples import Example
 from clipcheck.rule import Place, Rule, Safety
 from clipcheck.settings.keys import Settings
-
-FIXED = [(rule, example) for rule in RULES.values() for example in examples(rule) if example.after]
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +59,7 @@ def applied(text: str, changes: list[tuple[Place, str]]) -> str:
     return text
 
 
-@pytest.mark.parametrize(
-    ("rule", "example"), FIXED, ids=lambda one: one.name if isinstance(one, (Rule, Example)) else ""
-)
+@pytest.mark.parametrize(("rule", "example"), FIXED, ids=identify)
 def test_every_way_to_fix_gives_the_same_bytes(
     rule: Rule, example: Example, on_the_command_line: dict[Path, bytes]
 ) -> None:
