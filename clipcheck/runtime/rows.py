@@ -100,7 +100,7 @@ def _as_rows(vector: Tensor, longest: int, matrices: list[Tensor]) -> list[Tenso
     across = length(size, longest)
     rest = size % across
     if size > rest:
-        matrices.append(vector[: size - rest].view(-1, across) if rest else vector.view(-1, across))
+        matrices.append(vector[: size - rest].view(-1, across))
     return [vector[size - rest :]] if rest else []
 
 
