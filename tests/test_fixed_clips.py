@@ -47,6 +47,7 @@ def test_what_the_arguments_of_the_call_are() -> None:
         "x.py", f"{HEADER}{NORM}if norm > theta:\n{indented(SCALE)}".encode(), Settings(frozenset({"CLIP008"}))
     ).findings
     assert finding.fix is not None
+    assert finding.help == ""  # with a fix, nothing is left to do by hand
     assert finding.fix.roles == (("ps", Role.PARAMETERS), ("theta", Role.MAX_NORM))
 
 

@@ -85,6 +85,8 @@ def test_the_loops_around_a_place(text: str, lines: list[int]) -> None:
         ("if x:\n    pass\nhere()", []),
         ("if here():\n    pass", []),
         ("if x:\n    def f():\n        here()", []),
+        ("if x:\n    f = lambda: here()", []),
+        ("if x:\n    class A:\n        here()", []),
         ("while x:\n    here()", []),
         ("if x:\n    here()", [("x", True)]),
         ("if x:\n    pass\nelse:\n    here()", [("x", False)]),
