@@ -55,7 +55,7 @@ def test_nothing_crashes(candidates: Path) -> None:
 
 
 def test_the_prefilter_loses_no_finding(tree: Path) -> None:
-    """Runs every rule on every file without it. All files take half an hour: set `CLIPCHECK_WHOLE=1` for that.
+    """Runs every rule on every file without it. All files take several minutes: set `CLIPCHECK_WHOLE=1` for that.
 
     Otherwise the files are those with findings, and two hundred others.
     """
