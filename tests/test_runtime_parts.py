@@ -76,6 +76,7 @@ def test_a_parameter_that_is_listed_twice_counts_once() -> None:
     assert [id(p) for p in found] == [id(first), id(second)]
 
 
+@pytest.mark.filterwarnings("error")
 def test_gradients_in_the_place_of_parameters_are_told() -> None:
     with pytest.warns(UserWarning, match="no tensor in `parameters` can hold a gradient"):
         assert gradients.gradients([vector(1.0)]) == [None]
