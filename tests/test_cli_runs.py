@@ -375,8 +375,8 @@ def test_the_report_comes_after_errors_warnings_and_a_note(capsys: pytest.Captur
     show.show(options(fix=True), outcome, here, 2, None, False)
     said = capsys.readouterr().err.splitlines()
     assert said[:2] == ["error: broken", "warning: odd"] and said[2].startswith("note: fixed code imports")
-    for spared in (report._replace(data=fixed), report._replace(fixed_data=None)):
-        show.show(options(fix=True), Outcome((spared,), 1), here, 0, None, False)
+    for one in (report._replace(data=fixed), report._replace(fixed_data=None)):
+        show.show(options(fix=True), Outcome((one,), 1), here, 0, None, False)
         assert "note" not in capsys.readouterr().err
 
 

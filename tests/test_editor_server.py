@@ -21,7 +21,7 @@ from pygls.exceptions import JsonRpcInternalError, JsonRpcInvalidParams, PyglsEr
 from pygls.lsp.server import LanguageServer
 
 from clipcheck.editor import looks, server, texts
-from clipcheck.editor.server import DELAY, FIX_ALL, FIX_ALL_CELLS, IDLE, Server
+from clipcheck.editor.server import DELAY, FIX_ALL, FIX_ALL_CELLS, PAUSE, Server
 from clipcheck.editor.wire import Messages
 from clipcheck.engine.results import FileReport
 from clipcheck.settings.keys import ConfigError, Settings
@@ -125,12 +125,12 @@ def test_findings_are_published_once_after_the_last_key(session: Session) -> Non
     assert (session.loop.waiting(), session.said()) == ([DELAY], [])
     session.loop.pause()
     assert session.said() == [(uri, 2, ["CLIP002"])]
-    assert session.ls.waiting == {} and session.loop.waiting() == [IDLE]
+    assert session.ls.waiting == {} and session.loop.waiting() == [PAUSE]
     session.open("a.py", "import torch\n", 3)
     session.loop.pause()
     assert session.said() == [(uri, 3, [])]
     (tidying,) = [timer for timer in session.loop.timers if not timer.cancelled]
-    assert (tidying.delay, tidying.call) == (IDLE, gc.collect)
+    assert (tidying.delay, tidying.call) == (PAUSE, gc.collect)
 
 
 def test_each_document_has_its_own_timer(session: Session) -> None:
@@ -182,7 +182,7 @@ def test_nothing_is_left_to_do_after_the_shutdown(session: Session) -> None:
     session.open("a.py", BAD)
     session.loop.pause()
     session.open("b.py", BAD)
-    assert session.loop.waiting() == [IDLE, DELAY]
+    assert session.loop.waiting() == [PAUSE, DELAY]
     server.leave(session.ls, None)
     assert session.loop.waiting() == []
     server.leave(server.server(), None)  # without a timer
@@ -220,7 +220,7 @@ def test_cells_that_are_gone_have_no_findings(session: Session) -> None:
         server.notebook_changed(
             session.ls, lsp.DidChangeNotebookDocumentParams(known, lsp.NotebookDocumentChangeEvent(cells=cells))
         )
-        assert session.loop.waiting() == [IDLE, DELAY]
+        assert session.loop.waiting() == [PAUSE, DELAY]
         session.loop.timers.pop()
         session.ls.waiting.clear()
         return session.said()

@@ -12,6 +12,7 @@ from typing import Any
 
 import libcst as cst
 import pytest
+from test_settling import FIRST, HEAD, SECOND
 
 import clipcheck.rules
 from clipcheck.engine import program
@@ -32,8 +33,6 @@ from clipcheck.rule import (
 from clipcheck.rules import Check
 from clipcheck.settings.keys import Settings
 
-HEAD = "from torch._six import inf\nfrom torch.nn.utils import clip_grad_norm\nclip_grad_norm(p, inf)\n"
-FIRST, SECOND = "CLIP002", "CLIP003"
 BOTH = frozenset({FIRST, SECOND})
 Run = Callable[..., FileReport]
 

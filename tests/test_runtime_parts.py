@@ -750,10 +750,10 @@ def foreach(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         called.append(("norm", len(grads), order, dtype))
         return [torch.zeros((), dtype=dtype, device=grad.device) for grad in grads]
 
-    def mul(grads: list[torch.Tensor], factor: torch.Tensor) -> None:
+    def mul(grads: list[torch.Tensor], coefficient: torch.Tensor) -> None:
         called.append(("mul", len(grads)))
         for grad in grads:
-            grad.mul_(factor)
+            grad.mul_(coefficient)
 
     monkeypatch.setattr(torch, "_foreach_norm", norm)
     monkeypatch.setattr(torch, "_foreach_mul_", mul)

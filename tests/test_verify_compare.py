@@ -307,8 +307,8 @@ def test_the_norm_of_a_clip_may_overflow_its_precision() -> None:
 SMALL = case(vector(3e-4), None, vector(4e-4))  # of norm 5e-4
 
 
-def halved(factor: float = 1.0, total: float = 5e-4) -> Seen:
-    return seen(total, gradients=[vector(1.5e-4 * factor), None, vector(2e-4 * factor)])
+def halved(scale: float = 1.0, total: float = 5e-4) -> Seen:
+    return seen(total, gradients=[vector(1.5e-4 * scale), None, vector(2e-4 * scale)])
 
 
 def test_torchs_epsilon_is_tolerated_in_an_unsafe_fix() -> None:

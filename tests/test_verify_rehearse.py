@@ -60,9 +60,9 @@ def test_gradients_are_above_around_and_below_the_limit() -> None:
     found = settings(*ROLES)
     assert [s.title for s in found] == ["gradients above max_norm", "a parameter without gradient",
                                         "gradients around max_norm", "gradients below max_norm"]  # fmt: skip
-    above, idle, around, below = found
+    above, unused, around, below = found
     assert min(above.sizes) > 1 and max(below.sizes) < 1 and min(around.sizes) < 1 < max(around.sizes)
-    assert idle == above._replace(title=idle.title, idle=True)
+    assert unused == above._replace(title=unused.title, unused=True)
     assert {(s.flags, s.handed, s.scaled) for s in found} == {((), "list", True)}
 
 

@@ -83,7 +83,7 @@ def test_gradients_are_expected_to_stay_if_the_code_never_clears_them() -> None:
 
 
 def test_the_loss_may_not_depend_on_a_parameter() -> None:
-    one = world(2.0, idle=True)
+    one = world(2.0, unused=True)
     one.loss().backward()
     assert [p.grad is None for p in one.parameters] == [False, True, False]
     assert left(one) == pytest.approx(2 * LIMIT)

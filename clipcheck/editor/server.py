@@ -32,7 +32,7 @@ from clipcheck.settings.keys import Settings
 # Seconds without a keystroke after which the whole text is checked. Keys of one word come 0.1 to 0.2 s apart.
 DELAY = 0.1
 # Seconds without a keystroke after which dead cycles are collected: during typing that would take as long as an answer.
-IDLE = 2.0
+PAUSE = 2.0
 FIX_ALL = "source.fixAll.clipcheck"
 FIX_ALL_CELLS = "notebook.source.fixAll.clipcheck"
 
@@ -109,7 +109,7 @@ class Server(LanguageServer):
             )
         if self.tidying is not None:
             self.tidying.cancel()
-        self.tidying = asyncio.get_running_loop().call_later(IDLE, gc.collect)
+        self.tidying = asyncio.get_running_loop().call_later(PAUSE, gc.collect)
 
     def forget(self, uri: str, parts: Sequence[str]) -> None:
         """Clear the findings of a closed document."""

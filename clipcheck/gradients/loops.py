@@ -118,9 +118,9 @@ def _beside(source: Source, block: cst.BaseSuite, known: set[int]) -> Iterator[c
     for item in block.body:
         match item:
             case cst.SimpleStatementLine(body=smalls):
-                yield from (small for small in smalls if id(small) not in known and not _is_idle(small))
+                yield from (small for small in smalls if id(small) not in known and not _does_nothing(small))
             case cst.BaseSmallStatement():
-                if id(item) not in known and not _is_idle(item):
+                if id(item) not in known and not _does_nothing(item):
                     yield item
             case cst.If() if _skipped(item) is not None:
                 pass
@@ -152,7 +152,7 @@ def _beside_in_else(
             yield other
 
 
-def _is_idle(small: cst.BaseSmallStatement) -> bool:
+def _does_nothing(small: cst.BaseSmallStatement) -> bool:
     """A statement without effect."""
     match small:
         case cst.Pass() | cst.Continue() | cst.Expr(value=cst.SimpleString()):

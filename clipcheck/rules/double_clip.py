@@ -38,7 +38,7 @@ BY_HAND = "delete one of the two, or pass the intended parameters"
 def check(source: Source) -> Iterator[Hit]:
     for clip in clips(source):
         first = _right_before(source, clip)
-        if first is not None and _is_idle(source, first, clip):
+        if first is not None and _does_nothing(source, first, clip):
             message = f"changes nothing: {source.where(first.call)} has already clipped the same parameters"
             yield Hit(clip.call, message, None, BY_HAND, ((first.call, "clipped here"),))
 
@@ -53,7 +53,7 @@ def _right_before(source: Source, clip: Clip) -> Clip | None:
     return None
 
 
-def _is_idle(source: Source, first: Clip, second: Clip) -> bool:
+def _does_nothing(source: Source, first: Clip, second: Clip) -> bool:
     if first.function != second.function or first.parameters is None or second.parameters is None:
         return False
     if source.spelled(first.parameters) != source.spelled(second.parameters) or first.limit is None:

@@ -72,7 +72,12 @@ def _dropped(source: Source) -> Iterator[Hit]:
     for one in measuring(source):
         for event in one.of(EventKind.MEASURE):
             node = shown(source, event.at, event.node)
-            if node not in seen and is_dropped(source, node) and _is_step_unclipped(event) and _is_idle(source, node):
+            if (
+                node not in seen
+                and is_dropped(source, node)
+                and _is_step_unclipped(event)
+                and _does_nothing(source, node)
+            ):
                 seen.add(node)
                 name = last_name(node.func) if isinstance(node, cst.Call) else ""
                 yield Hit(node, DROPPED.format(name=f"`{name}`" if 0 < len(name) <= 24 else "this"), help=BY_HAND)
@@ -89,7 +94,7 @@ def _is_step_unclipped(event: Event) -> bool:
     )
 
 
-def _is_idle(source: Source, node: cst.CSTNode) -> bool:
+def _does_nothing(source: Source, node: cst.CSTNode) -> bool:
     """Whether nothing is left of a call but its result."""
     if not isinstance(node, cst.Call):
         return True

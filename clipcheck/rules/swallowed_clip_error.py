@@ -125,7 +125,7 @@ def _suppresses(source: Source, item: cst.BaseExpression) -> bool:
 
 def _only_logs(source: Source, guarded: cst.Try, handler: cst.ExceptHandler) -> bool:
     """Whether a handler neither stops nor skips the step, nor clips in another way."""
-    return all(_is_idle(source, guarded, statement) for statement in _small(handler.body))
+    return all(_does_nothing(source, guarded, statement) for statement in _small(handler.body))
 
 
 def _small(block: cst.BaseSuite) -> Iterator[cst.CSTNode]:
@@ -138,7 +138,7 @@ def _small(block: cst.BaseSuite) -> Iterator[cst.CSTNode]:
                 yield statement
 
 
-def _is_idle(source: Source, guarded: cst.Try, statement: cst.CSTNode) -> bool:
+def _does_nothing(source: Source, guarded: cst.Try, statement: cst.CSTNode) -> bool:
     match statement:
         case cst.Pass() | cst.Import() | cst.ImportFrom():
             return True
@@ -150,8 +150,8 @@ def _is_idle(source: Source, guarded: cst.Try, statement: cst.CSTNode) -> bool:
             return _is_plain(source, value) and not any(_is_tested(source, guarded, t.target) for t in targets)
         case cst.If(body=body, orelse=orelse):
             parts: Sequence[cst.BaseSuite] = [body, *([orelse.body] if isinstance(orelse, cst.Else) else [])]
-            idle = all(_is_idle(source, guarded, inner) for part in parts for inner in _small(part))
-            return idle and (not isinstance(orelse, cst.If) or _is_idle(source, guarded, orelse))
+            nothing = all(_does_nothing(source, guarded, inner) for part in parts for inner in _small(part))
+            return nothing and (not isinstance(orelse, cst.If) or _does_nothing(source, guarded, orelse))
     return False
 
 

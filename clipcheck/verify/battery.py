@@ -238,8 +238,8 @@ def _ordinary() -> list[Tensor | None]:
     return [*_drawn(1, (7, 5), (5,), (3, 4, 2), (1,))]
 
 
-def _scaled(factor: float) -> list[Tensor | None]:
-    return [gradient * factor for gradient in _drawn(5, (4, 3), (6,))]
+def _scaled(scale: float) -> list[Tensor | None]:
+    return [gradient * scale for gradient in _drawn(5, (4, 3), (6,))]
 
 
 def _large() -> list[Tensor | None]:

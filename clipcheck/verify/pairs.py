@@ -47,17 +47,17 @@ def _pairs(code: str, after: str) -> Iterator[Pair]:
 def verify(pairs: list[Pair], jobs: int, done: Callable[[], object] = lambda: None) -> list[Row]:
     """Runs every pair; `done` is called after each. Raises NoTorch."""
     jobs = max(1, min(jobs, len(pairs) // PAIRS_A_WORKER + 1))
-    idle: SimpleQueue[Worker] = SimpleQueue()
+    free: SimpleQueue[Worker] = SimpleQueue()
     workers = [Worker("fixtures", 60.0) for _ in range(jobs)]
     for worker in workers:
-        idle.put(worker)
+        free.put(worker)
 
     def one(pair: Pair) -> Row:
-        worker = idle.get()
+        worker = free.get()
         try:
             return _row(pair, worker)
         finally:
-            idle.put(worker)
+            free.put(worker)
             done()
 
     try:

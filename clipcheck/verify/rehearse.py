@@ -121,7 +121,7 @@ def _settings(roles: dict[str, str]) -> Iterator[Setting]:
         plain = Setting(title, sizes, outcomes, container, scales)
         yield plain
         if title == "gradients above max_norm":
-            yield plain._replace(title="a parameter without gradient", idle=True)
+            yield plain._replace(title="a parameter without gradient", unused=True)
             if {"scaler", "accelerator", "fabric"} & set(kinds):
                 yield plain._replace(title="an overflow", sizes=(math.inf, *sizes))
 

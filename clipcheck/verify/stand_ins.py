@@ -25,7 +25,7 @@ class Setting(NamedTuple):
 
     `sizes` are the gradient norms of successive batches in units of the limit; an infinite one is an overflow. `flags`
     are the outcomes of tests: always, never, or for every second batch. `handed` is how a caller passes parameters,
-    `scaled` whether a wrapper scales the loss, `idle` whether the loss does not depend on one of the parameters.
+    `scaled` whether a wrapper scales the loss, `unused` whether the loss does not depend on one of the parameters.
     """
 
     title: str
@@ -33,7 +33,7 @@ class Setting(NamedTuple):
     flags: tuple[str, ...] = ()
     handed: str = "list"
     scaled: bool = True
-    idle: bool = False
+    unused: bool = False
 
 
 class Aim(NamedTuple):
@@ -103,7 +103,7 @@ class World:
         generator = torch.Generator().manual_seed(self.batches + 1000 * rank)
         size = self.setting.sizes[(self.batches + rank) % len(self.setting.sizes)]
         drawn = [torch.randn(shape, generator=generator) for shape in _SHAPES]
-        if self.setting.idle:
+        if self.setting.unused:
             drawn[1] = torch.zeros(_SHAPES[1])
         norm = math.sqrt(sum(float(g.square().sum()) for g in drawn))
         return [g * (size * self.aim.limit / norm) for g in drawn]
@@ -118,7 +118,7 @@ class World:
             self.wanted = self._zeros()
         self._stepped = False
         for index, (parameter, gradient) in enumerate(zip(self.parameters, gradients, strict=True)):
-            if self.setting.idle and index == 1:
+            if self.setting.unused and index == 1:
                 continue  # a parameter that the loss does not depend on
             self.wanted[index] += (total if self.aim.sums else mean)[index].double()
             scaled = self._own(gradient) * factor
